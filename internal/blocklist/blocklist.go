@@ -1,0 +1,218 @@
+package blocklist
+
+import (
+	"cmp"
+	"iter"
+	"net/netip"
+	"slices"
+
+	"go4.org/netipx"
+)
+
+// Blocklist is an immutable set of IPv4 and IPv6 prefixes. Its entries are
+//
+//   - canonical: no host bits, no zone, IPv4-mapped IPv6 turned into IPv4;
+//   - disjoint: what a wider entry covers is gone, duplicates too;
+//   - sorted: ascending by address.
+//
+// Neighbours are not joined: two /25 side by side stay two entries, so that Len is what the source of the list would
+// count. The zero value is the empty list.
+type Blocklist struct {
+	v4, v6 []netip.Prefix
+}
+
+// New makes a Blocklist of ps, in any order, and takes ps over: the caller must not use the slice again. Invalid
+// prefixes are left out.
+func New(ps []netip.Prefix) Blocklist {
+	n4 := 0
+	kept := ps[:0]
+	for _, p := range ps {
+		p, ok := Canonical(p)
+		if !ok {
+			continue
+		}
+		if p.Addr().Is4() {
+			n4++
+		}
+		kept = append(kept, p)
+	}
+	// IPv4 sorts before IPv6, so one sort parts the families.
+	slices.SortFunc(kept, compare)
+	return Blocklist{v4: disjoint(kept[:n4:n4]), v6: disjoint(kept[n4:])}
+}
+
+// Canonical is p without host bits and with IPv4-mapped IPv6 turned into IPv4. It is false for an invalid prefix. A
+// prefix of a zoned address is invalid by itself (netip.PrefixFrom).
+func Canonical(p netip.Prefix) (netip.Prefix, bool) {
+	if !p.IsValid() {
+		return netip.Prefix{}, false
+	}
+	// ::ffff:0:0/96 holds the mapped addresses (RFC 4291, 2.5.5.2); a shorter mask reaches beyond it.
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), true
+}
+
+// compare orders by address, and at the same address the wider prefix first.
+func compare(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// disjoint drops, in place, each prefix that an earlier one covers. Of two sorted prefixes that overlap the earlier is
+// the wider, so looking at the last one kept is enough.
+func disjoint(sorted []netip.Prefix) []netip.Prefix {
+	kept := sorted[:0]
+	for _, p := range sorted {
+		if n := len(kept); n > 0 && kept[n-1].Overlaps(p) {
+			continue
+		}
+		kept = append(kept, p)
+	}
+	return slices.Clip(kept)
+}
+
+// Len is the number of entries of both families.
+func (b Blocklist) Len() int { return len(b.v4) + len(b.v6) }
+
+// Len4 is the number of IPv4 entries.
+func (b Blocklist) Len4() int { return len(b.v4) }
+
+// Len6 is the number of IPv6 entries.
+func (b Blocklist) Len6() int { return len(b.v6) }
+
+// V4 yields the IPv4 entries in ascending order.
+func (b Blocklist) V4() iter.Seq[netip.Prefix] { return slices.Values(b.v4) }
+
+// V6 yields the IPv6 entries in ascending order.
+func (b Blocklist) V6() iter.Seq[netip.Prefix] { return slices.Values(b.v6) }
+
+// All yields every entry, IPv4 first, each family in ascending order.
+func (b Blocklist) All() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for _, ps := range [][]netip.Prefix{b.v4, b.v6} {
+			for _, p := range ps {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Prefixes is every entry in a slice of its own, in the order of All.
+func (b Blocklist) Prefixes() []netip.Prefix { return slices.Concat(b.v4, b.v6) }
+
+// Contains says whether an entry covers addr. An IPv4-mapped address is looked up as IPv4.
+func (b Blocklist) Contains(addr netip.Addr) bool {
+	_, ok := b.Covering(addr)
+	return ok
+}
+
+// Covering is the entry that covers addr.
+func (b Blocklist) Covering(addr netip.Addr) (netip.Prefix, bool) {
+	addr = addr.Unmap().WithZone("")
+	ps := b.v6
+	if addr.Is4() {
+		ps = b.v4
+	}
+	i, found := slices.BinarySearchFunc(ps, addr, func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
+	if !found {
+		i-- // the last entry that begins before addr is the only one that can reach it
+	}
+	if i < 0 || !ps[i].Contains(addr) {
+		return netip.Prefix{}, false
+	}
+	return ps[i], true
+}
+
+// Equal says whether both lists have the same entries.
+func (b Blocklist) Equal(o Blocklist) bool {
+	return slices.Equal(b.v4, o.v4) && slices.Equal(b.v6, o.v6)
+}
+
+// Union is the list of what either holds.
+func (b Blocklist) Union(o Blocklist) Blocklist {
+	switch {
+	case b.Len() == 0:
+		return o
+	case o.Len() == 0:
+		return b
+	}
+	return Blocklist{v4: union(b.v4, o.v4), v6: union(b.v6, o.v6)}
+}
+
+func union(a, b []netip.Prefix) []netip.Prefix {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, compare)
+	return disjoint(all)
+}
+
+// Without is the list of what b holds and o does not. An entry that o overlaps in part loses that part alone: a /24
+// around one address of o becomes the eight prefixes around it.
+func (b Blocklist) Without(o Blocklist) Blocklist {
+	if b.Len() == 0 || o.Len() == 0 {
+		return b
+	}
+	return Blocklist{v4: without(b.v4, o.v4), v6: without(b.v6, o.v6)}
+}
+
+func without(ps, holes []netip.Prefix) []netip.Prefix {
+	var kept []netip.Prefix
+	end := 0 // ps[:end] has been copied to kept
+	overlapping(ps, holes, func(i int, holes []netip.Prefix) bool {
+		if kept == nil {
+			kept = make([]netip.Prefix, 0, len(ps))
+		}
+		kept = append(append(kept, ps[end:i]...), cut(ps[i], holes)...)
+		end = i + 1
+		return true
+	})
+	if kept == nil { // nothing is copied until something is cut
+		return ps
+	}
+	return slices.Clip(append(kept, ps[end:]...))
+}
+
+// Overlapping yields the entries of b that o covers wholly or in part, IPv4 first, each family in ascending order.
+func (b Blocklist) Overlapping(o Blocklist) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		goOn := overlapping(b.v4, o.v4, func(i int, _ []netip.Prefix) bool { return yield(b.v4[i]) })
+		if goOn {
+			overlapping(b.v6, o.v6, func(i int, _ []netip.Prefix) bool { return yield(b.v6[i]) })
+		}
+	}
+}
+
+// overlapping walks both sorted lists side by side and calls visit for each entry that holes overlap, with those holes,
+// until it returns false; then it returns false too.
+func overlapping(ps, holes []netip.Prefix, visit func(i int, holes []netip.Prefix) bool) bool {
+	for i, p := range ps {
+		// Holes that end before p begins are behind this entry and all that follow.
+		for len(holes) > 0 && !holes[0].Overlaps(p) && holes[0].Addr().Less(p.Addr()) {
+			holes = holes[1:]
+		}
+		n := 0
+		for n < len(holes) && holes[n].Overlaps(p) {
+			n++
+		}
+		if n > 0 && !visit(i, holes[:n]) {
+			return false
+		}
+	}
+	return true
+}
+
+// cut is p less the holes, in ascending order.
+func cut(p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
+	var b netipx.IPSetBuilder
+	b.AddPrefix(p)
+	for _, h := range holes {
+		b.RemovePrefix(h)
+	}
+	set, err := b.IPSet()
+	if err != nil { // an invalid prefix alone makes it fail, and there is none here: losing the entry is the safe side
+		return nil
+	}
+	return set.Prefixes()
+}

@@ -1,0 +1,136 @@
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go4.org/netipx"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+)
+
+func list(ss ...string) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, s := range ss {
+		if !strings.Contains(s, "/") {
+			a := netip.MustParseAddr(s)
+			ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
+			continue
+		}
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return blocklist.New(ps)
+}
+
+// repeat is n prefixes of one length, side by side.
+func repeat(n, length int) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for i := range n {
+		v := uint32(11)<<24 + uint32(i)<<(32-length)
+		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), length))
+	}
+	return blocklist.New(ps)
+}
+
+func TestPlanBlock(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		list blocklist.Blocklist
+		want string // name:count:size of each set
+	}{
+		{"OK empty", list(), ""},
+		{"OK addresses", list("5.0.0.1", "2001:db8::1"), "blocklist4_32:1:4096 blocklist6_128:1:4096"},
+		{"OK every width that has a set", list("5.0.0.1", "5.0.1.0/24", "5.1.0.0/16", "2001:db8::1", "2001:db8:1::/64", "2001:db8:2::/48", "2001:db9::/32"),
+			"blocklist4_32:1:4096 blocklist4_24:1:4096 blocklist4_16:1:4096 blocklist6_128:1:4096 blocklist6_64:1:4096 blocklist6_48:1:4096 blocklist6_32:1:4096"},
+		{"OK /20 is sixteen /24", list("5.0.16.0/20"), "blocklist4_24:16:4096"},
+		{"OK /26 is 64 addresses", list("5.0.0.64/26"), "blocklist4_32:64:4096"},
+		{"OK /8 is 256 /16", list("5.0.0.0/8"), "blocklist4_16:256:4096"},
+		{"OK /7 is whole", list("62.0.0.0/7"), "blocklist4_any:1:0"},
+		{"OK IPv6 /44 is sixteen /48", list("2001:db8::/44"), "blocklist6_48:16:4096"},
+		{"OK IPv6 /120 is 256 addresses", list("2001:db8::/120"), "blocklist6_128:256:4096"},
+		{"OK IPv6 /119 and /50 are whole", list("2001:db8::/119", "2001:db9::/50"), "blocklist6_any:2:0"},
+		{"OK 512 /25 are addresses", repeat(512, 25), "blocklist4_32:65536:131072"},
+		{"OK 513 /25 would be too many addresses", repeat(513, 25), "blocklist4_any:513:0"},
+		{"OK as many /24 as there are", repeat(70_000, 24), "blocklist4_24:70000:262144"},
+		{"OK a size at least twice the elements", repeat(4096, 32), "blocklist4_32:4096:8192"},
+		{"OK a size of the next power of two", repeat(4097, 32), "blocklist4_32:4097:16384"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var got []string
+			for _, s := range planBlock(tt.list) {
+				got = append(got, fmt.Sprintf("%s:%d:%d", s.name, s.count, s.size()))
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+				t.Errorf("sets (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPlanAllow(t *testing.T) {
+	t.Parallel()
+	var got []string
+	for _, s := range planAllow(list("10.0.0.0/8", "192.0.2.1", "fe80::/10")) {
+		got = append(got, fmt.Sprintf("%s:%d:%d", s.name, s.count, s.size()))
+	}
+	if diff := cmp.Diff("whitelist4:2:0 whitelist6:1:0", strings.Join(got, " ")); diff != "" {
+		t.Errorf("sets (-want +got):\n%s", diff)
+	}
+}
+
+// FuzzPlan states that the sets hold the list's addresses, no more and no less, each set sorted, disjoint and of the
+// length its rule looks up.
+func FuzzPlan(f *testing.F) {
+	f.Add([]byte("\x00\x18\x05\x00\x00\x00\x00\x19\x05\x00\x01\x00\x00\x07\x3e\x00\x00\x00"))
+	f.Add([]byte("\x01\x77\x20\x01\x0d\xb8\x01\x2c\x20\x01\x0d\xb9\x01\x00\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var ps []netip.Prefix
+		for ; len(raw) >= 6; raw = raw[6:] {
+			a := netip.AddrFrom4([4]byte(raw[2:6]))
+			if raw[0]&1 == 1 {
+				a = netip.AddrFrom16([16]byte{raw[2], raw[3], raw[4], raw[5], raw[1], 15: raw[0]})
+			}
+			ps = append(ps, netip.PrefixFrom(a, int(raw[1])%(a.BitLen()+1)))
+		}
+		l := blocklist.New(ps)
+		var want, got netipx.IPSetBuilder
+		for p := range l.All() {
+			want.AddPrefix(p)
+		}
+		for _, s := range planBlock(l) {
+			n := 0
+			var last netip.Prefix
+			for p := range s.elements {
+				n++
+				got.AddPrefix(p)
+				if !s.interval && p.Bits() != s.bits {
+					t.Fatalf("%s holds %v", s.name, p)
+				}
+				if p != p.Masked() || last.IsValid() && (!last.Addr().Less(p.Addr()) || last.Overlaps(p)) {
+					t.Fatalf("%s: %v after %v", s.name, p, last)
+				}
+				last = p
+			}
+			if n != s.count || n == 0 {
+				t.Fatalf("%s: %d elements, planned %d", s.name, n, s.count)
+			}
+			if !s.interval && uint64(s.size()) < 2*uint64(n) {
+				t.Fatalf("%s: size %d for %d elements", s.name, s.size(), n)
+			}
+			if !s.interval && n > l.Len()+maxExpanded*(s.family.width+1) {
+				t.Fatalf("%s: %d elements of %d entries", s.name, n, l.Len())
+			}
+		}
+		ws, _ := want.IPSet()
+		gs, _ := got.IPSet()
+		if !ws.Equal(gs) {
+			t.Fatalf("the sets hold %v, the list %v", gs.Prefixes(), ws.Prefixes())
+		}
+	})
+}

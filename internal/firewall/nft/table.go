@@ -1,0 +1,295 @@
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+const (
+	// writeBuffer is the send buffer of the socket, in bytes. A batch is one message to the kernel, and must fit: 500,000
+	// IPv4 intervals take 20 MB. It costs nothing until it is used.
+	writeBuffer = 64 << 20
+	// readBuffer takes the acknowledgements of a batch, in bytes.
+	readBuffer = 4 << 20
+)
+
+// Options say how the table is kept.
+type Options struct {
+	// Keep leaves the rules in the kernel when the process dies without removing them, so that the next one adopts them.
+	// Otherwise the kernel takes them away with the process, where it can.
+	Keep bool
+}
+
+// Features are what the kernel could give of what was wanted.
+type Features struct {
+	Owner   bool // nobody else can change the table, and flushing the ruleset passes it by (Linux 5.12)
+	Persist bool // an owned table outlives its owner (Linux 6.9)
+}
+
+// Table is the table inet sikkerguard. Its methods may be called from several goroutines; those that change the table
+// wait for each other.
+type Table struct {
+	flags nftables.TableFlags
+
+	mu      sync.Mutex
+	conn    *nftables.Conn // lasting: with it the kernel's ownership ends
+	port    uint32         // netlink port of conn
+	replace bool           // a table with other flags is there: it makes way in the first batch
+	enforce bool           // the kernel has rules of ours
+	live    []string       // the sets that those rules look up; nil when a dead agent made them
+	block   []setPlan      // what the last batch put in place
+	allow   []setPlan
+	entries [2]int // of the list, by family
+}
+
+// Open connects to the kernel and finds out what it can do, without changing anything. The connection must be opened
+// early in the life of the process: the library panics on a descriptor of 1024 or more. The errors are those that doc.go
+// names.
+func Open(o Options) (*Table, error) {
+	found, err := findTable()
+	if err != nil {
+		return nil, fmt.Errorf("ask for nf_tables: %w", classify(err))
+	}
+	if found != nil && found.Owner != 0 {
+		return nil, fmt.Errorf("%w (its netlink port, mostly its process ID, is %d)", ErrOwned, found.Owner)
+	}
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(sockOptions))
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", classify(err))
+	}
+	flags, err := probe(conn, o.Keep)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("try nf_tables: %w", err), conn.CloseLasting())
+	}
+	port, err := conn.GetPortID()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("ask for the netlink port: %w", err), conn.CloseLasting())
+	}
+	t := &Table{conn: conn, port: port, flags: flags}
+	if found != nil {
+		// A table that a dead agent left behind. One with the same flags is taken over as it is; the kernel converts no
+		// other, so that one makes way in the transaction that puts the new one in its place.
+		t.enforce = found.Flags == flags
+		t.replace = !t.enforce
+	}
+	return t, nil
+}
+
+// sockOptions sets up the lasting socket. Acknowledgements are capped because the kernel otherwise sends every failing
+// message back, and the buffer runs over before the error that matters.
+func sockOptions(c *netlink.Conn) error {
+	if err := c.SetWriteBuffer(writeBuffer); err != nil {
+		return err
+	}
+	if err := c.SetReadBuffer(readBuffer); err != nil {
+		return err
+	}
+	return c.SetOption(netlink.CapAcknowledge, true)
+}
+
+// probe tries the wanted table flags, from the most to none, with everything the rules need, on a scratch table that the
+// same transaction deletes. It returns the flags that the kernel takes.
+func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
+	wanted := nftables.TableFlagOwner
+	if keep {
+		wanted |= nftables.TableFlagPersist
+	}
+	var err error
+	// Without persist an owned table would go with its owner, which is not what keep asks for: then no flag at all.
+	for _, flags := range []nftables.TableFlags{wanted, 0} {
+		scratch := &nftables.Table{Name: probeName, Family: nftables.TableFamilyINet, Flags: flags}
+		b := batch{conn: conn, table: scratch, name: canonical}
+		sets := probeSets()
+		b.begin(sets)
+		b.rules(rules(sets[:len(sets)-2], sets[len(sets)-2:], ruleset.Ruleset{LogGroup: 1, LogRate: 1}, canonical))
+		conn.DelTable(scratch)
+		if err = b.commit(); err == nil {
+			return flags, nil
+		}
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
+			break // only an unknown flag is worth another try
+		}
+	}
+	return 0, classify(err)
+}
+
+// probeSets is one set of each shape that a list may need.
+func probeSets() []setPlan {
+	var block, allow []setPlan
+	for _, f := range families() {
+		block = append(block,
+			setPlan{name: "hash" + f.name, family: f, bits: f.hash[1], count: 1},
+			setPlan{name: "any" + f.name, family: f, interval: true, count: 1})
+		allow = append(allow, setPlan{name: "whitelist" + f.name, family: f, interval: true, count: 1})
+	}
+	return append(block, allow...)
+}
+
+// Features are what the kernel could give of what was wanted.
+func (t *Table) Features() Features {
+	return Features{
+		Owner:   t.flags&nftables.TableFlagOwner != 0,
+		Persist: t.flags&nftables.TableFlagPersist != 0,
+	}
+}
+
+// Apply makes the table enforce rs, and asks the kernel whether it does. On an error what was enforced before still is,
+// but for ErrMismatch: then the kernel holds something else than it was told. A transaction that has begun is finished
+// even when ctx ends.
+func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return ruleset.Evidence{}, err
+	}
+	start := time.Now()
+	block, allow := planBlock(rs.Block), planAllow(rs.Allow)
+	if err := t.write(block, allow, rs); err != nil {
+		return ruleset.Evidence{}, fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
+	}
+	t.block, t.allow = block, allow
+	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
+	e, err := t.verify()
+	e.Took = time.Since(start)
+	return e, err
+}
+
+// explain says what an error of a transaction on the table means.
+func (t *Table) explain(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		if found, ferr := findTable(); ferr == nil && found != nil && found.Owner != 0 && found.Owner != t.port {
+			return fmt.Errorf("%w: %w", ErrOwned, err)
+		}
+	}
+	return classify(err)
+}
+
+func canonical(s setPlan) string { return s.name }
+
+// write brings the kernel to the wanted sets and rules. A set that the rules are to look up for the first time is filled
+// in a transaction before theirs, because the rule and the elements of a new set do not become visible in the same
+// instant. For one that has become too small a larger one under another name takes its place that way, and then one under
+// its own name.
+func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
+	all := slices.Concat(allow, block)
+	for {
+		have, err := t.sets()
+		if err != nil {
+			return err
+		}
+		names := make(map[string]string, len(all))
+		var fresh []setPlan
+		renamed := false
+		for _, s := range all {
+			n := freeName(s, have)
+			names[s.name] = n
+			renamed = renamed || n != s.name
+			if _, ok := have[n]; !ok || t.live != nil && !slices.Contains(t.live, n) {
+				fresh = append(fresh, s)
+			}
+		}
+		b := batch{conn: t.conn, table: t.table(), have: have, name: func(s setPlan) string { return names[s.name] }}
+		if t.enforce && len(fresh) > 0 {
+			b.begin(fresh)
+			b.fill(fresh)
+			if err := b.commit(); err != nil {
+				return err
+			}
+		}
+		if err := t.swap(b, block, allow, rs); err != nil {
+			return err
+		}
+		if !renamed {
+			return nil
+		}
+	}
+}
+
+// freeName is what the set is called in the next batch: its own name, unless a set that is too small has it.
+func freeName(s setPlan, have map[string]kernelSet) string {
+	for name := s.name; ; name += "_grown" {
+		if k, ok := have[name]; !ok || s.interval || int(k.size) >= s.count {
+			return name
+		}
+	}
+}
+
+// sets are the table's sets that the next batch finds.
+func (t *Table) sets() (map[string]kernelSet, error) {
+	if t.replace {
+		return nil, nil
+	}
+	return kernelSets()
+}
+
+// swap sends the one idempotent batch: everything created if it is absent, chains and sets flushed, rules, elements, and
+// the sets that no rule looks up any more deleted.
+func (t *Table) swap(b batch, block, allow []setPlan, rs ruleset.Ruleset) error {
+	all := slices.Concat(allow, block)
+	if t.replace {
+		t.conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet})
+	}
+	b.begin(all)
+	b.rules(rules(block, allow, rs, b.name))
+	b.fill(all)
+	b.deleteOthers(all)
+	if err := b.commit(); err != nil {
+		return err
+	}
+	t.replace, t.enforce = false, true
+	t.live = make([]string, 0, len(all))
+	for _, s := range all {
+		t.live = append(t.live, b.name(s))
+	}
+	return nil
+}
+
+func (t *Table) table() *nftables.Table {
+	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet, Flags: t.flags}
+}
+
+// Verify asks the kernel whether the table still enforces what the last Apply put in place.
+func (t *Table) Verify() (ruleset.Evidence, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	start := time.Now()
+	e, err := t.verify()
+	e.Took = time.Since(start)
+	return e, err
+}
+
+// Remove deletes the table, if it is there. Nothing else was ever changed.
+func (t *Table) Remove() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found, err := findTable()
+	if err != nil {
+		return err
+	}
+	t.enforce, t.live = false, nil
+	if found == nil {
+		return nil
+	}
+	t.conn.DelTable(found)
+	if err := t.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("delete table inet %s: %w", tableName, classify(err))
+	}
+	return nil
+}
+
+// Close ends the connection, and with it the ownership of the table.
+func (t *Table) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conn.CloseLasting()
+}

@@ -1,0 +1,190 @@
+package nettest
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// requireEnv, when set to 1, turns the skip of a test that needs root into a failure.
+const requireEnv = "SIKKERGUARD_REQUIRE_NETNS"
+
+// NS is one network namespace, a host of the test's own. It ends with the test.
+type NS struct {
+	tb   testing.TB
+	file *os.File
+}
+
+// New makes a network namespace whose loopback is up. It skips the test without root, or fails it when
+// SIKKERGUARD_REQUIRE_NETNS=1.
+func New(tb testing.TB) *NS {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv(requireEnv) == "1" {
+			tb.Fatalf("%s=1 and not root: network namespaces cannot be made", requireEnv)
+		}
+		tb.Skipf("network namespaces need root (set %s=1 to make this a failure)", requireEnv)
+	}
+	var (
+		file *os.File
+		err  error
+	)
+	onOwnThread(func() {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("unshare: %w", err)
+			return
+		}
+		if file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return
+		}
+		err = loopbackUp()
+	})
+	if err != nil {
+		tb.Fatalf("make network namespace: %v", err)
+	}
+	tb.Cleanup(func() { _ = file.Close() })
+	return &NS{tb: tb, file: file}
+}
+
+// onOwnThread runs f on a thread that ends with it: the lock is never released, so that no other goroutine inherits the
+// thread's namespace.
+func onOwnThread(f func()) {
+	doneC := make(chan struct{})
+	go func() {
+		defer close(doneC)
+		runtime.LockOSThread()
+		f()
+	}()
+	<-doneC
+}
+
+// loopbackUp brings up lo in the calling thread's namespace.
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+// Do runs f in the namespace, on a thread of its own. Sockets that f opens stay in the namespace; goroutines that f
+// starts do not run in it. f must not call FailNow: it is not on the test's goroutine.
+func (n *NS) Do(f func()) {
+	n.tb.Helper()
+	var err error
+	onOwnThread(func() {
+		if err = unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err == nil {
+			f()
+		}
+	})
+	if err != nil {
+		n.tb.Fatalf("enter network namespace: %v", err)
+	}
+}
+
+// Start starts cmd in the namespace. The caller waits for it.
+func (n *NS) Start(cmd *exec.Cmd) error {
+	var err error
+	n.Do(func() { err = cmd.Start() })
+	return err
+}
+
+// Run runs a program in the namespace and returns what it printed; an exit code other than 0 fails the test.
+func (n *NS) Run(name string, args ...string) string {
+	n.tb.Helper()
+	var (
+		out []byte
+		err error
+	)
+	n.Do(func() { out, err = exec.CommandContext(n.tb.Context(), name, args...).CombinedOutput() })
+	if err != nil {
+		n.tb.Fatalf("run %s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// FD is the namespace's descriptor, for the libraries' own options. It stays open until the test ends.
+func (n *NS) FD() int { return int(n.file.Fd()) }
+
+// Link joins two namespaces by a veth pair: dev in a with addrsA, the same name in b with addrsB. Duplicate address
+// detection is off, so that IPv6 addresses work at once.
+func Link(a, b *NS, dev string, addrsA, addrsB []netip.Prefix) {
+	a.tb.Helper()
+	var err error
+	a.Do(func() {
+		err = netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs:     netlink.LinkAttrs{Name: dev},
+			PeerName:      dev,
+			PeerNamespace: netlink.NsFd(b.FD()),
+		})
+	})
+	if err != nil {
+		a.tb.Fatalf("add veth pair %s: %v", dev, err)
+	}
+	a.up(dev, addrsA)
+	b.up(dev, addrsB)
+}
+
+// up gives dev its addresses and brings it up.
+func (n *NS) up(dev string, addrs []netip.Prefix) {
+	n.tb.Helper()
+	var err error
+	n.Do(func() {
+		var link netlink.Link
+		if link, err = netlink.LinkByName(dev); err != nil {
+			return
+		}
+		for _, p := range addrs {
+			var addr *netlink.Addr
+			if addr, err = netlink.ParseAddr(p.String()); err != nil {
+				return
+			}
+			if p.Addr().Is6() {
+				addr.Flags = unix.IFA_F_NODAD
+			}
+			if err = netlink.AddrAdd(link, addr); err != nil {
+				err = fmt.Errorf("add address %s: %w", p, err)
+				return
+			}
+		}
+		err = netlink.LinkSetUp(link)
+	})
+	if err != nil {
+		n.tb.Fatalf("bring up %s: %v", dev, err)
+	}
+}
+
+// DefaultRoute sends whatever has no route of its own out of dev, with no gateway: answers to any source find a way.
+func (n *NS) DefaultRoute(dev string) {
+	n.tb.Helper()
+	var err error
+	n.Do(func() {
+		var link netlink.Link
+		if link, err = netlink.LinkByName(dev); err != nil {
+			return
+		}
+		for _, dst := range []string{"0.0.0.0/0", "::/0"} {
+			var ipNet *netlink.Addr
+			if ipNet, err = netlink.ParseAddr(dst); err != nil {
+				return
+			}
+			err = netlink.RouteAdd(&netlink.Route{
+				LinkIndex: link.Attrs().Index, Dst: ipNet.IPNet, Scope: netlink.SCOPE_LINK,
+			})
+			if err != nil {
+				err = fmt.Errorf("add route %s: %w", dst, err)
+				return
+			}
+		}
+	})
+	if err != nil {
+		n.tb.Fatalf("default route by %s: %v", dev, err)
+	}
+}

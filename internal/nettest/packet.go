@@ -1,0 +1,220 @@
+package nettest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Sender puts packets with any source onto a link.
+type Sender struct {
+	tb       testing.TB
+	mu       sync.Mutex // holds sa, which the system call writes to, and the order of packets
+	fd       int
+	sa       unix.SockaddrLinklayer
+	src, dst net.HardwareAddr
+	opts     gopacket.SerializeOptions
+}
+
+// NewSender opens a packet socket on dev of from; its frames go to dev of to.
+func NewSender(tb testing.TB, from, to *NS, dev string) *Sender {
+	tb.Helper()
+	s := &Sender{tb: tb, fd: -1, opts: gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}}
+	var err error
+	to.Do(func() {
+		var link netlink.Link
+		if link, err = netlink.LinkByName(dev); err == nil {
+			s.dst = link.Attrs().HardwareAddr
+		}
+	})
+	if err == nil {
+		from.Do(func() {
+			var link netlink.Link
+			if link, err = netlink.LinkByName(dev); err != nil {
+				return
+			}
+			s.src = link.Attrs().HardwareAddr
+			s.sa = unix.SockaddrLinklayer{Ifindex: link.Attrs().Index, Halen: 6}
+			copy(s.sa.Addr[:], s.dst)
+			s.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		})
+	}
+	if err != nil {
+		tb.Fatalf("open packet socket on %s: %v", dev, err)
+	}
+	tb.Cleanup(func() { _ = unix.Close(s.fd) })
+	return s
+}
+
+// UDP sends one datagram whose payload is text.
+func (s *Sender) UDP(src, dst netip.AddrPort, text string) {
+	s.tb.Helper()
+	udp := &layers.UDP{SrcPort: layers.UDPPort(src.Port()), DstPort: layers.UDPPort(dst.Port())}
+	ip := ipLayer(src.Addr(), dst.Addr(), layers.IPProtocolUDP)
+	s.check(udp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+	s.send(dst.Addr(), ip, udp, gopacket.Payload(text))
+}
+
+// SYN sends one TCP connection request.
+func (s *Sender) SYN(src, dst netip.AddrPort) {
+	s.tb.Helper()
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, Window: 1024}
+	ip := ipLayer(src.Addr(), dst.Addr(), layers.IPProtocolTCP)
+	s.check(tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+	s.send(dst.Addr(), ip, tcp)
+}
+
+// Ping sends one ICMP or ICMPv6 echo request.
+func (s *Sender) Ping(src, dst netip.Addr) {
+	s.tb.Helper()
+	if dst.Is4() {
+		echo := &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoRequest, 0), Id: 1, Seq: 1}
+		s.send(dst, ipLayer(src, dst, layers.IPProtocolICMPv4), echo)
+		return
+	}
+	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeEchoRequest, 0)}
+	ip := ipLayer(src, dst, layers.IPProtocolICMPv6)
+	s.check(icmp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+	s.send(dst, ip, icmp, &layers.ICMPv6Echo{Identifier: 1, SeqNumber: 1})
+}
+
+// Raw sends bytes as the network layer's packet, whatever they are.
+func (s *Sender) Raw(dst netip.Addr, packet []byte) {
+	s.tb.Helper()
+	s.send(dst, gopacket.Payload(packet))
+}
+
+func (s *Sender) check(err error) {
+	s.tb.Helper()
+	if err != nil {
+		s.tb.Errorf("build packet: %v", err)
+	}
+}
+
+func (s *Sender) send(dst netip.Addr, ls ...gopacket.SerializableLayer) {
+	s.tb.Helper()
+	eth := &layers.Ethernet{SrcMAC: s.src, DstMAC: s.dst, EthernetType: layers.EthernetTypeIPv4}
+	if dst.Is6() {
+		eth.EthernetType = layers.EthernetTypeIPv6
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, s.opts, append([]gopacket.SerializableLayer{eth}, ls...)...); err != nil {
+		s.tb.Errorf("build packet: %v", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		err := unix.Sendto(s.fd, buf.Bytes(), 0, &s.sa)
+		if err == unix.ENOBUFS || err == unix.EINTR {
+			time.Sleep(time.Millisecond) // the device's queue is full for a moment
+			continue
+		}
+		if err != nil {
+			s.tb.Errorf("send packet: %v", err)
+		}
+		return
+	}
+}
+
+func ipLayer(src, dst netip.Addr, proto layers.IPProtocol) gopacket.SerializableLayer {
+	if dst.Is4() {
+		return &layers.IPv4{Version: 4, TTL: 64, Protocol: proto, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
+	}
+	return &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: proto, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
+}
+
+// Receiver counts the datagrams that reach a UDP port, by source.
+type Receiver struct {
+	conn *net.UDPConn
+	mu   sync.Mutex
+	seen map[netip.Addr]int
+	text map[string]bool
+}
+
+// Listen counts what reaches UDP port of ns, over IPv4 and IPv6, until the test ends.
+func Listen(tb testing.TB, ns *NS, port uint16) *Receiver {
+	tb.Helper()
+	r := &Receiver{seen: map[netip.Addr]int{}, text: map[string]bool{}}
+	var err error
+	ns.Do(func() {
+		var pc net.PacketConn
+		pc, err = (&net.ListenConfig{}).ListenPacket(context.Background(), "udp", fmt.Sprintf(":%d", port))
+		if err == nil {
+			r.conn = pc.(*net.UDPConn)
+			err = forceReadBuffer(r.conn, 16<<20)
+		}
+	})
+	if err != nil {
+		tb.Fatalf("listen on UDP port %d: %v", port, err)
+	}
+	doneC := make(chan struct{})
+	go func() {
+		defer close(doneC)
+		r.read()
+	}()
+	tb.Cleanup(func() {
+		_ = r.conn.Close()
+		<-doneC
+	})
+	return r
+}
+
+// forceReadBuffer sets the receive buffer past net.core.rmem_max, which root may.
+func forceReadBuffer(c *net.UDPConn, size int) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
+	})
+	if err != nil {
+		return err
+	}
+	return serr
+}
+
+func (r *Receiver) read() {
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := r.conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		r.seen[from.Addr().Unmap()]++
+		r.text[string(buf[:n])] = true
+		r.mu.Unlock()
+	}
+}
+
+// Seen is how many datagrams came from addr so far.
+func (r *Receiver) Seen(addr netip.Addr) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen[addr]
+}
+
+// Await waits until a datagram with this payload has come, at most for d, and says whether it has. Datagrams of one
+// sender arrive in order, so a last one that always passes tells that all before it have been decided.
+func (r *Receiver) Await(text string, d time.Duration) bool {
+	for end := time.Now().Add(d); ; time.Sleep(2 * time.Millisecond) {
+		r.mu.Lock()
+		ok := r.text[text]
+		r.mu.Unlock()
+		if ok || time.Now().After(end) {
+			return ok
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package vet
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+)
+
+const (
+	// MaxEntries is how many lines with an address a list may have. The largest tier of SikkerAPI gives 350,000; at this
+	// many the vetting takes about 100 MB and the kernel some 200 MB, which a small server still stands.
+	MaxEntries = 1_000_000
+	// maxMalformedPercent is the share of lines that may be malformed. Above it the body is something else: an error page,
+	// another format, a damaged file.
+	maxMalformedPercent = 1
+	// minBits4 and minBits6 are the widest entries that a feed may have. Nothing malicious fills a wider one.
+	minBits4, minBits6 = 8, 16
+	// maxPublicPercent is how much of the public IPv4 space a feed may cover.
+	maxPublicPercent = 10
+)
+
+// Guard names the check that refused a list. The names are stable: they label a metric.
+type Guard string
+
+// The guards, in the order in which they look.
+const (
+	GuardMalformed Guard = "malformed" // more than 1% of the lines are no address
+	GuardEntries   Guard = "entries"   // more than MaxEntries lines
+	GuardEmpty     Guard = "empty"     // nothing left to block
+	GuardWidth     Guard = "width"     // an entry wider than /8 (IPv4) or /16 (IPv6)
+	GuardCoverage  Guard = "coverage"  // more than 10% of public IPv4
+)
+
+// Refusal is a list refused whole. Nothing of it may be enforced.
+type Refusal struct {
+	Guard  Guard
+	Reason string // what was seen and what is allowed, with the numbers; text from the list is quoted
+}
+
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("list refused (%s guard): %s", r.Guard, r.Reason)
+}
+
+func refuse(g Guard, format string, args ...any) *Refusal {
+	return &Refusal{Guard: g, Reason: fmt.Sprintf(format, args...)}
+}
+
+// Verdict is an accepted list and what was done to it.
+type Verdict struct {
+	List      blocklist.Blocklist
+	Lines     int          // lines that are neither blank nor a comment
+	Malformed []*LineError // lines that are no address, the first hundred of them
+	Bad       int          // how many lines are malformed
+	Repeated  int          // lines that another line already covers
+	Special   int          // entries that lay in special-purpose space, wholly or in part, which was cut away
+}
+
+// maxKept is how many malformed lines a Verdict keeps to show.
+const maxKept = 100
+
+// Vet reads a pulled list, an address or network a line, and returns what of it may be enforced. Comments (# or ;) and
+// blank lines are skipped. The error is a *Refusal when a guard spoke, else one of reading.
+func Vet(r io.Reader) (Verdict, error) {
+	v, ps, err := read(r)
+	if err != nil {
+		return Verdict{}, err
+	}
+	if v.Bad*100 > v.Lines*maxMalformedPercent {
+		return Verdict{}, refuse(GuardMalformed, "%d of %d lines are no address, at most %d%% may be; the first: %v",
+			v.Bad, v.Lines, maxMalformedPercent, v.Malformed[0])
+	}
+	v.settle(ps)
+	if v.List.Len() == 0 {
+		return Verdict{}, refuse(GuardEmpty, "it has %d lines and no address that may be blocked", v.Lines)
+	}
+	if err := checkSpace(v.List); err != nil {
+		return Verdict{}, err
+	}
+	return v, nil
+}
+
+// Custom reads the operator's own list. A bad line is left out and named in Malformed, and the others count: the operator
+// knows what the file is for, so it is not refused for its content. Special-purpose space is cut away here too. The error
+// is one of reading, or a *Refusal for more than MaxEntries lines.
+func Custom(r io.Reader) (Verdict, error) {
+	v, ps, err := read(r)
+	if err != nil {
+		return Verdict{}, err
+	}
+	v.settle(ps)
+	return v, nil
+}
+
+// read parses every line.
+func read(r io.Reader) (Verdict, []netip.Prefix, error) {
+	var (
+		v  Verdict
+		ps []netip.Prefix
+	)
+	err := eachLine(r, func(p netip.Prefix, bad *LineError) error {
+		v.Lines++
+		switch {
+		case bad == nil:
+			ps = append(ps, p)
+		case len(v.Malformed) < maxKept:
+			v.Malformed = append(v.Malformed, bad)
+			fallthrough
+		default:
+			v.Bad++
+		}
+		if len(ps) > MaxEntries {
+			return refuse(GuardEntries, "it has more than %d entries", MaxEntries)
+		}
+		return nil
+	})
+	return v, ps, err
+}
+
+// settle makes the list of ps, less special-purpose space.
+func (v *Verdict) settle(ps []netip.Prefix) {
+	n := len(ps)
+	list := blocklist.New(ps)
+	v.Repeated = n - list.Len()
+	special := Special()
+	for range list.Overlapping(special) {
+		v.Special++
+	}
+	v.List = list.Without(special)
+}
+
+// checkSpace refuses a list that blocks too much of the Internet to be a list of attackers.
+func checkSpace(list blocklist.Blocklist) error {
+	for p := range list.All() {
+		if p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6 {
+			return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6",
+				p, minBits4, minBits6)
+		}
+	}
+	public := uint64(1)<<32 - addresses4(Special())
+	if n := addresses4(list); n*100 > public*maxPublicPercent {
+		return refuse(GuardCoverage, "it covers %d%% of the public IPv4 addresses, at most %d%% may be", n*100/public, maxPublicPercent)
+	}
+	return nil
+}
+
+// addresses4 is how many IPv4 addresses a list covers.
+func addresses4(list blocklist.Blocklist) uint64 {
+	var n uint64
+	for p := range list.V4() {
+		n += 1 << (32 - p.Bits())
+	}
+	return n
+}

@@ -1,0 +1,294 @@
+package vet_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// entries prints a list an entry a word, for comparison.
+func entries(v vet.Verdict) string {
+	var ss []string
+	for p := range v.List.All() {
+		ss = append(ss, p.String())
+	}
+	return strings.Join(ss, " ")
+}
+
+// addresses is n good lines.
+func addresses(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "203.%d.%d.%d\n", i>>16&0xff, i>>8&0xff, i&0xff)
+	}
+	return b.String()
+}
+
+func TestVet(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, in, want           string
+		lines, repeated, special int
+	}{
+		{name: "OK addresses and networks of both families", in: "203.0.113.9\n198.51.100.0/24\n2001:db8::9\n2001:db8:1::/48\n",
+			want: "198.51.100.0/24 203.0.113.9/32 2001:db8::9/128 2001:db8:1::/48", lines: 4},
+		{name: "OK comments, blanks, CRLF, byte order mark, no newline at the end",
+			in:   "\ufeff# list\r\n\r\n 203.0.113.9 # why\r\n;x\n\t203.0.113.10;y\n203.0.113.11",
+			want: "203.0.113.9/32 203.0.113.10/32 203.0.113.11/32", lines: 3},
+		{name: "OK duplicates and overlaps", in: "203.0.113.9\n203.0.113.0/24\n203.0.113.9\n",
+			want: "203.0.113.0/24", lines: 3, repeated: 2},
+		{name: "OK mapped", in: "::ffff:203.0.113.9\n::ffff:198.51.100.0/120\n", want: "198.51.100.0/24 203.0.113.9/32", lines: 2},
+		{name: "OK host bits", in: "203.0.113.9/24\n", want: "203.0.113.0/24", lines: 1},
+		{name: "OK special-purpose space cut away", in: "10.1.2.3\n127.0.0.1\n::1\nfe80::1\n203.0.113.9\n100.0.0.0/8\n",
+			want: "100.0.0.0/10 100.128.0.0/9 203.0.113.9/32", lines: 6, special: 5},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for name, r := range map[string]io.Reader{
+				"at once":     strings.NewReader(tt.in),
+				"byte a read": iotest.OneByteReader(strings.NewReader(tt.in)),
+			} {
+				v, err := vet.Vet(r)
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				if diff := cmp.Diff(tt.want, entries(v)); diff != "" {
+					t.Errorf("%s: entries (-want +got):\n%s", name, diff)
+				}
+				if v.Lines != tt.lines || v.Repeated != tt.repeated || v.Special != tt.special || v.Bad != 0 {
+					t.Errorf("%s: lines, repeated, special, bad: got %d %d %d %d, want %d %d %d 0",
+						name, v.Lines, v.Repeated, v.Special, v.Bad, tt.lines, tt.repeated, tt.special)
+				}
+			}
+		})
+	}
+}
+
+func TestVetRefuses(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, in string
+		guard    vet.Guard
+		reason   string
+	}{
+		{"bad empty", "", vet.GuardEmpty, "0 lines"},
+		{"bad comments alone", "# nothing\n\n", vet.GuardEmpty, "0 lines"},
+		{"bad special-purpose alone", "10.0.0.1\n192.168.0.0/16\n", vet.GuardEmpty, "2 lines"},
+		{"bad HTML", "<!DOCTYPE html>\n<html><body>502</body></html>\n", vet.GuardMalformed, `2 of 2 lines are no address`},
+		{"bad JSON", `{"error": "maintenance"}`, vet.GuardMalformed, `line 1: "{\"error\": \"maintenance\"}"`},
+		{"bad 2 of 101 lines", addresses(99) + "x\ny\n", vet.GuardMalformed, `2 of 101 lines are no address, at most 1% may be; the first: line 100: "x"`},
+		{"bad one line without an end", strings.Repeat("A", 1<<20), vet.GuardMalformed, "is longer than"},
+		{"bad zone", "fe80::1%eth0\n", vet.GuardMalformed, "zone"},
+		{"bad leading zeroes", "203.000.113.009\n", vet.GuardMalformed, "neither an address"},
+		{"bad terminal escapes", "\x1b[2J203.0.113.9\n", vet.GuardMalformed, `"\x1b[2J203.0.113.9"`},
+		{"bad everything", "0.0.0.0/0\n", vet.GuardWidth, "1.0.0.0/8"},
+		{"bad IPv4 wider than /8", "62.0.0.0/7\n", vet.GuardWidth, "62.0.0.0/7"},
+		{"bad IPv6 wider than /16", "2000::/15\n", vet.GuardWidth, "2000::/15"},
+		{"bad all of IPv6", "::/0\n", vet.GuardWidth, "/16 for IPv6"},
+		{"bad more than a tenth of the Internet", wide(23), vet.GuardCoverage, "10% of the public"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			v, err := vet.Vet(strings.NewReader(tt.in))
+			var r *vet.Refusal
+			if !errors.As(err, &r) {
+				t.Fatalf("got %v and entries %q, want a refusal", err, entries(v))
+			}
+			if tt.guard == vet.GuardWidth && tt.in == "0.0.0.0/0\n" {
+				tt.reason = "/8 for IPv4" // which piece comes first does not matter
+			}
+			if r.Guard != tt.guard || !strings.Contains(r.Reason, tt.reason) {
+				t.Errorf("got %q, want the %s guard and %q", r, tt.guard, tt.reason)
+			}
+			if v.List.Len() != 0 {
+				t.Errorf("a refused list has entries: %q", entries(v))
+			}
+		})
+	}
+}
+
+// wide is n networks of /8.
+func wide(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%d.0.0.0/8\n", 32+i)
+	}
+	return b.String()
+}
+
+func TestVetAccepts(t *testing.T) {
+	t.Parallel()
+	for name, in := range map[string]string{
+		"OK 1 of 100 lines malformed": addresses(99) + "x\n",
+		"OK just under a tenth":       wide(22),
+		"OK /8 and /16":               "62.0.0.0/8\n2001::/16\n",
+		"OK /7 that is half private":  "10.0.0.0/7\n",
+	} {
+		if _, err := vet.Vet(strings.NewReader(in)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestVetTooManyEntries(t *testing.T) {
+	t.Parallel()
+	_, err := vet.Vet(&generator{n: vet.MaxEntries + 1})
+	var r *vet.Refusal
+	if !errors.As(err, &r) || r.Guard != vet.GuardEntries {
+		t.Errorf("got %v, want the %s guard", err, vet.GuardEntries)
+	}
+}
+
+// TestVetReadError shows that a list cut short is an error and not a shorter list.
+func TestVetReadError(t *testing.T) {
+	t.Parallel()
+	want := errors.New("cut short")
+	for _, in := range []string{addresses(1000), "203.0.113.9\n203.0.1", strings.Repeat("A", 1<<16)} {
+		_, err := vet.Vet(io.MultiReader(strings.NewReader(in), iotest.ErrReader(want)))
+		if !errors.Is(err, want) {
+			t.Errorf("after %d bytes: got %v, want %v", len(in), err, want)
+		}
+	}
+}
+
+func TestCustom(t *testing.T) {
+	t.Parallel()
+	v, err := vet.Custom(strings.NewReader("# mine\n203.0.113.9\nbad host\n\n62.0.0.0/7 # on purpose\n10.0.0.1\n203.0.113.999\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("62.0.0.0/7 203.0.113.9/32", entries(v)); diff != "" {
+		t.Errorf("entries (-want +got):\n%s", diff)
+	}
+	var bad []string
+	for _, e := range v.Malformed {
+		bad = append(bad, e.Error())
+	}
+	want := []string{
+		`line 3: "bad host": is neither an address nor a network like 192.0.2.0/24`,
+		`line 7: "203.0.113.999": is neither an address nor a network like 192.0.2.0/24`,
+	}
+	if diff := cmp.Diff(want, bad); diff != "" {
+		t.Errorf("malformed (-want +got):\n%s", diff)
+	}
+	if v.Special != 1 || v.Bad != 2 {
+		t.Errorf("special, bad: got %d, %d, want 1, 2", v.Special, v.Bad)
+	}
+}
+
+// TestRealList vets 120,430 real addresses.
+func TestRealList(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../../../shared/blocklists/ipsum-level1.txt")
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("the shared lists are not beside the project")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := vet.Vet(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Lines != 120_430 || v.Bad != 0 || v.List.Len()+v.Repeated+v.Special != 120_430 {
+		t.Errorf("lines %d, bad %d, entries %d, repeated %d, special %d: want 120430 in all and none bad",
+			v.Lines, v.Bad, v.List.Len(), v.Repeated, v.Special)
+	}
+}
+
+// FuzzVet states what holds whatever the bytes: nothing special-purpose or over-wide is ever on an accepted list, all of
+// it comes from a line, and a refusal comes with no list.
+func FuzzVet(f *testing.F) {
+	f.Add([]byte("203.0.113.9\n2001:db8::/32\n10.0.0.0/7\n"))
+	f.Add([]byte("0.0.0.0/0\n::/0\n::ffff:0.0.0.0/95\n"))
+	f.Add([]byte("<html>\r\n\x00"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		special := vet.Special()
+		for name, read := range map[string]func(io.Reader) (vet.Verdict, error){"Vet": vet.Vet, "Custom": vet.Custom} {
+			v, err := read(bytes.NewReader(raw))
+			if err != nil && v.List.Len() != 0 {
+				t.Fatalf("%s: an error and %d entries", name, v.List.Len())
+			}
+			for p := range v.List.Overlapping(special) {
+				t.Fatalf("%s: %v is special-purpose", name, p)
+			}
+			if v.Bad > v.Lines || v.List.Len() > 0 && v.Bad == v.Lines {
+				t.Fatalf("%s: %d entries of %d lines, %d bad", name, v.List.Len(), v.Lines, v.Bad)
+			}
+			if name == "Custom" {
+				continue
+			}
+			if err == nil && v.List.Len() == 0 || v.Bad*100 > v.Lines {
+				t.Fatalf("accepted: %d entries, %d of %d lines bad", v.List.Len(), v.Bad, v.Lines)
+			}
+			for p := range v.List.All() {
+				if least := map[bool]int{true: 8, false: 16}[p.Addr().Is4()]; p.Bits() < least {
+					t.Fatalf("%v is too wide", p)
+				}
+			}
+		}
+	})
+}
+
+// generator is a list of n random addresses, made as it is read so that a benchmark holds none of it.
+type generator struct {
+	n    int
+	rng  *rand.Rand
+	rest []byte
+}
+
+func (g *generator) Read(p []byte) (int, error) {
+	if g.rng == nil {
+		g.rng = rand.New(rand.NewPCG(1, 2))
+	}
+	for len(g.rest) < len(p) && g.n > 0 {
+		g.n--
+		a := netip.AddrFrom4([4]byte{byte(11 + g.rng.IntN(80)), byte(g.rng.Uint32()), byte(g.rng.Uint32()), byte(g.rng.Uint32())})
+		g.rest = append(a.AppendTo(g.rest), '\n')
+	}
+	if len(g.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, g.rest)
+	g.rest = append(g.rest[:0], g.rest[n:]...)
+	return n, nil
+}
+
+// BenchmarkVet also reports the highest resident memory of the whole process so far, in MiB: run one size at a time to
+// read it (go test -bench BenchmarkVet/500000).
+func BenchmarkVet(b *testing.B) {
+	for _, n := range []int{5_000, 50_000, 500_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				v, err := vet.Vet(&generator{n: n})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if v.Lines != n || v.List.Len()+v.Repeated+v.Special != n {
+					b.Fatalf("%d lines, %d entries, %d repeated, %d special, want %d lines", v.Lines, v.List.Len(), v.Repeated, v.Special, n)
+				}
+			}
+			var ru unix.Rusage
+			if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/line")
+			b.ReportMetric(float64(ru.Maxrss)/1024, "peak-MiB")
+		})
+	}
+}
