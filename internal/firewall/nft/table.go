@@ -143,6 +143,19 @@ func (t *Table) Features() Features {
 	}
 }
 
+// String names the backend and the table flags that it got, as the log and the status show them.
+func (t *Table) String() string {
+	f := t.Features()
+	switch {
+	case f.Persist:
+		return "nftables (table owned by the agent, kept when it is killed)"
+	case f.Owner:
+		return "nftables (table owned by the agent)"
+	default:
+		return "nftables (table not owned: others can change it)"
+	}
+}
+
 // Apply makes the table enforce rs, and asks the kernel whether it does. On an error what was enforced before still is,
 // but for ErrMismatch: then the kernel holds something else than it was told. A transaction that has begun is finished
 // even when ctx ends.

@@ -272,12 +272,12 @@ func (h *host) under(blocked []netip.Addr, change func()) {
 	h.tb.Logf("%d packets from listed sources during the change, none through", sent)
 }
 
-// random is n different addresses outside 192.0.2.0/24, 50.0.0.0/8 and up.
+// random is n different addresses from 50.0.0.0 to 119.255.255.255.
 func random(n int, seed uint64) []netip.Prefix {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ps := make([]netip.Prefix, n)
 	for i := range ps {
-		ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(50 + rng.IntN(100)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}), 32)
+		ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(50 + rng.IntN(70)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}), 32)
 	}
 	return ps
 }

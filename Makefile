@@ -1,0 +1,69 @@
+# The project's commands. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= 0.1.0
+GO ?= go
+FUZZTIME ?= 10s
+LINT_VERSION := v2.15.0
+LINT := bin/golangci-lint-$(LINT_VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# Tests in network namespaces need root. As root they must run; for anyone else they are skipped, and that is said.
+ifeq ($(shell id -u),0)
+export SIKKERGUARD_REQUIRE_NETNS ?= 1
+endif
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/sikkerguard, a static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sikkerguard ./cmd/sikkerguard
+
+.PHONY: demo
+demo: ## Show the main job on throwaway hosts (root, under a minute)
+	@e2e/install-deps nft ip
+	@$(MAKE) --no-print-directory build
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./e2e/apisim/sikkerapi-sim ./e2e/demo
+	@bin/demo
+
+.PHONY: test
+test: ## Run every test with the race detector (root for those on the kernel)
+	@e2e/install-deps nft ip gcc
+	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
+	$(GO) test -race -tags e2e ./...
+
+.PHONY: lint
+lint: $(LINT) ## Check style, the package map, formatting and go.mod
+	$(LINT) run ./...
+	$(LINT) fmt --diff ./...
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+
+$(LINT):
+	@mkdir -p bin
+	GOBIN=$(CURDIR)/bin/.lint $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv bin/.lint/golangci-lint $@ && rmdir bin/.lint
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME (10s)
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$dir/*_test.go | cut -c6-); do \
+			echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Run the benchmarks (root for those on the kernel)
+	@e2e/install-deps nft ip
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: docs
+docs: ## Write the generated pages and golden files anew
+	$(GO) test ./internal/config ./internal/firewall/nft -update
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin

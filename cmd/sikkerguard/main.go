@@ -1,0 +1,21 @@
+// Command sikkerguard is a firewall agent for one Linux host: it blocks the addresses that SikkerAPI knows to be
+// malicious. It is the command line alone; what it does is in internal/agent.
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+// version is set by the linker, as in -X main.version=1.0.0.
+var version = "0.0.0-dev"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	if err := command(os.Environ(), os.Stdout).Execute(); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "sikkerguard:", err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,114 @@
+// Command demo shows SikkerGuard's main job on two throwaway hosts, network namespaces on this machine: a server that the
+// agent protects, and an attacker that knocks from listed and unlisted addresses. It ends by itself, leaves nothing
+// behind, and exits with 1 when anything was not as it should be.
+//
+// It is run by `make demo`, as root, from the project's folder.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+
+	var err error
+	switch role, args := argument(1), os.Args[min(2, len(os.Args)):]; role {
+	case "":
+		err = demo(ctx, os.Stdout)
+	case "serve": // on the server
+		err = serve(ctx, args)
+	case "knock": // on the attacker
+		err = knock(ctx, os.Stdin, os.Stdout)
+	case "get": // on the server
+		err = get(ctx, argument(2), os.Stdout)
+	default:
+		err = fmt.Errorf("unknown role %q: run it without arguments", role)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "demo:", err)
+		return 1
+	}
+	return 0
+}
+
+func argument(i int) string {
+	if i < len(os.Args) {
+		return os.Args[i]
+	}
+	return ""
+}
+
+// demo tells the story, from an open server to a clean one.
+func demo(ctx context.Context, out io.Writer) (err error) {
+	w, err := newWorld(out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+
+	w.say("Two throwaway hosts: a server, and an attacker that has every address below.")
+	if err := w.build(ctx); err != nil {
+		return err
+	}
+	w.say("Before SikkerGuard runs, every knock gets through:")
+	wrong, err := w.knock(ctx, false, 1)
+	if err != nil {
+		return err
+	}
+
+	w.say("The agent starts. It needs an API key, and here the simulator's address (e2e/demo/blacklist.txt is its list).")
+	if err := w.startAgent(ctx); err != nil {
+		return err
+	}
+	w.say("The attacker knocks again, five times on each port. Listed addresses get no answer, the others do:")
+	n, err := w.knock(ctx, true, 5)
+	if err != nil {
+		return err
+	}
+	wrong += n
+	w.say("What the agent says it blocked, summed over ten seconds:")
+	if err := w.awaitBlocked(ctx); err != nil {
+		return err
+	}
+
+	w.say("nft list table inet sikkerguard (element lists shortened):")
+	if err := w.showTable(ctx); err != nil {
+		return err
+	}
+	w.say("curl localhost:8080/status:")
+	if err := w.showStatus(ctx); err != nil {
+		return err
+	}
+
+	w.say("The agent is stopped with SIGTERM:")
+	if err := w.stopAgent(ctx); err != nil {
+		return err
+	}
+	w.say("Nothing is left: `nft list ruleset` is as it was, and every knock gets through again:")
+	if err := w.checkClean(ctx); err != nil {
+		return err
+	}
+	n, err = w.knock(ctx, false, 1)
+	if err != nil {
+		return err
+	}
+	if wrong += n; wrong > 0 {
+		return fmt.Errorf("%d knocks were not as they should be", wrong)
+	}
+	w.say("Everything was as it should be.")
+	return nil
+}

@@ -1,0 +1,404 @@
+//go:build e2e
+
+// Package e2e runs the built agent against the API simulator, on hosts of its own, by the scripts in testdata.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+const (
+	testKey = "sk_test_e2e_0123456789"
+	// patience is how long anything may take that a script waits for.
+	patience = 30 * time.Second
+	recvPort = 9
+)
+
+// TestScripts runs every script of testdata, each with a server and an attacker of its own.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	nettest.New(t) // skips, or fails, before anything is built
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-race", "-ldflags", "-X main.version=1.0.0",
+		"-o", bin+"/", "../cmd/sikkerguard", "./apisim/sikkerapi-sim")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata",
+		Setup: func(env *testscript.Env) error { return setUp(env, bin) },
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"sim": cmdSim, "fault": cmdFault, "agent": cmdAgent, "fails": cmdFails, "await": cmdAwait, "logged": cmdLogged,
+			"signal": cmdSignal, "exits": cmdExits, "passes": cmdPasses, "drops": cmdDrops, "knock": cmdKnock,
+			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+// world is what one script has.
+type world struct {
+	tb               testing.TB
+	bin              string
+	server, attacker *nettest.NS
+	sender           *nettest.Sender
+	recv             *nettest.Receiver
+	client           *http.Client
+	api              string // address of the simulator
+	started          []*process // all of them
+	agents           []*process // the agents among them
+	settled          int
+}
+
+// process is one run of the agent.
+type process struct {
+	cmd   *exec.Cmd
+	log   *os.File
+	seen  int // bytes of the log that an await has passed
+	doneC chan struct{}
+}
+
+type worldKey struct{}
+
+func setUp(env *testscript.Env, bin string) error {
+	tb, ok := env.T().(testing.TB)
+	if !ok {
+		return errors.New("testscript does not hand out a testing.TB")
+	}
+	w := &world{tb: tb, bin: bin, server: nettest.New(tb), attacker: nettest.New(tb)}
+	nettest.Link(w.server, w.attacker, "eth0",
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")},
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")})
+	w.server.DefaultRoute("eth0")
+	w.sender = nettest.NewSender(tb, w.attacker, w.server, "eth0")
+	w.recv = nettest.Listen(tb, w.server, recvPort)
+	w.client = &http.Client{
+		Timeout: patience,
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+			w.server.Do(func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
+			return c, err
+		}},
+	}
+	env.Values[worldKey{}] = w
+	env.Vars = append(env.Vars, "KEY="+testKey)
+	env.Defer(w.stop)
+	return nil
+}
+
+func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+// stop kills what a script left running.
+func (w *world) stop() {
+	for _, p := range w.started {
+		_ = p.cmd.Process.Kill()
+		<-p.doneC
+	}
+}
+
+// start runs a program on the server, with nothing in its environment but env.
+func (w *world) start(ts *testscript.TestScript, env []string, log, name string, args ...string) *process {
+	f, err := os.Create(ts.MkAbs(log))
+	ts.Check(err)
+	p := &process{cmd: exec.Command(filepath.Join(w.bin, name), args...), log: f, doneC: make(chan struct{})}
+	p.cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "GORACE=exitcode=66")
+	p.cmd.Stdout, p.cmd.Stderr = f, f
+	ts.Check(w.server.Start(p.cmd))
+	go func() {
+		defer close(p.doneC)
+		_ = p.cmd.Wait()
+	}()
+	w.started = append(w.started, p)
+	return p
+}
+
+// sim [flags]: starts the API simulator; it serves list.txt.
+func cmdSim(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	addr := ts.MkAbs("sim.addr")
+	w.start(ts, nil, "sim.log", "sikkerapi-sim", append([]string{
+		"-listen", "127.0.0.1:0", "-list", ts.MkAbs("list.txt"), "-key", testKey, "-addr-file", addr,
+	}, args...)...)
+	waitFor(ts, "the simulator", func() bool {
+		raw, err := os.ReadFile(addr)
+		w.api = strings.TrimSpace(string(raw))
+		return err == nil && w.api != ""
+	})
+}
+
+// fault JSON, fault clear: orders a fault of the simulator.
+func cmdFault(ts *testscript.TestScript, _ bool, args []string) {
+	method, body := http.MethodPost, strings.Join(args, " ")
+	if body == "clear" {
+		method, body = http.MethodDelete, ""
+	}
+	status, answer := of(ts).ask(ts, method, "http://"+of(ts).api+"/_sim/fault", body)
+	if status/100 != 2 {
+		ts.Fatalf("order fault: %d %s", status, answer)
+	}
+}
+
+// requests PATH N: the simulator was asked for PATH at least N times.
+func cmdRequests(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	waitFor(ts, strings.Join(args, " "), func() bool {
+		_, answer := of(ts).ask(ts, http.MethodGet, "http://"+of(ts).api+"/_sim/requests", "")
+		var reqs []struct{ Path string }
+		ts.Check(json.Unmarshal([]byte(answer), &reqs))
+		got := 0
+		for _, r := range reqs {
+			if r.Path == args[0] {
+				got++
+			}
+		}
+		return got >= n
+	})
+}
+
+func (w *world) ask(ts *testscript.TestScript, method, url, body string) (int, string) {
+	req, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body))
+	ts.Check(err)
+	res, err := w.client.Do(req)
+	ts.Check(err)
+	defer func() { _ = res.Body.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	ts.Check(err)
+	return res.StatusCode, string(raw)
+}
+
+// environ is the agent's environment: the key and the simulator's address, unless vars say otherwise. "-NAME" takes one
+// out.
+func (w *world) environ(ts *testscript.TestScript, vars []string) []string {
+	env := map[string]string{
+		"SIKKER_API_KEY": testKey, "SIKKER_API_URL": "http://" + w.api, "SIKKER_STATE_DIR": ts.MkAbs("state"),
+	}
+	for _, v := range vars {
+		name, value, _ := strings.Cut(v, "=")
+		env[name] = value
+		if strings.HasPrefix(name, "-") {
+			delete(env, name)
+			delete(env, name[1:])
+		}
+	}
+	var list []string
+	for name, value := range env {
+		list = append(list, name+"="+value)
+	}
+	return list
+}
+
+// agent [VAR=value …]: starts the agent; its output goes to agent1.log, the next one's to agent2.log.
+func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	log := fmt.Sprintf("agent%d.log", len(w.agents)+1)
+	w.agents = append(w.agents, w.start(ts, w.environ(ts, args), log, "sikkerguard"))
+}
+
+// fails [-nocap] [VAR=value …]: runs the agent, which must exit with 1 by itself; what it says on stderr goes to
+// stderr.txt, and what it says on stdout to stdout.txt.
+func cmdFails(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	cmd := exec.Command(filepath.Join(w.bin, "sikkerguard"))
+	if len(args) > 0 && args[0] == "-nocap" {
+		args = args[1:]
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	cmd.Env = w.environ(ts, args)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	ts.Check(w.server.Start(cmd))
+	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait()
+	timer.Stop()
+	ts.Check(os.WriteFile(ts.MkAbs("stdout.txt"), stdout.Bytes(), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("stderr.txt"), stderr.Bytes(), 0o600))
+	if code := cmd.ProcessState.ExitCode(); code != 1 {
+		ts.Fatalf("exit code %d, want 1\n%s%s", code, stdout.String(), stderr.String())
+	}
+}
+
+// agentLog is the newest agent and what it has said.
+func (w *world) agentLog(ts *testscript.TestScript) (*process, string) {
+	p := w.agents[len(w.agents)-1]
+	raw, err := os.ReadFile(p.log.Name())
+	ts.Check(err)
+	return p, string(raw)
+}
+
+// await REGEXP: the newest agent says a line that matches, after the one that the last await found.
+func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
+	re := regexp.MustCompile("(?m)" + strings.Join(args, " "))
+	waitFor(ts, strings.Join(args, " "), func() bool {
+		p, log := of(ts).agentLog(ts)
+		at := re.FindStringIndex(log[p.seen:])
+		if at != nil {
+			p.seen += at[1]
+		}
+		return at != nil
+	})
+}
+
+// [!] logged REGEXP: the newest agent has said a line that matches.
+func cmdLogged(ts *testscript.TestScript, neg bool, args []string) {
+	_, log := of(ts).agentLog(ts)
+	if regexp.MustCompile("(?m)"+strings.Join(args, " ")).MatchString(log) == neg {
+		ts.Fatalf("logged %q: want %v in\n%s", strings.Join(args, " "), !neg, log)
+	}
+}
+
+// signal NAME: sends a signal to the newest agent.
+func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
+	sig := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL}[args[0]]
+	p, _ := of(ts).agentLog(ts)
+	ts.Check(p.cmd.Process.Signal(sig))
+}
+
+// exits CODE: the newest agent ends with this code, -1 for a signal.
+func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
+	p, _ := of(ts).agentLog(ts)
+	select {
+	case <-p.doneC:
+	case <-time.After(patience):
+		ts.Fatalf("the agent does not end")
+	}
+	if got := strconv.Itoa(p.cmd.ProcessState.ExitCode()); got != args[0] {
+		_, log := of(ts).agentLog(ts)
+		ts.Fatalf("exit code %s, want %s\n%s", got, args[0], log)
+	}
+}
+
+// through sends a datagram from each source and returns those of them that got through.
+func (w *world) through(ts *testscript.TestScript, sources []string) map[string]bool {
+	before := map[string]int{}
+	for _, s := range sources {
+		src := netip.MustParseAddr(s)
+		before[s] = w.recv.Seen(src)
+		w.sender.UDP(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), recvPort), "knock")
+	}
+	w.settled++
+	last := fmt.Sprintf("settled %d", w.settled)
+	w.sender.UDP(netip.MustParseAddrPort("192.0.2.99:4000"), netip.AddrPortFrom(serverAddr(netip.IPv4Unspecified()), recvPort), last)
+	if !w.recv.Await(last, patience) {
+		ts.Fatalf("a datagram from 192.0.2.99, which no list holds, does not get through")
+	}
+	through := map[string]bool{}
+	for _, s := range sources {
+		through[s] = w.recv.Seen(netip.MustParseAddr(s)) > before[s]
+	}
+	return through
+}
+
+func serverAddr(like netip.Addr) netip.Addr {
+	if like.Is6() {
+		return netip.MustParseAddr("2001:db8::1")
+	}
+	return netip.MustParseAddr("192.0.2.1")
+}
+
+// passes ADDR …: packets from these sources get through.
+func cmdPasses(ts *testscript.TestScript, _ bool, args []string) {
+	for addr, ok := range of(ts).through(ts, args) {
+		if !ok {
+			ts.Fatalf("%s does not get through", addr)
+		}
+	}
+}
+
+// drops ADDR …: packets from these sources do not get through.
+func cmdDrops(ts *testscript.TestScript, _ bool, args []string) {
+	for addr, ok := range of(ts).through(ts, args) {
+		if ok {
+			ts.Fatalf("%s gets through", addr)
+		}
+	}
+}
+
+// knock SOURCE PORT N: sends N connection requests.
+func cmdKnock(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	for range n {
+		of(ts).sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)))
+	}
+}
+
+// flood SOURCE N: sends N connection requests to port 22, one from each of N addresses that begin at SOURCE.
+func cmdFlood(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for range n {
+		of(ts).sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), 22))
+		src = src.Next()
+	}
+}
+
+// nft ARGS: runs nft on the server; its output goes to nft.txt.
+func cmdNft(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command("nft", args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	ts.Check(of(ts).server.Start(cmd))
+	err := cmd.Wait()
+	ts.Check(os.WriteFile(ts.MkAbs("nft.txt"), out.Bytes(), 0o600))
+	if (err != nil) != neg {
+		ts.Fatalf("nft %s: %v\n%s", strings.Join(args, " "), err, out.String())
+	}
+}
+
+// get PATH STATUS: asks the health endpoint until it answers with this status; the body goes to get.txt.
+func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	waitFor(ts, strings.Join(args, " "), func() bool {
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://127.0.0.1:8080"+args[0], nil)
+		ts.Check(err)
+		res, err := of(ts).client.Do(req)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = res.Body.Close() }()
+		raw, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs("get.txt"), raw, 0o600))
+		return res.StatusCode == want
+	})
+}
+
+// waitFor waits until ok, and fails the script when it takes too long.
+func waitFor(ts *testscript.TestScript, what string, ok func() bool) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			w, log := of(ts), ""
+			if len(w.agents) > 0 {
+				_, log = w.agentLog(ts)
+			}
+			ts.Fatalf("waited in vain for %s; the log is\n%s", what, log)
+		}
+	}
+}

@@ -1,0 +1,216 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/server"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// Options are what the agent gets from its process.
+type Options struct {
+	Version string           // as in "1.0.0"
+	Banner  io.Writer        // gets the two lines that come before the log; nil for none
+	Log     *zap.Logger      // nil for none
+	HangupC <-chan os.Signal // each value asks for a pull at once; nil for never
+}
+
+// Agent is the whole program. It runs once.
+type Agent struct {
+	cfg config.Config
+	o   Options
+	log *zap.Logger
+
+	host   *host.Host
+	feed   *feed.Feed
+	sensor *sensor.Sensor
+	server *server.Server
+	fw     firewall.Backend // nil in a dry run
+
+	enforcer enforcer // the enforcing task's own
+	observer observer // the observing task's own
+
+	mu      sync.Mutex // held by whoever writes status
+	status  atomic.Pointer[Status]
+	started time.Time
+}
+
+// New makes an agent. Nothing is opened and nothing is asked yet. It fails when the API's client does not take the
+// configured key or address.
+func New(cfg config.Config, o Options) (*Agent, error) {
+	client, err := sikkerapi.New(cfg.APIKey.Reveal(),
+		sikkerapi.WithBaseURL(cfg.APIURL.String()),
+		sikkerapi.WithUserAgent("SikkerGuard/"+o.Version))
+	if err != nil {
+		return nil, fmt.Errorf("set up SikkerAPI client: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, o: o, log: o.Log,
+		host:   host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		feed:   feed.New(feed.Options{API: client, ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist}),
+		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
+	}
+	if a.log == nil {
+		a.log = zap.NewNop()
+	}
+	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a})
+	a.status.Store(&Status{State: StateStarting, Reason: "starting", Version: o.Version, DryRun: cfg.DryRun})
+	return a, nil
+}
+
+// Run enforces and observes until ctx ends, then takes the rules away and returns nil. An error at the start means that
+// nothing was changed; one at the end, that something may be left, and it says what.
+func (a *Agent) Run(ctx context.Context) error {
+	a.started = time.Now()
+	a.greet()
+	if err := a.open(); err != nil {
+		return errors.Join(err, a.close())
+	}
+	// The sensor listens until the last window has been told, and so outlives the tasks that ctx ends.
+	sensorCtx, stopSensor := context.WithCancel(context.WithoutCancel(ctx))
+	var sensing errgroup.Group
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.keep(ctx, "health endpoint", a.server.Run, a.server.Listen) })
+	g.Go(func() error { return a.enforce(ctx) })
+	if !a.cfg.DryRun {
+		sensing.Go(func() error { return a.keep(sensorCtx, "NFLOG listener", a.sensor.Run, a.sensor.Open) })
+		g.Go(func() error { return a.observe(ctx) })
+	}
+	err := g.Wait()
+	stopSensor()
+	return errors.Join(err, sensing.Wait(), a.remove(), a.close())
+}
+
+// greet prints the banner and what is configured.
+func (a *Agent) greet() {
+	if a.o.Banner != nil {
+		// A terminal that has gone away is no reason to leave a server unprotected.
+		_, _ = fmt.Fprintf(a.o.Banner, "SikkerGuard v%s\nFirewall protection powered by SikkerAPI threat intelligence\n", a.o.Version)
+	}
+	a.log.Info(settings(a.cfg))
+	for _, w := range a.cfg.Warnings {
+		a.log.Warn("Configuration", zap.String("warning", w))
+	}
+	if a.cfg.DryRun {
+		a.log.Info("Dry run: the firewall is not touched")
+	}
+}
+
+// settings is the configuration in one line.
+func settings(cfg config.Config) string {
+	reports := "Reports every " + short(cfg.ReportInterval)
+	if !cfg.ReportEnabled {
+		reports = "Reports off"
+	}
+	return fmt.Sprintf("Score threshold: %d | Pull every %s | %s", cfg.ScoreMin, short(cfg.PullInterval), reports)
+}
+
+// short prints a duration of whole minutes as 24h, 30m or 2h 15m.
+func short(d time.Duration) string {
+	h, m := int(d.Hours()), int(d.Minutes())%60
+	switch {
+	case h > 0 && m > 0:
+		return fmt.Sprintf("%dh %dm", h, m)
+	case h > 0:
+		return fmt.Sprintf("%dh", h)
+	default:
+		return fmt.Sprintf("%dm", m)
+	}
+}
+
+// open claims what the agent needs of the host, before anything is changed: the firewall first, because its library
+// wants a low descriptor; then the NFLOG group and the port, which another program may hold.
+func (a *Agent) open() error {
+	if !a.cfg.DryRun {
+		fw, err := firewall.Open(firewall.Options{
+			Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep,
+		})
+		if err != nil {
+			return err
+		}
+		a.fw = fw
+		a.log.Debug("Firewall backend", zap.Stringer("backend", fw))
+		if err := a.sensor.Open(); err != nil {
+			return err
+		}
+	}
+	return a.server.Listen()
+}
+
+// close lets go of what open claimed.
+func (a *Agent) close() error {
+	errs := []error{a.sensor.Close(), a.server.Close()}
+	if a.fw != nil {
+		errs = append(errs, a.fw.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// remove takes the rules out of the kernel.
+func (a *Agent) remove() error {
+	if a.fw == nil {
+		return nil
+	}
+	if err := a.fw.Remove(); err != nil {
+		return fmt.Errorf("remove the firewall rules: %w (nft delete table inet sikkerguard removes them by hand)", err)
+	}
+	a.log.Info("Firewall rules removed")
+	return nil
+}
+
+// keep runs a task that protection does not depend on, and when it fails says so, opens it anew and runs it again.
+func (a *Agent) keep(ctx context.Context, what string, run func(context.Context) error, open func() error) error {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = time.Second, time.Minute
+	for {
+		err := run(ctx)
+		for err != nil && ctx.Err() == nil {
+			wait := b.NextBackOff()
+			a.log.Warn("Lost the "+what+", the rules stay in force", zap.Error(err), zap.Duration("retryIn", wait.Round(time.Second)))
+			if !sleep(ctx, wait) {
+				return nil
+			}
+			err = open()
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// sleep waits for d and says whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// enforcer is what the enforcing task remembers from one pull to the next.
+type enforcer struct {
+	pulled    blocklist.Blocklist // the last list of the API that was accepted
+	whitelist string              // the log line that was printed last
+	enforced  *enforced           // nil until rules were verified in the kernel
+	backoff   *backoff.ExponentialBackOff
+}

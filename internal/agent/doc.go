@@ -1,0 +1,14 @@
+// Package agent is the only one that knows every stage. It starts them, hands values from one to the next, and tells the
+// operator.
+//
+// Two lines run through it, each in one file that reads from top to bottom:
+//
+//	enforce.go   feed.Pull → vet.Vet → firewall.Apply → evidence → status    (every pull interval)
+//	observe.go   kernel drop → NFLOG → sensor → log                          (all the time)
+//
+// agent.go is the lifecycle: what is opened at the start, in which order, and what is taken away at the end. status.go is
+// the one immutable Status that the health endpoint reads.
+//
+// It fails at the start when something it needs is not to be had; then nothing has been changed. Later nothing but being
+// told to stop ends it: a refused list, a silent API or a lost socket is told and tried again.
+package agent

@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+)
+
+const (
+	// window is how long hits are summed before they are told.
+	window = 10 * time.Second
+	// settle is how long a dropped packet may take to be seen: the kernel holds events back for up to 100 ms, to send many
+	// in one message.
+	settle = 250 * time.Millisecond
+	// maxLines is how many lines a window may take in the log, before one line for the rest.
+	maxLines = 50
+)
+
+// observer is what the observing task remembers from one window to the next.
+type observer struct {
+	counted uint64 // packets that the kernel had dropped when the sensor began
+	missing uint64 // packets dropped and never seen, so far
+	inexact bool   // the last window was not exact
+}
+
+// observe tells what was blocked, a window at a time, until ctx ends; then once more what came since.
+func (a *Agent) observe(ctx context.Context) error {
+	if n, err := a.fw.Counters(); err == nil {
+		a.observer.counted = n.Packets() // rules taken over from a dead agent have counted before
+	}
+	ticker := time.NewTicker(window)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			a.tellWindow()
+			return nil
+		case <-ticker.C:
+			a.tellWindow()
+		}
+	}
+}
+
+// tellWindow logs one window: most packets first, at most maxLines lines, and then one for the rest. A count that may be
+// short has a plus sign.
+func (a *Agent) tellWindow() {
+	short := a.missed()
+	w := a.sensor.Take()
+	exact := w.Exact() && !short
+	if !exact && !a.observer.inexact {
+		t := a.sensor.Totals()
+		a.log.Warn("More packets are dropped than can be told: counts marked + may be short",
+			zap.Uint64("lost", t.Lost), zap.Uint64("beyondLogRate", a.observer.missing), zap.Uint64("beyondTable", t.Overflow))
+	}
+	a.observer.inexact = !exact
+	var rest uint64
+	for i, h := range w.Hits {
+		if i >= maxLines {
+			rest += h.Packets
+			continue
+		}
+		a.log.Info(a.hitLine(h, exact), a.hitFields(h, exact)...)
+	}
+	if n := len(w.Hits) - maxLines; n > 0 {
+		a.log.Info(fmt.Sprintf("BLOCKED %d more connections %s", n, times(rest, exact)))
+	}
+}
+
+// missed says whether packets were dropped that the sensor never heard of, since the last time it was asked: beyond the
+// log rule's limit, or while nobody listened. The counter is read first and the events later, so that packets on their
+// way are not taken for missing.
+func (a *Agent) missed() bool {
+	n, err := a.fw.Counters()
+	if err != nil {
+		return true // not knowing is not exact
+	}
+	time.Sleep(settle) // also when the agent is stopping: the last window counts
+	t := a.sensor.Totals()
+	dropped := n.Packets()
+	if dropped < a.observer.counted { // the table was made anew
+		a.observer.counted = 0
+	}
+	dropped -= a.observer.counted
+	if seen := t.Events + t.Lost; dropped > seen+a.observer.missing {
+		a.observer.missing = dropped - seen
+		return true
+	}
+	return false
+}
+
+// hitLine is one hit as the operator reads it: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47.
+func (a *Agent) hitLine(h sensor.Hit, exact bool) string {
+	var b strings.Builder
+	b.WriteString("BLOCKED ")
+	if h.Port == 0 {
+		b.WriteString(h.Source.String())
+	} else {
+		b.WriteString(netip.AddrPortFrom(h.Source, h.Port).String())
+		b.WriteString(" (" + a.service(h.Port) + ")")
+	}
+	b.WriteString(" proto=" + h.Protocol.String() + " " + times(h.Packets, exact))
+	return b.String()
+}
+
+// hitFields repeats a hit as fields, for programs that read JSON logs.
+func (a *Agent) hitFields(h sensor.Hit, exact bool) []zap.Field {
+	if a.cfg.LogFormat != config.LogJSON {
+		return nil
+	}
+	return []zap.Field{
+		zap.Stringer("source", h.Source), zap.Uint16("port", h.Port), zap.String("service", a.service(h.Port)),
+		zap.Stringer("protocol", h.Protocol), zap.Uint64("packets", h.Packets), zap.Bool("exact", exact),
+	}
+}
+
+// service is the name of a port.
+func (a *Agent) service(port uint16) string {
+	if name, ok := a.cfg.Ports.Name(port); ok {
+		return name
+	}
+	return fmt.Sprintf("port-%d", port)
+}
+
+// times prints a packet count.
+func times(packets uint64, exact bool) string {
+	if exact {
+		return fmt.Sprintf("x%d", packets)
+	}
+	return fmt.Sprintf("x%d+", packets)
+}

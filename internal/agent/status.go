@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+)
+
+// State is how well the host is protected, in one word.
+type State string
+
+// The states. Only active and degraded mean that rules are in force.
+const (
+	StateStarting    State = "starting"    // nothing was tried yet
+	StateActive      State = "active"      // the list is current, in force and verified
+	StateDegraded    State = "degraded"    // a list is in force, but not the one wanted: Reason says why
+	StateUnprotected State = "unprotected" // nothing is in force: Reason says why
+	StateDryRun      State = "dry-run"     // nothing is touched
+)
+
+// Status is what the agent says of itself. A value that was published is never changed.
+type Status struct {
+	State      State      `json:"status"`
+	BlockedIPs int        `json:"blockedIps"` // entries of the list in force: addresses, and networks as one each
+	LastPull   *time.Time `json:"lastPull"`   // the last list that was accepted
+	LastReport *time.Time `json:"lastReport"`
+	DryRun     bool       `json:"dryRun"`
+	Uptime     string     `json:"uptime"`
+	Version    string     `json:"version"`
+
+	Reason    string          `json:"reason"` // why the state is not active; empty when it is
+	Blocked4  int             `json:"blockedIpv4"`
+	Blocked6  int             `json:"blockedIpv6"`
+	Whitelist WhitelistStatus `json:"whitelist"`
+	Backend   string          `json:"backend"` // empty in a dry run
+	NextPull  *time.Time      `json:"nextPull"`
+	Dropped   *DroppedStatus  `json:"dropped"` // null while the kernel has no counters of ours
+	Events    EventsStatus    `json:"events"`
+}
+
+// WhitelistStatus is how much is protected from being blocked.
+type WhitelistStatus struct {
+	IPs    int `json:"ips"`
+	Ranges int `json:"ranges"`
+}
+
+// DroppedStatus is what the kernel counted since the rules were first put in place, read when asked.
+type DroppedStatus struct {
+	Packets4 uint64 `json:"packetsIpv4"`
+	Bytes4   uint64 `json:"bytesIpv4"`
+	Packets6 uint64 `json:"packetsIpv6"`
+	Bytes6   uint64 `json:"bytesIpv6"`
+}
+
+// EventsStatus is what came by NFLOG of the dropped packets, and what of it was lost.
+type EventsStatus struct {
+	Seen         uint64 `json:"seen"`
+	Lost         uint64 `json:"lost"`         // sent by the kernel and not received
+	Unparsed     uint64 `json:"unparsed"`     // seen, but with headers that could not be read
+	Unattributed uint64 `json:"unattributed"` // seen, but from more sources in one window than are kept
+}
+
+// setStatus publishes a changed copy of the status.
+func (a *Agent) setStatus(change func(*Status)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := *a.status.Load()
+	change(&s)
+	a.status.Store(&s)
+}
+
+// Status is the status now, with the kernel's counters read at this moment.
+func (a *Agent) Status() Status {
+	s := *a.status.Load()
+	s.Uptime = short(time.Since(a.started))
+	t := a.sensor.Totals()
+	s.Events = events(t)
+	if a.fw != nil {
+		s.Backend = a.fw.String()
+		if n, err := a.fw.Counters(); err == nil {
+			s.Dropped = dropped(n)
+		}
+	}
+	return s
+}
+
+func events(t sensor.Totals) EventsStatus {
+	return EventsStatus{Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Unattributed: t.Overflow}
+}
+
+func dropped(n ruleset.Counters) *DroppedStatus {
+	return &DroppedStatus{Packets4: n.Packets4, Bytes4: n.Bytes4, Packets6: n.Packets6, Bytes6: n.Bytes6}
+}
+
+// StatusJSON is the status for the health endpoint.
+func (a *Agent) StatusJSON() any { return a.Status() }
+
+// Health says whether the rules are in force, or in a dry run whether the list is current, and if not why.
+func (a *Agent) Health() (ok bool, reason string) {
+	s := a.status.Load()
+	switch s.State {
+	case StateActive, StateDegraded:
+		return true, ""
+	case StateDryRun:
+		return s.Reason == "", s.Reason
+	default:
+		return false, string(s.State) + ": " + s.Reason
+	}
+}

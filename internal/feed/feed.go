@@ -1,0 +1,112 @@
+// Package feed fetches the lists: the blacklist from SikkerAPI and the operator's own file.
+//
+// It hands out bytes, capped, and decides nothing about them: reading them is the vetting's work, retrying the agent's.
+// It fails with what the client says (unauthorised, quota, temporary), or because the file cannot be read. A list that is
+// cut short or too long fails while it is read.
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+const (
+	// pullTimeout ends a pull, from the first packet to the last byte of the body: 64 MiB in 5 minutes are 1.8 Mbit/s.
+	pullTimeout = 5 * time.Minute
+	// maxCustom is the largest operator's file, in bytes; as much as is taken from the API.
+	maxCustom = sikkerapi.BlacklistMaxBytes
+)
+
+// Lister is what the feed needs of the API's client.
+type Lister interface {
+	Blacklist(ctx context.Context, q sikkerapi.BlacklistQuery) (*sikkerapi.BlacklistStream, error)
+}
+
+// Options say what to fetch.
+type Options struct {
+	API      Lister
+	ScoreMin int    // lowest confidence score, 1–100
+	Custom   string // path of the operator's list; empty: none
+}
+
+// Feed fetches lists. It keeps nothing.
+type Feed struct {
+	o Options
+}
+
+// New makes a Feed. Nothing is fetched yet.
+func New(o Options) *Feed { return &Feed{o: o} }
+
+// Pull asks the API for the blacklist. The caller reads the body, an address or network a line, and closes it; reading
+// fails when the body is cut short or longer than sikkerapi.BlacklistMaxBytes, and when the pull takes longer than five
+// minutes in all. The errors are those of sikkerapi.Client.Blacklist.
+func (f *Feed) Pull(ctx context.Context) (io.ReadCloser, error) {
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	s, err := f.o.API.Blacklist(ctx, sikkerapi.BlacklistQuery{ScoreMinimum: f.o.ScoreMin})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &body{ReadCloser: s, cancel: cancel}, nil
+}
+
+// body ends the pull's deadline when it is closed.
+type body struct {
+	io.ReadCloser
+
+	cancel context.CancelFunc
+}
+
+func (b *body) Close() error {
+	defer b.cancel()
+	return b.ReadCloser.Close()
+}
+
+// ErrCustomTooLarge means that the operator's file has more than 64 MiB.
+var ErrCustomTooLarge = errors.New("the file has more than 64 MiB")
+
+// Custom opens the operator's list, or returns nil when none is configured. The caller reads and closes it.
+func (f *Feed) Custom() (io.ReadCloser, error) {
+	if f.o.Custom == "" {
+		return nil, nil
+	}
+	// Asked before opening: opening a pipe waits for a writer.
+	info, err := os.Stat(f.o.Custom)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %s: it is no regular file", f.o.Custom)
+	}
+	file, err := os.Open(f.o.Custom)
+	if err != nil {
+		return nil, err
+	}
+	return &capped{file: file, left: maxCustom}, nil
+}
+
+// capped is a file that fails beyond a number of bytes.
+type capped struct {
+	file *os.File
+	left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if int64(len(p)) > c.left+1 {
+		p = p[:c.left+1] // one byte more than allowed tells that there is more
+	}
+	n, err := c.file.Read(p)
+	if c.left -= int64(n); c.left < 0 {
+		c.left = 0
+		return 0, ErrCustomTooLarge
+	}
+	return n, err
+}
+
+func (c *capped) Close() error { return c.file.Close() }

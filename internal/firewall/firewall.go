@@ -1,0 +1,62 @@
+// Package firewall is the one interface to whatever enforces the list, and the choice of it.
+//
+// How the rules get into the kernel is the backends' business: nft writes an nftables table. What may be blocked is
+// decided before. Open fails when the wanted backend is not to be had, with an error that says what to do.
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/nft"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+// Backend enforces a ruleset in the kernel. The rest of the agent does not know which one runs.
+type Backend interface {
+	// Apply makes the kernel enforce rs, whole or not at all, and returns what the kernel answered when asked.
+	Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error)
+	// Verify asks the kernel whether it still enforces what was applied last.
+	Verify() (ruleset.Evidence, error)
+	// Counters reads what was dropped since the rules were first put in place.
+	Counters() (ruleset.Counters, error)
+	// Remove takes everything of ours out of the kernel, and nothing else.
+	Remove() error
+	// Close lets go of the kernel. Rules that were not removed stay, or go, as Options.Keep says.
+	Close() error
+	// String names the backend and what the kernel could give of what was wanted.
+	String() string
+}
+
+// The values of Options.Backend.
+const (
+	Auto     = "auto"
+	NFTables = "nftables"
+	IPTables = "iptables"
+)
+
+// ErrNoIPTables means that the backend for hosts without nft was asked for.
+var ErrNoIPTables = errors.New("this version has no iptables backend: use SIKKER_BACKEND=auto or nftables")
+
+// Options choose a backend and say how it leaves the host.
+type Options struct {
+	Backend string // Auto, NFTables or IPTables; empty is Auto
+	Keep    bool   // rules outlive an agent that was killed, and the next one takes them over
+}
+
+// Open finds out what the kernel can do and returns a backend for it, without changing anything.
+func Open(o Options) (Backend, error) {
+	switch o.Backend {
+	case Auto, NFTables, "":
+		t, err := nft.Open(nft.Options{Keep: o.Keep})
+		if err != nil {
+			return nil, err
+		}
+		return t, nil
+	case IPTables:
+		return nil, ErrNoIPTables
+	default:
+		return nil, fmt.Errorf("unknown firewall backend %q", o.Backend)
+	}
+}
