@@ -74,8 +74,7 @@ func TestRealList(t *testing.T) {
 	for _, a := range unlisted {
 		before[a] = h.recv.Seen(a)
 	}
-	stopC := make(chan struct{})
-	passC := h.flood(stopC, unlisted)
+	pass := h.flood(unlisted)
 	h.under(listed, func() {
 		for i := range 3 {
 			// Four fifths of the list stay, others come: the sampled sources are always on it.
@@ -86,8 +85,7 @@ func TestRealList(t *testing.T) {
 			h.apply(blocklist.New(next).Without(hosts(unlisted)), list("10.0.0.0/8"))
 		}
 	})
-	close(stopC)
-	sent := <-passC
+	sent := pass.stop()
 	h.settle()
 	got := 0
 	for _, a := range unlisted {
