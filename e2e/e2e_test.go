@@ -26,6 +26,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
 const (
@@ -39,7 +40,14 @@ const (
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	nettest.New(t) // skips, or fails, before anything is built
-	bin := t.TempDir()
+	bin, err := os.MkdirTemp("", "sikkerguard-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(bin) })
+	if err := os.Chmod(bin, 0o755); err != nil { // so that a user without privileges can run what is in it
+		t.Fatal(err)
+	}
 	build := exec.CommandContext(t.Context(), "go", "build", "-race", "-ldflags", "-X main.version=1.0.0",
 		"-o", bin+"/", "../cmd/sikkerguard", "./apisim/sikkerapi-sim")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -52,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"sim": cmdSim, "fault": cmdFault, "agent": cmdAgent, "fails": cmdFails, "await": cmdAwait, "logged": cmdLogged,
 			"signal": cmdSignal, "exits": cmdExits, "passes": cmdPasses, "drops": cmdDrops, "knock": cmdKnock,
 			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
+			"nflog": cmdNflog,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -369,6 +378,16 @@ func cmdNft(ts *testscript.TestScript, neg bool, args []string) {
 	if (err != nil) != neg {
 		ts.Fatalf("nft %s: %v\n%s", strings.Join(args, " "), err, out.String())
 	}
+}
+
+// nflog GROUP: another program takes the NFLOG group, until the script ends.
+func cmdNflog(ts *testscript.TestScript, _ bool, args []string) {
+	group, err := strconv.ParseUint(args[0], 10, 16)
+	ts.Check(err)
+	s := sensor.New(sensor.Options{Group: uint16(group)})
+	of(ts).server.Do(func() { err = s.Open() })
+	ts.Check(err)
+	ts.Defer(func() { _ = s.Close() })
 }
 
 // get PATH STATUS: asks the health endpoint until it answers with this status; the body goes to get.txt.

@@ -64,6 +64,10 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 	if err := w.build(ctx); err != nil {
 		return err
 	}
+	w.show(fmt.Sprintf("server   %s, %s: open ports %v", serverAddr(false), serverAddr(true), ports()))
+	for _, v := range visitors() {
+		w.show(fmt.Sprintf("attacker %s (%s)", v.addr, v.why))
+	}
 	w.say("Before SikkerGuard runs, every knock gets through:")
 	wrong, err := w.knock(ctx, false, 1)
 	if err != nil {

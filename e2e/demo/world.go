@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,10 +67,11 @@ type world struct {
 	before           string // the server's ruleset before the agent came
 
 	agent *exec.Cmd
-	exitC chan error // the agent's exit
-	mu    sync.Mutex // held for log
-	log   []string   // the agent's lines
-	shown int        // how many of them were shown
+	doneC chan struct{} // closed when the agent has ended
+	ended error         // how, once doneC is closed
+	mu    sync.Mutex    // held for log
+	log   []string      // the agent's lines
+	shown int           // how many of them were shown
 }
 
 func newWorld(out io.Writer) (*world, error) {
@@ -88,7 +90,7 @@ func newWorld(out io.Writer) (*world, error) {
 		out: out, self: self, bin: filepath.Dir(self), dir: dir,
 		server:   fmt.Sprintf("sikkerguard-demo-server-%d", os.Getpid()),
 		attacker: fmt.Sprintf("sikkerguard-demo-attacker-%d", os.Getpid()),
-		exitC:    make(chan error, 1),
+		doneC:    make(chan struct{}),
 	}, nil
 }
 
@@ -118,6 +120,11 @@ func (w *world) build(ctx context.Context) error {
 			return err
 		}
 		w.made = append(w.made, ns)
+		// Without duplicate address detection IPv6 addresses work at once. Not every machine has the sysctl program.
+		const noDAD = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"
+		if out, err := w.on(ctx, ns, nil, "sh", "-c", noDAD).CombinedOutput(); err != nil {
+			return fmt.Errorf("switch off duplicate address detection: %w: %s", err, bytes.TrimSpace(out))
+		}
 	}
 	steps := []string{
 		fmt.Sprintf("-n %s link add %s type veth peer name %s netns %s", w.server, dev, dev, w.attacker),
@@ -151,9 +158,32 @@ func (w *world) build(ctx context.Context) error {
 		"-list", list, "-key", apiKey, "-addr-file", filepath.Join(w.dir, "api"))); err != nil {
 		return err
 	}
+	if err := w.awaitLink(ctx); err != nil {
+		return err
+	}
 	var err error
 	w.before, err = w.ruleset(ctx)
 	return err
+}
+
+// awaitLink waits until the attacker reaches the server over both families.
+func (w *world) awaitLink(ctx context.Context) error {
+	attempts := []attempt{
+		{From: netip.MustParseAddrPort("192.0.2.2:0"), To: netip.AddrPortFrom(serverAddr(false), ports()[0])},
+		{From: netip.MustParseAddrPort("[2001:db8:5e::2]:0"), To: netip.AddrPortFrom(serverAddr(true), ports()[0])},
+	}
+	for {
+		results, err := w.try(ctx, attempts)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(results, func(a attempt) bool { return !a.Through }) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("wait for the link between the hosts: %w", ctx.Err())
+		}
+	}
 }
 
 // start starts a helper that runs until the end.
@@ -199,12 +229,13 @@ func (w *world) startAgent(ctx context.Context) error {
 		return err
 	}
 	go func() {
+		defer close(w.doneC)
 		for s := bufio.NewScanner(pipe); s.Scan(); {
 			w.mu.Lock()
 			w.log = append(w.log, s.Text())
 			w.mu.Unlock()
 		}
-		w.exitC <- w.agent.Wait()
+		w.ended = w.agent.Wait()
 	}()
 	return w.awaitLog(ctx, 1, "SikkerGuard running")
 }
@@ -228,9 +259,8 @@ func (w *world) awaitLog(ctx context.Context, n int, text string) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %q in the agent's log: %w", text, ctx.Err())
-		case err := <-w.exitC:
-			w.exitC <- err
-			return fmt.Errorf("the agent ended before it said %q: %w", text, err)
+		case <-w.doneC:
+			return fmt.Errorf("the agent ended before it said %q: %w", text, w.ended)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -259,20 +289,30 @@ func (w *world) knock(ctx context.Context, protected bool, times int) (int, erro
 			}
 		}
 	}
-	in, err := json.Marshal(attempts)
+	results, err := w.try(ctx, attempts)
 	if err != nil {
 		return 0, err
+	}
+	return w.judge(results, protected), nil
+}
+
+// try makes the attempts from the attacker, all at once.
+func (w *world) try(ctx context.Context, attempts []attempt) ([]attempt, error) {
+	in, err := json.Marshal(attempts)
+	if err != nil {
+		return nil, err
 	}
 	cmd := w.on(ctx, w.attacker, nil, w.self, "knock")
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(in), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, fmt.Errorf("knock: %w", err)
+		return nil, fmt.Errorf("knock: %w", err)
 	}
-	if err := json.Unmarshal(out, &attempts); err != nil {
-		return 0, fmt.Errorf("read results: %w", err)
+	var results []attempt
+	if err := json.Unmarshal(out, &results); err != nil {
+		return nil, fmt.Errorf("read results: %w", err)
 	}
-	return w.judge(attempts, protected), nil
+	return results, nil
 }
 
 // judge shows a line for each address and counts what was not as expected.
@@ -338,13 +378,12 @@ func (w *world) stopAgent(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the agent's end: %w", ctx.Err())
-	case err := <-w.exitC:
-		w.exitC <- err
+	case <-w.doneC:
 		for _, line := range w.log[w.shown:] {
 			w.show(line)
 		}
-		if err != nil {
-			return fmt.Errorf("the agent ended with: %w", err)
+		if w.ended != nil {
+			return fmt.Errorf("the agent ended with: %w", w.ended)
 		}
 		return nil
 	}
@@ -371,7 +410,11 @@ func (w *world) close() error {
 	}
 	if w.agent != nil && w.agent.Process != nil {
 		_ = w.agent.Process.Kill()
-		<-w.exitC
+		select {
+		case <-w.doneC: // killed just now, or ended long ago
+		case <-time.After(5 * time.Second):
+			errs = append(errs, errors.New("the agent does not end"))
+		}
 	}
 	for _, ns := range w.made {
 		errs = append(errs, w.ip(context.Background(), "netns delete "+ns))

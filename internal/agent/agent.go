@@ -71,7 +71,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		a.log = zap.NewNop()
 	}
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a})
-	a.status.Store(&Status{State: StateStarting, Reason: "starting", Version: o.Version, DryRun: cfg.DryRun})
+	a.status.Store(&Status{State: StateStarting, Version: o.Version, DryRun: cfg.DryRun})
 	return a, nil
 }
 
@@ -122,7 +122,7 @@ func settings(cfg config.Config) string {
 	return fmt.Sprintf("Score threshold: %d | Pull every %s | %s", cfg.ScoreMin, short(cfg.PullInterval), reports)
 }
 
-// short prints a duration of whole minutes as 24h, 30m or 2h 15m.
+// short prints a duration as its two largest units: 24h, 2h 15m, 30m, 12s.
 func short(d time.Duration) string {
 	h, m := int(d.Hours()), int(d.Minutes())%60
 	switch {
@@ -130,8 +130,10 @@ func short(d time.Duration) string {
 		return fmt.Sprintf("%dh %dm", h, m)
 	case h > 0:
 		return fmt.Sprintf("%dh", h)
-	default:
+	case m > 0:
 		return fmt.Sprintf("%dm", m)
+	default:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
 	}
 }
 

@@ -31,8 +31,7 @@ type enforced struct {
 
 // enforce pulls and applies, at once and then at every interval, sooner after a failure or on SIGHUP, until ctx ends.
 func (a *Agent) enforce(ctx context.Context) error {
-	a.enforcer.backoff = backoff.NewExponentialBackOff()
-	a.enforcer.backoff.InitialInterval, a.enforcer.backoff.MaxInterval = retryFirst, retryMost
+	a.enforcer.backoff = newBackoff()
 	first := true
 	for {
 		wait := a.refresh(ctx, first)
@@ -58,8 +57,16 @@ func (a *Agent) enforce(ctx context.Context) error {
 	}
 }
 
+// newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
+func newBackoff() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = retryFirst, retryMost, 2
+	return b
+}
+
+// inFuture is the time after d, as the status shows times: UTC, to the second.
 func inFuture(d time.Duration) *time.Time {
-	t := time.Now().Add(d)
+	t := time.Now().Add(d).UTC().Truncate(time.Second)
 	return &t
 }
 
@@ -124,8 +131,7 @@ func (a *Agent) pull(ctx context.Context) error {
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
 	}
 	a.enforcer.pulled = v.List
-	now := time.Now()
-	a.setStatus(func(s *Status) { s.LastPull = &now })
+	a.setStatus(func(s *Status) { s.LastPull = inFuture(0) })
 	return nil
 }
 
@@ -213,7 +219,7 @@ func (a *Agent) retryIn(err error) time.Duration {
 	var (
 		quota     *sikkerapi.QuotaError
 		temporary *sikkerapi.TemporaryError
-		refusal   *vet.Refusal
+		refusal   *vet.RefusalError
 	)
 	switch {
 	case errors.As(err, &quota):

@@ -99,11 +99,11 @@ func (a *Agent) StatusJSON() any { return a.Status() }
 // Health says whether the rules are in force, or in a dry run whether the list is current, and if not why.
 func (a *Agent) Health() (ok bool, reason string) {
 	s := a.status.Load()
-	switch s.State {
-	case StateActive, StateDegraded:
+	switch {
+	case s.State == StateActive, s.State == StateDegraded, s.State == StateDryRun && s.Reason == "":
 		return true, ""
-	case StateDryRun:
-		return s.Reason == "", s.Reason
+	case s.State == StateStarting:
+		return false, string(s.State)
 	default:
 		return false, string(s.State) + ": " + s.Reason
 	}

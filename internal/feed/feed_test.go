@@ -1,0 +1,119 @@
+package feed_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// TestPull talks to a server: the question is the right one, the answer comes through, and closing ends the request.
+func TestPull(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.RequestURI()
+		_, _ = io.WriteString(w, "203.0.113.9\n")
+	}))
+	t.Cleanup(srv.Close)
+	api, err := sikkerapi.New("sk_test_feed", sikkerapi.WithBaseURL(srv.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := feed.New(feed.Options{API: api, ScoreMin: 75}).Pull(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(body)
+	if err != nil || string(raw) != "203.0.113.9\n" {
+		t.Errorf("body: %q, %v", raw, err)
+	}
+	if err := body.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if diff := cmp.Diff("/v1/key/blacklist?plaintext=true&scoreMinimum=75", <-asked); diff != "" {
+		t.Errorf("question (-want +got):\n%s", diff)
+	}
+}
+
+// broken is an API that answers with an error.
+type broken struct{ err error }
+
+func (b broken) Blacklist(ctx context.Context, _ sikkerapi.BlacklistQuery) (*sikkerapi.BlacklistStream, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		return nil, errors.New("a pull without a deadline may wait for ever")
+	}
+	return nil, b.err
+}
+
+func TestPullError(t *testing.T) {
+	t.Parallel()
+	want := &sikkerapi.QuotaError{}
+	_, err := feed.New(feed.Options{API: broken{want}}).Pull(t.Context())
+	if !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+func TestCustom(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	large := write("large", "")
+	if err := os.Truncate(large, sikkerapi.BlacklistMaxBytes+1); err != nil {
+		t.Fatal(err)
+	}
+	full := write("full", "")
+	if err := os.Truncate(full, sikkerapi.BlacklistMaxBytes); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, path string
+		size       int
+		err        string
+	}{
+		{name: "OK none"},
+		{name: "OK file", path: write("list", "203.0.113.9\n"), size: 12},
+		{name: "OK empty", path: write("empty", "")},
+		{name: "OK as large as may be", path: full, size: sikkerapi.BlacklistMaxBytes},
+		{name: "bad too large", path: large, err: feed.ErrCustomTooLarge.Error()},
+		{name: "bad missing", path: filepath.Join(dir, "missing"), err: "no such file"},
+		{name: "bad directory", path: dir, err: "no regular file"},
+		{name: "bad device", path: "/dev/zero", err: "no regular file"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			file, err := feed.New(feed.Options{Custom: tt.path}).Custom()
+			size := int64(0)
+			if err == nil && file != nil {
+				size, err = io.Copy(io.Discard, file)
+				err = errors.Join(err, file.Close())
+			}
+			switch {
+			case tt.err != "":
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("got %v, want %q", err, tt.err)
+				}
+			case err != nil || size != int64(tt.size):
+				t.Errorf("got %d bytes, %v; want %d", size, err, tt.size)
+			}
+		})
+	}
+}
