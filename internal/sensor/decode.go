@@ -1,0 +1,122 @@
+package sensor
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// key is what packets are summed by: a Key without pointers, so that a table of them costs the garbage collector nothing.
+type key struct {
+	source [16]byte // the first four bytes for IPv4
+	port   uint16
+	proto  Protocol
+	v6     bool
+}
+
+// Key unpacks k. An IPv4-mapped source of an IPv6 packet stays the IPv6 address that it was.
+func (k key) Key() Key {
+	source := netip.AddrFrom16(k.source)
+	if !k.v6 {
+		source = netip.AddrFrom4([4]byte(k.source[:4]))
+	}
+	return Key{Source: source, Port: k.port, Protocol: k.proto}
+}
+
+const (
+	header4Len = 20 // RFC 791, without options
+	header6Len = 40 // RFC 8200
+	portsLen   = 4  // source port and destination port
+	// maxExtensions is how many IPv6 extension headers are read. RFC 8200 has each occur once, one of them twice.
+	maxExtensions = 8
+)
+
+// IPv6 extension headers: RFC 8200, 4302 (AH, which is a Protocol as well), 6275, 7401 and 5533.
+const (
+	hopByHop     Protocol = 0
+	routing      Protocol = 43
+	fragment     Protocol = 44
+	destinations Protocol = 60
+	mobility     Protocol = 135
+	hostIdentity Protocol = 139
+	shim6        Protocol = 140
+)
+
+// decode reads whom a packet is from, and where it wanted to go. The packet begins with its IP header and may be cut off
+// anywhere. It fails only when the IP header is not whole or not one; a transport header that is missing costs the port.
+func decode(packet []byte) (key, bool) {
+	if len(packet) == 0 {
+		return key{}, false
+	}
+	switch packet[0] >> 4 {
+	case 4:
+		return decode4(packet)
+	case 6:
+		return decode6(packet)
+	default:
+		return key{}, false
+	}
+}
+
+func decode4(b []byte) (key, bool) {
+	if len(b) < header4Len {
+		return key{}, false
+	}
+	headerLen := int(b[0]&0x0f) * 4
+	if headerLen < header4Len || headerLen > len(b) {
+		return key{}, false
+	}
+	k := key{proto: Protocol(b[9])}
+	copy(k.source[:], b[12:16])
+	if binary.BigEndian.Uint16(b[6:])&0x1fff == 0 { // only the first fragment has a transport header
+		k.port = port(k.proto, b[headerLen:])
+	}
+	return k, true
+}
+
+func decode6(b []byte) (key, bool) {
+	if len(b) < header6Len {
+		return key{}, false
+	}
+	k := key{proto: Protocol(b[6]), v6: true}
+	copy(k.source[:], b[8:24])
+	b = b[header6Len:]
+	for range maxExtensions {
+		var headerLen int
+		switch k.proto {
+		case hopByHop, routing, destinations, mobility, hostIdentity, shim6:
+			if len(b) < 2 {
+				return k, true
+			}
+			headerLen = (int(b[1]) + 1) * 8
+		case AH:
+			if len(b) < 2 {
+				return k, true
+			}
+			headerLen = (int(b[1]) + 2) * 4
+		case fragment:
+			if len(b) < 4 {
+				return k, true
+			}
+			if binary.BigEndian.Uint16(b[2:])&0xfff8 != 0 { // what follows is the middle of something
+				k.proto = Protocol(b[0])
+				return k, true
+			}
+			headerLen = 8
+		default:
+			k.port = port(k.proto, b)
+			return k, true
+		}
+		k.proto = Protocol(b[0])
+		b = b[min(headerLen, len(b)):] // cut off within this header, but what comes next is known
+	}
+	k.port = port(k.proto, b)
+	return k, true
+}
+
+// port is the destination port in a transport header, or 0 when the protocol has none or the header is cut off.
+func port(p Protocol, header []byte) uint16 {
+	if !p.hasPorts() || len(header) < portsLen {
+		return 0
+	}
+	return binary.BigEndian.Uint16(header[2:])
+}

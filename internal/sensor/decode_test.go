@@ -1,0 +1,331 @@
+package sensor
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+)
+
+var (
+	source4 = netip.MustParseAddr("203.0.113.7")
+	source6 = netip.MustParseAddr("2001:db8:ffff::7")
+	cmpAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+)
+
+// ports is the start of a transport header: from port 4000 to p.
+func ports(p uint16) []byte { return binary.BigEndian.AppendUint16([]byte{0x0f, 0xa0}, p) }
+
+// packet4 is an IPv4 packet from source4, with options of a length that is a multiple of 4.
+func packet4(p Protocol, fragmentOffset uint16, options int, payload ...byte) []byte {
+	b := make([]byte, header4Len+options, header4Len+options+len(payload))
+	b[0] = 0x40 | byte(len(b)/4)
+	binary.BigEndian.PutUint16(b[6:], fragmentOffset)
+	b[9] = byte(p)
+	copy(b[12:], source4.AsSlice())
+	return append(b, payload...)
+}
+
+// packet6 is an IPv6 packet from source6.
+func packet6(next Protocol, payload ...byte) []byte {
+	b := make([]byte, header6Len, header6Len+len(payload))
+	b[0], b[6] = 0x60, byte(next)
+	copy(b[8:], source6.AsSlice())
+	return append(b, payload...)
+}
+
+// extension is an IPv6 extension header of 8 bytes; for a fragment header, what is in byte 2 and 3 as well.
+func extension(next Protocol, fragmentField uint16) []byte {
+	return binary.BigEndian.AppendUint16([]byte{byte(next), 0}, fragmentField)[:4:4]
+}
+
+func join(parts ...[]byte) []byte {
+	var b []byte
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
+}
+
+// pad makes a header 8 bytes long.
+func pad(b []byte) []byte { return append(b, make([]byte, 8-len(b))...) }
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	mapped := packet6(UDP, ports(53)...)
+	copy(mapped[8:], netip.MustParseAddr("::ffff:203.0.113.7").AsSlice())
+	hop := func(next Protocol) []byte { return pad(extension(next, 0)) }
+	eight := join(hop(60), hop(60), hop(60), hop(60), hop(60), hop(60), hop(60))
+	tests := []struct {
+		name   string
+		packet []byte
+		want   Key
+		bad    bool
+	}{
+		{name: "bad empty", packet: nil, bad: true},
+		{name: "bad version", packet: append([]byte{0x50}, make([]byte, 60)...), bad: true},
+		{name: "bad IPv4 header cut off", packet: packet4(TCP, 0, 0)[:19], bad: true},
+		{name: "bad IPv4 options cut off", packet: packet4(TCP, 0, 8)[:27], bad: true},
+		{name: "bad IPv4 header length under 20", packet: append([]byte{0x44}, packet4(TCP, 0, 0)[1:]...), bad: true},
+		{name: "bad IPv6 header cut off", packet: packet6(TCP)[:39], bad: true},
+
+		{name: "OK IPv4 TCP", packet: packet4(TCP, 0, 0, ports(23)...), want: Key{source4, 23, TCP}},
+		{name: "OK IPv4 all options", packet: packet4(UDP, 0, 40, ports(53)...), want: Key{source4, 53, UDP}},
+		{name: "OK IPv4 first fragment", packet: packet4(TCP, 0x2000, 0, ports(23)...), want: Key{source4, 23, TCP}},
+		{name: "OK IPv4 do not fragment", packet: packet4(TCP, 0x4000, 0, ports(23)...), want: Key{source4, 23, TCP}},
+		{name: "OK IPv4 later fragment has no port", packet: packet4(TCP, 0x2001, 0, ports(23)...), want: Key{source4, 0, TCP}},
+		{name: "OK IPv4 last fragment has no port", packet: packet4(UDP, 0x1fff, 0, ports(23)...), want: Key{source4, 0, UDP}},
+		{name: "OK IPv4 ports cut off", packet: packet4(TCP, 0, 0, ports(23)[:3]...), want: Key{source4, 0, TCP}},
+		{name: "OK IPv4 nothing but the header", packet: packet4(SCTP, 0, 0), want: Key{source4, 0, SCTP}},
+		{name: "OK IPv4 ICMP has no port", packet: packet4(ICMP, 0, 0, ports(23)...), want: Key{source4, 0, ICMP}},
+		{name: "OK IPv4 GRE has no port", packet: packet4(GRE, 0, 0, ports(23)...), want: Key{source4, 0, GRE}},
+		{name: "OK IPv4 DCCP", packet: packet4(DCCP, 0, 0, ports(5001)...), want: Key{source4, 5001, DCCP}},
+		{name: "OK IPv4 SCTP", packet: packet4(SCTP, 0, 0, ports(36412)...), want: Key{source4, 36412, SCTP}},
+		{name: "OK IPv4 UDP-Lite", packet: packet4(UDPLite, 0, 0, ports(5004)...), want: Key{source4, 5004, UDPLite}},
+
+		{name: "OK IPv6 TCP", packet: packet6(TCP, ports(23)...), want: Key{source6, 23, TCP}},
+		{name: "OK IPv6 ICMPv6 has no port", packet: packet6(ICMPv6, ports(23)...), want: Key{source6, 0, ICMPv6}},
+		{name: "OK IPv6 mapped source stays IPv6", packet: mapped, want: Key{netip.MustParseAddr("::ffff:203.0.113.7"), 53, UDP}},
+		{
+			name:   "OK IPv6 hop-by-hop, routing and destination options",
+			packet: packet6(0, join(hop(43), hop(60), hop(TCP), ports(22))...), want: Key{source6, 22, TCP},
+		},
+		{
+			name:   "OK IPv6 mobility, host identity and shim6",
+			packet: packet6(135, join(hop(139), hop(140), hop(UDP), ports(53))...), want: Key{source6, 53, UDP},
+		},
+		{
+			name:   "OK IPv6 longer extension",
+			packet: packet6(60, join([]byte{byte(TCP), 2}, make([]byte, 22), ports(22))...), want: Key{source6, 22, TCP},
+		},
+		{
+			name:   "OK IPv6 AH counts in units of four",
+			packet: packet6(AH, join([]byte{byte(TCP), 4}, make([]byte, 22), ports(22))...), want: Key{source6, 22, TCP},
+		},
+		{name: "OK IPv6 first fragment", packet: packet6(44, join(pad(extension(UDP, 1)), ports(53))...), want: Key{source6, 53, UDP}},
+		{name: "OK IPv6 later fragment has no port", packet: packet6(44, join(pad(extension(UDP, 8)), ports(53))...), want: Key{source6, 0, UDP}},
+		{name: "OK IPv6 later fragment is not read", packet: packet6(44, join(pad(extension(60, 9)), hop(TCP), ports(53))...), want: Key{source6, 0, 60}},
+		{name: "OK IPv6 fragment header cut off", packet: packet6(44, extension(UDP, 8)[:3]...), want: Key{source6, 0, 44}},
+		{name: "OK IPv6 AH cut off", packet: packet6(AH, 6), want: Key{source6, 0, AH}},
+		{name: "OK IPv6 extension cut off", packet: packet6(60, 6), want: Key{source6, 0, 60}},
+		{name: "OK IPv6 cut off within an extension", packet: packet6(60, byte(TCP), 1, 0, 0), want: Key{source6, 0, TCP}},
+		{name: "OK IPv6 eight extensions", packet: packet6(0, join(eight, hop(TCP), ports(22))...), want: Key{source6, 22, TCP}},
+		{name: "OK IPv6 ninth extension is not read", packet: packet6(0, join(eight, hop(60), hop(TCP), ports(22))...), want: Key{source6, 0, 60}},
+		{name: "OK IPv6 no next header", packet: packet6(59, ports(22)...), want: Key{source6, 0, 59}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			k, ok := decode(tt.packet)
+			if ok == tt.bad {
+				t.Fatalf("decode: got %v, want %v", ok, !tt.bad)
+			}
+			if !ok {
+				return
+			}
+			if diff := cmp.Diff(tt.want, k.Key(), cmpAddr); diff != "" {
+				t.Errorf("key (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestProtocolString(t *testing.T) {
+	t.Parallel()
+	want := map[Protocol]string{
+		ICMP: "ICMP", IGMP: "IGMP", TCP: "TCP", UDP: "UDP", DCCP: "DCCP", GRE: "GRE", ESP: "ESP", AH: "AH", ICMPv6: "ICMPv6",
+		SCTP: "SCTP", UDPLite: "UDP-Lite", 0: "proto-0", 89: "proto-89", 255: "proto-255",
+	}
+	for p, s := range want {
+		if got := p.String(); got != s {
+			t.Errorf("protocol %d: got %q, want %q", uint8(p), got, s)
+		}
+	}
+}
+
+func TestDecodeAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun counts for the whole program
+	for name, p := range benchPackets() {
+		if n := testing.AllocsPerRun(1000, func() {
+			if _, ok := decode(p); !ok {
+				t.Errorf("%s: not decoded", name)
+			}
+		}); n != 0 {
+			t.Errorf("%s: got %v allocations a packet, want 0", name, n)
+		}
+	}
+}
+
+// benchPackets are a short and a long way to a port.
+func benchPackets() map[string][]byte {
+	hop := func(next Protocol) []byte { return pad(extension(next, 0)) }
+	return map[string][]byte{
+		"IPv4":              packet4(TCP, 0, 0, ports(23)...),
+		"IPv6":              packet6(UDP, ports(53)...),
+		"IPv6_4_extensions": packet6(0, join(hop(43), hop(60), hop(44), hop(TCP), ports(22))...),
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for name, p := range benchPackets() {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if k, ok := decode(p); !ok || k.port == 0 {
+					b.Fatalf("got port %d, %v", k.port, ok)
+				}
+			}
+		})
+	}
+}
+
+// FuzzDecode states what holds whatever the bytes: it fails only when the IP header is not whole; the source is what the
+// header says, and does not depend on where the packet is cut off; only protocols with ports have one.
+func FuzzDecode(f *testing.F) {
+	for _, p := range benchPackets() {
+		f.Add(p)
+	}
+	f.Add(packet4(TCP, 1, 40))
+	f.Add(packet6(AH, 44, 255))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k, ok := decode(b)
+		whole := len(b) >= 20 && b[0]>>4 == 4 && b[0]&0xf >= 5 && len(b) >= int(b[0]&0xf)*4 || len(b) >= 40 && b[0]>>4 == 6
+		if ok != whole {
+			t.Fatalf("decode: got %v, want %v", ok, whole)
+		}
+		if !ok {
+			if k != (key{}) {
+				t.Fatalf("refused with key %+v", k)
+			}
+			return
+		}
+		got := k.Key()
+		field := b[12:16]
+		if b[0]>>4 == 6 {
+			field = b[8:24]
+		}
+		if want, _ := netip.AddrFromSlice(field); got.Source != want || !got.Source.IsValid() {
+			t.Fatalf("source: got %v, want %v", got.Source, want)
+		}
+		if got.Port != 0 && !got.Protocol.hasPorts() {
+			t.Fatalf("%v has port %d", got.Protocol, got.Port)
+		}
+		for n := range b {
+			if cut, ok := decode(b[:n]); ok && cut.Key().Source != got.Source || ok && cut.port != 0 && cut != k {
+				t.Fatalf("first %d bytes: got %+v, want a part of %+v", n, cut.Key(), got)
+			}
+		}
+	})
+}
+
+// FuzzDecodeAgrees holds decode against gopacket: well-formed packets that gopacket builds, and takes apart again.
+func FuzzDecodeAgrees(f *testing.F) {
+	f.Add(false, byte(0), uint16(23), uint16(0), byte(0), byte(2), []byte{203, 0, 113, 7})
+	f.Add(true, byte(1), uint16(53), uint16(0), byte(0x1b), byte(0), []byte{0x20, 1, 0xd, 0xb8, 15: 7})
+	f.Add(true, byte(2), uint16(1), uint16(3), byte(2), byte(0), []byte{15: 1})
+	f.Add(false, byte(3), uint16(1), uint16(0x1fff), byte(0), byte(10), []byte{1, 2, 3, 4})
+	f.Add(true, byte(4), uint16(9), uint16(0), byte(0xff), byte(0), []byte{})
+	f.Fuzz(func(t *testing.T, v6 bool, transport byte, dst, offset uint16, extensions, options byte, from []byte) {
+		source := make([]byte, map[bool]int{false: 4, true: 16}[v6])
+		copy(source, from)
+		ls := build(v6, transport, dst, offset&0x1fff, extensions, options, source)
+		buf := gopacket.NewSerializeBuffer()
+		if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true}, ls...); err != nil {
+			t.Fatalf("build packet: %v", err)
+		}
+		k, ok := decode(buf.Bytes())
+		if !ok {
+			t.Fatalf("not decoded: %x", buf.Bytes())
+		}
+		if diff := cmp.Diff(reference(t, v6, buf.Bytes()), k.Key(), cmpAddr); diff != "" {
+			t.Errorf("key (-gopacket +got):\n%s\n%x", diff, buf.Bytes())
+		}
+	})
+}
+
+// build makes the layers of a packet. Each two bits of extensions ask for an IPv6 extension header.
+func build(v6 bool, transport byte, dst, offset uint16, extensions, options byte, source []byte) []gopacket.SerializableLayer {
+	var (
+		proto layers.IPProtocol
+		top   gopacket.SerializableLayer
+	)
+	switch transport % 5 {
+	case 0:
+		proto, top = layers.IPProtocolTCP, &layers.TCP{SrcPort: 4000, DstPort: layers.TCPPort(dst), SYN: true}
+	case 1:
+		proto, top = layers.IPProtocolUDP, &layers.UDP{SrcPort: 4000, DstPort: layers.UDPPort(dst)}
+	case 2:
+		proto, top = layers.IPProtocolSCTP, &layers.SCTP{SrcPort: 4000, DstPort: layers.SCTPPort(dst)}
+	case 3:
+		proto, top = layers.IPProtocolICMPv4, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0), Id: dst}
+	default:
+		proto, top = layers.IPProtocolGRE, &layers.GRE{Protocol: layers.EthernetType(dst)}
+	}
+	if !v6 {
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: proto, FragOffset: offset, SrcIP: source, DstIP: source}
+		for range int(options) % 41 {
+			ip.Options = append(ip.Options, layers.IPv4Option{OptionType: 1})
+		}
+		return []gopacket.SerializableLayer{ip, top}
+	}
+	ls := []gopacket.SerializableLayer{top}
+	for i := range 4 {
+		switch extensions >> (2 * i) & 3 {
+		case 1:
+			d := &layers.IPv6Destination{Options: []*layers.IPv6DestinationOption{{OptionType: 1, OptionData: make([]byte, 4)}}}
+			d.NextHeader = proto
+			ls, proto = append([]gopacket.SerializableLayer{d}, ls...), layers.IPProtocolIPv6Destination
+		case 2:
+			h := &layers.IPv6Fragment{NextHeader: proto, FragmentOffset: offset}
+			ls, proto = append([]gopacket.SerializableLayer{h}, ls...), layers.IPProtocolIPv6Fragment
+		case 3: // an authentication header, which gopacket can only take apart
+			ah := gopacket.Payload(append([]byte{byte(proto), 2}, make([]byte, 14)...))
+			ls, proto = append([]gopacket.SerializableLayer{ah}, ls...), layers.IPProtocolAH
+		}
+	}
+	ip := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: proto, SrcIP: source, DstIP: source}
+	return append([]gopacket.SerializableLayer{ip}, ls...)
+}
+
+// reference is the key that gopacket's layers add up to. gopacket does not look behind a fragment header: for a first
+// fragment that is decoded by itself.
+func reference(t *testing.T, v6 bool, packet []byte) Key {
+	t.Helper()
+	first := layers.LayerTypeIPv4
+	if v6 {
+		first = layers.LayerTypeIPv6
+	}
+	var k Key
+	var read func(data []byte, d gopacket.Decoder)
+	read = func(data []byte, d gopacket.Decoder) {
+		for _, l := range gopacket.NewPacket(data, d, gopacket.NoCopy).Layers() {
+			switch l := l.(type) {
+			case *layers.IPv4:
+				k.Source, _ = netip.AddrFromSlice(l.SrcIP)
+				k.Protocol = Protocol(l.Protocol)
+			case *layers.IPv6:
+				k.Source, _ = netip.AddrFromSlice(l.SrcIP)
+				k.Protocol = Protocol(l.NextHeader)
+			case *layers.IPv6Destination:
+				k.Protocol = Protocol(l.NextHeader)
+			case *layers.IPSecAH:
+				k.Protocol = Protocol(l.NextHeader)
+			case *layers.IPv6Fragment:
+				k.Protocol = Protocol(l.NextHeader)
+				if l.FragmentOffset == 0 {
+					read(l.LayerPayload(), l.NextHeader)
+				}
+			case *layers.TCP:
+				k.Port = uint16(l.DstPort)
+			case *layers.UDP:
+				k.Port = uint16(l.DstPort)
+			case *layers.SCTP:
+				k.Port = uint16(l.DstPort)
+			}
+		}
+	}
+	read(packet, first)
+	return k
+}

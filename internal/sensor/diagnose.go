@@ -1,0 +1,63 @@
+package sensor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Why a group cannot be opened.
+var (
+	ErrGroupTaken = errors.New("another program listens on this NFLOG group: " +
+		"set SIKKER_NFLOG_GROUP to a free number, or stop the other program")
+	ErrPermission  = errors.New("no permission to use NFLOG: run as root with CAP_NET_ADMIN")
+	ErrUnsupported = errors.New("the kernel has no NFLOG: load the module nfnetlink_log")
+)
+
+// Message types of nfnetlink's subsystem ULOG (4), from linux/netfilter/nfnetlink_log.h.
+const (
+	messagePacket = unix.NFNL_SUBSYS_ULOG << 8 // from the kernel only: it refuses to take one
+	messageConfig = unix.NFNL_SUBSYS_ULOG<<8 | 1
+)
+
+// diagnose asks the kernel why a group cannot be bound, and returns nil when it sees no reason. It is needed because the
+// library keeps only the text of an error, and a missing capability and a taken group have the same number, EPERM. Both
+// questions change nothing: a packet message is refused, and a configuration message without a command configures nothing.
+// They go through a socket of their own, where no event of the group can be mistaken for an answer.
+func diagnose(group uint16) error {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return reason(err, nil)
+	}
+	err = reason(ask(c, messagePacket, group), ask(c, messageConfig, group))
+	return errors.Join(err, c.Close())
+}
+
+// ask sends a message that concerns a group and has no attributes, and returns the kernel's answer.
+func ask(c *netlink.Conn, t netlink.HeaderType, group uint16) error {
+	_, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: t, Flags: netlink.Request | netlink.Acknowledge},
+		// struct nfgenmsg: no family, version 0, and the group
+		Data: binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, group),
+	})
+	return err
+}
+
+// reason reads the answers to a packet message and to a configuration message. The kernel checks in this order: is
+// nfnetlink there (EPROTONOSUPPORT), may the caller use it at all (EPERM), is the subsystem there (EINVAL), and then, for
+// a configuration message only, whether the group is another socket's (EPERM).
+func reason(packet, config error) error {
+	switch {
+	case errors.Is(packet, unix.EPERM):
+		return ErrPermission
+	case errors.Is(packet, unix.EPROTONOSUPPORT), errors.Is(packet, unix.EINVAL):
+		return fmt.Errorf("%w (%w)", ErrUnsupported, packet)
+	case errors.Is(config, unix.EPERM):
+		return ErrGroupTaken
+	default:
+		return nil
+	}
+}

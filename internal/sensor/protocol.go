@@ -1,0 +1,56 @@
+package sensor
+
+import "strconv"
+
+// Protocol is an IANA protocol number: for IPv6 that of the header behind the extension headers.
+type Protocol uint8
+
+// The protocols that have a name here.
+const (
+	ICMP    Protocol = 1
+	IGMP    Protocol = 2
+	TCP     Protocol = 6
+	UDP     Protocol = 17
+	DCCP    Protocol = 33
+	GRE     Protocol = 47
+	ESP     Protocol = 50
+	AH      Protocol = 51
+	ICMPv6  Protocol = 58
+	SCTP    Protocol = 132
+	UDPLite Protocol = 136
+)
+
+// String is the protocol's usual name, or proto- and its number.
+func (p Protocol) String() string {
+	switch p {
+	case ICMP:
+		return "ICMP"
+	case IGMP:
+		return "IGMP"
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case DCCP:
+		return "DCCP"
+	case GRE:
+		return "GRE"
+	case ESP:
+		return "ESP"
+	case AH:
+		return "AH"
+	case ICMPv6:
+		return "ICMPv6"
+	case SCTP:
+		return "SCTP"
+	case UDPLite:
+		return "UDP-Lite"
+	default:
+		return "proto-" + strconv.Itoa(int(p))
+	}
+}
+
+// hasPorts says whether the header begins with a source and a destination port.
+func (p Protocol) hasPorts() bool {
+	return p == TCP || p == UDP || p == DCCP || p == SCTP || p == UDPLite
+}

@@ -1,0 +1,68 @@
+package sensor
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// Key is what packets are summed by.
+type Key struct {
+	Source   netip.Addr // always valid; its family is the packet's
+	Port     uint16     // destination port; 0 when the protocol has none, or it could not be read
+	Protocol Protocol
+}
+
+// Hit is one source that knocked on one port.
+type Hit struct {
+	Key
+	Packets uint64
+}
+
+// Window is what was seen between two calls of Take, in packets.
+type Window struct {
+	Hits     []Hit  // most packets first, then by address, port and protocol
+	Events   uint64 // came through NFLOG: those in Hits, Unparsed and Overflow
+	Lost     uint64 // numbered by the kernel and never delivered, as far as the gap was seen within the window
+	Unparsed uint64 // came, but their IP header could not be read
+	Overflow uint64 // came, but the window had no room for another key
+
+	unsure bool // something was missed, and how much is not known yet
+}
+
+// Exact says whether every packet that was logged is in Hits. When it is not, each count is a lower bound.
+func (w Window) Exact() bool {
+	return w.Lost == 0 && w.Unparsed == 0 && w.Overflow == 0 && !w.unsure
+}
+
+// Totals is what was seen since the Sensor was made, in packets; opening it again goes on.
+type Totals struct {
+	Events   uint64 // came through NFLOG, with those Unparsed and in Overflow
+	Lost     uint64 // numbered by the kernel and never delivered
+	Unparsed uint64 // came, but their IP header could not be read
+	Overflow uint64 // came, but their window had no room for another key
+	Overruns uint64 // times, not packets: the receive buffer was full
+}
+
+// compareHits orders hits as a Window has them. No two have the same key, so that the order is always the same.
+func compareHits(a, b Hit) int {
+	return cmp.Or(
+		cmp.Compare(b.Packets, a.Packets),
+		a.Source.Compare(b.Source),
+		cmp.Compare(a.Port, b.Port),
+		cmp.Compare(a.Protocol, b.Protocol),
+	)
+}
+
+// hits unpacks a table.
+func hits(table map[key]uint64) []Hit {
+	if len(table) == 0 {
+		return nil
+	}
+	hs := make([]Hit, 0, len(table))
+	for k, n := range table {
+		hs = append(hs, Hit{Key: k.Key(), Packets: n})
+	}
+	slices.SortFunc(hs, compareHits)
+	return hs
+}
