@@ -105,6 +105,9 @@ func (a *Agent) greet() {
 		_, _ = fmt.Fprintf(a.o.Banner, "SikkerGuard v%s\nFirewall protection powered by SikkerAPI threat intelligence\n", a.o.Version)
 	}
 	a.log.Info(settings(a.cfg))
+	if a.cfg.ReportEnabled {
+		a.log.Info("This version sends no reports yet")
+	}
 	for _, w := range a.cfg.Warnings {
 		a.log.Warn("Configuration", zap.String("warning", w))
 	}

@@ -120,7 +120,7 @@ func (a *Agent) pull(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("pull blacklist: %w", err)
 	}
-	v, err := vet.Vet(body)
+	v, err := vet.Vet(body, vet.Options{})
 	if err = errors.Join(err, body.Close()); err != nil {
 		return fmt.Errorf("vet blacklist: %w", err)
 	}

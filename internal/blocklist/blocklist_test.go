@@ -35,15 +35,21 @@ func TestNew(t *testing.T) {
 		in, want []string
 	}{
 		{name: "OK empty"},
-		{name: "OK sorted by number, not text", in: []string{"45.0.0.0/32", "203.0.113.9/32", "5.0.0.0/32"},
-			want: []string{"5.0.0.0/32", "45.0.0.0/32", "203.0.113.9/32"}},
+		{
+			name: "OK sorted by number, not text", in: []string{"45.0.0.0/32", "203.0.113.9/32", "5.0.0.0/32"},
+			want: []string{"5.0.0.0/32", "45.0.0.0/32", "203.0.113.9/32"},
+		},
 		{name: "OK duplicates", in: []string{"5.0.0.1/32", "5.0.0.1/32"}, want: []string{"5.0.0.1/32"}},
-		{name: "OK covered by a wider one, whatever the order", in: []string{"5.0.0.9/32", "5.0.0.0/24", "5.0.0.0/25", "5.0.1.0/32"},
-			want: []string{"5.0.0.0/24", "5.0.1.0/32"}},
+		{
+			name: "OK covered by a wider one, whatever the order", in: []string{"5.0.0.9/32", "5.0.0.0/24", "5.0.0.0/25", "5.0.1.0/32"},
+			want: []string{"5.0.0.0/24", "5.0.1.0/32"},
+		},
 		{name: "OK neighbours stay apart", in: []string{"5.0.0.128/25", "5.0.0.0/25"}, want: []string{"5.0.0.0/25", "5.0.0.128/25"}},
 		{name: "OK host bits", in: []string{"5.0.0.77/24"}, want: []string{"5.0.0.0/24"}},
-		{name: "OK both families", in: []string{"2001:db8::1/128", "5.0.0.1/32", "2001:db8::/64"},
-			want: []string{"5.0.0.1/32", "2001:db8::/64"}},
+		{
+			name: "OK both families", in: []string{"2001:db8::1/128", "5.0.0.1/32", "2001:db8::/64"},
+			want: []string{"5.0.0.1/32", "2001:db8::/64"},
+		},
 		{name: "OK mapped", in: []string{"::ffff:5.0.0.1/128", "::ffff:6.0.0.0/120"}, want: []string{"5.0.0.1/32", "6.0.0.0/24"}},
 		{name: "OK everything", in: []string{"0.0.0.0/0", "255.255.255.255/32", "::/0"}, want: []string{"0.0.0.0/0", "::/0"}},
 	}
@@ -97,13 +103,19 @@ func TestWithout(t *testing.T) {
 		in, out, wants []string
 	}{
 		{name: "OK nothing to cut", in: []string{"5.0.0.0/24"}, out: []string{"6.0.0.0/8"}, wants: []string{"5.0.0.0/24"}},
-		{name: "OK the gateway in its /29", in: []string{"5.0.0.0/29"}, out: []string{"5.0.0.1/32"},
-			wants: []string{"5.0.0.0/32", "5.0.0.2/31", "5.0.0.4/30"}},
+		{
+			name: "OK the gateway in its /29", in: []string{"5.0.0.0/29"}, out: []string{"5.0.0.1/32"},
+			wants: []string{"5.0.0.0/32", "5.0.0.2/31", "5.0.0.4/30"},
+		},
 		{name: "OK the whole entry", in: []string{"5.0.0.1/32", "9.9.9.9/32"}, out: []string{"5.0.0.0/8"}, wants: []string{"9.9.9.9/32"}},
-		{name: "OK one hole over many entries", in: []string{"4.0.0.1/32", "5.0.0.1/32", "5.0.0.2/32", "7.0.0.1/32"},
-			out: []string{"5.0.0.0/8"}, wants: []string{"4.0.0.1/32", "7.0.0.1/32"}},
-		{name: "OK many holes in one entry", in: []string{"5.0.0.0/30", "6.0.0.0/32"}, out: []string{"5.0.0.0/32", "5.0.0.3/32"},
-			wants: []string{"5.0.0.1/32", "5.0.0.2/32", "6.0.0.0/32"}},
+		{
+			name: "OK one hole over many entries", in: []string{"4.0.0.1/32", "5.0.0.1/32", "5.0.0.2/32", "7.0.0.1/32"},
+			out: []string{"5.0.0.0/8"}, wants: []string{"4.0.0.1/32", "7.0.0.1/32"},
+		},
+		{
+			name: "OK many holes in one entry", in: []string{"5.0.0.0/30", "6.0.0.0/32"}, out: []string{"5.0.0.0/32", "5.0.0.3/32"},
+			wants: []string{"5.0.0.1/32", "5.0.0.2/32", "6.0.0.0/32"},
+		},
 		{name: "OK IPv6", in: []string{"2001:db8::/126"}, out: []string{"2001:db8::/127"}, wants: []string{"2001:db8::2/127"}},
 	}
 	for _, tt := range tests {

@@ -17,6 +17,8 @@ const (
 	maxMalformedPercent = 1
 	// minBits4 and minBits6 are the widest entries that a feed may have. Nothing malicious fills a wider one.
 	minBits4, minBits6 = 8, 16
+	// maxGrowth and maxShrink are by how many times a list may grow or shrink from one pull to the next.
+	maxGrowth, maxShrink = 2, 2
 	// maxPublicPercent is how much of the public IPv4 space a feed may cover.
 	maxPublicPercent = 10
 )
@@ -26,25 +28,41 @@ type Guard string
 
 // The guards, in the order in which they look.
 const (
-	GuardMalformed Guard = "malformed" // more than 1% of the lines are no address
 	GuardEntries   Guard = "entries"   // more than MaxEntries lines
+	GuardMalformed Guard = "malformed" // more than 1% of the lines are no address
 	GuardEmpty     Guard = "empty"     // nothing left to block
 	GuardWidth     Guard = "width"     // an entry wider than /8 (IPv4) or /16 (IPv6)
 	GuardCoverage  Guard = "coverage"  // more than 10% of public IPv4
+	GuardGrowth    Guard = "growth"    // more than twice the entries of the list before
+	GuardShrink    Guard = "shrink"    // less than half the entries of the list before, for the first time
 )
 
-// Refusal is a list refused whole. Nothing of it may be enforced.
-type Refusal struct {
+// Overrulable says whether the operator may have a list enforced that the guard refused. What is no list is not, and
+// neither is one that would not fit into memory.
+func (g Guard) Overrulable() bool { return g != GuardEntries && g != GuardMalformed }
+
+// Options are what a list is measured against. The zero value measures it against nothing but itself.
+type Options struct {
+	// Baseline is how many entries the last list had that was accepted for the same request; 0 when there was none.
+	Baseline int
+	// Shrunk says that the pull before was refused by GuardShrink: a second one confirms that the list did shrink.
+	Shrunk bool
+	// Overrule accepts what an overrulable guard would refuse.
+	Overrule bool
+}
+
+// RefusalError is a list refused whole. Nothing of it may be enforced.
+type RefusalError struct {
 	Guard  Guard
 	Reason string // what was seen and what is allowed, with the numbers; text from the list is quoted
 }
 
-func (r *Refusal) Error() string {
+func (r *RefusalError) Error() string {
 	return fmt.Sprintf("list refused (%s guard): %s", r.Guard, r.Reason)
 }
 
-func refuse(g Guard, format string, args ...any) *Refusal {
-	return &Refusal{Guard: g, Reason: fmt.Sprintf(format, args...)}
+func refuse(g Guard, format string, args ...any) *RefusalError {
+	return &RefusalError{Guard: g, Reason: fmt.Sprintf(format, args...)}
 }
 
 // Verdict is an accepted list and what was done to it.
@@ -61,8 +79,8 @@ type Verdict struct {
 const maxKept = 100
 
 // Vet reads a pulled list, an address or network a line, and returns what of it may be enforced. Comments (# or ;) and
-// blank lines are skipped. The error is a *Refusal when a guard spoke, else one of reading.
-func Vet(r io.Reader) (Verdict, error) {
+// blank lines are skipped. The error is a *RefusalError when a guard spoke, else one of reading.
+func Vet(r io.Reader, o Options) (Verdict, error) {
 	v, ps, err := read(r)
 	if err != nil {
 		return Verdict{}, err
@@ -72,18 +90,35 @@ func Vet(r io.Reader) (Verdict, error) {
 			v.Bad, v.Lines, maxMalformedPercent, v.Malformed[0])
 	}
 	v.settle(ps)
-	if v.List.Len() == 0 {
-		return Verdict{}, refuse(GuardEmpty, "it has %d lines and no address that may be blocked", v.Lines)
-	}
-	if err := checkSpace(v.List); err != nil {
-		return Verdict{}, err
+	if refusal := v.guard(o); refusal != nil && !o.Overrule {
+		return Verdict{}, refusal
 	}
 	return v, nil
 }
 
+// guard is what speaks against the list as a whole, nil for nothing.
+func (v *Verdict) guard(o Options) *RefusalError {
+	n := v.List.Len()
+	if n == 0 {
+		return refuse(GuardEmpty, "it has %d lines and no address that may be blocked", v.Lines)
+	}
+	if refusal := checkSpace(v.List); refusal != nil {
+		return refusal
+	}
+	switch {
+	case o.Baseline == 0:
+	case n > maxGrowth*o.Baseline:
+		return refuse(GuardGrowth, "it has %d entries, the list before had %d, and at most %d times as many are taken", n, o.Baseline, maxGrowth)
+	case n*maxShrink < o.Baseline && !o.Shrunk:
+		return refuse(GuardShrink, "it has %d entries, the list before had %d: less than half is taken when the next pull confirms it",
+			n, o.Baseline)
+	}
+	return nil
+}
+
 // Custom reads the operator's own list. A bad line is left out and named in Malformed, and the others count: the operator
 // knows what the file is for, so it is not refused for its content. Special-purpose space is cut away here too. The error
-// is one of reading, or a *Refusal for more than MaxEntries lines.
+// is one of reading, or a *RefusalError for more than MaxEntries lines.
 func Custom(r io.Reader) (Verdict, error) {
 	v, ps, err := read(r)
 	if err != nil {
@@ -131,7 +166,7 @@ func (v *Verdict) settle(ps []netip.Prefix) {
 }
 
 // checkSpace refuses a list that blocks too much of the Internet to be a list of attackers.
-func checkSpace(list blocklist.Blocklist) error {
+func checkSpace(list blocklist.Blocklist) *RefusalError {
 	for p := range list.All() {
 		if p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6 {
 			return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6",

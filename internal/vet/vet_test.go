@@ -42,17 +42,25 @@ func TestVet(t *testing.T) {
 		name, in, want           string
 		lines, repeated, special int
 	}{
-		{name: "OK addresses and networks of both families", in: "203.0.113.9\n198.51.100.0/24\n2001:db8::9\n2001:db8:1::/48\n",
-			want: "198.51.100.0/24 203.0.113.9/32 2001:db8::9/128 2001:db8:1::/48", lines: 4},
-		{name: "OK comments, blanks, CRLF, byte order mark, no newline at the end",
+		{
+			name: "OK addresses and networks of both families", in: "203.0.113.9\n198.51.100.0/24\n2001:db8::9\n2001:db8:1::/48\n",
+			want: "198.51.100.0/24 203.0.113.9/32 2001:db8::9/128 2001:db8:1::/48", lines: 4,
+		},
+		{
+			name: "OK comments, blanks, CRLF, byte order mark, no newline at the end",
 			in:   "\ufeff# list\r\n\r\n 203.0.113.9 # why\r\n;x\n\t203.0.113.10;y\n203.0.113.11",
-			want: "203.0.113.9/32 203.0.113.10/32 203.0.113.11/32", lines: 3},
-		{name: "OK duplicates and overlaps", in: "203.0.113.9\n203.0.113.0/24\n203.0.113.9\n",
-			want: "203.0.113.0/24", lines: 3, repeated: 2},
+			want: "203.0.113.9/32 203.0.113.10/32 203.0.113.11/32", lines: 3,
+		},
+		{
+			name: "OK duplicates and overlaps", in: "203.0.113.9\n203.0.113.0/24\n203.0.113.9\n",
+			want: "203.0.113.0/24", lines: 3, repeated: 2,
+		},
 		{name: "OK mapped", in: "::ffff:203.0.113.9\n::ffff:198.51.100.0/120\n", want: "198.51.100.0/24 203.0.113.9/32", lines: 2},
 		{name: "OK host bits", in: "203.0.113.9/24\n", want: "203.0.113.0/24", lines: 1},
-		{name: "OK special-purpose space cut away", in: "10.1.2.3\n127.0.0.1\n::1\nfe80::1\n203.0.113.9\n100.0.0.0/8\n",
-			want: "100.0.0.0/10 100.128.0.0/9 203.0.113.9/32", lines: 6, special: 5},
+		{
+			name: "OK special-purpose space cut away", in: "10.1.2.3\n127.0.0.1\n::1\nfe80::1\n203.0.113.9\n100.0.0.0/8\n",
+			want: "100.0.0.0/10 100.128.0.0/9 203.0.113.9/32", lines: 6, special: 5,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -61,7 +69,7 @@ func TestVet(t *testing.T) {
 				"at once":     strings.NewReader(tt.in),
 				"byte a read": iotest.OneByteReader(strings.NewReader(tt.in)),
 			} {
-				v, err := vet.Vet(r)
+				v, err := vet.Vet(r, vet.Options{})
 				if err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
@@ -103,8 +111,8 @@ func TestVetRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			v, err := vet.Vet(strings.NewReader(tt.in))
-			var r *vet.Refusal
+			v, err := vet.Vet(strings.NewReader(tt.in), vet.Options{})
+			var r *vet.RefusalError
 			if !errors.As(err, &r) {
 				t.Fatalf("got %v and entries %q, want a refusal", err, entries(v))
 			}
@@ -138,16 +146,64 @@ func TestVetAccepts(t *testing.T) {
 		"OK /8 and /16":               "62.0.0.0/8\n2001::/16\n",
 		"OK /7 that is half private":  "10.0.0.0/7\n",
 	} {
-		if _, err := vet.Vet(strings.NewReader(in)); err != nil {
+		if _, err := vet.Vet(strings.NewReader(in), vet.Options{}); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestVetAgainstTheListBefore has a baseline of a hundred entries.
+func TestVetAgainstTheListBefore(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		entries int
+		o       vet.Options
+		guard   vet.Guard // empty: accepted
+	}{
+		{"OK the first list", 5000, vet.Options{}, ""},
+		{"OK twice as many", 200, vet.Options{Baseline: 100}, ""},
+		{"bad more than twice as many", 201, vet.Options{Baseline: 100}, vet.GuardGrowth},
+		{"bad more than twice as many again", 201, vet.Options{Baseline: 100, Shrunk: true}, vet.GuardGrowth},
+		{"OK more than twice as many, overruled", 201, vet.Options{Baseline: 100, Overrule: true}, ""},
+		{"OK half as many", 50, vet.Options{Baseline: 100}, ""},
+		{"bad less than half as many", 49, vet.Options{Baseline: 100}, vet.GuardShrink},
+		{"OK less than half as many, confirmed", 49, vet.Options{Baseline: 100, Shrunk: true}, ""},
+		{"OK less than half as many, overruled", 49, vet.Options{Baseline: 100, Overrule: true}, ""},
+		{"bad none at all, confirmed", 0, vet.Options{Baseline: 100, Shrunk: true}, vet.GuardEmpty},
+		{"OK none at all, overruled", 0, vet.Options{Baseline: 100, Overrule: true}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			v, err := vet.Vet(strings.NewReader(addresses(tt.entries)), tt.o)
+			var r *vet.RefusalError
+			switch errors.As(err, &r); {
+			case tt.guard == "" && (err != nil || v.List.Len() != tt.entries):
+				t.Errorf("got %d entries, %v; want %d", v.List.Len(), err, tt.entries)
+			case tt.guard != "" && (r == nil || r.Guard != tt.guard || v.List.Len() != 0):
+				t.Errorf("got %d entries, %v; want the %s guard", v.List.Len(), err, tt.guard)
+			}
+		})
+	}
+}
+
+// TestVetOverruled shows that what is no list cannot be overruled into one.
+func TestVetOverruled(t *testing.T) {
+	t.Parallel()
+	for in, ok := range map[string]bool{"62.0.0.0/7\n": true, "<html>\n": false, wide(30): true} {
+		v, err := vet.Vet(strings.NewReader(in), vet.Options{Overrule: true})
+		var r *vet.RefusalError
+		if errors.As(err, &r) && r.Guard.Overrulable() || (err == nil) != ok || (v.List.Len() > 0) != ok {
+			t.Errorf("%.20q: %d entries, %v; want accepted: %v", in, v.List.Len(), err, ok)
 		}
 	}
 }
 
 func TestVetTooManyEntries(t *testing.T) {
 	t.Parallel()
-	_, err := vet.Vet(&generator{n: vet.MaxEntries + 1})
-	var r *vet.Refusal
+	_, err := vet.Vet(&generator{n: vet.MaxEntries + 1}, vet.Options{Overrule: true})
+	var r *vet.RefusalError
 	if !errors.As(err, &r) || r.Guard != vet.GuardEntries {
 		t.Errorf("got %v, want the %s guard", err, vet.GuardEntries)
 	}
@@ -158,7 +214,7 @@ func TestVetReadError(t *testing.T) {
 	t.Parallel()
 	want := errors.New("cut short")
 	for _, in := range []string{addresses(1000), "203.0.113.9\n203.0.1", strings.Repeat("A", 1<<16)} {
-		_, err := vet.Vet(io.MultiReader(strings.NewReader(in), iotest.ErrReader(want)))
+		_, err := vet.Vet(io.MultiReader(strings.NewReader(in), iotest.ErrReader(want)), vet.Options{})
 		if !errors.Is(err, want) {
 			t.Errorf("after %d bytes: got %v, want %v", len(in), err, want)
 		}
@@ -200,7 +256,7 @@ func TestRealList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := vet.Vet(bytes.NewReader(raw))
+	v, err := vet.Vet(bytes.NewReader(raw), vet.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +274,8 @@ func FuzzVet(f *testing.F) {
 	f.Add([]byte("<html>\r\n\x00"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		special := vet.Special()
-		for name, read := range map[string]func(io.Reader) (vet.Verdict, error){"Vet": vet.Vet, "Custom": vet.Custom} {
+		read := func(r io.Reader) (vet.Verdict, error) { return vet.Vet(r, vet.Options{}) }
+		for name, read := range map[string]func(io.Reader) (vet.Verdict, error){"Vet": read, "Custom": vet.Custom} {
 			v, err := read(bytes.NewReader(raw))
 			if err != nil && v.List.Len() != 0 {
 				t.Fatalf("%s: an error and %d entries", name, v.List.Len())
@@ -275,7 +332,7 @@ func BenchmarkVet(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				v, err := vet.Vet(&generator{n: n})
+				v, err := vet.Vet(&generator{n: n}, vet.Options{})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -44,8 +44,10 @@ func TestPlanBlock(t *testing.T) {
 	}{
 		{"OK empty", list(), ""},
 		{"OK addresses", list("5.0.0.1", "2001:db8::1"), "blocklist4_32:1:4096 blocklist6_128:1:4096"},
-		{"OK every width that has a set", list("5.0.0.1", "5.0.1.0/24", "5.1.0.0/16", "2001:db8::1", "2001:db8:1::/64", "2001:db8:2::/48", "2001:db9::/32"),
-			"blocklist4_32:1:4096 blocklist4_24:1:4096 blocklist4_16:1:4096 blocklist6_128:1:4096 blocklist6_64:1:4096 blocklist6_48:1:4096 blocklist6_32:1:4096"},
+		{
+			"OK every width that has a set", list("5.0.0.1", "5.0.1.0/24", "5.1.0.0/16", "2001:db8::1", "2001:db8:1::/64", "2001:db8:2::/48", "2001:db9::/32"),
+			"blocklist4_32:1:4096 blocklist4_24:1:4096 blocklist4_16:1:4096 blocklist6_128:1:4096 blocklist6_64:1:4096 blocklist6_48:1:4096 blocklist6_32:1:4096",
+		},
 		{"OK /20 is sixteen /24", list("5.0.16.0/20"), "blocklist4_24:16:4096"},
 		{"OK /26 is 64 addresses", list("5.0.0.64/26"), "blocklist4_32:64:4096"},
 		{"OK /8 is 256 /16", list("5.0.0.0/8"), "blocklist4_16:256:4096"},
