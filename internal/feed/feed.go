@@ -1,8 +1,9 @@
-// Package feed fetches the lists: the blacklist from SikkerAPI and the operator's own file.
+// Package feed fetches the lists: the blacklist from SikkerAPI, the operator's own file, and the copy of the last good
+// list in the state directory.
 //
 // It hands out bytes, capped, and decides nothing about them: reading them is the vetting's work, retrying the agent's.
-// It fails with what the client says (unauthorised, quota, temporary), or because the file cannot be read. A list that is
-// cut short or too long fails while it is read.
+// It fails with what the client says (unauthorised, quota, temporary), or because a file cannot be read or written. A list
+// that is cut short or too long fails while it is read. A copy that is not what was kept is a *DamagedError.
 package feed
 
 import (
@@ -28,14 +29,17 @@ type Lister interface {
 	Blacklist(ctx context.Context, q sikkerapi.BlacklistQuery) (*sikkerapi.BlacklistStream, error)
 }
 
-// Options say what to fetch.
+// Options say what to fetch, and where to keep it.
 type Options struct {
 	API      Lister
+	URL      string // the API's base URL, and
+	Key      string // the key: they make a list's Request, nothing else
 	ScoreMin int    // lowest confidence score, 1–100
 	Custom   string // path of the operator's list; empty: none
+	StateDir string // where the last good list is kept
 }
 
-// Feed fetches lists. It keeps nothing.
+// Feed fetches lists. In memory it keeps nothing.
 type Feed struct {
 	o Options
 }

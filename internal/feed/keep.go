@@ -1,0 +1,183 @@
+package feed
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+)
+
+const (
+	// copyName is the list copy in the state directory; a damaged one is moved to damagedName.
+	copyName    = "blacklist.txt"
+	damagedName = "blacklist.damaged.txt"
+	// copyVersion is the first line of a copy. Another first line is another format.
+	copyVersion = "# SikkerGuard list copy, version 1"
+	// maxHeader is how many lines of a copy are looked at for its header.
+	maxHeader = 16
+)
+
+// Copy is the last list that was accepted, as it was kept.
+type Copy struct {
+	Pulled  time.Time // when it came from the API, UTC
+	From    string    // the API's base URL
+	Request string    // what was asked for, as Feed.Request tells it
+	Entries int       // addresses and networks
+	Body    []byte    // an address or network a line; checked against its checksum
+}
+
+// ErrNoCopy means that no list was kept yet.
+var ErrNoCopy = errors.New("no list was kept yet")
+
+// DamagedError is a copy that is not what was kept. It was moved aside.
+type DamagedError struct {
+	Aside string // where it is now; empty when it could not be moved
+	Err   error
+}
+
+func (e *DamagedError) Error() string { return fmt.Sprintf("the kept list is damaged: %v", e.Err) }
+
+// Unwrap is what is wrong with it.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Request identifies what is asked for: the API, the key, the score. Lists of different requests are not measured against
+// each other. It is a checksum, and tells nothing of the key.
+func (f *Feed) Request() string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{f.o.URL, f.o.Key, strconv.Itoa(f.o.ScoreMin)}, "\x00")))
+	return hex.EncodeToString(sum[:])
+}
+
+// Keep keeps an accepted list in the state directory, atomically: after a crash there is the old copy or the new one.
+func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) (err error) {
+	if err := os.MkdirAll(f.o.StateDir, 0o700); err != nil {
+		return fmt.Errorf("keep list: %w", err)
+	}
+	sum := sha256.New()
+	if err := writeList(sum, list); err != nil {
+		return fmt.Errorf("keep list: %w", err)
+	}
+	file, err := renameio.NewPendingFile(filepath.Join(f.o.StateDir, copyName), renameio.WithPermissions(0o600))
+	if err != nil {
+		return fmt.Errorf("keep list: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing once it has replaced the old one
+	w := bufio.NewWriter(file)
+	_, err = fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# entries: %d\n# sha256: %x\n",
+		copyVersion, pulled.UTC().Format(time.RFC3339), f.o.URL, f.Request(), list.Len(), sum.Sum(nil))
+	if err = errors.Join(err, writeList(w, list), w.Flush()); err == nil {
+		err = file.CloseAtomicallyReplace()
+	}
+	if err != nil {
+		return fmt.Errorf("keep list: %w", err)
+	}
+	return nil
+}
+
+// writeList writes an entry a line.
+func writeList(w io.Writer, list blocklist.Blocklist) error {
+	bw := bufio.NewWriterSize(w, 64<<10)
+	var line []byte
+	for p := range list.All() {
+		if p.IsSingleIP() {
+			line = p.Addr().AppendTo(line[:0])
+		} else {
+			line = p.AppendTo(line[:0])
+		}
+		if _, err := bw.Write(append(line, '\n')); err != nil {
+			return err
+		}
+	}
+	return bw.Flush()
+}
+
+// Kept reads the copy. The error is ErrNoCopy, a *DamagedError, or one of reading.
+func (f *Feed) Kept() (Copy, error) {
+	path := filepath.Join(f.o.StateDir, copyName)
+	raw, err := readCapped(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return Copy{}, ErrNoCopy
+	case err != nil:
+		return Copy{}, fmt.Errorf("read kept list: %w", err)
+	}
+	c, err := parseCopy(raw)
+	if err != nil {
+		damaged := &DamagedError{Aside: filepath.Join(f.o.StateDir, damagedName), Err: err}
+		if os.Rename(path, damaged.Aside) != nil {
+			damaged.Aside = ""
+		}
+		return Copy{}, damaged
+	}
+	return c, nil
+}
+
+// readCapped reads a regular file of at most the size that a list may have.
+func readCapped(path string) ([]byte, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &capped{file: file, left: maxCustom}
+	raw, err := io.ReadAll(c)
+	return raw, errors.Join(err, c.Close())
+}
+
+// parseCopy takes a copy apart and holds its body against its checksum.
+func parseCopy(raw []byte) (Copy, error) {
+	var (
+		c   Copy
+		sum string
+		err error
+	)
+	first, rest, _ := bytes.Cut(raw, []byte("\n"))
+	if string(first) != copyVersion {
+		return c, errors.New("it does not begin with the line of a list copy")
+	}
+	for range maxHeader {
+		line, after, ok := bytes.Cut(rest, []byte("\n"))
+		name, value, isHeader := strings.Cut(strings.TrimPrefix(string(line), "# "), ": ")
+		if !ok || !isHeader || line[0] != '#' {
+			break
+		}
+		rest = after
+		switch name {
+		case "pulled":
+			c.Pulled, err = time.Parse(time.RFC3339, value)
+		case "from":
+			c.From = value
+		case "request":
+			c.Request = value
+		case "entries":
+			c.Entries, err = strconv.Atoi(value)
+		case "sha256":
+			sum = value
+		}
+		if err != nil {
+			return c, fmt.Errorf("its header is wrong: %w", err)
+		}
+	}
+	if got := sha256.Sum256(rest); hex.EncodeToString(got[:]) != sum {
+		return c, errors.New("its content does not match its checksum")
+	}
+	c.Body = rest
+	return c, nil
+}

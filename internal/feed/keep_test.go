@@ -1,0 +1,142 @@
+package feed_test
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+)
+
+func kept(t *testing.T, dir string) *feed.Feed {
+	t.Helper()
+	return feed.New(feed.Options{URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 50, StateDir: dir})
+}
+
+func list(ss ...string) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, s := range ss {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return blocklist.New(ps)
+}
+
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	f := kept(t, dir)
+	if _, err := f.Kept(); !errors.Is(err, feed.ErrNoCopy) {
+		t.Fatalf("before: got %v, want %v", err, feed.ErrNoCopy)
+	}
+	pulled := time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
+	for _, l := range []blocklist.Blocklist{list("203.0.113.9/32"), list("203.0.113.9/32", "198.51.100.0/24", "2001:db8::1/128"), {}} {
+		if err := f.Keep(l, pulled); err != nil {
+			t.Fatal(err)
+		}
+		got, err := kept(t, dir).Kept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := feed.Copy{Pulled: pulled, From: "https://a.example", Request: f.Request(), Entries: l.Len(), Body: []byte{}}
+		for p := range l.All() {
+			want.Body = append(want.Body, strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")+"\n"...)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("copy (-want +got):\n%s", diff)
+		}
+	}
+	info, err := os.Stat(filepath.Join(dir, "blacklist.txt"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode of the copy: %v, %v", info.Mode(), err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Errorf("left in the state directory: %v, %v", files, err)
+	}
+}
+
+// TestKeptDamaged changes a copy in every way a disk or a person might.
+func TestKeptDamaged(t *testing.T) {
+	t.Parallel()
+	source := t.TempDir()
+	if err := kept(t, source).Keep(list("203.0.113.9/32", "203.0.113.10/32"), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(filepath.Join(source, "blacklist.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string][]byte{
+		"bad empty":          {},
+		"bad half":           good[:len(good)/2],
+		"bad last byte gone": good[:len(good)-1],
+		"bad byte changed":   bytes.Replace(good, []byte("203.0.113.10"), []byte("203.0.113.11"), 1),
+		"bad time":           bytes.Replace(good, []byte("pulled: "), []byte("pulled: x"), 1),
+		"bad count":          bytes.Replace(good, []byte("entries: "), []byte("entries: x"), 1),
+		"bad no checksum":    bytes.Replace(good, []byte("sha256"), []byte("sha"), 1),
+		"bad other format":   []byte("203.0.113.9\n"),
+		"bad zeroes":         make([]byte, 4096),
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "blacklist.txt")
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := kept(t, dir).Kept()
+		var damaged *feed.DamagedError
+		if !errors.As(err, &damaged) {
+			t.Errorf("%s: got %v, want a *DamagedError", name, err)
+			continue
+		}
+		if raw, err := os.ReadFile(damaged.Aside); err != nil || !bytes.Equal(raw, bad) {
+			t.Errorf("%s: not set aside: %v", name, err)
+		}
+		if _, err := kept(t, dir).Kept(); !errors.Is(err, feed.ErrNoCopy) {
+			t.Errorf("%s: the second time: %v", name, err)
+		}
+	}
+}
+
+func TestKeepErrors(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := kept(t, filepath.Join(file, "state")).Keep(list("203.0.113.9/32"), time.Now()); err == nil {
+		t.Error("kept a list below a file")
+	}
+	dir := t.TempDir()
+	if err := os.Symlink("/dev/zero", filepath.Join(dir, "blacklist.txt")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kept(t, dir).Kept(); err == nil || errors.Is(err, feed.ErrNoCopy) {
+		t.Errorf("read a device: %v", err)
+	}
+}
+
+// TestRequest shows that each part of a request makes another one, and that none shows the key.
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, o := range []feed.Options{
+		{URL: "https://a.example", Key: "sk_test_a", ScoreMin: 50},
+		{URL: "https://b.example", Key: "sk_test_a", ScoreMin: 50},
+		{URL: "https://a.example", Key: "sk_test_b", ScoreMin: 50},
+		{URL: "https://a.example", Key: "sk_test_a", ScoreMin: 51},
+	} {
+		r := feed.New(o).Request()
+		if seen[r] || strings.Contains(r, "sk_test") {
+			t.Errorf("request %q of %+v", r, o)
+		}
+		seen[r] = true
+	}
+}
