@@ -21,6 +21,8 @@ type Backend interface {
 	Verify() (ruleset.Evidence, error)
 	// Counters reads what was dropped since the rules were first put in place.
 	Counters() (ruleset.Counters, error)
+	// Watch calls lost, until ctx ends, when somebody else changed the rules so that they no longer are what was applied.
+	Watch(ctx context.Context, lost func(error)) error
 	// Remove takes everything of ours out of the kernel, and nothing else.
 	Remove() error
 	// Close lets go of the kernel. Rules that were not removed stay, or go, as Options.Keep says.
@@ -35,6 +37,9 @@ const (
 	NFTables = "nftables"
 	IPTables = "iptables"
 )
+
+// ErrMismatch means that the kernel enforces something else than it was told.
+var ErrMismatch = nft.ErrMismatch
 
 // ErrNoIPTables means that the backend for hosts without nft was asked for.
 var ErrNoIPTables = errors.New("this version has no iptables backend: use SIKKER_BACKEND=auto or nftables")
@@ -59,4 +64,13 @@ func Open(o Options) (Backend, error) {
 	default:
 		return nil, fmt.Errorf("unknown firewall backend %q", o.Backend)
 	}
+}
+
+// Cleanup removes whatever a dead agent left in the kernel, and says what that was. It fails while an agent runs.
+func Cleanup() (removed []string, err error) {
+	found, err := nft.Cleanup()
+	if found && err == nil {
+		removed = append(removed, "table inet sikkerguard")
+	}
+	return removed, err
 }

@@ -39,60 +39,91 @@ func findTable() (*nftables.Table, error) {
 	return t, nil
 }
 
-// kernelSets reads the sets of the table, without their elements. No table means no sets.
-func kernelSets() (map[string]kernelSet, error) {
+// dump asks for everything of one type in the table, and hands the attributes of each answer to decode. No table means no
+// answers.
+func dump(message, tableAttr uint16, decode func(*netlink.AttributeDecoder) error) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
+		return fmt.Errorf("open netlink socket: %w", err)
 	}
-	defer func() { _ = c.Close() }()
+	defer func() { _ = c.Close() }() // it was only asked
 
-	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
-		{Type: unix.NFTA_SET_TABLE, Data: append([]byte(tableName), 0)},
-	})
+	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: tableAttr, Data: append([]byte(tableName), 0)}})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	// struct nfgenmsg (linux/netfilter/nfnetlink.h): family, version, resource.
-	data := append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...)
 	replies, err := c.Execute(netlink.Message{
 		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSET),
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
 			Flags: netlink.Request | netlink.Dump,
 		},
-		Data: data,
+		// struct nfgenmsg (linux/netfilter/nfnetlink.h): family, version, resource.
+		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...),
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list sets: %w", err)
+		return err
 	}
-	sets := make(map[string]kernelSet, len(replies))
 	for _, m := range replies {
-		name, s, err := decodeSet(m.Data)
-		if err != nil {
-			return nil, fmt.Errorf("decode set: %w", err)
+		if len(m.Data) < 4 {
+			return errors.New("answer is too short")
 		}
+		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+		if err != nil {
+			return err
+		}
+		ad.ByteOrder = binary.BigEndian
+		if err := errors.Join(decode(ad), ad.Err()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kernelSets reads the sets of the table, without their elements.
+func kernelSets() (map[string]kernelSet, error) {
+	sets := map[string]kernelSet{}
+	err := dump(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, func(ad *netlink.AttributeDecoder) error {
+		name, s := decodeSet(ad)
 		sets[name] = s
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list sets: %w", err)
 	}
 	return sets, nil
 }
 
-// decodeSet reads the answer to GETSET: struct nfgenmsg, then attributes.
-func decodeSet(data []byte) (string, kernelSet, error) {
-	var (
-		name string
-		s    kernelSet
-	)
-	if len(data) < 4 {
-		return name, s, errors.New("message is too short")
-	}
-	ad, err := netlink.NewAttributeDecoder(data[4:])
+// kernelRules reads the rules of each chain of the table, each as the kernel encodes its expressions.
+func kernelRules() (map[string][]string, error) {
+	rules := map[string][]string{}
+	err := dump(unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, func(ad *netlink.AttributeDecoder) error {
+		var chain, exprs, table string
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_RULE_TABLE:
+				table = ad.String()
+			case unix.NFTA_RULE_CHAIN:
+				chain = ad.String()
+			case unix.NFTA_RULE_EXPRESSIONS:
+				exprs = string(ad.Bytes())
+			}
+		}
+		if table == tableName {
+			rules[chain] = append(rules[chain], exprs)
+		}
+		return nil
+	})
 	if err != nil {
-		return name, s, err
+		return nil, fmt.Errorf("list rules: %w", err)
 	}
-	ad.ByteOrder = binary.BigEndian
+	return rules, nil
+}
+
+// decodeSet reads the answer to GETSET.
+func decodeSet(ad *netlink.AttributeDecoder) (name string, s kernelSet) {
 	for ad.Next() {
 		switch ad.Type() {
 		case unix.NFTA_SET_NAME:
@@ -111,7 +142,7 @@ func decodeSet(data []byte) (string, kernelSet, error) {
 			})
 		}
 	}
-	return name, s, ad.Err()
+	return name, s
 }
 
 // Counters reads the named counters from the kernel. It may be called at any time, beside Apply too.

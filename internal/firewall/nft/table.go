@@ -49,7 +49,8 @@ type Table struct {
 	live    []string       // the sets that those rules look up; nil when a dead agent made them
 	block   []setPlan      // what the last batch put in place
 	allow   []setPlan
-	entries [2]int // of the list, by family
+	rules   map[string][]string // by chain, as read after the last batch; nil before that
+	entries [2]int              // of the list, by family
 }
 
 // Open connects to the kernel and finds out what it can do, without changing anything. The connection must be opened
@@ -170,7 +171,7 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 	if err := t.write(block, allow, rs); err != nil {
 		return ruleset.Evidence{}, fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
 	}
-	t.block, t.allow = block, allow
+	t.block, t.allow, t.rules = block, allow, nil
 	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
 	e, err := t.verify()
 	e.Took = time.Since(start)

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -475,11 +476,15 @@ func TestMismatch(t *testing.T) {
 		{"bad element exchanged", "delete element inet sikkerguard blocklist4_32 { 203.0.113.9 }; add element inet sikkerguard blocklist4_32 { 203.0.113.8 }"},
 		{"bad set flushed", "flush set inet sikkerguard blocklist4_any"},
 		{"bad chain flushed", "flush chain inet sikkerguard prerouting"},
+		{"bad rule added", "insert rule inet sikkerguard prerouting accept"},
+		{"bad rule exchanged", "replace rule inet sikkerguard blocked4 handle HANDLE accept"},
 		{"bad table deleted", "delete table inet sikkerguard"},
 	}
 	for _, tt := range tests {
 		h.apply(block, list())
-		h.Run("nft", tt.nft)
+		listing := h.Run("nft", "--handle", "list", "chain", "inet", tableName, "blocked4")
+		handle := regexp.MustCompile(`drop # handle (\d+)`).FindStringSubmatch(listing)[1]
+		h.Run("nft", strings.ReplaceAll(tt.nft, "HANDLE", handle))
 		h.Do(func() {
 			if _, err := h.table.Verify(); !errors.Is(err, ErrMismatch) {
 				t.Errorf("%s: got %v, want %v", tt.name, err, ErrMismatch)
@@ -487,5 +492,80 @@ func TestMismatch(t *testing.T) {
 		})
 		h.apply(block, list()) // the same code repairs
 		h.check("after "+tt.name, addrs("203.0.113.9", "62.1.1.1"), addrs("203.0.113.8"))
+	}
+}
+
+// TestWatch changes the kernel underneath a table that others may change: each change is told within a second or so, and
+// changes of other tables are not.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	h.table.flags = 0 // as on a kernel without owner
+	block := list("203.0.113.9", "45.9.20.0/24")
+	h.apply(block, list())
+	ctx, cancel := context.WithCancel(t.Context())
+	lostC, doneC := make(chan error, 16), make(chan error, 1)
+	go func() {
+		var err error
+		h.Do(func() { err = h.table.Watch(ctx, func(err error) { lostC <- err }) })
+		doneC <- err
+	}()
+	h.Run("nft", "add table inet other")
+	h.apply(list("203.0.113.9", "45.9.20.0/24", "5.6.7.8"), list("10.0.0.0/8")) // our own change
+	h.apply(block, list())
+	time.Sleep(2 * watchInterval)
+	select {
+	case err := <-lostC:
+		t.Errorf("nothing was lost: %v", err)
+	default:
+	}
+	for _, change := range []string{
+		"delete table inet sikkerguard", "flush ruleset", "flush set inet sikkerguard blocklist4_24", "flush chain inet sikkerguard blocked4",
+	} {
+		h.Run("nft", change)
+		start := time.Now()
+		select {
+		case err := <-lostC:
+			if !errors.Is(err, ErrMismatch) {
+				t.Errorf("%s: got %v, want %v", change, err, ErrMismatch)
+			}
+			t.Logf("%s: noticed after %v: %v", change, time.Since(start), err)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: not noticed", change)
+		}
+		h.apply(block, list())
+		h.check("repaired after "+change, addrs("203.0.113.9", "45.9.20.1"), addrs("203.0.113.8"))
+	}
+	cancel()
+	if err := <-doneC; err != nil {
+		t.Errorf("watch: %v", err)
+	}
+}
+
+func TestCleanup(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{Keep: true})
+	h.Run("nft", "add table inet other")
+	before := h.Run("nft", "list", "ruleset")
+	cleanup := func() (found bool, err error) {
+		h.Do(func() { found, err = Cleanup() })
+		return found, err
+	}
+	if found, err := cleanup(); found || err != nil {
+		t.Errorf("nothing to clean up: got %v, %v", found, err)
+	}
+	h.apply(list("203.0.113.9"), list())
+	if _, err := cleanup(); !errors.Is(err, ErrOwned) {
+		t.Errorf("while it runs: got %v, want %v", err, ErrOwned)
+	}
+	if err := h.table.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.check("killed", addrs("203.0.113.9"), nil)
+	if found, err := cleanup(); !found || err != nil {
+		t.Errorf("after it was killed: got %v, %v", found, err)
+	}
+	if diff := cmp.Diff(before, h.Run("nft", "list", "ruleset")); diff != "" {
+		t.Errorf("ruleset (-want +got):\n%s", diff)
 	}
 }

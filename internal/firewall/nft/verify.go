@@ -91,9 +91,14 @@ func (t *Table) sample(s setPlan) (int, error) {
 	return len(probes), nil
 }
 
-// verifyRules checks that the base chain hangs on its hook and that each chain has as many rules as it was given.
+// verifyRules checks that the base chain hangs on its hook and that each chain has as many rules as it was given. The first
+// time after a batch it remembers them; later they must be the same.
 func (t *Table) verifyRules() error {
 	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	have, err := kernelRules()
 	if err != nil {
 		return err
 	}
@@ -112,13 +117,13 @@ func (t *Table) verifyRules() error {
 		if chain.Hooknum != nil && (got.Hooknum == nil || *got.Hooknum != *chain.Hooknum || *got.Priority != *chain.Priority) {
 			return fmt.Errorf("%w: chain %s is not on its hook", ErrMismatch, chain.Name)
 		}
-		rr, err := c.GetRules(chain.Table, chain)
-		if err != nil {
-			return fmt.Errorf("list rules of chain %s: %w", chain.Name, err)
+		if n := len(have[chain.Name]); n != want[chain.Name] {
+			return fmt.Errorf("%w: chain %s has %d rules, not %d", ErrMismatch, chain.Name, n, want[chain.Name])
 		}
-		if len(rr) != want[chain.Name] {
-			return fmt.Errorf("%w: chain %s has %d rules, not %d", ErrMismatch, chain.Name, len(rr), want[chain.Name])
+		if t.rules != nil && !slices.Equal(have[chain.Name], t.rules[chain.Name]) {
+			return fmt.Errorf("%w: a rule of chain %s was exchanged", ErrMismatch, chain.Name)
 		}
 	}
+	t.rules = have
 	return nil
 }

@@ -1,0 +1,111 @@
+package nft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// watchInterval is how often the kernel's generation is asked for. It takes some ten microseconds; being told of each
+// change instead makes the kernel describe every element of our own refreshes, which then take twenty times as long.
+const watchInterval = 500 * time.Millisecond
+
+// Watch looks, until ctx ends, whether somebody else changed the table, and calls lost when it no longer enforces what
+// the last Apply put in place. It calls it again for each later change that does not mend that. Put the rules back with
+// Apply. Watch looks into the table only when some table of the host changed; the error is one of the socket.
+func (t *Table) Watch(ctx context.Context, lost func(error)) error {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("watch the firewall: %w", err)
+	}
+	defer func() { _ = c.Close() }() // it was only asked
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	var seen uint32
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		gen, err := generation(c)
+		if err != nil {
+			return fmt.Errorf("watch the firewall: %w", err)
+		}
+		if gen == seen {
+			continue
+		}
+		seen = gen
+		if err := t.look(); err != nil {
+			lost(err)
+		}
+	}
+}
+
+// look verifies the table, if there is to be one. A failure to ask is not a loss.
+func (t *Table) look() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.enforce || t.live == nil {
+		return nil
+	}
+	if _, err := t.verify(); errors.Is(err, ErrMismatch) {
+		return err
+	}
+	return nil
+}
+
+// nftaGenID is NFTA_GEN_ID (linux/netfilter/nf_tables.h).
+const nftaGenID = 1
+
+// generation is the number of the kernel's ruleset: each transaction makes it another.
+func generation(c *netlink.Conn) (uint32, error) {
+	replies, err := c.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
+			Flags: netlink.Request,
+		},
+		Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask for the generation: %w", err)
+	}
+	for _, m := range replies {
+		if len(m.Data) < 4 {
+			continue
+		}
+		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+		if err != nil {
+			return 0, fmt.Errorf("read the generation: %w", err)
+		}
+		ad.ByteOrder = binary.BigEndian
+		for ad.Next() {
+			if ad.Type() == nftaGenID {
+				return ad.Uint32(), nil
+			}
+		}
+	}
+	return 0, errors.New("the kernel tells no generation")
+}
+
+// Cleanup deletes a table that no live agent owns, and says whether there was one. The error is ErrOwned when an agent
+// runs: stopping it removes the table.
+func Cleanup() (bool, error) {
+	found, err := findTable()
+	if err != nil {
+		return false, classify(err)
+	}
+	if found == nil {
+		return false, nil
+	}
+	t, err := Open(Options{})
+	if err != nil {
+		return false, err
+	}
+	return true, errors.Join(t.Remove(), t.Close())
+}

@@ -1,0 +1,14 @@
+// Package host finds what this host depends on: the safety whitelist, which no list may ever block.
+//
+// Mine: the default gateways, the resolvers, the host's own addresses, private ranges and loopback, the addresses of the
+// API and of the proxy on the way to it, and what the operator names. Not mine: what is done with them, which list they
+// are kept from, and whether the operator's entries make sense.
+//
+// What can fail: each source by itself. A source that cannot be read is a problem in the result, not an error, and what it
+// gave at the last complete look stays whitelisted. Discover returns an error only when the kernel tells neither addresses
+// nor routes; even then the whitelist holds everything else. Files and answers from the network are capped, and what is no
+// address in them is passed over.
+//
+// What cannot be seen: resolvers that a stub on loopback other than systemd-resolved asks, and gateways of nexthop objects
+// on a host that sets net.ipv4.nexthop_compat_mode=0. The operator's entries are the way out for both.
+package host

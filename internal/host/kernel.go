@@ -1,0 +1,147 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// dumpAttempts is how often a dump is begun that the kernel calls interrupted, because routes or addresses changed
+	// under it. On a host where containers come and go all the time every single one may be.
+	dumpAttempts = 5
+	// netlinkTimeout is how long one message of the kernel may take. It answers a dump within milliseconds.
+	netlinkTimeout = 5 * time.Second
+)
+
+// kernel is what netlink tells. Either half may be partly there beside its error.
+type kernel struct {
+	gateways     []netip.Addr
+	gatewaysErr  error
+	addresses    []netip.Addr
+	addressesErr error
+}
+
+// unreadable is nil as long as the kernel told anything at all.
+func (k kernel) unreadable() error {
+	if k.gatewaysErr == nil || k.addressesErr == nil || len(k.gateways)+len(k.addresses) > 0 {
+		return nil
+	}
+	return fmt.Errorf("ask the kernel what this host depends on: %w; "+
+		"name its gateways and addresses in SIKKER_WHITELIST until that works", errors.Join(k.addressesErr, k.gatewaysErr))
+}
+
+// readKernel asks by a socket of its own, opened and closed here: it belongs to the calling thread's network namespace.
+func readKernel() kernel {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err == nil {
+		defer h.Close()
+		err = h.SetSocketTimeout(netlinkTimeout)
+	}
+	if err != nil {
+		err = fmt.Errorf("open a netlink socket: %w", err)
+		return kernel{gatewaysErr: err, addressesErr: err}
+	}
+	var k kernel
+	k.addresses, k.addressesErr = readAddresses(h)
+	k.gateways, k.gatewaysErr = readGateways(h)
+	return k
+}
+
+// readAddresses lists the addresses of every interface, in both families.
+func readAddresses(h *netlink.Handle) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	err := whole(func() error {
+		list, err := h.AddrList(nil, netlink.FAMILY_ALL)
+		for _, a := range list {
+			if a.IPNet != nil {
+				addrs = appendIP(addrs, a.IP)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return addrs, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	return addrs, nil
+}
+
+// readGateways lists the gateways of the default routes of every table, in both families.
+func readGateways(h *netlink.Handle) ([]netip.Addr, error) {
+	var (
+		gateways []netip.Addr
+		errs     []error
+	)
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		err := whole(func() error {
+			// Naming no table, and asking for that, is the library's way to get all of them. One at a time: a router with
+			// the whole Internet's routes has a million.
+			return h.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE,
+				func(r netlink.Route) bool {
+					if isDefault(r) {
+						gateways = appendGateways(gateways, r)
+					}
+					return true
+				})
+		})
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return gateways, fmt.Errorf("list the default routes: %w", err)
+	}
+	return gateways, nil
+}
+
+// isDefault is true for 0.0.0.0/0 and ::/0, and for their halves: VPN clients route 0.0.0.0/1 and 128.0.0.0/1 to outrank
+// the default route without touching it.
+func isDefault(r netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, bits := r.Dst.Mask.Size()
+	return bits > 0 && ones <= 1
+}
+
+// appendGateways adds the next hops of a route: its own, those of a multipath route, and those of the other family.
+func appendGateways(to []netip.Addr, r netlink.Route) []netip.Addr {
+	to = appendVia(appendIP(to, r.Gw), r.Via)
+	for _, hop := range r.MultiPath {
+		if hop != nil {
+			to = appendVia(appendIP(to, hop.Gw), hop.Via)
+		}
+	}
+	return to
+}
+
+func appendVia(to []netip.Addr, d netlink.Destination) []netip.Addr {
+	if via, ok := d.(*netlink.Via); ok && via != nil {
+		return appendIP(to, via.Addr)
+	}
+	return to
+}
+
+func appendIP(to []netip.Addr, ip net.IP) []netip.Addr {
+	if a, ok := netip.AddrFromSlice(ip); ok {
+		return append(to, a.Unmap())
+	}
+	return to
+}
+
+// whole repeats a dump until the kernel did not call it interrupted. What interrupted ones told is not lost: an address
+// too many in the whitelist does less harm than one too few.
+func whole(dump func() error) error {
+	var err error
+	for range dumpAttempts {
+		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
+		}
+	}
+	return err
+}

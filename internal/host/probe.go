@@ -1,0 +1,252 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+)
+
+// probeTimeout is how long each of the things asked has to answer.
+const probeTimeout = time.Second
+
+// Check is one thing that this host needs, and whether it was reached.
+type Check struct {
+	Name string // as in "gateway 192.0.2.254"
+	Err  error  // nil: it was reached
+}
+
+// Checks are what was asked at one moment.
+type Checks []Check
+
+// Broken are the checks of after that fail and did not in before. What was broken before is nobody's fault.
+func Broken(before, after Checks) Checks {
+	worked := map[string]bool{}
+	for _, c := range before {
+		worked[c.Name] = c.Err == nil
+	}
+	var broken Checks
+	for _, c := range after {
+		if c.Err != nil && worked[c.Name] {
+			broken = append(broken, c)
+		}
+	}
+	return broken
+}
+
+// String names the checks and what came of them.
+func (cs Checks) String() string {
+	parts := make([]string, len(cs))
+	for i, c := range cs {
+		parts[i] = c.Name
+		if c.Err != nil {
+			parts[i] += fmt.Sprintf(" (%v)", c.Err)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Probe asks whether what the last Discover found can be reached: each gateway by ICMP and by its neighbour entry; each
+// resolver by a query for the API's name; the API, or the proxy before it, by a connection. It takes about a second
+// at most. Sockets are opened on goroutines of its own, hence in the process's network namespace.
+func (h *Host) Probe(ctx context.Context) Checks {
+	h.mu.Lock()
+	probes := h.probes()
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	checks := make(Checks, len(probes))
+	var wg sync.WaitGroup
+	for i, p := range probes {
+		wg.Go(func() { checks[i] = Check{Name: p.name, Err: p.ask(ctx)} })
+	}
+	wg.Wait()
+	return checks
+}
+
+type probe struct {
+	name string
+	ask  func(context.Context) error
+}
+
+// probes is what there is to ask.
+func (h *Host) probes() []probe {
+	var ps []probe
+	for _, a := range h.last[kindGateway] {
+		if a.Is6() && a.IsLinkLocalUnicast() {
+			continue // which link it is on was not kept, and no list can hold it
+		}
+		// Each by itself: one that answered pings before must answer them afterwards, and one that never does may be known
+		// on the link all the same.
+		ps = append(ps,
+			probe{"ping of gateway " + a.String(), func(ctx context.Context) error { return ping(ctx, a) }},
+			probe{"link to gateway " + a.String(), func(context.Context) error { return neighbour(a) }})
+	}
+	name := ""
+	if h.o.APIURL != nil {
+		name = h.o.APIURL.Hostname()
+	}
+	for _, a := range h.last[kindResolver] {
+		ps = append(ps, probe{"resolver " + a.String(), func(ctx context.Context) error { return query(ctx, a, name) }})
+	}
+	if target := h.target(); target != "" {
+		ps = append(ps, probe{"API " + target, func(ctx context.Context) error { return connect(ctx, target) }})
+	}
+	return ps
+}
+
+// target is where a connection to the API begins: the API itself, or the proxy before it.
+func (h *Host) target() string {
+	u := h.o.APIURL
+	if u == nil || u.Hostname() == "" {
+		return ""
+	}
+	if p, err := h.o.Proxy(u); err == nil && p != nil {
+		u = p
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+func connect(ctx context.Context, target string) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// query asks a resolver for a name. Any answer to it is an answer: whether the name exists does not matter here.
+func query(ctx context.Context, server netip.Addr, name string) error {
+	if _, err := netip.ParseAddr(name); err == nil || name == "" {
+		name = "sikkerapi.com" // an address is no name to ask for
+	}
+	qname, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
+	if err != nil {
+		return fmt.Errorf("ask for %q: %w", name, err)
+	}
+	msg := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: uint16(time.Now().UnixNano()), RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: qname, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}},
+	}
+	raw, err := msg.Pack()
+	if err != nil {
+		return fmt.Errorf("ask for %q: %w", name, err)
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp", netip.AddrPortFrom(server, 53).String())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // what matters is the answer
+	deadline, _ := ctx.Deadline()
+	if err := c.SetDeadline(deadline); err != nil {
+		return err
+	}
+	// UDP loses packets, and one that is lost must not cost a list: the question is sent again while nobody answers.
+	stop := resend(ctx, func() { _, _ = c.Write(raw) })
+	defer stop()
+	buf := make([]byte, 512)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return err
+		}
+		var p dnsmessage.Parser
+		if hdr, err := p.Start(buf[:n]); err == nil && hdr.ID == msg.ID && hdr.Response {
+			return nil
+		}
+	}
+}
+
+// resend calls send now and every quarter of the time there is, until stop is called or ctx ends.
+func resend(ctx context.Context, send func()) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(probeTimeout / 4)
+		defer t.Stop()
+		for {
+			send()
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// ping sends echo requests until one is answered. It needs CAP_NET_RAW.
+func ping(ctx context.Context, a netip.Addr) error {
+	network, listen, proto := "ip4:icmp", "0.0.0.0", 1
+	var request, reply icmp.Type = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
+	if a.Is6() {
+		network, listen, proto = "ip6:ipv6-icmp", "::", 58
+		request, reply = ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
+	}
+	c, err := icmp.ListenPacket(network, listen)
+	if err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	defer func() { _ = c.Close() }() // what matters is the answer
+	deadline, _ := ctx.Deadline()
+	if err := c.SetReadDeadline(deadline); err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	id := int(time.Now().UnixNano() & 0xffff)
+	raw, err := (&icmp.Message{Type: request, Body: &icmp.Echo{ID: id, Seq: 1, Data: []byte("sikkerguard")}}).Marshal(nil)
+	if err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	stop := resend(ctx, func() { _, _ = c.WriteTo(raw, &net.IPAddr{IP: a.AsSlice()}) })
+	defer stop()
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return errors.New("no answer to a ping")
+		}
+		addr, ok := from.(*net.IPAddr)
+		if !ok || !addr.IP.Equal(a.AsSlice()) {
+			continue // a raw socket sees everybody's
+		}
+		m, err := icmp.ParseMessage(proto, buf[:n])
+		if echo, ok := m.Body.(*icmp.Echo); err == nil && m.Type == reply && ok && echo.ID == id {
+			return nil
+		}
+	}
+}
+
+// neighbour asks the kernel whether it knows the gateway on the link.
+func neighbour(a netip.Addr) error {
+	family := netlink.FAMILY_V4
+	if a.Is6() {
+		family = netlink.FAMILY_V6
+	}
+	list, err := netlink.NeighList(0, family)
+	if err != nil {
+		return fmt.Errorf("list neighbours: %w", err)
+	}
+	const alive = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_PERMANENT
+	for _, n := range list {
+		if n.IP.Equal(a.AsSlice()) && n.State&alive != 0 {
+			return nil
+		}
+	}
+	return errors.New("not known on the link")
+}

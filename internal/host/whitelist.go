@@ -1,0 +1,179 @@
+package host
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// kind is where an entry comes from. The order is that of the summary.
+type kind int
+
+const (
+	kindGateway kind = iota
+	kindResolver
+	kindHost
+	kindLAN
+	kindLoopback
+	kindAPI
+	kindProxy
+	kindOperator
+
+	kinds // how many there are
+)
+
+// String is how the summary names the kind.
+func (k kind) String() string {
+	switch k {
+	case kindGateway:
+		return "gateways"
+	case kindResolver:
+		return "resolvers"
+	case kindHost:
+		return "host addresses"
+	case kindLAN:
+		return "LAN ranges"
+	case kindLoopback:
+		return "loopback"
+	case kindAPI:
+		return "API"
+	case kindProxy:
+		return "proxy"
+	case kindOperator:
+		return "SIKKER_WHITELIST"
+	default:
+		return fmt.Sprintf("kind(%d)", int(k))
+	}
+}
+
+// Whitelist is what must never be blocked. It is a value; the zero value is empty.
+type Whitelist struct {
+	// Problems are the sources that could not be read, or not whole. Each says what to do about it.
+	Problems []error
+
+	prefixes []netip.Prefix // sorted, each once
+	counts   [kinds]int
+}
+
+// Prefixes are all entries, canonical and sorted, each once. A single address is the prefix that holds it alone. One may
+// lie inside another.
+func (w Whitelist) Prefixes() []netip.Prefix { return slices.Clone(w.prefixes) }
+
+// IPs is how many of the entries are single addresses, those inside a listed range included: it counts what was found,
+// not what the union covers.
+func (w Whitelist) IPs() int { return len(w.prefixes) - w.Ranges() }
+
+// Ranges is how many of the entries are networks of more than one address, those inside another included.
+func (w Whitelist) Ranges() int {
+	n := 0
+	for _, p := range w.prefixes {
+		if !p.IsSingleIP() {
+			n++
+		}
+	}
+	return n
+}
+
+// String is the log line: "Safety whitelist: 8 IPs + 8 CIDR ranges".
+func (w Whitelist) String() string {
+	return fmt.Sprintf("Safety whitelist: %d IPs + %d CIDR ranges", w.IPs(), w.Ranges())
+}
+
+// Kinds is the log line after it, which says where the entries come from: "Whitelisted: gateways 1, resolvers 2, …". Each
+// kind counts its own entries once, and kinds without any are left out. An entry of two kinds, such as a gateway that also
+// resolves, counts in both: the sum can be more than IPs and Ranges.
+func (w Whitelist) Kinds() string {
+	var parts []string
+	for k, n := range w.counts {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", kind(k), n))
+		}
+	}
+	if len(parts) == 0 {
+		return "Whitelisted: nothing"
+	}
+	return "Whitelisted: " + strings.Join(parts, ", ")
+}
+
+// survey gathers a whitelist.
+type survey struct {
+	found    [kinds][]netip.Prefix
+	problems []error
+}
+
+// addAddrs adds single addresses. Those that are no host's on a network are passed over, loopback among them: it is a kind
+// of its own.
+func (s *survey) addAddrs(k kind, addrs []netip.Addr) {
+	for _, a := range addrs {
+		if a, ok := peer(a); ok {
+			s.found[k] = append(s.found[k], netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+}
+
+// addPrefixes adds networks as they are, made canonical. Invalid ones are passed over.
+func (s *survey) addPrefixes(k kind, ps []netip.Prefix) {
+	for _, p := range ps {
+		if p, ok := canonical(p); ok {
+			s.found[k] = append(s.found[k], p)
+		}
+	}
+}
+
+// report keeps the errors that are not nil.
+func (s *survey) report(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			s.problems = append(s.problems, err)
+		}
+	}
+}
+
+func (s *survey) whitelist() Whitelist {
+	w := Whitelist{Problems: s.problems}
+	for k, ps := range s.found {
+		ps = distinct(ps)
+		w.counts[k] = len(ps)
+		w.prefixes = append(w.prefixes, ps...)
+	}
+	w.prefixes = distinct(w.prefixes)
+	return w
+}
+
+// distinct sorts ps in place and takes repetitions out.
+func distinct(ps []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(ps, netip.Prefix.Compare)
+	return slices.Compact(ps)
+}
+
+// peer is a in canonical form, and whether a packet of some host on a network can have it as its source.
+func peer(a netip.Addr) (netip.Addr, bool) {
+	a = a.Unmap().WithZone("")
+	return a, a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast()
+}
+
+// canonical is p without host bits and zone, and as IPv4 where it is a network of IPv4-mapped addresses.
+func canonical(p netip.Prefix) (netip.Prefix, bool) {
+	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+	}
+	p = p.Masked()
+	return p, p.IsValid()
+}
+
+// lanRanges are private and link-local: who is in them is a neighbour.
+func lanRanges() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"),     // RFC 1918
+		netip.MustParsePrefix("172.16.0.0/12"),  // RFC 1918
+		netip.MustParsePrefix("192.168.0.0/16"), // RFC 1918
+		netip.MustParsePrefix("169.254.0.0/16"), // RFC 3927; cloud providers' metadata service too
+		netip.MustParsePrefix("fc00::/7"),       // RFC 4193
+		netip.MustParsePrefix("fe80::/10"),      // RFC 4291; IPv6 gateways as a rule
+	}
+}
+
+func loopbackRanges() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+}
