@@ -40,13 +40,11 @@ const (
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	nettest.New(t) // skips, or fails, before anything is built
-	bin, err := os.MkdirTemp("", "sikkerguard-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(bin) })
-	if err := os.Chmod(bin, 0o755); err != nil { // so that a user without privileges can run what is in it
-		t.Fatal(err)
+	bin := t.TempDir()
+	for _, dir := range []string{bin, filepath.Dir(bin)} { // so that a user without privileges can run what is in it
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	build := exec.CommandContext(t.Context(), "go", "build", "-race", "-ldflags", "-X main.version=1.0.0",
 		"-o", bin+"/", "../cmd/sikkerguard", "./apisim/sikkerapi-sim")
@@ -60,7 +58,7 @@ func TestScripts(t *testing.T) {
 			"sim": cmdSim, "fault": cmdFault, "agent": cmdAgent, "fails": cmdFails, "await": cmdAwait, "logged": cmdLogged,
 			"signal": cmdSignal, "exits": cmdExits, "passes": cmdPasses, "drops": cmdDrops, "knock": cmdKnock,
 			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
-			"nflog": cmdNflog,
+			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -75,7 +73,7 @@ type world struct {
 	sender           *nettest.Sender
 	recv             *nettest.Receiver
 	client           *http.Client
-	api              string // address of the simulator
+	api              string     // address of the simulator
 	started          []*process // all of them
 	agents           []*process // the agents among them
 	settled          int
@@ -379,6 +377,32 @@ func cmdNft(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("nft %s: %v\n%s", strings.Join(args, " "), err, out.String())
 	}
 }
+
+// run CODE ARG …: runs another command of the program, which must exit with CODE; what it says goes to run.txt.
+func cmdRun(ts *testscript.TestScript, _ bool, args []string) {
+	of(ts).command(ts, args[0], "run.txt", args[1:]...)
+}
+
+// pull CODE [ARG …]: runs `sikkerguard pull`; what it says goes to pull.txt.
+func cmdPull(ts *testscript.TestScript, _ bool, args []string) {
+	of(ts).command(ts, args[0], "pull.txt", append([]string{"pull"}, args[1:]...)...)
+}
+
+func (w *world) command(ts *testscript.TestScript, code, file string, args ...string) {
+	cmd := exec.Command(filepath.Join(w.bin, "sikkerguard"), args...)
+	cmd.Env = []string{"SIKKER_STATE_DIR=" + ts.MkAbs("state")}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	ts.Check(w.server.Start(cmd))
+	_ = cmd.Wait()
+	ts.Check(os.WriteFile(ts.MkAbs(file), out.Bytes(), 0o600))
+	if got := strconv.Itoa(cmd.ProcessState.ExitCode()); got != code {
+		ts.Fatalf("exit code %s, want %s\n%s", got, code, out.String())
+	}
+}
+
+// ip ARGS: runs ip on the server.
+func cmdIP(ts *testscript.TestScript, _ bool, args []string) { of(ts).server.Run("ip", args...) }
 
 // nflog GROUP: another program takes the NFLOG group, until the script ends.
 func cmdNflog(ts *testscript.TestScript, _ bool, args []string) {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +16,8 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/agent"
 	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/control"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
@@ -63,8 +67,66 @@ Signals: SIGTERM and SIGINT remove the rules and end it, SIGHUP pulls the list a
 			Args:  cobra.NoArgs,
 			RunE:  func(cmd *cobra.Command, _ []string) error { return healthcheck(cmd.Context(), environ) },
 		},
+		pullCommand(environ, out),
+		&cobra.Command{
+			Use:   "cleanup",
+			Short: "Remove what a killed agent left in the kernel (SIKKER_ON_CRASH=keep)",
+			Args:  cobra.NoArgs,
+			RunE:  func(*cobra.Command, []string) error { return cleanup(out) },
+		},
 	)
 	return root
+}
+
+func pullCommand(environ []string, out io.Writer) *cobra.Command {
+	var accept bool
+	cmd := &cobra.Command{
+		Use:   "pull",
+		Short: "Have the agent on this host pull its list now, and print what came of it",
+		Long: `Have the agent on this host pull its list now, and print what came of it. The exit code is 0 when the list is in force.
+
+The agent refuses a list that looks wrong: one that is empty, has more than twice or less than half the entries of the one
+before, holds an entry wider than /8 (IPv4) or /16 (IPv6), or covers a tenth of the public IPv4 addresses. When you know it
+to be right, --accept has it enforced this once. What the whitelist protects stays protected.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return pull(cmd.Context(), environ, out, accept) },
+	}
+	cmd.Flags().BoolVar(&accept, "accept", false, "enforce the list even if a guard refuses it")
+	return cmd
+}
+
+// errNotInForce makes the exit code of a pull that did not succeed; what happened has been printed.
+var errNotInForce = errors.New("the pulled list is not in force")
+
+func pull(ctx context.Context, environ []string, out io.Writer, accept bool) error {
+	dir, err := config.StateDir(environ)
+	if err != nil {
+		return err
+	}
+	o, err := control.Pull(ctx, dir, accept)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(out, "%s\n", o.Text); err != nil {
+		return err
+	}
+	if !o.OK {
+		return errNotInForce
+	}
+	return nil
+}
+
+func cleanup(out io.Writer) error {
+	removed, err := firewall.Cleanup()
+	if err != nil {
+		return err
+	}
+	text := "Nothing of SikkerGuard's was there"
+	if len(removed) > 0 {
+		text = "Removed " + strings.Join(removed, ", ")
+	}
+	_, err = fmt.Fprintln(out, text)
+	return err
 }
 
 // runAgent runs until SIGTERM or SIGINT. A second one ends the process at once, by the default action of the signal.

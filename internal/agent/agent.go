@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/host"
@@ -38,11 +38,16 @@ type Agent struct {
 	o   Options
 	log *zap.Logger
 
-	host   *host.Host
-	feed   *feed.Feed
-	sensor *sensor.Sensor
-	server *server.Server
-	fw     firewall.Backend // nil in a dry run
+	host    *host.Host
+	feed    *feed.Feed
+	sensor  *sensor.Sensor
+	server  *server.Server
+	control *control.Server  // nil when it cannot be had
+	fw      firewall.Backend // nil in a dry run
+
+	pullC chan pullRequest // what the enforcing task is asked
+	hostC chan struct{}    // capacity 1: addresses or routes changed
+	lostC chan error       // capacity 1: the rules are no longer what was applied
 
 	enforcer enforcer // the enforcing task's own
 	observer observer // the observing task's own
@@ -50,6 +55,14 @@ type Agent struct {
 	mu      sync.Mutex // held by whoever writes status
 	status  atomic.Pointer[Status]
 	started time.Time
+}
+
+// offer hands a value to a task that looks for it when it has time. When one is waiting already, this one adds nothing.
+func offer[T any](c chan T, v T) {
+	select {
+	case c <- v:
+	default:
+	}
 }
 
 // New makes an agent. Nothing is opened and nothing is asked yet. It fails when the API's client does not take the
@@ -63,9 +76,15 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, o: o, log: o.Log,
-		host:   host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
-		feed:   feed.New(feed.Options{API: client, ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist}),
+		host: host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		feed: feed.New(feed.Options{
+			API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
+			ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, StateDir: cfg.StateDir,
+		}),
 		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
+		pullC:  make(chan pullRequest),
+		hostC:  make(chan struct{}, 1),
+		lostC:  make(chan error, 1),
 	}
 	if a.log == nil {
 		a.log = zap.NewNop()
@@ -88,9 +107,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	var sensing errgroup.Group
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, "health endpoint", a.server.Run, a.server.Listen) })
+	g.Go(func() error { return a.keep(ctx, "watch on addresses and routes", a.watchHost, nil) })
+	if a.control != nil {
+		g.Go(func() error { return a.keep(ctx, "control socket", a.control.Run, a.control.Listen) })
+	}
 	g.Go(func() error { return a.enforce(ctx) })
 	if !a.cfg.DryRun {
 		sensing.Go(func() error { return a.keep(sensorCtx, "NFLOG listener", a.sensor.Run, a.sensor.Open) })
+		g.Go(func() error { return a.keep(ctx, "watch on the rules", a.watchRules, nil) })
 		g.Go(func() error { return a.observe(ctx) })
 	}
 	err := g.Wait()
@@ -156,12 +180,53 @@ func (a *Agent) open() error {
 			return err
 		}
 	}
-	return a.server.Listen()
+	if err := a.server.Listen(); err != nil {
+		return err
+	}
+	a.openControl()
+	return nil
+}
+
+// openControl makes the control socket. Protection does not depend on it, so the agent also runs without.
+func (a *Agent) openControl() {
+	c := control.New(control.Options{Dir: a.cfg.StateDir, Pull: a.askToPull})
+	if err := c.Listen(); err != nil {
+		a.log.Warn("`sikkerguard pull` will not reach this agent", zap.Error(err))
+		return
+	}
+	a.control = c
+}
+
+// askToPull hands the control socket's request to the enforcing task and waits for what comes of it.
+func (a *Agent) askToPull(ctx context.Context, accept bool) control.Outcome {
+	req := pullRequest{accept: accept, doneC: make(chan control.Outcome, 1)}
+	select {
+	case a.pullC <- req:
+	case <-ctx.Done():
+		return control.Outcome{Text: "The agent is stopping"}
+	}
+	select {
+	case o := <-req.doneC:
+		return o
+	case <-ctx.Done():
+		return control.Outcome{Text: "The agent is stopping"}
+	}
+}
+
+func (a *Agent) watchHost(ctx context.Context) error {
+	return a.host.Watch(ctx, func() { offer(a.hostC, struct{}{}) })
+}
+
+func (a *Agent) watchRules(ctx context.Context) error {
+	return a.fw.Watch(ctx, func(err error) { offer(a.lostC, err) })
 }
 
 // close lets go of what open claimed.
 func (a *Agent) close() error {
 	errs := []error{a.sensor.Close(), a.server.Close()}
+	if a.control != nil {
+		errs = append(errs, a.control.Close())
+	}
 	if a.fw != nil {
 		errs = append(errs, a.fw.Close())
 	}
@@ -180,24 +245,24 @@ func (a *Agent) remove() error {
 	return nil
 }
 
-// keep runs a task that protection does not depend on, and when it fails says so, opens it anew and runs it again.
+// keep runs a task that protection does not depend on until ctx ends, and when it fails says so, opens it anew if need be,
+// and runs it again.
 func (a *Agent) keep(ctx context.Context, what string, run func(context.Context) error, open func() error) error {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = time.Second, time.Minute
-	for {
+	for ctx.Err() == nil {
 		err := run(ctx)
 		for err != nil && ctx.Err() == nil {
 			wait := b.NextBackOff()
 			a.log.Warn("Lost the "+what+", the rules stay in force", zap.Error(err), zap.Duration("retryIn", wait.Round(time.Second)))
-			if !sleep(ctx, wait) {
-				return nil
+			sleep(ctx, wait)
+			err = nil
+			if open != nil {
+				err = open()
 			}
-			err = open()
-		}
-		if ctx.Err() != nil {
-			return nil
 		}
 	}
+	return nil
 }
 
 // sleep waits for d and says whether ctx is still alive.
@@ -210,12 +275,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// enforcer is what the enforcing task remembers from one pull to the next.
-type enforcer struct {
-	pulled    blocklist.Blocklist // the last list of the API that was accepted
-	whitelist string              // the log line that was printed last
-	enforced  *enforced           // nil until rules were verified in the kernel
-	backoff   *backoff.ExponentialBackOff
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/control"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -20,108 +22,194 @@ const (
 	retryFirst, retryMost = 5 * time.Second, 15 * time.Minute
 	// retryRefused is the shortest wait after a list was refused: the next one will hardly differ, and pulls have a quota.
 	retryRefused = 5 * time.Minute
-	// shown is how many examples of something a line of the log gives.
-	shown = 10
+	// staleAfter is how many pull intervals old a list may be before the protection counts as degraded.
+	staleAfter = 3
+	// lookBriefly is how long names may take to resolve before the kept list is enforced: a host without network must not
+	// wait for its protection.
+	lookBriefly = time.Second
 )
 
-// enforced is what was put in place and verified.
-type enforced struct {
+// enforcer is what the enforcing task remembers from one turn to the next.
+type enforcer struct {
+	pulled   blocklist.Blocklist // the last list of the API that was accepted
+	pulledAt time.Time           // when; zero: none was yet
+	baseline int                 // its entries, for the guards
+	shrunk   bool                // the last pull was refused for having shrunk
+
+	whitelist string              // the log line that was printed last
+	enforced  *desired            // nil while nothing is in force
+	rejected  blocklist.Blocklist // what was rolled back, and is not tried again
+	failure   error               // why the last turn did not succeed, nil when it did
+	wait      *backoff.ExponentialBackOff
+	repair    repairer
+}
+
+// desired is what is in force, or is to be.
+type desired struct {
 	block, allow blocklist.Blocklist
 }
 
-// enforce pulls and applies, at once and then at every interval, sooner after a failure or on SIGHUP, until ctx ends.
+// pullRequest asks the enforcing task for a pull at once.
+type pullRequest struct {
+	accept bool
+	doneC  chan control.Outcome // capacity 1: nobody needs to wait
+}
+
+// enforce puts the kept list in force and then pulls, at once and at every interval, sooner after a failure or when asked,
+// until ctx ends. In between it looks after what is in force.
 func (a *Agent) enforce(ctx context.Context) error {
-	a.enforcer.backoff = newBackoff()
-	first := true
+	a.enforcer.wait = newBackoff()
+	a.restore(ctx)
+	next := time.NewTimer(a.refresh(ctx, vet.Options{}))
+	defer next.Stop()
+	if ctx.Err() == nil {
+		if !a.cfg.DryRun {
+			a.log.Info("Monitoring blocked connections")
+		}
+		a.log.Info("SikkerGuard running")
+	}
 	for {
-		wait := a.refresh(ctx, first)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if first {
-			first = false
-			if !a.cfg.DryRun {
-				a.log.Info("Monitoring blocked connections")
-			}
-			a.log.Info("SikkerGuard running")
-		}
-		a.setStatus(func(s *Status) { s.NextPull = inFuture(wait) })
-		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+			return nil
+		case <-next.C:
+			next.Reset(a.refresh(ctx, vet.Options{}))
 		case <-a.o.HangupC:
 			a.log.Info("SIGHUP: pulling now")
-		case <-timer.C:
+			next.Reset(a.refresh(ctx, vet.Options{}))
+		case req := <-a.pullC:
+			a.log.Info("Asked to pull now", zap.Bool("accept", req.accept))
+			next.Reset(a.refresh(ctx, vet.Options{Overrule: req.accept}))
+			req.doneC <- a.outcome()
+		case <-a.hostC:
+			a.adapt(ctx)
+		case err := <-a.lostC:
+			a.enforcer.repair.lost(err)
+		case <-a.enforcer.repair.due():
+			a.restoreRules(ctx)
 		}
-		timer.Stop()
 	}
 }
 
-// newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
-func newBackoff() *backoff.ExponentialBackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval, b.Multiplier = retryFirst, retryMost, 2
-	return b
-}
-
-// inFuture is the time after d, as the status shows times: UTC, to the second.
-func inFuture(d time.Duration) *time.Time {
-	t := time.Now().Add(d).UTC().Truncate(time.Second)
-	return &t
+// restore puts the list of the last run in force, before the network is tried: a reboot without the API loses nothing.
+func (a *Agent) restore(ctx context.Context) {
+	c, err := a.feed.Kept()
+	var damaged *feed.DamagedError
+	switch {
+	case errors.Is(err, feed.ErrNoCopy):
+		return
+	case errors.As(err, &damaged):
+		a.log.Warn("The kept list is damaged and was set aside", zap.Error(err), zap.String("aside", damaged.Aside))
+		return
+	case err != nil:
+		a.log.Warn("The kept list cannot be read", zap.Error(err))
+		return
+	case c.Request != a.feed.Request():
+		a.log.Info("The kept list is of another API, key or score, and is left alone")
+		return
+	}
+	// It was accepted once; only what is no list at all is refused now.
+	v, err := vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+	if err != nil {
+		a.log.Warn("The kept list is left out", zap.Error(err))
+		return
+	}
+	brief, cancel := context.WithTimeout(ctx, lookBriefly)
+	allow := a.whitelist(brief)
+	cancel()
+	a.accept(v, c.Pulled)
+	a.enforcer.baseline = v.List.Len()
+	if !a.cfg.DryRun {
+		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", c.Pulled.Format(time.RFC3339)))
+	}
+	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
+		a.log.Error("The kept list is not enforced", zap.Error(err))
+	}
 }
 
 // refresh is one turn: pull, vet, apply, verify, tell. It returns how long to wait for the next. Whatever fails, what was
 // enforced stays.
-func (a *Agent) refresh(ctx context.Context, first bool) time.Duration {
+func (a *Agent) refresh(ctx context.Context, o vet.Options) time.Duration {
 	allow := a.whitelist(ctx)
-	if first && !a.cfg.DryRun {
-		a.log.Info("Firewall ready")
+	pullErr := a.pull(ctx, o)
+	want := a.wanted(allow)
+	// When there is no new list and nothing would change, or there is nothing to block yet, the kernel is left alone.
+	var applyErr error
+	if pullErr == nil || !want.equal(a.enforcer.enforced) && (a.enforcer.enforced != nil || want.block.Len() > 0) {
+		applyErr = a.apply(ctx, want)
 	}
-	pullErr := a.pull(ctx)
 	if ctx.Err() != nil {
-		return 0
-	}
-	block := a.enforcer.pulled.Union(a.custom()).Without(allow)
-	applyErr := a.apply(ctx, block, allow, pullErr)
-	err := errors.Join(pullErr, applyErr)
-	if ctx.Err() != nil {
-		return 0
-	}
-	if err == nil {
-		a.enforcer.backoff.Reset()
 		return a.cfg.PullInterval
 	}
-	wait := a.retryIn(err)
-	a.tellFailure(err, wait)
+	if pullErr == nil && applyErr == nil {
+		a.keepList()
+	}
+	a.enforcer.failure = errors.Join(pullErr, applyErr)
+	wait := a.cfg.PullInterval
+	if a.enforcer.failure == nil {
+		a.enforcer.wait.Reset()
+	} else {
+		wait = a.retryIn(a.enforcer.failure)
+		a.tellFailure(wait)
+	}
+	a.setStatus(func(s *Status) { s.NextPull = inFuture(wait) })
 	return wait
+}
+
+// keepList makes the list, which is in force, the one that the next is measured against and that the next start begins with.
+func (a *Agent) keepList() {
+	a.enforcer.baseline = a.enforcer.pulled.Len()
+	if a.cfg.DryRun {
+		return
+	}
+	if err := a.feed.Keep(a.enforcer.pulled, a.enforcer.pulledAt); err != nil {
+		a.log.Warn("The list cannot be kept: a start without the API would not protect", zap.Error(err))
+	}
+}
+
+// wanted is what is to be in force: the API's list and the operator's, less what is whitelisted.
+func (a *Agent) wanted(allow blocklist.Blocklist) desired {
+	return desired{block: a.enforcer.pulled.Union(a.custom()).Without(allow), allow: allow}
+}
+
+func (d desired) equal(e *desired) bool {
+	return e != nil && d.block.Equal(e.block) && d.allow.Equal(e.allow)
 }
 
 // whitelist finds what this host depends on. It never fails: what cannot be found now is told, and the rest protected.
 func (a *Agent) whitelist(ctx context.Context) blocklist.Blocklist {
 	w, err := a.host.Discover(ctx)
-	for _, p := range w.Problems {
-		a.log.Warn("Safety whitelist is not complete", zap.Error(p))
+	for _, p := range append(w.Problems, err) {
+		if p != nil && ctx.Err() == nil {
+			a.log.Warn("Safety whitelist is not complete", zap.Error(p))
+		}
 	}
-	if err != nil {
-		a.log.Warn("Safety whitelist is not complete", zap.Error(err))
-	}
-	if line := w.String(); line != a.enforcer.whitelist {
+	first := a.enforcer.whitelist == ""
+	if line := w.String() + w.Kinds(); line != a.enforcer.whitelist {
 		a.enforcer.whitelist = line
-		a.log.Info(line)
+		a.log.Info(w.String())
 		a.log.Info(w.Kinds())
 	}
-	a.setStatus(func(s *Status) { s.Whitelist = WhitelistStatus{IPs: w.IPs(), Ranges: w.Ranges()} })
+	if first && !a.cfg.DryRun {
+		a.log.Info("Firewall ready")
+	}
+	a.setStatus(func(s *Status) { s.Whitelist = WhitelistStatus{IPs: w.IPs(), Ranges: w.Ranges(), Kinds: w.Kinds()} })
 	return blocklist.New(w.Prefixes())
 }
 
 // pull asks the API for its list and vets it. An accepted list is remembered.
-func (a *Agent) pull(ctx context.Context) error {
+func (a *Agent) pull(ctx context.Context, o vet.Options) error {
 	body, err := a.feed.Pull(ctx)
 	if err != nil {
 		return fmt.Errorf("pull blacklist: %w", err)
 	}
-	v, err := vet.Vet(body, vet.Options{})
+	o.Baseline, o.Shrunk = a.enforcer.baseline, a.enforcer.shrunk
+	v, err := vet.Vet(body, o)
 	if err = errors.Join(err, body.Close()); err != nil {
+		if refusal, ok := errors.AsType[*vet.RefusalError](err); ok {
+			a.enforcer.shrunk = refusal.Guard == vet.GuardShrink
+			a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(refusal.Guard)) })
+		}
 		return fmt.Errorf("vet blacklist: %w", err)
 	}
 	a.log.Debug("List accepted", zap.Int("lines", v.Lines), zap.Int("entries", v.List.Len()), zap.Int("repeated", v.Repeated),
@@ -130,9 +218,15 @@ func (a *Agent) pull(ctx context.Context) error {
 		a.log.Warn("The pulled list has lines that are no address; they are left out",
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
 	}
-	a.enforcer.pulled = v.List
-	a.setStatus(func(s *Status) { s.LastPull = inFuture(0) })
+	a.accept(v, time.Now())
 	return nil
+}
+
+// accept remembers a list that passed the guards.
+func (a *Agent) accept(v vet.Verdict, pulled time.Time) {
+	a.enforcer.pulled, a.enforcer.pulledAt, a.enforcer.shrunk = v.List, pulled, false
+	at := pulled.UTC().Truncate(time.Second)
+	a.setStatus(func(s *Status) { s.LastPull = &at })
 }
 
 // custom reads the operator's list. What is wrong with it is told; the rest of it counts.
@@ -163,63 +257,33 @@ func (a *Agent) custom() blocklist.Blocklist {
 	return v.List
 }
 
-// apply puts the list in force, and says so after the kernel was asked. When the pull failed and nothing would change, or
-// there is nothing to block yet, the kernel is left alone.
-func (a *Agent) apply(ctx context.Context, block, allow blocklist.Blocklist, pullErr error) error {
-	e := a.enforcer.enforced
-	if pullErr != nil {
-		unchanged := e != nil && e.block.Equal(block) && e.allow.Equal(allow)
-		if unchanged || e == nil && block.Len() == 0 {
-			return nil
-		}
+// adapt follows a change of the host's addresses or routes: what is whitelisted now is let through at once.
+func (a *Agent) adapt(ctx context.Context) {
+	want := a.wanted(a.whitelist(ctx))
+	if e := a.enforcer.enforced; e == nil || want.equal(e) || ctx.Err() != nil {
+		return
 	}
-	if a.cfg.DryRun {
-		a.tellDryRun(block)
-	} else {
-		ev, err := a.fw.Apply(ctx, ruleset.Ruleset{
-			Block: block, Allow: allow, LogGroup: a.cfg.NFLOGGroup, LogRate: a.cfg.LogRate,
-		})
-		if err != nil {
-			return err
-		}
-		a.log.Info(fmt.Sprintf("Blocking %d IPs", ev.Entries()))
-		a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
-			zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
+	a.log.Info("Addresses or routes of the host changed")
+	if err := a.apply(ctx, want); err != nil && ctx.Err() == nil {
+		a.log.Warn("The safety whitelist is not up to date", zap.Error(err))
 	}
-	a.enforcer.enforced = &enforced{block: block, allow: allow}
-	a.setStatus(func(s *Status) {
-		s.BlockedIPs, s.Blocked4, s.Blocked6 = block.Len(), block.Len4(), block.Len6()
-		s.State, s.Reason = StateActive, ""
-		if a.cfg.DryRun {
-			s.State = StateDryRun
-		}
-	})
-	return nil
 }
 
-// tellDryRun says what would be blocked, with the first few as examples.
-func (a *Agent) tellDryRun(block blocklist.Blocklist) {
-	var examples []string
-	for p := range block.All() {
-		if len(examples) == shown {
-			break
-		}
-		if p.IsSingleIP() {
-			examples = append(examples, p.Addr().String())
-		} else {
-			examples = append(examples, p.String())
-		}
-	}
-	a.log.Info(fmt.Sprintf("Would block %d IPs", block.Len()), zap.Strings("examples", examples))
+// newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
+func newBackoff() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = retryFirst, retryMost, 2
+	return b
 }
 
 // retryIn is how long to wait after a failure.
 func (a *Agent) retryIn(err error) time.Duration {
-	wait := a.enforcer.backoff.NextBackOff()
+	wait := a.enforcer.wait.NextBackOff()
 	var (
 		quota     *sikkerapi.QuotaError
 		temporary *sikkerapi.TemporaryError
 		refusal   *vet.RefusalError
+		rollback  *RollbackError
 	)
 	switch {
 	case errors.As(err, &quota):
@@ -229,32 +293,14 @@ func (a *Agent) retryIn(err error) time.Duration {
 		wait = a.cfg.PullInterval // nothing changes until the key does
 	case errors.As(err, &temporary):
 		wait = max(wait, temporary.RetryAfter)
-	case errors.As(err, &refusal):
+	case errors.As(err, &refusal), errors.As(err, &rollback):
 		wait = max(wait, retryRefused)
 	}
 	return min(wait, a.cfg.PullInterval)
 }
 
-// tellFailure says what did not work and what is enforced all the same.
-func (a *Agent) tellFailure(err error, wait time.Duration) {
-	retry := zap.String("retryIn", wait.Round(time.Second).String())
-	n := a.status.Load().BlockedIPs
-	switch {
-	case a.enforcer.enforced == nil:
-		a.log.Error("Not blocking anything yet", zap.Error(err), retry)
-	case a.enforcer.pulled.Len() == 0:
-		a.log.Warn(fmt.Sprintf("Blocking the %d IPs of the custom blacklist alone", n), zap.Error(err), retry)
-	default:
-		a.log.Warn(fmt.Sprintf("Refresh did not succeed, still blocking %d IPs", n), zap.Error(err), retry)
-	}
-	a.setStatus(func(s *Status) {
-		s.Reason = err.Error()
-		s.State = StateDegraded
-		if a.enforcer.enforced == nil {
-			s.State = StateUnprotected
-		}
-		if a.cfg.DryRun {
-			s.State = StateDryRun
-		}
-	})
+// inFuture is the time after d, as the status shows times: UTC, to the second.
+func inFuture(d time.Duration) *time.Time {
+	t := time.Now().Add(d).UTC().Truncate(time.Second)
+	return &t
 }

@@ -31,7 +31,7 @@ func TestRetryIn(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a, _ := logged(t)
-			a.enforcer.backoff = newBackoff()
+			a.enforcer.wait = newBackoff()
 			if got := a.retryIn(tt.err); got < tt.least || got > tt.most {
 				t.Errorf("got %v, want from %v to %v", got, tt.least, tt.most)
 			}

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+	"maps"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -35,14 +37,29 @@ type Status struct {
 	Whitelist WhitelistStatus `json:"whitelist"`
 	Backend   string          `json:"backend"` // empty in a dry run
 	NextPull  *time.Time      `json:"nextPull"`
-	Dropped   *DroppedStatus  `json:"dropped"` // null while the kernel has no counters of ours
+	Refused   Refusals        `json:"refused"`   // lists refused, by guard
+	Rollbacks int             `json:"rollbacks"` // lists taken out of force again
+	Repairs   int             `json:"repairs"`   // times that rules were put back which another program changed
+	Dropped   *DroppedStatus  `json:"dropped"`   // null while the kernel has no counters of ours
 	Events    EventsStatus    `json:"events"`
 }
 
 // WhitelistStatus is how much is protected from being blocked.
 type WhitelistStatus struct {
-	IPs    int `json:"ips"`
-	Ranges int `json:"ranges"`
+	IPs    int    `json:"ips"`
+	Ranges int    `json:"ranges"`
+	Kinds  string `json:"kinds"`
+}
+
+// Refusals counts refused lists by the guard that spoke.
+type Refusals map[string]int
+
+// with is r with one more refusal; r stays as it is.
+func (r Refusals) with(guard string) Refusals {
+	n := Refusals{}
+	maps.Copy(n, r)
+	n[guard]++
+	return n
 }
 
 // DroppedStatus is what the kernel counted since the rules were first put in place, read when asked.
@@ -74,6 +91,9 @@ func (a *Agent) setStatus(change func(*Status)) {
 func (a *Agent) Status() Status {
 	s := *a.status.Load()
 	s.Uptime = short(time.Since(a.started))
+	if age, limit := s.age(), staleAfter*a.cfg.PullInterval; s.State == StateActive && age > limit {
+		s.State, s.Reason = StateDegraded, fmt.Sprintf("the list is %s old", short(age))
+	}
 	t := a.sensor.Totals()
 	s.Events = events(t)
 	if a.fw != nil {
@@ -83,6 +103,14 @@ func (a *Agent) Status() Status {
 		}
 	}
 	return s
+}
+
+// age is how old the list is.
+func (s Status) age() time.Duration {
+	if s.LastPull == nil {
+		return 0
+	}
+	return time.Since(*s.LastPull)
 }
 
 func events(t sensor.Totals) EventsStatus {

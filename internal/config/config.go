@@ -126,19 +126,32 @@ func Load(environ []string) (Config, error) {
 
 // HealthPort reads SIKKER_HEALTH_PORT alone, for a command that needs nothing else and no key.
 func HealthPort(environ []string) (uint16, error) {
+	l, err := loadOne(environ, prefix+"HEALTH_PORT")
+	return l.cfg.HealthPort, err
+}
+
+// StateDir reads SIKKER_STATE_DIR alone, for a command that needs nothing else and no key.
+func StateDir(environ []string) (string, error) {
+	l, err := loadOne(environ, prefix+"STATE_DIR")
+	return l.cfg.StateDir, err
+}
+
+// loadOne reads one variable and looks at no other.
+func loadOne(environ []string, name string) (loader, error) {
 	values, _, err := read(environ)
-	if err != nil {
-		return 0, err
-	}
 	l := loader{values: values}
+	if err != nil {
+		return l, err
+	}
 	for _, v := range variables() {
-		if v.Name == prefix+"HEALTH_PORT" {
-			if problem := v.set(&l, values[v.key()]); problem != "" {
-				return 0, &Error{Problems: []Problem{{Variable: v.Name, Text: problem}}}
-			}
+		if v.Name != name {
+			continue
+		}
+		if problem := v.set(&l, values[v.key()]); problem != "" {
+			return l, &Error{Problems: []Problem{{Variable: v.Name, Text: problem}}}
 		}
 	}
-	return l.cfg.HealthPort, nil
+	return l, nil
 }
 
 // read gives every known variable its value or its default, and names the unknown ones. An empty value counts as not set.

@@ -222,6 +222,9 @@ func TestHealthPort(t *testing.T) {
 	if _, err := config.HealthPort([]string{"SIKKER_HEALTH_PORT=x"}); err == nil {
 		t.Error("no error")
 	}
+	if dir, err := config.StateDir([]string{"SIKKER_STATE_DIR=/srv/state"}); err != nil || dir != "/srv/state" {
+		t.Errorf("got %q, %v", dir, err)
+	}
 }
 
 // TestKeyDoesNotPrint tries every way of printing a configuration, a panic among them.

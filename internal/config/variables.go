@@ -101,8 +101,8 @@ func variables() []Variable {
 			set:  func(l *loader, s string) string { return number(&l.cfg.LogRate, s, "packets a second", 1, 1_000_000) },
 		},
 		{
-			Name: "SIKKER_STATE_DIR", Default: "/var/lib/sikkerguard", Accepted: "absolute path", Note: "nothing is kept there yet",
-			Text: "List copy, database, control socket.", set: setStateDir,
+			Name: "SIKKER_STATE_DIR", Default: "/var/lib/sikkerguard", Accepted: "absolute path", set: setStateDir,
+			Text: "Where the last good list and the control socket are kept, for root alone.",
 		},
 		{
 			Name: "SIKKER_LOG_LEVEL", Default: "info", Accepted: "debug, info, warn, error", Text: "The least severe event that is logged.",

@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+)
+
+const (
+	// probeAgain is how long after a failed check it is asked once more, before a list is blamed.
+	probeAgain = 500 * time.Millisecond
+	// repairMost is the longest wait between two repairs, when somebody changes the rules over and over.
+	repairMost = time.Minute
+)
+
+// RollbackError is a list that was taken out of force again.
+type RollbackError struct {
+	Broken  host.Checks // what worked before the list and not with it
+	Cause   error       // or what the kernel said, when that is the reason
+	Entries int         // of the list
+	Again   bool        // it is the list that was rolled back before, and was not tried again
+}
+
+func (e *RollbackError) Error() string {
+	switch {
+	case e.Again:
+		return fmt.Sprintf("the list of %d entries is the one that was rolled back; it is tried again when it differs", e.Entries)
+	case e.Cause != nil:
+		return fmt.Sprintf("the list of %d entries was rolled back: %v", e.Entries, e.Cause)
+	}
+	return fmt.Sprintf("the list of %d entries was rolled back, because with it this host no longer reaches: %v; "+
+		"add its addresses to SIKKER_WHITELIST", e.Entries, e.Broken)
+}
+
+// Unwrap is what the kernel said.
+func (e *RollbackError) Unwrap() error { return e.Cause }
+
+// apply puts d in force, and says so after the kernel was asked. What this host reaches is measured before and after; a
+// list with which something fails that worked before is taken out of force at once.
+func (a *Agent) apply(ctx context.Context, d desired) error {
+	if a.cfg.DryRun {
+		a.tellDryRun(d)
+		a.inForce(d)
+		return nil
+	}
+	if a.enforcer.rejected.Len() > 0 && d.block.Equal(a.enforcer.rejected) {
+		return &RollbackError{Entries: d.block.Len(), Again: true}
+	}
+	before := a.host.Probe(ctx)
+	ev, err := a.fw.Apply(ctx, a.ruleset(d))
+	switch {
+	case errors.Is(err, firewall.ErrMismatch):
+		return a.rollback(d, &RollbackError{Cause: err, Entries: d.block.Len()})
+	case err != nil:
+		return err
+	}
+	if broken := a.broken(ctx, before); len(broken) > 0 {
+		return a.rollback(d, &RollbackError{Broken: broken, Entries: d.block.Len()})
+	}
+	a.log.Info(fmt.Sprintf("Blocking %d IPs", ev.Entries()))
+	a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
+		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
+	a.inForce(d)
+	return nil
+}
+
+func (a *Agent) ruleset(d desired) ruleset.Ruleset {
+	return ruleset.Ruleset{Block: d.block, Allow: d.allow, LogGroup: a.cfg.NFLOGGroup, LogRate: a.cfg.LogRate}
+}
+
+// broken is what worked before and fails now, twice.
+func (a *Agent) broken(ctx context.Context, before host.Checks) host.Checks {
+	broken := host.Broken(before, a.host.Probe(ctx))
+	if len(broken) == 0 || !sleep(ctx, probeAgain) {
+		return nil
+	}
+	return host.Broken(before, a.host.Probe(ctx))
+}
+
+// rollback puts back what was in force before d, or nothing, and returns why. It is finished even when the agent is being
+// stopped.
+func (a *Agent) rollback(d desired, why *RollbackError) error {
+	a.enforcer.rejected = d.block
+	var err error
+	if e := a.enforcer.enforced; e != nil {
+		_, err = a.fw.Apply(context.Background(), a.ruleset(*e))
+	} else {
+		err = a.fw.Remove()
+	}
+	a.setStatus(func(s *Status) { s.Rollbacks++ })
+	if err != nil {
+		return errors.Join(why, fmt.Errorf("roll back: %w", err))
+	}
+	return why
+}
+
+// inForce remembers and publishes what is in force.
+func (a *Agent) inForce(d desired) {
+	a.enforcer.enforced, a.enforcer.rejected = &d, blocklist.Blocklist{}
+	a.setStatus(func(s *Status) {
+		s.BlockedIPs, s.Blocked4, s.Blocked6 = d.block.Len(), d.block.Len4(), d.block.Len6()
+		s.State, s.Reason = StateActive, ""
+		if a.cfg.DryRun {
+			s.State = StateDryRun
+		}
+	})
+}
+
+// repairer paces the repair of rules that somebody else changed: the first at once, the next after a wait that doubles, so
+// that two programs that fight over the rules do not do it in a loop.
+type repairer struct {
+	last  time.Time     // of the last repair
+	wait  time.Duration // before the next one
+	timer *time.Timer   // nil while there is nothing to repair
+	err   error         // what was found
+}
+
+// lost schedules a repair.
+func (r *repairer) lost(err error) {
+	if r.timer != nil {
+		return
+	}
+	switch since := time.Since(r.last); {
+	case since > 2*repairMost:
+		r.wait = 0
+	case r.wait == 0:
+		r.wait = time.Second
+	default:
+		r.wait = min(2*r.wait, repairMost)
+	}
+	r.err, r.timer = err, time.NewTimer(r.wait)
+}
+
+// due is ready when it is time to repair; never, while there is nothing to repair.
+func (r *repairer) due() <-chan time.Time {
+	if r.timer == nil {
+		return nil
+	}
+	return r.timer.C
+}
+
+// restoreRules puts back what somebody else changed.
+func (a *Agent) restoreRules(ctx context.Context) {
+	r := &a.enforcer.repair
+	cause := r.err
+	r.timer, r.last = nil, time.Now()
+	e := a.enforcer.enforced
+	if e == nil {
+		return
+	}
+	if _, err := a.fw.Apply(ctx, a.ruleset(*e)); err != nil {
+		if ctx.Err() == nil {
+			a.log.Error("The firewall rules were changed by another program and cannot be put back", zap.NamedError("found", cause), zap.Error(err))
+			a.setStatus(func(s *Status) { s.State, s.Reason = StateUnprotected, err.Error() })
+			r.lost(cause)
+		}
+		return
+	}
+	a.setStatus(func(s *Status) { s.Repairs++ })
+	a.log.Warn(fmt.Sprintf("The firewall rules were changed by another program; put back, blocking %d IPs", e.block.Len()),
+		zap.NamedError("found", cause), zap.Int("repairs", a.status.Load().Repairs))
+}

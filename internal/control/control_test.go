@@ -1,0 +1,124 @@
+package control_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/sikkerapi/sikkerguard/internal/control"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func serve(t *testing.T, dir string, pull func(context.Context, bool) control.Outcome) {
+	t.Helper()
+	s := control.New(control.Options{Dir: dir, Pull: pull})
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	doneC := make(chan error, 1)
+	go func() { doneC <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "control.sock")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the socket is left behind: %v", err)
+		}
+	})
+}
+
+func TestPull(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	serve(t, dir, func(_ context.Context, accept bool) control.Outcome {
+		return control.Outcome{OK: accept, Text: "done"}
+	})
+	for _, accept := range []bool{true, false} {
+		got, err := control.Pull(t.Context(), dir, accept)
+		if err != nil || got != (control.Outcome{OK: accept, Text: "done"}) {
+			t.Errorf("accept %v: got %+v, %v", accept, got, err)
+		}
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "control.sock"): 0o600} {
+		info, err := os.Stat(path)
+		if err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: mode %v, %v; want %v", path, info.Mode().Perm(), err, mode)
+		}
+	}
+}
+
+func TestListen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	serve(t, dir, func(context.Context, bool) control.Outcome { return control.Outcome{} })
+	if err := control.New(control.Options{Dir: dir}).Listen(); !errors.Is(err, control.ErrTaken) {
+		t.Errorf("second agent: got %v, want %v", err, control.ErrTaken)
+	}
+	if _, err := control.Pull(t.Context(), dir, false); err != nil {
+		t.Errorf("after the second agent: %v", err)
+	}
+	// What a killed agent leaves makes way.
+	stale := t.TempDir()
+	if err := os.WriteFile(filepath.Join(stale, "control.sock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, stale, func(context.Context, bool) control.Outcome { return control.Outcome{} })
+	// A directory that cannot be made is an error.
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := control.New(control.Options{Dir: filepath.Join(file, "state")}).Listen(); err == nil {
+		t.Error("made a directory below a file")
+	}
+}
+
+func TestNoAgent(t *testing.T) {
+	t.Parallel()
+	if _, err := control.Pull(t.Context(), t.TempDir(), false); err == nil || !strings.Contains(err.Error(), "is it running") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestAgentStops shows that a client is not left waiting when the agent ends under a pull.
+func TestAgentStops(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	begunC := make(chan struct{})
+	s := control.New(control.Options{Dir: dir, Pull: func(ctx context.Context, _ bool) control.Outcome {
+		close(begunC)
+		<-ctx.Done()
+		return control.Outcome{}
+	}})
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	doneC, askedC := make(chan error, 1), make(chan error, 1)
+	go func() { doneC <- s.Run(ctx) }()
+	go func() {
+		o, err := control.Pull(t.Context(), dir, false)
+		if err == nil && o.OK {
+			err = errors.New("a pull that was not made has succeeded")
+		} else {
+			err = nil
+		}
+		askedC <- err
+	}()
+	<-begunC
+	cancel()
+	if err := <-askedC; err != nil {
+		t.Error(err)
+	}
+	if err := <-doneC; err != nil {
+		t.Error(err)
+	}
+}

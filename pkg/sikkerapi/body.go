@@ -1,0 +1,124 @@
+package sikkerapi
+
+import (
+	"compress/flate"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// body is an answer's body, decompressed, capped, with errors a caller can tell apart:
+//
+//	network → wire (whose fault was it?) → capped → gunzip → capped → reader
+//
+// The compressed bytes are capped as well, because a gzip file may have any number of empty members.
+type body struct {
+	io.Reader
+
+	close func() error
+}
+
+func (b *body) Close() error { return b.close() }
+
+// newBody takes over the answer's body. Nothing is read yet. Closing ends the request too.
+func newBody(ctx context.Context, resp *http.Response, endpoint string, limit int64, cancel context.CancelFunc) (*body, error) {
+	b := &body{close: func() error {
+		defer cancel()
+		return resp.Body.Close()
+	}}
+	b.Reader = &capped{r: &wire{r: resp.Body, ctx: ctx, endpoint: endpoint}, limit: limit, left: limit}
+	switch enc := strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Encoding"))); enc {
+	case "", "identity":
+	case "gzip", "x-gzip":
+		b.Reader = &capped{r: &gunzip{r: b.Reader, endpoint: endpoint}, limit: limit, left: limit}
+	default:
+		return b, fmt.Errorf("%w: encoding %.60q was not asked for", ErrDecompress, enc)
+	}
+	return b, nil
+}
+
+// wire reads from the network and classifies its errors: the caller's context, or a body that was cut short.
+type wire struct {
+	r        io.Reader
+	ctx      context.Context // the caller's, of the request this body belongs to
+	endpoint string
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+		return n, err
+	case w.ctx.Err() != nil:
+		return n, fmt.Errorf("%s: read body: %w", w.endpoint, w.ctx.Err())
+	case !errors.Is(err, io.ErrUnexpectedEOF):
+		err = fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err)
+	}
+	return n, &TemporaryError{Endpoint: w.endpoint, Err: fmt.Errorf("read body: %w", err)}
+}
+
+// capped fails beyond a number of bytes; up to there everything is handed out.
+type capped struct {
+	r           io.Reader
+	limit, left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if c.left < 0 {
+		return 0, &TooLargeError{Limit: c.limit}
+	}
+	if int64(len(p)) > c.left+1 {
+		p = p[:c.left+1] // one byte more than allowed tells that there is more
+	}
+	n, err := c.r.Read(p)
+	if c.left -= int64(n); c.left < 0 {
+		return n - 1, &TooLargeError{Limit: c.limit}
+	}
+	return n, err
+}
+
+// gunzip decompresses, beginning with the first read, so that whoever made it did not wait for the body.
+type gunzip struct {
+	r        io.Reader
+	z        *gzip.Reader
+	endpoint string
+	err      error
+}
+
+func (g *gunzip) Read(p []byte) (int, error) {
+	if g.err != nil {
+		return 0, g.err
+	}
+	n := 0
+	if g.z == nil {
+		g.z, g.err = gzip.NewReader(g.r)
+		if errors.Is(g.err, io.EOF) { // an empty body is no gzip file
+			g.err = io.ErrUnexpectedEOF
+		}
+	}
+	if g.err == nil {
+		n, g.err = g.z.Read(p)
+	}
+	g.err = g.classify(g.err)
+	return n, g.err
+}
+
+// classify tells corrupt data from a body whose end is missing; errors of the layers below pass.
+func (g *gunzip) classify(err error) error {
+	var corrupt flate.CorruptInputError
+	switch {
+	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, &corrupt):
+		return fmt.Errorf("%w: %w", ErrDecompress, err)
+	case err == io.ErrUnexpectedEOF: //nolint:errorlint // only the bare one is gzip's; the layer below wraps its own
+		return &TemporaryError{Endpoint: g.endpoint, Err: fmt.Errorf("%w: %w", ErrDecompress, err)}
+	default:
+		return err
+	}
+}

@@ -1,0 +1,345 @@
+package sikkerapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+const testKey = "sk_test_0123456789abcdef"
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testNow is three quarters of an hour before the quotas reset.
+func testNow() time.Time { return time.Date(2026, 2, 24, 23, 15, 0, 0, time.UTC) }
+
+// serve starts a server and makes a client of it.
+func serve(t *testing.T, h http.HandlerFunc) *Client {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	c, err := New(testKey, WithBaseURL(srv.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.now = testNow
+	t.Cleanup(c.CloseIdleConnections)
+	return c
+}
+
+func TestNew(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, key, base string
+		want            string // the base URL; "": an error
+	}{
+		{name: "OK https", key: testKey, base: "https://api.example.com", want: "https://api.example.com"},
+		{name: "OK path and slash", key: testKey, base: "https://api.example.com:8443/sikker/", want: "https://api.example.com:8443/sikker"},
+		{name: "OK localhost", key: testKey, base: "http://LocalHost:8080", want: "http://LocalHost:8080"},
+		{name: "OK loopback", key: testKey, base: "http://127.9.9.9", want: "http://127.9.9.9"},
+		{name: "OK loopback, IPv6", key: testKey, base: "http://[::1]:80", want: "http://[::1]:80"},
+		{name: "OK private", key: testKey, base: "http://10.1.2.3", want: "http://10.1.2.3"},
+		{name: "OK private, mapped", key: testKey, base: "http://[::ffff:10.1.2.3]", want: "http://[::ffff:10.1.2.3]"},
+		{name: "OK private, IPv6", key: testKey, base: "http://[fd00::1]", want: "http://[fd00::1]"},
+		{name: "bad key empty", base: "https://api.example.com"},
+		{name: "bad key space", key: "sk_test_s3cret x", base: "https://api.example.com"},
+		{name: "bad key newline", key: "sk_test_s3cret\n", base: "https://api.example.com"},
+		{name: "bad key control", key: "sk_test_s3cret\x7f", base: "https://api.example.com"},
+		{name: "bad key not ASCII", key: "sk_test_s3cret\u00a0", base: "https://api.example.com"},
+		{name: "bad http to the Internet", key: testKey, base: "http://api.example.com"},
+		{name: "bad http to a public address", key: testKey, base: "http://192.0.2.1"},
+		{name: "bad http to what begins like localhost", key: testKey, base: "http://localhost.example.com"},
+		{name: "bad http to no address", key: testKey, base: "http://0.0.0.0"},
+		{name: "bad user", key: testKey, base: "https://s3cret@api.example.com"},
+		{name: "bad password", key: testKey, base: "https://u:s3cret@api.example.com"},
+		{name: "bad password with a hash", key: testKey, base: "https://u:s3#cret@api.example.com"},
+		{name: "bad query", key: testKey, base: "https://api.example.com/?s3cret"},
+		{name: "bad empty query", key: testKey, base: "https://api.example.com/?"},
+		{name: "bad fragment", key: testKey, base: "https://api.example.com/#s3cret"},
+		{name: "bad scheme", key: testKey, base: "ftp://api.example.com"},
+		{name: "bad no scheme", key: testKey, base: "api.example.com"},
+		{name: "bad no host", key: testKey, base: "https://:443"},
+		{name: "bad empty", key: testKey},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c, err := New(tt.key, WithBaseURL(tt.base))
+			if (err == nil) != (tt.want != "") {
+				t.Fatalf("New: %v, want base %q", err, tt.want)
+			}
+			if err == nil {
+				if diff := cmp.Diff(tt.want, c.base); diff != "" {
+					t.Errorf("base URL (-want +got):\n%s", diff)
+				}
+				return
+			}
+			for _, secret := range []string{testKey, "s3cret", "s3"} {
+				if strings.Contains(err.Error(), secret) {
+					t.Errorf("error shows %q: %v", secret, err)
+				}
+			}
+		})
+	}
+}
+
+func TestUserAgent(t *testing.T) {
+	t.Parallel()
+	for _, agent := range []string{"", "a\nb", "é"} {
+		if _, err := New(testKey, WithUserAgent(agent)); err == nil {
+			t.Errorf("user agent %q is taken", agent)
+		}
+	}
+	var got []string
+	c := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		got = append(got, r.UserAgent(), r.Header.Get("Authorization"), r.Header.Get("Accept-Encoding"))
+	})
+	if err := WithUserAgent("test/1")(c); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = c.Status(t.Context()) // the answer is empty
+	if diff := cmp.Diff([]string{"test/1", "Bearer " + testKey, "gzip"}, got); diff != "" {
+		t.Errorf("headers (-want +got):\n%s", diff)
+	}
+}
+
+func TestClientHidesKey(t *testing.T) {
+	t.Parallel()
+	c, err := New(testKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type holder struct{ C *Client }
+	raw, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := c.String() + c.GoString() + string(raw)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		// The holder's client is printed by reflection, which asks no method of it.
+		shown += fmt.Sprintf(verb+verb+verb, c, *c, holder{c}) //nolint:govet // any verb may meet a client
+	}
+	if strings.Contains(shown, testKey) || strings.Contains(shown, fmt.Sprintf("%x", testKey)) {
+		t.Errorf("the key is shown: %s", shown)
+	}
+}
+
+// roundTrip is a transport made of a function.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func withTransport(t *testing.T, f roundTrip) *Client {
+	t.Helper()
+	c, err := New(testKey, WithHTTPClient(&http.Client{Transport: f}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.now = testNow
+	return c
+}
+
+func TestErrorsHideKey(t *testing.T) {
+	t.Parallel()
+	dump := withTransport(t, func(r *http.Request) (*http.Response, error) {
+		return nil, fmt.Errorf("send %v: %w", r.Header, io.ErrClosedPipe)
+	})
+	_, err := dump.Status(t.Context())
+	if !errors.Is(err, io.ErrClosedPipe) || strings.Contains(err.Error(), testKey) {
+		t.Errorf("transport that dumps: %v", err)
+	}
+	for name, text := range map[string]string{
+		"JSON":         `{"error": "unknown key ` + testKey + `"}`,
+		"text":         "unknown key " + testKey,
+		"split":        "unknown key sk_test_\x000123456789abcdef",
+		"at the limit": strings.Repeat("x", maxMessage-5) + testKey,
+	} {
+		c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, text)
+		})
+		_, err := c.Status(t.Context())
+		if err == nil || strings.Contains(err.Error(), "sk_te") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	api := func(status int, message string) *APIError {
+		return &APIError{StatusCode: status, Message: message, Endpoint: "GET /v1/key/status"}
+	}
+	spent := func(q Quota, wait time.Duration) *QuotaError {
+		return &QuotaError{
+			Quota: q, RetryAfter: wait, Reset: testNow().Add(wait), Message: "spent", Endpoint: "GET /v1/key/status",
+		}
+	}
+	tests := []struct {
+		name   string
+		status int
+		header map[string]string
+		body   string
+		want   error
+		is     error
+	}{
+		{name: "bad key", status: 401, body: `{"error": "no key"}`, want: api(401, "no key"), is: ErrUnauthorized},
+		{name: "bad key disabled", status: 403, want: api(403, ""), is: ErrUnauthorized},
+		{name: "bad request", status: 400, body: "\x1b[31mred\u202e\r\n tape\xff", want: api(400, "[31mred   tape")},
+		{name: "bad not found, long", status: 404, body: strings.Repeat("é", 300), want: api(404, strings.Repeat("é", 200))},
+		{name: "bad success", status: 204, want: api(204, "")},
+		{name: "bad redirect", status: 302, header: map[string]string{"Location": "https://example.com/"},
+			want: api(302, "to https://example.com/"), is: ErrRedirect},
+		{name: "bad quota, seconds", status: 429, header: map[string]string{"Retry-After": "90"}, body: "spent",
+			want: spent(Quota{}, 90*time.Second)},
+		{name: "bad quota, date", status: 429, header: map[string]string{"Retry-After": "Wed, 25 Feb 2026 00:00:00 GMT"},
+			body: "spent", want: spent(Quota{}, 45*time.Minute)},
+		{name: "bad quota, nothing said", status: 429, header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "0"},
+			body: "spent", want: spent(Quota{Known: true, Limit: 24, Used: 24}, 45*time.Minute)},
+		{name: "bad quota, negative", status: 429, header: map[string]string{"Retry-After": "-1"}, body: "spent",
+			want: spent(Quota{}, 45*time.Minute)},
+		{name: "bad quota, absurd", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}, body: "spent",
+			want: spent(Quota{}, 24*time.Hour)},
+		{name: "bad server", status: 500, body: "<html>", want: &TemporaryError{
+			Endpoint: "GET /v1/key/status", Err: api(500, "<html>"),
+		}},
+		{name: "bad server, waits", status: 503, header: map[string]string{"Retry-After": "5"}, want: &TemporaryError{
+			Endpoint: "GET /v1/key/status", RetryAfter: 5 * time.Second, Err: api(503, ""),
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			asked := 0
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				asked++
+				for k, v := range tt.header {
+					w.Header().Set(k, v)
+				}
+				w.WriteHeader(tt.status)
+				_, _ = io.WriteString(w, tt.body)
+			})
+			_, err := c.Status(t.Context())
+			if diff := cmp.Diff(tt.want, err); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+			if tt.is != nil && !errors.Is(err, tt.is) {
+				t.Errorf("%v is not %v", err, tt.is)
+			}
+			if asked != 1 {
+				t.Errorf("asked %d times", asked)
+			}
+		})
+	}
+}
+
+// TestRedirectKeepsKey follows what a client of the caller's would do: its own policy is not asked.
+func TestRedirectKeepsKey(t *testing.T) {
+	t.Parallel()
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("asked for %s, with %q", r.URL, r.Header.Get("Authorization"))
+	}))
+	defer elsewhere.Close()
+	srv := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	defer srv.Close()
+	h := srv.Client()
+	h.CheckRedirect = func(*http.Request, []*http.Request) error { return nil }
+	c, err := New(testKey, WithBaseURL(srv.URL), WithHTTPClient(h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Status(t.Context()); !errors.Is(err, ErrRedirect) {
+		t.Errorf("redirect: %v", err)
+	}
+	if h.CheckRedirect(nil, nil) != nil {
+		t.Error("the caller's client was changed")
+	}
+}
+
+func TestNoAnswer(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.NotFoundHandler())
+	srv.Close()
+	c, err := New(testKey, WithBaseURL(srv.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Status(t.Context())
+	if _, ok := errors.AsType[*TemporaryError](err); !ok {
+		t.Errorf("no connection: %v", err)
+	}
+	if strings.Count(err.Error(), "/v1/key/status") != 1 {
+		t.Errorf("the endpoint is named more than once: %v", err)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = c.Status(cancelled)
+	if _, ok := errors.AsType[*TemporaryError](err); ok || !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// TestTimeouts has a server that never answers: the package's own limit is temporary, the caller's is the caller's.
+func TestTimeouts(t *testing.T) {
+	t.Parallel()
+	for _, stalledBody := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := withTransport(t, func(r *http.Request) (*http.Response, error) {
+				if stalledBody {
+					return &http.Response{StatusCode: 200, Body: stalled{r.Context()}, Header: http.Header{}}, nil
+				}
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			})
+			begin := time.Now()
+			_, err := c.Status(t.Context())
+			if _, ok := errors.AsType[*TemporaryError](err); !ok || time.Since(begin) != callTimeout {
+				t.Errorf("own limit, after %s: %v", time.Since(begin), err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err = c.Status(ctx)
+			if _, ok := errors.AsType[*TemporaryError](err); ok || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("caller's limit: %v", err)
+			}
+		})
+	}
+}
+
+// stalled is a body that never comes.
+type stalled struct{ ctx context.Context }
+
+func (s stalled) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, s.ctx.Err()
+}
+func (stalled) Close() error { return nil }
+
+// TestStalledError has an error whose text never comes: the error is told all the same.
+func TestStalledError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := withTransport(t, func(r *http.Request) (*http.Response, error) {
+			body := io.MultiReader(bytes.NewReader([]byte("busy")), stalled{r.Context()})
+			return &http.Response{StatusCode: 502, Body: io.NopCloser(body), Header: http.Header{}}, nil
+		})
+		begin := time.Now()
+		_, err := c.Blacklist(t.Context(), BlacklistQuery{})
+		api, ok := errors.AsType[*APIError](err)
+		if !ok || api.StatusCode != 502 || api.Message != "busy" || time.Since(begin) != errorTimeout {
+			t.Errorf("after %s: %v", time.Since(begin), err)
+		}
+	})
+}
