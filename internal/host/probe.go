@@ -100,34 +100,38 @@ func (h *Host) probes() []probe {
 	for _, a := range h.last[kindResolver] {
 		ps = append(ps, probe{"resolver " + a.String(), func(ctx context.Context) error { return query(ctx, a, name) }})
 	}
-	if target := h.target(); target != "" {
-		ps = append(ps, probe{"API " + target, func(ctx context.Context) error { return connect(ctx, target) }})
+	if host, port := h.target(); host != "" {
+		ps = append(ps, probe{"API " + net.JoinHostPort(host, port), func(ctx context.Context) error { return h.connect(ctx, host, port) }})
 	}
 	return ps
 }
 
 // target is where a connection to the API begins: the API itself, or the proxy before it.
-func (h *Host) target() string {
+func (h *Host) target() (host, port string) {
 	u := h.o.APIURL
 	if u == nil || u.Hostname() == "" {
-		return ""
+		return "", ""
 	}
 	if p, err := h.o.Proxy(u); err == nil && p != nil {
 		u = p
 	}
-	port := u.Port()
+	port = u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
 	}
-	return net.JoinHostPort(u.Hostname(), port)
+	return u.Hostname(), port
 }
 
-func connect(ctx context.Context, target string) error {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
-	if err != nil {
-		return err
+// connect tries the addresses of a name one after the other, as a client does.
+func (h *Host) connect(ctx context.Context, host, port string) error {
+	addrs, err := h.lookup(ctx, host)
+	for _, a := range addrs {
+		var c net.Conn
+		if c, err = (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(a.String(), port)); err == nil {
+			return c.Close()
+		}
 	}
-	return c.Close()
+	return err
 }
 
 // query asks a resolver for a name. Any answer to it is an answer: whether the name exists does not matter here.
