@@ -306,9 +306,9 @@ func (w *world) through(ts *testscript.TestScript, sources []string) map[string]
 	}
 	w.settled++
 	last := fmt.Sprintf("settled %d", w.settled)
-	w.sender.UDP(netip.MustParseAddrPort("192.0.2.99:4000"), netip.AddrPortFrom(serverAddr(netip.IPv4Unspecified()), recvPort), last)
+	w.sender.UDP(netip.MustParseAddrPort("198.18.255.99:4000"), netip.AddrPortFrom(serverAddr(netip.IPv4Unspecified()), recvPort), last)
 	if !w.recv.Await(last, patience) {
-		ts.Fatalf("a datagram from 192.0.2.99, which no list holds, does not get through")
+		ts.Fatalf("a datagram from 198.18.255.99, which no list holds, does not get through")
 	}
 	through := map[string]bool{}
 	for _, s := range sources {

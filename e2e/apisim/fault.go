@@ -184,13 +184,13 @@ func garbage(n int) []byte {
 	return raw
 }
 
-// huge sends lines that look right until there are more than anyone takes. A part of it is compressed once, since gzip
-// files may follow each other.
+// huge sends lines that look right until there are more than anyone takes: 256 of them over and over, so that a client
+// spends its time on the limit and not on decompressing. A part is compressed once, since gzip files may follow each other.
 func (f *fault) huge(w http.ResponseWriter, r *http.Request) {
 	const lines = 1 << 16
 	var part []byte
 	for i := range lines {
-		part = fmt.Appendf(part, "198.51.%d.%d\n", i>>8&0xff, i&0xff)
+		part = fmt.Appendf(part, "198.51.100.%d\n", i&0xff)
 	}
 	size := len(part)
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -39,18 +39,26 @@ type world struct {
 	url    string
 	list   string
 	now    time.Time
+	askedC chan string // the paths of requests as they come, the first 100
 }
 
 func start(t *testing.T, o apisim.Options) *world {
 	t.Helper()
 	w := &world{list: filepath.Join(t.TempDir(), "list.txt"), now: time.Date(2026, 2, 24, 23, 15, 0, 0, time.UTC)}
+	w.askedC = make(chan string, 100)
 	w.write(t, testList)
 	o.List, o.Key, o.Now = w.list, testKey, func() time.Time { return w.now }
 	var err error
 	if w.sim, err = apisim.New(o); err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(w.sim)
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		select {
+		case w.askedC <- r.URL.Path:
+		default:
+		}
+		w.sim.ServeHTTP(rw, r)
+	}))
 	t.Cleanup(srv.Close)
 	t.Cleanup(w.sim.ClearFaults)
 	w.url = srv.URL
@@ -113,12 +121,16 @@ func TestBlacklist(t *testing.T) {
 		want string
 	}{
 		{name: "OK by default 50 and more", want: "203.0.113.9\n2001:db8::1\n203.0.113.10\n"},
-		{name: "OK low score, at the tier's limit", q: sikkerapi.BlacklistQuery{ScoreMinimum: 1, Limit: 100},
-			want: "203.0.113.9\n2001:db8::1\n203.0.113.10\n"},
+		{
+			name: "OK low score, at the tier's limit", q: sikkerapi.BlacklistQuery{ScoreMinimum: 1, Limit: 100},
+			want: "203.0.113.9\n2001:db8::1\n203.0.113.10\n",
+		},
 		{name: "OK high score", q: sikkerapi.BlacklistQuery{ScoreMinimum: 98}, want: "203.0.113.9\n"},
 		{name: "OK limit", q: sikkerapi.BlacklistQuery{Limit: 1}, want: "203.0.113.9\n"},
-		{name: "OK IPv4", q: sikkerapi.BlacklistQuery{IPVersion: sikkerapi.IPv4, ScoreMinimum: 40},
-			want: "203.0.113.9\n203.0.113.10\n198.51.100.0/24\n"},
+		{
+			name: "OK IPv4", q: sikkerapi.BlacklistQuery{IPVersion: sikkerapi.IPv4, ScoreMinimum: 40},
+			want: "203.0.113.9\n203.0.113.10\n198.51.100.0/24\n",
+		},
 		{name: "OK IPv6", q: sikkerapi.BlacklistQuery{IPVersion: sikkerapi.IPv6}, want: "2001:db8::1\n"},
 		{name: "OK everything else", q: sikkerapi.BlacklistQuery{
 			ScoreMinimum: 100, OnlyCountries: []string{"NL"}, ExceptCountries: []string{"US"}, OnlyASN: []uint32{1}, ExceptASN: []uint32{2},

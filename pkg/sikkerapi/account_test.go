@@ -22,7 +22,8 @@ func TestCheck(t *testing.T) {
 		name, raw string
 		want      *CheckResult // nil: ErrMalformed
 	}{
-		{name: "OK documented", raw: `{"ip": "203.0.113.9", "found": true, "confidenceLevel": 97,
+		{
+			name: "OK documented", raw: `{"ip": "203.0.113.9", "found": true, "confidenceLevel": 97,
 			"geolocation": {"countryCode": "NL", "countryName": "Netherlands", "city": "Amsterdam", "asn": "AS64500",
 			"asnOrg": "Example BV", "isTor": false, "isProxy": true},
 			"firstSeen": "2026-01-02T03:04:05Z", "lastSeen": "2026-02-24T10:30:00+01:00", "totalSessions": 412, "totalEvents": 9001,
@@ -36,9 +37,12 @@ func TestCheck(t *testing.T) {
 				FirstSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), LastSeen: time.Date(2026, 2, 24, 9, 30, 0, 0, time.UTC),
 				Protocols: []ProtocolActivity{{Protocol: "ssh", Sessions: 400, Events: 8000}},
 				Behaviors: []Behavior{{Name: "credential_stuffing", Severity: SeverityHigh, Count: 12}},
-			}},
-		{name: "OK not found", raw: `{"ip": "203.0.113.9", "found": false, "geolocation": null, "firstSeen": null, "lastSeen": ""}`,
-			want: &CheckResult{IP: addr}},
+			},
+		},
+		{
+			name: "OK not found", raw: `{"ip": "203.0.113.9", "found": false, "geolocation": null, "firstSeen": null, "lastSeen": ""}`,
+			want: &CheckResult{IP: addr},
+		},
 		{name: "OK mapped", raw: `{"ip": "::ffff:203.0.113.9"}`, want: &CheckResult{IP: addr}},
 		{name: "bad about another", raw: `{"ip": "203.0.113.10", "found": true}`},
 		{name: "bad about none", raw: `{"found": true}`},

@@ -261,7 +261,8 @@ func TestDecodeBlacklist(t *testing.T) {
 		name, raw string
 		want      *BlacklistResponse // nil: an error
 	}{
-		{name: "OK documented", raw: meta + `[{"ip": "203.0.113.9", "confidenceLevel": 97, "lastSeen": 1771890000000, "sessions": 412,
+		{
+			name: "OK documented", raw: meta + `[{"ip": "203.0.113.9", "confidenceLevel": 97, "lastSeen": 1771890000000, "sessions": 412,
 			"protocols": ["ssh", "telnet"], "countryCode": "NL", "asn": "AS64500", "asnOrg": "Example BV"}, {"ip": "2001:db8::/64"}]}`,
 			want: &BlacklistResponse{Meta: full, Entries: []BlacklistEntry{
 				{
@@ -270,7 +271,8 @@ func TestDecodeBlacklist(t *testing.T) {
 					ASN: "AS64500", ASNOrg: "Example BV",
 				},
 				{Prefix: netip.MustParsePrefix("2001:db8::/64")},
-			}}},
+			}},
+		},
 		{name: "OK empty", raw: meta + `[]}`, want: &BlacklistResponse{Meta: full, Entries: []BlacklistEntry{}}},
 		{name: "bad no JSON", raw: `<html>`},
 		{name: "bad nothing", raw: ``},

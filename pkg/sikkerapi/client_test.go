@@ -122,14 +122,14 @@ func TestClientHidesKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	type holder struct{ C *Client }
-	raw, err := json.Marshal(c)
+	raw, err := json.Marshal(map[string]any{"client": c})
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := c.String() + c.GoString() + string(raw)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 		// The holder's client is printed by reflection, which asks no method of it.
-		shown += fmt.Sprintf(verb+verb+verb, c, *c, holder{c}) //nolint:govet // any verb may meet a client
+		shown += fmt.Sprintf(verb+verb+verb, c, *c, holder{c})
 	}
 	if strings.Contains(shown, testKey) || strings.Contains(shown, fmt.Sprintf("%x", testKey)) {
 		t.Errorf("the key is shown: %s", shown)
@@ -200,18 +200,30 @@ func TestRefusals(t *testing.T) {
 		{name: "bad request", status: 400, body: "\x1b[31mred\u202e\r\n tape\xff", want: api(400, "[31mred   tape")},
 		{name: "bad not found, long", status: 404, body: strings.Repeat("é", 300), want: api(404, strings.Repeat("é", 200))},
 		{name: "bad success", status: 204, want: api(204, "")},
-		{name: "bad redirect", status: 302, header: map[string]string{"Location": "https://example.com/"},
-			want: api(302, "to https://example.com/"), is: ErrRedirect},
-		{name: "bad quota, seconds", status: 429, header: map[string]string{"Retry-After": "90"}, body: "spent",
-			want: spent(Quota{}, 90*time.Second)},
-		{name: "bad quota, date", status: 429, header: map[string]string{"Retry-After": "Wed, 25 Feb 2026 00:00:00 GMT"},
-			body: "spent", want: spent(Quota{}, 45*time.Minute)},
-		{name: "bad quota, nothing said", status: 429, header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "0"},
-			body: "spent", want: spent(Quota{Known: true, Limit: 24, Used: 24}, 45*time.Minute)},
-		{name: "bad quota, negative", status: 429, header: map[string]string{"Retry-After": "-1"}, body: "spent",
-			want: spent(Quota{}, 45*time.Minute)},
-		{name: "bad quota, absurd", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}, body: "spent",
-			want: spent(Quota{}, 24*time.Hour)},
+		{
+			name: "bad redirect", status: 302, header: map[string]string{"Location": "https://example.com/"},
+			want: api(302, "to https://example.com/"), is: ErrRedirect,
+		},
+		{
+			name: "bad quota, seconds", status: 429, header: map[string]string{"Retry-After": "90"}, body: "spent",
+			want: spent(Quota{}, 90*time.Second),
+		},
+		{
+			name: "bad quota, date", status: 429, header: map[string]string{"Retry-After": "Wed, 25 Feb 2026 00:00:00 GMT"},
+			body: "spent", want: spent(Quota{}, 45*time.Minute),
+		},
+		{
+			name: "bad quota, nothing said", status: 429, header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "0"},
+			body: "spent", want: spent(Quota{Known: true, Limit: 24, Used: 24}, 45*time.Minute),
+		},
+		{
+			name: "bad quota, negative", status: 429, header: map[string]string{"Retry-After": "-1"}, body: "spent",
+			want: spent(Quota{}, 45*time.Minute),
+		},
+		{
+			name: "bad quota, absurd", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}, body: "spent",
+			want: spent(Quota{}, 24*time.Hour),
+		},
 		{name: "bad server", status: 500, body: "<html>", want: &TemporaryError{
 			Endpoint: "GET /v1/key/status", Err: api(500, "<html>"),
 		}},

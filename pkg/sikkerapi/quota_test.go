@@ -24,24 +24,40 @@ func TestQuota(t *testing.T) {
 		want Quota
 	}{
 		{name: "OK none"},
-		{name: "OK new", h: header("X-Daily-Limit", "1000", "X-Daily-Used", "3", "X-Daily-Remaining", "997"),
-			want: Quota{Known: true, Limit: 1000, Used: 3, Remaining: 997}},
-		{name: "OK new without used", h: header("X-Daily-Limit", "1000", "X-Daily-Remaining", "997"),
-			want: Quota{Known: true, Limit: 1000, Used: 3, Remaining: 997}},
-		{name: "OK new without remaining", h: header("X-Daily-Limit", "1000", "X-Daily-Used", "1003"),
-			want: Quota{Known: true, Limit: 1000, Used: 1003}},
-		{name: "OK old", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "1771977600"),
-			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC)}},
-		{name: "OK old, seconds", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "2700"),
-			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC)}},
-		{name: "OK old, senseless reset", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "99999999999"),
-			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23}},
-		{name: "OK reports", h: header("X-Report-Limit", "1000", "X-Report-Remaining", "0"),
-			want: Quota{Known: true, Limit: 1000, Used: 1000}},
+		{
+			name: "OK new", h: header("X-Daily-Limit", "1000", "X-Daily-Used", "3", "X-Daily-Remaining", "997"),
+			want: Quota{Known: true, Limit: 1000, Used: 3, Remaining: 997},
+		},
+		{
+			name: "OK new without used", h: header("X-Daily-Limit", "1000", "X-Daily-Remaining", "997"),
+			want: Quota{Known: true, Limit: 1000, Used: 3, Remaining: 997},
+		},
+		{
+			name: "OK new without remaining", h: header("X-Daily-Limit", "1000", "X-Daily-Used", "1003"),
+			want: Quota{Known: true, Limit: 1000, Used: 1003},
+		},
+		{
+			name: "OK old", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "1771977600"),
+			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC)},
+		},
+		{
+			name: "OK old, seconds", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "2700"),
+			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC)},
+		},
+		{
+			name: "OK old, senseless reset", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "99999999999"),
+			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23},
+		},
+		{
+			name: "OK reports", h: header("X-Report-Limit", "1000", "X-Report-Remaining", "0"),
+			want: Quota{Known: true, Limit: 1000, Used: 1000},
+		},
 		{name: "OK both, the new one counts", h: header("X-Daily-Limit", "7", "X-Daily-Used", "1", "X-RateLimit-Limit", "9",
 			"X-RateLimit-Remaining", "9"), want: Quota{Known: true, Limit: 7, Used: 1, Remaining: 6}},
-		{name: "OK new senseless, old read", h: header("X-Daily-Limit", "many", "X-RateLimit-Limit", "9", "X-RateLimit-Remaining", "9"),
-			want: Quota{Known: true, Limit: 9, Remaining: 9}},
+		{
+			name: "OK new senseless, old read", h: header("X-Daily-Limit", "many", "X-RateLimit-Limit", "9", "X-RateLimit-Remaining", "9"),
+			want: Quota{Known: true, Limit: 9, Remaining: 9},
+		},
 		{name: "bad limit alone", h: header("X-Daily-Limit", "7")},
 		{name: "bad negative", h: header("X-Daily-Limit", "-7", "X-Daily-Used", "1")},
 		{name: "bad overflow", h: header("X-Daily-Limit", "4294967296", "X-Daily-Used", "1")},
@@ -62,7 +78,11 @@ func TestRetryAfter(t *testing.T) {
 		in   string
 		want time.Duration // -1: none
 	}{
-		{"", -1}, {"soon", -1}, {"-1", -1}, {"+5", -1}, {"1.5", -1},
+		{"", -1},
+		{"soon", -1},
+		{"-1", -1},
+		{"+5", -1},
+		{"1.5", -1},
 		{"Tue, 24 Feb 2026 23:14:59 GMT", -1},
 		{"0", 0},
 		{" 90 ", 90 * time.Second},

@@ -58,7 +58,7 @@ func (c *Client) do(ctx context.Context, r request) (*answer, error) {
 	if r.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Do(req) //nolint:bodyclose // newBody takes it over, and its Close closes it
 	if err != nil {
 		cancel()
 		return nil, c.noAnswer(ctx, r, err)
