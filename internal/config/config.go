@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,13 +77,13 @@ const (
 
 // Problem is one thing that is wrong with the configuration.
 type Problem struct {
-	Variable string
-	Text     string // what is wrong, with the value, and what is accepted; never the API key
+	Variable string // of an unknown name what can be shown of it
+	Text     string // follows the variable: the value, what is accepted, what to do; never the API key
 }
 
 func (p Problem) String() string { return p.Variable + p.Text }
 
-// Error is everything that is wrong with the configuration, in the order of the variables table.
+// Error is everything that is wrong with the configuration: unknown names first, then in the order of the variables table.
 type Error struct {
 	Problems []Problem
 }
@@ -106,20 +107,20 @@ type raw map[string]string
 // Load reads and checks the SIKKER_ variables of environ, which is like os.Environ(). The error is an *Error. Files that
 // variables name are looked at: the key file is read, the custom blacklist must be readable.
 func Load(environ []string) (Config, error) {
-	values, problems, err := read(environ)
+	l, unknown, err := read(environ)
 	if err != nil {
 		return Config{}, err
 	}
-	l := loader{values: values, problems: problems}
 	for _, v := range variables() {
-		if v.set != nil {
-			if problem := v.set(&l, values[v.key()]); problem != "" {
-				l.problems = append(l.problems, Problem{Variable: v.Name, Text: problem})
-			}
-		}
+		l.check(v)
 	}
-	if len(l.problems) > 0 {
-		return Config{}, &Error{Problems: l.problems}
+	// Last, when the key is known, and told first: what else is wrong may come of a misspelt name.
+	problems := make([]Problem, 0, len(unknown)+len(l.problems))
+	for _, name := range unknown {
+		problems = append(problems, l.unknown(name))
+	}
+	if problems = append(problems, l.problems...); len(problems) > 0 {
+		return Config{}, &Error{Problems: problems}
 	}
 	return l.cfg, nil
 }
@@ -137,54 +138,70 @@ func StateDir(environ []string) (string, error) {
 }
 
 // loadOne reads one variable and looks at no other.
-func loadOne(environ []string, name string) (loader, error) {
-	values, _, err := read(environ)
-	l := loader{values: values}
+func loadOne(environ []string, name string) (*loader, error) {
+	l, _, err := read(environ)
 	if err != nil {
-		return l, err
+		return &loader{}, err
 	}
 	for _, v := range variables() {
-		if v.Name != name {
-			continue
+		if v.name == name {
+			l.check(v)
 		}
-		if problem := v.set(&l, values[v.key()]); problem != "" {
-			return l, &Error{Problems: []Problem{{Variable: v.Name, Text: problem}}}
-		}
+	}
+	if len(l.problems) > 0 {
+		return &loader{}, &Error{Problems: l.problems}
 	}
 	return l, nil
 }
 
 // read gives every known variable its value or its default, and names the unknown ones. An empty value counts as not set.
-func read(environ []string) (raw, []Problem, error) {
+func read(environ []string) (l *loader, unknown []string, err error) {
 	known := map[string]bool{}
 	v := viper.New()
-	for _, variable := range variables() {
-		known[variable.Name] = true
-		v.SetDefault(variable.key(), variable.Default)
+	for _, row := range variables() {
+		known[row.name] = true
+		v.SetDefault(viperKey(row.name), row.def)
 	}
-	var problems []Problem
-	for _, entry := range environ {
-		name, value, _ := strings.Cut(entry, "=")
+	for _, setting := range environ {
+		name, value, _ := strings.Cut(setting, "=")
+		value = strings.TrimSpace(value)
 		switch {
 		case !strings.HasPrefix(strings.ToUpper(name), prefix):
 		case !known[name]:
-			problems = append(problems, Problem{Variable: fmt.Sprintf("%.80q", name), Text: unknown(name)})
-		case strings.TrimSpace(value) != "":
-			v.Set(strings.ToLower(strings.TrimPrefix(name, prefix)), strings.TrimSpace(value))
+			unknown = append(unknown, name)
+		case value != "":
+			v.Set(viperKey(name), value)
 		}
 	}
-	values := raw{}
+	slices.Sort(unknown)
+	l = &loader{values: raw{}}
 	// Strict: no conversion from one type to another.
-	err := v.Unmarshal(&values, func(c *mapstructure.DecoderConfig) { c.WeaklyTypedInput = false })
+	err = v.Unmarshal(&l.values, func(c *mapstructure.DecoderConfig) { c.WeaklyTypedInput = false })
 	if err != nil {
 		return nil, nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return values, problems, nil
+	l.key = l.values[viperKey(apiKey)]
+	return l, slices.Compact(unknown), nil
 }
 
 // loader is the configuration while it is checked.
 type loader struct {
 	values   raw
+	key      string // what is given as the key, good or not; never shown
 	cfg      Config
 	problems []Problem
+}
+
+// check reads one variable. A value that holds the key is not repeated, wherever it was put.
+func (l *loader) check(v variable) {
+	value := l.values[viperKey(v.name)]
+	var problem string
+	if v.name != apiKey && value != v.def && l.holdsKey(value) {
+		problem = " holds an API key: move it to " + apiKey + ", or into a file that " + apiKeyFile + " names"
+	} else {
+		problem = v.rule.set(l, value)
+	}
+	if problem != "" {
+		l.problems = append(l.problems, Problem{Variable: v.name, Text: problem})
+	}
 }

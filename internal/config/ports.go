@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -45,25 +44,29 @@ func parsePorts(value string) (PortMap, []string) {
 	return PortMap{names: defaults}, append(bad, more...)
 }
 
+// parseEntries reads entries like ssh=22,2222;http=80. A name given twice has the ports of both; a port has one name.
 func parseEntries(value string) (map[uint16]string, []string) {
 	names := map[uint16]string{}
 	var bad []string
-	for entry := range strings.SplitSeq(value, ";") {
-		if strings.TrimSpace(entry) == "" {
+	for text := range strings.SplitSeq(value, ";") {
+		text = strings.TrimSpace(text)
+		if text == "" {
 			continue
 		}
-		name, list, ok := strings.Cut(entry, "=")
+		name, list, ok := strings.Cut(text, "=")
 		name = strings.ToLower(strings.TrimSpace(name))
 		if !ok || !validName(name) {
-			bad = append(bad, strings.TrimPrefix(must(entry, "name=port,port with a name of a–z, 0–9 and -, at most 32 long"), "="))
+			bad = append(bad, entry(text, "name=port,port with a name of a–z, 0–9 and -, at most 32 long"))
 			continue
 		}
 		for text := range strings.SplitSeq(list, ",") {
 			text = strings.TrimSpace(text)
-			n, err := strconv.ParseUint(text, 10, 16)
+			n, ok := decimal(text)
+			if !ok || n < 1 || n > 65535 {
+				bad = append(bad, fmt.Sprintf("port %s of %s must be a whole number from 1 to 65535", quote(text), name))
+				continue
+			}
 			switch other, taken := names[uint16(n)]; {
-			case err != nil || n == 0:
-				bad = append(bad, fmt.Sprintf("port %.80q of %s must be from 1 to 65535", text, name))
 			case taken && other != name:
 				bad = append(bad, fmt.Sprintf("port %d is given to both %s and %s: keep one of them", n, other, name))
 			default:

@@ -12,12 +12,12 @@ func Usage() string {
 	b.WriteString("Variables:\n")
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, v := range variables() {
-		value := v.Default
+		value := v.def
 		if value == "" {
 			value = "-"
 		}
 		// A Builder takes every write.
-		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", v.Name, value, strings.ReplaceAll(v.Accepted, "`", ""))
+		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", v.name, value, strings.ReplaceAll(v.rule.accepted, "`", ""))
 	}
 	_ = w.Flush()
 	return strings.TrimRight(b.String(), "\n")
@@ -27,18 +27,15 @@ func Usage() string {
 func Reference() string {
 	var b strings.Builder
 	b.WriteString(referenceHead)
-	b.WriteString("| variable | default | accepted | meaning |\n|---|---|---|---|\n")
+	b.WriteString("| variable | default | accepted | example | meaning |\n|---|---|---|---|---|\n")
 	for _, v := range variables() {
-		def, note := "", ""
-		if v.Default != "" {
-			def = "`" + v.Default + "`"
+		note := ""
+		if v.note != "" {
+			note = " *This version: " + v.note + ".*"
 		}
-		if v.Note != "" {
-			note = " *This version: " + v.Note + ".*"
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s%s |\n", v.Name, def, v.Accepted, v.Text, note)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s%s |\n", v.name, code(v.def), v.rule.accepted, code(v.example), v.text, note)
 	}
-	b.WriteString(referenceTail)
+	b.WriteString(strings.ReplaceAll(referenceTail, "'", "`"))
 	ports, _ := parsePorts("")
 	names, byName := ports.services()
 	b.WriteString("| service | ports |\n|---|---|\n")
@@ -49,50 +46,80 @@ func Reference() string {
 	return b.String()
 }
 
+// code is a value as Markdown shows it, and nothing when there is none.
+func code(value string) string {
+	if value == "" {
+		return ""
+	}
+	return "`" + value + "`"
+}
+
 const referenceHead = `# Configuration
 
 Everything is configured by environment variables, and nothing but the API key is needed. All of them are checked at the
-start, together: one message names every problem, with the value as it was and what is accepted. A variable that begins
-with SIKKER_ and is not in this table is a problem too, so that a misspelt one is not silently ignored. An empty value
-counts as not set. Numbers are decimal; true and false may be written 1 and 0, yes and no, on and off.
+start, together: one message names every problem, with the value as it was, what is accepted and what to do. An empty
+value counts as not set; spaces around a value do not matter. Numbers are decimal, without sign or leading zero; true and
+false may be written 1 and 0, yes and no, on and off; upper and lower case do not matter in words.
+
+A variable that begins with SIKKER_ and is not in this table is a problem too, so that a misspelt one is not silently
+ignored: the message names the nearest known one, and never shows the value, which may be the key.
 
 This page is generated from the table that the agent itself uses (make docs).
 
 `
 
+// referenceTail has ' for every backquote.
 const referenceTail = `
 ## The API key
 
-The key is never shown: not in the log, not in an error, not in ` + "`/status`" + `. With Docker secrets:
+Get one at https://sikkerapi.com and set either 'SIKKER_API_KEY' or 'SIKKER_API_KEY_FILE', not both. The key is never shown:
+not in the log, not in an error, not in '/status'; a value that holds it is not repeated either. With Docker secrets:
 
-` + "```yaml" + `
+'''yaml
 services:
   sikkerguard:
     environment:
       SIKKER_API_KEY_FILE: /run/secrets/sikker_api_key
     secrets: [sikker_api_key]
-` + "```" + `
+secrets:
+  sikker_api_key:
+    file: ./sikker_api_key.txt   # chmod 600
+'''
 
-The file holds the key alone; spaces and newlines around it do not matter. When every user can read it, the log says so.
+The file holds the key alone, 4096 bytes at most; spaces and newlines around it do not matter. When every user can read
+it, the agent starts and the log says so.
+
+## Whitelist
+
+Sources that are never blocked, whatever list names them and however wide the entry that covers them:
+'SIKKER_WHITELIST=198.51.100.7,2001:db8::/32'. They are added to what the agent protects by itself: gateways, resolvers,
+addresses of the host, private ranges, loopback, the API and a proxy on the way to it. The whitelist opens nothing: what
+another firewall rule drops stays dropped.
+
+An entry is an address or a network. Host bits are cleared ('203.0.113.9/24' is '203.0.113.0/24'), and an IPv4 address in
+IPv6 form is the IPv4 address. Names, addresses with a zone ('fe80::1%eth0') and networks that hold everything ('0.0.0.0/0',
+'::/0') are refused: the last would disable the firewall.
 
 ## Custom blacklist
 
-One address or network a line, IPv4 or IPv6; ` + "`#` and `;`" + ` begin a comment.
+One address or network a line, IPv4 or IPv6; '#' and ';' begin a comment.
 
-` + "```" + `
+'''
 # scanners of last night
 203.0.113.9
 198.51.100.0/24   # a whole network
 2001:db8:bad::/48
-` + "```" + `
+'''
 
-It is read at each pull (at once with ` + "`kill -HUP`" + `) and merged with the API's list. A bad line is left out and named in
-the log with its number. Private and other special-purpose addresses are never blocked, nor is what the whitelist holds.
-While the API has given no list yet, the file is enforced alone.
+At the start the file must be there and readable. It is read at each pull (at once with 'kill -HUP') and merged with the
+list of the API. A bad line is left out, and the first ones are named in the log with their numbers. A file that cannot
+be read later, or has more than 64 MiB, is left out and the log says so. Private and other special-purpose addresses are
+never blocked, nor is what the whitelist holds. While the API has given no list yet, the file is enforced alone.
 
 ## Port map
 
-The log names a port after its service: ` + "`SIKKER_PORT_MAP=minecraft=25565;ssh=2022`" + ` adds one and extends another; a port
-that is given here no longer has its default name. Any other port prints as ` + "`port-4444`" + `.
+The log names a port after its service: 'SIKKER_PORT_MAP=minecraft=25565;ssh=2022' adds one and extends another; a port
+that is given here no longer has its default name, and has one name only. A name is up to 32 of a–z, 0–9 and -. Any other
+port prints as 'port-4444'.
 
 `

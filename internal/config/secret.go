@@ -8,16 +8,23 @@ import (
 // redacted is what every way of printing a Secret prints.
 const redacted = "[redacted]"
 
-// Secret is a text that does not print. Reveal is the only way to it.
+// Secret is a text that does not print. Reveal is the only way to it. The zero value holds the empty text.
 type Secret struct {
-	text string
+	// A pointer, because fmt prints the fields of an operand whose verb it does not know (%p, a misplaced %w) without
+	// asking Format: of a pointer to a string that is the address.
+	text *string
 }
 
 // NewSecret hides text.
-func NewSecret(text string) Secret { return Secret{text: text} }
+func NewSecret(text string) Secret { return Secret{text: &text} }
 
 // Reveal is the text itself. It goes into a request and nowhere else.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // Format implements fmt.Formatter for every verb, so that no %#v or %x shows the text.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
@@ -28,5 +35,8 @@ func (s Secret) String() string { return redacted }
 // GoString implements fmt.GoStringer.
 func (s Secret) GoString() string { return redacted }
 
-// MarshalText implements encoding.TextMarshaler, which JSON and the log use too.
+// MarshalText implements encoding.TextMarshaler, which slog and zap use.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// MarshalJSON implements json.Marshaler.
+func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }

@@ -1,134 +1,154 @@
 package config
 
 import (
-	"fmt"
 	"strings"
+	"time"
 
 	"github.com/agnivade/levenshtein"
 )
 
 const prefix = "SIKKER_"
 
-// Variable is one row of the table that everything here is made of.
-type Variable struct {
-	Name     string
-	Default  string // as it would be written; empty: none
-	Accepted string // what may be given
-	Text     string // what it means, Markdown
-	Note     string // what this version does not do with it yet
-
-	set func(l *loader, value string) (problem string)
+// variable is one row of the table that everything here is made of.
+type variable struct {
+	name    string
+	def     string // as it would be written; empty: none
+	rule    rule   // what may be given
+	text    string // what it means, Markdown
+	example string // a value
+	note    string // what this version does not do with it yet
 }
 
-// key is the variable's name in viper.
-func (v Variable) key() string { return strings.ToLower(strings.TrimPrefix(v.Name, prefix)) }
+// viperKey is what viper calls a variable.
+func viperKey(name string) string { return strings.ToLower(strings.TrimPrefix(name, prefix)) }
 
-// variables is the table, in the order of the documentation.
-func variables() []Variable {
-	return []Variable{
+// variables is the table, in the order of the documentation and of problems. The two of the key come first, so that no
+// later one repeats it.
+func variables() []variable {
+	return append(principal(), special()...)
+}
+
+// principal are the variables that an operator may well want.
+func principal() []variable {
+	return []variable{
 		{
-			Name: "SIKKER_API_KEY", Accepted: "a key that begins with `sk_`", set: setAPIKey,
-			Text: "SikkerAPI key. Required, here or in `SIKKER_API_KEY_FILE`.",
+			name: apiKey, rule: rule{"a key that begins with `sk_`", setAPIKey},
+			text: "SikkerAPI key. Required, [here or in a file](#the-api-key).",
 		},
 		{
-			Name: "SIKKER_API_KEY_FILE", Accepted: "path of a file",
-			Text: "A file that holds the key, such as a Docker or Kubernetes secret.",
+			name: apiKeyFile, rule: rule{"path of a file", setAPIKeyFile},
+			text: "A file that holds the key, such as a Docker or Kubernetes secret.", example: "/run/secrets/sikker_api_key",
 		},
 		{
-			Name: "SIKKER_SCORE_MIN", Default: "50", Accepted: "1–100", Text: "Lowest confidence score to block.",
-			set: func(l *loader, s string) string { return number(&l.cfg.ScoreMin, s, "a whole number", 1, 100) },
+			name: "SIKKER_SCORE_MIN", def: "50", text: "Lowest confidence score to block.", example: "80",
+			rule: number(1, 100, "", func(c *Config) *int { return &c.ScoreMin }),
 		},
 		{
-			Name: "SIKKER_PULL_INTERVAL", Default: "1440", Accepted: "60–1440 minutes", Text: "Minutes between pulls of the list.",
-			set: func(l *loader, s string) string { return minutes(&l.cfg.PullInterval, s, 60, 1440) },
+			name: "SIKKER_PULL_INTERVAL", def: "1440", text: "Time between pulls of the list.", example: "360",
+			rule: minutes(60, 1440, func(c *Config) *time.Duration { return &c.PullInterval }),
 		},
 		{
-			Name: "SIKKER_REPORT_ENABLED", Default: "true", Accepted: "true, false", Text: "Report blocked addresses to SikkerAPI.",
-			Note: "reports are not sent yet",
-			set:  func(l *loader, s string) string { return boolean(&l.cfg.ReportEnabled, s) },
+			name: "SIKKER_REPORT_ENABLED", def: "true", text: "Report blocked addresses to SikkerAPI.", example: "false",
+			rule: boolean(func(c *Config) *bool { return &c.ReportEnabled }), note: "reports are not sent yet",
 		},
 		{
-			Name: "SIKKER_REPORT_INTERVAL", Default: "30", Accepted: "1–1440 minutes", Text: "Minutes between batches of reports.",
-			Note: "reports are not sent yet",
-			set:  func(l *loader, s string) string { return minutes(&l.cfg.ReportInterval, s, 1, 1440) },
+			name: "SIKKER_REPORT_INTERVAL", def: "30", text: "Time between batches of reports.", example: "60",
+			rule: minutes(1, 1440, func(c *Config) *time.Duration { return &c.ReportInterval }), note: "reports are not sent yet",
 		},
 		{
-			Name: "SIKKER_WHITELIST", Accepted: "addresses and networks, comma-separated", set: setWhitelist,
-			Text: "Never block these, as in `198.51.100.7,2001:db8::/32`. Added to what the agent protects by itself: gateways, resolvers, " +
-				"own addresses, private ranges, loopback, the API.",
+			name: "SIKKER_WHITELIST", rule: rule{"addresses and networks, comma-separated", setWhitelist},
+			text: "[Never block these](#whitelist).", example: "198.51.100.7,2001:db8::/32",
 		},
 		{
-			Name: "SIKKER_PORT_MAP", Accepted: "`name=port,port;name=port`", set: setPortMap,
-			Text: "Names for ports in the log, merged with the [defaults](#port-map).",
+			name: "SIKKER_PORT_MAP", rule: rule{"`name=port,port;name=port`", setPortMap},
+			text: "Names for ports in the log, merged with the [defaults](#port-map).", example: "minecraft=25565;ssh=2022",
 		},
 		{
-			Name: "SIKKER_DRY_RUN", Default: "false", Accepted: "true, false", Text: "Say what would be blocked, and touch nothing.",
-			set: func(l *loader, s string) string { return boolean(&l.cfg.DryRun, s) },
+			name: "SIKKER_DRY_RUN", def: "false", text: "Say what would be blocked, and touch nothing.", example: "true",
+			rule: boolean(func(c *Config) *bool { return &c.DryRun }),
 		},
 		{
-			Name: "SIKKER_HEALTH_PORT", Default: "8080", Accepted: "1–65535",
-			Text: "Port of `/healthz` and `/status`, on 127.0.0.1 and [::1].",
-			set:  func(l *loader, s string) string { return number(&l.cfg.HealthPort, s, "a port", 1, 65535) },
+			name: "SIKKER_HEALTH_PORT", def: "8080", text: "Port of `/healthz` and `/status`, on 127.0.0.1 and [::1].", example: "9100",
+			rule: number(1, 65535, "", func(c *Config) *uint16 { return &c.HealthPort }),
 		},
 		{
-			Name: "SIKKER_CUSTOM_BLACKLIST", Accepted: "absolute path of a file", set: setCustomBlacklist,
-			Text: "A file of addresses and networks to [block as well](#custom-blacklist).",
-		},
-		{
-			Name: "SIKKER_API_URL", Default: "https://api.sikkerapi.com", Accepted: "https URL; plain http only to a loopback or private address",
-			Text: "Where SikkerAPI is.", set: setAPIURL,
-		},
-		{
-			Name: "SIKKER_BACKEND", Default: "auto", Accepted: "auto, nftables, iptables", Text: "How the list is put into the kernel.",
-			Note: "`iptables` is refused at the start",
-			set: func(l *loader, s string) string {
-				return oneOf(&l.cfg.Backend, s, BackendAuto, BackendNFTables, BackendIPTables)
-			},
-		},
-		{
-			Name: "SIKKER_ON_CRASH", Default: "release", Accepted: "release, keep",
-			Text: "What becomes of the rules when the agent is killed. `release`: they go with it. `keep`: they stay, and the next start " +
-				"takes them over; until then `nft delete table inet sikkerguard` removes them.",
-			set: func(l *loader, s string) string { return oneOf(&l.cfg.OnCrash, s, OnCrashRelease, OnCrashKeep) },
-		},
-		{
-			Name: "SIKKER_NFLOG_GROUP", Default: "100", Accepted: "1–65535", Text: "NFLOG group that dropped packets are copied to.",
-			set: func(l *loader, s string) string { return number(&l.cfg.NFLOGGroup, s, "a whole number", 1, 65535) },
-		},
-		{
-			Name: "SIKKER_LOG_RATE", Default: "10000", Accepted: "1–1000000",
-			Text: "Dropped packets a second that may be copied for the log. The drop itself has no limit.",
-			set:  func(l *loader, s string) string { return number(&l.cfg.LogRate, s, "packets a second", 1, 1_000_000) },
-		},
-		{
-			Name: "SIKKER_STATE_DIR", Default: "/var/lib/sikkerguard", Accepted: "absolute path", set: setStateDir,
-			Text: "Where the last good list and the control socket are kept, for root alone.",
-		},
-		{
-			Name: "SIKKER_LOG_LEVEL", Default: "info", Accepted: "debug, info, warn, error", Text: "The least severe event that is logged.",
-			set: func(l *loader, s string) string {
-				return oneOf(&l.cfg.LogLevel, s, LogDebug, LogInfo, LogWarn, LogError)
-			},
-		},
-		{
-			Name: "SIKKER_LOG_FORMAT", Default: "console", Accepted: "console, json", Text: "How an event is written.",
-			set: func(l *loader, s string) string { return oneOf(&l.cfg.LogFormat, s, LogConsole, LogJSON) },
+			name: "SIKKER_CUSTOM_BLACKLIST", rule: rule{"absolute path of a file", setCustomBlacklist},
+			text: "A file of addresses and networks to [block as well](#custom-blacklist).", example: "/etc/sikkerguard/blacklist.txt",
 		},
 	}
 }
 
-// unknown says what to do about a name that is no variable. Its value may be a key under a misspelt name, so it is not
-// shown.
-func unknown(name string) string {
-	own := strings.TrimPrefix(strings.ToUpper(name), prefix) // the prefix would make every name look alike
-	nearest, least := "", len(own)
+// special are the variables that few need.
+func special() []variable {
+	return []variable{
+		{
+			name: "SIKKER_API_URL", def: "https://api.sikkerapi.com", text: "Where SikkerAPI is.", example: "http://127.0.0.1:9080",
+			rule: rule{"https URL; plain http only to a loopback or private address", setAPIURL},
+		},
+		{
+			name: "SIKKER_BACKEND", def: "auto", text: "How the list is put into the kernel.", example: "nftables",
+			rule: oneOf(func(c *Config) *Backend { return &c.Backend }, BackendAuto, BackendNFTables, BackendIPTables),
+			note: "`iptables` is refused at the start",
+		},
+		{
+			name: "SIKKER_ON_CRASH", def: "release", example: "keep",
+			rule: oneOf(func(c *Config) *OnCrash { return &c.OnCrash }, OnCrashRelease, OnCrashKeep),
+			text: "What becomes of the rules when the agent is killed. `release`: they go with it. `keep`: they stay, and the next start " +
+				"takes them over; until then `sikkerguard cleanup` or `nft delete table inet sikkerguard` removes them.",
+		},
+		{
+			name: "SIKKER_NFLOG_GROUP", def: "100", text: "NFLOG group that dropped packets are copied to.", example: "200",
+			rule: number(1, 65535, "", func(c *Config) *uint16 { return &c.NFLOGGroup }),
+		},
+		{
+			name: "SIKKER_LOG_RATE", def: "10000", example: "1000",
+			text: "Dropped packets that may be copied for the log. The drop itself has no limit.",
+			rule: number(1, 1_000_000, "packets a second", func(c *Config) *uint32 { return &c.LogRate }),
+		},
+		{
+			name: "SIKKER_STATE_DIR", def: "/var/lib/sikkerguard", rule: rule{"absolute path", setStateDir}, example: "/srv/sikkerguard",
+			text: "Where the last good list and the control socket are kept, for root alone.",
+		},
+		{
+			name: "SIKKER_LOG_LEVEL", def: "info", text: "The least severe event that is logged.", example: "debug",
+			rule: oneOf(func(c *Config) *LogLevel { return &c.LogLevel }, LogDebug, LogInfo, LogWarn, LogError),
+		},
+		{
+			name: "SIKKER_LOG_FORMAT", def: "console", text: "How an event is written.", example: "json",
+			rule: oneOf(func(c *Config) *LogFormat { return &c.LogFormat }, LogConsole, LogJSON),
+		},
+	}
+}
+
+// unknown says what to do about a name that is no variable. Its value may be the key under a misspelt name, so it is not
+// shown; nor is what of the name is no name, as in "SIKKER_API_KEY: sk_…".
+func (l *loader) unknown(name string) Problem {
+	if l.holdsKey(name[len(prefix):]) {
+		return Problem{prefix + "…", " has an API key in its name: set " + apiKey + " to the key, and remove this"}
+	}
+	letters := len(name) - len(strings.TrimLeft(name, nameLetters))
+	show := name[:min(letters, maxShown)]
+	near := nearest(strings.TrimPrefix(strings.ToUpper(show), prefix))
+	if show != name {
+		show += "…"
+	}
+	if near != "" {
+		return Problem{show, " is not a variable of SikkerGuard; did you mean " + near + "?"}
+	}
+	return Problem{show, " is not a variable of SikkerGuard: remove it (docs/configuration.md has them all)"}
+}
+
+// nameLetters are what a name that is shown consists of.
+const nameLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"
+
+// nearest is the variable that own, a name without the prefix, is likely to mean, or empty. The prefix is left out because
+// it would make every name look alike.
+func nearest(own string) string {
+	name, least := "", len(own)/2+1 // more than half of it wrong is another name
 	for _, v := range variables() {
-		if d := levenshtein.ComputeDistance(own, strings.TrimPrefix(v.Name, prefix)); d < least {
-			nearest, least = v.Name, d
+		if d := levenshtein.ComputeDistance(own, strings.TrimPrefix(v.name, prefix)); d < least {
+			name, least = v.name, d
 		}
 	}
-	if least > len(own)/2 {
-		return " is not a variable of SikkerGuard: remove it (docs/configuration.md has them all)"
-	}
-	return fmt.Sprintf(" is not a variable of SikkerGuard: did you mean %s?", nearest)
+	return name
 }

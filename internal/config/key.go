@@ -1,0 +1,118 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+)
+
+const (
+	apiKey     = prefix + "API_KEY"
+	apiKeyFile = prefix + "API_KEY_FILE"
+
+	// keyPrefix begins every key of SikkerAPI.
+	keyPrefix = "sk_"
+	// minKey is how long a text must be to be looked for in other values: shorter ones occur by chance.
+	minKey = 8
+	// maxKeyFile is the largest key file, in bytes.
+	maxKeyFile = 4096
+)
+
+const noKey = " does not hold a SikkerAPI key: it begins with sk_ and is ASCII without spaces; copy it anew from https://sikkerapi.com"
+
+// setAPIKey takes the key from the variable. No problem repeats any of it.
+func setAPIKey(l *loader, key string) string {
+	file := l.values[viperKey(apiKeyFile)]
+	switch {
+	case key != "" && file != "":
+		return " and " + apiKeyFile + " are both set: keep one of them"
+	case key == "" && file == "":
+		return " is not set: set it, or " + apiKeyFile + ", to your key from https://sikkerapi.com"
+	case key == "":
+		return "" // setAPIKeyFile reads it
+	}
+	return l.takeKey(key)
+}
+
+// setAPIKeyFile takes the key from a file, when no other is set. The path is repeated only where it can be nothing but a
+// path: a key that was put here by mistake is not shown.
+func setAPIKeyFile(l *loader, path string) string {
+	if path == "" || l.values[viperKey(apiKey)] != "" {
+		return ""
+	}
+	key, public, err := readKey(path)
+	if err != nil {
+		const be = "a file that holds the key and can be read"
+		if !filepath.IsAbs(path) {
+			return fmt.Sprintf(": must be the path of %s (%v)", be, err)
+		}
+		return fmt.Sprintf("%s (%v)", must(path, be), err)
+	}
+	if public {
+		l.cfg.Warnings = append(l.cfg.Warnings, fmt.Sprintf(
+			"%s: every user can read %s: chmod 600 it, or give the Docker secret mode: 0400", apiKeyFile, quote(path)))
+	}
+	l.key = key
+	return l.takeKey(key)
+}
+
+func (l *loader) takeKey(key string) string {
+	odd := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r > unicode.MaxASCII }
+	if !strings.HasPrefix(key, keyPrefix) || key == keyPrefix || strings.ContainsFunc(key, odd) {
+		return noKey
+	}
+	l.cfg.APIKey = NewSecret(key)
+	return ""
+}
+
+// holdsKey says whether a text that is no key is one, or holds the one that is configured. Case does not matter: problems
+// show some values in lower case.
+func (l *loader) holdsKey(text string) bool {
+	return strings.HasPrefix(text, keyPrefix) ||
+		len(l.key) >= minKey && strings.Contains(strings.ToLower(text), strings.ToLower(l.key))
+}
+
+// readKey reads the key file, and says whether every user may read it too. Its errors do not repeat the path.
+func readKey(path string) (key string, public bool, err error) {
+	// Asked before opening: opening a pipe waits for a writer.
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", false, reason(err)
+	}
+	if !info.Mode().IsRegular() {
+		return "", false, errNotRegular
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", false, reason(err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	switch key = strings.TrimSpace(string(text)); {
+	case err != nil:
+		return "", false, reason(err)
+	case len(text) > maxKeyFile:
+		return "", false, fmt.Errorf("it has more than %d bytes", maxKeyFile)
+	case key == "":
+		return "", false, errEmpty
+	}
+	return key, info.Mode().Perm()&0o004 != 0, nil
+}
+
+var (
+	errNotRegular = errors.New("it is no regular file")
+	errEmpty      = errors.New("it is empty")
+)
+
+// reason is err without the path, which the problem shows quoted and capped, or not at all.
+func reason(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
+}

@@ -1,0 +1,109 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// rule is what a variable takes. What is said to be accepted and what is accepted come from one place.
+type rule struct {
+	accepted string // for the documentation, Markdown
+	// set checks a value and puts it into the configuration. A problem follows the variable's name, and says what is
+	// accepted; the empty one is none.
+	set func(l *loader, value string) (problem string)
+}
+
+// number takes decimal digits alone: "010" and "0x10" would be taken for other numbers elsewhere.
+func number[T int | uint16 | uint32](least, most int, unit string, field func(*Config) *T) rule {
+	r := rule{accepted: fmt.Sprintf("%d–%d", least, most)}
+	what := "a whole number"
+	if unit != "" {
+		r.accepted += " " + unit
+		what += " of " + unit
+	}
+	r.set = func(l *loader, value string) string {
+		n, ok := decimal(value)
+		if !ok || n < least || n > most {
+			return must(value, fmt.Sprintf("%s from %d to %d", what, least, most))
+		}
+		*field(&l.cfg) = T(n)
+		return ""
+	}
+	return r
+}
+
+func minutes(least, most int, field func(*Config) *time.Duration) rule {
+	var n int
+	r := number(least, most, "minutes", func(*Config) *int { return &n })
+	check := r.set
+	r.set = func(l *loader, value string) string {
+		problem := check(l, value)
+		*field(&l.cfg) = time.Duration(n) * time.Minute
+		return problem
+	}
+	return r
+}
+
+// decimal reads a number that is written as strconv would write it: no sign, no leading zero.
+func decimal(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && n >= 0 && strconv.Itoa(n) == s
+}
+
+func boolean(field func(*Config) *bool) rule {
+	return rule{accepted: "true, false", set: func(l *loader, value string) string {
+		switch strings.ToLower(value) {
+		case "true", "1", "yes", "on":
+			*field(&l.cfg) = true
+		case "false", "0", "no", "off":
+			*field(&l.cfg) = false
+		default:
+			return must(value, "true or false")
+		}
+		return ""
+	}}
+}
+
+func oneOf[T ~string](field func(*Config) *T, accepted ...T) rule {
+	names := make([]string, len(accepted))
+	for i, a := range accepted {
+		names[i] = string(a)
+	}
+	list := strings.Join(names, ", ")
+	return rule{accepted: list, set: func(l *loader, value string) string {
+		v := T(strings.ToLower(value))
+		if !slices.Contains(accepted, v) {
+			return must(value, "one of "+list)
+		}
+		*field(&l.cfg) = v
+		return ""
+	}}
+}
+
+// maxShown is how much of an offending value a problem repeats, in characters.
+const maxShown = 80
+
+// quote is a value as a problem shows it: on one line, and not all of it when it is long.
+func quote(value string) string {
+	if short := fmt.Sprintf("%.*s", maxShown, value); short != value {
+		return strconv.Quote(short) + "…"
+	}
+	return strconv.Quote(value)
+}
+
+// must is a problem with a value: what it was, and what it must be.
+func must(value, be string) string { return "=" + entry(value, be) }
+
+// entry is the same for one entry of a list.
+func entry(value, be string) string { return quote(value) + ": must be " + be }
+
+// entries is the problem with a list: everything that is wrong with its entries, or none.
+func entries(bad []string) string {
+	if len(bad) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(bad, "; ")
+}
