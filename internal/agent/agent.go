@@ -183,6 +183,9 @@ func (a *Agent) open() error {
 	if err := a.server.Listen(); err != nil {
 		return err
 	}
+	if note := a.server.Note(); note != "" {
+		a.log.Info("Health endpoint: " + note)
+	}
 	a.openControl()
 	return nil
 }

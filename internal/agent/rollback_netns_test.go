@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -22,16 +21,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// insideEnv tells a test that it is the process that its parent started inside a network namespace. An agent has threads
-// of its own, so all of its process must be inside.
-const insideEnv = "SIKKERGUARD_TEST_INSIDE"
-
 // api is where the host's API is, at the other end of the link.
 var api = netip.MustParseAddrPort("203.0.113.50:9080")
 
-// inside runs the named test of this binary in a process of its own on a server with one neighbour, which has api's
-// address and accepts connections there.
-func inside(t *testing.T, test string) {
+// inside runs the test on a server with one neighbour, which has api's address and accepts connections there.
+func inside(t *testing.T) {
 	t.Helper()
 	server, other := nettest.New(t), nettest.New(t)
 	nettest.Link(server, other, "eth0",
@@ -57,16 +51,7 @@ func inside(t *testing.T, test string) {
 			_ = c.Close()
 		}
 	}()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := server.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("inside: %v\n%s", err, out.String())
-	}
+	server.Rerun(t)
 }
 
 // fickle resolves the API's name to one address when the whitelist is made, which asks with patience, and to another when
@@ -155,9 +140,9 @@ func reaches(t *testing.T, within time.Duration) bool {
 
 // TestRollback has a list that cuts the host off from its API, by an address that the whitelist does not know.
 func TestRollback(t *testing.T) {
-	if os.Getenv(insideEnv) == "" {
+	if !nettest.Inside() {
 		t.Parallel()
-		inside(t, "TestRollback")
+		inside(t)
 		return
 	}
 	s := newScene(t, "api.example:9080", "198.51.100.1\n198.51.100.2\n")
@@ -194,9 +179,9 @@ func TestRollback(t *testing.T) {
 
 // TestRollbackOfTheFirstList leaves nothing in force, rather than a list that cuts the host off.
 func TestRollbackOfTheFirstList(t *testing.T) {
-	if os.Getenv(insideEnv) == "" {
+	if !nettest.Inside() {
 		t.Parallel()
-		inside(t, "TestRollbackOfTheFirstList")
+		inside(t)
 		return
 	}
 	s := newScene(t, "api.example:9080", "198.51.100.1\n203.0.113.0/24\n")
@@ -214,9 +199,9 @@ func TestRollbackOfTheFirstList(t *testing.T) {
 
 // TestBrokenBefore shows that what did not work before a list is not blamed on it.
 func TestBrokenBefore(t *testing.T) {
-	if os.Getenv(insideEnv) == "" {
+	if !nettest.Inside() {
 		t.Parallel()
-		inside(t, "TestBrokenBefore")
+		inside(t)
 		return
 	}
 	s := newScene(t, "203.0.113.51:9080", "198.51.100.1\n") // nobody is there

@@ -126,6 +126,22 @@ func (b Blocklist) Covering(addr netip.Addr) (netip.Prefix, bool) {
 	return ps[i], true
 }
 
+// Within yields the entries that overlap p: the one that covers it, or those inside it, in ascending order.
+func (b Blocklist) Within(p netip.Prefix) iter.Seq[netip.Prefix] {
+	ps := b.v6
+	if p.Addr().Is4() {
+		ps = b.v4
+	}
+	i, found := slices.BinarySearchFunc(ps, p.Addr(), func(e netip.Prefix, a netip.Addr) int { return e.Addr().Compare(a) })
+	if !found && i > 0 && ps[i-1].Overlaps(p) {
+		i-- // it begins before p and reaches into it
+	}
+	return func(yield func(netip.Prefix) bool) {
+		for ; i < len(ps) && ps[i].Overlaps(p) && yield(ps[i]); i++ {
+		}
+	}
+}
+
 // Equal says whether both lists have the same entries.
 func (b Blocklist) Equal(o Blocklist) bool {
 	return slices.Equal(b.v4, o.v4) && slices.Equal(b.v6, o.v6)

@@ -204,6 +204,19 @@ func FuzzSets(f *testing.F) {
 				overlapping = append(overlapping, p)
 			}
 		}
+		for p := range by.All() {
+			var within []netip.Prefix
+			for e := range bx.All() {
+				if e.Overlaps(p) {
+					within = append(within, e)
+				}
+			}
+			for range 2 { // a sequence can be run again
+				if got := slices.Collect(bx.Within(p)); !slices.Equal(got, within) {
+					t.Fatalf("Within(%v): got %v, want %v", p, got, within)
+				}
+			}
+		}
 		if got := slices.Collect(bx.Overlapping(by)); !slices.Equal(got, overlapping) {
 			t.Fatalf("Overlapping: got %v, want %v", got, overlapping)
 		}

@@ -1,4 +1,5 @@
-// Package host finds what this host depends on: the safety whitelist, which no list may ever block.
+// Package host finds what this host depends on: the safety whitelist, which no list may ever block. Discover looks at it,
+// Watch says when to look again, and Probe whether what was found can be reached.
 //
 // Mine: the default gateways, the resolvers, the host's own addresses, private ranges and loopback, the addresses of the
 // API and of the proxy on the way to it, and what the operator names. Not mine: what is done with them, which list they

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 )
 
@@ -89,6 +90,7 @@ func (h *Host) settle(k kind, found []netip.Addr, err error) []netip.Addr {
 	if err != nil {
 		return append(found, h.last[k]...)
 	}
-	h.last[k] = found
-	return found
+	slices.SortFunc(found, netip.Addr.Compare)
+	h.last[k] = slices.Compact(found) // several routes lead through one gateway
+	return h.last[k]
 }

@@ -188,3 +188,25 @@ func (n *NS) DefaultRoute(dev string) {
 		n.tb.Fatalf("default route by %s: %v", dev, err)
 	}
 }
+
+// insideEnv tells a test that it is the process that Rerun started.
+const insideEnv = "SIKKERGUARD_TEST_INSIDE"
+
+// Inside says whether this process was started by Rerun.
+func Inside() bool { return os.Getenv(insideEnv) != "" }
+
+// Rerun runs the calling test once more, in a process of its own whose every thread is in the namespace: for code that
+// starts goroutines which open sockets. The test asks Inside which of the two it is.
+func (n *NS) Rerun(t *testing.T) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := n.Start(cmd); err != nil {
+		t.Fatalf("run %s inside: %v", t.Name(), err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("run %s inside: %v\n%s", t.Name(), err, out.String())
+	}
+}

@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
@@ -26,6 +28,8 @@ const (
 	requestTimeout  = 10 * time.Second
 	idleTimeout     = 30 * time.Second
 	shutdownTimeout = 2 * time.Second
+	connectTimeout  = time.Second // of a health check: nothing on loopback takes that long
+	freePortTries   = 10          // a port that is free on 127.0.0.1 is nearly always free on [::1] too
 )
 
 // Source is whose health is told.
@@ -46,6 +50,7 @@ type Options struct {
 type Server struct {
 	o         Options
 	listeners []net.Listener
+	note      string
 }
 
 // New makes a Server. Nothing is opened yet.
@@ -54,26 +59,43 @@ func New(o Options) *Server { return &Server{o: o} }
 // ErrPortTaken means that another program has the port.
 var ErrPortTaken = errors.New("the health port is taken by another program: set SIKKER_HEALTH_PORT to a free one")
 
-// Listen takes the port on 127.0.0.1 and [::1]. A host without IPv6 is served over IPv4 alone.
+// Listen takes the port on 127.0.0.1 and [::1]. A host without IPv6 is served over IPv4 alone, and Note says so.
 func (s *Server) Listen() error {
+	for try := 1; ; try++ {
+		err := s.listen()
+		if err == nil || s.o.Port != 0 || try == freePortTries || !errors.Is(err, ErrPortTaken) {
+			return err
+		}
+	}
+}
+
+// listen takes the port on both addresses, or on none.
+func (s *Server) listen() error {
 	port := s.o.Port
+	s.note = ""
 	var lc net.ListenConfig
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		l, err := lc.Listen(context.Background(), "tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
 		switch {
 		case err == nil:
-			port = l.Addr().(*net.TCPAddr).AddrPort().Port()
 			s.listeners = append(s.listeners, netutil.LimitListener(l, maxConns))
+			port = s.Port()
 		case host == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)):
-			// no IPv6 on this host
+			s.note = "the health endpoint answers on 127.0.0.1 alone: this host has no IPv6 loopback"
 		case errors.Is(err, unix.EADDRINUSE):
 			return errors.Join(fmt.Errorf("listen on %s port %d: %w", host, port, ErrPortTaken), s.Close())
+		case errors.Is(err, unix.EACCES):
+			// A container that drops its capabilities has no NET_BIND_SERVICE, root or not.
+			return errors.Join(fmt.Errorf("listen on %s port %d: %w: set SIKKER_HEALTH_PORT to 1024 or more", host, port, err), s.Close())
 		default:
 			return errors.Join(fmt.Errorf("listen on %s port %d: %w", host, port, err), s.Close())
 		}
 	}
 	return nil
 }
+
+// Note is what an operator may want to know of the last Listen although it worked; empty: nothing.
+func (s *Server) Note() string { return s.note }
 
 // Port is the port that Listen took.
 func (s *Server) Port() uint16 {
@@ -92,7 +114,9 @@ func (s *Server) Run(ctx context.Context) error {
 		WriteTimeout:      requestTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          log.New(io.Discard, "", 0), // what clients do wrong is not the operator's concern
+		// Else net/http answers "OPTIONS *" by itself, to any Host.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     log.New(io.Discard, "", 0), // what clients do wrong is not the operator's concern
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, l := range s.listeners {
@@ -151,17 +175,23 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// localName says whether a Host header names this host's loopback.
+// localName says whether a Host header names this host's loopback, with any port or none.
 func localName(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
+	if h, port, err := net.SplitHostPort(host); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil && port != "" {
+			return false
+		}
 		host = h
+	} else if inner, ok := strings.CutPrefix(host, "["); ok {
+		if host, ok = strings.CutSuffix(inner, "]"); !ok {
+			return false
+		}
 	}
-	host = strings.Trim(host, "[]")
 	if strings.EqualFold(host, "localhost") {
 		return true
 	}
 	a, err := netip.ParseAddr(host)
-	return err == nil && a.IsLoopback()
+	return err == nil && a.Zone() == "" && a.IsLoopback()
 }
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
@@ -169,7 +199,9 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	text := "OK"
 	if ok, reason := s.o.Source.Health(); !ok {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		text = oneLine(reason)
+		if text = oneLine(reason); text == "" {
+			text = "not healthy"
+		}
 	}
 	_, _ = io.WriteString(w, text+"\n") // a client that has gone away loses nothing
 }
@@ -184,32 +216,61 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(append(raw, '\n')) // a client that has gone away loses nothing
 }
 
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+// oneLine makes one printable line of a text that may come from outside.
+func oneLine(text string) string {
+	text = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1 // a terminal could obey it
+		default:
+			return r
+		}
+	}, text)
+	return strings.Join(strings.Fields(text), " ")
+}
 
 // Healthcheck asks the agent on this host, over IPv4 and then IPv6, and returns nil when its rules are in force. Else the
 // error says why, or that nobody answers.
 func Healthcheck(ctx context.Context, port uint16) error {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	var errs []error
+	client := &http.Client{
+		// No proxy: the agent is here.
+		Transport: &http.Transport{
+			DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	var first error
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		addr := netip.AddrPortFrom(netip.MustParseAddr(host), port)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
 		if err != nil {
-			return err
+			return fmt.Errorf("ask %s: %w", addr, err)
 		}
 		res, err := client.Do(req)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err == nil {
+			return verdict(res)
 		}
-		text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-		if err = errors.Join(err, res.Body.Close()); err != nil {
-			return fmt.Errorf("read the answer of %s: %w", addr, err)
+		if first == nil {
+			first = err // that of IPv6 is as a rule the same
 		}
-		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("not healthy: %s", oneLine(string(text)))
-		}
+	}
+	return fmt.Errorf("no agent answers on port %d: %w", port, first)
+}
+
+// verdict reads an answer of /healthz.
+func verdict(res *http.Response) error {
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		return fmt.Errorf("read the health endpoint's answer: %w", err)
+	}
+	if res.StatusCode == http.StatusOK {
 		return nil
 	}
-	return fmt.Errorf("no agent answers on port %d: %w", port, errors.Join(errs...))
+	reason := oneLine(string(text))
+	if reason == "" {
+		reason = res.Status
+	}
+	return fmt.Errorf("not healthy: %s", reason)
 }

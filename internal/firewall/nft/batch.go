@@ -20,7 +20,6 @@ type batch struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 	have  map[string]kernelSet // sets that are there already: their sizes cannot be changed
-	name  func(setPlan) string // what a set is called in this transaction
 	errs  []error
 	sets  map[string]*nftables.Set
 }
@@ -40,22 +39,22 @@ func (b *batch) begin(sets []setPlan) {
 	}
 	b.sets = make(map[string]*nftables.Set, len(sets))
 	for _, s := range sets {
-		set := s.kernel(b.table, b.name(s))
+		set := s.set(b.table)
 		if k, ok := b.have[set.Name]; ok {
 			set.Size = k.size
 		}
 		b.err(b.conn.AddSet(set, nil))
-		b.sets[s.name] = set
+		b.sets[s.kernel] = set
 	}
 }
 
-// kernel is the set as the library wants it.
-func (s setPlan) kernel(t *nftables.Table, name string) *nftables.Set {
+// set is the set as the library wants it.
+func (s setPlan) set(t *nftables.Table) *nftables.Set {
 	key := nftables.TypeIPAddr
 	if s.family.width == 128 {
 		key = nftables.TypeIP6Addr
 	}
-	return &nftables.Set{Table: t, Name: name, KeyType: key, Interval: s.interval, Size: s.size()}
+	return &nftables.Set{Table: t, Name: s.kernel, KeyType: key, Interval: s.interval, Size: s.size()}
 }
 
 // rules puts these rules, and no others, into the chains.
@@ -76,7 +75,7 @@ func (b *batch) rules(rr []rule) {
 // fill replaces the elements of these sets.
 func (b *batch) fill(sets []setPlan) {
 	for _, s := range sets {
-		set := b.sets[s.name]
+		set := b.sets[s.kernel]
 		b.conn.FlushSet(set)
 		b.elements(set, s)
 	}
@@ -118,7 +117,7 @@ func (b *batch) elements(set *nftables.Set, s setPlan) {
 func (b *batch) deleteOthers(sets []setPlan) {
 	keep := map[string]bool{}
 	for _, s := range sets {
-		keep[b.name(s)] = true
+		keep[s.kernel] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.have)) {
 		if !keep[name] {

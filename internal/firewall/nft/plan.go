@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math/bits"
 	"net/netip"
+	"slices"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
@@ -35,12 +36,14 @@ func families() []family {
 
 // setPlan is one set and what it holds.
 type setPlan struct {
-	name     string
+	name     string // its own
+	kernel   string // what it is called in the kernel: its own name, but while a larger one takes its place
 	family   family
 	bits     int // prefix length of every element, 0 in an interval set
 	interval bool
 	count    int
 	elements iter.Seq[netip.Prefix] // ascending
+	takes    func(length int) bool  // says whether entries of a prefix length are in this set
 }
 
 // size is the fixed size of a hash set, in elements: a power of two, at least twice what it holds, so that most
@@ -56,9 +59,7 @@ func (s setPlan) size() uint32 {
 // addresses.
 func planBlock(list blocklist.Blocklist) []setPlan {
 	fams := families()
-	return append(
-		planFamily("blocklist", fams[0], list.V4()),
-		planFamily("blocklist", fams[1], list.V6())...)
+	return append(planFamily(fams[0], list.V4()), planFamily(fams[1], list.V6())...)
 }
 
 // planAllow puts a list into one interval set a family: it is short, and looked at for blocked packets alone.
@@ -68,21 +69,47 @@ func planAllow(list blocklist.Blocklist) []setPlan {
 	for i, n := range []int{list.Len4(), list.Len6()} {
 		if n > 0 {
 			entries := []iter.Seq[netip.Prefix]{list.V4(), list.V6()}[i]
+			name := "whitelist" + fams[i].name
 			plans = append(plans, setPlan{
-				name: "whitelist" + fams[i].name, family: fams[i], interval: true, count: n, elements: entries,
+				name: name, kernel: name, family: fams[i], interval: true, count: n, elements: entries,
 			})
 		}
 	}
 	return plans
 }
 
+// shapes are all the sets that there can be, with nothing in them: for reading what another agent made.
+func shapes() []setPlan {
+	var all []setPlan
+	for _, f := range families() {
+		all = append(all, setPlan{name: "whitelist" + f.name, kernel: "whitelist" + f.name, family: f, interval: true})
+		for _, w := range append(slices.Clone(f.hash), anyLength) {
+			all = append(all, blockSet(f, w))
+		}
+	}
+	return all
+}
+
+// anyLength stands for the interval set, which takes any prefix length.
+const anyLength = -1
+
+// blockSet is the set of a family for elements of prefix length w, empty.
+func blockSet(f family, w int) setPlan {
+	s := setPlan{name: fmt.Sprintf("blocklist%s_%d", f.name, w), family: f, bits: w, takes: func(int) bool { return false }}
+	if w == anyLength {
+		s.name, s.bits, s.interval = "blocklist"+f.name+"_any", 0, true
+	}
+	s.kernel = s.name
+	return s
+}
+
 // planFamily sends each prefix length of a family's entries to one set.
-func planFamily(prefix string, f family, entries iter.Seq[netip.Prefix]) []setPlan {
+func planFamily(f family, entries iter.Seq[netip.Prefix]) []setPlan {
 	counts := make([]int, f.width+1) // entries by prefix length
 	for p := range entries {
 		counts[p.Bits()]++
 	}
-	target := make([]int, f.width+1) // prefix length of the elements that entries of a length become; -1: interval set
+	target := make([]int, f.width+1) // prefix length of the elements that entries of a length become
 	sums := map[int]int{}            // elements by target
 	for length, n := range counts {
 		target[length] = f.target(length, n)
@@ -91,15 +118,13 @@ func planFamily(prefix string, f family, entries iter.Seq[netip.Prefix]) []setPl
 		}
 	}
 	var plans []setPlan
-	for _, w := range append(f.hash, -1) {
+	for _, w := range append(slices.Clone(f.hash), anyLength) {
 		if sums[w] == 0 {
 			continue
 		}
-		s := setPlan{family: f, bits: w, count: sums[w]}
-		s.name = fmt.Sprintf("%s%s_%d", prefix, f.name, w)
-		if w < 0 {
-			s.name, s.bits, s.interval = prefix+f.name+"_any", 0, true
-		}
+		s := blockSet(f, w)
+		s.count = sums[w]
+		s.takes = func(length int) bool { return target[length] == w }
 		s.elements = func(yield func(netip.Prefix) bool) {
 			for p := range entries {
 				if target[p.Bits()] == w && !expand(p, w, yield) {
@@ -112,9 +137,9 @@ func planFamily(prefix string, f family, entries iter.Seq[netip.Prefix]) []setPl
 	return plans
 }
 
-// target is the prefix length that n entries of the given length become elements of, -1 for the interval set.
+// target is the prefix length that n entries of the given length become elements of, anyLength for the interval set.
 func (f family) target(length, n int) int {
-	best := -1
+	best := anyLength
 	for _, w := range f.hash { // longest first: the last that fits is the nearest
 		fits := w >= length && w-length <= maxLonger
 		if fits && (w == length || n*factor(length, w) <= maxExpanded) {
@@ -132,7 +157,7 @@ func factor(length, w int) int {
 	return 1 << (w - length)
 }
 
-// expand yields p as prefixes of length w, or as it is for -1, and says whether to go on. Every w is whole bytes and at
+// expand yields p as prefixes of length w, or as it is for anyLength, and says whether to go on. Every w is whole bytes and at
 // most maxLonger bits longer than p, so the elements differ in one byte.
 func expand(p netip.Prefix, w int, yield func(netip.Prefix) bool) bool {
 	if w < 0 || w == p.Bits() {
@@ -149,4 +174,31 @@ func expand(p netip.Prefix, w int, yield func(netip.Prefix) bool) bool {
 		}
 	}
 	return true
+}
+
+// movers are the elements of a set whose addresses are now in a set that is looked up later: live are the sets in the order
+// in which they are looked up, and now is what they hold. While both change in one transaction, a packet on its way through
+// the rules could look into the one before the change and into the other after it, and find itself in neither. A set that
+// is not live has none: it is filled before it is looked up.
+func movers(now blocklist.Blocklist, live []setPlan, next setPlan) []netip.Prefix {
+	at := slices.IndexFunc(live, func(s setPlan) bool { return s.kernel == next.name })
+	if at < 0 || next.interval { // of a family the interval set is the last
+		return nil
+	}
+	later := slices.DeleteFunc(slices.Clone(live[at+1:]), func(s setPlan) bool {
+		return s.family.name != next.family.name || s.takes == nil
+	})
+	if len(later) == 0 {
+		return nil
+	}
+	var moved []netip.Prefix
+	for e := range next.elements {
+		for p := range now.Within(e) {
+			if slices.ContainsFunc(later, func(s setPlan) bool { return s.takes(p.Bits()) }) {
+				moved = append(moved, e)
+				break
+			}
+		}
+	}
+	return moved
 }

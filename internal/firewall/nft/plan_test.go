@@ -136,3 +136,39 @@ func FuzzPlan(f *testing.F) {
 		}
 	})
 }
+
+func TestMovers(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name      string
+		now, next blocklist.Blocklist
+		want      string // set: elements
+	}{
+		{"OK nothing moves", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.1", "5.0.0.2", "6.0.0.0/24"), ""},
+		{"OK to a later set", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.0/24"), ""},
+		{"OK a network becomes one of its addresses", list("5.0.0.0/24", "9.9.9.9"), list("5.0.0.1", "9.9.9.9"), "blocklist4_32: 5.0.0.1/32;"},
+		{"OK of a /16 becomes a /24", list("5.0.0.0/16", "6.0.0.0/24"), list("5.0.7.0/24", "6.0.0.0/24"), "blocklist4_24: 5.0.7.0/24;"},
+		{"OK of an odd width become addresses", list("62.0.0.0/7", "9.9.9.9"), list("63.1.2.3", "9.9.9.9", "64.0.0.1"), "blocklist4_32: 63.1.2.3/32;"},
+		{"OK to a set that is new, which is filled before", list("5.0.0.0/24"), list("5.0.0.1"), ""},
+		{"OK families apart", list("5.0.0.1", "2001:db8::/64", "2001:db9::1"), list("5.0.0.1", "2001:db8::1", "2001:db9::1"), "blocklist6_128: 2001:db8::1/128;"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			live := append(planAllow(list("10.0.0.0/8")), planBlock(tt.now)...)
+			var got string
+			for _, s := range planBlock(tt.next) {
+				if moved := movers(tt.now, live, s); len(moved) > 0 {
+					got += s.name + ":"
+					for _, p := range moved {
+						got += " " + p.String()
+					}
+					got += ";"
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("movers (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

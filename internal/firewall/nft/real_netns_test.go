@@ -179,3 +179,46 @@ func BenchmarkApply(b *testing.B) {
 		})
 	}
 }
+
+// TestRefreshEverySecond refreshes every second for a minute, while listed and unlisted sources send: no packet of the
+// former gets through, none of the latter is lost.
+func TestRefreshEverySecond(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	t.Parallel()
+	h := newHost(t, Options{})
+	always, never := addrs("45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1"), addrs("192.0.2.50", "9.9.9.9")
+	next := func(seed uint64) blocklist.Blocklist {
+		width := []int{32, 24, 20}[seed%3] // the sets that hold it change from one list to the next
+		ps := random(5000, seed)
+		for _, a := range always {
+			ps = append(ps, netip.PrefixFrom(a, map[bool]int{true: width, false: a.BitLen()}[a.Is4()]))
+		}
+		return blocklist.New(ps)
+	}
+	h.apply(next(0), list("10.0.0.0/8"))
+	before := map[netip.Addr]int{}
+	for _, a := range never {
+		before[a] = h.recv.Seen(a)
+	}
+	pass := h.flood(never)
+	h.under(always, func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for i := range 60 {
+			h.apply(next(uint64(i)+1), list("10.0.0.0/8"))
+			<-tick.C
+		}
+	})
+	sent := pass.stop()
+	h.settle()
+	got := 0
+	for _, a := range never {
+		got += h.recv.Seen(a) - before[a]
+	}
+	if got != sent {
+		t.Errorf("%d of %d packets from unlisted sources got through", got, sent)
+	}
+	t.Logf("%d packets from unlisted sources, all through", sent)
+}

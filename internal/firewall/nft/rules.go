@@ -48,17 +48,16 @@ func chains(t *nftables.Table) []*nftables.Chain {
 	return cs
 }
 
-// rules are the rules for these sets, in the order in which they stand. A set is named by setName, for while a larger one
-// is being put in its place it goes by another name.
-func rules(block, allow []setPlan, rs ruleset.Ruleset, setName func(setPlan) string) []rule {
+// rules are the rules for these sets, in the order in which they stand.
+func rules(block, allow []setPlan, rs ruleset.Ruleset) []rule {
 	var rr []rule
 	for _, s := range block {
-		rr = append(rr, lookupRule(s, setName(s)))
+		rr = append(rr, lookupRule(s))
 	}
 	for _, f := range families() {
 		for _, s := range allow {
 			if s.family.name == f.name {
-				rr = append(rr, returnRule(s, setName(s)))
+				rr = append(rr, returnRule(s))
 			}
 		}
 		rr = append(rr, logRule(f, rs), dropRule(f))
@@ -67,7 +66,7 @@ func rules(block, allow []setPlan, rs ruleset.Ruleset, setName func(setPlan) str
 }
 
 // lookupRule sends a listed source to the drop chain of its family.
-func lookupRule(s setPlan, name string) rule {
+func lookupRule(s setPlan) rule {
 	text := s.family.saddrText()
 	exprs := s.family.loadSource()
 	if !s.interval && s.bits < s.family.width {
@@ -81,21 +80,21 @@ func lookupRule(s setPlan, name string) rule {
 	return rule{
 		// ip saddr & 255.255.255.0 @blocklist4_24 jump blocked4
 		chain: baseChain,
-		text:  text + " @" + name + " jump " + dropPrefix + s.family.name,
+		text:  text + " @" + s.kernel + " jump " + dropPrefix + s.family.name,
 		exprs: append(exprs,
-			&expr.Lookup{SourceRegister: 1, SetName: name},
+			&expr.Lookup{SourceRegister: 1, SetName: s.kernel},
 			&expr.Verdict{Kind: expr.VerdictJump, Chain: dropPrefix + s.family.name}),
 	}
 }
 
 // returnRule lets a whitelisted source go on as if it were not listed.
-func returnRule(s setPlan, name string) rule {
+func returnRule(s setPlan) rule {
 	return rule{
 		// ip saddr @whitelist4 return
 		chain: dropPrefix + s.family.name,
-		text:  s.family.saddrText() + " @" + name + " return",
+		text:  s.family.saddrText() + " @" + s.kernel + " return",
 		exprs: append(s.family.loadSource(),
-			&expr.Lookup{SourceRegister: 1, SetName: name},
+			&expr.Lookup{SourceRegister: 1, SetName: s.kernel},
 			&expr.Verdict{Kind: expr.VerdictReturn}),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
@@ -42,12 +44,13 @@ type Table struct {
 	flags nftables.TableFlags
 
 	mu      sync.Mutex
-	conn    *nftables.Conn // lasting: with it the kernel's ownership ends
-	port    uint32         // netlink port of conn
-	replace bool           // a table with other flags is there: it makes way in the first batch
-	enforce bool           // the kernel has rules of ours
-	live    []string       // the sets that those rules look up; nil when a dead agent made them
-	block   []setPlan      // what the last batch put in place
+	conn    *nftables.Conn      // lasting: with it the kernel's ownership ends
+	port    uint32              // netlink port of conn
+	replace bool                // a table with other flags is there: it makes way in the first batch
+	enforce bool                // the kernel has rules of ours
+	live    []setPlan           // the sets that those rules look up
+	now     blocklist.Blocklist // what those sets hold; empty when a dead agent filled them
+	block   []setPlan           // what the last batch put in place
 	allow   []setPlan
 	rules   map[string][]string // by chain, as read after the last batch; nil before that
 	entries [2]int              // of the list, by family
@@ -83,7 +86,26 @@ func Open(o Options) (*Table, error) {
 		t.enforce = found.Flags == flags
 		t.replace = !t.enforce
 	}
+	if t.enforce {
+		if err := t.adopt(); err != nil {
+			return nil, errors.Join(fmt.Errorf("take over table inet %s: %w", tableName, err), conn.CloseLasting())
+		}
+	}
 	return t, nil
+}
+
+// adopt finds out what the rules of a dead agent look up. What the sets hold is not read: that takes minutes.
+func (t *Table) adopt() error {
+	have, err := kernelSets()
+	if err != nil {
+		return err
+	}
+	for _, s := range shapes() {
+		if _, ok := have[s.name]; ok {
+			t.live = append(t.live, s)
+		}
+	}
+	return nil
 }
 
 // sockOptions sets up the lasting socket. Acknowledgements are capped because the kernel otherwise sends every failing
@@ -109,10 +131,10 @@ func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
 	// Without persist an owned table would go with its owner, which is not what keep asks for: then no flag at all.
 	for _, flags := range []nftables.TableFlags{wanted, 0} {
 		scratch := &nftables.Table{Name: probeName, Family: nftables.TableFamilyINet, Flags: flags}
-		b := batch{conn: conn, table: scratch, name: canonical}
+		b := batch{conn: conn, table: scratch}
 		sets := probeSets()
 		b.begin(sets)
-		b.rules(rules(sets[:len(sets)-2], sets[len(sets)-2:], ruleset.Ruleset{LogGroup: 1, LogRate: 1}, canonical))
+		b.rules(rules(sets[:len(sets)-2], sets[len(sets)-2:], ruleset.Ruleset{LogGroup: 1, LogRate: 1}))
 		conn.DelTable(scratch)
 		if err = b.commit(); err == nil {
 			return flags, nil
@@ -129,9 +151,9 @@ func probeSets() []setPlan {
 	var block, allow []setPlan
 	for _, f := range families() {
 		block = append(block,
-			setPlan{name: "hash" + f.name, family: f, bits: f.hash[1], count: 1},
-			setPlan{name: "any" + f.name, family: f, interval: true, count: 1})
-		allow = append(allow, setPlan{name: "whitelist" + f.name, family: f, interval: true, count: 1})
+			setPlan{kernel: "hash" + f.name, family: f, bits: f.hash[1], count: 1},
+			setPlan{kernel: "any" + f.name, family: f, interval: true, count: 1})
+		allow = append(allow, setPlan{kernel: "whitelist" + f.name, family: f, interval: true, count: 1})
 	}
 	return append(block, allow...)
 }
@@ -188,39 +210,42 @@ func (t *Table) explain(err error) error {
 	return classify(err)
 }
 
-func canonical(s setPlan) string { return s.name }
-
-// write brings the kernel to the wanted sets and rules. A set that the rules are to look up for the first time is filled
-// in a transaction before theirs, because the rule and the elements of a new set do not become visible in the same
-// instant. For one that has become too small a larger one under another name takes its place that way, and then one under
-// its own name.
+// write brings the kernel to the wanted sets and rules, so that a source which is on the list before and after is dropped
+// all the while. A flush and fill of one set is seamless; three things are not, and get transactions of their own before:
+//
+//   - a set that the rules are to look up for the first time is filled before a rule does, because a rule and the elements
+//     of a new set do not become visible in the same instant;
+//   - what moves to a set that is looked up earlier is added there first, and the rules look into old and new sets both,
+//     because a packet on its way through the rules may see one set before the change and another one after it;
+//   - a set that has become too small is replaced that way by a larger one under another name, and then by one under its
+//     own name.
 func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
-	all := slices.Concat(allow, block)
 	for {
 		have, err := t.sets()
 		if err != nil {
 			return err
 		}
-		names := make(map[string]string, len(all))
-		var fresh []setPlan
-		renamed := false
-		for _, s := range all {
-			n := freeName(s, have)
-			names[s.name] = n
-			renamed = renamed || n != s.name
-			if _, ok := have[n]; !ok || t.live != nil && !slices.Contains(t.live, n) {
-				fresh = append(fresh, s)
-			}
+		moved := make(map[string][]netip.Prefix, len(block))
+		for _, s := range block {
+			moved[s.name] = movers(t.now, t.live, s)
 		}
-		b := batch{conn: t.conn, table: t.table(), have: have, name: func(s setPlan) string { return names[s.name] }}
-		if t.enforce && len(fresh) > 0 {
-			b.begin(fresh)
-			b.fill(fresh)
-			if err := b.commit(); err != nil {
+		renamed := false
+		name := func(sets []setPlan) []setPlan {
+			named := slices.Clone(sets)
+			for i, s := range named {
+				named[i].kernel = freeName(s, have, len(moved[s.name]))
+				renamed = renamed || named[i].kernel != s.name
+			}
+			return named
+		}
+		nextBlock, nextAllow := name(block), name(allow)
+		b := batch{conn: t.conn, table: t.table(), have: have}
+		if t.enforce {
+			if err := t.bridge(b, nextBlock, nextAllow, moved, rs); err != nil {
 				return err
 			}
 		}
-		if err := t.swap(b, block, allow, rs); err != nil {
+		if err := t.swap(b, nextBlock, nextAllow, rs); err != nil {
 			return err
 		}
 		if !renamed {
@@ -229,10 +254,12 @@ func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
 	}
 }
 
-// freeName is what the set is called in the next batch: its own name, unless a set that is too small has it.
-func freeName(s setPlan, have map[string]kernelSet) string {
+// freeName is what the set is called in the next batch: its own name, unless a set has it that is too small for what is
+// to be in it, or for what is in it and what moves to it.
+func freeName(s setPlan, have map[string]kernelSet, moved int) string {
 	for name := s.name; ; name += "_grown" {
-		if k, ok := have[name]; !ok || s.interval || int(k.size) >= s.count {
+		k, ok := have[name]
+		if !ok || s.interval || int(k.size) >= max(s.count, int(k.count)+moved) {
 			return name
 		}
 	}
@@ -246,6 +273,50 @@ func (t *Table) sets() (map[string]kernelSet, error) {
 	return kernelSets()
 }
 
+// bridge prepares the live rules for the next batch: new sets are filled, what moves is added, and the rules look into the
+// sets of before and of afterwards. Nothing that is dropped before is let through. Mostly there is nothing to do.
+func (t *Table) bridge(b batch, block, allow []setPlan, moved map[string][]netip.Prefix, rs ruleset.Ruleset) error {
+	live := func(s setPlan) bool {
+		return slices.ContainsFunc(t.live, func(l setPlan) bool { return l.kernel == s.kernel })
+	}
+	var fresh, added []setPlan
+	for _, s := range slices.Concat(allow, block) {
+		switch extra := moved[s.name]; {
+		case !live(s):
+			fresh = append(fresh, s)
+		case len(extra) > 0:
+			s.elements, s.count = slices.Values(extra), len(extra)
+			added = append(added, s)
+		}
+	}
+	if len(fresh) > 0 {
+		b.begin(fresh)
+		b.fill(fresh)
+		if err := b.commit(); err != nil {
+			return err
+		}
+	}
+	if len(fresh)+len(added) == 0 {
+		return nil
+	}
+	for _, l := range t.live {
+		if slices.ContainsFunc(slices.Concat(allow, block), func(s setPlan) bool { return s.kernel == l.kernel }) {
+			continue
+		}
+		if l.takes == nil {
+			allow = append(allow, l)
+		} else {
+			block = append(block, l)
+		}
+	}
+	b.begin(slices.Concat(allow, block))
+	b.rules(rules(block, allow, rs))
+	for _, s := range added {
+		b.elements(b.sets[s.kernel], s)
+	}
+	return b.commit()
+}
+
 // swap sends the one idempotent batch: everything created if it is absent, chains and sets flushed, rules, elements, and
 // the sets that no rule looks up any more deleted.
 func (t *Table) swap(b batch, block, allow []setPlan, rs ruleset.Ruleset) error {
@@ -254,17 +325,14 @@ func (t *Table) swap(b batch, block, allow []setPlan, rs ruleset.Ruleset) error 
 		t.conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet})
 	}
 	b.begin(all)
-	b.rules(rules(block, allow, rs, b.name))
+	b.rules(rules(block, allow, rs))
 	b.fill(all)
 	b.deleteOthers(all)
 	if err := b.commit(); err != nil {
 		return err
 	}
 	t.replace, t.enforce = false, true
-	t.live = make([]string, 0, len(all))
-	for _, s := range all {
-		t.live = append(t.live, b.name(s))
-	}
+	t.live, t.now = all, rs.Block
 	return nil
 }
 
@@ -290,7 +358,7 @@ func (t *Table) Remove() error {
 	if err != nil {
 		return err
 	}
-	t.enforce, t.live = false, nil
+	t.enforce, t.live, t.now = false, nil, blocklist.Blocklist{}
 	if found == nil {
 		return nil
 	}

@@ -78,7 +78,7 @@ func (t *Table) sample(s setPlan) (int, error) {
 		}
 		i++
 	}
-	found, err := c.FindSetElements(s.kernel(t.table(), s.name), probes)
+	found, err := c.FindSetElements(s.set(t.table()), probes)
 	if errors.Is(err, unix.ENOENT) {
 		return 0, fmt.Errorf("%w: set %s lacks one of %d sampled elements", ErrMismatch, s.name, len(probes))
 	}
@@ -103,7 +103,7 @@ func (t *Table) verifyRules() error {
 		return err
 	}
 	want := map[string]int{}
-	for _, r := range rules(t.block, t.allow, ruleset.Ruleset{}, canonical) {
+	for _, r := range rules(t.block, t.allow, ruleset.Ruleset{}) {
 		want[r.chain]++
 	}
 	for _, chain := range chains(t.table()) {

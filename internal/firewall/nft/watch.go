@@ -51,7 +51,7 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 func (t *Table) look() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.enforce || t.live == nil {
+	if !t.enforce || t.rules == nil {
 		return nil
 	}
 	if _, err := t.verify(); errors.Is(err, ErrMismatch) {

@@ -1,0 +1,120 @@
+package host
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// neighbourhood is a server with one neighbour, 192.0.2.2, which is its gateway, its resolver and the API.
+func neighbourhood(t *testing.T) *nettest.NS {
+	t.Helper()
+	server, other := nettest.New(t), nettest.New(t)
+	nettest.Link(server, other, "eth0",
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")},
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")})
+	var (
+		dns net.PacketConn
+		api net.Listener
+		err error
+	)
+	other.Do(func() {
+		if dns, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", "192.0.2.2:53"); err == nil {
+			api, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", "192.0.2.2:443")
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = dns.Close(); _ = api.Close() })
+	go func() { // refuses every question but the first of each, as if that had been lost
+		buf, asked := make([]byte, 512), map[string]bool{}
+		for {
+			n, from, err := dns.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if !asked[from.String()] || n < 12 {
+				asked[from.String()] = true
+				continue
+			}
+			buf[2], buf[3] = 0x80, 5 // a response: refused (RFC 1035, 4.1.1)
+			_, _ = dns.WriteTo(buf[:n], from)
+		}
+	}()
+	go func() {
+		for {
+			c, err := api.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
+	return server
+}
+
+// TestProbe reaches what is there and says what is not.
+func TestProbe(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		neighbourhood(t).Rerun(t)
+		return
+	}
+	h := New(Options{
+		APIURL: &url.URL{Scheme: "https", Host: "192.0.2.2"},
+		Proxy:  func(*url.URL) (*url.URL, error) { return nil, nil },
+	})
+	h.last[kindGateway] = []netip.Addr{
+		netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("fe80::1"),
+	}
+	h.last[kindResolver] = []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")}
+	before := h.Probe(t.Context())
+	for range 5 { // a link that has just come up takes a while to know its neighbours
+		if !strings.Contains(before.String(), "2001:db8::2 (") {
+			break
+		}
+		before = h.Probe(t.Context())
+	}
+	var got []string
+	for _, c := range before {
+		got = append(got, c.Name+map[bool]string{true: " ok", false: " fails"}[c.Err == nil])
+	}
+	want := []string{
+		"ping of gateway 192.0.2.2 ok", "link to gateway 192.0.2.2 ok",
+		"ping of gateway 2001:db8::2 ok", "link to gateway 2001:db8::2 ok",
+		"ping of gateway 192.0.2.3 fails", "link to gateway 192.0.2.3 fails",
+		"resolver 192.0.2.2 ok", "resolver 192.0.2.3 fails", "API 192.0.2.2:443 ok",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("checks (-want +got):\n%s\n%v", diff, before)
+	}
+	if b := Broken(before, h.Probe(t.Context())); len(b) != 0 {
+		t.Errorf("broken: %v", b)
+	}
+
+	// The link goes down: what worked is broken, what did not is not.
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetDown(link); err != nil {
+		t.Fatal(err)
+	}
+	broken := Broken(before, h.Probe(t.Context()))
+	for _, name := range []string{"ping of gateway 192.0.2.2", "ping of gateway 2001:db8::2", "resolver 192.0.2.2", "API 192.0.2.2:443"} {
+		if !strings.Contains(broken.String(), name) {
+			t.Errorf("%s is not broken: %v", name, broken)
+		}
+	}
+	if strings.Contains(broken.String(), "192.0.2.3") {
+		t.Errorf("what never worked is broken: %v", broken)
+	}
+}
