@@ -118,6 +118,7 @@ func (a *Agent) restore(ctx context.Context) {
 	allow := a.whitelist(brief)
 	cancel()
 	a.accept(v, c.Pulled)
+	a.setStatus(func(s *Status) { s.Kept = true })
 	a.enforcer.baseline = v.List.Len()
 	if !a.cfg.DryRun {
 		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", c.Pulled.Format(time.RFC3339)))
@@ -219,6 +220,7 @@ func (a *Agent) pull(ctx context.Context, o vet.Options) error {
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
 	}
 	a.accept(v, time.Now())
+	a.setStatus(func(s *Status) { s.Kept = false })
 	return nil
 }
 

@@ -36,6 +36,8 @@ type Status struct {
 	Blocked6  int             `json:"blockedIpv6"`
 	Whitelist WhitelistStatus `json:"whitelist"`
 	Backend   string          `json:"backend"` // empty in a dry run
+	ListAge   string          `json:"listAge"` // of the list in force; empty while there is none
+	Kept      bool            `json:"kept"`    // the list in force is the one kept from the last run
 	NextPull  *time.Time      `json:"nextPull"`
 	Refused   Refusals        `json:"refused"`   // lists refused, by guard
 	Rollbacks int             `json:"rollbacks"` // lists taken out of force again
@@ -91,6 +93,9 @@ func (a *Agent) setStatus(change func(*Status)) {
 func (a *Agent) Status() Status {
 	s := *a.status.Load()
 	s.Uptime = short(time.Since(a.started))
+	if s.LastPull != nil {
+		s.ListAge = short(s.age())
+	}
 	if age, limit := s.age(), staleAfter*a.cfg.PullInterval; s.State == StateActive && age > limit {
 		s.State, s.Reason = StateDegraded, fmt.Sprintf("the list is %s old", short(age))
 	}

@@ -58,7 +58,11 @@ type RefusalError struct {
 }
 
 func (r *RefusalError) Error() string {
-	return fmt.Sprintf("list refused (%s guard): %s", r.Guard, r.Reason)
+	text := fmt.Sprintf("list refused (%s guard): %s", r.Guard, r.Reason)
+	if r.Guard.Overrulable() {
+		text += "; if it is right, `sikkerguard pull --accept` has it enforced once"
+	}
+	return text
 }
 
 func refuse(g Guard, format string, args ...any) *RefusalError {

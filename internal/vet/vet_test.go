@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -272,8 +273,12 @@ func FuzzVet(f *testing.F) {
 	f.Add([]byte("203.0.113.9\n2001:db8::/32\n10.0.0.0/7\n"))
 	f.Add([]byte("0.0.0.0/0\n::/0\n::ffff:0.0.0.0/95\n"))
 	f.Add([]byte("<html>\r\n\x00"))
+	f.Add([]byte("203.0.113.0/24\n62.0.0.0/8\n2001:db8::/32\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		special := vet.Special()
+		allow := blocklist.New([]netip.Prefix{
+			netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("62.0.0.0/9"), netip.MustParsePrefix("2001:db8::/48"),
+		})
 		read := func(r io.Reader) (vet.Verdict, error) { return vet.Vet(r, vet.Options{}) }
 		for name, read := range map[string]func(io.Reader) (vet.Verdict, error){"Vet": read, "Custom": vet.Custom} {
 			v, err := read(bytes.NewReader(raw))
@@ -285,6 +290,9 @@ func FuzzVet(f *testing.F) {
 			}
 			if v.Bad > v.Lines || v.List.Len() > 0 && v.Bad == v.Lines {
 				t.Fatalf("%s: %d entries of %d lines, %d bad", name, v.List.Len(), v.Lines, v.Bad)
+			}
+			for p := range v.List.Without(allow).Overlapping(allow) {
+				t.Fatalf("%s: %v is whitelisted", name, p)
 			}
 			if name == "Custom" {
 				continue
