@@ -45,9 +45,9 @@ type Agent struct {
 	control *control.Server  // nil when it cannot be had
 	fw      firewall.Backend // nil in a dry run
 
-	pullC chan pullRequest // what the enforcing task is asked
-	hostC chan struct{}    // capacity 1: addresses or routes changed
-	lostC chan error       // capacity 1: the rules are no longer what was applied
+	pullC chan order    // what the enforcing task is asked
+	hostC chan struct{} // capacity 1: addresses or routes changed
+	lostC chan error    // capacity 1: the rules are no longer what was applied
 
 	enforcer enforcer // the enforcing task's own
 	observer observer // the observing task's own
@@ -82,7 +82,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 			ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, StateDir: cfg.StateDir,
 		}),
 		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
-		pullC:  make(chan pullRequest),
+		pullC:  make(chan order),
 		hostC:  make(chan struct{}, 1),
 		lostC:  make(chan error, 1),
 	}
@@ -202,14 +202,14 @@ func (a *Agent) openControl() {
 
 // askToPull hands the control socket's request to the enforcing task and waits for what comes of it.
 func (a *Agent) askToPull(ctx context.Context, accept bool) control.Outcome {
-	req := pullRequest{accept: accept, doneC: make(chan control.Outcome, 1)}
+	doneC := make(chan control.Outcome, 1)
 	select {
-	case a.pullC <- req:
+	case a.pullC <- order{pull: true, accept: accept, askers: []chan<- control.Outcome{doneC}}:
 	case <-ctx.Done():
 		return control.Outcome{Text: "The agent is stopping"}
 	}
 	select {
-	case o := <-req.doneC:
+	case o := <-doneC:
 		return o
 	case <-ctx.Done():
 		return control.Outcome{Text: "The agent is stopping"}

@@ -13,15 +13,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
-	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 const (
-	// retryFirst and retryMost bound the wait after a pull that did not succeed; it doubles from one to the next.
-	retryFirst, retryMost = 5 * time.Second, 15 * time.Minute
-	// retryRefused is the shortest wait after a list was refused: the next one will hardly differ, and pulls have a quota.
-	retryRefused = 5 * time.Minute
 	// staleAfter is how many pull intervals old a list may be before the protection counts as degraded.
 	staleAfter = 3
 	// lookBriefly is how long names may take to resolve before the kept list is enforced: a host without network must not
@@ -33,10 +29,15 @@ const (
 type enforcer struct {
 	pulled   blocklist.Blocklist // the last list of the API that was accepted
 	pulledAt time.Time           // when; zero: none was yet
-	baseline int                 // its entries, for the guards
+	own      blocklist.Blocklist // the operator's list as it was read last
+	baseline int                 // entries of the API's list last in force, for the guards
 	shrunk   bool                // the last pull was refused for having shrunk
 
-	whitelist string              // the log line that was printed last
+	turnC  chan turn       // the turns under way end here
+	busy   map[bool]bool   // whether one that pulls is under way, and one that only looks: neither waits for the other
+	queued map[bool]*order // what was asked for meanwhile, of each
+
+	whitelist string              // the log lines that were printed last
 	enforced  *desired            // nil while nothing is in force
 	rejected  blocklist.Blocklist // what was rolled back, and is not tried again
 	failure   error               // why the last turn did not succeed, nil when it did
@@ -49,45 +50,99 @@ type desired struct {
 	block, allow blocklist.Blocklist
 }
 
-// pullRequest asks the enforcing task for a pull at once.
-type pullRequest struct {
-	accept bool
-	doneC  chan control.Outcome // capacity 1: nobody needs to wait
+// order says what a turn is to do. The zero value looks at the host alone.
+type order struct {
+	pull   bool
+	accept bool                     // enforce a list that a guard refuses
+	askers []chan<- control.Outcome // capacity 1 each: nobody needs to wait
+}
+
+// turn is what was found out, off the enforcing task, which must not wait for the network.
+type turn struct {
+	order   order
+	white   host.Whitelist
+	verdict vet.Verdict
+	err     error // of the pull
 }
 
 // enforce puts the kept list in force and then pulls, at once and at every interval, sooner after a failure or when asked,
-// until ctx ends. In between it looks after what is in force.
+// until ctx ends. Meanwhile it looks after what is in force.
 func (a *Agent) enforce(ctx context.Context) error {
-	a.enforcer.wait = newBackoff()
+	e := &a.enforcer
+	e.wait, e.turnC = newBackoff(), make(chan turn)
+	e.busy, e.queued = map[bool]bool{}, map[bool]*order{}
 	a.restore(ctx)
-	next := time.NewTimer(a.refresh(ctx, vet.Options{}))
+	a.begin(ctx, order{pull: true})
+	next := time.NewTimer(a.cfg.PullInterval)
 	defer next.Stop()
-	if ctx.Err() == nil {
-		if !a.cfg.DryRun {
-			a.log.Info("Monitoring blocked connections")
-		}
-		a.log.Info("SikkerGuard running")
-	}
+	running := false
 	for {
 		select {
 		case <-ctx.Done():
+			for _, busy := range e.busy {
+				if busy {
+					<-e.turnC // it ends with ctx
+				}
+			}
 			return nil
+		case t := <-e.turnC:
+			allow := a.whitelisted(t.white)
+			if t.order.pull {
+				next.Reset(a.refresh(ctx, t, allow))
+			} else {
+				a.adapt(ctx, allow)
+			}
+			if !running && t.order.pull && ctx.Err() == nil {
+				running = true
+				a.tellRunning()
+			}
+			a.end(ctx, t.order)
 		case <-next.C:
-			next.Reset(a.refresh(ctx, vet.Options{}))
+			a.begin(ctx, order{pull: true})
 		case <-a.o.HangupC:
 			a.log.Info("SIGHUP: pulling now")
-			next.Reset(a.refresh(ctx, vet.Options{}))
-		case req := <-a.pullC:
-			a.log.Info("Asked to pull now", zap.Bool("accept", req.accept))
-			next.Reset(a.refresh(ctx, vet.Options{Overrule: req.accept}))
-			req.doneC <- a.outcome()
+			a.begin(ctx, order{pull: true})
+		case o := <-a.pullC:
+			a.log.Info("Asked to pull now", zap.Bool("accept", o.accept))
+			a.begin(ctx, o)
 		case <-a.hostC:
-			a.adapt(ctx)
+			a.begin(ctx, order{})
 		case err := <-a.lostC:
-			a.enforcer.repair.lost(err)
-		case <-a.enforcer.repair.due():
+			e.repair.lost(err)
+		case <-e.repair.due():
 			a.restoreRules(ctx)
 		}
+	}
+}
+
+// begin starts a turn, or has what is asked for follow the one that is under way.
+func (a *Agent) begin(ctx context.Context, o order) {
+	e := &a.enforcer
+	if e.busy[o.pull] {
+		if q := e.queued[o.pull]; q != nil {
+			o.accept, o.askers = o.accept || q.accept, append(q.askers, o.askers...)
+		}
+		e.queued[o.pull] = &o
+		return
+	}
+	e.busy[o.pull] = true
+	vo := vet.Options{Baseline: e.baseline, Shrunk: e.shrunk, Overrule: o.accept}
+	go func() { // enforce waits for it
+		t := turn{order: o, white: a.discover(ctx)}
+		if o.pull {
+			t.verdict, t.err = a.pull(ctx, vo)
+		}
+		e.turnC <- t
+	}()
+}
+
+// end makes room for the next turn, and begins it when one was asked for.
+func (a *Agent) end(ctx context.Context, o order) {
+	e := &a.enforcer
+	e.busy[o.pull] = false
+	if q := e.queued[o.pull]; q != nil {
+		delete(e.queued, o.pull)
+		a.begin(ctx, *q)
 	}
 }
 
@@ -115,7 +170,7 @@ func (a *Agent) restore(ctx context.Context) {
 		return
 	}
 	brief, cancel := context.WithTimeout(ctx, lookBriefly)
-	allow := a.whitelist(brief)
+	allow := a.whitelisted(a.discover(brief))
 	cancel()
 	a.accept(v, c.Pulled)
 	a.setStatus(func(s *Status) { s.Kept = true })
@@ -128,24 +183,26 @@ func (a *Agent) restore(ctx context.Context) {
 	}
 }
 
-// refresh is one turn: pull, vet, apply, verify, tell. It returns how long to wait for the next. Whatever fails, what was
-// enforced stays.
-func (a *Agent) refresh(ctx context.Context, o vet.Options) time.Duration {
-	allow := a.whitelist(ctx)
-	pullErr := a.pull(ctx, o)
+// refresh takes what a pull came to into force, and tells. It returns how long to wait for the next. Whatever failed, what
+// was enforced stays.
+func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) time.Duration {
+	if ctx.Err() != nil {
+		return a.cfg.PullInterval
+	}
+	a.judge(t)
 	want := a.wanted(allow)
 	// When there is no new list and nothing would change, or there is nothing to block yet, the kernel is left alone.
 	var applyErr error
-	if pullErr == nil || !want.equal(a.enforcer.enforced) && (a.enforcer.enforced != nil || want.block.Len() > 0) {
+	if t.err == nil || !want.equal(a.enforcer.enforced) && (a.enforcer.enforced != nil || want.block.Len() > 0) {
 		applyErr = a.apply(ctx, want)
 	}
 	if ctx.Err() != nil {
 		return a.cfg.PullInterval
 	}
-	if pullErr == nil && applyErr == nil {
+	if t.err == nil && applyErr == nil {
 		a.keepList()
 	}
-	a.enforcer.failure = errors.Join(pullErr, applyErr)
+	a.enforcer.failure = errors.Join(t.err, applyErr)
 	wait := a.cfg.PullInterval
 	if a.enforcer.failure == nil {
 		a.enforcer.wait.Reset()
@@ -154,7 +211,30 @@ func (a *Agent) refresh(ctx context.Context, o vet.Options) time.Duration {
 		a.tellFailure(wait)
 	}
 	a.setStatus(func(s *Status) { s.NextPull = inFuture(wait) })
+	for _, c := range t.order.askers {
+		c <- a.outcome()
+	}
 	return wait
+}
+
+// judge remembers an accepted list, and counts a refused one.
+func (a *Agent) judge(t turn) {
+	if refusal, ok := errors.AsType[*vet.RefusalError](t.err); ok {
+		a.enforcer.shrunk = refusal.Guard == vet.GuardShrink
+		a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(refusal.Guard)) })
+	}
+	if t.err != nil {
+		return
+	}
+	v := t.verdict
+	a.log.Debug("List accepted", zap.Int("lines", v.Lines), zap.Int("entries", v.List.Len()), zap.Int("repeated", v.Repeated),
+		zap.Int("specialPurpose", v.Special), zap.Int("malformed", v.Bad))
+	if v.Bad > 0 {
+		a.log.Warn("The pulled list has lines that are no address; they are left out",
+			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
+	}
+	a.accept(v, time.Now())
+	a.setStatus(func(s *Status) { s.Kept = false })
 }
 
 // keepList makes the list, which is in force, the one that the next is measured against and that the next start begins with.
@@ -177,17 +257,23 @@ func (d desired) equal(e *desired) bool {
 	return e != nil && d.block.Equal(e.block) && d.allow.Equal(e.allow)
 }
 
-// whitelist finds what this host depends on. It never fails: what cannot be found now is told, and the rest protected.
-func (a *Agent) whitelist(ctx context.Context) blocklist.Blocklist {
+// discover finds what this host depends on. It never fails: what cannot be found now is told, and the rest protected. It
+// touches nothing of the enforcing task's.
+func (a *Agent) discover(ctx context.Context) host.Whitelist {
 	w, err := a.host.Discover(ctx)
 	for _, p := range append(w.Problems, err) {
 		if p != nil && ctx.Err() == nil {
 			a.log.Warn("Safety whitelist is not complete", zap.Error(p))
 		}
 	}
+	return w
+}
+
+// whitelisted tells what is whitelisted when that has changed, and returns it.
+func (a *Agent) whitelisted(w host.Whitelist) blocklist.Blocklist {
 	first := a.enforcer.whitelist == ""
-	if line := w.String() + w.Kinds(); line != a.enforcer.whitelist {
-		a.enforcer.whitelist = line
+	if lines := w.String() + w.Kinds(); lines != a.enforcer.whitelist {
+		a.enforcer.whitelist = lines
 		a.log.Info(w.String())
 		a.log.Info(w.Kinds())
 	}
@@ -198,30 +284,17 @@ func (a *Agent) whitelist(ctx context.Context) blocklist.Blocklist {
 	return blocklist.New(w.Prefixes())
 }
 
-// pull asks the API for its list and vets it. An accepted list is remembered.
-func (a *Agent) pull(ctx context.Context, o vet.Options) error {
+// pull asks the API for its list and vets it. It touches nothing of the enforcing task's.
+func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	body, err := a.feed.Pull(ctx)
 	if err != nil {
-		return fmt.Errorf("pull blacklist: %w", err)
+		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
 	}
-	o.Baseline, o.Shrunk = a.enforcer.baseline, a.enforcer.shrunk
 	v, err := vet.Vet(body, o)
 	if err = errors.Join(err, body.Close()); err != nil {
-		if refusal, ok := errors.AsType[*vet.RefusalError](err); ok {
-			a.enforcer.shrunk = refusal.Guard == vet.GuardShrink
-			a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(refusal.Guard)) })
-		}
-		return fmt.Errorf("vet blacklist: %w", err)
+		return vet.Verdict{}, fmt.Errorf("vet blacklist: %w", err)
 	}
-	a.log.Debug("List accepted", zap.Int("lines", v.Lines), zap.Int("entries", v.List.Len()), zap.Int("repeated", v.Repeated),
-		zap.Int("specialPurpose", v.Special), zap.Int("malformed", v.Bad))
-	if v.Bad > 0 {
-		a.log.Warn("The pulled list has lines that are no address; they are left out",
-			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
-	}
-	a.accept(v, time.Now())
-	a.setStatus(func(s *Status) { s.Kept = false })
-	return nil
+	return v, nil
 }
 
 // accept remembers a list that passed the guards.
@@ -231,7 +304,8 @@ func (a *Agent) accept(v vet.Verdict, pulled time.Time) {
 	a.setStatus(func(s *Status) { s.LastPull = &at })
 }
 
-// custom reads the operator's list. What is wrong with it is told; the rest of it counts.
+// custom reads the operator's list. What is wrong with it is told, and the rest of it counts. When it cannot be read, what
+// it held before stays.
 func (a *Agent) custom() blocklist.Blocklist {
 	file, err := a.feed.Custom()
 	if err == nil && file == nil {
@@ -243,8 +317,9 @@ func (a *Agent) custom() blocklist.Blocklist {
 		err = errors.Join(err, file.Close())
 	}
 	if err != nil {
-		a.log.Warn("Custom blacklist is left out", zap.String("file", a.cfg.CustomBlacklist), zap.Error(err))
-		return blocklist.Blocklist{}
+		a.log.Warn(fmt.Sprintf("Custom blacklist cannot be read, what it held before stays (%d entries)", a.enforcer.own.Len()),
+			zap.String("file", a.cfg.CustomBlacklist), zap.Error(err))
+		return a.enforcer.own
 	}
 	for i, bad := range v.Malformed {
 		if i == shown {
@@ -256,53 +331,18 @@ func (a *Agent) custom() blocklist.Blocklist {
 	if v.Special > 0 {
 		a.log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))
 	}
+	a.enforcer.own = v.List
 	return v.List
 }
 
 // adapt follows a change of the host's addresses or routes: what is whitelisted now is let through at once.
-func (a *Agent) adapt(ctx context.Context) {
-	want := a.wanted(a.whitelist(ctx))
-	if e := a.enforcer.enforced; e == nil || want.equal(e) || ctx.Err() != nil {
+func (a *Agent) adapt(ctx context.Context, allow blocklist.Blocklist) {
+	e := a.enforcer.enforced
+	if e == nil || e.allow.Equal(allow) || ctx.Err() != nil {
 		return
 	}
 	a.log.Info("Addresses or routes of the host changed")
-	if err := a.apply(ctx, want); err != nil && ctx.Err() == nil {
+	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
 		a.log.Warn("The safety whitelist is not up to date", zap.Error(err))
 	}
-}
-
-// newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
-func newBackoff() *backoff.ExponentialBackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval, b.Multiplier = retryFirst, retryMost, 2
-	return b
-}
-
-// retryIn is how long to wait after a failure.
-func (a *Agent) retryIn(err error) time.Duration {
-	wait := a.enforcer.wait.NextBackOff()
-	var (
-		quota     *sikkerapi.QuotaError
-		temporary *sikkerapi.TemporaryError
-		refusal   *vet.RefusalError
-		rollback  *RollbackError
-	)
-	switch {
-	case errors.As(err, &quota):
-		// Until the quota is there again, and a little later, so that a fleet does not come back in the same second.
-		return quota.RetryAfter + wait
-	case errors.Is(err, sikkerapi.ErrUnauthorized):
-		wait = a.cfg.PullInterval // nothing changes until the key does
-	case errors.As(err, &temporary):
-		wait = max(wait, temporary.RetryAfter)
-	case errors.As(err, &refusal), errors.As(err, &rollback):
-		wait = max(wait, retryRefused)
-	}
-	return min(wait, a.cfg.PullInterval)
-}
-
-// inFuture is the time after d, as the status shows times: UTC, to the second.
-func inFuture(d time.Duration) *time.Time {
-	t := time.Now().Add(d).UTC().Truncate(time.Second)
-	return &t
 }

@@ -25,15 +25,16 @@ const (
 
 // observer is what the observing task remembers from one window to the next.
 type observer struct {
-	counted uint64 // packets that the kernel had dropped when the sensor began
-	missing uint64 // packets dropped and never seen, so far
+	counter uint64 // the kernel's figure when it was read last
+	dropped uint64 // packets dropped since the sensor began
+	missing uint64 // of them never seen, so far
 	inexact bool   // the last window was not exact
 }
 
 // observe tells what was blocked, a window at a time, until ctx ends; then once more what came since.
 func (a *Agent) observe(ctx context.Context) error {
 	if n, err := a.fw.Counters(); err == nil {
-		a.observer.counted = n.Packets() // rules taken over from a dead agent have counted before
+		a.observer.counter = n.Packets() // rules taken over from a dead agent have counted before
 	}
 	ticker := time.NewTicker(window)
 	defer ticker.Stop()
@@ -82,14 +83,14 @@ func (a *Agent) missed() bool {
 		return true // not knowing is not exact
 	}
 	time.Sleep(settle) // also when the agent is stopping: the last window counts
-	t := a.sensor.Totals()
-	dropped := n.Packets()
-	if dropped < a.observer.counted { // the table was made anew
-		a.observer.counted = 0
+	o, t := &a.observer, a.sensor.Totals()
+	if n.Packets() < o.counter {
+		o.counter = 0 // the table was made anew, and counts from nothing
 	}
-	dropped -= a.observer.counted
-	if seen := t.Events + t.Lost; dropped > seen+a.observer.missing {
-		a.observer.missing = dropped - seen
+	o.dropped += n.Packets() - o.counter
+	o.counter = n.Packets()
+	if seen := t.Events + t.Lost; o.dropped > seen+o.missing {
+		o.missing = o.dropped - seen
 		return true
 	}
 	return false

@@ -12,6 +12,14 @@ import (
 // shown is how many examples of something the log gives.
 const shown = 10
 
+// tellRunning says that the first turn is over, whatever came of it.
+func (a *Agent) tellRunning() {
+	if !a.cfg.DryRun {
+		a.log.Info("Monitoring blocked connections")
+	}
+	a.log.Info("SikkerGuard running")
+}
+
 // tellDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.
 func (a *Agent) tellDryRun(d desired) {
 	var examples []string

@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+const (
+	// retryFirst and retryMost bound the wait after a pull that did not succeed; it doubles from one to the next.
+	retryFirst, retryMost = 5 * time.Second, 15 * time.Minute
+	// retryRefused is the shortest wait after a list was refused: the next one will hardly differ, and pulls have a quota.
+	retryRefused = 5 * time.Minute
+)
+
+// newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
+func newBackoff() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = retryFirst, retryMost, 2
+	return b
+}
+
+// retryIn is how long to wait after a failure.
+func (a *Agent) retryIn(err error) time.Duration {
+	wait := a.enforcer.wait.NextBackOff()
+	var (
+		quota     *sikkerapi.QuotaError
+		temporary *sikkerapi.TemporaryError
+		refusal   *vet.RefusalError
+		rollback  *RollbackError
+	)
+	switch {
+	case errors.As(err, &quota):
+		// Until the quota is there again, and a little later, so that a fleet does not come back in the same second.
+		return quota.RetryAfter + wait
+	case errors.Is(err, sikkerapi.ErrUnauthorized):
+		wait = a.cfg.PullInterval // nothing changes until the key does
+	case errors.As(err, &temporary):
+		wait = max(wait, temporary.RetryAfter)
+	case errors.As(err, &refusal), errors.As(err, &rollback):
+		wait = max(wait, retryRefused)
+	}
+	return min(wait, a.cfg.PullInterval)
+}
+
+// inFuture is the time after d, as the status shows times: UTC, to the second.
+func inFuture(d time.Duration) *time.Time {
+	t := time.Now().Add(d).UTC().Truncate(time.Second)
+	return &t
+}
