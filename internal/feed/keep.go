@@ -64,6 +64,7 @@ func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) (err error) {
 	if err := os.MkdirAll(f.o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("keep list: %w", err)
 	}
+	f.sweep()
 	sum := sha256.New()
 	if err := writeList(sum, list); err != nil {
 		return fmt.Errorf("keep list: %w", err)
@@ -83,6 +84,17 @@ func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) (err error) {
 		return fmt.Errorf("keep list: %w", err)
 	}
 	return nil
+}
+
+// sweep removes what a process left that was killed while it wrote a copy.
+func (f *Feed) sweep() {
+	left, err := filepath.Glob(filepath.Join(f.o.StateDir, "."+copyName+"*")) // as renameio names its files
+	if err != nil {
+		return
+	}
+	for _, path := range left {
+		_ = os.Remove(path) // it takes a little space, no more
+	}
 }
 
 // writeList writes an entry a line.

@@ -36,6 +36,12 @@ func TestKeep(t *testing.T) {
 	if _, err := f.Kept(); !errors.Is(err, feed.ErrNoCopy) {
 		t.Fatalf("before: got %v, want %v", err, feed.ErrNoCopy)
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".blacklist.txt123"), nil, 0o600); err != nil { // as after a kill
+		t.Fatal(err)
+	}
 	pulled := time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
 	for _, l := range []blocklist.Blocklist{list("203.0.113.9/32"), list("203.0.113.9/32", "198.51.100.0/24", "2001:db8::1/128"), {}} {
 		if err := f.Keep(l, pulled); err != nil {
