@@ -102,12 +102,27 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 	return why
 }
 
-// inForce remembers and publishes what is in force.
+// inForce remembers what is in force.
 func (a *Agent) inForce(d desired) {
 	a.enforcer.enforced, a.enforcer.rejected = &d, blocklist.Blocklist{}
+	a.publish()
+}
+
+// publish makes the status say what is in force, and what of the last turn did not succeed.
+func (a *Agent) publish() {
+	e := &a.enforcer
 	a.setStatus(func(s *Status) {
-		s.BlockedIPs, s.Blocked4, s.Blocked6 = d.block.Len(), d.block.Len4(), d.block.Len6()
 		s.State, s.Reason = StateActive, ""
+		if e.enforced != nil {
+			b := e.enforced.block
+			s.BlockedIPs, s.Blocked4, s.Blocked6 = b.Len(), b.Len4(), b.Len6()
+		}
+		if e.failure != nil {
+			s.State, s.Reason = StateDegraded, e.failure.Error()
+		}
+		if e.enforced == nil {
+			s.State = StateUnprotected
+		}
 		if a.cfg.DryRun {
 			s.State = StateDryRun
 		}
@@ -165,6 +180,7 @@ func (a *Agent) restoreRules(ctx context.Context) {
 		return
 	}
 	a.setStatus(func(s *Status) { s.Repairs++ })
+	a.publish()
 	a.log.Warn(fmt.Sprintf("The firewall rules were changed by another program; put back, blocking %d IPs", e.block.Len()),
 		zap.NamedError("found", cause), zap.Int("repairs", a.status.Load().Repairs))
 }

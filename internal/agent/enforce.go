@@ -172,7 +172,7 @@ func (a *Agent) restore(ctx context.Context) {
 	brief, cancel := context.WithTimeout(ctx, lookBriefly)
 	allow := a.whitelisted(a.discover(brief))
 	cancel()
-	a.accept(v, c.Pulled)
+	a.setPulled(v.List, c.Pulled)
 	a.setStatus(func(s *Status) { s.Kept = true })
 	a.enforcer.baseline = v.List.Len()
 	if !a.cfg.DryRun {
@@ -180,6 +180,7 @@ func (a *Agent) restore(ctx context.Context) {
 	}
 	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
 		a.log.Error("The kept list is not enforced", zap.Error(err))
+		a.setPulled(blocklist.Blocklist{}, time.Time{})
 	}
 }
 
@@ -189,6 +190,7 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 	if ctx.Err() != nil {
 		return a.cfg.PullInterval
 	}
+	before, beforeAt := a.enforcer.pulled, a.enforcer.pulledAt
 	a.judge(t)
 	want := a.wanted(allow)
 	// When there is no new list and nothing would change, or there is nothing to block yet, the kernel is left alone.
@@ -202,6 +204,9 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 	if t.err == nil && applyErr == nil {
 		a.keepList()
 	}
+	if _, rolledBack := errors.AsType[*RollbackError](applyErr); rolledBack {
+		a.setPulled(before, beforeAt)
+	}
 	a.enforcer.failure = errors.Join(t.err, applyErr)
 	wait := a.cfg.PullInterval
 	if a.enforcer.failure == nil {
@@ -210,6 +215,7 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 		wait = a.retryIn(a.enforcer.failure)
 		a.tellFailure(wait)
 	}
+	a.publish()
 	a.setStatus(func(s *Status) { s.NextPull = inFuture(wait) })
 	for _, c := range t.order.askers {
 		c <- a.outcome()
@@ -233,7 +239,8 @@ func (a *Agent) judge(t turn) {
 		a.log.Warn("The pulled list has lines that are no address; they are left out",
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
 	}
-	a.accept(v, time.Now())
+	a.enforcer.shrunk = false
+	a.setPulled(v.List, time.Now())
 	a.setStatus(func(s *Status) { s.Kept = false })
 }
 
@@ -297,11 +304,16 @@ func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	return v, nil
 }
 
-// accept remembers a list that passed the guards.
-func (a *Agent) accept(v vet.Verdict, pulled time.Time) {
-	a.enforcer.pulled, a.enforcer.pulledAt, a.enforcer.shrunk = v.List, pulled, false
-	at := pulled.UTC().Truncate(time.Second)
-	a.setStatus(func(s *Status) { s.LastPull = &at })
+// setPulled remembers the API's list, one that passed the guards.
+func (a *Agent) setPulled(list blocklist.Blocklist, at time.Time) {
+	a.enforcer.pulled, a.enforcer.pulledAt = list, at
+	a.setStatus(func(s *Status) {
+		s.LastPull = nil
+		if !at.IsZero() {
+			t := at.UTC().Truncate(time.Second)
+			s.LastPull = &t
+		}
+	})
 }
 
 // custom reads the operator's list. What is wrong with it is told, and the rest of it counts. When it cannot be read, what

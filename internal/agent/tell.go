@@ -57,16 +57,6 @@ func (a *Agent) tellFailure(wait time.Duration) {
 	default:
 		a.log.Warn(fmt.Sprintf("Refresh did not succeed, still blocking %d IPs", n), zap.Error(err), retry)
 	}
-	a.setStatus(func(s *Status) {
-		s.Reason = err.Error()
-		s.State = StateDegraded
-		if a.enforcer.enforced == nil {
-			s.State = StateUnprotected
-		}
-		if a.cfg.DryRun {
-			s.State = StateDryRun
-		}
-	})
 }
 
 // outcome is what came of the last turn, for who asked for it.

@@ -102,7 +102,7 @@ func special() []variable {
 		},
 		{
 			name: "SIKKER_LOG_RATE", def: "10000", example: "1000",
-			text: "Dropped packets that may be copied for the log. The drop itself has no limit.",
+			text: "Dropped packets of each address family that may be copied for the log. The drop itself has no limit.",
 			rule: number(1, 1_000_000, "packets a second", func(c *Config) *uint32 { return &c.LogRate }),
 		},
 		{

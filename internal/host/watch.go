@@ -9,8 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchSettle is how long changes are gathered: an interface that comes up brings a handful of them.
-const watchSettle = 500 * time.Millisecond
+const (
+	// watchSettle is how long changes are gathered: an interface that comes up brings a handful of them.
+	watchSettle = 500 * time.Millisecond
+	// watchGap is the shortest time between two calls: a router that advertises itself every few seconds renews the host's
+	// addresses each time, and nothing has changed.
+	watchGap = 10 * time.Second
+)
 
 // Watch calls changed, until ctx ends, when addresses or default routes of the host have changed. Then it returns nil. It
 // fails when the kernel tells no more: what was missed meanwhile can be found by Discover.
@@ -42,7 +47,15 @@ func (h *Host) Watch(ctx context.Context, changed func()) error {
 
 // gather calls changed once for changes that come close together.
 func gather(ctx context.Context, routeC <-chan netlink.RouteUpdate, addrC <-chan netlink.AddrUpdate, errC <-chan error, changed func()) error {
-	var settleC <-chan time.Time
+	var (
+		settleC <-chan time.Time
+		last    time.Time
+	)
+	soon := func() {
+		if settleC == nil {
+			settleC = time.After(max(watchSettle, watchGap-time.Since(last)))
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,18 +66,16 @@ func gather(ctx context.Context, routeC <-chan netlink.RouteUpdate, addrC <-chan
 			if !ok {
 				return fmt.Errorf("watch routes: %w", unix.EPIPE)
 			}
-			if isDefault(u.Route) && settleC == nil {
-				settleC = time.After(watchSettle)
+			if isDefault(u.Route) {
+				soon()
 			}
 		case _, ok := <-addrC:
 			if !ok {
 				return fmt.Errorf("watch addresses: %w", unix.EPIPE)
 			}
-			if settleC == nil {
-				settleC = time.After(watchSettle)
-			}
+			soon()
 		case <-settleC:
-			settleC = nil
+			settleC, last = nil, time.Now()
 			changed()
 		}
 	}

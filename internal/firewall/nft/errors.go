@@ -23,6 +23,21 @@ var (
 	ErrMismatch = errors.New("the kernel does not enforce what it was told")
 )
 
+// diagnose says what an error means while it is being found out what the kernel can do.
+func diagnose(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP),
+		errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: %w", ErrIncomplete, err)
+	default:
+		return classify(err)
+	}
+}
+
 // classify says what an error of a transaction means. The table's owner is asked for before, so EPERM is a missing
 // capability here.
 func classify(err error) error {
@@ -32,11 +47,6 @@ func classify(err error) error {
 		return nil
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		meaning = ErrPermission
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP),
-		errors.Is(err, unix.EINVAL):
-		meaning = ErrUnsupported
-	case errors.Is(err, unix.ENOENT):
-		meaning = ErrIncomplete
 	case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.ENOBUFS):
 		meaning = ErrBuffer
 	default:

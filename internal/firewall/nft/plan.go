@@ -52,7 +52,7 @@ func (s setPlan) size() uint32 {
 	if s.interval {
 		return 0
 	}
-	return max(minSize, uint32(1)<<bits.Len(uint(2*s.count-1)))
+	return max(minSize, uint32(1)<<bits.Len(uint(2*max(1, s.count)-1)))
 }
 
 // planBlock parts a list into sets, the empty ones left out. Whatever the list, the sets together hold exactly its

@@ -62,14 +62,14 @@ type Table struct {
 func Open(o Options) (*Table, error) {
 	found, err := findTable()
 	if err != nil {
-		return nil, fmt.Errorf("ask for nf_tables: %w", classify(err))
+		return nil, fmt.Errorf("ask for nf_tables: %w", diagnose(err))
 	}
 	if found != nil && found.Owner != 0 {
 		return nil, fmt.Errorf("%w (its netlink port, mostly its process ID, is %d)", ErrOwned, found.Owner)
 	}
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(sockOptions))
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", classify(err))
+		return nil, fmt.Errorf("open netlink socket: %w", diagnose(err))
 	}
 	flags, err := probe(conn, o.Keep)
 	if err != nil {
@@ -143,7 +143,7 @@ func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
 			break // only an unknown flag is worth another try
 		}
 	}
-	return 0, classify(err)
+	return 0, diagnose(err)
 }
 
 // probeSets is one set of each shape that a list may need.

@@ -98,7 +98,7 @@ func generation(c *netlink.Conn) (uint32, error) {
 func Cleanup() (bool, error) {
 	found, err := findTable()
 	if err != nil {
-		return false, classify(err)
+		return false, diagnose(err)
 	}
 	if found == nil {
 		return false, nil
