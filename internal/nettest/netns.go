@@ -27,10 +27,7 @@ type NS struct {
 func New(tb testing.TB) *NS {
 	tb.Helper()
 	if os.Geteuid() != 0 {
-		if os.Getenv(requireEnv) == "1" {
-			tb.Fatalf("%s=1 and not root: network namespaces cannot be made", requireEnv)
-		}
-		tb.Skipf("network namespaces need root (set %s=1 to make this a failure)", requireEnv)
+		Skip(tb, "network namespaces need root")
 	}
 	var (
 		file *os.File
@@ -51,6 +48,15 @@ func New(tb testing.TB) *NS {
 	}
 	tb.Cleanup(func() { _ = file.Close() })
 	return &NS{tb: tb, file: file}
+}
+
+// Skip skips a test that cannot run here, or fails it when SIKKERGUARD_REQUIRE_NETNS=1.
+func Skip(tb testing.TB, why string) {
+	tb.Helper()
+	if os.Getenv(requireEnv) == "1" {
+		tb.Fatalf("%s, and %s=1", why, requireEnv)
+	}
+	tb.Skipf("%s (%s=1 makes this a failure)", why, requireEnv)
 }
 
 // onOwnThread runs f on a thread that ends with it: the lock is never released, so that no other goroutine inherits the

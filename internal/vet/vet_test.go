@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -252,7 +253,7 @@ func TestRealList(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile("../../../shared/blocklists/ipsum-level1.txt")
 	if errors.Is(err, os.ErrNotExist) {
-		t.Skip("the shared lists are not beside the project")
+		nettest.Skip(t, "the shared lists are not beside the project")
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ func realList(tb testing.TB) []netip.Prefix {
 	tb.Helper()
 	f, err := os.Open("../../../../shared/blocklists/ipsum-level1.txt")
 	if errors.Is(err, os.ErrNotExist) {
-		tb.Skip("the shared lists are not beside the project")
+		nettest.Skip(tb, "the shared lists are not beside the project")
 	}
 	if err != nil {
 		tb.Fatal(err)
