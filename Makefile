@@ -33,7 +33,7 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 test: ## Run every test with the race detector (root for those on the kernel)
 	@e2e/install-deps nft ip gcc
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
-	$(GO) test -race -tags e2e -parallel 6 ./...
+	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
 
 .PHONY: lint
 lint: $(LINT) ## Check style, the package map, formatting and go.mod
