@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,7 +59,8 @@ func TestScripts(t *testing.T) {
 			"sim": cmdSim, "fault": cmdFault, "agent": cmdAgent, "fails": cmdFails, "await": cmdAwait, "logged": cmdLogged,
 			"signal": cmdSignal, "exits": cmdExits, "passes": cmdPasses, "drops": cmdDrops, "knock": cmdKnock,
 			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
-			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP,
+			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
+			"blast": cmdBlast,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -403,6 +405,48 @@ func (w *world) command(ts *testscript.TestScript, code, file string, args ...st
 
 // ip ARGS: runs ip on the server.
 func cmdIP(ts *testscript.TestScript, _ bool, args []string) { of(ts).server.Run("ip", args...) }
+
+// reports: what the simulator was told and accepted goes to reports.txt, a row a line, sorted.
+func cmdReports(ts *testscript.TestScript, _ bool, _ []string) {
+	_, answer := of(ts).ask(ts, http.MethodGet, "http://"+of(ts).api+"/_sim/reports", "")
+	var rows []struct{ IP, Category, Protocol, Comment string }
+	ts.Check(json.Unmarshal([]byte(answer), &rows))
+	lines := make([]string, len(rows))
+	for i, r := range rows {
+		lines[i] = fmt.Sprintf("%s %s %q %s\n", r.IP, r.Category, r.Protocol, r.Comment)
+	}
+	slices.Sort(lines)
+	ts.Check(os.WriteFile(ts.MkAbs("reports.txt"), []byte(strings.Join(lines, "")), 0o600))
+}
+
+// blast SOURCE PORT N: sends N connection requests as fast as it can, and logs what that cost the newest agent.
+func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	p, _ := w.agentLog(ts)
+	cpu, start := cpuTicks(ts, p), time.Now()
+	w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)), n)
+	took := time.Since(start)
+	time.Sleep(500 * time.Millisecond) // the last events
+	ts.Logf("%d packets in %v (%.0f a second); the agent used %.0f%% of a core", n, took, float64(n)/took.Seconds(),
+		float64(cpuTicks(ts, p)-cpu)/took.Seconds())
+}
+
+// cpuTicks is the CPU time of a process, in 1/100 s.
+func cpuTicks(ts *testscript.TestScript, p *process) int {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	ts.Check(err)
+	fields := strings.Fields(string(raw))
+	user, err := strconv.Atoi(fields[13])
+	ts.Check(err)
+	system, err := strconv.Atoi(fields[14])
+	ts.Check(err)
+	return user + system
+}
 
 // nflog GROUP: another program takes the NFLOG group, until the script ends.
 func cmdNflog(ts *testscript.TestScript, _ bool, args []string) {

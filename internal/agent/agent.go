@@ -19,8 +19,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/report"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/server"
+	"github.com/sikkerapi/sikkerguard/internal/store"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -44,6 +46,13 @@ type Agent struct {
 	server  *server.Server
 	control *control.Server  // nil when it cannot be had
 	fw      firewall.Backend // nil in a dry run
+	api     *sikkerapi.Client
+
+	drops        dropCount
+	store        *store.Store     // nil in a dry run, and when it cannot be had
+	reporter     *report.Reporter // nil when nothing is to be reported
+	unauthorized bool             // the API refused the key for reports; the reporting task's own
+	told         map[string]bool  // reasons that rows were rejected for; the reporting task's own
 
 	pullC chan order    // what the enforcing task is asked
 	hostC chan struct{} // capacity 1: addresses or routes changed
@@ -81,7 +90,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 			API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
 			ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, StateDir: cfg.StateDir,
 		}),
+		api:    client,
 		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
+		told:   map[string]bool{},
 		pullC:  make(chan order),
 		hostC:  make(chan struct{}, 1),
 		lostC:  make(chan error, 1),
@@ -116,10 +127,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		sensing.Go(func() error { return a.keep(sensorCtx, "NFLOG listener", a.sensor.Run, a.sensor.Open) })
 		g.Go(func() error { return a.keep(ctx, "watch on the rules", a.watchRules, nil) })
 		g.Go(func() error { return a.observe(ctx) })
+		if a.store != nil {
+			g.Go(func() error { return a.deliver(ctx) })
+		}
 	}
-	err := g.Wait()
+	err := errors.Join(g.Wait(), a.remove())
 	stopSensor()
-	return errors.Join(err, sensing.Wait(), a.remove(), a.close())
+	err = errors.Join(err, sensing.Wait())
+	a.lastBatch()
+	return errors.Join(err, a.close())
 }
 
 // greet prints the banner and what is configured.
@@ -129,9 +145,6 @@ func (a *Agent) greet() {
 		_, _ = fmt.Fprintf(a.o.Banner, "SikkerGuard v%s\nFirewall protection powered by SikkerAPI threat intelligence\n", a.o.Version)
 	}
 	a.log.Info(settings(a.cfg))
-	if a.cfg.ReportEnabled {
-		a.log.Info("This version sends no reports yet")
-	}
 	for _, w := range a.cfg.Warnings {
 		a.log.Warn("Configuration", zap.String("warning", w))
 	}
@@ -187,6 +200,10 @@ func (a *Agent) open() error {
 		a.log.Info("Health endpoint: " + note)
 	}
 	a.openControl()
+	if !a.cfg.DryRun {
+		a.openStore()
+		a.loadCounters()
+	}
 	return nil
 }
 
@@ -232,6 +249,9 @@ func (a *Agent) close() error {
 	}
 	if a.fw != nil {
 		errs = append(errs, a.fw.Close())
+	}
+	if a.store != nil {
+		errs = append(errs, a.store.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -25,17 +25,14 @@ const (
 
 // observer is what the observing task remembers from one window to the next.
 type observer struct {
-	counter uint64 // the kernel's figure when it was read last
-	dropped uint64 // packets dropped since the sensor began
-	missing uint64 // of them never seen, so far
+	missing uint64 // packets dropped and never seen, so far
 	inexact bool   // the last window was not exact
+
+	unrecorded bool // the last window could not be recorded
 }
 
 // observe tells what was blocked, a window at a time, until ctx ends; then once more what came since.
 func (a *Agent) observe(ctx context.Context) error {
-	if n, err := a.fw.Counters(); err == nil {
-		a.observer.counter = n.Packets() // rules taken over from a dead agent have counted before
-	}
 	ticker := time.NewTicker(window)
 	defer ticker.Stop()
 	for {
@@ -61,6 +58,7 @@ func (a *Agent) tellWindow() {
 			zap.Uint64("lost", t.Lost), zap.Uint64("beyondLogRate", a.observer.missing), zap.Uint64("beyondTable", t.Overflow))
 	}
 	a.observer.inexact = !exact
+	a.record(w.Hits)
 	var rest uint64
 	for i, h := range w.Hits {
 		if i >= maxLines {
@@ -78,19 +76,14 @@ func (a *Agent) tellWindow() {
 // log rule's limit, or while nobody listened. The counter is read first and the events later, so that packets on their
 // way are not taken for missing.
 func (a *Agent) missed() bool {
-	n, err := a.fw.Counters()
+	_, since, err := a.dropped()
 	if err != nil {
 		return true // not knowing is not exact
 	}
 	time.Sleep(settle) // also when the agent is stopping: the last window counts
 	o, t := &a.observer, a.sensor.Totals()
-	if n.Packets() < o.counter {
-		o.counter = 0 // the table was made anew, and counts from nothing
-	}
-	o.dropped += n.Packets() - o.counter
-	o.counter = n.Packets()
-	if seen := t.Events + t.Lost; o.dropped > seen+o.missing {
-		o.missing = o.dropped - seen
+	if seen := t.Events + t.Lost; since.Packets() > seen+o.missing {
+		o.missing = since.Packets() - seen
 		return true
 	}
 	return false

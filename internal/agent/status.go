@@ -1,11 +1,11 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"time"
 
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
@@ -44,6 +44,17 @@ type Status struct {
 	Repairs   int             `json:"repairs"`   // times that rules were put back which another program changed
 	Dropped   *DroppedStatus  `json:"dropped"`   // null while the kernel has no counters of ours
 	Events    EventsStatus    `json:"events"`
+	Reports   *ReportsStatus  `json:"reports"` // null when nothing is recorded
+}
+
+// ReportsStatus is what has become of reports since the database was made, in rows: one a source and service.
+type ReportsStatus struct {
+	Enabled  bool   `json:"enabled"`
+	Queued   int    `json:"queued"`
+	Sent     uint64 `json:"sent"`
+	Rejected uint64 `json:"rejected"`
+	Merged   uint64 `json:"merged"`  // with others of their source, because the queue was full
+	Dropped  uint64 `json:"dropped"` // because it was full all the same
 }
 
 // WhitelistStatus is how much is protected from being blocked.
@@ -64,7 +75,7 @@ func (r Refusals) with(guard string) Refusals {
 	return n
 }
 
-// DroppedStatus is what the kernel counted since the rules were first put in place, read when asked.
+// DroppedStatus is what was dropped since the database was made, read from the kernel when asked. It never goes back.
 type DroppedStatus struct {
 	Packets4 uint64 `json:"packetsIpv4"`
 	Bytes4   uint64 `json:"bytesIpv4"`
@@ -72,12 +83,16 @@ type DroppedStatus struct {
 	Bytes6   uint64 `json:"bytesIpv6"`
 }
 
-// EventsStatus is what came by NFLOG of the dropped packets, and what of it was lost.
+// EventsStatus is what became of the packets dropped since this process began: Dropped is Seen, Lost and Unattributed
+// together.
 type EventsStatus struct {
-	Seen         uint64 `json:"seen"`
+	Dropped      uint64 `json:"dropped"`
+	Seen         uint64 `json:"seen"`         // came by NFLOG
 	Lost         uint64 `json:"lost"`         // sent by the kernel and not received
-	Unparsed     uint64 `json:"unparsed"`     // seen, but with headers that could not be read
-	Unattributed uint64 `json:"unattributed"` // seen, but from more sources in one window than are kept
+	Unattributed uint64 `json:"unattributed"` // beyond the log rate, or on their way at this moment
+
+	Unparsed uint64 `json:"unparsed"` // of those seen: with headers that could not be read
+	Overflow uint64 `json:"overflow"` // of those seen: from more sources in one window than are kept
 }
 
 // setStatus publishes a changed copy of the status.
@@ -99,15 +114,34 @@ func (a *Agent) Status() Status {
 	if age, limit := s.age(), staleAfter*a.cfg.PullInterval; s.State == StateActive && age > limit {
 		s.State, s.Reason = StateDegraded, fmt.Sprintf("the list is %s old", short(age))
 	}
-	t := a.sensor.Totals()
-	s.Events = events(t)
 	if a.fw != nil {
 		s.Backend = a.fw.String()
-		if n, err := a.fw.Counters(); err == nil {
-			s.Dropped = dropped(n)
+		if sum, since, err := a.dropped(); err == nil {
+			s.Dropped = &DroppedStatus{Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6}
+			s.Events = events(a.sensor.Totals(), since.Packets())
 		}
 	}
+	if a.store != nil {
+		s.Reports = a.reports()
+	}
 	return s
+}
+
+// reports asks the database, nil when it does not answer.
+func (a *Agent) reports() *ReportsStatus {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	n, err := a.store.Queued(ctx)
+	if err != nil {
+		return nil
+	}
+	t, err := a.store.Totals(ctx)
+	if err != nil {
+		return nil
+	}
+	return &ReportsStatus{
+		Enabled: a.cfg.ReportEnabled, Queued: n, Sent: t.Sent, Rejected: t.Rejected, Merged: t.Merged, Dropped: t.Dropped,
+	}
 }
 
 // age is how old the list is.
@@ -118,12 +152,13 @@ func (s Status) age() time.Duration {
 	return time.Since(*s.LastPull)
 }
 
-func events(t sensor.Totals) EventsStatus {
-	return EventsStatus{Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Unattributed: t.Overflow}
-}
-
-func dropped(n ruleset.Counters) *DroppedStatus {
-	return &DroppedStatus{Packets4: n.Packets4, Bytes4: n.Bytes4, Packets6: n.Packets6, Bytes6: n.Bytes6}
+// events makes the figures add up. The counter is read first, so events may have come since: then more was dropped too.
+func events(t sensor.Totals, dropped uint64) EventsStatus {
+	seen := t.Events + t.Lost
+	dropped = max(dropped, seen)
+	return EventsStatus{
+		Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unattributed: dropped - seen, Unparsed: t.Unparsed, Overflow: t.Overflow,
+	}
 }
 
 // StatusJSON is the status for the health endpoint.

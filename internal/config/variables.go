@@ -49,11 +49,11 @@ func principal() []variable {
 		},
 		{
 			name: "SIKKER_REPORT_ENABLED", def: "true", text: "Report blocked addresses to SikkerAPI.", example: "false",
-			rule: boolean(func(c *Config) *bool { return &c.ReportEnabled }), note: "reports are not sent yet",
+			rule: boolean(func(c *Config) *bool { return &c.ReportEnabled }),
 		},
 		{
 			name: "SIKKER_REPORT_INTERVAL", def: "30", text: "Time between batches of reports.", example: "60",
-			rule: minutes(1, 1440, func(c *Config) *time.Duration { return &c.ReportInterval }), note: "reports are not sent yet",
+			rule: minutes(1, 1440, func(c *Config) *time.Duration { return &c.ReportInterval }),
 		},
 		{
 			name: "SIKKER_WHITELIST", rule: rule{"addresses and networks, comma-separated", setWhitelist},

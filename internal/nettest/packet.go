@@ -73,6 +73,15 @@ func (s *Sender) SYN(src, dst netip.AddrPort) {
 	s.send(dst.Addr(), ip, tcp)
 }
 
+// Flood sends n TCP connection requests, all the same, as fast as it can.
+func (s *Sender) Flood(src, dst netip.AddrPort, n int) {
+	s.tb.Helper()
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, Window: 1024}
+	ip := ipLayer(src.Addr(), dst.Addr(), layers.IPProtocolTCP)
+	s.check(tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+	s.repeat(n, dst.Addr(), ip, tcp)
+}
+
 // Ping sends one ICMP or ICMPv6 echo request.
 func (s *Sender) Ping(src, dst netip.Addr) {
 	s.tb.Helper()
@@ -102,6 +111,11 @@ func (s *Sender) check(err error) {
 
 func (s *Sender) send(dst netip.Addr, ls ...gopacket.SerializableLayer) {
 	s.tb.Helper()
+	s.repeat(1, dst, ls...)
+}
+
+func (s *Sender) repeat(n int, dst netip.Addr, ls ...gopacket.SerializableLayer) {
+	s.tb.Helper()
 	eth := &layers.Ethernet{SrcMAC: s.src, DstMAC: s.dst, EthernetType: layers.EthernetTypeIPv4}
 	if dst.Is6() {
 		eth.EthernetType = layers.EthernetTypeIPv6
@@ -113,7 +127,7 @@ func (s *Sender) send(dst netip.Addr, ls ...gopacket.SerializableLayer) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
+	for n > 0 {
 		err := unix.Sendto(s.fd, buf.Bytes(), 0, &s.sa)
 		if err == unix.ENOBUFS || err == unix.EINTR {
 			time.Sleep(time.Millisecond) // the device's queue is full for a moment
@@ -121,8 +135,9 @@ func (s *Sender) send(dst netip.Addr, ls ...gopacket.SerializableLayer) {
 		}
 		if err != nil {
 			s.tb.Errorf("send packet: %v", err)
+			return
 		}
-		return
+		n--
 	}
 }
 

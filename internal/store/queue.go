@@ -1,0 +1,283 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxPorts is how many ports of a row are kept; a scan of all of them would make it 400 kB.
+const MaxPorts = 20
+
+// The values of queue.flight.
+const (
+	waiting  = 0
+	inFlight = 1
+)
+
+// Add records hits, and puts them into the report queue if they are to be reported, in one transaction: all or nothing.
+func (s *Store) Add(ctx context.Context, at time.Time, hits []Hit, report bool) error {
+	err := s.transact(ctx, func(tx *sql.Tx) error {
+		hit, err := tx.PrepareContext(ctx,
+			"INSERT INTO hits VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET packets = packets + excluded.packets")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = hit.Close() }() // the transaction tells
+		for _, h := range hits {
+			if _, err := hit.ExecContext(ctx, hour(at), h.Source.AsSlice(), h.Protocol, h.Port, h.Packets); err != nil {
+				return err
+			}
+		}
+		if !report {
+			return nil
+		}
+		for _, r := range fold(hits, at) {
+			if err := enqueue(ctx, tx, r); err != nil {
+				return err
+			}
+		}
+		return bound(ctx, tx, MaxQueue)
+	})
+	if err != nil {
+		return fmt.Errorf("record hits: %w", err)
+	}
+	return nil
+}
+
+// fold sums hits by source and service, in the order in which they come.
+func fold(hits []Hit, at time.Time) []Row {
+	type key struct {
+		source  netip.Addr
+		service string
+	}
+	index := make(map[key]int, len(hits))
+	var rows []Row
+	for _, h := range hits {
+		k := key{h.Source, h.Service}
+		i, ok := index[k]
+		if !ok {
+			i = len(rows)
+			index[k] = i
+			rows = append(rows, Row{Source: h.Source, Service: h.Service, First: at, Last: at})
+		}
+		rows[i].Packets += h.Packets
+		if h.Port != 0 {
+			rows[i].Ports = union(rows[i].Ports, []uint16{h.Port})
+		}
+	}
+	return rows
+}
+
+// union appends the ports that are not there yet, as far as there is room.
+func union(to, from []uint16) []uint16 {
+	for _, p := range from {
+		if len(to) < MaxPorts && !slices.Contains(to, p) {
+			to = append(to, p)
+		}
+	}
+	return to
+}
+
+// enqueue adds a row to those that wait, or to the one of its source and service.
+func enqueue(ctx context.Context, tx *sql.Tx, r Row) error {
+	old, err := scanRow(tx.QueryRowContext(ctx,
+		"SELECT source, service, packets, ports, first, last FROM queue WHERE flight = ? AND source = ? AND service = ?",
+		waiting, r.Source.AsSlice(), r.Service))
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return err
+	default:
+		r = merge(old, r)
+	}
+	_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?)",
+		waiting, r.Source.AsSlice(), r.Service, r.Packets, formatPorts(r.Ports), r.First.UnixMilli(), r.Last.UnixMilli())
+	return err
+}
+
+// merge is both rows of a source as one.
+func merge(a, b Row) Row {
+	a.Packets += b.Packets
+	a.Ports = union(a.Ports, b.Ports)
+	if b.First.Before(a.First) {
+		a.First = b.First
+	}
+	if b.Last.After(a.Last) {
+		a.Last = b.Last
+	}
+	return a
+}
+
+// bound keeps the queue within most rows: the oldest are merged by their source, and when that is not enough, those with
+// the fewest packets go.
+func bound(ctx context.Context, tx *sql.Tx, most int) error {
+	n, err := length(ctx, tx)
+	if err != nil || n <= most {
+		return err
+	}
+	old, err := selectRows(ctx, tx, "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 0 ORDER BY last LIMIT ?",
+		2*(n-most)) // each merge of two saves one
+	if err != nil {
+		return err
+	}
+	for _, r := range old {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 0 AND source = ? AND service = ?", r.Source.AsSlice(), r.Service); err != nil {
+			return err
+		}
+		r.Service = ""
+		if err := enqueue(ctx, tx, r); err != nil {
+			return err
+		}
+	}
+	left, err := length(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if err := count(ctx, tx, "merged", n-left); err != nil || left <= most {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM queue WHERE flight = 0 AND (source, service) IN
+		(SELECT source, service FROM queue WHERE flight = 0 ORDER BY packets, last LIMIT ?)`, left-most)
+	if err != nil {
+		return err
+	}
+	return count(ctx, tx, "dropped", left-most)
+}
+
+func length(ctx context.Context, tx *sql.Tx) (n int, err error) {
+	err = tx.QueryRowContext(ctx, "SELECT count(*) FROM queue").Scan(&n)
+	return n, err
+}
+
+// Queued is how many rows wait, the batch in flight among them.
+func (s *Store) Queued(ctx context.Context) (n int, err error) {
+	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM queue").Scan(&n); err != nil {
+		return 0, fmt.Errorf("count queue: %w", err)
+	}
+	return n, nil
+}
+
+// Batch is the batch in flight, from this process or one before it that did not learn the answer. When there is none, the
+// up to most rows with the most packets become it.
+func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
+	const flying = "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1 ORDER BY packets DESC, source, service"
+	err = s.transact(ctx, func(tx *sql.Tx) error {
+		if batch, err = selectRows(ctx, tx, flying); err != nil || len(batch) > 0 {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE queue SET flight = 1 WHERE flight = 0 AND (source, service) IN
+			(SELECT source, service FROM queue WHERE flight = 0 ORDER BY packets DESC, source, service LIMIT ?)`, most)
+		if err != nil {
+			return err
+		}
+		batch, err = selectRows(ctx, tx, flying)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("take batch: %w", err)
+	}
+	return batch, nil
+}
+
+// Done ends the batch in flight: its rows go in the transaction that records what the API made of them.
+func (s *Store) Done(ctx context.Context, accepted, rejected int) error {
+	err := s.transact(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1")
+		return errors.Join(err, count(ctx, tx, "sent", accepted), count(ctx, tx, "rejected", rejected))
+	})
+	if err != nil {
+		return fmt.Errorf("record answer: %w", err)
+	}
+	return nil
+}
+
+// Return puts the batch in flight back among those that wait: the API said that it took none of it.
+func (s *Store) Return(ctx context.Context) error {
+	err := s.transact(ctx, func(tx *sql.Tx) error {
+		rows, err := selectRows(ctx, tx, "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1")
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1"); err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if err := enqueue(ctx, tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("return batch: %w", err)
+	}
+	return nil
+}
+
+// Forget empties the report queue.
+func (s *Store) Forget(ctx context.Context) error {
+	if _, err := s.db.ExecContext(ctx, "DELETE FROM queue"); err != nil {
+		return fmt.Errorf("empty queue: %w", err)
+	}
+	return nil
+}
+
+func selectRows(ctx context.Context, tx *sql.Tx, query string, args ...any) (list []Row, err error) {
+	rows, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // Err tells
+	for rows.Next() {
+		r, err := scanRow(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+func scanRow(from interface{ Scan(dest ...any) error }) (Row, error) {
+	var (
+		r           Row
+		source      []byte
+		ports       string
+		first, last int64
+	)
+	if err := from.Scan(&source, &r.Service, &r.Packets, &ports, &first, &last); err != nil {
+		return r, err
+	}
+	addr, ok := netip.AddrFromSlice(source)
+	if !ok {
+		return r, fmt.Errorf("queue holds a source of %d bytes", len(source))
+	}
+	r.Source, r.Ports = addr, parsePorts(ports)
+	r.First, r.Last = time.UnixMilli(first).UTC(), time.UnixMilli(last).UTC()
+	return r, nil
+}
+
+func formatPorts(ports []uint16) string {
+	texts := make([]string, len(ports))
+	for i, p := range ports {
+		texts[i] = strconv.Itoa(int(p))
+	}
+	return strings.Join(texts, ",")
+}
+
+func parsePorts(text string) []uint16 {
+	var ports []uint16
+	for part := range strings.SplitSeq(text, ",") {
+		if p, err := strconv.ParseUint(part, 10, 16); err == nil {
+			ports = append(ports, uint16(p))
+		}
+	}
+	return ports
+}

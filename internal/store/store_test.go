@@ -1,0 +1,325 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+)
+
+var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func open(tb testing.TB, dir string) *store.Store {
+	tb.Helper()
+	s, err := store.Open(context.Background(), dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func hit(source string, port uint16, service string, packets uint64) store.Hit {
+	return store.Hit{Source: netip.MustParseAddr(source), Protocol: 6, Port: port, Service: service, Packets: packets}
+}
+
+func row(source, service string, packets uint64, first, last time.Time, ports ...uint16) store.Row {
+	return store.Row{Source: netip.MustParseAddr(source), Service: service, Packets: packets, Ports: ports, First: first, Last: last}
+}
+
+func opts() []cmp.Option {
+	return []cmp.Option{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmpopts.EquateEmpty()}
+}
+
+func add(tb testing.TB, s *store.Store, at time.Time, hits ...store.Hit) {
+	tb.Helper()
+	if err := s.Add(tb.Context(), at, hits, true); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	later := noon.Add(time.Minute)
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 2222, "ssh", 1), hit("2001:db8::1", 80, "http", 7))
+	add(t, s, later, hit("203.0.113.9", 22, "ssh", 4), hit("203.0.113.9", 4444, "", 1), hit("203.0.113.9", 0, "", 2))
+
+	got, err := s.Batch(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []store.Row{
+		row("203.0.113.9", "ssh", 10, noon, later, 22, 2222),
+		row("2001:db8::1", "http", 7, noon, noon, 80),
+	}
+	if diff := cmp.Diff(want, got, opts()...); diff != "" {
+		t.Errorf("batch (-want +got):\n%s", diff)
+	}
+	// What comes while the batch is in flight waits for the next; the batch itself does not change, in this process or
+	// after it was killed.
+	add(t, s, later, hit("203.0.113.9", 22, "ssh", 100))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
+		t.Errorf("batch after a restart: %v, %v", got, err)
+	}
+	if err := s.Done(t.Context(), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	want = []store.Row{
+		row("203.0.113.9", "ssh", 100, later, later, 22),
+		row("203.0.113.9", "", 3, later, later, 4444),
+	}
+	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
+		t.Errorf("next batch: %v, %v", got, err)
+	}
+	// Returned, it is merged with what came meanwhile.
+	add(t, s, later, hit("203.0.113.9", 22, "ssh", 1))
+	if err := s.Return(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want[0].Packets++
+	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
+		t.Errorf("returned batch: %v, %v", got, err)
+	}
+	totals, err := s.Totals(t.Context())
+	if diff := cmp.Diff(store.Totals{Sent: 1, Rejected: 1}, totals); err != nil || diff != "" {
+		t.Errorf("totals (-want +got):\n%s%v", diff, err)
+	}
+	if err := s.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Queued(t.Context()); n != 0 || err != nil {
+		t.Errorf("queued after forgetting: %d, %v", n, err)
+	}
+}
+
+func TestAddWithoutReporting(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	if err := s.Add(t.Context(), noon, []store.Hit{hit("203.0.113.9", 22, "ssh", 5)}, false); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Queued(t.Context()); n != 0 || err != nil {
+		t.Errorf("queued: %d, %v", n, err)
+	}
+}
+
+// TestFullQueue holds the queue to its bound: first by merging the rows of a source, then by dropping the smallest.
+func TestFullQueue(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	var old, others []store.Hit
+	for i := range 500 { // two rows each
+		src := netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}).String()
+		old = append(old, hit(src, 22, "ssh", 2), hit(src, 80, "http", 3))
+	}
+	add(t, s, noon, old...)
+	for i := range store.MaxQueue - 900 {
+		others = append(others, hit(netip.AddrFrom4([4]byte{6, byte(i >> 16), byte(i >> 8), byte(i)}).String(), 22, "ssh", 1))
+	}
+	add(t, s, noon.Add(time.Hour), others...)
+	totals, err := s.Totals(t.Context())
+	if err != nil || totals.Merged == 0 || totals.Dropped != 0 {
+		t.Errorf("totals after merging: %+v, %v", totals, err)
+	}
+	add(t, s, noon.Add(2*time.Hour), func() (more []store.Hit) {
+		for i := range 1000 {
+			more = append(more, hit(netip.AddrFrom4([4]byte{7, 0, byte(i >> 8), byte(i)}).String(), 22, "ssh", 9))
+		}
+		return more
+	}()...)
+	n, err := s.Queued(t.Context())
+	if err != nil || n > store.MaxQueue {
+		t.Errorf("queued: %d, %v; want at most %d", n, err, store.MaxQueue)
+	}
+	if totals, err = s.Totals(t.Context()); err != nil || totals.Dropped == 0 {
+		t.Errorf("totals after dropping: %+v, %v", totals, err)
+	}
+	top, err := s.Batch(t.Context(), 1500)
+	if err != nil || len(top) != 1500 || top[0].Packets != 9 || top[1499].Packets != 5 && top[1499].Packets != 3 {
+		t.Errorf("the busiest are not kept: %d rows, %+v, %v", len(top), top[min(1499, len(top)-1)], err)
+	}
+}
+
+// TestDamaged spoils the file in ways that a disk does: it is set aside, and a new one works.
+func TestDamaged(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func([]byte) []byte{
+		"bad garbage": func([]byte) []byte {
+			return []byte("this is no database, and it is long enough to be looked at as one: " + fmt.Sprint(noon))
+		},
+		"bad pages gone": func(raw []byte) []byte { return raw[:len(raw)/2] },
+		"bad page zeroed": func(raw []byte) []byte {
+			clear(raw[4096:8192])
+			return raw
+		},
+	} {
+		dir := t.TempDir()
+		s := open(t, dir)
+		add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "sikkerguard.db")
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, spoil(raw), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err = store.Open(t.Context(), dir)
+		var damaged *store.DamagedError
+		if !errors.As(err, &damaged) || s == nil {
+			t.Errorf("%s: got %v, want a *DamagedError and a store", name, err)
+			continue
+		}
+		if _, err := os.Stat(damaged.Aside); err != nil {
+			t.Errorf("%s: not set aside: %v", name, err)
+		}
+		add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
+		if err := s.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestOpenErrors shows that what is not damage sets no good database aside.
+func TestOpenErrors(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "sikkerguard.db"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{filepath.Join(file, "state"), dir} {
+		s, err := store.Open(t.Context(), d)
+		if damaged := (*store.DamagedError)(nil); err == nil || s != nil || errors.As(err, &damaged) {
+			t.Errorf("%s: got %v, %v", d, s, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "sikkerguard.db")); err != nil {
+		t.Errorf("set aside: %v", err)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
+	for _, at := range []time.Time{noon.Add(24 * time.Hour), noon.Add(31 * 24 * time.Hour)} {
+		if err := s.Prune(t.Context(), at); err != nil {
+			t.Errorf("prune: %v", err)
+		}
+	}
+}
+
+// TestFullDisk has a disk of its own: full, it is an error and no more, and with room again all is well.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		nettest.Skip(t, "a disk of the test's own needs root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("sikkerguard-test", dir, "tmpfs", 0, "size=512k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	s := open(t, dir)
+	t.Cleanup(func() { _ = s.Close() })
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	var failed error
+	for i := range 200 { // there is some room in the files
+		var hits []store.Hit
+		for j := range 50 {
+			hits = append(hits, hit(netip.AddrFrom4([4]byte{6, 0, byte(i), byte(j)}).String(), 22, "ssh", 1))
+		}
+		if failed = s.Add(t.Context(), noon, hits, true); failed != nil {
+			break
+		}
+	}
+	if failed == nil {
+		t.Error("a full disk is no error")
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
+	top, err := s.Batch(t.Context(), 1)
+	if err != nil || len(top) != 1 || top[0].Packets != 10 {
+		t.Errorf("after it was full: %+v, %v", top, err)
+	}
+}
+
+// BenchmarkAdd folds two million hits of 50,000 sources into the store, as windows of 5,000, and reports the highest
+// resident memory of the process in MiB.
+func BenchmarkAdd(b *testing.B) {
+	for range b.N {
+		s := open(b, b.TempDir())
+		rng := rand.New(rand.NewPCG(1, 1))
+		hits := make([]store.Hit, 5000)
+		for w := range 400 { // as many as fit into an hour and more
+			for i := range hits {
+				n := rng.IntN(50_000)
+				hits[i] = store.Hit{
+					Source: netip.AddrFrom4([4]byte{5, 0, byte(n >> 8), byte(n)}), Protocol: 6, Port: 22, Service: "ssh", Packets: 1,
+				}
+			}
+			add(b, s, noon.Add(time.Duration(w)*10*time.Second), hits...)
+		}
+	}
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(ru.Maxrss)/1024, "peak-MiB")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2_000_000, "ns/hit")
+}
+
+// TestCounters keeps the kernel's figures.
+func TestCounters(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	if c, err := s.Counters(t.Context()); err != nil || c != (store.Counters{}) {
+		t.Errorf("at first: %+v, %v", c, err)
+	}
+	want := store.Counters{Packets4: 1, Bytes4: 2, Packets6: 3, Bytes6: 1 << 40, Raw: [4]uint64{1, 2, 3, 4}}
+	for range 2 {
+		if err := s.SetCounters(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		want.Packets4++
+	}
+	want.Packets4--
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := open(t, dir).Counters(t.Context()); err != nil || c != want {
+		t.Errorf("after a restart: %+v, %v; want %+v", c, err, want)
+	}
+}
