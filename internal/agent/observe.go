@@ -16,6 +16,8 @@ import (
 const (
 	// window is how long hits are summed before they are told.
 	window = 10 * time.Second
+	// recordEvery is how often they are recorded meanwhile: what a kill may cost.
+	recordEvery = time.Second
 	// settle is how long a dropped packet may take to be seen: the kernel holds events back for up to 100 ms, to send many
 	// in one message.
 	settle = 250 * time.Millisecond
@@ -27,30 +29,43 @@ const (
 type observer struct {
 	missing uint64 // packets dropped and never seen, so far
 	inexact bool   // the last window was not exact
+	window  sensor.Window
 
 	unrecorded bool // the last window could not be recorded
 }
 
 // observe tells what was blocked, a window at a time, until ctx ends; then once more what came since.
 func (a *Agent) observe(ctx context.Context) error {
-	ticker := time.NewTicker(window)
-	defer ticker.Stop()
+	tell, record := time.NewTicker(window), time.NewTicker(recordEvery)
+	defer tell.Stop()
+	defer record.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			a.tellWindow()
 			return nil
-		case <-ticker.C:
+		case <-tell.C:
 			a.tellWindow()
+		case <-record.C:
+			a.collect()
 		}
 	}
+}
+
+// collect records what was seen since the last time, and adds it to the window.
+func (a *Agent) collect() {
+	w := a.sensor.Take()
+	a.record(w.Hits)
+	a.observer.window = a.observer.window.With(w)
 }
 
 // tellWindow logs one window: most packets first, at most maxLines lines, and then one for the rest. A count that may be
 // short has a plus sign.
 func (a *Agent) tellWindow() {
 	short := a.missed()
-	w := a.sensor.Take()
+	a.collect()
+	w := a.observer.window
+	a.observer.window = sensor.Window{}
 	exact := w.Exact() && !short
 	if !exact && !a.observer.inexact {
 		t := a.sensor.Totals()
@@ -58,7 +73,6 @@ func (a *Agent) tellWindow() {
 			zap.Uint64("lost", t.Lost), zap.Uint64("beyondLogRate", a.observer.missing), zap.Uint64("beyondTable", t.Overflow))
 	}
 	a.observer.inexact = !exact
-	a.record(w.Hits)
 	var rest uint64
 	for i, h := range w.Hits {
 		if i >= maxLines {

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -294,5 +296,30 @@ func BenchmarkAdd(b *testing.B) {
 				b.Fatalf("got %d events and up to %d keys, want %d and at most %d", sum, most, seq, defaultMaxHits)
 			}
 		})
+	}
+}
+
+func TestWindowWith(t *testing.T) {
+	t.Parallel()
+	hit := func(src string, port uint16, n uint64) Hit {
+		return Hit{Key: Key{Source: netip.MustParseAddr(src), Port: port, Protocol: TCP}, Packets: n}
+	}
+	a := Window{Hits: []Hit{hit("203.0.113.9", 22, 5), hit("203.0.113.8", 23, 1)}, Events: 6}
+	b := Window{Hits: []Hit{hit("203.0.113.8", 23, 7), hit("203.0.113.7", 80, 2)}, Events: 10, Lost: 1, Unparsed: 1}
+	want := []Hit{hit("203.0.113.8", 23, 8), hit("203.0.113.9", 22, 5), hit("203.0.113.7", 80, 2)}
+	for _, got := range []Window{a.With(b), b.With(a)} {
+		if !slices.Equal(got.Hits, want) || got.Events != 16 || got.Lost != 1 || got.Unparsed != 1 || got.Exact() {
+			t.Errorf("got %+v, want hits %+v", got, want)
+		}
+	}
+	if got := (Window{}).With(a); !slices.Equal(got.Hits, a.Hits) || !got.Exact() {
+		t.Errorf("empty with a: %+v", got)
+	}
+	many := Window{}
+	for i := range defaultMaxHits {
+		many.Hits = append(many.Hits, Hit{Key: Key{Source: netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}), Port: 22, Protocol: TCP}, Packets: 2})
+	}
+	if got := many.With(a); len(got.Hits) != defaultMaxHits || got.Overflow != 6 || got.Exact() {
+		t.Errorf("full: %d hits, overflow %d", len(got.Hits), got.Overflow)
 	}
 }

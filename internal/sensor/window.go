@@ -35,6 +35,37 @@ func (w Window) Exact() bool {
 	return w.Lost == 0 && w.Unparsed == 0 && w.Overflow == 0 && !w.unsure
 }
 
+// With is what was seen in both windows. Of hits that neither has in common with the other, at most as many keys are kept
+// as one window of the default size holds; the packets of the others are in Overflow.
+func (w Window) With(o Window) Window {
+	if len(w.Hits) == 0 {
+		w.Hits = slices.Clone(o.Hits)
+	} else if len(o.Hits) > 0 {
+		sums := make(map[Key]uint64, len(w.Hits)+len(o.Hits))
+		for _, h := range w.Hits {
+			sums[h.Key] = h.Packets
+		}
+		for _, h := range o.Hits {
+			if _, known := sums[h.Key]; !known && len(sums) >= defaultMaxHits {
+				w.Overflow += h.Packets
+				continue
+			}
+			sums[h.Key] += h.Packets
+		}
+		w.Hits = make([]Hit, 0, len(sums))
+		for k, n := range sums {
+			w.Hits = append(w.Hits, Hit{Key: k, Packets: n})
+		}
+		slices.SortFunc(w.Hits, compareHits)
+	}
+	w.Events += o.Events
+	w.Lost += o.Lost
+	w.Unparsed += o.Unparsed
+	w.Overflow += o.Overflow
+	w.unsure = w.unsure || o.unsure
+	return w
+}
+
 // Totals is what was seen since the Sensor was made, in packets; opening it again goes on.
 type Totals struct {
 	Events   uint64 // came through NFLOG, with those Unparsed and in Overflow

@@ -43,7 +43,7 @@ func (s *Store) Add(ctx context.Context, at time.Time, hits []Hit, report bool) 
 				return err
 			}
 		}
-		return bound(ctx, tx, MaxQueue)
+		return bound(ctx, tx, s.most)
 	})
 	if err != nil {
 		return fmt.Errorf("record hits: %w", err)

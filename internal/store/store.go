@@ -65,7 +65,8 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 
 // Store is the database. Its methods may be called from several goroutines.
 type Store struct {
-	db *sql.DB
+	db   *sql.DB
+	most int // rows that the queue may have
 }
 
 // Open opens the database of the state directory, and makes it if need be. With a *DamagedError the Store is usable: it is
@@ -115,7 +116,7 @@ func open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	db.SetMaxOpenConns(1) // one writer, and nobody who reads at length
-	s := &Store{db: db}
+	s := &Store{db: db, most: MaxQueue}
 	var check string
 	err = db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&check)
 	if err == nil && check != "ok" {

@@ -121,43 +121,6 @@ func TestAddWithoutReporting(t *testing.T) {
 	}
 }
 
-// TestFullQueue holds the queue to its bound: first by merging the rows of a source, then by dropping the smallest.
-func TestFullQueue(t *testing.T) {
-	t.Parallel()
-	s := open(t, t.TempDir())
-	var old, others []store.Hit
-	for i := range 500 { // two rows each
-		src := netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}).String()
-		old = append(old, hit(src, 22, "ssh", 2), hit(src, 80, "http", 3))
-	}
-	add(t, s, noon, old...)
-	for i := range store.MaxQueue - 900 {
-		others = append(others, hit(netip.AddrFrom4([4]byte{6, byte(i >> 16), byte(i >> 8), byte(i)}).String(), 22, "ssh", 1))
-	}
-	add(t, s, noon.Add(time.Hour), others...)
-	totals, err := s.Totals(t.Context())
-	if err != nil || totals.Merged == 0 || totals.Dropped != 0 {
-		t.Errorf("totals after merging: %+v, %v", totals, err)
-	}
-	add(t, s, noon.Add(2*time.Hour), func() (more []store.Hit) {
-		for i := range 1000 {
-			more = append(more, hit(netip.AddrFrom4([4]byte{7, 0, byte(i >> 8), byte(i)}).String(), 22, "ssh", 9))
-		}
-		return more
-	}()...)
-	n, err := s.Queued(t.Context())
-	if err != nil || n > store.MaxQueue {
-		t.Errorf("queued: %d, %v; want at most %d", n, err, store.MaxQueue)
-	}
-	if totals, err = s.Totals(t.Context()); err != nil || totals.Dropped == 0 {
-		t.Errorf("totals after dropping: %+v, %v", totals, err)
-	}
-	top, err := s.Batch(t.Context(), 1500)
-	if err != nil || len(top) != 1500 || top[0].Packets != 9 || top[1499].Packets != 5 && top[1499].Packets != 3 {
-		t.Errorf("the busiest are not kept: %d rows, %+v, %v", len(top), top[min(1499, len(top)-1)], err)
-	}
-}
-
 // TestDamaged spoils the file in ways that a disk does: it is set aside, and a new one works.
 func TestDamaged(t *testing.T) {
 	t.Parallel()
