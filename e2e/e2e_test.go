@@ -419,7 +419,8 @@ func cmdReports(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("reports.txt"), []byte(strings.Join(lines, "")), 0o600))
 }
 
-// blast SOURCE PORT N: sends N connection requests as fast as it can, and logs what that cost the newest agent.
+// blast SOURCE PORT N RATE: sends N connection requests, RATE a second or as many as it can, and logs what that cost the
+// newest agent.
 func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	src := netip.MustParseAddr(args[0])
@@ -427,9 +428,16 @@ func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	n, err := strconv.Atoi(args[2])
 	ts.Check(err)
+	rate, err := strconv.Atoi(args[3])
+	ts.Check(err)
 	p, _ := w.agentLog(ts)
 	cpu, start := cpuTicks(ts, p), time.Now()
-	w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)), n)
+	for sent := 0; sent < n; {
+		slice := min(n-sent, rate/100)
+		w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)), slice)
+		sent += slice
+		time.Sleep(time.Until(start.Add(time.Duration(sent) * time.Second / time.Duration(rate))))
+	}
 	took := time.Since(start)
 	time.Sleep(500 * time.Millisecond) // the last events
 	ts.Logf("%d packets in %v (%.0f a second); the agent used %.0f%% of a core", n, took, float64(n)/took.Seconds(),
