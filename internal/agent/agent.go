@@ -199,7 +199,9 @@ func (a *Agent) open() error {
 	if note := a.server.Note(); note != "" {
 		a.log.Info("Health endpoint: " + note)
 	}
-	a.openControl()
+	if err := a.openControl(); err != nil {
+		return err
+	}
 	if !a.cfg.DryRun {
 		a.openStore()
 		a.loadCounters()
@@ -207,14 +209,19 @@ func (a *Agent) open() error {
 	return nil
 }
 
-// openControl makes the control socket. Protection does not depend on it, so the agent also runs without.
-func (a *Agent) openControl() {
+// openControl makes the control socket. Protection does not depend on it, so the agent also runs without; but not beside
+// another that uses the same state.
+func (a *Agent) openControl() error {
 	c := control.New(control.Options{Dir: a.cfg.StateDir, Pull: a.askToPull})
-	if err := c.Listen(); err != nil {
+	switch err := c.Listen(); {
+	case errors.Is(err, control.ErrTaken) && !a.cfg.DryRun:
+		return err
+	case err != nil:
 		a.log.Warn("`sikkerguard pull` will not reach this agent", zap.Error(err))
-		return
+	default:
+		a.control = c
 	}
-	a.control = c
+	return nil
 }
 
 // askToPull hands the control socket's request to the enforcing task and waits for what comes of it.

@@ -65,6 +65,9 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if broken := a.broken(ctx, before); len(broken) > 0 {
 		return a.rollback(d, &RollbackError{Broken: broken, Entries: d.block.Len()})
 	}
+	if ctx.Err() != nil {
+		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
+	}
 	a.log.Info(fmt.Sprintf("Blocking %d IPs", ev.Entries()))
 	a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
@@ -97,7 +100,9 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 	}
 	a.setStatus(func(s *Status) { s.Rollbacks++ })
 	if err != nil {
-		return errors.Join(why, fmt.Errorf("roll back: %w", err))
+		err = fmt.Errorf("roll back: %w", err)
+		a.enforcer.repair.lost(err) // tried again until it works
+		return errors.Join(why, err)
 	}
 	return why
 }
@@ -105,6 +110,7 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 // inForce remembers what is in force.
 func (a *Agent) inForce(d desired) {
 	a.enforcer.enforced, a.enforcer.rejected = &d, blocklist.Blocklist{}
+	a.enforcer.repair.done()
 	a.publish()
 }
 
@@ -119,6 +125,9 @@ func (a *Agent) publish() {
 		}
 		if e.failure != nil {
 			s.State, s.Reason = StateDegraded, e.failure.Error()
+		}
+		if e.repair.timer != nil {
+			s.State, s.Reason = StateUnprotected, fmt.Sprintf("the rules are being put right: %v", e.repair.err)
 		}
 		if e.enforced == nil {
 			s.State = StateUnprotected
@@ -154,6 +163,14 @@ func (r *repairer) lost(err error) {
 	r.err, r.timer = err, time.NewTimer(r.wait)
 }
 
+// done forgets what was to be repaired.
+func (r *repairer) done() {
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.timer, r.err = nil, nil
+}
+
 // due is ready when it is time to repair; never, while there is nothing to repair.
 func (r *repairer) due() <-chan time.Time {
 	if r.timer == nil {
@@ -166,21 +183,26 @@ func (r *repairer) due() <-chan time.Time {
 func (a *Agent) restoreRules(ctx context.Context) {
 	r := &a.enforcer.repair
 	cause := r.err
-	r.timer, r.last = nil, time.Now()
+	r.done()
+	r.last = time.Now()
 	e := a.enforcer.enforced
-	if e == nil {
-		return
+	var err error
+	if e != nil {
+		_, err = a.fw.Apply(ctx, a.ruleset(*e))
+	} else {
+		err = a.fw.Remove() // of a first list that was rolled back
 	}
-	if _, err := a.fw.Apply(ctx, a.ruleset(*e)); err != nil {
-		if ctx.Err() == nil {
-			a.log.Error("The firewall rules were changed by another program and cannot be put back", zap.NamedError("found", cause), zap.Error(err))
-			a.setStatus(func(s *Status) { s.State, s.Reason = StateUnprotected, err.Error() })
-			r.lost(cause)
-		}
+	switch {
+	case ctx.Err() != nil:
 		return
+	case err != nil:
+		a.log.Error("The firewall rules are not what they should be and cannot be put right", zap.NamedError("found", cause), zap.Error(err))
+		r.lost(cause)
+	default:
+		a.setStatus(func(s *Status) { s.Repairs++ })
+		n := a.status.Load().BlockedIPs
+		a.log.Warn(fmt.Sprintf("The firewall rules were not what they should be; put right, blocking %d IPs", n),
+			zap.NamedError("found", cause), zap.Int("repairs", a.status.Load().Repairs))
 	}
-	a.setStatus(func(s *Status) { s.Repairs++ })
 	a.publish()
-	a.log.Warn(fmt.Sprintf("The firewall rules were changed by another program; put back, blocking %d IPs", e.block.Len()),
-		zap.NamedError("found", cause), zap.Int("repairs", a.status.Load().Repairs))
 }

@@ -20,6 +20,8 @@ import (
 const (
 	// staleAfter is how many pull intervals old a list may be before the protection counts as degraded.
 	staleAfter = 3
+	// adaptAgain is how long after a failure the whitelist is brought up to date once more.
+	adaptAgain = 30 * time.Second
 	// lookBriefly is how long names may take to resolve before the kept list is enforced: a host without network must not
 	// wait for its protection.
 	lookBriefly = time.Second
@@ -109,6 +111,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.begin(ctx, order{})
 		case err := <-a.lostC:
 			e.repair.lost(err)
+			a.publish()
 		case <-e.repair.due():
 			a.restoreRules(ctx)
 		}
@@ -355,6 +358,9 @@ func (a *Agent) adapt(ctx context.Context, allow blocklist.Blocklist) {
 	}
 	a.log.Info("Addresses or routes of the host changed")
 	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
-		a.log.Warn("The safety whitelist is not up to date", zap.Error(err))
+		a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
+		a.enforcer.failure = err
+		a.publish()
+		time.AfterFunc(adaptAgain, func() { offer(a.hostC, struct{}{}) })
 	}
 }

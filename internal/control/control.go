@@ -53,7 +53,7 @@ type Server struct {
 func New(o Options) *Server { return &Server{o: o} }
 
 // ErrTaken means that another agent answers at the socket.
-var ErrTaken = errors.New("another agent uses this state directory")
+var ErrTaken = errors.New("another agent uses this state directory: stop it, or set SIKKER_STATE_DIR to another")
 
 // Listen makes the socket, in the place of one that a dead agent left.
 func (s *Server) Listen() error {

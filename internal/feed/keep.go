@@ -125,6 +125,9 @@ func (f *Feed) Kept() (Copy, error) {
 		return Copy{}, fmt.Errorf("read kept list: %w", err)
 	}
 	c, err := parseCopy(raw)
+	if err == nil && (c.Pulled.IsZero() || time.Until(c.Pulled) > time.Hour) {
+		err = fmt.Errorf("it says that it was pulled at %s", c.Pulled.Format(time.RFC3339))
+	}
 	if err != nil {
 		damaged := &DamagedError{Aside: filepath.Join(f.o.StateDir, damagedName), Err: err}
 		if os.Rename(path, damaged.Aside) != nil {

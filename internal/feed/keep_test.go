@@ -86,6 +86,8 @@ func TestKeptDamaged(t *testing.T) {
 		"bad last byte gone": good[:len(good)-1],
 		"bad byte changed":   bytes.Replace(good, []byte("203.0.113.10"), []byte("203.0.113.11"), 1),
 		"bad time":           bytes.Replace(good, []byte("pulled: "), []byte("pulled: x"), 1),
+		"bad no time":        bytes.Replace(good, []byte("pulled: "), []byte("pushed: "), 1),
+		"bad future":         bytes.Replace(good, []byte("pulled: 20"), []byte("pulled: 21"), 1),
 		"bad count":          bytes.Replace(good, []byte("entries: "), []byte("entries: x"), 1),
 		"bad no checksum":    bytes.Replace(good, []byte("sha256"), []byte("sha"), 1),
 		"bad other format":   []byte("203.0.113.9\n"),

@@ -112,7 +112,8 @@ func (h *Host) target() (host, port string) {
 	if u == nil || u.Hostname() == "" {
 		return "", ""
 	}
-	if p, err := h.o.Proxy(u); err == nil && p != nil {
+	// Plain http never goes through a proxy, which would read the key.
+	if p, err := h.o.Proxy(u); err == nil && p != nil && u.Scheme != "http" {
 		u = p
 	}
 	port = u.Port()
@@ -229,11 +230,20 @@ func ping(ctx context.Context, a netip.Addr) error {
 		if !ok || !addr.IP.Equal(a.AsSlice()) {
 			continue // a raw socket sees everybody's
 		}
-		m, err := icmp.ParseMessage(proto, buf[:n])
-		if echo, ok := m.Body.(*icmp.Echo); err == nil && m.Type == reply && ok && echo.ID == id {
+		if isReply(proto, buf[:n], reply, id) {
 			return nil
 		}
 	}
+}
+
+// isReply says whether a packet, which anybody may have sent, answers the echo request of this ID.
+func isReply(proto int, packet []byte, reply icmp.Type, id int) bool {
+	m, err := icmp.ParseMessage(proto, packet)
+	if err != nil {
+		return false // and no message
+	}
+	echo, ok := m.Body.(*icmp.Echo)
+	return ok && m.Type == reply && echo.ID == id
 }
 
 // neighbour asks the kernel whether it knows the gateway on the link.

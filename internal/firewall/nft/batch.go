@@ -126,6 +126,25 @@ func (b *batch) deleteOthers(sets []setPlan) {
 	}
 }
 
+// deleteForeign deletes chains that somebody else put into the table.
+func (b *batch) deleteForeign() error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	foreign, err := foreignChains(c)
+	if err != nil {
+		return err
+	}
+	for _, f := range foreign {
+		b.conn.FlushChain(f)
+	}
+	for _, f := range foreign {
+		b.conn.DelChain(f)
+	}
+	return nil
+}
+
 // commit sends the transaction. The kernel takes all of it or nothing. After an error nothing is left queued.
 func (b *batch) commit() error {
 	err := b.conn.Flush()

@@ -43,17 +43,18 @@ type Features struct {
 type Table struct {
 	flags nftables.TableFlags
 
-	mu      sync.Mutex
-	conn    *nftables.Conn      // lasting: with it the kernel's ownership ends
-	port    uint32              // netlink port of conn
-	replace bool                // a table with other flags is there: it makes way in the first batch
-	enforce bool                // the kernel has rules of ours
-	live    []setPlan           // the sets that those rules look up
-	now     blocklist.Blocklist // what those sets hold; empty when a dead agent filled them
-	block   []setPlan           // what the last batch put in place
-	allow   []setPlan
-	rules   map[string][]string // by chain, as read after the last batch; nil before that
-	entries [2]int              // of the list, by family
+	mu        sync.Mutex
+	conn      *nftables.Conn      // lasting: with it the kernel's ownership ends
+	port      uint32              // netlink port of conn
+	replace   bool                // a table with other flags is there: it makes way in the first batch
+	committed bool                // the Apply under way has changed what is enforced
+	enforce   bool                // the kernel has rules of ours
+	live      []setPlan           // the sets that those rules look up
+	now       blocklist.Blocklist // what those sets hold; empty when a dead agent filled them
+	block     []setPlan           // what the last batch put in place
+	allow     []setPlan
+	rules     map[string][]string // by chain, as read after the last batch; nil before that
+	entries   [2]int              // of the list, by family
 }
 
 // Open connects to the kernel and finds out what it can do, without changing anything. The connection must be opened
@@ -83,7 +84,12 @@ func Open(o Options) (*Table, error) {
 	if found != nil {
 		// A table that a dead agent left behind. One with the same flags is taken over as it is; the kernel converts no
 		// other, so that one makes way in the transaction that puts the new one in its place.
-		t.enforce = found.Flags == flags
+		// Of a table whose owner is dead the kernel shows the flag persist alone.
+		left := found.Flags
+		if left&nftables.TableFlagPersist != 0 {
+			left |= nftables.TableFlagOwner
+		}
+		t.enforce = left == flags
 		t.replace = !t.enforce
 	}
 	if t.enforce {
@@ -180,7 +186,7 @@ func (t *Table) String() string {
 }
 
 // Apply makes the table enforce rs, and asks the kernel whether it does. On an error what was enforced before still is,
-// but for ErrMismatch: then the kernel holds something else than it was told. A transaction that has begun is finished
+// but for ErrMismatch: then the kernel holds something else than it was told, or could not be asked what. A transaction that has begun is finished
 // even when ctx ends.
 func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	t.mu.Lock()
@@ -190,12 +196,20 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 	}
 	start := time.Now()
 	block, allow := planBlock(rs.Block), planAllow(rs.Allow)
+	t.committed = false
 	if err := t.write(block, allow, rs); err != nil {
-		return ruleset.Evidence{}, fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
+		err = fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
+		if t.committed {
+			err = fmt.Errorf("%w: %w", ErrMismatch, err)
+		}
+		return ruleset.Evidence{}, err
 	}
 	t.block, t.allow, t.rules = block, allow, nil
 	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
 	e, err := t.verify()
+	if err != nil && !errors.Is(err, ErrMismatch) {
+		err = fmt.Errorf("%w, or could not be asked: %w", ErrMismatch, err)
+	}
 	e.Took = time.Since(start)
 	return e, err
 }
@@ -314,7 +328,9 @@ func (t *Table) bridge(b batch, block, allow []setPlan, moved map[string][]netip
 	for _, s := range added {
 		b.elements(b.sets[s.kernel], s)
 	}
-	return b.commit()
+	err := b.commit()
+	t.committed = t.committed || err == nil
+	return err
 }
 
 // swap sends the one idempotent batch: everything created if it is absent, chains and sets flushed, rules, elements, and
@@ -328,10 +344,15 @@ func (t *Table) swap(b batch, block, allow []setPlan, rs ruleset.Ruleset) error 
 	b.rules(rules(block, allow, rs))
 	b.fill(all)
 	b.deleteOthers(all)
+	if !t.replace {
+		if err := b.deleteForeign(); err != nil {
+			return err
+		}
+	}
 	if err := b.commit(); err != nil {
 		return err
 	}
-	t.replace, t.enforce = false, true
+	t.replace, t.enforce, t.committed = false, true, true
 	t.live, t.now = all, rs.Block
 	return nil
 }

@@ -366,7 +366,19 @@ func TestCrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			h.check("dead", addrs("203.0.113.9"), nil)
+			before, err := h.counters()
+			if err != nil {
+				t.Fatal(err)
+			}
 			h.open(Options{Keep: true})
+			if h.table.replace || !h.table.enforce {
+				t.Error("the table is made anew, not taken over")
+			}
+			defer func() {
+				if after, err := h.counters(); err != nil || after.Packets4 < before.Packets4 {
+					t.Errorf("counters went from %+v to %+v, %v", before, after, err)
+				}
+			}()
 			h.check("opened again", addrs("203.0.113.9"), nil)
 			h.apply(list("45.9.20.7", "5.6.7.8"), list())
 		})
@@ -479,6 +491,9 @@ func TestMismatch(t *testing.T) {
 		{"bad rule added", "insert rule inet sikkerguard prerouting accept"},
 		{"bad rule exchanged", "replace rule inet sikkerguard blocked4 handle HANDLE accept"},
 		{"bad table deleted", "delete table inet sikkerguard"},
+		{"bad table put to sleep", "add table inet sikkerguard { flags dormant; }"},
+		{"bad policy", "add chain inet sikkerguard prerouting { policy drop; }"},
+		{"bad chain of somebody's", "add chain inet sikkerguard evil { type filter hook prerouting priority -400; policy drop; }"},
 	}
 	for _, tt := range tests {
 		h.apply(block, list())

@@ -102,6 +102,20 @@ func (t *Table) verifyRules() error {
 	if err != nil {
 		return err
 	}
+	table, err := findTable()
+	if err != nil {
+		return err
+	}
+	if table != nil && table.Flags&nftables.TableFlagDormant != 0 {
+		return fmt.Errorf("%w: the table is dormant", ErrMismatch)
+	}
+	foreign, err := foreignChains(c)
+	if err != nil {
+		return err
+	}
+	if len(foreign) > 0 {
+		return fmt.Errorf("%w: there is a chain %s", ErrMismatch, foreign[0].Name)
+	}
 	want := map[string]int{}
 	for _, r := range rules(t.block, t.allow, ruleset.Ruleset{}) {
 		want[r.chain]++
@@ -117,6 +131,9 @@ func (t *Table) verifyRules() error {
 		if chain.Hooknum != nil && (got.Hooknum == nil || *got.Hooknum != *chain.Hooknum || *got.Priority != *chain.Priority) {
 			return fmt.Errorf("%w: chain %s is not on its hook", ErrMismatch, chain.Name)
 		}
+		if chain.Policy != nil && (got.Policy == nil || *got.Policy != *chain.Policy) {
+			return fmt.Errorf("%w: the policy of chain %s is not accept", ErrMismatch, chain.Name)
+		}
 		if n := len(have[chain.Name]); n != want[chain.Name] {
 			return fmt.Errorf("%w: chain %s has %d rules, not %d", ErrMismatch, chain.Name, n, want[chain.Name])
 		}
@@ -126,4 +143,16 @@ func (t *Table) verifyRules() error {
 	}
 	t.rules = have
 	return nil
+}
+
+// foreignChains are chains of the table that somebody else made.
+func foreignChains(c *nftables.Conn) ([]*nftables.Chain, error) {
+	all, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	own := chains(&nftables.Table{})
+	return slices.DeleteFunc(all, func(c *nftables.Chain) bool {
+		return c.Table.Name != tableName || slices.ContainsFunc(own, func(o *nftables.Chain) bool { return o.Name == c.Name })
+	}), nil
 }

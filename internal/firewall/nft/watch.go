@@ -40,24 +40,25 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 		if gen == seen {
 			continue
 		}
-		seen = gen
-		if err := t.look(); err != nil {
+		switch err := t.look(); {
+		case errors.Is(err, ErrMismatch):
 			lost(err)
+		case err != nil:
+			return fmt.Errorf("watch the firewall: %w", err) // what was not looked at is looked at next time
 		}
+		seen = gen
 	}
 }
 
-// look verifies the table, if there is to be one. A failure to ask is not a loss.
+// look verifies the table, if there is to be one.
 func (t *Table) look() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.enforce || t.rules == nil {
 		return nil
 	}
-	if _, err := t.verify(); errors.Is(err, ErrMismatch) {
-		return err
-	}
-	return nil
+	_, err := t.verify()
+	return err
 }
 
 // nftaGenID is NFTA_GEN_ID (linux/netfilter/nf_tables.h).
