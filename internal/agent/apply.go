@@ -68,10 +68,10 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
 	}
+	a.inForce(d)
 	a.log.Info(fmt.Sprintf("Blocking %d IPs", ev.Entries()))
 	a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
-	a.inForce(d)
 	return nil
 }
 

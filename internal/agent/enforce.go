@@ -196,6 +196,7 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 	before, beforeAt := a.enforcer.pulled, a.enforcer.pulledAt
 	a.judge(t)
 	want := a.wanted(allow)
+	a.enforcer.failure = t.err // what is published when the list is in force
 	// When there is no new list and nothing would change, or there is nothing to block yet, the kernel is left alone.
 	var applyErr error
 	if t.err == nil || !want.equal(a.enforcer.enforced) && (a.enforcer.enforced != nil || want.block.Len() > 0) {
