@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
@@ -24,20 +25,20 @@ import (
 // api is where the host's API is, at the other end of the link.
 var api = netip.MustParseAddrPort("203.0.113.50:9080")
 
-// inside runs the test on a server with one neighbour, which has api's address and accepts connections there.
+// inside runs the test on a server with one neighbour, which has api's address and accepts connections on its port.
 func inside(t *testing.T) {
 	t.Helper()
 	server, other := nettest.New(t), nettest.New(t)
 	nettest.Link(server, other, "eth0",
 		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")},
-		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.PrefixFrom(api.Addr(), 32)})
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.PrefixFrom(api.Addr(), 32), netip.MustParsePrefix("203.0.113.53/32")})
 	server.DefaultRoute("eth0")
 	other.DefaultRoute("eth0")
 	var (
 		l   net.Listener
 		err error
 	)
-	other.Do(func() { l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", api.String()) })
+	other.Do(func() { l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf(":%d", api.Port())) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +78,9 @@ type scene struct {
 	stop  context.CancelFunc
 }
 
-// newScene starts an agent. apiHost is the API that the host must reach; the list comes from another, on loopback.
-func newScene(t *testing.T, apiHost, list string) *scene {
+// newScene starts an agent. apiHost is the API that the host must reach; the list comes from another, on loopback. root is
+// where the host's files are, if not at /.
+func newScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	t.Helper()
 	s := &scene{t: t, hup: make(chan os.Signal, 1), doneC: make(chan error, 1)}
 	s.list.Store(&list)
@@ -89,7 +91,7 @@ func newScene(t *testing.T, apiHost, list string) *scene {
 	s.a, s.logs = logged(t, "SIKKER_API_URL="+srv.URL, "SIKKER_STATE_DIR="+filepath.Join(t.TempDir(), "state"))
 	s.a.o.HangupC = s.hup
 	s.a.host = host.New(host.Options{
-		APIURL: &url.URL{Scheme: "https", Host: apiHost}, Resolver: fickle{},
+		APIURL: &url.URL{Scheme: "https", Host: apiHost}, Resolver: fickle{}, Root: strings.Join(root, ""),
 		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -130,8 +132,13 @@ func (s *scene) end() {
 
 func reaches(t *testing.T, within time.Duration) bool {
 	t.Helper()
+	return reachesHost(t, api.Addr().String(), within)
+}
+
+func reachesHost(t *testing.T, addr string, within time.Duration) bool {
+	t.Helper()
 	d := net.Dialer{Timeout: within}
-	c, err := d.DialContext(t.Context(), "tcp", api.String())
+	c, err := d.DialContext(t.Context(), "tcp", fmt.Sprintf("%s:%d", addr, api.Port()))
 	if err == nil {
 		_ = c.Close()
 	}
@@ -208,5 +215,53 @@ func TestBrokenBefore(t *testing.T) {
 	s.await("Blocking 1 IPs")
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
 	s.await("Blocking 9 IPs") // the /24 less the API's address, in eight pieces, and the other one
+	s.end()
+}
+
+// TestWhitelistStaysReachable puts the API, a resolver, the gateway and the host's own address on the list: alone, inside
+// a /24, and inside a /8.
+func TestWhitelistStaysReachable(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.IPv4(192, 0, 2, 2), Priority: 10}
+	if err := netlink.RouteAdd(gateway); err != nil {
+		t.Fatal(err)
+	}
+	own, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("192.0.2.1:%d", api.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = own.Close() }()
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc", "resolv.conf"), []byte("nameserver 203.0.113.53\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	needed := []string{"203.0.113.50", "203.0.113.53", "192.0.2.2", "192.0.2.1"}
+	s := newScene(t, "203.0.113.50:9080", strings.Join(needed, "\n")+"\n198.51.100.1\n198.51.100.2\n", root)
+	s.await("SikkerGuard running")
+	for _, list := range []string{"", "203.0.113.0/24\n192.0.2.0/24\n198.51.100.1\n198.51.100.2\n198.51.100.3\n198.51.100.4\n", "203.0.0.0/8\n192.0.0.0/8\n"} {
+		if list != "" {
+			s.pull(list)
+			s.await("Blocking ")
+		}
+		for _, addr := range needed {
+			if !reachesHost(t, addr, time.Second) {
+				t.Errorf("%s is not reached with the list %q", addr, list)
+			}
+		}
+	}
+	if st := s.a.Status(); st.Rollbacks != 0 || st.State != StateActive {
+		t.Errorf("status: %+v", st)
+	}
 	s.end()
 }
