@@ -188,7 +188,11 @@ func (a *Agent) open() error {
 			return err
 		}
 		a.fw = fw
-		a.log.Debug("Firewall backend", zap.Stringer("backend", fw))
+		info := fw.Info()
+		a.log.Debug("Firewall backend", zap.String("backend", info.Name), zap.Strings("features", info.Features))
+		for _, gap := range info.Gaps {
+			a.log.Warn("Firewall: " + gap)
+		}
 		if err := a.sensor.Open(); err != nil {
 			return err
 		}

@@ -35,7 +35,9 @@ type Status struct {
 	Blocked4  int             `json:"blockedIpv4"`
 	Blocked6  int             `json:"blockedIpv6"`
 	Whitelist WhitelistStatus `json:"whitelist"`
-	Backend   string          `json:"backend"` // empty in a dry run
+	Backend   string          `json:"backend"` // nftables or iptables; empty in a dry run
+	Features  []string        `json:"kernelFeatures"`
+	Gaps      []string        `json:"gaps"`    // what this host could not give, and what that means
 	ListAge   string          `json:"listAge"` // of the list in force; empty while there is none
 	Kept      bool            `json:"kept"`    // the list in force is the one kept from the last run
 	NextPull  *time.Time      `json:"nextPull"`
@@ -107,6 +109,7 @@ func (a *Agent) setStatus(change func(*Status)) {
 // Status is the status now, with the kernel's counters read at this moment.
 func (a *Agent) Status() Status {
 	s := *a.status.Load()
+	s.Features, s.Gaps = []string{}, []string{} // not null
 	s.Uptime = short(time.Since(a.started))
 	if s.LastPull != nil {
 		s.ListAge = short(s.age())
@@ -115,7 +118,8 @@ func (a *Agent) Status() Status {
 		s.State, s.Reason = StateDegraded, fmt.Sprintf("the list is %s old", short(age))
 	}
 	if a.fw != nil {
-		s.Backend = a.fw.String()
+		i := a.fw.Info()
+		s.Backend, s.Features, s.Gaps = i.Name, append(s.Features, i.Features...), append(s.Gaps, i.Gaps...)
 		if sum, since, err := a.dropped(); err == nil {
 			s.Dropped = &DroppedStatus{Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6}
 			s.Events = events(a.sensor.Totals(), since.Packets())

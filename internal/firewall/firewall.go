@@ -27,8 +27,8 @@ type Backend interface {
 	Remove() error
 	// Close lets go of the kernel. Rules that were not removed stay, or go, as Options.Keep says.
 	Close() error
-	// String names the backend and what the kernel could give of what was wanted.
-	String() string
+	// Info says what enforces, and what the host could give of what was wanted. It does not change after Open.
+	Info() ruleset.Info
 }
 
 // The values of Options.Backend.
@@ -39,7 +39,7 @@ const (
 )
 
 // ErrMismatch means that the kernel enforces something else than it was told.
-var ErrMismatch = nft.ErrMismatch
+var ErrMismatch = ruleset.ErrMismatch
 
 // ErrNoIPTables means that the backend for hosts without nft was asked for.
 var ErrNoIPTables = errors.New("this version has no iptables backend: use SIKKER_BACKEND=auto or nftables")

@@ -5,5 +5,5 @@
 //
 // It can fail because nf_tables is not there (ErrUnsupported), because the process may not change it (ErrPermission),
 // because another agent owns the table (ErrOwned), or because the kernel took the batch and enforces something else
-// (ErrMismatch). After an error of Apply what was enforced before still is.
+// (ruleset.ErrMismatch). After an error of Apply what was enforced before still is.
 package nft

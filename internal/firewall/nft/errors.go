@@ -19,8 +19,6 @@ var (
 	ErrOwned = errors.New("another SikkerGuard runs on this host and owns table inet " + tableName + ": stop it first")
 	// ErrBuffer means that the socket's buffer could not be made large enough, as in a user namespace.
 	ErrBuffer = errors.New("the list is larger than the kernel takes in one transaction here (raise net.core.wmem_max on the host)")
-	// ErrMismatch means that the kernel took a batch and enforces something else.
-	ErrMismatch = errors.New("the kernel does not enforce what it was told")
 )
 
 // diagnose says what an error means while it is being found out what the kernel can do.

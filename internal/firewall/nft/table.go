@@ -25,6 +25,12 @@ const (
 	readBuffer = 4 << 20
 )
 
+// The features that Info names.
+const (
+	featureOwner   = "table owner"   // nobody else can change the table, and flushing the ruleset passes it by (Linux 5.12)
+	featurePersist = "table persist" // an owned table outlives its owner (Linux 6.9)
+)
+
 // Options say how the table is kept.
 type Options struct {
 	// Keep leaves the rules in the kernel when the process dies without removing them, so that the next one adopts them.
@@ -32,16 +38,11 @@ type Options struct {
 	Keep bool
 }
 
-// Features are what the kernel could give of what was wanted.
-type Features struct {
-	Owner   bool // nobody else can change the table, and flushing the ruleset passes it by (Linux 5.12)
-	Persist bool // an owned table outlives its owner (Linux 6.9)
-}
-
 // Table is the table inet sikkerguard. Its methods may be called from several goroutines; those that change the table
 // wait for each other.
 type Table struct {
-	flags nftables.TableFlags
+	flags nftables.TableFlags // what the kernel gave
+	keep  bool                // of Options
 
 	mu        sync.Mutex
 	conn      *nftables.Conn      // lasting: with it the kernel's ownership ends
@@ -80,7 +81,7 @@ func Open(o Options) (*Table, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ask for the netlink port: %w", err), conn.CloseLasting())
 	}
-	t := &Table{conn: conn, port: port, flags: flags}
+	t := &Table{conn: conn, port: port, flags: flags, keep: o.Keep}
 	if found != nil {
 		// A table that a dead agent left behind. One with the same flags is taken over as it is; the kernel converts no
 		// other, so that one makes way in the transaction that puts the new one in its place.
@@ -164,29 +165,25 @@ func probeSets() []setPlan {
 	return append(block, allow...)
 }
 
-// Features are what the kernel could give of what was wanted.
-func (t *Table) Features() Features {
-	return Features{
-		Owner:   t.flags&nftables.TableFlagOwner != 0,
-		Persist: t.flags&nftables.TableFlagPersist != 0,
+// Info says which table flags the kernel gave, and what it means that it did not give the others.
+func (t *Table) Info() ruleset.Info {
+	i := ruleset.Info{Name: "nftables"}
+	if t.flags&nftables.TableFlagOwner != 0 {
+		i.Features = append(i.Features, featureOwner)
+	} else if t.keep {
+		i.Gaps = append(i.Gaps, "this kernel cannot keep an owned table (Linux 6.9): other programs can change the rules, and the agent puts them back")
+	} else {
+		i.Gaps = append(i.Gaps, "this kernel has no table owners (Linux 5.12): other programs can change the rules, and the agent puts them back; "+
+			"the rules of an agent that was killed stay until `sikkerguard cleanup` or the next start")
 	}
-}
-
-// String names the backend and the table flags that it got, as the log and the status show them.
-func (t *Table) String() string {
-	f := t.Features()
-	switch {
-	case f.Persist:
-		return "nftables (table owned by the agent, kept when it is killed)"
-	case f.Owner:
-		return "nftables (table owned by the agent)"
-	default:
-		return "nftables (table not owned: others can change it)"
+	if t.flags&nftables.TableFlagPersist != 0 {
+		i.Features = append(i.Features, featurePersist)
 	}
+	return i
 }
 
 // Apply makes the table enforce rs, and asks the kernel whether it does. On an error what was enforced before still is,
-// but for ErrMismatch: then the kernel holds something else than it was told, or could not be asked what. A transaction that has begun is finished
+// but for ruleset.ErrMismatch: then the kernel holds something else than it was told, or could not be asked what. A transaction that has begun is finished
 // even when ctx ends.
 func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	t.mu.Lock()
@@ -200,15 +197,15 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 	if err := t.write(block, allow, rs); err != nil {
 		err = fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
 		if t.committed {
-			err = fmt.Errorf("%w: %w", ErrMismatch, err)
+			err = fmt.Errorf("%w: %w", ruleset.ErrMismatch, err)
 		}
 		return ruleset.Evidence{}, err
 	}
 	t.block, t.allow, t.rules = block, allow, nil
 	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
 	e, err := t.verify()
-	if err != nil && !errors.Is(err, ErrMismatch) {
-		err = fmt.Errorf("%w, or could not be asked: %w", ErrMismatch, err)
+	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {
+		err = fmt.Errorf("%w, or could not be asked: %w", ruleset.ErrMismatch, err)
 	}
 	e.Took = time.Since(start)
 	return e, err

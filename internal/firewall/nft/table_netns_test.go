@@ -339,7 +339,7 @@ func TestCrash(t *testing.T) {
 	t.Run("release", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{})
-		if !h.table.Features().Owner {
+		if !slices.Contains(h.table.Info().Features, "table owner") {
 			t.Fatal("this kernel has no owner flag")
 		}
 		h.apply(list("203.0.113.9"), list())
@@ -357,7 +357,7 @@ func TestCrash(t *testing.T) {
 	t.Run("keep", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{Keep: true})
-		if !h.table.Features().Persist {
+		if !slices.Contains(h.table.Info().Features, "table persist") {
 			t.Fatal("this kernel has no persist flag")
 		}
 		h.apply(list("203.0.113.9", "45.9.20.0/24"), list())
@@ -501,8 +501,8 @@ func TestMismatch(t *testing.T) {
 		handle := regexp.MustCompile(`drop # handle (\d+)`).FindStringSubmatch(listing)[1]
 		h.Run("nft", strings.ReplaceAll(tt.nft, "HANDLE", handle))
 		h.Do(func() {
-			if _, err := h.table.Verify(); !errors.Is(err, ErrMismatch) {
-				t.Errorf("%s: got %v, want %v", tt.name, err, ErrMismatch)
+			if _, err := h.table.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
+				t.Errorf("%s: got %v, want %v", tt.name, err, ruleset.ErrMismatch)
 			}
 		})
 		h.apply(block, list()) // the same code repairs
@@ -541,8 +541,8 @@ func TestWatch(t *testing.T) {
 		start := time.Now()
 		select {
 		case err := <-lostC:
-			if !errors.Is(err, ErrMismatch) {
-				t.Errorf("%s: got %v, want %v", change, err, ErrMismatch)
+			if !errors.Is(err, ruleset.ErrMismatch) {
+				t.Errorf("%s: got %v, want %v", change, err, ruleset.ErrMismatch)
 			}
 			t.Logf("%s: noticed after %v: %v", change, time.Since(start), err)
 		case <-time.After(10 * time.Second):

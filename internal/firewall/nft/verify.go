@@ -29,10 +29,10 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 	for _, s := range slices.Concat(t.block, t.allow) {
 		k, ok := have[s.name]
 		if !ok {
-			return e, fmt.Errorf("%w: set %s is missing", ErrMismatch, s.name)
+			return e, fmt.Errorf("%w: set %s is missing", ruleset.ErrMismatch, s.name)
 		}
 		if k.counted && !s.plausible(int(k.count)) {
-			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ErrMismatch, s.name, k.count, s.count)
+			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ruleset.ErrMismatch, s.name, k.count, s.count)
 		}
 		e.Counted = e.Counted && k.counted
 		n, err := t.sample(s)
@@ -80,13 +80,13 @@ func (t *Table) sample(s setPlan) (int, error) {
 	}
 	found, err := c.FindSetElements(s.set(t.table()), probes)
 	if errors.Is(err, unix.ENOENT) {
-		return 0, fmt.Errorf("%w: set %s lacks one of %d sampled elements", ErrMismatch, s.name, len(probes))
+		return 0, fmt.Errorf("%w: set %s lacks one of %d sampled elements", ruleset.ErrMismatch, s.name, len(probes))
 	}
 	if err != nil {
 		return 0, fmt.Errorf("look up elements of set %s: %w", s.name, err)
 	}
 	if len(found) != len(probes) {
-		return 0, fmt.Errorf("%w: set %s has %d of %d sampled elements", ErrMismatch, s.name, len(found), len(probes))
+		return 0, fmt.Errorf("%w: set %s has %d of %d sampled elements", ruleset.ErrMismatch, s.name, len(found), len(probes))
 	}
 	return len(probes), nil
 }
@@ -107,14 +107,14 @@ func (t *Table) verifyRules() error {
 		return err
 	}
 	if table != nil && table.Flags&nftables.TableFlagDormant != 0 {
-		return fmt.Errorf("%w: the table is dormant", ErrMismatch)
+		return fmt.Errorf("%w: the table is dormant", ruleset.ErrMismatch)
 	}
 	foreign, err := foreignChains(c)
 	if err != nil {
 		return err
 	}
 	if len(foreign) > 0 {
-		return fmt.Errorf("%w: there is a chain %s", ErrMismatch, foreign[0].Name)
+		return fmt.Errorf("%w: there is a chain %s", ruleset.ErrMismatch, foreign[0].Name)
 	}
 	want := map[string]int{}
 	for _, r := range rules(t.block, t.allow, ruleset.Ruleset{}) {
@@ -123,22 +123,22 @@ func (t *Table) verifyRules() error {
 	for _, chain := range chains(t.table()) {
 		got, err := c.ListChain(chain.Table, chain.Name)
 		if errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("%w: chain %s is missing", ErrMismatch, chain.Name)
+			return fmt.Errorf("%w: chain %s is missing", ruleset.ErrMismatch, chain.Name)
 		}
 		if err != nil {
 			return fmt.Errorf("look for chain %s: %w", chain.Name, err)
 		}
 		if chain.Hooknum != nil && (got.Hooknum == nil || *got.Hooknum != *chain.Hooknum || *got.Priority != *chain.Priority) {
-			return fmt.Errorf("%w: chain %s is not on its hook", ErrMismatch, chain.Name)
+			return fmt.Errorf("%w: chain %s is not on its hook", ruleset.ErrMismatch, chain.Name)
 		}
 		if chain.Policy != nil && (got.Policy == nil || *got.Policy != *chain.Policy) {
-			return fmt.Errorf("%w: the policy of chain %s is not accept", ErrMismatch, chain.Name)
+			return fmt.Errorf("%w: the policy of chain %s is not accept", ruleset.ErrMismatch, chain.Name)
 		}
 		if n := len(have[chain.Name]); n != want[chain.Name] {
-			return fmt.Errorf("%w: chain %s has %d rules, not %d", ErrMismatch, chain.Name, n, want[chain.Name])
+			return fmt.Errorf("%w: chain %s has %d rules, not %d", ruleset.ErrMismatch, chain.Name, n, want[chain.Name])
 		}
 		if t.rules != nil && !slices.Equal(have[chain.Name], t.rules[chain.Name]) {
-			return fmt.Errorf("%w: a rule of chain %s was exchanged", ErrMismatch, chain.Name)
+			return fmt.Errorf("%w: a rule of chain %s was exchanged", ruleset.ErrMismatch, chain.Name)
 		}
 	}
 	t.rules = have

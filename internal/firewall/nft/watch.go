@@ -9,6 +9,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
 // watchInterval is how often the kernel's generation is asked for. It takes some ten microseconds; being told of each
@@ -41,7 +43,7 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 			continue
 		}
 		switch err := t.look(); {
-		case errors.Is(err, ErrMismatch):
+		case errors.Is(err, ruleset.ErrMismatch):
 			lost(err)
 		case err != nil:
 			return fmt.Errorf("watch the firewall: %w", err) // what was not looked at is looked at next time

@@ -3,10 +3,21 @@
 package ruleset
 
 import (
+	"errors"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
+
+// ErrMismatch means that the kernel took what it was told and enforces something else.
+var ErrMismatch = errors.New("the kernel does not enforce what it was told")
+
+// Info is what enforces, and what the host could give of what was wanted: for the log, the status and the metrics.
+type Info struct {
+	Name     string   // nftables or iptables
+	Features []string // what of the kernel is in use, a word or two each: "table owner"
+	Gaps     []string // what is missing and what that means, a sentence each; empty when nothing is
+}
 
 // Ruleset is the whole desired state. A backend makes it true, or changes nothing.
 type Ruleset struct {
