@@ -31,17 +31,18 @@ func (s *Store) Add(ctx context.Context, at time.Time, hits []Hit, report bool) 
 		}
 		defer func() { _ = hit.Close() }() // the transaction tells
 		for _, h := range hits {
-			if _, err := hit.ExecContext(ctx, hour(at), h.Source.AsSlice(), h.Protocol, h.Port, h.Packets); err != nil {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if _, err := hit.ExecContext(context.WithoutCancel(ctx), hour(at), h.Source.AsSlice(), h.Protocol, h.Port, h.Packets); err != nil {
 				return err
 			}
 		}
 		if !report {
 			return nil
 		}
-		for _, r := range fold(hits, at) {
-			if err := enqueue(ctx, tx, r); err != nil {
-				return err
-			}
+		if err := enqueue(ctx, tx, fold(hits, at)); err != nil {
+			return err
 		}
 		return bound(ctx, tx, s.most)
 	})
@@ -85,21 +86,39 @@ func union(to, from []uint16) []uint16 {
 	return to
 }
 
-// enqueue adds a row to those that wait, or to the one of its source and service.
-func enqueue(ctx context.Context, tx *sql.Tx, r Row) error {
-	old, err := scanRow(tx.QueryRowContext(ctx,
-		"SELECT source, service, packets, ports, first, last FROM queue WHERE flight = ? AND source = ? AND service = ?",
-		waiting, r.Source.AsSlice(), r.Service))
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-	case err != nil:
+// enqueue adds rows to those that wait, each to the one of its source and service if there is one.
+func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
+	find, err := tx.PrepareContext(ctx,
+		"SELECT source, service, packets, ports, first, last FROM queue WHERE flight = ? AND source = ? AND service = ?")
+	if err != nil {
 		return err
-	default:
-		r = merge(old, r)
 	}
-	_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?)",
-		waiting, r.Source.AsSlice(), r.Service, r.Packets, formatPorts(r.Ports), r.First.UnixMilli(), r.Last.UnixMilli())
-	return err
+	defer func() { _ = find.Close() }() // the transaction tells
+	put, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?)")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = put.Close() }() // the transaction tells
+	uncancelled := context.WithoutCancel(ctx) // the driver begins a goroutine for each statement that can be cancelled
+	for _, r := range rows {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		old, err := scanRow(find.QueryRowContext(uncancelled, waiting, r.Source.AsSlice(), r.Service))
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+		case err != nil:
+			return err
+		default:
+			r = merge(old, r)
+		}
+		_, err = put.ExecContext(uncancelled,
+			waiting, r.Source.AsSlice(), r.Service, r.Packets, formatPorts(r.Ports), r.First.UnixMilli(), r.Last.UnixMilli())
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // merge is both rows of a source as one.
@@ -127,14 +146,14 @@ func bound(ctx context.Context, tx *sql.Tx, most int) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range old {
+	for i, r := range old {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 0 AND source = ? AND service = ?", r.Source.AsSlice(), r.Service); err != nil {
 			return err
 		}
-		r.Service = ""
-		if err := enqueue(ctx, tx, r); err != nil {
-			return err
-		}
+		old[i].Service = ""
+	}
+	if err := enqueue(ctx, tx, old); err != nil {
+		return err
 	}
 	left, err := length(ctx, tx)
 	if err != nil {
@@ -208,12 +227,7 @@ func (s *Store) Return(ctx context.Context) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1"); err != nil {
 			return err
 		}
-		for _, r := range rows {
-			if err := enqueue(ctx, tx, r); err != nil {
-				return err
-			}
-		}
-		return nil
+		return enqueue(ctx, tx, rows)
 	})
 	if err != nil {
 		return fmt.Errorf("return batch: %w", err)
