@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
@@ -49,10 +50,13 @@ type Agent struct {
 	api     *sikkerapi.Client
 
 	drops        dropCount
-	store        *store.Store     // nil in a dry run, and when it cannot be had
+	store        *store.Store     // nil in a dry run
 	reporter     *report.Reporter // nil when nothing is to be reported
 	unauthorized bool             // the API refused the key for reports; the reporting task's own
 	told         map[string]bool  // reasons that rows were rejected for; the reporting task's own
+
+	allow     atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
+	withdrawn *blocklist.Blocklist                // what was taken out of the queue; the reporting task's own
 
 	pullC chan order    // what the enforcing task is asked
 	hostC chan struct{} // capacity 1: addresses or routes changed
@@ -208,7 +212,7 @@ func (a *Agent) open() error {
 	}
 	if !a.cfg.DryRun {
 		a.openStore()
-		a.loadCounters()
+		a.beginCounting()
 	}
 	return nil
 }

@@ -186,6 +186,8 @@ func (a *Agent) restoreRules(ctx context.Context) {
 	r.done()
 	r.last = time.Now()
 	e := a.enforcer.enforced
+	// Counters of a table that is gone count as nothing now, before a new one begins to count.
+	_, _, _ = a.dropped()
 	var err error
 	if e != nil {
 		_, err = a.fw.Apply(ctx, a.ruleset(*e))

@@ -10,28 +10,40 @@ import (
 
 // dropCount makes one figure, which never goes back, of the kernel's counters, which begin anew with each table.
 type dropCount struct {
-	mu    sync.Mutex
-	sum   ruleset.Counters // since the database was made
-	raw   ruleset.Counters // the kernel's, when they were read last
-	since ruleset.Counters // since this process began
+	mu     sync.Mutex
+	began  ruleset.Counters // the kernel's when this process began: rules that a killed one left have counted on
+	raw    ruleset.Counters // the kernel's, when they were read last
+	since  ruleset.Counters // dropped since this process began
+	base   ruleset.Counters // dropped before that, since the database was made
+	loaded bool             // base is known
 }
 
-// loadCounters goes on where the last run was. Rules that it left in force have counted on.
-func (a *Agent) loadCounters() {
-	if a.store == nil {
+// beginCounting reads where the kernel's counters are now, and goes on where the last run was.
+func (a *Agent) beginCounting() {
+	if n, err := a.fw.Counters(); err == nil {
+		a.drops.began, a.drops.raw = n, n
+	}
+	a.drops.mu.Lock()
+	defer a.drops.mu.Unlock()
+	a.loadBase()
+}
+
+// loadBase reads what runs before this one counted. While the database cannot be read the total is too small by that, and
+// nothing is written over it.
+func (a *Agent) loadBase() {
+	d := &a.drops
+	if a.store == nil || d.loaded {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	c, err := a.store.Counters(ctx)
 	if err != nil {
-		return // they begin at nothing, as on a new host
+		return // told where hits are recorded
 	}
-	a.drops.sum = ruleset.Counters{Packets4: c.Packets4, Bytes4: c.Bytes4, Packets6: c.Packets6, Bytes6: c.Bytes6}
-	a.drops.raw = ruleset.Counters{Packets4: c.Raw[0], Bytes4: c.Raw[1], Packets6: c.Raw[2], Bytes6: c.Raw[3]}
-	if sum, _, err := a.dropped(); err == nil {
-		a.drops.sum, a.drops.since = sum, ruleset.Counters{} // what was dropped before is not this process's to have seen
-	}
+	before := ruleset.Counters{Packets4: c.Packets4, Bytes4: c.Bytes4, Packets6: c.Packets6, Bytes6: c.Bytes6}
+	raw := ruleset.Counters{Packets4: c.Raw[0], Bytes4: c.Raw[1], Packets6: c.Raw[2], Bytes6: c.Raw[3]}
+	d.base, d.loaded = plus(before, grown(d.began, raw)), true
 }
 
 // dropped reads the kernel's counters, and returns what was dropped since the database was made and since this process
@@ -44,27 +56,34 @@ func (a *Agent) dropped() (sum, since ruleset.Counters, err error) {
 	if err != nil {
 		return sum, since, err
 	}
-	delta := func(now, before uint64) uint64 {
-		if now < before {
-			return now // the table was made anew, and counts from nothing
-		}
-		return now - before
-	}
-	add := ruleset.Counters{
-		Packets4: delta(n.Packets4, d.raw.Packets4), Bytes4: delta(n.Bytes4, d.raw.Bytes4),
-		Packets6: delta(n.Packets6, d.raw.Packets6), Bytes6: delta(n.Bytes6, d.raw.Bytes6),
-	}
-	d.sum, d.since, d.raw = plus(d.sum, add), plus(d.since, add), n
-	if a.store != nil && add != (ruleset.Counters{}) {
+	changed := n != d.raw || !d.loaded
+	d.since, d.raw = plus(d.since, grown(n, d.raw)), n
+	a.loadBase()
+	sum = plus(d.base, d.since)
+	if d.loaded && changed {
 		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 		defer cancel()
 		// A disk that is full is told where hits are recorded.
 		_ = a.store.SetCounters(ctx, store.Counters{
-			Packets4: d.sum.Packets4, Bytes4: d.sum.Bytes4, Packets6: d.sum.Packets6, Bytes6: d.sum.Bytes6,
+			Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6,
 			Raw: [4]uint64{n.Packets4, n.Bytes4, n.Packets6, n.Bytes6},
 		})
 	}
-	return d.sum, d.since, nil
+	return sum, d.since, nil
+}
+
+// grown is by how much counters have grown. Those that show less than before began anew with a new table.
+func grown(now, before ruleset.Counters) ruleset.Counters {
+	by := func(now, before uint64) uint64 {
+		if now < before {
+			return now
+		}
+		return now - before
+	}
+	return ruleset.Counters{
+		Packets4: by(now.Packets4, before.Packets4), Bytes4: by(now.Bytes4, before.Bytes4),
+		Packets6: by(now.Packets6, before.Packets6), Bytes6: by(now.Bytes6, before.Bytes6),
+	}
 }
 
 func plus(a, b ruleset.Counters) ruleset.Counters {

@@ -30,10 +30,7 @@ func TestAPIDownForADay(t *testing.T) {
 	}
 	srv := httptest.NewServer(sim)
 	t.Cleanup(srv.Close)
-	s, err := store.Open(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := store.New(store.Options{Dir: t.TempDir()})
 	t.Cleanup(func() { _ = s.Close() })
 	client, err := sikkerapi.New("sk_test_down", sikkerapi.WithBaseURL(srv.URL))
 	if err != nil {
@@ -52,7 +49,7 @@ func TestAPIDownForADay(t *testing.T) {
 				hits = append(hits, store.Hit{Source: source(n), Protocol: 6, Port: 22, Service: "ssh", Packets: 1 + uint64(n)})
 			}
 		}
-		if err := s.Add(t.Context(), now, hits, true); err != nil {
+		if err := s.Add(t.Context(), now, now, hits, true); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.Deliver(t.Context()); err == nil {

@@ -292,7 +292,11 @@ func (a *Agent) whitelisted(w host.Whitelist) blocklist.Blocklist {
 		a.log.Info("Firewall ready")
 	}
 	a.setStatus(func(s *Status) { s.Whitelist = WhitelistStatus{IPs: w.IPs(), Ranges: w.Ranges(), Kinds: w.Kinds()} })
-	return blocklist.New(w.Prefixes())
+	allow := blocklist.New(w.Prefixes())
+	if old := a.allow.Load(); old == nil || !old.Equal(allow) {
+		a.allow.Store(&allow)
+	}
+	return allow
 }
 
 // pull asks the API for its list and vets it. It touches nothing of the enforcing task's.

@@ -16,8 +16,10 @@ import (
 const (
 	// window is how long hits are summed before they are told.
 	window = 10 * time.Second
-	// recordEvery is how often they are recorded meanwhile: what a kill may cost.
-	recordEvery = time.Second
+	// recordEvery is how often they are recorded meanwhile: what a kill may cost. In an attack by tens of thousands of
+	// sources recording takes its time, and then recordShare times as long goes by until the next, so that it never takes
+	// more than a tenth of a core.
+	recordEvery, recordShare = time.Second, 10
 	// settle is how long a dropped packet may take to be seen: the kernel holds events back for up to 100 ms, to send many
 	// in one message.
 	settle = 250 * time.Millisecond
@@ -31,23 +33,32 @@ type observer struct {
 	inexact bool   // the last window was not exact
 	window  sensor.Window
 
-	unrecorded bool // the last window could not be recorded
+	waiting    sensor.Window // seen and not recorded yet
+	since      time.Time     // the first of it was seen after that
+	taken      time.Time     // when the last of it was taken from the sensor
+	unrecorded bool          // the database did not take it the last time
 }
 
 // observe tells what was blocked, a window at a time, until ctx ends; then once more what came since.
 func (a *Agent) observe(ctx context.Context) error {
-	tell, record := time.NewTicker(window), time.NewTicker(recordEvery)
+	tell, record := time.NewTicker(window), time.NewTimer(recordEvery)
 	defer tell.Stop()
 	defer record.Stop()
+	a.observer.taken = time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			a.tellWindow()
+			if n := packets(a.observer.waiting); n > 0 {
+				a.log.Warn("Blocked connections were not recorded and will not be reported", zap.Uint64("packets", n))
+			}
 			return nil
 		case <-tell.C:
 			a.tellWindow()
 		case <-record.C:
+			start := time.Now()
 			a.collect()
+			record.Reset(max(recordEvery, recordShare*time.Since(start)))
 		}
 	}
 }
@@ -55,7 +66,7 @@ func (a *Agent) observe(ctx context.Context) error {
 // collect records what was seen since the last time, and adds it to the window.
 func (a *Agent) collect() {
 	w := a.sensor.Take()
-	a.record(w.Hits)
+	a.record(w)
 	a.observer.window = a.observer.window.With(w)
 }
 
@@ -134,6 +145,15 @@ func (a *Agent) service(port uint16) string {
 		return name
 	}
 	return fmt.Sprintf("port-%d", port)
+}
+
+// packets is how many a window has.
+func packets(w sensor.Window) uint64 {
+	n := w.Overflow
+	for _, h := range w.Hits {
+		n += h.Packets
+	}
+	return n
 }
 
 // times prints a packet count.

@@ -23,40 +23,53 @@ const (
 	pruneEvery = time.Hour
 	// maxTold is how many reasons are remembered that rows were rejected for, each told once.
 	maxTold = 100
-	// storeTimeout bounds one use of the database: a disk that hangs must not hold up the log.
+	// storeTimeout bounds one use of the database.
 	storeTimeout = 10 * time.Second
 )
 
-// openStore opens the database. Protection does not depend on it: without one nothing is recorded or reported, and that is
-// told.
+// openStore opens the database. Protection does not depend on it: one that cannot be opened now is tried again each time
+// that there is something to record.
 func (a *Agent) openStore() {
+	a.store = store.New(store.Options{Dir: a.cfg.StateDir, Damaged: func(d *store.DamagedError) {
+		a.log.Warn("The database of blocked connections", zap.Error(d))
+	}})
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	s, err := store.Open(ctx, a.cfg.StateDir)
-	if err != nil {
-		a.log.Warn("The database of blocked connections", zap.Error(err))
-	}
-	if s == nil {
-		a.log.Warn("Nothing is recorded or reported until the agent is started with a state directory that it can use")
-		return
-	}
-	a.store = s
 	if a.cfg.ReportEnabled {
-		a.reporter = report.New(report.Options{Queue: queue{s}, API: a.api})
-	} else if err := s.Forget(ctx); err != nil {
-		a.log.Warn("The report queue is not emptied", zap.Error(err))
+		a.reporter = report.New(report.Options{Queue: queue{a.store}, API: a.api})
+		a.tellStore(a.store.Open(ctx))
+	} else {
+		a.tellStore(a.store.Forget(ctx))
 	}
 }
 
-// record keeps a window's hits, and queues what of them is to be reported. It tells when that stops working, and when it
-// works again.
-func (a *Agent) record(hits []sensor.Hit) {
-	if a.store == nil || len(hits) == 0 {
+// tellStore says that the database stopped working, and that it works again.
+func (a *Agent) tellStore(err error) {
+	o := &a.observer
+	switch {
+	case err != nil && !o.unrecorded:
+		a.log.Warn("Blocked connections are not recorded now; they are kept in memory until that works again", zap.Error(err))
+	case err == nil && o.unrecorded:
+		a.log.Info("Blocked connections are recorded again")
+	}
+	o.unrecorded = err != nil
+}
+
+// record keeps hits in the database, and queues what of them is to be reported. What it does not take now waits in memory,
+// as many sources as one window may have, and is taken next time.
+func (a *Agent) record(w sensor.Window) {
+	o, now := &a.observer, time.Now()
+	if len(o.waiting.Hits) == 0 {
+		o.since = o.taken
+	}
+	o.taken = now
+	o.waiting = o.waiting.With(sensor.Window{Hits: w.Hits})
+	if a.store == nil || len(o.waiting.Hits) == 0 {
 		return
 	}
-	rows := make([]store.Hit, 0, len(hits))
+	rows := make([]store.Hit, 0, len(o.waiting.Hits))
 	special := vet.Special()
-	for _, h := range hits {
+	for _, h := range o.waiting.Hits {
 		if special.Contains(h.Source) { // cannot have been on the list, and is nobody's business
 			continue
 		}
@@ -67,14 +80,16 @@ func (a *Agent) record(hits []sensor.Hit) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	err := a.store.Add(ctx, time.Now(), rows, a.cfg.ReportEnabled)
-	switch {
-	case err != nil && !a.observer.unrecorded:
-		a.log.Warn("Blocked connections are not recorded, and those of now not reported", zap.Error(err))
-	case err == nil && a.observer.unrecorded:
-		a.log.Info("Blocked connections are recorded again")
+	err := a.store.Add(ctx, o.since, now, rows, a.cfg.ReportEnabled)
+	a.tellStore(err)
+	if err != nil {
+		return
 	}
-	a.observer.unrecorded = err != nil
+	if n := o.waiting.Overflow; n > 0 {
+		a.log.Warn("Not every blocked connection of that time was recorded", zap.Uint64("packets", n))
+		a.setStatus(func(s *Status) { s.Unrecorded += n })
+	}
+	o.waiting = sensor.Window{}
 }
 
 // deliver reports what is queued, at every interval until ctx ends; then one batch more.
@@ -100,6 +115,7 @@ func (a *Agent) deliver(ctx context.Context) error {
 
 // reportAll sends batch after batch until nothing is left or something fails, and returns how long to wait.
 func (a *Agent) reportAll(ctx context.Context, wait *backoff.ExponentialBackOff) time.Duration {
+	a.withdraw(ctx)
 	for ctx.Err() == nil {
 		out, err := a.reporter.Deliver(ctx)
 		if err != nil {
@@ -114,6 +130,22 @@ func (a *Agent) reportAll(ctx context.Context, wait *backoff.ExponentialBackOff)
 	return a.cfg.ReportInterval
 }
 
+// withdraw takes out of the queue what has been whitelisted since it was blocked: that is nobody to report.
+func (a *Agent) withdraw(ctx context.Context) {
+	allow := a.allow.Load()
+	if allow == nil || allow == a.withdrawn {
+		return
+	}
+	n, err := a.store.Withdraw(ctx, allow.Contains)
+	if err != nil {
+		return // so does the next use of the database, and that is told
+	}
+	a.withdrawn = allow
+	if n > 0 {
+		a.log.Info("Reports about sources that are whitelisted now are withdrawn", zap.Int("rows", n))
+	}
+}
+
 // lastBatch tries once more to report, when the agent stops. What does not get through is kept.
 func (a *Agent) lastBatch() {
 	if a.reporter == nil || a.unauthorized {
@@ -121,6 +153,7 @@ func (a *Agent) lastBatch() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lastReport)
 	defer cancel()
+	a.withdraw(ctx)
 	out, err := a.reporter.Deliver(ctx)
 	if err != nil {
 		n, qerr := a.store.Queued(context.Background())

@@ -31,22 +31,23 @@ type Status struct {
 	Uptime     string     `json:"uptime"`
 	Version    string     `json:"version"`
 
-	Reason    string          `json:"reason"` // why the state is not active; empty when it is
-	Blocked4  int             `json:"blockedIpv4"`
-	Blocked6  int             `json:"blockedIpv6"`
-	Whitelist WhitelistStatus `json:"whitelist"`
-	Backend   string          `json:"backend"` // nftables or iptables; empty in a dry run
-	Features  []string        `json:"kernelFeatures"`
-	Gaps      []string        `json:"gaps"`    // what this host could not give, and what that means
-	ListAge   string          `json:"listAge"` // of the list in force; empty while there is none
-	Kept      bool            `json:"kept"`    // the list in force is the one kept from the last run
-	NextPull  *time.Time      `json:"nextPull"`
-	Refused   Refusals        `json:"refused"`   // lists refused, by guard
-	Rollbacks int             `json:"rollbacks"` // lists taken out of force again
-	Repairs   int             `json:"repairs"`   // times that rules were put back which another program changed
-	Dropped   *DroppedStatus  `json:"dropped"`   // null while the kernel has no counters of ours
-	Events    EventsStatus    `json:"events"`
-	Reports   *ReportsStatus  `json:"reports"` // null when nothing is recorded
+	Reason     string          `json:"reason"` // why the state is not active; empty when it is
+	Blocked4   int             `json:"blockedIpv4"`
+	Blocked6   int             `json:"blockedIpv6"`
+	Whitelist  WhitelistStatus `json:"whitelist"`
+	Backend    string          `json:"backend"` // nftables or iptables; empty in a dry run
+	Features   []string        `json:"kernelFeatures"`
+	Gaps       []string        `json:"gaps"`    // what this host could not give, and what that means
+	ListAge    string          `json:"listAge"` // of the list in force; empty while there is none
+	Kept       bool            `json:"kept"`    // the list in force is the one kept from the last run
+	NextPull   *time.Time      `json:"nextPull"`
+	Refused    Refusals        `json:"refused"`   // lists refused, by guard
+	Rollbacks  int             `json:"rollbacks"` // lists taken out of force again
+	Repairs    int             `json:"repairs"`   // times that rules were put back which another program changed
+	Dropped    *DroppedStatus  `json:"dropped"`   // null while the kernel has no counters of ours
+	Events     EventsStatus    `json:"events"`
+	Unrecorded uint64          `json:"unrecorded"` // packets seen that the database did not take for so long that they were let go
+	Reports    *ReportsStatus  `json:"reports"`    // null when nothing is recorded
 }
 
 // ReportsStatus is what has become of reports since the database was made, in rows: one a source and service.
@@ -55,6 +56,7 @@ type ReportsStatus struct {
 	Queued   int    `json:"queued"`
 	Sent     uint64 `json:"sent"`
 	Rejected uint64 `json:"rejected"`
+	Unkept   uint64 `json:"unkept"`  // packets that are not in the history by hour, because an hour had too many sources
 	Merged   uint64 `json:"merged"`  // with others of their source, because the queue was full
 	Dropped  uint64 `json:"dropped"` // because it was full all the same
 }
@@ -144,7 +146,7 @@ func (a *Agent) reports() *ReportsStatus {
 		return nil
 	}
 	return &ReportsStatus{
-		Enabled: a.cfg.ReportEnabled, Queued: n, Sent: t.Sent, Rejected: t.Rejected, Merged: t.Merged, Dropped: t.Dropped,
+		Enabled: a.cfg.ReportEnabled, Queued: n, Sent: t.Sent, Rejected: t.Rejected, Merged: t.Merged, Dropped: t.Dropped, Unkept: t.Unkept,
 	}
 }
 

@@ -21,39 +21,8 @@ const (
 	inFlight = 1
 )
 
-// Add records hits, and puts them into the report queue if they are to be reported, in one transaction: all or nothing.
-func (s *Store) Add(ctx context.Context, at time.Time, hits []Hit, report bool) error {
-	err := s.transact(ctx, func(tx *sql.Tx) error {
-		hit, err := tx.PrepareContext(ctx,
-			"INSERT INTO hits VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET packets = packets + excluded.packets")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = hit.Close() }() // the transaction tells
-		for _, h := range hits {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if _, err := hit.ExecContext(context.WithoutCancel(ctx), hour(at), h.Source.AsSlice(), h.Protocol, h.Port, h.Packets); err != nil {
-				return err
-			}
-		}
-		if !report {
-			return nil
-		}
-		if err := enqueue(ctx, tx, fold(hits, at)); err != nil {
-			return err
-		}
-		return bound(ctx, tx, s.most)
-	})
-	if err != nil {
-		return fmt.Errorf("record hits: %w", err)
-	}
-	return nil
-}
-
 // fold sums hits by source and service, in the order in which they come.
-func fold(hits []Hit, at time.Time) []Row {
+func fold(hits []Hit, from, to time.Time) []Row {
 	type key struct {
 		source  netip.Addr
 		service string
@@ -66,7 +35,7 @@ func fold(hits []Hit, at time.Time) []Row {
 		if !ok {
 			i = len(rows)
 			index[k] = i
-			rows = append(rows, Row{Source: h.Source, Service: h.Service, First: at, Last: at})
+			rows = append(rows, Row{Source: h.Source, Service: h.Service, First: from, Last: to})
 		}
 		rows[i].Packets += h.Packets
 		if h.Port != 0 {
@@ -98,7 +67,7 @@ func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = put.Close() }() // the transaction tells
+	defer func() { _ = put.Close() }()        // the transaction tells
 	uncancelled := context.WithoutCancel(ctx) // the driver begins a goroutine for each statement that can be cancelled
 	for _, r := range rows {
 		if err := ctx.Err(); err != nil {
@@ -177,7 +146,11 @@ func length(ctx context.Context, tx *sql.Tx) (n int, err error) {
 
 // Queued is how many rows wait, the batch in flight among them.
 func (s *Store) Queued(ctx context.Context) (n int, err error) {
-	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM queue").Scan(&n); err != nil {
+	err = s.transact(ctx, func(tx *sql.Tx) error {
+		n, err = length(ctx, tx)
+		return err
+	})
+	if err != nil {
 		return 0, fmt.Errorf("count queue: %w", err)
 	}
 	return n, nil
@@ -235,9 +208,62 @@ func (s *Store) Return(ctx context.Context) error {
 	return nil
 }
 
+// Withdraw takes out of the queue what is not to be reported after all: the sources that drop says. It returns how many
+// rows those were. Of the batch in flight the API may have taken some.
+func (s *Store) Withdraw(ctx context.Context, drop func(netip.Addr) bool) (rows int, err error) {
+	err = s.transact(ctx, func(tx *sql.Tx) error {
+		sources, err := querySources(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, source := range sources {
+			if !drop(source) {
+				continue
+			}
+			res, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE source = ?", source.AsSlice())
+			if err != nil {
+				return err
+			}
+			n, err := res.RowsAffected()
+			if err != nil {
+				return err
+			}
+			rows += int(n)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("withdraw reports: %w", err)
+	}
+	return rows, nil
+}
+
+// querySources is every source that has a row in the queue.
+func querySources(ctx context.Context, tx *sql.Tx) (sources []netip.Addr, err error) {
+	rows, err := tx.QueryContext(ctx, "SELECT DISTINCT source FROM queue")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // Err tells
+	for rows.Next() {
+		var raw []byte
+		if err := rows.Scan(&raw); err != nil {
+			return nil, err
+		}
+		if addr, ok := netip.AddrFromSlice(raw); ok {
+			sources = append(sources, addr)
+		}
+	}
+	return sources, rows.Err()
+}
+
 // Forget empties the report queue.
 func (s *Store) Forget(ctx context.Context) error {
-	if _, err := s.db.ExecContext(ctx, "DELETE FROM queue"); err != nil {
+	err := s.transact(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM queue")
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("empty queue: %w", err)
 	}
 	return nil

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"modernc.org/sqlite"
@@ -17,8 +19,6 @@ import (
 const (
 	fileName    = "sikkerguard.db"
 	damagedName = "sikkerguard.damaged.db"
-	// keepHits is how long hits are kept.
-	keepHits = 30 * 24 * time.Hour
 	// MaxQueue is how many rows the report queue may have.
 	MaxQueue = 100_000
 )
@@ -48,6 +48,7 @@ type Totals struct {
 	Rejected uint64 // rows that it did not
 	Merged   uint64 // rows that were merged with others of their source, because the queue was full
 	Dropped  uint64 // rows that were dropped, because it was full all the same
+	Unkept   uint64 // packets that are not in the hits by hour, because their hour was full
 }
 
 // DamagedError is a database that could not be used and was set aside. A new one has taken its place.
@@ -63,37 +64,98 @@ func (e *DamagedError) Error() string {
 // Unwrap is what was wrong with it.
 func (e *DamagedError) Unwrap() error { return e.Err }
 
-// Store is the database. Its methods may be called from several goroutines.
-type Store struct {
-	db   *sql.DB
-	most int // rows that the queue may have
+// Options say where the database is.
+type Options struct {
+	Dir     string              // the state directory; made if need be
+	Damaged func(*DamagedError) // told when a database was set aside and a new one takes its place; nil: nobody
 }
 
-// Open opens the database of the state directory, and makes it if need be. With a *DamagedError the Store is usable: it is
-// new. With any other error there is none.
-func Open(ctx context.Context, dir string) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// Store is the database. Its methods may be called from several goroutines. Each opens the database when it is not open, so
+// that a disk that was full or missing is used again once it can be; and each that finds it damaged sets it aside, so that
+// the next begins a new one.
+type Store struct {
+	o      Options
+	most   int // rows that the queue may have
+	hourly int // rows of hits that an hour may have
+
+	mu sync.Mutex
+	db *sql.DB // nil while it is not open
+}
+
+// New makes a Store. Nothing is opened yet.
+func New(o Options) *Store { return &Store{o: o, most: MaxQueue, hourly: maxHourly} }
+
+// Open opens the database of the state directory, and makes it if need be. An error says why it cannot be used now.
+func (s *Store) Open(ctx context.Context) error {
+	_, err := s.handle(ctx)
+	return err
+}
+
+// handle is the open database.
+func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db != nil {
+		return s.db, nil
+	}
+	if err := os.MkdirAll(s.o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	path := filepath.Join(dir, fileName)
-	s, err := open(ctx, path)
-	if err == nil || !isDamage(err) {
-		return s, err
+	db, err := open(ctx, s.path())
+	if isDamage(err) {
+		if err := s.setAside(err); err != nil {
+			return nil, err
+		}
+		db, err = open(ctx, s.path())
 	}
-	damaged := &DamagedError{Aside: filepath.Join(dir, damagedName), Err: err}
-	if rerr := os.Rename(path, damaged.Aside); rerr != nil {
-		return nil, errors.Join(err, rerr) // what cannot be moved is no damage that a new one would mend
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
 	}
-	for _, suffix := range []string{"-wal", "-shm"} { // they belong to the one set aside, and would spoil the new one
-		if rerr := os.Rename(path+suffix, damaged.Aside+suffix); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-			return nil, errors.Join(err, rerr)
+	s.db = db
+	return db, nil
+}
+
+func (s *Store) path() string { return filepath.Join(s.o.Dir, fileName) }
+
+// setAside moves a damaged database away.
+func (s *Store) setAside(damage error) error {
+	aside := filepath.Join(s.o.Dir, damagedName)
+	for _, suffix := range []string{"", "-wal", "-shm"} { // they belong to the one set aside, and would spoil a new one
+		if err := os.Rename(s.path()+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return errors.Join(damage, fmt.Errorf("set database aside: %w", err)) // a new one would not mend that
 		}
 	}
-	s, err = open(ctx, path)
-	if err != nil {
-		return nil, err
+	if s.o.Damaged != nil {
+		s.o.Damaged(&DamagedError{Aside: aside, Err: damage})
 	}
-	return s, damaged
+	return nil
+}
+
+// Close closes the database. A method that is called later opens it again.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	db := s.db
+	s.db = nil
+	if db == nil {
+		return nil
+	}
+	return db.Close()
+}
+
+// failed looks at the error of a use of db: a damaged database is set aside.
+func (s *Store) failed(db *sql.DB, err error) error {
+	if !isDamage(err) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db != db {
+		return err // somebody else was first
+	}
+	s.db = nil
+	_ = db.Close() // what it says of a damaged file is no news
+	return errors.Join(err, s.setAside(err))
 }
 
 // errCheck is what quick_check found.
@@ -108,34 +170,30 @@ func isDamage(err error) bool {
 }
 
 // open opens one file, checks it and brings its schema up to date.
-func open(ctx context.Context, path string) (*Store, error) {
+func open(ctx context.Context, path string) (*sql.DB, error) {
 	// WAL survives a kill at any point; NORMAL may lose the last transactions when the machine loses power, never more.
-	const pragmas = "?_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=busy_timeout(5000)&_txlock=immediate"
-	db, err := sql.Open("sqlite", "file:"+path+pragmas)
+	const pragmas = "?_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=busy_timeout(5000)&_pragma=journal_size_limit(16777216)&_txlock=immediate"
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+pragmas)
 	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
+		return nil, err
 	}
 	db.SetMaxOpenConns(1) // one writer, and nobody who reads at length
-	s := &Store{db: db, most: MaxQueue}
 	var check string
 	err = db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&check)
 	if err == nil && check != "ok" {
 		err = fmt.Errorf("%w: %s", errCheck, check)
 	}
 	if err == nil {
-		err = s.migrate(ctx)
+		err = transact(ctx, db, func(tx *sql.Tx) error { return migrate(ctx, tx) })
 	}
 	if err == nil {
 		err = os.Chmod(path, 0o600)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
-	return s, nil
+	return db, nil
 }
-
-// Close closes the database.
-func (s *Store) Close() error { return s.db.Close() }
 
 // migrations brings the schema from each version to the next. A migration that was released is never changed.
 func migrations() []string {
@@ -154,29 +212,36 @@ func migrations() []string {
 }
 
 // migrate runs what is missing. A schema from the future is an error.
-func (s *Store) migrate(ctx context.Context) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
-		var version int
-		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-			return err
-		}
-		all := migrations()
-		if version > len(all) {
-			return fmt.Errorf("schema version %d is newer than this program's %d", version, len(all))
-		}
-		for ; version < len(all); version++ {
-			if _, err := tx.ExecContext(ctx, all[version]); err != nil {
-				return fmt.Errorf("migrate to version %d: %w", version+1, err)
-			}
-		}
-		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
+func migrate(ctx context.Context, tx *sql.Tx) error {
+	var version int
+	if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return err
-	})
+	}
+	all := migrations()
+	if version > len(all) {
+		return fmt.Errorf("%s has schema %d and this version knows %d: run the newer SikkerGuard, or move the file away",
+			fileName, version, len(all))
+	}
+	for ; version < len(all); version++ {
+		if _, err := tx.ExecContext(ctx, all[version]); err != nil {
+			return fmt.Errorf("migrate to schema %d: %w", version+1, err)
+		}
+	}
+	_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
+	return err
 }
 
 // transact runs f in a transaction.
 func (s *Store) transact(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := s.db.BeginTx(ctx, nil)
+	db, err := s.handle(ctx)
+	if err != nil {
+		return err
+	}
+	return s.failed(db, transact(ctx, db, f))
+}
+
+func transact(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -186,22 +251,10 @@ func (s *Store) transact(ctx context.Context, f func(*sql.Tx) error) error {
 	return tx.Commit()
 }
 
-// Prune deletes hits that are older than 30 days.
-func (s *Store) Prune(ctx context.Context, now time.Time) error {
-	_, err := s.db.ExecContext(ctx, "DELETE FROM hits WHERE hour < ?", hour(now.Add(-keepHits)))
-	if err != nil {
-		return fmt.Errorf("prune hits: %w", err)
-	}
-	return nil
-}
-
-// hour is the hour that a time is in, counted from 1970 UTC.
-func hour(t time.Time) int64 { return t.Unix() / 3600 }
-
 // Totals are what has become of reports.
 func (s *Store) Totals(ctx context.Context) (Totals, error) {
 	var t Totals
-	into := map[string]*uint64{"sent": &t.Sent, "rejected": &t.Rejected, "merged": &t.Merged, "dropped": &t.Dropped}
+	into := map[string]*uint64{"sent": &t.Sent, "rejected": &t.Rejected, "merged": &t.Merged, "dropped": &t.Dropped, "unkept": &t.Unkept}
 	if err := s.totals(ctx, into); err != nil {
 		return Totals{}, fmt.Errorf("read totals: %w", err)
 	}
@@ -210,24 +263,26 @@ func (s *Store) Totals(ctx context.Context) (Totals, error) {
 
 // totals reads the named ones.
 func (s *Store) totals(ctx context.Context, into map[string]*uint64) error {
-	rows, err := s.db.QueryContext(ctx, "SELECT name, n FROM totals")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }() // Err tells
-	for rows.Next() {
-		var (
-			name string
-			n    int64
-		)
-		if err := rows.Scan(&name, &n); err != nil {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, "SELECT name, n FROM totals")
+		if err != nil {
 			return err
 		}
-		if p := into[name]; p != nil {
-			*p = uint64(n)
+		defer func() { _ = rows.Close() }() // Err tells
+		for rows.Next() {
+			var (
+				name string
+				n    int64
+			)
+			if err := rows.Scan(&name, &n); err != nil {
+				return err
+			}
+			if p := into[name]; p != nil {
+				*p = uint64(n)
+			}
 		}
-	}
-	return rows.Err()
+		return rows.Err()
+	})
 }
 
 // count adds to a total.

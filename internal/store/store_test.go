@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,8 +22,8 @@ var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 func open(tb testing.TB, dir string) *store.Store {
 	tb.Helper()
-	s, err := store.Open(context.Background(), dir)
-	if err != nil {
+	s := store.New(store.Options{Dir: dir, Damaged: func(d *store.DamagedError) { tb.Errorf("set aside: %v", d) }})
+	if err := s.Open(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = s.Close() })
@@ -45,7 +44,7 @@ func opts() []cmp.Option {
 
 func add(tb testing.TB, s *store.Store, at time.Time, hits ...store.Hit) {
 	tb.Helper()
-	if err := s.Add(tb.Context(), at, hits, true); err != nil {
+	if err := s.Add(tb.Context(), at, at, hits, true); err != nil {
 		tb.Fatal(err)
 	}
 }
@@ -113,7 +112,7 @@ func TestQueue(t *testing.T) {
 func TestAddWithoutReporting(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
-	if err := s.Add(t.Context(), noon, []store.Hit{hit("203.0.113.9", 22, "ssh", 5)}, false); err != nil {
+	if err := s.Add(t.Context(), noon, noon, []store.Hit{hit("203.0.113.9", 22, "ssh", 5)}, false); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.Queued(t.Context()); n != 0 || err != nil {
@@ -148,10 +147,10 @@ func TestDamaged(t *testing.T) {
 		if err := os.WriteFile(path, spoil(raw), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err = store.Open(t.Context(), dir)
 		var damaged *store.DamagedError
-		if !errors.As(err, &damaged) || s == nil {
-			t.Errorf("%s: got %v, want a *DamagedError and a store", name, err)
+		s = store.New(store.Options{Dir: dir, Damaged: func(d *store.DamagedError) { damaged = d }})
+		if err := s.Open(t.Context()); err != nil || damaged == nil {
+			t.Errorf("%s: got %v and %v, want a store and what was set aside", name, err, damaged)
 			continue
 		}
 		if _, err := os.Stat(damaged.Aside); err != nil {
@@ -161,6 +160,23 @@ func TestDamaged(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestWithdraw takes sources out of the queue, in flight or not.
+func TestWithdraw(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 80, "http", 3), hit("203.0.113.10", 22, "ssh", 1))
+	if _, err := s.Batch(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	gone := netip.MustParseAddr("203.0.113.9")
+	if n, err := s.Withdraw(t.Context(), func(a netip.Addr) bool { return a == gone }); n != 2 || err != nil {
+		t.Errorf("withdrawn: %d, %v; want 2", n, err)
+	}
+	if left, err := s.Batch(t.Context(), 10); err != nil || len(left) != 1 || left[0].Source == gone {
+		t.Errorf("left: %+v, %v", left, err)
 	}
 }
 
@@ -176,24 +192,13 @@ func TestOpenErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range []string{filepath.Join(file, "state"), dir} {
-		s, err := store.Open(t.Context(), d)
-		if damaged := (*store.DamagedError)(nil); err == nil || s != nil || errors.As(err, &damaged) {
-			t.Errorf("%s: got %v, %v", d, s, err)
+		s := store.New(store.Options{Dir: d, Damaged: func(d *store.DamagedError) { t.Errorf("set aside: %v", d) }})
+		if err := s.Open(t.Context()); err == nil {
+			t.Errorf("%s: no error", d)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "sikkerguard.db")); err != nil {
 		t.Errorf("set aside: %v", err)
-	}
-}
-
-func TestPrune(t *testing.T) {
-	t.Parallel()
-	s := open(t, t.TempDir())
-	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
-	for _, at := range []time.Time{noon.Add(24 * time.Hour), noon.Add(31 * 24 * time.Hour)} {
-		if err := s.Prune(t.Context(), at); err != nil {
-			t.Errorf("prune: %v", err)
-		}
 	}
 }
 
@@ -221,7 +226,7 @@ func TestFullDisk(t *testing.T) {
 		for j := range 50 {
 			hits = append(hits, hit(netip.AddrFrom4([4]byte{6, 0, byte(i), byte(j)}).String(), 22, "ssh", 1))
 		}
-		if failed = s.Add(t.Context(), noon, hits, true); failed != nil {
+		if failed = s.Add(t.Context(), noon, noon, hits, true); failed != nil {
 			break
 		}
 	}

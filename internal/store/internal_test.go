@@ -1,0 +1,149 @@
+package store
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestFullQueue holds a small queue to its bound: first by merging the oldest rows of a source, then by dropping the
+// smallest.
+func TestFullQueue(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = s.Close() })
+	s.most = 100
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	add := func(at time.Time, n int, net, packets byte, services ...string) {
+		t.Helper()
+		var hits []Hit
+		for i := range n {
+			for _, service := range services {
+				hits = append(hits, Hit{
+					Source: netip.AddrFrom4([4]byte{net, 0, 0, byte(i)}), Protocol: 6, Port: 22, Service: service, Packets: uint64(packets),
+				})
+			}
+		}
+		if err := s.Add(t.Context(), at, at, hits, true); err != nil {
+			t.Fatal(err)
+		}
+		if queued, err := s.Queued(t.Context()); err != nil || queued > s.most {
+			t.Errorf("%d rows queued, %v; want at most %d", queued, err, s.most)
+		}
+	}
+	add(noon, 20, 5, 2, "ssh", "http")        // 40 rows
+	add(noon.Add(time.Hour), 70, 6, 1, "ssh") // 110: ten pairs of the first are merged
+	totals, err := s.Totals(t.Context())
+	if err != nil || totals.Merged != 10 || totals.Dropped != 0 {
+		t.Errorf("totals after merging: %+v, %v", totals, err)
+	}
+	add(noon.Add(2*time.Hour), 50, 7, 9, "ssh")
+	if totals, err = s.Totals(t.Context()); err != nil || totals.Dropped == 0 {
+		t.Errorf("totals after dropping: %+v, %v", totals, err)
+	}
+	top, err := s.Batch(t.Context(), 60)
+	if err != nil || len(top) != 60 || top[49].Packets != 9 || top[50].Packets != 4 {
+		t.Errorf("the busiest are not kept: %d rows, %+v, %v", len(top), top[min(50, len(top)-1)], err)
+	}
+}
+
+// TestHits keeps hits by hour: an hour is bounded and what is not in it counted, and old hours are pruned.
+func TestHits(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = s.Close() })
+	s.hourly = 3
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	hit := func(port uint16) Hit {
+		return Hit{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: port, Packets: 2}
+	}
+	check := func(what string, want map[int64]uint64, unkept uint64) {
+		t.Helper()
+		got := map[int64]uint64{}
+		err := s.transact(t.Context(), func(tx *sql.Tx) error {
+			rows, err := tx.QueryContext(t.Context(), "SELECT hour, sum(packets) FROM hits GROUP BY hour")
+			if err != nil {
+				return err
+			}
+			defer func() { _ = rows.Close() }()
+			for rows.Next() {
+				var h int64
+				var n uint64
+				if err := rows.Scan(&h, &n); err != nil {
+					return err
+				}
+				got[h] = n
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: packets by hour (-want +got):\n%s", what, diff)
+		}
+		if totals, err := s.Totals(t.Context()); err != nil || totals.Unkept != unkept {
+			t.Errorf("%s: %d packets not kept, %v; want %d", what, totals.Unkept, err, unkept)
+		}
+	}
+	add := func(at time.Time, hits ...Hit) {
+		t.Helper()
+		if err := s.Add(t.Context(), at, at, hits, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := hour(noon)
+	add(noon, hit(1), hit(2))
+	add(noon.Add(59*time.Minute), hit(1), hit(3), hit(4), hit(5))
+	check("a full hour", map[int64]uint64{h: 8}, 4)
+	add(noon.Add(time.Hour), hit(5))
+	check("the next hour", map[int64]uint64{h: 8, h + 1: 2}, 4)
+	if err := s.Prune(t.Context(), noon.Add(keepHits)); err != nil {
+		t.Fatal(err)
+	}
+	check("thirty days later", map[int64]uint64{h: 8, h + 1: 2}, 4)
+	if err := s.Prune(t.Context(), noon.Add(keepHits+time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	check("an hour after that", map[int64]uint64{h + 1: 2}, 4)
+}
+
+// TestDamagedWhileOpen spoils the file under an open store: what finds out sets it aside, and the next begins a new one.
+func TestDamagedWhileOpen(t *testing.T) {
+	t.Parallel()
+	var damaged *DamagedError
+	s := New(Options{Dir: t.TempDir(), Damaged: func(d *DamagedError) { damaged = d }})
+	t.Cleanup(func() { _ = s.Close() })
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	var hits []Hit
+	for i := range 5000 {
+		hits = append(hits, Hit{Source: netip.AddrFrom4([4]byte{6, 0, byte(i >> 8), byte(i)}), Protocol: 6, Port: 22, Packets: 1})
+	}
+	err := s.transact(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), "PRAGMA cache_size = 10") // pages: the rest is read from the file
+		return err
+	})
+	if err = errors.Join(err, s.Add(t.Context(), noon, noon, hits, true)); err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{"", "-wal"} {
+		if err := os.WriteFile(s.path()+suffix, bytes.Repeat([]byte("damage"), 1_000_000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err = s.Withdraw(t.Context(), func(netip.Addr) bool { return false }); err == nil || damaged == nil {
+		t.Fatalf("reading the queue: %v, set aside: %v", err, damaged)
+	}
+	if err := s.Add(t.Context(), noon, noon, hits[:1], true); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Queued(t.Context()); err != nil || n != 1 {
+		t.Errorf("%d rows queued in the new one, %v", n, err)
+	}
+}
