@@ -350,6 +350,9 @@ func TestCrash(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.check("dead", nil, addrs("203.0.113.9"))
+		if n, err := h.counters(); err != nil || n != (ruleset.Counters{}) {
+			t.Errorf("counters of a table that is gone: %+v, %v; want none", n, err)
+		}
 		if out := h.Run("nft", "list", "ruleset"); out != "" {
 			t.Errorf("left behind:\n%s", out)
 		}
