@@ -33,7 +33,7 @@ type enforcer struct {
 	pulledAt time.Time           // when; zero: none was yet
 	own      blocklist.Blocklist // the operator's list as it was read last
 	baseline int                 // entries of the API's list last in force, for the guards
-	shrunk   bool                // the last pull was refused for having shrunk
+	shrunk   int                 // entries of the last pull's list, when it was refused for having shrunk
 
 	turnC  chan turn       // the turns under way end here
 	busy   map[bool]bool   // whether one that pulls is under way, and one that only looks: neither waits for the other
@@ -230,7 +230,10 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 // judge remembers an accepted list, and counts a refused one.
 func (a *Agent) judge(t turn) {
 	if refusal, ok := errors.AsType[*vet.RefusalError](t.err); ok {
-		a.enforcer.shrunk = refusal.Guard == vet.GuardShrink
+		a.enforcer.shrunk = 0
+		if refusal.Guard == vet.GuardShrink {
+			a.enforcer.shrunk = refusal.Entries
+		}
 		a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(refusal.Guard)) })
 	}
 	if t.err != nil {
@@ -243,7 +246,7 @@ func (a *Agent) judge(t turn) {
 		a.log.Warn("The pulled list has lines that are no address; they are left out",
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
 	}
-	a.enforcer.shrunk = false
+	a.enforcer.shrunk = 0
 	a.setPulled(v.List, time.Now())
 	a.setStatus(func(s *Status) { s.Kept = false })
 }

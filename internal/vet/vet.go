@@ -45,16 +45,18 @@ func (g Guard) Overrulable() bool { return g != GuardEntries && g != GuardMalfor
 type Options struct {
 	// Baseline is how many entries the last list had that was accepted for the same request; 0 when there was none.
 	Baseline int
-	// Shrunk says that the pull before was refused by GuardShrink: a second one confirms that the list did shrink.
-	Shrunk bool
+	// Shrunk is how many entries the list had that GuardShrink refused at the pull before, 0 when it did not. One of about
+	// that size, or more, confirms that the list did shrink.
+	Shrunk int
 	// Overrule accepts what an overrulable guard would refuse.
 	Overrule bool
 }
 
 // RefusalError is a list refused whole. Nothing of it may be enforced.
 type RefusalError struct {
-	Guard  Guard
-	Reason string // what was seen and what is allowed, with the numbers; text from the list is quoted
+	Guard   Guard
+	Entries int    // of the refused list, where it got as far as being counted
+	Reason  string // what was seen and what is allowed, with the numbers; text from the list is quoted
 }
 
 func (r *RefusalError) Error() string {
@@ -95,6 +97,7 @@ func Vet(r io.Reader, o Options) (Verdict, error) {
 	}
 	v.settle(ps)
 	if refusal := v.guard(o); refusal != nil && !o.Overrule {
+		refusal.Entries = v.List.Len()
 		return Verdict{}, refusal
 	}
 	return v, nil
@@ -113,7 +116,7 @@ func (v *Verdict) guard(o Options) *RefusalError {
 	case o.Baseline == 0:
 	case n > maxGrowth*o.Baseline:
 		return refuse(GuardGrowth, "it has %d entries, the list before had %d, and at most %d times as many are taken", n, o.Baseline, maxGrowth)
-	case n*maxShrink < o.Baseline && !o.Shrunk:
+	case n*maxShrink < o.Baseline && (o.Shrunk == 0 || n*maxShrink < o.Shrunk):
 		return refuse(GuardShrink, "it has %d entries, the list before had %d: less than half is taken when the next pull confirms it",
 			n, o.Baseline)
 	}

@@ -166,13 +166,15 @@ func TestVetAgainstTheListBefore(t *testing.T) {
 		{"OK the first list", 5000, vet.Options{}, ""},
 		{"OK twice as many", 200, vet.Options{Baseline: 100}, ""},
 		{"bad more than twice as many", 201, vet.Options{Baseline: 100}, vet.GuardGrowth},
-		{"bad more than twice as many again", 201, vet.Options{Baseline: 100, Shrunk: true}, vet.GuardGrowth},
+		{"bad more than twice as many again", 201, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardGrowth},
 		{"OK more than twice as many, overruled", 201, vet.Options{Baseline: 100, Overrule: true}, ""},
 		{"OK half as many", 50, vet.Options{Baseline: 100}, ""},
 		{"bad less than half as many", 49, vet.Options{Baseline: 100}, vet.GuardShrink},
-		{"OK less than half as many, confirmed", 49, vet.Options{Baseline: 100, Shrunk: true}, ""},
+		{"OK less than half as many, confirmed", 49, vet.Options{Baseline: 100, Shrunk: 49}, ""},
+		{"OK confirmed by one of about that size", 25, vet.Options{Baseline: 100, Shrunk: 49}, ""},
+		{"bad shrunk again by more than half", 24, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardShrink},
 		{"OK less than half as many, overruled", 49, vet.Options{Baseline: 100, Overrule: true}, ""},
-		{"bad none at all, confirmed", 0, vet.Options{Baseline: 100, Shrunk: true}, vet.GuardEmpty},
+		{"bad none at all, confirmed", 0, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardEmpty},
 		{"OK none at all, overruled", 0, vet.Options{Baseline: 100, Overrule: true}, ""},
 	}
 	for _, tt := range tests {
