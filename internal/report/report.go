@@ -54,9 +54,9 @@ type Options struct {
 type Reporter struct {
 	o         Options
 	quota     atomic.Pointer[sikkerapi.Quota] // nil: not known
-	limit     int // rows at once; less than maxBatch while the API refuses more
-	daily     int // the quota, as the API said; -1: not known
-	remaining int // what was left of it
+	limit     int                             // rows at once; less than maxBatch while the API refuses more
+	daily     int                             // the quota, as the API said; -1: not known
+	remaining int                             // what was left of it
 	until     time.Time
 }
 
