@@ -31,7 +31,7 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 
 .PHONY: test
 test: ## Run every test with the race detector (root for those on the kernel)
-	@e2e/install-deps nft ip gcc
+	@e2e/install-deps nft ip gcc prometheus promtool
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
 
@@ -63,6 +63,7 @@ bench: ## Run the benchmarks (root for those on the kernel)
 .PHONY: docs
 docs: ## Write the generated pages and golden files anew
 	$(GO) test ./internal/config ./internal/firewall/nft -update
+	$(GO) test ./internal/agent -run 'TestMetricsReference|TestStatus' -update
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -60,7 +60,8 @@ func TestScripts(t *testing.T) {
 			"signal": cmdSignal, "exits": cmdExits, "passes": cmdPasses, "drops": cmdDrops, "knock": cmdKnock,
 			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
-			"blast": cmdBlast,
+			"blast": cmdBlast, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
+			"promtool": cmdPromtool,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -126,11 +127,16 @@ func (w *world) stop() {
 	}
 }
 
-// start runs a program on the server, with nothing in its environment but env.
+// start runs one of our programs on the server, with nothing in its environment but env.
 func (w *world) start(ts *testscript.TestScript, env []string, log, name string, args ...string) *process {
+	return w.spawn(ts, env, log, filepath.Join(w.bin, name), args...)
+}
+
+// spawn runs any program on the server.
+func (w *world) spawn(ts *testscript.TestScript, env []string, log, path string, args ...string) *process {
 	f, err := os.Create(ts.MkAbs(log))
 	ts.Check(err)
-	p := &process{cmd: exec.Command(filepath.Join(w.bin, name), args...), log: f, doneC: make(chan struct{})}
+	p := &process{cmd: exec.Command(path, args...), log: f, doneC: make(chan struct{})}
 	p.cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "GORACE=exitcode=66")
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	ts.Check(w.server.Start(p.cmd))

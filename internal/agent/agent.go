@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -68,6 +69,11 @@ type Agent struct {
 	mu      sync.Mutex // held by whoever writes status
 	status  atomic.Pointer[Status]
 	started time.Time
+
+	seen    seen
+	glance  *shared[error]  // whether the kernel has the rules
+	reading *shared[Status] // for the health endpoint
+	applied prometheus.Histogram
 }
 
 // offer hands a value to a task that looks for it when it has time. When one is waiting already, this one adds nothing.
@@ -104,7 +110,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if a.log == nil {
 		a.log = zap.NewNop()
 	}
-	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a})
+	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
+	a.applied = newApplied()
+	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
 	a.status.Store(&Status{State: StateStarting, Version: o.Version, DryRun: cfg.DryRun})
 	return a, nil
 }
@@ -253,7 +261,7 @@ func (a *Agent) watchHost(ctx context.Context) error {
 }
 
 func (a *Agent) watchRules(ctx context.Context) error {
-	return a.fw.Watch(ctx, func(err error) { offer(a.lostC, err) })
+	return a.fw.Watch(ctx, a.lost)
 }
 
 // close lets go of what open claimed.

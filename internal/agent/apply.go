@@ -55,7 +55,7 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 		return &RollbackError{Entries: d.block.Len(), Again: true}
 	}
 	before := a.host.Probe(ctx)
-	ev, err := a.fw.Apply(ctx, a.ruleset(d))
+	ev, err := a.enact(ctx, d)
 	switch {
 	case errors.Is(err, firewall.ErrMismatch):
 		return a.rollback(d, &RollbackError{Cause: err, Entries: d.block.Len()})
@@ -73,6 +73,21 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
 	return nil
+}
+
+// enact has the kernel enforce d, and remembers what it answered and how long that took.
+func (a *Agent) enact(ctx context.Context, d desired) (ruleset.Evidence, error) {
+	ev, err := a.fw.Apply(ctx, a.ruleset(d))
+	if ev.Took > 0 { // it was asked
+		a.applied.Observe(ev.Took.Seconds())
+	}
+	if err == nil {
+		v := &VerifiedStatus{
+			At: *inFuture(0), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
+		}
+		a.setStatus(func(s *Status) { s.Verified = v })
+	}
+	return ev, err
 }
 
 func (a *Agent) ruleset(d desired) ruleset.Ruleset {
@@ -94,7 +109,7 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 	a.enforcer.rejected = d.block
 	var err error
 	if e := a.enforcer.enforced; e != nil {
-		_, err = a.fw.Apply(context.Background(), a.ruleset(*e))
+		_, err = a.enact(context.Background(), *e)
 	} else {
 		err = a.fw.Remove()
 	}
@@ -121,7 +136,7 @@ func (a *Agent) publish() {
 		s.State, s.Reason = StateActive, ""
 		if e.enforced != nil {
 			b := e.enforced.block
-			s.BlockedIPs, s.Blocked4, s.Blocked6 = b.Len(), b.Len4(), b.Len6()
+			s.BlockedIPs, s.Blocked4, s.Blocked6, s.Custom = b.Len(), b.Len4(), b.Len6(), e.own.Len()
 		}
 		if e.failure != nil {
 			s.State, s.Reason = StateDegraded, e.failure.Error()
@@ -190,7 +205,7 @@ func (a *Agent) restoreRules(ctx context.Context) {
 	_, _, _ = a.dropped()
 	var err error
 	if e != nil {
-		_, err = a.fw.Apply(ctx, a.ruleset(*e))
+		_, err = a.enact(ctx, *e)
 	} else {
 		err = a.fw.Remove() // of a first list that was rolled back
 	}
@@ -198,6 +213,7 @@ func (a *Agent) restoreRules(ctx context.Context) {
 	case ctx.Err() != nil:
 		return
 	case err != nil:
+		a.remember(err, applyError)
 		a.log.Error("The firewall rules are not what they should be and cannot be put right", zap.NamedError("found", cause), zap.Error(err))
 		r.lost(cause)
 	default:

@@ -182,6 +182,7 @@ func (a *Agent) restore(ctx context.Context) {
 		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", c.Pulled.Format(time.RFC3339)))
 	}
 	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
+		a.remember(err, applyError)
 		a.log.Error("The kept list is not enforced", zap.Error(err))
 		a.setPulled(blocklist.Blocklist{}, time.Time{})
 	}
@@ -212,6 +213,7 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 		a.setPulled(before, beforeAt)
 	}
 	a.enforcer.failure = errors.Join(t.err, applyErr)
+	a.remember(applyErr, applyError)
 	wait := a.cfg.PullInterval
 	if a.enforcer.failure == nil {
 		a.enforcer.wait.Reset()
@@ -229,6 +231,8 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 
 // judge remembers an accepted list, and counts a refused one.
 func (a *Agent) judge(t turn) {
+	a.remember(t.err, pullError)
+	a.setStatus(func(s *Status) { s.Pulls = s.Pulls.with(pullResult(t.err)) })
 	if refusal, ok := errors.AsType[*vet.RefusalError](t.err); ok {
 		a.enforcer.shrunk = 0
 		if refusal.Guard == vet.GuardShrink {
@@ -368,6 +372,7 @@ func (a *Agent) adapt(ctx context.Context, allow blocklist.Blocklist) {
 	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
 		a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
 		a.enforcer.failure = err
+		a.remember(err, applyError)
 		a.publish()
 		time.AfterFunc(adaptAgain, func() { offer(a.hostC, struct{}{}) })
 	}

@@ -67,6 +67,7 @@ func (a *Agent) observe(ctx context.Context) error {
 func (a *Agent) collect() {
 	w := a.sensor.Take()
 	a.record(w)
+	a.seen.add(w.Hits, a.cfg.Ports)
 	a.observer.window = a.observer.window.With(w)
 }
 
@@ -109,6 +110,7 @@ func (a *Agent) missed() bool {
 	o, t := &a.observer, a.sensor.Totals()
 	if seen := t.Events + t.Lost; since.Packets() > seen+o.missing {
 		o.missing = since.Packets() - seen
+		a.seen.miss(o.missing)
 		return true
 	}
 	return false

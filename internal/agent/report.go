@@ -181,6 +181,7 @@ func (a *Agent) tellReported(out report.Outcome) {
 // tellUnreported says why a report did not get through, and returns how long to wait.
 func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Duration {
 	wait := b.NextBackOff()
+	a.remember(err, reportError)
 	switch quota, ok := errors.AsType[*sikkerapi.QuotaError](err); {
 	case ok:
 		wait += quota.RetryAfter

@@ -2,11 +2,11 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 // State is how well the host is protected, in one word.
@@ -31,23 +31,33 @@ type Status struct {
 	Uptime     string     `json:"uptime"`
 	Version    string     `json:"version"`
 
-	Reason     string          `json:"reason"` // why the state is not active; empty when it is
-	Blocked4   int             `json:"blockedIpv4"`
-	Blocked6   int             `json:"blockedIpv6"`
-	Whitelist  WhitelistStatus `json:"whitelist"`
-	Backend    string          `json:"backend"` // nftables or iptables; empty in a dry run
-	Features   []string        `json:"kernelFeatures"`
-	Gaps       []string        `json:"gaps"`    // what this host could not give, and what that means
-	ListAge    string          `json:"listAge"` // of the list in force; empty while there is none
-	Kept       bool            `json:"kept"`    // the list in force is the one kept from the last run
-	NextPull   *time.Time      `json:"nextPull"`
-	Refused    Refusals        `json:"refused"`   // lists refused, by guard
-	Rollbacks  int             `json:"rollbacks"` // lists taken out of force again
-	Repairs    int             `json:"repairs"`   // times that rules were put back which another program changed
-	Dropped    *DroppedStatus  `json:"dropped"`   // null while the kernel has no counters of ours
-	Events     EventsStatus    `json:"events"`
-	Unrecorded uint64          `json:"unrecorded"` // packets seen that the database did not take for so long that they were let go
-	Reports    *ReportsStatus  `json:"reports"`    // null when nothing is recorded
+	Healthy    bool              `json:"healthy"` // what /healthz answers
+	Reason     string            `json:"reason"`  // why the state is not active; empty when it is
+	Blocked4   int               `json:"blockedIpv4"`
+	Blocked6   int               `json:"blockedIpv6"`
+	Source     string            `json:"listSource"`    // of the list in force: api, kept, custom or none
+	ListAge    string            `json:"listAge"`       // of the list in force; empty while there is none
+	Kept       bool              `json:"kept"`          // the list in force is the one kept from the last run
+	Custom     int               `json:"customEntries"` // of the operator's own list
+	NextPull   *time.Time        `json:"nextPull"`
+	Pulls      Counts            `json:"pulls"`     // by what came of them
+	Refused    Counts            `json:"refused"`   // lists refused, by guard
+	Rollbacks  int               `json:"rollbacks"` // lists taken out of force again
+	Repairs    int               `json:"repairs"`   // times that rules were put back which another program changed
+	Whitelist  WhitelistStatus   `json:"whitelist"`
+	Backend    string            `json:"backend"` // nftables or iptables; empty in a dry run
+	Features   []string          `json:"kernelFeatures"`
+	Gaps       []string          `json:"gaps"`     // what this host could not give, and what that means
+	Verified   *VerifiedStatus   `json:"verified"` // null while nothing is in force
+	Dropped    *DroppedStatus    `json:"dropped"`  // null while the kernel has no counters of ours
+	Events     EventsStatus      `json:"events"`
+	Unrecorded uint64            `json:"unrecorded"` // packets seen that the database did not take for so long that they were let go
+	Hits       map[string]uint64 `json:"hits"`       // of the packets seen: by service, as SIKKER_PORT_MAP names it, or other
+	Reports    *ReportsStatus    `json:"reports"`    // null when nothing is recorded
+	Quota      QuotasStatus      `json:"quota"`
+	Errors     LastErrors        `json:"lastErrors"`
+
+	unattributed uint64 // packets that were dropped and never seen, those on their way left out: it never goes back
 }
 
 // ReportsStatus is what has become of reports since the database was made, in rows: one a source and service.
@@ -68,15 +78,50 @@ type WhitelistStatus struct {
 	Kinds  string `json:"kinds"`
 }
 
-// Refusals counts refused lists by the guard that spoke.
-type Refusals map[string]int
+// Counts counts things by name.
+type Counts map[string]int
 
-// with is r with one more refusal; r stays as it is.
-func (r Refusals) with(guard string) Refusals {
-	n := Refusals{}
-	maps.Copy(n, r)
-	n[guard]++
+// with is c with one more; c stays as it is.
+func (c Counts) with(name string) Counts {
+	n := Counts{}
+	maps.Copy(n, c)
+	n[name]++
 	return n
+}
+
+// VerifiedStatus is what the kernel answered when it was asked last whether it enforces the list.
+type VerifiedStatus struct {
+	At       time.Time `json:"at"`
+	Elements int       `json:"elements"` // in the sets: a network can take many
+	Counted  bool      `json:"counted"`  // the kernel told its element counts, and they were right
+	Sampled  int       `json:"sampled"`  // elements that were looked up one by one, all found
+	Seconds  float64   `json:"seconds"`  // from the first request to the last answer
+}
+
+// QuotasStatus are the daily quotas of the key; null while the API did not tell.
+type QuotasStatus struct {
+	Pulls   *QuotaStatus `json:"pulls"`
+	Reports *QuotaStatus `json:"reports"`
+}
+
+// QuotaStatus is one daily quota.
+type QuotaStatus struct {
+	Limit     int       `json:"limit"`
+	Remaining int       `json:"remaining"`
+	Reset     time.Time `json:"reset"`
+}
+
+// LastErrors are the last errors of each kind; null for none. They stay when it works again.
+type LastErrors struct {
+	Pull   *LastError `json:"pull"`
+	Apply  *LastError `json:"apply"`
+	Report *LastError `json:"report"`
+}
+
+// LastError is an error of the past.
+type LastError struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"` // one line, without the key
 }
 
 // DroppedStatus is what was dropped since the database was made, read from the kernel when asked. It never goes back.
@@ -108,27 +153,52 @@ func (a *Agent) setStatus(change func(*Status)) {
 	a.status.Store(&s)
 }
 
-// Status is the status now, with the kernel's counters read at this moment.
+// Status is the status now, with the kernel's counters and the database read at this moment.
 func (a *Agent) Status() Status {
-	s := *a.status.Load()
-	s.Features, s.Gaps = []string{}, []string{} // not null
+	s := a.now()
+	s.Features, s.Gaps = []string{}, []string{} // not null, nor are the maps
+	s.Pulls, s.Refused = maps.Clone(s.Pulls), maps.Clone(s.Refused)
+	if s.Pulls == nil {
+		s.Pulls = Counts{}
+	}
+	if s.Refused == nil {
+		s.Refused = Counts{}
+	}
 	s.Uptime = short(time.Since(a.started))
 	if s.LastPull != nil {
 		s.ListAge = short(s.age())
 	}
-	if age, limit := s.age(), staleAfter*a.cfg.PullInterval; s.State == StateActive && age > limit {
-		s.State, s.Reason = StateDegraded, fmt.Sprintf("the list is %s old", short(age))
-	}
 	if a.fw != nil {
 		i := a.fw.Info()
 		s.Backend, s.Features, s.Gaps = i.Name, append(s.Features, i.Features...), append(s.Gaps, i.Gaps...)
-		if sum, since, err := a.dropped(); err == nil {
-			s.Dropped = &DroppedStatus{Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6}
-			s.Events = events(a.sensor.Totals(), since.Packets())
+		if s.Verified != nil && s.Verified.Counted {
+			s.Features = append(s.Features, "element counts")
 		}
+		sum, since, err := a.dropped()
+		if err == nil {
+			s.Dropped = &DroppedStatus{Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6}
+		}
+		s.Events, s.unattributed = events(a.sensor.Totals(), since.Packets()), a.seen.unattributed()
 	}
+	s.Hits = a.seen.hits()
 	if a.store != nil {
 		s.Reports = a.reports()
+	}
+	s.Quota.Pulls = quotaStatus(a.feed.Quota(), time.Now())
+	if a.reporter != nil {
+		s.Quota.Reports = quotaStatus(a.reporter.Quota(), time.Now())
+	}
+	return s
+}
+
+// quotaStatus is what is left of a quota, nil when that is not known.
+func quotaStatus(q sikkerapi.Quota, now time.Time) *QuotaStatus {
+	if !q.Known {
+		return nil
+	}
+	s := &QuotaStatus{Limit: q.Limit, Remaining: q.Remaining, Reset: q.Reset.UTC()}
+	for !s.Reset.After(now) { // it is there anew, each day
+		s.Reset, s.Remaining = s.Reset.Add(24*time.Hour), s.Limit
 	}
 	return s
 }
@@ -164,21 +234,5 @@ func events(t sensor.Totals, dropped uint64) EventsStatus {
 	dropped = max(dropped, seen)
 	return EventsStatus{
 		Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unattributed: dropped - seen, Unparsed: t.Unparsed, Overflow: t.Overflow,
-	}
-}
-
-// StatusJSON is the status for the health endpoint.
-func (a *Agent) StatusJSON() any { return a.Status() }
-
-// Health says whether the rules are in force, or in a dry run whether the list is current, and if not why.
-func (a *Agent) Health() (ok bool, reason string) {
-	s := a.status.Load()
-	switch {
-	case s.State == StateActive, s.State == StateDegraded, s.State == StateDryRun && s.Reason == "":
-		return true, ""
-	case s.State == StateStarting:
-		return false, string(s.State)
-	default:
-		return false, string(s.State) + ": " + s.Reason
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
@@ -39,9 +40,10 @@ type Options struct {
 	StateDir string // where the last good list is kept
 }
 
-// Feed fetches lists. In memory it keeps nothing.
+// Feed fetches lists. In memory it keeps nothing but the quota.
 type Feed struct {
-	o Options
+	o     Options
+	quota atomic.Pointer[sikkerapi.Quota] // nil: not known
 }
 
 // New makes a Feed. Nothing is fetched yet.
@@ -55,9 +57,33 @@ func (f *Feed) Pull(ctx context.Context) (io.ReadCloser, error) {
 	s, err := f.o.API.Blacklist(ctx, sikkerapi.BlacklistQuery{ScoreMinimum: f.o.ScoreMin})
 	if err != nil {
 		cancel()
+		if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
+			f.learn(quota.Quota)
+		}
 		return nil, err
 	}
+	f.learn(s.Quota)
 	return &body{ReadCloser: s, cancel: cancel}, nil
+}
+
+// learn remembers what is left of the quota until it is there anew, at midnight UTC unless the API says otherwise.
+func (f *Feed) learn(q sikkerapi.Quota) {
+	if !q.Known {
+		return
+	}
+	if q.Reset.IsZero() {
+		q.Reset = time.Now().UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	}
+	f.quota.Store(&q)
+}
+
+// Quota is what the API last said of the quota for pulls, with Reset set; not Known while it said nothing. Any goroutine
+// may ask.
+func (f *Feed) Quota() sikkerapi.Quota {
+	if q := f.quota.Load(); q != nil {
+		return *q
+	}
+	return sikkerapi.Quota{}
 }
 
 // body ends the pull's deadline when it is closed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -62,6 +63,43 @@ func TestPullError(t *testing.T) {
 	_, err := feed.New(feed.Options{API: broken{want}}).Pull(t.Context())
 	if !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+// TestQuota: what the API says of the quota is known, of a list and of a refusal, and stays when an answer says nothing.
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	header := http.Header{}
+	status := http.StatusOK
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		maps.Copy(w.Header(), header)
+		w.WriteHeader(status)
+	}))
+	t.Cleanup(srv.Close)
+	api, err := sikkerapi.New("sk_test_feed", sikkerapi.WithBaseURL(srv.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := feed.New(feed.Options{API: api, ScoreMin: 75})
+	pull := func() {
+		if body, err := f.Pull(t.Context()); err == nil {
+			_ = body.Close()
+		}
+	}
+	if pull(); f.Quota().Known {
+		t.Errorf("known before the API said it: %+v", f.Quota())
+	}
+	header = http.Header{"X-Daily-Limit": {"24"}, "X-Daily-Used": {"3"}}
+	if pull(); f.Quota().Remaining != 21 || f.Quota().Reset.IsZero() {
+		t.Errorf("of a list: %+v", f.Quota())
+	}
+	header, status = http.Header{"X-Daily-Limit": {"24"}, "X-Daily-Used": {"24"}}, http.StatusTooManyRequests
+	if pull(); !f.Quota().Known || f.Quota().Remaining != 0 {
+		t.Errorf("of a refusal: %+v", f.Quota())
+	}
+	header, status = nil, http.StatusServiceUnavailable
+	if pull(); !f.Quota().Known || f.Quota().Limit != 24 {
+		t.Errorf("of an answer that says nothing: %+v", f.Quota())
 	}
 }
 

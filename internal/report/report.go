@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
@@ -49,12 +50,13 @@ type Options struct {
 	Now   func() time.Time // nil: time.Now
 }
 
-// Reporter reports. It is used by one goroutine.
+// Reporter reports. It is used by one goroutine, but for Quota.
 type Reporter struct {
 	o         Options
-	limit     int // rows at once; less than maxBatch while the API refuses more
-	daily     int // the quota, as the API said; -1: not known
-	remaining int // what was left of it
+	quota     atomic.Pointer[sikkerapi.Quota] // nil: not known
+	limit     int                             // rows at once; less than maxBatch while the API refuses more
+	daily     int                             // the quota, as the API said; -1: not known
+	remaining int                             // what was left of it
 	until     time.Time
 }
 
@@ -148,6 +150,17 @@ func (r *Reporter) learn(q sikkerapi.Quota) {
 	if r.until.IsZero() {
 		r.until = now.Truncate(24 * time.Hour).Add(24 * time.Hour)
 	}
+	q.Reset = r.until
+	r.quota.Store(&q)
+}
+
+// Quota is what the API last said of the quota for reports, with Reset set; not Known while it said nothing. Any goroutine
+// may ask.
+func (r *Reporter) Quota() sikkerapi.Quota {
+	if q := r.quota.Load(); q != nil {
+		return *q
+	}
+	return sikkerapi.Quota{}
 }
 
 // report is a row as the API takes it.

@@ -170,6 +170,9 @@ func TestQuota(t *testing.T) {
 		t.Errorf("with 3 left: %+v, %v", out, err)
 	}
 	_, err := r.Deliver(t.Context())
+	if q := r.Quota(); !q.Known || q.Limit != 8 || q.Remaining != 0 || q.Reset.IsZero() {
+		t.Errorf("quota: %+v", q)
+	}
 	if quota := (*sikkerapi.QuotaError)(nil); !errors.As(err, &quota) || quota.RetryAfter <= 0 || len(a.got) != 2 {
 		t.Errorf("with none left: %v after %d requests", err, len(a.got))
 	}

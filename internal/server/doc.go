@@ -1,4 +1,5 @@
-// Package server answers /healthz and /status on loopback.
+// Package server answers /healthz, /status and /metrics on loopback. Prometheus gets the metrics at /status too, by what it
+// accepts.
 //
 // It reads what the agent says of itself and changes nothing. It is for clients of this host alone: it listens on
 // 127.0.0.1 and [::1], takes GET and HEAD, and checks the Host header, so that no web page reads it through somebody's

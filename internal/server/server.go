@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -42,8 +43,9 @@ type Source interface {
 
 // Options say where to listen and whom to ask.
 type Options struct {
-	Port   uint16 // 0 takes a free one
-	Source Source
+	Port    uint16 // 0 takes a free one
+	Source  Source
+	Metrics prometheus.Gatherer // nil for none
 }
 
 // Server answers on loopback.
@@ -155,9 +157,17 @@ func (s *Server) Close() error {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", s.healthz)
-	mux.HandleFunc("/status", s.status)
+	metrics := s.metrics()
+	mux.Handle("/metrics", metrics)
+	mux.HandleFunc("/status", func(w http.ResponseWriter, r *http.Request) {
+		if wantsMetrics(r) {
+			metrics.ServeHTTP(w, r)
+		} else {
+			s.status(w)
+		}
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "there are /healthz and /status", http.StatusNotFound)
+		http.Error(w, "there are /healthz, /status and /metrics", http.StatusNotFound)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -199,25 +209,26 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	text := "OK"
 	if ok, reason := s.o.Source.Health(); !ok {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		if text = oneLine(reason); text == "" {
+		if text = OneLine(reason); text == "" {
 			text = "not healthy"
 		}
 	}
 	_, _ = io.WriteString(w, text+"\n") // a client that has gone away loses nothing
 }
 
-func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) status(w http.ResponseWriter) {
 	raw, err := json.MarshalIndent(s.o.Source.StatusJSON(), "", "  ")
 	if err != nil {
 		http.Error(w, "the status cannot be encoded", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Vary", "Accept")
 	_, _ = w.Write(append(raw, '\n')) // a client that has gone away loses nothing
 }
 
-// oneLine makes one printable line of a text that may come from outside.
-func oneLine(text string) string {
+// OneLine makes one printable line of a text that may come from outside.
+func OneLine(text string) string {
 	text = strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r):
@@ -268,7 +279,7 @@ func verdict(res *http.Response) error {
 	if res.StatusCode == http.StatusOK {
 		return nil
 	}
-	reason := oneLine(string(text))
+	reason := OneLine(string(text))
 	if reason == "" {
 		reason = res.Status
 	}

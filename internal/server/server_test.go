@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/sikkerapi/sikkerguard/internal/server"
@@ -33,7 +34,9 @@ func (*source) StatusJSON() any { return map[string]int{"blockedIps": 8774} }
 // start serves until the test ends, and returns host:port.
 func start(t *testing.T, src server.Source) (string, uint16) {
 	t.Helper()
-	s := server.New(server.Options{Source: src})
+	r := prometheus.NewRegistry()
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "blocked", Help: "h"}, func() float64 { return 8774 }))
+	s := server.New(server.Options{Source: src, Metrics: r})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +71,13 @@ func TestAnswers(t *testing.T) {
 		{"OK not healthy, on one line", "GET", badAddr, "/healthz", "127.0.0.1:1", 503, "unprotected: pull blacklist: 503\n"},
 		{"OK status", "GET", addr, "/status", "127.0.0.1", 200, "{\n  \"blockedIps\": 8774\n}\n"},
 		{"OK status with a query", "GET", addr, "/status?x=1", "localhost", 200, "{\n  \"blockedIps\": 8774\n}\n"},
-		{"bad path", "GET", addr, "/", "localhost", 404, "there are /healthz and /status\n"},
-		{"bad path below", "GET", addr, "/status/x", "localhost", 404, "there are /healthz and /status\n"},
+		{"OK metrics", "GET", addr, "/metrics", "localhost", 200, "# HELP blocked h\n# TYPE blocked gauge\nblocked 8774\n"},
+		{"OK metrics by HEAD", "HEAD", addr, "/metrics", "localhost", 200, ""},
+		{"OK status by HEAD", "HEAD", addr, "/status", "localhost", 200, ""},
+		{"bad method for metrics", "POST", addr, "/metrics", "localhost", 405, "GET and HEAD alone\n"},
+		{"bad host for metrics", "GET", addr, "/metrics", "rebound.example", 421, "ask for localhost\n"},
+		{"bad path", "GET", addr, "/", "localhost", 404, "there are /healthz, /status and /metrics\n"},
+		{"bad path below", "GET", addr, "/status/x", "localhost", 404, "there are /healthz, /status and /metrics\n"},
 		{"bad method", "POST", addr, "/status", "localhost", 405, "GET and HEAD alone\n"},
 		{"bad method of a browser", "OPTIONS", addr, "/status", "localhost", 405, "GET and HEAD alone\n"},
 		{"bad host", "GET", addr, "/status", "rebound.example", 421, "ask for localhost\n"},

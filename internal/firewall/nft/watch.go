@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -61,6 +62,36 @@ func (t *Table) look() error {
 	}
 	_, err := t.verify()
 	return err
+}
+
+// Present looks whether the kernel has the table and its base chain at this moment, and returns ruleset.ErrMismatch when it
+// has not. Whether what they hold is right is Verify's to say: Present waits for nothing, for an Apply neither.
+func (t *Table) Present() error {
+	found, err := findTable()
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		return fmt.Errorf("%w: table inet %s is missing", ruleset.ErrMismatch, tableName)
+	}
+	if found.Flags&nftables.TableFlagDormant != 0 {
+		return fmt.Errorf("%w: the table is dormant", ruleset.ErrMismatch)
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	for _, chain := range chains(found) {
+		if chain.Hooknum == nil {
+			continue
+		}
+		if _, err := c.ListChain(found, chain.Name); errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("%w: chain %s is missing", ruleset.ErrMismatch, chain.Name)
+		} else if err != nil {
+			return fmt.Errorf("look for chain %s: %w", chain.Name, err)
+		}
+	}
+	return nil
 }
 
 // nftaGenID is NFTA_GEN_ID (linux/netfilter/nf_tables.h).

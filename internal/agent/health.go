@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/server"
+)
+
+const (
+	// readEvery is the shortest time between two readings of the kernel or the database for who asks how the agent does.
+	readEvery = 100 * time.Millisecond
+	// maxText is the longest error that the status repeats, in bytes.
+	maxText = 500
+)
+
+// The values of Status.Source.
+const (
+	sourceAPI    = "api"
+	sourceKept   = "kept"
+	sourceCustom = "custom"
+	sourceNone   = "none"
+)
+
+// now is the published state as it stands at this moment. Two things change it that publish nothing: a list grows old, and
+// rules that no table owner protects can be taken away between two looks of the watch.
+func (a *Agent) now() Status {
+	s := *a.status.Load()
+	if s.State == StateActive || s.State == StateDegraded {
+		if err := a.glance.get(); err != nil {
+			s.State, s.Reason = StateUnprotected, err.Error()
+		}
+	}
+	if age := s.age(); age > staleAfter*a.cfg.PullInterval && s.Reason == "" {
+		s.Reason = fmt.Sprintf("the list is %s old", short(age))
+		if s.State == StateActive {
+			s.State = StateDegraded
+		}
+	}
+	s.Reason = a.plain(s.Reason)
+	switch s.State {
+	case StateActive, StateDegraded:
+		s.Healthy = true
+	case StateDryRun:
+		s.Healthy = s.Reason == ""
+	case StateStarting, StateUnprotected:
+		s.BlockedIPs, s.Blocked4, s.Blocked6, s.Verified = 0, 0, 0, nil // what is in force is not known
+	}
+	switch {
+	case s.State == StateStarting, s.State == StateUnprotected:
+		s.Source = sourceNone
+	case s.LastPull == nil:
+		s.Source = sourceCustom
+	case s.Kept:
+		s.Source = sourceKept
+	default:
+		s.Source = sourceAPI
+	}
+	return s
+}
+
+// look asks the kernel whether the rules are there. It waits for nobody who changes them.
+func (a *Agent) look() error {
+	if b, ok := a.fw.(interface{ Present() error }); ok {
+		return b.Present()
+	}
+	return nil
+}
+
+// Health says whether the rules are in force, or in a dry run whether the list is current, and if not why.
+func (a *Agent) Health() (ok bool, reason string) {
+	s := a.now()
+	switch {
+	case s.Healthy:
+		return true, ""
+	case s.Reason == "" || s.State == StateStarting:
+		return false, string(s.State)
+	default:
+		return false, string(s.State) + ": " + s.Reason
+	}
+}
+
+// StatusJSON is the status for the health endpoint, of now, however many ask.
+func (a *Agent) StatusJSON() any { return a.reading.get() }
+
+// unprotected publishes at once that the rules are not what they should be: the enforcing task, which puts them right, may
+// be waiting for a probe.
+func (a *Agent) unprotected(err error) {
+	a.setStatus(func(s *Status) {
+		if s.State == StateActive || s.State == StateDegraded {
+			s.State, s.Reason = StateUnprotected, err.Error()
+		}
+	})
+}
+
+// remember keeps an error for the status.
+func (a *Agent) remember(err error, which func(*LastErrors) **LastError) {
+	if err == nil {
+		return
+	}
+	e := &LastError{Time: *inFuture(0), Text: a.plain(err.Error())}
+	a.setStatus(func(s *Status) { *which(&s.Errors) = e })
+}
+
+// Which of the last errors it is.
+func pullError(e *LastErrors) **LastError   { return &e.Pull }
+func applyError(e *LastErrors) **LastError  { return &e.Apply }
+func reportError(e *LastErrors) **LastError { return &e.Report }
+
+// plain makes one bounded line of a text that may come from outside, without the key.
+func (a *Agent) plain(text string) string {
+	text = server.OneLine(strings.ReplaceAll(text, a.cfg.APIKey.Reveal(), "[redacted]"))
+	if len(text) <= maxText {
+		return text
+	}
+	cut := maxText
+	for !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + "…"
+}
+
+// lost is what the watch calls when somebody else changed the rules.
+func (a *Agent) lost(err error) {
+	a.log.Debug("The rules were changed", zap.Error(err))
+	a.unprotected(err)
+	offer(a.lostC, err)
+}

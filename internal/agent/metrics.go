@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// prefix begins the name of each metric.
+const prefix = "sikkerguard_"
+
+// put hands over one figure, with the values of its metric's labels.
+type put func(value float64, labels ...string)
+
+// metric is one row of the table that the collector and docs/metrics.md are made from. Its figures are read from one
+// Status, so that those of a scrape go together; a figure that is not known is left out, because 0 would be a lie.
+type metric struct {
+	name   string // without the prefix
+	kind   prometheus.ValueType
+	labels []string
+	help   string
+	query  string // an example in PromQL
+	read   func(s *Status, out put)
+}
+
+func (m metric) desc() *prometheus.Desc {
+	return prometheus.NewDesc(prefix+m.name, m.help, m.labels, nil)
+}
+
+// collector reads the status once a scrape.
+type collector struct {
+	agent   *Agent
+	metrics []metric
+	descs   []*prometheus.Desc
+}
+
+func newCollector(a *Agent) *collector {
+	c := &collector{agent: a, metrics: slices.Concat(listMetrics(a.cfg.PullInterval), dropMetrics(), reportMetrics())}
+	for _, m := range c.metrics {
+		c.descs = append(c.descs, m.desc())
+	}
+	return c
+}
+
+// Describe tells every metric.
+func (c *collector) Describe(descC chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		descC <- d
+	}
+}
+
+// Collect reads the status and tells its figures.
+func (c *collector) Collect(metricC chan<- prometheus.Metric) {
+	s := c.agent.Status()
+	for i, m := range c.metrics {
+		m.read(&s, func(value float64, labels ...string) {
+			metric, err := prometheus.NewConstMetric(c.descs[i], m.kind, value, labels...)
+			if err != nil {
+				metric = prometheus.NewInvalidMetric(c.descs[i], err)
+			}
+			metricC <- metric
+		})
+	}
+}
+
+const (
+	appliedName = "apply_duration_seconds"
+	appliedHelp = "Time from the first request to the kernel until its last answer, each time that rules were put in force: " +
+		"the list changed, the safety whitelist changed, rules were put back."
+)
+
+// newApplied is the histogram of how long it took to put a list in force: milliseconds for a small one, seconds for
+// hundreds of thousands of entries.
+func newApplied() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: prefix + appliedName, Help: appliedHelp,
+		Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	})
+}
+
+// registry has the metrics of this agent and of its process.
+func (a *Agent) registry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(newCollector(a), a.applied, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// gathered is what one scrape reads.
+type gathered struct {
+	families []*dto.MetricFamily
+	err      error
+}
+
+// gatherer reads the metrics once for all who ask at the same time.
+func (a *Agent) gatherer() prometheus.Gatherer {
+	registry := a.registry()
+	all := newShared(readEvery, func() (g gathered) {
+		g.families, g.err = registry.Gather()
+		return g
+	})
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		g := all.get()
+		return slices.Clone(g.families), g.err // who gets them may leave some out
+	})
+}
+
+// The results of pulls.
+const (
+	pullAccepted     = "accepted"
+	pullRefused      = "refused"
+	pullQuota        = "quota"
+	pullUnauthorized = "unauthorized"
+	pullUnavailable  = "unavailable"
+	pullFailed       = "error"
+)
+
+// pullResults are all of them: each is there from the start, so that a first one is an increase.
+func pullResults() []string {
+	return []string{pullAccepted, pullRefused, pullQuota, pullUnauthorized, pullUnavailable, pullFailed}
+}
+
+// pullResult names what came of a pull.
+func pullResult(err error) string {
+	if err == nil {
+		return pullAccepted
+	}
+	if _, ok := errors.AsType[*vet.RefusalError](err); ok {
+		return pullRefused
+	}
+	if _, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
+		return pullQuota
+	}
+	if errors.Is(err, sikkerapi.ErrUnauthorized) {
+		return pullUnauthorized
+	}
+	if _, ok := errors.AsType[*sikkerapi.TemporaryError](err); ok {
+		return pullUnavailable
+	}
+	return pullFailed
+}
+
+// guards are the guards that refuse lists.
+func guards() []vet.Guard {
+	return []vet.Guard{
+		vet.GuardEntries, vet.GuardMalformed, vet.GuardEmpty, vet.GuardWidth, vet.GuardCoverage, vet.GuardGrowth, vet.GuardShrink,
+	}
+}
+
+func states() []State {
+	return []State{StateStarting, StateActive, StateDegraded, StateUnprotected, StateDryRun}
+}
+
+// truth is 1 or 0.
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// seconds is a Unix time. Nothing is put for a time that has not come yet.
+func seconds(out put, t *time.Time, labels ...string) {
+	if t != nil {
+		out(float64(t.Unix()), labels...)
+	}
+}

@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+var update = flag.Bool("update", false, "write docs/metrics.md and the golden files anew")
+
+// golden compares a file with what it should be, or writes it anew.
+func golden(t *testing.T, path, want string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("%s is stale: go test ./internal/agent -update writes it anew (-want +got):\n%s", path, diff)
+	}
+}
+
+// table is every metric that is read from the status.
+func table() []metric {
+	return slices.Concat(listMetrics(24*time.Hour), dropMetrics(), reportMetrics())
+}
+
+const metricsHead = `# Metrics
+
+The agent answers them at ''http://127.0.0.1:8080/metrics'' and, to a client that accepts ''text/plain'' or
+''application/openmetrics-text'' rather than JSON, as Prometheus does, at ''/status'' too; ''/status?format=prometheus'' shows
+them in a browser. The port is ''SIKKER_HEALTH_PORT''. It listens on loopback alone, so Prometheus runs on the same host, or
+a proxy of yours is in between. Scrape configuration, alert rules and a dashboard are in ''deploy/prometheus'' and
+''deploy/grafana''.
+
+All figures of a scrape are of one moment. One that is not known is left out rather than 0. No label holds an address, and
+the values of each are bounded: families, guards, states, and the names of ''SIKKER_PORT_MAP'' with ''other''.
+
+Packets dropped are counted by the kernel, exactly, and the count goes on over restarts. Events are those of them that the
+agent was told of since it started: what was seen, lost and not attributed is together what was dropped in that time.
+
+This page is generated from the table that the agent itself uses (make docs).
+
+| metric | type | labels | meaning | example |
+|---|---|---|---|---|
+`
+
+const metricsTail = `
+Those of the Go runtime (''go_…'') and of the process (''process_…'') are there too, under their usual names.
+`
+
+// reference is docs/metrics.md.
+func reference() string {
+	var b strings.Builder
+	b.WriteString(strings.ReplaceAll(metricsHead, "''", "`"))
+	row := func(name, kind string, labels []string, help, query string) {
+		for i, l := range labels {
+			labels[i] = "`" + l + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | `%s` |\n", prefix+name, kind, strings.Join(labels, ", "), help, query)
+	}
+	for _, m := range table() {
+		row(m.name, map[prometheus.ValueType]string{gauge: "gauge", counter: "counter"}[m.kind], m.labels, m.help, m.query)
+	}
+	row(appliedName, "histogram", nil, appliedHelp, appliedQuery)
+	b.WriteString(strings.ReplaceAll(metricsTail, "''", "`"))
+	return b.String()
+}
+
+const appliedQuery = "histogram_quantile(0.95, sum by (le) (rate(sikkerguard_apply_duration_seconds_bucket[1d])))"
+
+func TestMetricsReference(t *testing.T) {
+	t.Parallel()
+	golden(t, "../../docs/metrics.md", reference())
+	names := map[string]bool{appliedName: true}
+	for _, m := range table() {
+		if names[m.name] {
+			t.Errorf("%s is there twice", m.name)
+		}
+		names[m.name] = true
+		if strings.Contains(m.help+m.query, "|") {
+			t.Errorf("%s: a bar would end the cell of the page", m.name)
+		}
+		if !strings.Contains(m.query, prefix+m.name) {
+			t.Errorf("%s: the example is of another: %s", m.name, m.query)
+		}
+	}
+}
+
+// sample is a status in which everything is told.
+func sample() Status {
+	at := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
+	return Status{
+		State: StateActive, BlockedIPs: 8774, LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
+		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: sourceAPI, ListAge: "2h 15m", Custom: 3, NextPull: &at,
+		Pulls: Counts{pullAccepted: 4, pullUnavailable: 1}, Refused: Counts{string(vet.GuardShrink): 2}, Rollbacks: 1, Repairs: 5,
+		Whitelist: WhitelistStatus{IPs: 8, Ranges: 8, Kinds: "gateways"}, Backend: "nftables",
+		Features: []string{"table owner", "element counts"}, Gaps: []string{},
+		Verified:     &VerifiedStatus{At: at, Elements: 9000, Counted: true, Sampled: 31, Seconds: .25},
+		Dropped:      &DroppedStatus{Packets4: 1000, Bytes4: 60000, Packets6: 7, Bytes6: 700},
+		Events:       EventsStatus{Dropped: 1007, Seen: 900, Lost: 50, Unattributed: 57, Unparsed: 2, Overflow: 3},
+		Hits:         map[string]uint64{"ssh": 800, otherService: 98},
+		Reports:      &ReportsStatus{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
+		Quota:        QuotasStatus{Pulls: &QuotaStatus{Limit: 24, Remaining: 20, Reset: at}, Reports: &QuotaStatus{Limit: 1000, Reset: at}},
+		Errors:       LastErrors{Pull: &LastError{Time: at, Text: "pull blacklist: 503"}},
+		unattributed: 50,
+	}
+}
+
+// fixed collects the metrics of one status.
+type fixed struct{ s Status }
+
+func (fixed) Describe(descC chan<- *prometheus.Desc) {
+	for _, m := range table() {
+		descC <- m.desc()
+	}
+}
+
+func (f fixed) Collect(metricC chan<- prometheus.Metric) {
+	for _, m := range table() {
+		m.read(&f.s, func(v float64, labels ...string) {
+			metricC <- prometheus.MustNewConstMetric(m.desc(), m.kind, v, labels...)
+		})
+	}
+}
+
+// figures are the samples of a gatherer by name and labels.
+func figures(t *testing.T, g prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			all[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = value(m)
+		}
+	}
+	return all
+}
+
+func value(m *dto.Metric) float64 {
+	switch {
+	case m.Gauge != nil:
+		return m.GetGauge().GetValue()
+	case m.Counter != nil:
+		return m.GetCounter().GetValue()
+	default:
+		return float64(m.GetHistogram().GetSampleCount())
+	}
+}
+
+// TestMetrics shows each figure of a status in the metrics, and that they follow the house rules.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(fixed{sample()})
+	problems, err := testutil.GatherAndLint(r)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v %v", problems, err)
+	}
+	all := figures(t, r)
+	for name, want := range map[string]float64{
+		"healthy{}": 1, "state{state=active}": 1, "state{state=unprotected}": 0, "backend_info{backend=nftables}": 1,
+		"enforced_entries{family=4}": 8700, "enforced_entries{family=6}": 74, "whitelist_entries{kind=ip}": 8, "custom_entries{}": 3,
+		"last_pull_timestamp_seconds{}": 1771929000, "pull_interval_seconds{}": 86400, "kernel_gaps{}": 0,
+		"pulls_total{result=accepted}": 4, "pulls_total{result=unavailable}": 1, "pulls_total{result=quota}": 0,
+		"refusals_total{guard=shrink}": 2, "refusals_total{guard=growth}": 0, "rollbacks_total{}": 1, "repairs_total{}": 5,
+		"dropped_packets_total{family=4}": 1000, "dropped_bytes_total{family=6}": 700,
+		"events_seen_total{}": 900, "events_lost_total{}": 50, "events_unattributed_total{}": 50, "events_unparsed_total{}": 2,
+		"events_overflow_total{}": 3, "hits_total{protocol=ssh}": 800, "hits_total{protocol=other}": 98,
+		"reports_queued{}": 12, "reports_sent_total{}": 300, "reports_rejected_total{}": 4, "reports_merged_total{}": 5,
+		"reports_dropped_total{}": 6, "quota_limit{use=pulls}": 24, "quota_remaining{use=pulls}": 20, "quota_remaining{use=reports}": 0,
+		"last_error_timestamp_seconds{stage=pull}": 1771929000, "list_kept{}": 0,
+	} {
+		if got, ok := all[prefix+name]; !ok || got != want {
+			t.Errorf("%s: got %v (there: %v), want %v", name, got, ok, want)
+		}
+	}
+	for name := range all {
+		if regexp.MustCompile(`\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f]*:`).MatchString(name) {
+			t.Errorf("%s looks like an address", name)
+		}
+	}
+	for _, m := range table() { // each row has a figure when everything is told
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(n string) bool { return strings.HasPrefix(n, prefix+m.name+"{") }) {
+			t.Errorf("%s has no figure", m.name)
+		}
+	}
+}
+
+// TestMetricsUnknown: what is not known is absent, and nothing is enforced while the agent is not healthy.
+func TestMetricsUnknown(t *testing.T) {
+	t.Parallel()
+	s := Status{State: StateUnprotected, Blocked4: 5}
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(fixed{s})
+	all := figures(t, r)
+	if all[prefix+"healthy{}"] != 0 || all[prefix+"enforced_entries{family=4}"] != 0 {
+		t.Errorf("not healthy, and yet: %v", all)
+	}
+	for name := range all {
+		if regexp.MustCompile("dropped_|reports_|quota_|last_|list_age|next_pull").MatchString(name) {
+			t.Errorf("%s is there", name)
+		}
+	}
+}
+
+func TestPullResult(t *testing.T) {
+	t.Parallel()
+	for want, err := range map[string]error{
+		pullAccepted:     nil,
+		pullRefused:      fmt.Errorf("vet blacklist: %w", &vet.RefusalError{Guard: vet.GuardEmpty}),
+		pullQuota:        fmt.Errorf("pull: %w", &sikkerapi.QuotaError{}),
+		pullUnauthorized: fmt.Errorf("pull: %w", sikkerapi.ErrUnauthorized),
+		pullUnavailable:  fmt.Errorf("pull: %w", &sikkerapi.TemporaryError{Err: os.ErrDeadlineExceeded}),
+		pullFailed:       os.ErrClosed,
+	} {
+		if got := pullResult(err); got != want {
+			t.Errorf("%v: got %s, want %s", err, got, want)
+		}
+	}
+}
+
+// TestDeployedNames: whatever the rules and dashboards ask for is on the page of metrics.
+func TestDeployedNames(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, m := range table() {
+		known[prefix+m.name] = true
+	}
+	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+		known[prefix+appliedName+suffix] = true
+	}
+	files := 0
+	err := filepath.WalkDir("../../deploy", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.Contains(path, "prometheus") && !strings.Contains(path, "grafana") {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		files++
+		for _, name := range regexp.MustCompile(`\b`+prefix+`[a-z0-9_]+`).FindAllString(string(raw), -1) {
+			if !known[name] {
+				t.Errorf("%s asks for %s, which is no metric", path, name)
+			}
+		}
+		return nil
+	})
+	if err != nil || files < 6 {
+		t.Errorf("%d files of Prometheus and Grafana, %v", files, err)
+	}
+}

@@ -1,0 +1,188 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+func encode(t *testing.T, v any) string {
+	t.Helper()
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw) + "\n"
+}
+
+// TestStatusShape pins every field and their order: programs read it.
+func TestStatusShape(t *testing.T) {
+	t.Parallel()
+	got := encode(t, sample())
+	golden(t, "testdata/status.json", got)
+	const documented = `{
+  "status": "active",
+  "blockedIps": 8774,
+  "lastPull": "2026-02-24T10:30:00Z",
+  "lastReport": "2026-02-24T10:30:00Z",
+  "dryRun": false,
+  "uptime": "2h 15m",
+  "version": "1.0.0",
+`
+	if !strings.HasPrefix(got, documented) {
+		t.Errorf("the documented fields are not the first ones:\n%s", got)
+	}
+}
+
+// TestStatusAtStart: before anything happened there are nulls for times, and never for lists and maps.
+func TestStatusAtStart(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.started = time.Now()
+	golden(t, "testdata/status_start.json", encode(t, a.Status()))
+}
+
+// kernel is a firewall whose rules can be taken away.
+type kernel struct {
+	firewall.Backend
+
+	gone error
+}
+
+func (k *kernel) Present() error                    { return k.gone }
+func (*kernel) Info() ruleset.Info                  { return ruleset.Info{Name: "nftables"} }
+func (*kernel) Counters() (ruleset.Counters, error) { return ruleset.Counters{Packets4: 3}, nil }
+
+func TestNow(t *testing.T) {
+	t.Parallel()
+	fresh, old := time.Now(), time.Now().Add(-4*24*time.Hour)
+	gone := fmt.Errorf("%w: table inet sikkerguard is missing", firewall.ErrMismatch)
+	tests := []struct {
+		name    string
+		s       Status
+		dryRun  bool
+		gone    error
+		state   State
+		healthy bool
+		reason  string
+		source  string
+		blocked int
+	}{
+		{"OK active", Status{State: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
+		{"OK kept", Status{State: StateDegraded, LastPull: &fresh, Kept: true, BlockedIPs: 5, Reason: "503"}, false, nil, StateDegraded, true, "503", sourceKept, 5},
+		{"OK the operator's list alone", Status{State: StateDegraded, BlockedIPs: 5, Reason: "503"}, false, nil, StateDegraded, true, "503", sourceCustom, 5},
+		{"OK stale is degraded and healthy", Status{State: StateActive, LastPull: &old, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h old", sourceAPI, 5},
+		{"bad table gone between two looks of the watch", Status{State: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
+		{"bad table gone while degraded", Status{State: StateDegraded, LastPull: &fresh, Reason: "503", BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
+		{"bad starting", Status{State: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
+		{"bad nothing in force", Status{State: StateUnprotected, Reason: "pull:\n\x1b[31m503"}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
+		{"OK dry run", Status{State: StateDryRun, LastPull: &fresh, BlockedIPs: 5}, true, nil, StateDryRun, true, "", sourceAPI, 5},
+		{"bad dry run with an old list", Status{State: StateDryRun, LastPull: &old, BlockedIPs: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 5},
+		{"bad dry run without a list", Status{State: StateDryRun, Reason: "503"}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a, _ := logged(t)
+			if !tt.dryRun {
+				a.fw = &kernel{gone: tt.gone}
+			}
+			a.status.Store(&tt.s)
+			got := a.now()
+			if got.State != tt.state || got.Healthy != tt.healthy || got.Reason != tt.reason || got.Source != tt.source || got.BlockedIPs != tt.blocked {
+				t.Errorf("got %+v", got)
+			}
+			if ok, reason := a.Health(); ok != tt.healthy || ok != (reason == "") {
+				t.Errorf("health: %v %q", ok, reason)
+			}
+			if tt.s.BlockedIPs != a.status.Load().BlockedIPs {
+				t.Error("a value that was published has changed")
+			}
+		})
+	}
+}
+
+// TestLostIsTold: what the watch finds shows at once, however long the enforcing task is busy, and is still handed to it.
+func TestLostIsTold(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.fw = &kernel{}
+	a.setStatus(func(s *Status) { s.State = StateActive })
+	a.lost(errors.New("chain prerouting is missing"))
+	if ok, reason := a.Health(); ok || reason != "unprotected: chain prerouting is missing" {
+		t.Errorf("health: %v %q", ok, reason)
+	}
+	select {
+	case <-a.lostC:
+	default:
+		t.Error("the enforcing task is not told")
+	}
+}
+
+// TestPlain: an error in the status is one bounded line without the key.
+func TestPlain(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.remember(errors.New("401 for sk_test_unit\r\n\x1b[2J"+strings.Repeat("ä", 1000)), pullError)
+	a.remember(nil, applyError)
+	e := a.Status().Errors
+	if e.Apply != nil || e.Report != nil {
+		t.Errorf("errors that never were: %+v", e)
+	}
+	text := e.Pull.Text
+	if !strings.HasPrefix(text, "401 for [redacted] [2Jää") || len(text) > maxText+len("…") || strings.ContainsAny(text, "\n\x1b\ufffd") {
+		t.Errorf("%d bytes: %q", len(text), text)
+	}
+}
+
+func TestQuotaStatus(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
+	if got := quotaStatus(sikkerapi.Quota{}, now); got != nil {
+		t.Errorf("not known: %+v", got)
+	}
+	q := sikkerapi.Quota{Known: true, Limit: 24, Remaining: 3, Reset: now.Add(time.Hour)}
+	for _, tt := range []struct {
+		after time.Duration
+		want  QuotaStatus
+	}{
+		{0, QuotaStatus{24, 3, now.Add(time.Hour)}},
+		{time.Hour, QuotaStatus{24, 24, now.Add(25 * time.Hour)}},
+		{50 * time.Hour, QuotaStatus{24, 24, now.Add(73 * time.Hour)}},
+	} {
+		if diff := cmp.Diff(&tt.want, quotaStatus(q, now.Add(tt.after))); diff != "" {
+			t.Errorf("%v later (-want +got):\n%s", tt.after, diff)
+		}
+	}
+}
+
+// TestSeen counts by the names of the port map, and everything else as one.
+func TestSeen(t *testing.T) {
+	t.Parallel()
+	var s seen
+	hit := func(port uint16, n uint64) sensor.Hit { return sensor.Hit{Key: sensor.Key{Port: port}, Packets: n} }
+	cfg, err := config.Load([]string{"SIKKER_API_KEY=sk_test_unit"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.add([]sensor.Hit{hit(22, 5), hit(2222, 1), hit(4444, 2)}, cfg.Ports)
+	before := s.hits()
+	s.add([]sensor.Hit{hit(0, 3), hit(23, 1)}, cfg.Ports)
+	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "other": 2}, before); diff != "" {
+		t.Errorf("first (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "telnet": 1, "other": 5}, s.hits()); diff != "" {
+		t.Errorf("then (-want +got):\n%s", diff)
+	}
+}
