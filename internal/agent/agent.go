@@ -51,9 +51,11 @@ type Agent struct {
 	api     *sikkerapi.Client
 
 	drops        dropCount
+	recorder     recorder
 	store        *store.Store     // nil in a dry run
 	reporter     *report.Reporter // nil when nothing is to be reported
 	unauthorized bool             // the API refused the key for reports; the reporting task's own
+	undelivered  bool             // the last report did not get through, and that was told; likewise
 	told         map[string]bool  // reasons that rows were rejected for; the reporting task's own
 
 	allow     atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
@@ -106,6 +108,8 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		pullC:  make(chan order),
 		hostC:  make(chan struct{}, 1),
 		lostC:  make(chan error, 1),
+
+		recorder: recorder{askC: make(chan chan<- struct{})},
 	}
 	if a.log == nil {
 		a.log = zap.NewNop()
@@ -125,9 +129,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.open(); err != nil {
 		return errors.Join(err, a.close())
 	}
-	// The sensor listens until the last window has been told, and so outlives the tasks that ctx ends.
-	sensorCtx, stopSensor := context.WithCancel(context.WithoutCancel(ctx))
-	var sensing errgroup.Group
+	// The sensor and the recorder go on until the rules are gone and the last window has been told, and so outlive the tasks
+	// that ctx ends.
+	afterwards, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var sensing, recording, delivering errgroup.Group
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, "health endpoint", a.server.Run, a.server.Listen) })
 	g.Go(func() error { return a.keep(ctx, "watch on addresses and routes", a.watchHost, nil) })
@@ -136,18 +142,42 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.enforce(ctx) })
 	if !a.cfg.DryRun {
-		sensing.Go(func() error { return a.keep(sensorCtx, "NFLOG listener", a.sensor.Run, a.sensor.Open) })
+		sensing.Go(func() error { return a.keep(afterwards, "NFLOG listener", a.sensor.Run, a.sensor.Open) })
+		recording.Go(func() error { return a.recordAll(afterwards) })
 		g.Go(func() error { return a.keep(ctx, "watch on the rules", a.watchRules, nil) })
 		g.Go(func() error { return a.observe(ctx) })
-		if a.store != nil {
-			g.Go(func() error { return a.deliver(ctx) })
+		if a.reporter != nil {
+			delivering.Go(func() error { return a.deliver(ctx) })
 		}
 	}
-	err := errors.Join(g.Wait(), a.remove())
-	stopSensor()
-	err = errors.Join(err, sensing.Wait())
-	a.lastBatch()
+	// The disk may hang, and the tasks with it that use it. The rules go all the same.
+	<-ctx.Done()
+	err := a.waitFor("tasks", g.Wait)
+	err = errors.Join(err, a.remove())
+	if !a.cfg.DryRun {
+		a.tellWindow()
+	}
+	stop()
+	err = errors.Join(err, a.waitFor("NFLOG listener", sensing.Wait), a.waitFor("database", recording.Wait),
+		a.waitFor("report", delivering.Wait), a.waitFor("last report", a.lastBatch))
 	return errors.Join(err, a.close())
+}
+
+// ending is how long a task may take to end.
+const ending = 6 * time.Second
+
+// waitFor waits for a task that is to end, but not for one that hangs on a disk. What that had to do is told as not done.
+func (a *Agent) waitFor(what string, wait func() error) error {
+	doneC := make(chan error, 1)
+	go func() { doneC <- wait() }() // the process ends soon, and with it whatever hangs
+	timer := time.NewTimer(ending)
+	defer timer.Stop()
+	select {
+	case err := <-doneC:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("wait for the %s to end: it hangs, and what it had not written is lost", what)
+	}
 }
 
 // greet prints the banner and what is configured.
@@ -219,8 +249,11 @@ func (a *Agent) open() error {
 		return err
 	}
 	if !a.cfg.DryRun {
-		a.openStore()
-		a.beginCounting()
+		a.store = a.newStore()
+		if a.cfg.ReportEnabled {
+			a.reporter = report.New(report.Options{Queue: queue{a.store}, API: a.api})
+		}
+		return a.beginCounting()
 	}
 	return nil
 }
@@ -283,6 +316,11 @@ func (a *Agent) close() error {
 func (a *Agent) remove() error {
 	if a.fw == nil {
 		return nil
+	}
+	// Nothing is dropped any more when the counters are read for the last time. What cannot be disarmed is removed all the
+	// same, and what is dropped meanwhile is not counted.
+	if err := errors.Join(a.fw.Disarm(), a.countLast()); err != nil {
+		a.drops.miss()
 	}
 	if err := a.fw.Remove(); err != nil {
 		return fmt.Errorf("remove the firewall rules: %w (nft delete table inet sikkerguard removes them by hand)", err)

@@ -10,66 +10,124 @@ import (
 
 // dropCount makes one figure, which never goes back, of the kernel's counters, which begin anew with each table.
 type dropCount struct {
-	mu     sync.Mutex
-	began  ruleset.Counters // the kernel's when this process began: rules that a killed one left have counted on
-	raw    ruleset.Counters // the kernel's, when they were read last
-	since  ruleset.Counters // dropped since this process began
-	base   ruleset.Counters // dropped before that, since the database was made
-	loaded bool             // base is known
+	mu    sync.Mutex
+	began ruleset.Counters // the kernel's when this process began: rules that a killed one left have counted on
+	raw   ruleset.Counters // the kernel's, when they were read last
+	since ruleset.Counters // dropped since this process began
+	base  ruleset.Counters // dropped before that, since the database was made
+
+	loaded  bool // base is known
+	late    bool // it was not at first, and so is not shown: the figure would jump
+	inexact bool // something was dropped that is in no figure
+	kept    store.Counters
 }
 
-// beginCounting reads where the kernel's counters are now, and goes on where the last run was.
-func (a *Agent) beginCounting() {
-	if n, err := a.fw.Counters(); err == nil {
-		a.drops.began, a.drops.raw = n, n
+// beginCounting reads where the kernel's counters are now: rules of a run before this one have counted on.
+func (a *Agent) beginCounting() error {
+	n, err := a.fw.Counters()
+	if err != nil {
+		return err
 	}
-	a.drops.mu.Lock()
-	defer a.drops.mu.Unlock()
-	a.loadBase()
+	a.drops.began, a.drops.raw = n, n
+	return nil
 }
 
-// loadBase reads what runs before this one counted. While the database cannot be read the total is too small by that, and
-// nothing is written over it.
-func (a *Agent) loadBase() {
+// loadCounters reads what runs before this one counted.
+func (a *Agent) loadCounters(ctx context.Context) {
 	d := &a.drops
-	if a.store == nil || d.loaded {
+	d.mu.Lock()
+	loaded := d.loaded
+	d.mu.Unlock()
+	if loaded {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
 	c, err := a.store.Counters(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err != nil {
-		return // told where hits are recorded
+		d.late = true // told where hits are recorded
+		return
 	}
-	before := ruleset.Counters{Packets4: c.Packets4, Bytes4: c.Bytes4, Packets6: c.Packets6, Bytes6: c.Bytes6}
-	raw := ruleset.Counters{Packets4: c.Raw[0], Bytes4: c.Raw[1], Packets6: c.Raw[2], Bytes6: c.Raw[3]}
-	d.base, d.loaded = plus(before, grown(d.began, raw)), true
+	d.load(c)
 }
 
-// dropped reads the kernel's counters, and returns what was dropped since the database was made and since this process
-// began. What it returned is kept first, so that no later answer, after a kill either, is less.
-func (a *Agent) dropped() (sum, since ruleset.Counters, err error) {
+// load goes on from what was kept. When the run before was killed, its last second was not kept: that is still in the
+// kernel's counters if its rules are.
+func (d *dropCount) load(c store.Counters) {
+	raw := ruleset.Counters{Packets4: c.Raw[0], Bytes4: c.Raw[1], Packets6: c.Raw[2], Bytes6: c.Raw[3]}
+	before := ruleset.Counters{Packets4: c.Packets4, Bytes4: c.Bytes4, Packets6: c.Packets6, Bytes6: c.Bytes6}
+	adopted := d.began.Packets() > 0 && d.began.Packets() >= raw.Packets()
+	d.base, d.loaded = plus(before, grown(d.began, raw)), true
+	d.inexact = d.inexact || c.Inexact || c.Running && !adopted
+}
+
+// dropped reads the kernel's counters, and returns what was dropped since this process began.
+func (a *Agent) dropped() (ruleset.Counters, error) {
 	d := &a.drops
 	d.mu.Lock() // before reading: an older figure after a newer one would look like a table made anew
 	defer d.mu.Unlock()
 	n, err := a.fw.Counters()
 	if err != nil {
-		return sum, since, err
+		return d.since, err
 	}
-	changed := n != d.raw || !d.loaded
 	d.since, d.raw = plus(d.since, grown(n, d.raw)), n
-	a.loadBase()
-	sum = plus(d.base, d.since)
-	if d.loaded && changed {
-		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-		defer cancel()
-		// A disk that is full is told where hits are recorded.
-		_ = a.store.SetCounters(ctx, store.Counters{
-			Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6,
-			Raw: [4]uint64{n.Packets4, n.Bytes4, n.Packets6, n.Bytes6},
-		})
+	return d.since, nil
+}
+
+// countLast reads the kernel's counters before they go.
+func (a *Agent) countLast() error {
+	_, err := a.dropped()
+	return err
+}
+
+// miss remembers that something was dropped that is in no figure.
+func (d *dropCount) miss() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inexact = true
+}
+
+// total is what was dropped since the database was made; ok is false while that is not known.
+func (a *Agent) total() (sum ruleset.Counters, exact, ok bool) {
+	d := &a.drops
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.late:
+		return d.since, false, true
+	case !d.loaded:
+		return sum, false, false
+	default:
+		return plus(d.base, d.since), !d.inexact, true
 	}
-	return sum, d.since, nil
+}
+
+// countersToKeep reads the kernel's counters for the database; nil when there is nothing new, or it is not known yet what is
+// there. running says that more may come.
+func (a *Agent) countersToKeep(running bool) *store.Counters {
+	_, _ = a.dropped() // when the kernel does not answer, as it was last
+	d := &a.drops
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sum := plus(d.base, d.since)
+	c := store.Counters{
+		Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6,
+		Raw:     [4]uint64{d.raw.Packets4, d.raw.Bytes4, d.raw.Packets6, d.raw.Bytes6},
+		Running: running, Inexact: d.inexact,
+	}
+	if !d.loaded || c == d.kept {
+		return nil
+	}
+	return &c
+}
+
+func (a *Agent) countersKept(c *store.Counters) {
+	if c == nil {
+		return
+	}
+	a.drops.mu.Lock()
+	defer a.drops.mu.Unlock()
+	a.drops.kept = *c
 }
 
 // grown is by how much counters have grown. Those that show less than before began anew with a new table.

@@ -16,10 +16,8 @@ import (
 const (
 	// window is how long hits are summed before they are told.
 	window = 10 * time.Second
-	// recordEvery is how often they are recorded meanwhile: what a kill may cost. In an attack by tens of thousands of
-	// sources recording takes its time, and then recordShare times as long goes by until the next, so that it never takes
-	// more than a tenth of a core.
-	recordEvery, recordShare = time.Second, 10
+	// collectEvery is how often what was seen is taken from the sensor and handed to the recorder.
+	collectEvery = time.Second
 	// settle is how long a dropped packet may take to be seen: the kernel holds events back for up to 100 ms, to send many
 	// in one message.
 	settle = 250 * time.Millisecond
@@ -33,42 +31,40 @@ type observer struct {
 	inexact bool   // the last window was not exact
 	window  sensor.Window
 
-	waiting    sensor.Window // seen and not recorded yet
-	since      time.Time     // the first of it was seen after that
-	taken      time.Time     // when the last of it was taken from the sensor
-	unrecorded bool          // the database did not take it the last time
+	dropped uint64 // packets, when they were last collected
+	growth  uint64 // by how much it had grown then
+	peak    uint64 // the most that it grew by in two collections, in this window
 }
 
-// observe tells what was blocked, a window at a time, until ctx ends; then once more what came since.
+// observe tells what was blocked, a window at a time, until ctx ends. The last window is told when the rules are gone.
 func (a *Agent) observe(ctx context.Context) error {
-	tell, record := time.NewTicker(window), time.NewTimer(recordEvery)
+	tell, collect := time.NewTicker(window), time.NewTicker(collectEvery)
 	defer tell.Stop()
-	defer record.Stop()
-	a.observer.taken = time.Now()
+	defer collect.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			a.tellWindow()
-			if n := packets(a.observer.waiting); n > 0 {
-				a.log.Warn("Blocked connections were not recorded and will not be reported", zap.Uint64("packets", n))
-			}
 			return nil
 		case <-tell.C:
 			a.tellWindow()
-		case <-record.C:
-			start := time.Now()
+		case <-collect.C:
 			a.collect()
-			record.Reset(max(recordEvery, recordShare*time.Since(start)))
 		}
 	}
 }
 
-// collect records what was seen since the last time, and adds it to the window.
+// collect hands what was seen since the last time to the recorder, and adds it to the window.
 func (a *Agent) collect() {
 	w := a.sensor.Take()
-	a.record(w)
+	a.recorder.add(w, time.Now())
 	a.seen.add(w.Hits, a.cfg.Ports)
-	a.observer.window = a.observer.window.With(w)
+	o := &a.observer
+	o.window = o.window.With(w)
+	if n, err := a.dropped(); err == nil {
+		growth := n.Packets() - o.dropped
+		o.peak = max(o.peak, o.growth+growth)
+		o.dropped, o.growth = n.Packets(), growth
+	}
 }
 
 // tellWindow logs one window: most packets first, at most maxLines lines, and then one for the rest. A count that may be
@@ -77,12 +73,11 @@ func (a *Agent) tellWindow() {
 	short := a.missed()
 	a.collect()
 	w := a.observer.window
-	a.observer.window = sensor.Window{}
+	a.observer.window, a.observer.peak = sensor.Window{}, 0
 	exact := w.Exact() && !short
 	if !exact && !a.observer.inexact {
-		t := a.sensor.Totals()
 		a.log.Warn("More packets are dropped than can be told: counts marked + may be short",
-			zap.Uint64("lost", t.Lost), zap.Uint64("beyondLogRate", a.observer.missing), zap.Uint64("beyondTable", t.Overflow))
+			zap.Uint64("lost", a.sensor.Totals().Lost), zap.Uint64("beyondLogRate", a.observer.missing), zap.Uint64("beyondTable", w.Overflow))
 	}
 	a.observer.inexact = !exact
 	var rest uint64
@@ -98,22 +93,28 @@ func (a *Agent) tellWindow() {
 	}
 }
 
-// missed says whether packets were dropped that the sensor never heard of, since the last time it was asked: beyond the
-// log rule's limit, or while nobody listened. The counter is read first and the events later, so that packets on their
-// way are not taken for missing.
+// missed says whether packets may have been dropped that the sensor never heard of, since the last time it was asked: beyond
+// the log rule's limit, or while nobody listened. The counter is read first and the events later, so that packets on their
+// way are not taken for missing. When the limit may have let packets go, those that came meanwhile could hide as many, and
+// are left out.
 func (a *Agent) missed() bool {
-	_, since, err := a.dropped()
+	before, err := a.dropped()
 	if err != nil {
 		return true // not knowing is not exact
 	}
 	time.Sleep(settle) // also when the agent is stopping: the last window counts
 	o, t := &a.observer, a.sensor.Totals()
-	if seen := t.Events + t.Lost; since.Packets() > seen+o.missing {
-		o.missing = since.Packets() - seen
+	seen := t.Events + t.Lost
+	if before.Packets() > seen+o.missing {
+		o.missing = before.Packets() - seen
 		a.seen.miss(o.missing)
 		return true
 	}
-	return false
+	if o.peak <= uint64(a.cfg.LogRate) { // the limit is as large a bucket, and refilled as fast
+		return false
+	}
+	after, err := a.dropped()
+	return err != nil || after.Packets() > seen+o.missing
 }
 
 // hitLine is one hit as the operator reads it: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47.

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"maps"
 	"time"
 
@@ -130,6 +129,7 @@ type DroppedStatus struct {
 	Bytes4   uint64 `json:"bytesIpv4"`
 	Packets6 uint64 `json:"packetsIpv6"`
 	Bytes6   uint64 `json:"bytesIpv6"`
+	Exact    bool   `json:"exact"` // false when a run was killed, whose last second is not in them, or the database was lost
 }
 
 // EventsStatus is what became of the packets dropped since this process began: Dropped is Seen, Lost and Unattributed
@@ -153,7 +153,8 @@ func (a *Agent) setStatus(change func(*Status)) {
 	a.status.Store(&s)
 }
 
-// Status is the status now, with the kernel's counters and the database read at this moment.
+// Status is the status now, with the kernel's counters read at this moment. What they show is kept first, so that no later
+// answer, after a kill either, is less.
 func (a *Agent) Status() Status {
 	s := a.now()
 	s.Features, s.Gaps = []string{}, []string{} // not null, nor are the maps
@@ -174,16 +175,18 @@ func (a *Agent) Status() Status {
 		if s.Verified != nil && s.Verified.Counted {
 			s.Features = append(s.Features, "element counts")
 		}
-		sum, since, err := a.dropped()
-		if err == nil {
-			s.Dropped = &DroppedStatus{Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6}
+		totals := a.sensor.Totals() // before the counter, which has then counted every packet that was seen
+		since, _ := a.dropped()     // when the kernel does not answer, as it was last
+		if sum, exact, ok := a.total(); ok {
+			s.Dropped = &DroppedStatus{
+				Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6, Exact: exact,
+			}
 		}
-		s.Events, s.unattributed = events(a.sensor.Totals(), since.Packets()), a.seen.unattributed()
+		s.Events, s.unattributed = events(totals, since.Packets()), a.seen.unattributed()
+		a.recorder.keepNow()
 	}
 	s.Hits = a.seen.hits()
-	if a.store != nil {
-		s.Reports = a.reports()
-	}
+	s.Unrecorded, s.Reports = a.recorder.unrecorded(), a.recorder.queue()
 	s.Quota.Pulls = quotaStatus(a.feed.Quota(), time.Now())
 	if a.reporter != nil {
 		s.Quota.Reports = quotaStatus(a.reporter.Quota(), time.Now())
@@ -203,23 +206,6 @@ func quotaStatus(q sikkerapi.Quota, now time.Time) *QuotaStatus {
 	return s
 }
 
-// reports asks the database, nil when it does not answer.
-func (a *Agent) reports() *ReportsStatus {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	n, err := a.store.Queued(ctx)
-	if err != nil {
-		return nil
-	}
-	t, err := a.store.Totals(ctx)
-	if err != nil {
-		return nil
-	}
-	return &ReportsStatus{
-		Enabled: a.cfg.ReportEnabled, Queued: n, Sent: t.Sent, Rejected: t.Rejected, Merged: t.Merged, Dropped: t.Dropped, Unkept: t.Unkept,
-	}
-}
-
 // age is how old the list is.
 func (s Status) age() time.Duration {
 	if s.LastPull == nil {
@@ -228,11 +214,11 @@ func (s Status) age() time.Duration {
 	return time.Since(*s.LastPull)
 }
 
-// events makes the figures add up. The counter is read first, so events may have come since: then more was dropped too.
+// events makes the figures add up: what was dropped and not seen is not attributed.
 func events(t sensor.Totals, dropped uint64) EventsStatus {
-	seen := t.Events + t.Lost
-	dropped = max(dropped, seen)
-	return EventsStatus{
-		Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unattributed: dropped - seen, Unparsed: t.Unparsed, Overflow: t.Overflow,
+	e := EventsStatus{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
+	if seen := t.Events + t.Lost; dropped > seen {
+		e.Unattributed = dropped - seen
 	}
+	return e
 }

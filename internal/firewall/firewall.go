@@ -23,6 +23,8 @@ type Backend interface {
 	Counters() (ruleset.Counters, error)
 	// Watch calls lost, until ctx ends, when somebody else changed the rules so that they no longer are what was applied.
 	Watch(ctx context.Context, lost func(error)) error
+	// Disarm ends the dropping, so that the counters stand still, and leaves everything else for Remove.
+	Disarm() error
 	// Remove takes everything of ours out of the kernel, and nothing else.
 	Remove() error
 	// Close lets go of the kernel. Rules that were not removed stay, or go, as Options.Keep says.

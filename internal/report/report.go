@@ -2,8 +2,10 @@ package report
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -15,8 +17,14 @@ import (
 const (
 	// maxBatch is how many rows are sent at once. Comments take up to some 300 bytes, and a request at most 2 MB.
 	maxBatch = 5000
-	// firstBatch is how many are sent while it is not known what is left of the quota: the API rejects rows beyond it.
+	// firstBatch is how many are sent while the API does not tell what is left of the quota.
 	firstBatch = 100
+	// maxAlone is how many rows in a row may be dropped because the API refuses a request that holds nothing else. Beyond it
+	// the rows are not what it refuses.
+	maxAlone = 3
+	// recordTimeout bounds the recording of an answer, which is finished even when the agent is being stopped.
+	recordTimeout = 10 * time.Second
+	day           = 24 * time.Hour
 )
 
 // Row is what one source did to one service.
@@ -30,23 +38,26 @@ type Row struct {
 
 // Queue holds rows until they were reported.
 type Queue interface {
-	// Batch is the batch in flight, or when there is none the up to most busiest rows, which are it from now on.
-	Batch(ctx context.Context, most int) ([]Row, error)
-	// Done deletes the batch in flight and records what became of it, in one transaction.
-	Done(ctx context.Context, accepted, rejected int) error
+	// Batch is the batch in flight, or when there is none the up to most busiest of the rows that were begun before a time,
+	// which are it from now on.
+	Batch(ctx context.Context, most int, before time.Time) ([]Row, error)
+	// Done deletes the batch in flight and records what became of it, in one transaction. Rows that are to be sent again
+	// wait again.
+	Done(ctx context.Context, accepted, rejected int, again []Row) error
 	// Return ends the batch in flight: its rows wait again.
 	Return(ctx context.Context) error
 }
 
-// Sender sends a bulk report. *sikkerapi.Client is one.
-type Sender interface {
+// API is what is asked. *sikkerapi.Client is one.
+type API interface {
 	BulkReport(ctx context.Context, rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error)
+	Status(ctx context.Context) (sikkerapi.Status, error)
 }
 
 // Options say where rows come from and go to.
 type Options struct {
 	Queue Queue
-	API   Sender
+	API   API
 	Now   func() time.Time // nil: time.Now
 }
 
@@ -58,6 +69,14 @@ type Reporter struct {
 	daily     int                             // the quota, as the API said; -1: not known
 	remaining int                             // what was left of it
 	until     time.Time
+	answered  *answer // of the batch in flight; nil when there is none, or it has not been answered
+	alone     int     // rows dropped one after the other, see maxAlone
+}
+
+// answer is what the API said of a batch.
+type answer struct {
+	out   Outcome
+	again []Row
 }
 
 // New makes a Reporter. Nothing is sent yet.
@@ -75,16 +94,23 @@ type Outcome struct {
 	Reasons            map[string]int // why rows were rejected, in the API's words: quote them
 }
 
-// Deliver sends one batch, the busiest sources first, at most as many as the quota has left. With an error none of the
-// batch was taken as far as is known. Rows go back among those that wait when the API said so; after anything else they
-// are sent again as they are, because the API may have taken them.
-func (r *Reporter) Deliver(ctx context.Context) (Outcome, error) {
+// Deliver sends one batch of rows that were begun before a time, the busiest first, at most as many as the quota has left.
+// With an error none of the batch was taken as far as is known. Rows go back among those that wait when the API said so;
+// after anything else they are sent again as they are, because the API may have taken them. An answer that could not be
+// recorded is recorded first, and nothing is sent before that works.
+func (r *Reporter) Deliver(ctx context.Context, before time.Time) (Outcome, error) {
+	if r.answered != nil {
+		return r.record(ctx)
+	}
+	if err := r.ask(ctx); err != nil {
+		return Outcome{}, err
+	}
 	now := r.o.Now()
 	most := min(r.limit, r.left(now))
 	if most == 0 {
 		return Outcome{}, &sikkerapi.QuotaError{RetryAfter: r.until.Sub(now), Reset: r.until}
 	}
-	batch, err := r.o.Queue.Batch(ctx, most)
+	batch, err := r.o.Queue.Batch(ctx, most, before)
 	if err != nil || len(batch) == 0 {
 		return Outcome{}, err
 	}
@@ -97,12 +123,52 @@ func (r *Reporter) Deliver(ctx context.Context) (Outcome, error) {
 		return r.refused(ctx, len(batch), err)
 	}
 	r.learn(result.Quota)
-	r.limit = min(2*r.limit, maxBatch)
-	out := Outcome{Rows: len(batch), Accepted: result.Accepted, Rejected: result.Rejected, Reasons: map[string]int{}}
+	r.limit, r.alone = min(2*r.limit, maxBatch), 0
+	r.answered = r.read(batch, result)
+	return r.record(ctx)
+}
+
+// read makes an answer of what the API said of each row. When the quota is spent, what it did not take is sent again.
+func (r *Reporter) read(batch []Row, result sikkerapi.BulkReportResult) *answer {
+	a := &answer{out: Outcome{Rows: len(batch), Accepted: result.Accepted, Rejected: result.Rejected, Reasons: map[string]int{}}}
+	spent := result.Quota.Known && result.Quota.Remaining == 0
 	for _, e := range result.Errors {
-		out.Reasons[e.Reason]++
+		if spent {
+			a.again = append(a.again, batch[e.Row-1])
+			continue
+		}
+		a.out.Reasons[e.Reason]++
 	}
-	return out, r.o.Queue.Done(ctx, result.Accepted, result.Rejected)
+	a.out.Rejected -= len(a.again)
+	return a
+}
+
+// record records the answer to the batch in flight, whatever becomes of ctx: sent again it would count twice.
+func (r *Reporter) record(ctx context.Context) (Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	a := r.answered
+	if err := r.o.Queue.Done(ctx, a.out.Accepted, a.out.Rejected, a.again); err != nil {
+		return Outcome{}, err
+	}
+	r.answered = nil
+	return a.out, nil
+}
+
+// ask asks what is left of the quota, once. When that is not told, the first batch is a small one, and tells.
+func (r *Reporter) ask(ctx context.Context) error {
+	if r.daily >= 0 {
+		return nil
+	}
+	s, err := r.o.API.Status(ctx)
+	switch {
+	case errors.Is(err, sikkerapi.ErrUnauthorized), ctx.Err() != nil:
+		return err
+	case err == nil && s.Quotas.Reports.Limit > 0:
+		u := s.Quotas.Reports
+		r.learn(sikkerapi.Quota{Known: true, Limit: u.Limit, Used: u.Used, Remaining: u.Remaining})
+	}
+	return nil
 }
 
 // left is what is left of the quota, as far as is known.
@@ -110,7 +176,7 @@ func (r *Reporter) left(now time.Time) int {
 	switch {
 	case r.daily < 0:
 		return firstBatch
-	case now.Before(r.until):
+	case now.Before(r.until) && r.until.Sub(now) <= day: // further off, the clock was put back
 		return r.remaining
 	default:
 		return r.daily // it is there anew
@@ -120,23 +186,62 @@ func (r *Reporter) left(now time.Time) int {
 // refused decides what becomes of a batch of n rows that got no good answer, and passes the error on.
 func (r *Reporter) refused(ctx context.Context, n int, err error) (Outcome, error) {
 	quota, isQuota := errors.AsType[*sikkerapi.QuotaError](err)
+	api, isAnswer := errors.AsType[*sikkerapi.APIError](err)
 	_, isTemporary := errors.AsType[*sikkerapi.TemporaryError](err)
+	_, isRow := errors.AsType[*sikkerapi.RowError](err)
 	switch {
 	case isQuota:
 		r.learn(quota.Quota)
-		return Outcome{}, errors.Join(err, r.o.Queue.Return(ctx))
-	case errors.Is(err, sikkerapi.ErrUnauthorized):
-		return Outcome{}, errors.Join(err, r.o.Queue.Return(ctx))
+		return r.giveBack(ctx, err)
 	case isTemporary, ctx.Err() != nil:
 		return Outcome{}, err // it may have been taken: the same batch goes again
-	case errors.Is(err, sikkerapi.ErrMalformed):
-		// Taken, by a 200, and said in words that make no sense. Sent again it would count twice, each time.
-		return Outcome{Rows: n, Accepted: n}, r.o.Queue.Done(ctx, n, 0)
-	case n > 1:
-		r.limit = n / 2 // something in it, or its size: halves find out
-		return Outcome{}, errors.Join(err, r.o.Queue.Return(ctx))
+	case errors.Is(err, sikkerapi.ErrMalformed) && !isNoJSON(err):
+		// Taken by the API, and said in words that make no sense. Sent again it would count twice, each time.
+		r.answered = &answer{out: Outcome{Rows: n, Accepted: n}}
+		return r.record(ctx)
+	case isRow, errors.Is(err, sikkerapi.ErrBatchTooLarge), isAnswer && aboutContent(api.StatusCode):
+		return r.halve(ctx, n, err)
+	case isAnswer:
+		return r.giveBack(ctx, err) // a key that is refused, an address that is not the API's
 	default:
-		return Outcome{Rows: n, Rejected: n, Reasons: map[string]int{err.Error(): n}}, r.o.Queue.Done(ctx, 0, n)
+		return Outcome{}, err // a 200 that is not the API's, such as a login page: the same batch goes again
+	}
+}
+
+// isNoJSON says whether an answer is something else altogether than what the API sends.
+func isNoJSON(err error) bool {
+	_, ok := errors.AsType[*json.SyntaxError](err)
+	return ok
+}
+
+// aboutContent says whether a status speaks of what was sent, and not of who sent it or where to.
+func aboutContent(status int) bool {
+	return status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || status == http.StatusUnprocessableEntity
+}
+
+// giveBack ends the batch in flight, of which the API took nothing.
+func (r *Reporter) giveBack(ctx context.Context, err error) (Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	return Outcome{}, errors.Join(err, r.o.Queue.Return(ctx))
+}
+
+// halve finds the row that a batch is refused for by sending less and less of it; alone, it is dropped.
+func (r *Reporter) halve(ctx context.Context, n int, err error) (Outcome, error) {
+	switch {
+	case n > 1:
+		r.limit = n / 2
+		return r.giveBack(ctx, err)
+	case r.alone == maxAlone:
+		return r.giveBack(ctx, err)
+	default:
+		r.alone++
+		reason := err.Error()
+		if row, ok := errors.AsType[*sikkerapi.RowError](err); ok {
+			reason = row.Reason // without number and address, which no two rows share
+		}
+		r.answered = &answer{out: Outcome{Rows: n, Rejected: n, Reasons: map[string]int{reason: n}}}
+		return r.record(ctx)
 	}
 }
 
@@ -148,7 +253,7 @@ func (r *Reporter) learn(q sikkerapi.Quota) {
 	now := r.o.Now().UTC()
 	r.daily, r.remaining, r.until = q.Limit, q.Remaining, q.Reset
 	if r.until.IsZero() {
-		r.until = now.Truncate(24 * time.Hour).Add(24 * time.Hour)
+		r.until = now.Truncate(day).Add(day)
 	}
 	q.Reset = r.until
 	r.quota.Store(&q)

@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -19,21 +20,35 @@ type queue struct {
 	t               *testing.T
 	waiting, flying []report.Row
 	sent, rejected  int
+	full            bool // the disk: nothing is recorded
 }
 
-func (q *queue) Batch(_ context.Context, most int) ([]report.Row, error) {
+func (q *queue) Batch(_ context.Context, most int, before time.Time) ([]report.Row, error) {
 	if len(q.flying) == 0 {
-		n := min(most, len(q.waiting))
-		q.flying, q.waiting = q.waiting[:n:n], q.waiting[n:]
+		var left []report.Row
+		for _, r := range q.waiting {
+			if len(q.flying) < most && r.First.Before(before) {
+				q.flying = append(q.flying, r)
+			} else {
+				left = append(left, r)
+			}
+		}
+		q.waiting = left
 	}
 	return q.flying, nil
 }
 
-func (q *queue) Done(_ context.Context, accepted, rejected int) error {
+var errFull = errors.New("disk full")
+
+func (q *queue) Done(ctx context.Context, accepted, rejected int, again []report.Row) error {
 	if len(q.flying) == 0 {
 		q.t.Error("an answer for no batch")
 	}
+	if q.full || ctx.Err() != nil {
+		return errFull
+	}
 	q.flying, q.sent, q.rejected = nil, q.sent+accepted, q.rejected+rejected
+	q.waiting = append(q.waiting, again...)
 	return nil
 }
 
@@ -42,16 +57,27 @@ func (q *queue) Return(context.Context) error {
 	return nil
 }
 
-// api answers as it is told, and keeps what it was sent.
+// api answers as it is told, and keeps what it was sent. It tells its quota beforehand if there is one.
 type api struct {
 	got    [][]sikkerapi.Report
 	answer func(rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error)
+	quota  sikkerapi.Usage
 }
 
 func (a *api) BulkReport(_ context.Context, rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
 	a.got = append(a.got, rows)
 	return a.answer(rows)
 }
+
+func (a *api) Status(context.Context) (sikkerapi.Status, error) {
+	if a.quota.Limit == 0 {
+		return sikkerapi.Status{}, &sikkerapi.APIError{StatusCode: 404}
+	}
+	return sikkerapi.Status{Quotas: sikkerapi.Quotas{Reports: a.quota}}, nil
+}
+
+// now is when these tests deliver.
+func now() time.Time { return time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC) }
 
 func all(rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
 	return sikkerapi.BulkReportResult{Total: len(rows), Accepted: len(rows)}, nil
@@ -73,7 +99,7 @@ func TestReport(t *testing.T) {
 		{Source: netip.MustParseAddr("203.0.113.9"), Service: "ssh", Packets: 47, Ports: []uint16{22, 2222}, First: first, Last: first.Add(time.Hour)},
 		{Source: netip.MustParseAddr("2001:db8::1"), Packets: 1, First: first, Last: first},
 	}}
-	out, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context())
+	out, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context(), now())
 	if err != nil || out.Rows != 2 || out.Accepted != 2 || q.sent != 2 || len(q.flying) != 0 {
 		t.Fatalf("outcome %+v, %v; queue %+v", out, err, q)
 	}
@@ -102,8 +128,12 @@ func TestDeliverRefused(t *testing.T) {
 		{"OK a passing failure leaves the batch in flight", &sikkerapi.TemporaryError{Err: errors.New("503")}, 3, 0, 0, 0, true},
 		{"OK a spent quota gives it back", &sikkerapi.QuotaError{RetryAfter: time.Hour}, 0, 3, 0, 0, true},
 		{"OK a refused key gives it back", &sikkerapi.APIError{StatusCode: 401}, 0, 3, 0, 0, true},
-		{"OK an answer in no known words counts as taken", fmt.Errorf("x: %w", sikkerapi.ErrMalformed), 0, 0, 3, 0, false},
+		{"OK JSON in no known words counts as taken", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("total is -1")), 0, 0, 3, 0, false},
+		{"OK a page that is no JSON is nobody's answer", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, &json.SyntaxError{}), 3, 0, 0, 0, true},
+		{"OK an answer that cannot be read may have been one", fmt.Errorf("x: %w", sikkerapi.ErrDecompress), 3, 0, 0, 0, true},
 		{"OK a batch that is refused for good is halved", &sikkerapi.APIError{StatusCode: 413}, 0, 3, 0, 0, true},
+		{"OK an address where no API is gives it back", &sikkerapi.APIError{StatusCode: 404}, 0, 3, 0, 0, true},
+		{"OK a redirect gives it back", &sikkerapi.APIError{StatusCode: 302}, 0, 3, 0, 0, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -112,7 +142,7 @@ func TestDeliverRefused(t *testing.T) {
 			a := &api{answer: func([]sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
 				return sikkerapi.BulkReportResult{}, tt.err
 			}}
-			_, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context())
+			_, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context(), now())
 			if (err != nil) != tt.fails || len(q.flying) != tt.flying || len(q.waiting) != tt.waiting || q.sent != tt.sent || q.rejected != tt.rejected {
 				t.Errorf("got %v; %d in flight, %d waiting, %d sent, %d rejected", err, len(q.flying), len(q.waiting), q.sent, q.rejected)
 			}
@@ -138,7 +168,7 @@ func TestPoison(t *testing.T) {
 		if n > 100 {
 			t.Fatalf("%d rows left after 100 batches", len(q.waiting))
 		}
-		_, _ = r.Deliver(t.Context())
+		_, _ = r.Deliver(t.Context(), now())
 	}
 	if q.sent != 999 || q.rejected != 1 {
 		t.Errorf("sent %d, rejected %d; want 999 and 1", q.sent, q.rejected)
@@ -162,14 +192,14 @@ func TestQuota(t *testing.T) {
 	r := report.New(report.Options{Queue: q, API: a})
 	first := q.waiting[:5]
 	q.waiting, first = first, q.waiting[5:]
-	if _, err := r.Deliver(t.Context()); err != nil { // tells the quota
+	if _, err := r.Deliver(t.Context(), now()); err != nil { // tells the quota
 		t.Fatal(err)
 	}
 	q.waiting = first
-	if out, err := r.Deliver(t.Context()); err != nil || out.Rows != 3 {
+	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Rows != 3 {
 		t.Errorf("with 3 left: %+v, %v", out, err)
 	}
-	_, err := r.Deliver(t.Context())
+	_, err := r.Deliver(t.Context(), now())
 	if q := r.Quota(); !q.Known || q.Limit != 8 || q.Remaining != 0 || q.Reset.IsZero() {
 		t.Errorf("quota: %+v", q)
 	}
@@ -178,10 +208,108 @@ func TestQuota(t *testing.T) {
 	}
 }
 
+// TestRefusesEverything has an API that says 400 to whatever it is sent: a few rows are dropped to find out, no more.
+func TestRefusesEverything(t *testing.T) {
+	t.Parallel()
+	q := &queue{t: t, waiting: rows(1000)}
+	a := &api{answer: func([]sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		return sikkerapi.BulkReportResult{}, &sikkerapi.APIError{StatusCode: 400}
+	}}
+	r := report.New(report.Options{Queue: q, API: a})
+	failed := 0
+	for range 50 {
+		if _, err := r.Deliver(t.Context(), now()); err != nil {
+			failed++
+		}
+	}
+	if len(q.waiting)+len(q.flying) != 997 || q.rejected != 3 || failed != 47 {
+		t.Errorf("%d rows are left, %d were rejected, %d deliveries failed; want 997, 3 and 47", len(q.waiting)+len(q.flying), q.rejected, failed)
+	}
+}
+
+// TestUnrecorded has a disk that is full when the API has answered: the answer is recorded later, and nothing sent again.
+func TestUnrecorded(t *testing.T) {
+	t.Parallel()
+	q := &queue{t: t, waiting: rows(3), full: true}
+	a := &api{answer: all}
+	r := report.New(report.Options{Queue: q, API: a})
+	for range 3 {
+		if out, err := r.Deliver(t.Context(), now()); !errors.Is(err, errFull) || out.Rows != 0 {
+			t.Fatalf("got %+v, %v", out, err)
+		}
+	}
+	q.full = false
+	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Accepted != 3 || q.sent != 3 || len(a.got) != 1 {
+		t.Errorf("with room again: %+v, %v, %d sent, %d requests", out, err, q.sent, len(a.got))
+	}
+}
+
+// TestStoppedAfterAnswer ends the context while the API answers: the answer is recorded all the same.
+func TestStoppedAfterAnswer(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	q := &queue{t: t, waiting: rows(3)}
+	a := &api{answer: func(rs []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		cancel()
+		return all(rs)
+	}}
+	if out, err := report.New(report.Options{Queue: q, API: a}).Deliver(ctx, now()); err != nil || out.Accepted != 3 || q.sent != 3 {
+		t.Errorf("got %+v, %v, %d sent", out, err, q.sent)
+	}
+}
+
+// TestBeyondQuota has another host spend the quota between the question and the report: what the API does not take waits.
+func TestBeyondQuota(t *testing.T) {
+	t.Parallel()
+	q := &queue{t: t, waiting: rows(100)}
+	a := &api{quota: sikkerapi.Usage{Limit: 1000, Used: 900, Remaining: 100}, answer: func(rs []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		res := sikkerapi.BulkReportResult{Total: len(rs), Accepted: 40, Rejected: 60, Quota: sikkerapi.Quota{Known: true, Limit: 1000}}
+		for i := 41; i <= 100; i++ {
+			res.Errors = append(res.Errors, &sikkerapi.RowError{Row: i, Reason: "daily quota exceeded"})
+		}
+		return res, nil
+	}}
+	r := report.New(report.Options{Queue: q, API: a, Now: now})
+	out, err := r.Deliver(t.Context(), now())
+	if err != nil || out.Accepted != 40 || out.Rejected != 0 || q.sent != 40 || q.rejected != 0 || len(q.waiting) != 60 {
+		t.Errorf("got %+v, %v; %d sent, %d rejected, %d waiting", out, err, q.sent, q.rejected, len(q.waiting))
+	}
+	if _, err := r.Deliver(t.Context(), now()); err == nil || len(a.got) != 1 {
+		t.Errorf("with nothing left: %v after %d requests", err, len(a.got))
+	}
+}
+
+// TestQuotaAsked spends what the API says is left before the first report.
+func TestQuotaAsked(t *testing.T) {
+	t.Parallel()
+	q := &queue{t: t, waiting: rows(2000)}
+	a := &api{answer: all, quota: sikkerapi.Usage{Limit: 1000, Used: 10, Remaining: 990}}
+	r := report.New(report.Options{Queue: q, API: a, Now: now})
+	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Rows != 990 {
+		t.Errorf("got %+v, %v", out, err)
+	}
+}
+
+// TestClockPutBack learns the quota while the clock is years ahead: put right, it is no reason to wait for years.
+func TestClockPutBack(t *testing.T) {
+	t.Parallel()
+	at := now().AddDate(4, 0, 0)
+	q := &queue{t: t, waiting: rows(2)}
+	a := &api{quota: sikkerapi.Usage{Limit: 10, Used: 10}, answer: all}
+	r := report.New(report.Options{Queue: q, API: a, Now: func() time.Time { return at }})
+	if _, err := r.Deliver(t.Context(), now()); err == nil {
+		t.Error("a report beyond the quota")
+	}
+	at = now()
+	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Accepted != 2 {
+		t.Errorf("with the clock put right: %+v, %v", out, err)
+	}
+}
+
 func TestNothing(t *testing.T) {
 	t.Parallel()
 	a := &api{answer: all}
-	if out, err := report.New(report.Options{Queue: &queue{t: t}, API: a}).Deliver(t.Context()); err != nil || out.Rows != 0 || len(a.got) != 0 {
+	if out, err := report.New(report.Options{Queue: &queue{t: t}, API: a}).Deliver(t.Context(), now()); err != nil || out.Rows != 0 || len(a.got) != 0 {
 		t.Errorf("got %+v, %v, %d requests", out, err, len(a.got))
 	}
 }

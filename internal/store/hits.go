@@ -15,14 +15,30 @@ const (
 	maxHourly, maxHits = 100_000, 3_000_000
 )
 
-// Add records hits that were seen from one time to another, and puts them into the report queue if they are to be reported,
-// in one transaction: all or nothing.
-func (s *Store) Add(ctx context.Context, from, to time.Time, hits []Hit, report bool) error {
+// Record is what was seen in a while.
+type Record struct {
+	From, To time.Time
+	Hits     []Hit
+	Report   bool      // the hits are to be reported
+	Counters *Counters // nil leaves them as they are
+}
+
+// Add records hits and counters, and puts the hits into the report queue if they are to be reported, in one transaction: all
+// or nothing.
+func (s *Store) Add(ctx context.Context, r Record) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
-		if err := s.keep(ctx, tx, hour(to), hits); err != nil || !report {
+		if r.Counters != nil {
+			if err := setCounters(ctx, tx, *r.Counters); err != nil {
+				return err
+			}
+		}
+		if len(r.Hits) == 0 {
+			return nil
+		}
+		if err := s.keep(ctx, tx, hour(r.To), r.Hits); err != nil || !r.Report {
 			return err
 		}
-		if err := enqueue(ctx, tx, fold(hits, from, to)); err != nil {
+		if err := enqueue(ctx, tx, fold(r.Hits, r.From, r.To)); err != nil {
 			return err
 		}
 		return bound(ctx, tx, s.most)

@@ -30,7 +30,7 @@ func TestFullQueue(t *testing.T) {
 				})
 			}
 		}
-		if err := s.Add(t.Context(), at, at, hits, true); err != nil {
+		if err := s.Add(t.Context(), Record{From: at, To: at, Hits: hits, Report: true}); err != nil {
 			t.Fatal(err)
 		}
 		if queued, err := s.Queued(t.Context()); err != nil || queued > s.most {
@@ -47,7 +47,7 @@ func TestFullQueue(t *testing.T) {
 	if totals, err = s.Totals(t.Context()); err != nil || totals.Dropped == 0 {
 		t.Errorf("totals after dropping: %+v, %v", totals, err)
 	}
-	top, err := s.Batch(t.Context(), 60)
+	top, err := s.Batch(t.Context(), 60, time.Now().Add(10*365*24*time.Hour))
 	if err != nil || len(top) != 60 || top[49].Packets != 9 || top[50].Packets != 4 {
 		t.Errorf("the busiest are not kept: %d rows, %+v, %v", len(top), top[min(50, len(top)-1)], err)
 	}
@@ -94,7 +94,7 @@ func TestHits(t *testing.T) {
 	}
 	add := func(at time.Time, hits ...Hit) {
 		t.Helper()
-		if err := s.Add(t.Context(), at, at, hits, false); err != nil {
+		if err := s.Add(t.Context(), Record{From: at, To: at, Hits: hits, Report: false}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,7 +129,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 		_, err := tx.ExecContext(t.Context(), "PRAGMA cache_size = 10") // pages: the rest is read from the file
 		return err
 	})
-	if err = errors.Join(err, s.Add(t.Context(), noon, noon, hits, true)); err != nil {
+	if err = errors.Join(err, s.Add(t.Context(), Record{From: noon, To: noon, Hits: hits, Report: true})); err != nil {
 		t.Fatal(err)
 	}
 	for _, suffix := range []string{"", "-wal"} {
@@ -140,7 +140,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 	if _, err = s.Withdraw(t.Context(), func(netip.Addr) bool { return false }); err == nil || damaged == nil {
 		t.Fatalf("reading the queue: %v, set aside: %v", err, damaged)
 	}
-	if err := s.Add(t.Context(), noon, noon, hits[:1], true); err != nil {
+	if err := s.Add(t.Context(), Record{From: noon, To: noon, Hits: hits[:1], Report: true}); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.Queued(t.Context()); err != nil || n != 1 {

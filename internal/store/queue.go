@@ -110,7 +110,8 @@ func bound(ctx context.Context, tx *sql.Tx, most int) error {
 	if err != nil || n <= most {
 		return err
 	}
-	old, err := selectRows(ctx, tx, "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 0 ORDER BY last LIMIT ?",
+	old, err := selectRows(ctx, tx, `SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 0 AND source IN
+		(SELECT source FROM queue WHERE flight = 0 GROUP BY source HAVING count(*) > 1) ORDER BY last LIMIT ?`,
 		2*(n-most)) // each merge of two saves one
 	if err != nil {
 		return err
@@ -157,15 +158,16 @@ func (s *Store) Queued(ctx context.Context) (n int, err error) {
 }
 
 // Batch is the batch in flight, from this process or one before it that did not learn the answer. When there is none, the
-// up to most rows with the most packets become it.
-func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
+// up to most rows with the most packets become it, of those whose first packet came before a time.
+func (s *Store) Batch(ctx context.Context, most int, before time.Time) (batch []Row, err error) {
 	const flying = "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1 ORDER BY packets DESC, source, service"
 	err = s.transact(ctx, func(tx *sql.Tx) error {
 		if batch, err = selectRows(ctx, tx, flying); err != nil || len(batch) > 0 {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, `UPDATE queue SET flight = 1 WHERE flight = 0 AND (source, service) IN
-			(SELECT source, service FROM queue WHERE flight = 0 ORDER BY packets DESC, source, service LIMIT ?)`, most)
+			(SELECT source, service FROM queue WHERE flight = 0 AND first < ? ORDER BY packets DESC, source, service LIMIT ?)`,
+			before.UnixMilli(), most)
 		if err != nil {
 			return err
 		}
@@ -178,11 +180,12 @@ func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
 	return batch, nil
 }
 
-// Done ends the batch in flight: its rows go in the transaction that records what the API made of them.
-func (s *Store) Done(ctx context.Context, accepted, rejected int) error {
+// Done ends the batch in flight: its rows go in the transaction that records what the API made of them. Those that are to
+// be sent again wait again.
+func (s *Store) Done(ctx context.Context, accepted, rejected int, again []Row) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1")
-		return errors.Join(err, count(ctx, tx, "sent", accepted), count(ctx, tx, "rejected", rejected))
+		return errors.Join(err, enqueue(ctx, tx, again), count(ctx, tx, "sent", accepted), count(ctx, tx, "rejected", rejected))
 	})
 	if err != nil {
 		return fmt.Errorf("record answer: %w", err)

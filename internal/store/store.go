@@ -171,8 +171,16 @@ func isDamage(err error) bool {
 
 // open opens one file, checks it and brings its schema up to date.
 func open(ctx context.Context, path string) (*sql.DB, error) {
-	// WAL survives a kill at any point; NORMAL may lose the last transactions when the machine loses power, never more.
-	const pragmas = "?_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=busy_timeout(5000)&_pragma=journal_size_limit(16777216)&_txlock=immediate"
+	// What was committed survives a kill at any point, and with FULL a loss of power too, for one fsync a commit.
+	const pragmas = "?_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(5000)&_pragma=journal_size_limit(16777216)&_txlock=immediate"
+	// SQLite gives its other files the mode of this one.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil {
+		return nil, err
+	}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+pragmas)
 	if err != nil {
 		return nil, err
@@ -185,9 +193,6 @@ func open(ctx context.Context, path string) (*sql.DB, error) {
 	}
 	if err == nil {
 		err = transact(ctx, db, func(tx *sql.Tx) error { return migrate(ctx, tx) })
-	}
-	if err == nil {
-		err = os.Chmod(path, 0o600)
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())

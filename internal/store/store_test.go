@@ -1,12 +1,14 @@
 package store_test
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +21,9 @@ import (
 )
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+// ever is after everything that these tests add.
+func ever() time.Time { return noon.Add(365 * 24 * time.Hour) }
 
 func open(tb testing.TB, dir string) *store.Store {
 	tb.Helper()
@@ -44,7 +49,7 @@ func opts() []cmp.Option {
 
 func add(tb testing.TB, s *store.Store, at time.Time, hits ...store.Hit) {
 	tb.Helper()
-	if err := s.Add(tb.Context(), at, at, hits, true); err != nil {
+	if err := s.Add(tb.Context(), store.Record{From: at, To: at, Hits: hits, Report: true}); err != nil {
 		tb.Fatal(err)
 	}
 }
@@ -57,7 +62,7 @@ func TestQueue(t *testing.T) {
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 2222, "ssh", 1), hit("2001:db8::1", 80, "http", 7))
 	add(t, s, later, hit("203.0.113.9", 22, "ssh", 4), hit("203.0.113.9", 4444, "", 1), hit("203.0.113.9", 0, "", 2))
 
-	got, err := s.Batch(t.Context(), 2)
+	got, err := s.Batch(t.Context(), 2, ever())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,17 +80,17 @@ func TestQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, dir)
-	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
+	if got, err = s.Batch(t.Context(), 100, ever()); err != nil || !cmp.Equal(want, got, opts()...) {
 		t.Errorf("batch after a restart: %v, %v", got, err)
 	}
-	if err := s.Done(t.Context(), 1, 1); err != nil {
+	if err := s.Done(t.Context(), 1, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	want = []store.Row{
 		row("203.0.113.9", "ssh", 100, later, later, 22),
 		row("203.0.113.9", "", 3, later, later, 4444),
 	}
-	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
+	if got, err = s.Batch(t.Context(), 100, ever()); err != nil || !cmp.Equal(want, got, opts()...) {
 		t.Errorf("next batch: %v, %v", got, err)
 	}
 	// Returned, it is merged with what came meanwhile.
@@ -94,7 +99,7 @@ func TestQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	want[0].Packets++
-	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
+	if got, err = s.Batch(t.Context(), 100, ever()); err != nil || !cmp.Equal(want, got, opts()...) {
 		t.Errorf("returned batch: %v, %v", got, err)
 	}
 	totals, err := s.Totals(t.Context())
@@ -112,7 +117,7 @@ func TestQueue(t *testing.T) {
 func TestAddWithoutReporting(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
-	if err := s.Add(t.Context(), noon, noon, []store.Hit{hit("203.0.113.9", 22, "ssh", 5)}, false); err != nil {
+	if err := s.Add(t.Context(), store.Record{From: noon, To: noon, Hits: []store.Hit{hit("203.0.113.9", 22, "ssh", 5)}, Report: false}); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.Queued(t.Context()); n != 0 || err != nil {
@@ -163,19 +168,66 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// TestBatchBefore leaves rows that were begun later, and takes back what is to be sent again.
+func TestBatchBefore(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	later := noon.Add(time.Minute)
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
+	add(t, s, later, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.10", 22, "ssh", 50))
+	got, err := s.Batch(t.Context(), 10, later)
+	want := []store.Row{row("203.0.113.9", "ssh", 10, noon, later, 22)}
+	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
+		t.Fatalf("batch (-want +got):\n%s%v", diff, err)
+	}
+	add(t, s, later, hit("203.0.113.9", 80, "http", 1), hit("203.0.113.9", 22, "ssh", 1))
+	if err := s.Done(t.Context(), 0, 0, got); err != nil {
+		t.Fatal(err)
+	}
+	got, err = s.Batch(t.Context(), 10, ever())
+	want = []store.Row{
+		row("203.0.113.10", "ssh", 50, later, later, 22), row("203.0.113.9", "ssh", 11, noon, later, 22),
+		row("203.0.113.9", "http", 1, later, later, 80),
+	}
+	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
+		t.Errorf("what is sent again is merged (-want +got):\n%s%v", diff, err)
+	}
+}
+
+// TestNewerSchema leaves a database of a later version alone.
+func TestNewerSchema(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", filepath.Join(dir, "sikkerguard.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = db.ExecContext(t.Context(), "PRAGMA user_version = 99"); errors.Join(err, db.Close()) != nil {
+		t.Fatal(err)
+	}
+	s = store.New(store.Options{Dir: dir, Damaged: func(d *store.DamagedError) { t.Errorf("set aside: %v", d) }})
+	if err := s.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "run the newer SikkerGuard") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestWithdraw takes sources out of the queue, in flight or not.
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 80, "http", 3), hit("203.0.113.10", 22, "ssh", 1))
-	if _, err := s.Batch(t.Context(), 1); err != nil {
+	if _, err := s.Batch(t.Context(), 1, ever()); err != nil {
 		t.Fatal(err)
 	}
 	gone := netip.MustParseAddr("203.0.113.9")
 	if n, err := s.Withdraw(t.Context(), func(a netip.Addr) bool { return a == gone }); n != 2 || err != nil {
 		t.Errorf("withdrawn: %d, %v; want 2", n, err)
 	}
-	if left, err := s.Batch(t.Context(), 10); err != nil || len(left) != 1 || left[0].Source == gone {
+	if left, err := s.Batch(t.Context(), 10, ever()); err != nil || len(left) != 1 || left[0].Source == gone {
 		t.Errorf("left: %+v, %v", left, err)
 	}
 }
@@ -226,7 +278,7 @@ func TestFullDisk(t *testing.T) {
 		for j := range 50 {
 			hits = append(hits, hit(netip.AddrFrom4([4]byte{6, 0, byte(i), byte(j)}).String(), 22, "ssh", 1))
 		}
-		if failed = s.Add(t.Context(), noon, noon, hits, true); failed != nil {
+		if failed = s.Add(t.Context(), store.Record{From: noon, To: noon, Hits: hits, Report: true}); failed != nil {
 			break
 		}
 	}
@@ -237,7 +289,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
-	top, err := s.Batch(t.Context(), 1)
+	top, err := s.Batch(t.Context(), 1, ever())
 	if err != nil || len(top) != 1 || top[0].Packets != 10 {
 		t.Errorf("after it was full: %+v, %v", top, err)
 	}
@@ -276,9 +328,9 @@ func TestCounters(t *testing.T) {
 	if c, err := s.Counters(t.Context()); err != nil || c != (store.Counters{}) {
 		t.Errorf("at first: %+v, %v", c, err)
 	}
-	want := store.Counters{Packets4: 1, Bytes4: 2, Packets6: 3, Bytes6: 1 << 40, Raw: [4]uint64{1, 2, 3, 4}}
+	want := store.Counters{Packets4: 1, Bytes4: 2, Packets6: 3, Bytes6: 1 << 40, Raw: [4]uint64{1, 2, 3, 4}, Running: true}
 	for range 2 {
-		if err := s.SetCounters(t.Context(), want); err != nil {
+		if err := s.Add(t.Context(), store.Record{Counters: &want}); err != nil {
 			t.Fatal(err)
 		}
 		want.Packets4++

@@ -368,6 +368,18 @@ func (t *Table) Verify() (ruleset.Evidence, error) {
 	return e, err
 }
 
+// Disarm takes the rules out of the base chain, if there is one: nothing is dropped any more, and the counters stand still.
+func (t *Table) Disarm() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.enforce = false // what the watch sees from now on is no loss
+	t.conn.FlushChain(&nftables.Chain{Name: baseChain, Table: t.table()})
+	if err := t.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("flush chain %s: %w", baseChain, classify(err))
+	}
+	return nil
+}
+
 // Remove deletes the table, if it is there. Nothing else was ever changed.
 func (t *Table) Remove() error {
 	t.mu.Lock()

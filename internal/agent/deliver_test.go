@@ -1,0 +1,172 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/sikkerapi/sikkerguard/internal/report"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// memory is a report queue, and an API that answers as it is told and then takes everything. One goroutine uses it.
+type memory struct {
+	waiting, flying []report.Row
+	errs            []error               // of the next requests
+	rejects         []*sikkerapi.RowError // of each that is answered
+	at              []time.Time           // when it was asked
+	knocks          func() report.Row     // what comes in while the API answers; nil for nothing
+}
+
+func (m *memory) Batch(_ context.Context, _ int, before time.Time) ([]report.Row, error) {
+	if len(m.flying) == 0 {
+		var left []report.Row
+		for _, r := range m.waiting {
+			if r.First.Before(before) {
+				m.flying = append(m.flying, r)
+			} else {
+				left = append(left, r)
+			}
+		}
+		m.waiting = left
+	}
+	return m.flying, nil
+}
+
+func (m *memory) Done(_ context.Context, _, _ int, again []report.Row) error {
+	m.flying, m.waiting = nil, append(m.waiting, again...)
+	return nil
+}
+
+func (m *memory) Return(context.Context) error {
+	m.flying, m.waiting = nil, append(m.waiting, m.flying...)
+	return nil
+}
+
+func (m *memory) Status(context.Context) (sikkerapi.Status, error) {
+	return sikkerapi.Status{Quotas: sikkerapi.Quotas{Reports: sikkerapi.Usage{Limit: 1000, Remaining: 1000}}}, nil
+}
+
+func (m *memory) BulkReport(_ context.Context, rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+	m.at = append(m.at, time.Now())
+	if m.knocks != nil {
+		time.Sleep(time.Second)
+		m.waiting = append(m.waiting, m.knocks())
+	}
+	if len(m.errs) > 0 {
+		err := m.errs[0]
+		m.errs = m.errs[1:]
+		if err != nil {
+			return sikkerapi.BulkReportResult{}, err
+		}
+	}
+	n := len(rows) - len(m.rejects)
+	return sikkerapi.BulkReportResult{Total: len(rows), Accepted: n, Rejected: len(m.rejects), Errors: m.rejects}, nil
+}
+
+func aRow(service string) report.Row {
+	return report.Row{Source: netip.MustParseAddr("203.0.113.9"), Service: service, Packets: 1, First: time.Now(), Last: time.Now()}
+}
+
+// TestDeliver has the reporting task meet what an API can answer, over hours of a clock of its own: when it asks again, and
+// what it tells.
+func TestDeliver(t *testing.T) {
+	t.Parallel()
+	down := &sikkerapi.TemporaryError{Endpoint: "POST /v1/key/bulk-report", Err: &sikkerapi.APIError{StatusCode: 503}}
+	tests := []struct {
+		name     string
+		m        memory
+		rows     int // at the start
+		during   time.Duration
+		between  [][2]time.Duration // of each request, after the start
+		warnings []string
+		left     int
+	}{
+		{
+			name: "OK reports at each interval", rows: 1, during: 61 * time.Minute,
+			between: [][2]time.Duration{{30 * time.Minute, 30 * time.Minute}},
+		},
+		{
+			name: "bad the quota is spent: waits as long as it is told", rows: 1, during: 5 * time.Hour,
+			m: memory{errs: []error{&sikkerapi.QuotaError{RetryAfter: 3 * time.Hour}}},
+			between: [][2]time.Duration{
+				{30 * time.Minute, 30 * time.Minute}, {210*time.Minute + time.Second, 211 * time.Minute},
+			},
+		},
+		{
+			name: "bad the key is refused: one warning, and asked again a pull interval later", rows: 1, during: 5 * time.Hour,
+			m: memory{errs: []error{&sikkerapi.APIError{StatusCode: 401}, &sikkerapi.APIError{StatusCode: 403}}},
+			between: [][2]time.Duration{
+				{30 * time.Minute, 30 * time.Minute}, {150 * time.Minute, 150 * time.Minute}, {270 * time.Minute, 270 * time.Minute},
+			},
+			warnings: []string{"SikkerAPI refuses the key"},
+		},
+		{
+			name: "bad the API is down: the waits grow, one warning", rows: 1, during: 5 * time.Hour,
+			m: memory{errs: []error{down, down, down}},
+			between: [][2]time.Duration{
+				{30 * time.Minute, 30 * time.Minute}, {30*time.Minute + 2*time.Second, 30*time.Minute + 8*time.Second},
+				{30*time.Minute + 7*time.Second, 30*time.Minute + 23*time.Second}, {30*time.Minute + 17*time.Second, 30*time.Minute + 53*time.Second},
+			},
+			warnings: []string{"Reports do not get through"},
+		},
+		{
+			name: "bad rows are rejected: one warning a reason", rows: 3, during: 61 * time.Minute,
+			m:        memory{rejects: []*sikkerapi.RowError{{Row: 1, Reason: "too old"}, {Row: 2, Reason: "too old"}}},
+			between:  [][2]time.Duration{{30 * time.Minute, 30 * time.Minute}},
+			warnings: []string{"SikkerAPI rejects reports for this reason"},
+		},
+		{
+			name: "OK what comes in meanwhile waits for the next interval", rows: 1, during: 61 * time.Minute, left: 1,
+			m:       memory{knocks: func() report.Row { return aRow("ssh") }},
+			between: [][2]time.Duration{{30 * time.Minute, 30 * time.Minute}, {60 * time.Minute, 60*time.Minute + time.Second}},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				a, logs := logged(t, "SIKKER_REPORT_INTERVAL=30", "SIKKER_PULL_INTERVAL=120")
+				m, start := tt.m, time.Now()
+				for range tt.rows {
+					m.waiting = append(m.waiting, aRow("ssh"))
+				}
+				a.reporter = report.New(report.Options{Queue: &m, API: &m})
+				ctx, cancel := context.WithTimeout(t.Context(), tt.during)
+				defer cancel()
+				if err := a.deliver(ctx); err != nil {
+					t.Error(err)
+				}
+				if len(m.at) != len(tt.between) {
+					t.Fatalf("%d requests at %v, want %d", len(m.at), m.at, len(tt.between))
+				}
+				for i, want := range tt.between {
+					if after := m.at[i].Sub(start); after < want[0] || after > want[1] {
+						t.Errorf("request %d came after %v, want %v to %v", i+1, after, want[0], want[1])
+					}
+				}
+				if n := len(m.waiting) + len(m.flying); n != tt.left {
+					t.Errorf("%d rows are left, want %d", n, tt.left)
+				}
+				warnings := logs.FilterLevelExact(zap.WarnLevel).All()
+				if len(warnings) != len(tt.warnings) {
+					t.Fatalf("%d warnings %v, want %v", len(warnings), warnings, tt.warnings)
+				}
+				for i, w := range tt.warnings {
+					if !strings.HasPrefix(warnings[i].Message, w) {
+						t.Errorf("warning %q, want %q", warnings[i].Message, w)
+					}
+				}
+				if n := logs.FilterLevelExact(zapcore.ErrorLevel).Len(); n != 0 {
+					t.Errorf("%d errors", n)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,252 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+const (
+	// recordEvery is how often what was seen is recorded: what a kill may cost. In an attack by tens of thousands of sources
+	// recording takes its time, and then recordShare times as long goes by until the next, so that it takes a tenth of a core
+	// at most.
+	recordEvery, recordShare = time.Second, 10
+	// pruneEvery is how often old hits are deleted.
+	pruneEvery = time.Hour
+	// storeTimeout bounds one use of the database, and openTimeout its opening, which reads all of it. A disk that hangs
+	// takes longer all the same.
+	storeTimeout, openTimeout = 10 * time.Second, 2 * time.Minute
+	// keepWait is how long who asks for the counters waits for them to be kept first.
+	keepWait = time.Second
+)
+
+// recorder is between what is seen and the database. Nothing waits for the disk but the recording task: what is seen is
+// handed over in memory, and what others want to know of the database was read before.
+type recorder struct {
+	askC chan chan<- struct{} // asks to keep the counters now; each gets an answer
+
+	mu      sync.Mutex
+	waiting sensor.Window  // seen and not recorded yet
+	since   time.Time      // the first of it was seen after that
+	taken   time.Time      // when the last of it was taken from the sensor
+	gone    uint64         // packets that waited too long and were let go
+	reports *ReportsStatus // as read last; nil when that did not work
+
+	failing bool // the recording task's own: the database did not take what it was given last
+}
+
+// add hands over what was seen.
+func (r *recorder) add(w sensor.Window, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting.Hits) == 0 {
+		r.since = r.taken
+	}
+	r.taken = now
+	r.waiting = r.waiting.With(sensor.Window{Hits: w.Hits})
+}
+
+// take is what waits, and since when and until when it was seen. What is not recorded is to be put back.
+func (r *recorder) take() (w sensor.Window, from, to time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w, r.waiting = r.waiting, sensor.Window{}
+	return w, r.since, r.taken
+}
+
+func (r *recorder) putBack(w sensor.Window, from time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting, r.since = w.With(r.waiting), from
+}
+
+// recorded counts what of a recorded window had found no room.
+func (r *recorder) recorded(w sensor.Window) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone += w.Overflow
+}
+
+// unrecorded is how many packets were let go, so far.
+func (r *recorder) unrecorded() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gone + r.waiting.Overflow
+}
+
+func (r *recorder) setReports(s *ReportsStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reports = s
+}
+
+// queue is what was known of the report queue last.
+func (r *recorder) queue() *ReportsStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reports
+}
+
+// keepNow has the counters kept, and waits for that, but not for a disk that hangs.
+func (r *recorder) keepNow() {
+	doneC := make(chan struct{}, 1)
+	timer := time.NewTimer(keepWait)
+	defer timer.Stop()
+	select {
+	case r.askC <- doneC:
+	case <-timer.C:
+		return
+	}
+	select {
+	case <-doneC:
+	case <-timer.C:
+	}
+}
+
+// newStore makes the database's client. A database that cannot be opened is tried again each time that there is something
+// to record.
+func (a *Agent) newStore() *store.Store {
+	return store.New(store.Options{Dir: a.cfg.StateDir, Damaged: func(d *store.DamagedError) {
+		a.log.Warn("The database of blocked connections", zap.Error(d))
+	}})
+}
+
+// recordAll records what was seen, until ctx ends; then the rest of it.
+func (a *Agent) recordAll(ctx context.Context) error {
+	a.beginRecording()
+	record, pruning := time.NewTimer(recordEvery), time.NewTicker(pruneEvery)
+	defer record.Stop()
+	defer pruning.Stop()
+	for {
+		start := time.Now()
+		select {
+		case <-ctx.Done():
+			a.record(false)
+			if n := packets(a.recorder.waiting); n > 0 {
+				a.log.Warn("Blocked connections were not recorded and will not be reported", zap.Uint64("packets", n))
+			}
+			return nil
+		case doneC := <-a.recorder.askC:
+			a.keepCounters()
+			doneC <- struct{}{}
+			continue
+		case <-pruning.C:
+			a.prune(ctx)
+			continue
+		case <-record.C:
+			start = time.Now()
+			a.record(true)
+		}
+		record.Reset(max(recordEvery, recordShare*time.Since(start)))
+	}
+}
+
+// beginRecording opens the database, and reads what the runs before this one counted.
+func (a *Agent) beginRecording() {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	err := a.store.Open(ctx)
+	if err == nil && !a.cfg.ReportEnabled {
+		err = a.store.Forget(ctx)
+	}
+	a.tellStore(err)
+	a.loadCounters(ctx)
+	a.prune(ctx)
+	a.readQueue(ctx)
+}
+
+// record keeps what waits in the database, and queues what of it is to be reported. What it does not take now waits on.
+func (a *Agent) record(running bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	a.loadCounters(ctx)
+	counters := a.countersToKeep(running)
+	w, from, to := a.recorder.take()
+	if len(w.Hits) == 0 && counters == nil && !a.recorder.failing {
+		return
+	}
+	err := a.store.Add(ctx, store.Record{From: from, To: to, Hits: a.rows(w.Hits), Report: a.cfg.ReportEnabled, Counters: counters})
+	a.tellStore(err)
+	if err != nil {
+		a.recorder.putBack(w, from)
+		a.recorder.setReports(nil)
+		return
+	}
+	a.countersKept(counters)
+	a.recorder.recorded(w)
+	if w.Overflow > 0 {
+		a.log.Warn("Not every blocked connection of that time was recorded", zap.Uint64("packets", w.Overflow))
+	}
+	a.readQueue(ctx)
+}
+
+// rows are hits as the database has them.
+func (a *Agent) rows(hits []sensor.Hit) []store.Hit {
+	rows := make([]store.Hit, 0, len(hits))
+	special := vet.Special()
+	for _, h := range hits {
+		if special.Contains(h.Source) { // cannot have been on the list, and is nobody's business
+			continue
+		}
+		service, _ := a.cfg.Ports.Name(h.Port)
+		rows = append(rows, store.Hit{
+			Source: h.Source, Protocol: uint8(h.Protocol), Port: h.Port, Service: service, Packets: h.Packets,
+		})
+	}
+	return rows
+}
+
+// keepCounters keeps the counters alone.
+func (a *Agent) keepCounters() {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	a.loadCounters(ctx)
+	counters := a.countersToKeep(true)
+	if counters != nil && a.store.Add(ctx, store.Record{Counters: counters}) == nil { // what failed is told by record
+		a.countersKept(counters)
+	}
+	a.readQueue(ctx)
+}
+
+// readQueue reads what has become of reports.
+func (a *Agent) readQueue(ctx context.Context) {
+	n, err := a.store.Queued(ctx)
+	if err != nil {
+		a.recorder.setReports(nil)
+		return
+	}
+	t, err := a.store.Totals(ctx)
+	if err != nil {
+		a.recorder.setReports(nil)
+		return
+	}
+	a.recorder.setReports(&ReportsStatus{
+		Enabled: a.cfg.ReportEnabled, Queued: n, Sent: t.Sent, Rejected: t.Rejected, Merged: t.Merged, Dropped: t.Dropped, Unkept: t.Unkept,
+	})
+}
+
+// tellStore says that the database stopped working, and that it works again.
+func (a *Agent) tellStore(err error) {
+	r := &a.recorder
+	switch {
+	case err != nil && !r.failing:
+		a.log.Warn("Blocked connections are not recorded now; they are kept in memory until that works again", zap.Error(err))
+	case err == nil && r.failing:
+		a.log.Info("Blocked connections are recorded again")
+	}
+	r.failing = err != nil
+}
+
+func (a *Agent) prune(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := a.store.Prune(ctx, time.Now()); err != nil && ctx.Err() == nil && !a.recorder.failing {
+		a.log.Warn("Old records are not deleted", zap.Error(err))
+	}
+}
