@@ -34,6 +34,7 @@ test: ## Run every test with the race detector (root for those on the kernel)
 	@e2e/install-deps nft ip gcc
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
+	$(GO) test -C deploy/tools -count=1 ./...
 
 .PHONY: lint
 lint: $(LINT) ## Check style, the package map, formatting and go.mod
@@ -64,6 +65,14 @@ bench: ## Run the benchmarks (root for those on the kernel)
 docs: ## Write the generated pages and golden files anew
 	$(GO) test ./internal/config ./internal/firewall/nft -update
 
+.PHONY: package
+package: ## Build the .deb and the .rpm of both architectures into dist/
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' deploy/packaging/release package
+
+.PHONY: release
+release: ## Build dist/: packages, archives, an SBOM and their checksums
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' deploy/packaging/release all
+
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin
+	rm -rf bin dist
