@@ -2,6 +2,7 @@ package nettest
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"fmt"
 	"os"
@@ -64,6 +65,10 @@ func Boot(n *NS) *Machine {
 	}
 	m := &Machine{tb: tb, ns: n, pid: cmd.Process.Pid, goneC: make(chan struct{}), Shared: shared}
 	tb.Cleanup(func() {
+		if tb.Failed() {
+			journal, _ := m.Try("journalctl --no-pager --lines=80")
+			tb.Logf("journal of the machine:\n%s", journal)
+		}
 		_ = cmd.Process.Kill() // the first process takes all others with it
 		<-m.goneC
 		if tb.Failed() {
@@ -93,7 +98,7 @@ func Boot(n *NS) *Machine {
 
 // Try runs a line of shell in the machine and returns what it printed.
 func (m *Machine) Try(line string) (string, error) {
-	cmd := exec.CommandContext(m.tb.Context(), "nsenter", "--target", strconv.Itoa(m.pid), "--mount", "--pid", "--uts", "--ipc",
+	cmd := exec.CommandContext(context.WithoutCancel(m.tb.Context()), "nsenter", "--target", strconv.Itoa(m.pid), "--mount", "--pid", "--uts", "--ipc",
 		"--cgroup", "--net", "--root", "--wd", "env", "-i", "PATH="+os.Getenv("PATH"), "DEBIAN_FRONTEND=noninteractive", "sh", "-c", line)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
