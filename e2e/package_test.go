@@ -115,7 +115,6 @@ func TestPackage(t *testing.T) {
 		t.Error("after a restart without the API the kept list is not in force")
 	}
 	h.hang(t)
-	h.credential(t)
 
 	before := h.unit("MainPID")
 	h.Sh(install)
@@ -164,29 +163,6 @@ func (h host) hang(t *testing.T) {
 		t.Errorf("after the watchdog: process %s, was %s; blocking: %v", h.unit("MainPID"), pid, h.blocks())
 	}
 	h.Sh("rm /run/systemd/system/sikkerguard.service.d/test.conf; systemctl daemon-reload")
-}
-
-// credential gives the key as systemd passes on secrets, by the drop-in of docs/systemd.md.
-func (h host) credential(t *testing.T) {
-	t.Helper()
-	page, err := os.ReadFile("../docs/systemd.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile("(?s)```ini\n([^`]*LoadCredential[^`]*)```").FindSubmatch(page)
-	if m == nil {
-		t.Fatal("docs/systemd.md has no drop-in with LoadCredential")
-	}
-	h.write(t, "key.conf", string(m[1]))
-	h.write(t, "api_key", testKey+"\n")
-	h.Sh("mkdir -p /etc/systemd/system/sikkerguard.service.d && cp /shared/key.conf /etc/systemd/system/sikkerguard.service.d/key.conf && " +
-		"cp /shared/api_key /etc/sikkerguard/api_key && sed -i /SIKKER_API_KEY=/d /etc/sikkerguard/sikkerguard.env && " +
-		"systemctl daemon-reload && systemctl restart sikkerguard")
-	if !h.blocks() {
-		t.Error("with the key from a credential nothing is blocked")
-	}
-	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && cat /shared/settings >/etc/sikkerguard/sikkerguard.env && systemctl daemon-reload && " +
-		"systemctl restart sikkerguard")
 }
 
 // TestUnitExposure has the unit stay as closed as it is.
