@@ -115,6 +115,7 @@ func TestPackage(t *testing.T) {
 		t.Error("after a restart without the API the kept list is not in force")
 	}
 	h.hang(t)
+	h.asRoot(t)
 
 	before := h.unit("MainPID")
 	h.Sh(install)
@@ -163,6 +164,27 @@ func (h host) hang(t *testing.T) {
 		t.Errorf("after the watchdog: process %s, was %s; blocking: %v", h.unit("MainPID"), pid, h.blocks())
 	}
 	h.Sh("rm /run/systemd/system/sikkerguard.service.d/test.conf; systemctl daemon-reload")
+}
+
+// asRoot runs the service with the drop-in that docs/systemd.md has for iptables: as root, and able to take iptables' lock.
+func (h host) asRoot(t *testing.T) {
+	t.Helper()
+	page, err := os.ReadFile("../docs/systemd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile("(?s)```ini\n(.*?)```").FindSubmatch(page)
+	if m == nil {
+		t.Fatal("docs/systemd.md has no drop-in")
+	}
+	h.write(t, "root.conf", string(m[1])+"ExecStartPre=/bin/sh -c ': >>/run/xtables.lock'\n")
+	h.Sh("mkdir -p /etc/systemd/system/sikkerguard.service.d && cp /shared/root.conf /etc/systemd/system/sikkerguard.service.d && " +
+		"systemctl daemon-reload && systemctl restart sikkerguard")
+	if status := h.Sh("cat /proc/" + h.unit("MainPID") + "/status"); !strings.Contains(status, "Uid:\t0\t") ||
+		!strings.Contains(status, "CapBnd:\t0000000000003000") || !h.blocks() {
+		t.Errorf("blocking: %v, with\n%s", h.blocks(), status)
+	}
+	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && systemctl daemon-reload && systemctl restart sikkerguard")
 }
 
 // TestUnitExposure has the unit stay as closed as it is.
