@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -38,7 +39,7 @@ func newHost(t *testing.T) host {
 	var srv *httptest.Server
 	ns.Do(func() { srv = httptest.NewServer(h.api) })
 	t.Cleanup(srv.Close)
-	build := exec.CommandContext(t.Context(), "../deploy/packaging/release", "package")
+	build := exec.CommandContext(t.Context(), "../deploy/packaging/release", "all")
 	build.Env = append(os.Environ(), "DIST="+filepath.Join(h.Shared, "dist"), "ARCHS=amd64", "VERSION=1.0.0", "GO=go",
 		"LDFLAGS=-X main.version=1.0.0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -73,6 +74,7 @@ func (h host) blocks() bool {
 func TestPackage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
+	checkRelease(t, filepath.Join(h.Shared, "dist"))
 	const install = "dpkg --install /shared/dist/sikkerguard_1.0.0_amd64.deb"
 	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") {
 		t.Errorf("the installation does not say what to do next:\n%s", out)
@@ -128,6 +130,31 @@ func TestPackage(t *testing.T) {
 	}
 	h.Sh("grep -q " + testKey + " /etc/sikkerguard/sikkerguard.env && test -s /var/lib/private/sikkerguard/blacklist.txt && ! test -e /usr/bin/sikkerguard")
 	h.Sh("dpkg --purge sikkerguard && ! test -e /etc/sikkerguard && ! test -e /var/lib/sikkerguard && ! test -e /var/lib/private/sikkerguard")
+}
+
+// checkRelease has the files of a release be what their names and checksums say.
+func checkRelease(t *testing.T, dist string) {
+	t.Helper()
+	sums := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "SHA256SUMS")
+	sums.Dir = dist
+	out, err := sums.CombinedOutput()
+	if err != nil || strings.Count(string(out), ": OK\n") != 4 {
+		t.Errorf("checksums: %v\n%s", err, out)
+	}
+	out, err = exec.CommandContext(t.Context(), "tar", "-tzf", filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.tar.gz")).Output()
+	for _, name := range []string{"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "sikkerguard.service"} {
+		if err != nil || !strings.Contains(string(out), "sikkerguard_1.0.0_linux_amd64/"+name+"\n") {
+			t.Errorf("the archive has no %s: %v\n%s", name, err, out)
+		}
+	}
+	raw, err := os.ReadFile(filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.cdx.json"))
+	if err != nil || !bytes.Contains(raw, []byte("pkg:golang/github.com/google/nftables@")) {
+		t.Errorf("the SBOM does not name what is linked: %v", err)
+	}
+	raw, err = os.ReadFile(filepath.Join(dist, "sikkerguard-1.0.0-1.x86_64.rpm"))
+	if err != nil || !bytes.HasPrefix(raw, []byte{0xed, 0xab, 0xee, 0xdb}) { // an rpm's first bytes
+		t.Errorf("no .rpm: %v", err)
+	}
 }
 
 // checkProcess has the service run with a user of its own, two capabilities and a filter on system calls.
