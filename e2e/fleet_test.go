@@ -115,8 +115,15 @@ func (f fleet) await(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// answer is what the proxy says.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
 // ask sends a request to the proxy.
-func (f fleet) ask(t *testing.T, method, path, key, body string) (*http.Response, string) {
+func (f fleet) ask(t *testing.T, method, path, key, body string) answer {
 	t.Helper()
 	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: f.dial}}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+fleetProxy+path, strings.NewReader(body))
@@ -128,14 +135,14 @@ func (f fleet) ask(t *testing.T, method, path, key, body string) (*http.Response
 	res, err := client.Do(req)
 	if err != nil {
 		t.Errorf("%s %s: %v", method, path, err)
-		return &http.Response{Header: http.Header{}}, ""
+		return answer{}
 	}
 	defer func() { _ = res.Body.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
 		t.Errorf("%s %s: %v", method, path, err)
 	}
-	return res, string(raw)
+	return answer{res.StatusCode, res.Header, string(raw)}
 }
 
 // asked is how often the API was asked for a path.
@@ -172,9 +179,9 @@ func TestFleet(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if res, body := f.ask(t, http.MethodGet, pullPath, testKey, ""); res.StatusCode != 200 || !strings.Contains(body, "203.0.113.9\n") {
-				t.Errorf("pull: %d %s", res.StatusCode, body)
-			} else if res.Header.Get("X-Daily-Remaining") != "" {
+			if a := f.ask(t, http.MethodGet, pullPath, testKey, ""); a.status != 200 || !strings.Contains(a.body, "203.0.113.9\n") {
+				t.Errorf("pull: %d %s", a.status, a.body)
+			} else if a.header.Get("X-Daily-Remaining") != "" {
 				t.Error("a cached quota is shown")
 			}
 		})
@@ -187,8 +194,8 @@ func TestFleet(t *testing.T) {
 
 	row := `{"reports": [{"ip": "203.0.113.9", "category": "port_scan", "protocol": "ssh"}]}`
 	for range 2 {
-		if res, body := f.ask(t, http.MethodPost, "/v1/key/bulk-report", testKey, row); res.StatusCode != 200 || !strings.Contains(body, `"accepted":1`) {
-			t.Errorf("report: %d %s", res.StatusCode, body)
+		if a := f.ask(t, http.MethodPost, "/v1/key/bulk-report", testKey, row); a.status != 200 || !strings.Contains(a.body, `"accepted":1`) {
+			t.Errorf("report: %d %s", a.status, a.body)
 		}
 	}
 	if n := len(f.api.Reports()); n != 2 {
@@ -241,16 +248,16 @@ func (f fleet) checkKeys(t *testing.T) {
 	t.Helper()
 	before := f.asked(blacklistPath)
 	for _, key := range []string{"sk_test_unknown", strings.ToUpper(testKey), testKey + "x", ""} {
-		if res, body := f.ask(t, http.MethodGet, pullPath, key, ""); res.StatusCode != 401 || strings.Contains(body, "203.0.113.9") {
-			t.Errorf("key %q: %d %s", key, res.StatusCode, body)
+		if a := f.ask(t, http.MethodGet, pullPath, key, ""); a.status != 401 || strings.Contains(a.body, "203.0.113.9") {
+			t.Errorf("key %q: %d %s", key, a.status, a.body)
 		}
 	}
 	if n := f.asked(blacklistPath); n != before {
 		t.Errorf("the API was asked %d times for unknown keys", n-before)
 	}
 	// The proxy knows this one, and the API does not.
-	if res, body := f.ask(t, http.MethodGet, pullPath, "sk_test_other", ""); res.StatusCode != 401 || strings.Contains(body, "203.0.113.9") {
-		t.Errorf("another account's key: %d %s", res.StatusCode, body)
+	if a := f.ask(t, http.MethodGet, pullPath, "sk_test_other", ""); a.status != 401 || strings.Contains(a.body, "203.0.113.9") {
+		t.Errorf("another account's key: %d %s", a.status, a.body)
 	}
 	err := filepath.WalkDir(f.dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || d.Name() == "keys" || strings.Contains(path, "/host") || d.Name() == "sikkerguard" {
@@ -273,11 +280,11 @@ func TestFleetStale(t *testing.T) {
 	f.ask(t, http.MethodGet, pullPath, testKey, "")
 	cache := func(want string) func() bool {
 		return func() bool {
-			res, body := f.ask(t, http.MethodGet, pullPath, testKey, "")
-			if res.StatusCode != 200 || !strings.Contains(body, "203.0.113.9\n") {
-				t.Fatalf("while waiting for %s: %d %s", want, res.StatusCode, body)
+			a := f.ask(t, http.MethodGet, pullPath, testKey, "")
+			if a.status != 200 || !strings.Contains(a.body, "203.0.113.9\n") {
+				t.Fatalf("while waiting for %s: %d %s", want, a.status, a.body)
 			}
-			return res.Header.Get("X-Cache-Status") == want
+			return a.header.Get("X-Cache-Status") == want
 		}
 	}
 	for _, status := range []int{503, 429} {
@@ -292,7 +299,7 @@ func TestFleetStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.await(t, "a refused key", func() bool {
-		res, _ := f.ask(t, http.MethodGet, pullPath, testKey, "")
-		return res.StatusCode == 401
+		a := f.ask(t, http.MethodGet, pullPath, testKey, "")
+		return a.status == 401
 	})
 }

@@ -54,7 +54,8 @@ func Boot(n *NS) *Machine {
 		tb.Fatalf("boot: %v", err)
 	}
 	var console bytes.Buffer
-	cmd := exec.Command("sh", script, "boot", dir)
+	ctx := context.WithoutCancel(tb.Context()) // it ends when the test cleans up, and that needs it
+	cmd := exec.CommandContext(ctx, "sh", script, "boot", dir)
 	cmd.Stdout, cmd.Stderr = &console, &console
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
@@ -74,7 +75,7 @@ func Boot(n *NS) *Machine {
 		if tb.Failed() {
 			tb.Logf("console of the machine:\n%s", console.String())
 		}
-		clean := exec.Command("sh", script, "clean", dir)
+		clean := exec.CommandContext(ctx, "sh", script, "clean", dir)
 		clean.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 		if out, err := clean.CombinedOutput(); err != nil {
 			tb.Logf("clean up after the machine: %v\n%s", err, out)

@@ -5,13 +5,13 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -26,7 +26,7 @@ func run() int {
 		return 2
 	}
 	out := bufio.NewWriter(os.Stdout)
-	mods, err := linked(os.Args[1])
+	mods, err := linked(context.Background(), os.Args[1])
 	if err == nil {
 		err = errors.Join(notices(out, mods), out.Flush())
 	}
@@ -43,8 +43,8 @@ const own = "github.com/sikkerapi/sikkerguard"
 type module struct{ path, version, dir string }
 
 // linked are the modules that the binary is made of, and Go's own library.
-func linked(root string) ([]module, error) {
-	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}", "./cmd/sikkerguard")
+func linked(ctx context.Context, root string) ([]module, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}", "./cmd/sikkerguard")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	raw, err := cmd.Output()
@@ -53,7 +53,7 @@ func linked(root string) ([]module, error) {
 	}
 	lines := strings.Fields(strings.ReplaceAll(string(raw), "\t", "\x00"))
 	slices.Sort(lines)
-	env := exec.Command("go", "env", "GOROOT", "GOVERSION")
+	env := exec.CommandContext(ctx, "go", "env", "GOROOT", "GOVERSION")
 	rawEnv, err := env.Output()
 	if err != nil {
 		return nil, fmt.Errorf("find Go: %w", err)
@@ -72,22 +72,35 @@ func linked(root string) ([]module, error) {
 	return mods, nil
 }
 
-var (
-	// licence files have many names; a script that checks licences is none.
-	licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents|copyright)[^/]*$`)
-	// permitted are the SPDX names of the licences that a binary of ours may carry. All ask at most for their text.
-	permitted = map[string]bool{
-		"Apache-2.0": true, "BSD-2-Clause": true, "BSD-3-Clause": true, "ISC": true, "MIT": true, "Unlicense": true,
-		"BlueOak-1.0.0": true, "CC0-1.0": true, "Zlib": true,
-	}
-	// extra says what licensecheck calls texts that are permitted too.
-	extra = regexp.MustCompile(`^(GooglePatentClause|GooglePatentsFile|BSD-.*|MIT-.*|blessing|PublicDomain.*)$`)
-)
+// isLicence tells a licence file by its name; there are many. A script that checks licences is none, nor is that of a logo.
+func isLicence(name string) bool {
+	name = strings.ToLower(name)
+	return !strings.Contains(name, "logo") && slices.ContainsFunc([]string{"license", "licence", "copying", "notice", "patents", "copyright"},
+		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
 
-// surveys are files that also name licences of what is not compiled into anything, and which those are. Should it be linked
-// one day, it is a module of its own here.
-var surveys = map[string]string{
-	"modernc.org/sqlite LICENSE-3RD-PARTY.md": "MPL-2.0", // of github.com/hashicorp/golang-lru, in the module graph alone
+// isPermitted tells by its SPDX name whether a binary of ours may carry a licence. All of these ask at most for their text.
+func isPermitted(id string) bool {
+	switch id {
+	case "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "Unlicense", "BlueOak-1.0.0", "CC0-1.0", "Zlib":
+		return true
+	}
+	return false
+}
+
+// isHarmless tells the same of what licensecheck finds beside a licence: grants of patents, variants, public domain.
+func isHarmless(id string) bool {
+	return slices.ContainsFunc([]string{"GooglePatent", "BSD-", "MIT-", "blessing", "PublicDomain"},
+		func(prefix string) bool { return strings.HasPrefix(id, prefix) })
+}
+
+// excused is the licence that a module's survey names of what is not compiled into anything. Should it be linked one day,
+// it is a module of its own here.
+func excused(path, file string) string {
+	if path == "modernc.org/sqlite" && file == "LICENSE-3RD-PARTY.md" {
+		return "MPL-2.0" // of github.com/hashicorp/golang-lru, in the module graph alone
+	}
+	return ""
 }
 
 // notices writes each module's licence files, and returns what is wrong with any of them.
@@ -95,6 +108,7 @@ func notices(w io.Writer, mods []module) error {
 	if _, err := fmt.Fprintf(w, "SikkerGuard is licensed under the Apache License 2.0. Its binary contains the work of others:\n"); err != nil {
 		return err
 	}
+	rule := strings.Repeat("=", 100)
 	var errs []error
 	for _, m := range mods {
 		texts, err := licences(m)
@@ -109,8 +123,6 @@ func notices(w io.Writer, mods []module) error {
 	}
 	return errors.Join(errs...)
 }
-
-var rule = strings.Repeat("=", 100)
 
 type text struct {
 	name string
@@ -129,7 +141,7 @@ func licences(m module) ([]text, error) {
 		errs  []error
 	)
 	for _, e := range entries {
-		if e.IsDir() || !licenceFile.MatchString(e.Name()) || strings.Contains(strings.ToUpper(e.Name()), "LOGO") {
+		if e.IsDir() || !isLicence(e.Name()) {
 			continue
 		}
 		raw, err := os.ReadFile(filepath.Join(m.dir, e.Name()))
@@ -137,7 +149,7 @@ func licences(m module) ([]text, error) {
 			return nil, fmt.Errorf("%s: %w", m.path, err)
 		}
 		texts = append(texts, text{e.Name(), raw})
-		ok, err := judge(raw, surveys[m.path+" "+e.Name()])
+		ok, err := judge(raw, excused(m.path, e.Name()))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s %s: %s: %w", m.path, m.version, e.Name(), err))
 		}
@@ -150,16 +162,16 @@ func licences(m module) ([]text, error) {
 }
 
 // judge tells whether text is a licence that is permitted, and refuses one that holds another, unless it is the excused one.
-func judge(text []byte, excused string) (bool, error) {
+func judge(text []byte, excuse string) (bool, error) {
 	found := false
 	for _, match := range licensecheck.Scan(text).Match {
 		if match.IsURL {
 			continue
 		}
 		switch {
-		case permitted[match.ID]:
+		case isPermitted(match.ID):
 			found = true
-		case match.ID != excused && !extra.MatchString(match.ID):
+		case match.ID != excuse && !isHarmless(match.ID):
 			return false, fmt.Errorf("%s is not permitted in the binary", match.ID)
 		}
 	}

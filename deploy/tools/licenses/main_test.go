@@ -62,7 +62,7 @@ func TestLicences(t *testing.T) {
 // TestLinked has the binary's own licences pass.
 func TestLinked(t *testing.T) {
 	t.Parallel()
-	mods, err := linked("../../..")
+	mods, err := linked(t.Context(), "../../..")
 	if err != nil {
 		t.Fatal(err)
 	}
