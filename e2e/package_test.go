@@ -118,6 +118,7 @@ func TestPackage(t *testing.T) {
 	}
 	h.hang(t)
 	h.asRoot(t)
+	h.credential(t)
 
 	before := h.unit("MainPID")
 	h.Sh(install)
@@ -196,22 +197,45 @@ func (h host) hang(t *testing.T) {
 // asRoot runs the service with the drop-in that docs/systemd.md has for iptables: as root, and able to take iptables' lock.
 func (h host) asRoot(t *testing.T) {
 	t.Helper()
-	page, err := os.ReadFile("../docs/systemd.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile("(?s)```ini\n(.*?)```").FindSubmatch(page)
-	if m == nil {
-		t.Fatal("docs/systemd.md has no drop-in")
-	}
-	h.write(t, "root.conf", string(m[1])+"ExecStartPre=/bin/sh -c ': >>/run/xtables.lock'\n")
-	h.Sh("mkdir -p /etc/systemd/system/sikkerguard.service.d && cp /shared/root.conf /etc/systemd/system/sikkerguard.service.d && " +
+	h.write(t, "drop-in", dropIn(t, "DynamicUser=no")+"ExecStartPre=/bin/sh -c ': >>/run/xtables.lock'\n")
+	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
 		"systemctl daemon-reload && systemctl restart sikkerguard")
 	if status := h.Sh("cat /proc/" + h.unit("MainPID") + "/status"); !strings.Contains(status, "Uid:\t0\t") ||
 		!strings.Contains(status, "CapBnd:\t0000000000003000") || !h.blocks() {
 		t.Errorf("blocking: %v, with\n%s", h.blocks(), status)
 	}
 	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && systemctl daemon-reload && systemctl restart sikkerguard")
+}
+
+// credential gives the key as systemd hands on secrets, by the drop-in of docs/systemd.md, and by nothing else.
+func (h host) credential(t *testing.T) {
+	t.Helper()
+	h.write(t, "drop-in", dropIn(t, "LoadCredential="))
+	h.write(t, "api_key", testKey+"\n")
+	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
+		"cp /shared/api_key /etc/sikkerguard && sed -i /SIKKER_API_KEY=/d /etc/sikkerguard/sikkerguard.env && " +
+		"systemctl daemon-reload && systemctl restart sikkerguard")
+	if !h.blocks() {
+		t.Error("with the key as a credential nothing is blocked")
+	}
+	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && cat /shared/settings >/etc/sikkerguard/sikkerguard.env && " +
+		"systemctl daemon-reload && systemctl restart sikkerguard")
+}
+
+// dropIn is the drop-in of docs/systemd.md that holds a setting.
+func dropIn(t *testing.T, setting string) string {
+	t.Helper()
+	page, err := os.ReadFile("../docs/systemd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllSubmatch(page, -1) {
+		if strings.Contains(string(m[1]), setting) {
+			return string(m[1])
+		}
+	}
+	t.Fatalf("docs/systemd.md has no drop-in with %s", setting)
+	return ""
 }
 
 // TestUnitExposure has the unit stay as closed as it is.

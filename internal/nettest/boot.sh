@@ -64,5 +64,6 @@ mkdir "$root/.old"
 cd "$root"
 pivot_root . .old
 umount -l /.old
+mount --make-rshared /
 exec env -i container=test PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 	/lib/systemd/systemd --system --log-target=console --show-status=no --unit=test.target
