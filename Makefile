@@ -31,13 +31,19 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 
 .PHONY: test
 test: ## Run every test with the race detector (root for those on the kernel)
+<<<<<<< HEAD
 	@e2e/install-deps nft ip gcc prometheus promtool
+=======
+	@e2e/install-deps nft ip gcc systemd-analyze nginx
+>>>>>>> deploy
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
+	$(GO) test -C deploy/tools -count=1 ./...
 
 .PHONY: lint
 lint: $(LINT) ## Check style, the package map, formatting and go.mod
 	$(LINT) run ./...
+	cd deploy/tools && ../../$(LINT) run ./...
 	$(LINT) fmt --diff ./...
 	$(GO) mod tidy -diff
 	$(GO) mod verify
@@ -65,6 +71,14 @@ docs: ## Write the generated pages and golden files anew
 	$(GO) test ./internal/config ./internal/firewall/nft -update
 	$(GO) test ./internal/agent -run 'TestMetricsReference|TestStatus' -update
 
+.PHONY: package
+package: ## Build the .deb and the .rpm of both architectures into dist/
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' deploy/packaging/release package
+
+.PHONY: release
+release: ## Build dist/: packages, archives, an SBOM and their checksums
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' deploy/packaging/release all
+
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin
+	rm -rf bin dist

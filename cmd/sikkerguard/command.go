@@ -143,6 +143,9 @@ func runAgent(ctx context.Context, environ []string, out io.Writer) error {
 	defer signal.Stop(hangupC)
 
 	o := agent.Options{Version: version, Log: logger(cfg, out), HangupC: hangupC}
+	if o.Supervisor, err = supervisor(); err != nil {
+		return err
+	}
 	if cfg.LogFormat == config.LogConsole {
 		o.Banner = out
 	}

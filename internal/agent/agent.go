@@ -34,6 +34,8 @@ type Options struct {
 	Banner  io.Writer        // gets the two lines that come before the log; nil for none
 	Log     *zap.Logger      // nil for none
 	HangupC <-chan os.Signal // each value asks for a pull at once; nil for never
+
+	Supervisor Supervisor // is told how the agent is
 }
 
 // Agent is the whole program. It runs once.
@@ -64,6 +66,11 @@ type Agent struct {
 	pullC chan order    // what the enforcing task is asked
 	hostC chan struct{} // capacity 1: addresses or routes changed
 	lostC chan error    // capacity 1: the rules are no longer what was applied
+
+	readyC   chan struct{} // capacity 1: what there is to enforce at the start is in force
+	changedC chan struct{} // capacity 1: the status was published anew
+	pulseC   chan struct{} // unbuffered: that the enforcing task takes from it shows that it goes on
+	unheard  bool          // the supervisor could not be told; the supervising task's own
 
 	enforcer enforcer // the enforcing task's own
 	observer observer // the observing task's own
@@ -110,6 +117,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		lostC:  make(chan error, 1),
 
 		recorder: recorder{askC: make(chan chan<- struct{})},
+		readyC:   make(chan struct{}, 1), changedC: make(chan struct{}, 1), pulseC: make(chan struct{}),
 	}
 	if a.log == nil {
 		a.log = zap.NewNop()
@@ -141,6 +149,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.keep(ctx, "control socket", a.control.Run, a.control.Listen) })
 	}
 	g.Go(func() error { return a.enforce(ctx) })
+	// It is not waited for before the rules are removed, in case the supervisor does not read what it is told.
+	sensing.Go(func() error { return a.supervise(afterwards, ctx.Done()) })
 	if !a.cfg.DryRun {
 		sensing.Go(func() error { return a.keep(afterwards, "NFLOG listener", a.sensor.Run, a.sensor.Open) })
 		recording.Go(func() error { return a.recordAll(afterwards) })

@@ -74,6 +74,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 	e.wait, e.turnC = newBackoff(), make(chan turn)
 	e.busy, e.queued = map[bool]bool{}, map[bool]*order{}
 	a.restore(ctx)
+	offer(a.readyC, struct{}{})
 	a.begin(ctx, order{pull: true})
 	next := time.NewTimer(a.cfg.PullInterval)
 	defer next.Stop()
@@ -114,6 +115,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.publish()
 		case <-e.repair.due():
 			a.restoreRules(ctx)
+		case <-a.pulseC: // the supervisor is told that enforcing goes on
 		}
 	}
 }

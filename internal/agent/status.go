@@ -151,6 +151,7 @@ func (a *Agent) setStatus(change func(*Status)) {
 	s := *a.status.Load()
 	change(&s)
 	a.status.Store(&s)
+	offer(a.changedC, struct{}{})
 }
 
 // Status is the status now, with the kernel's counters read at this moment. What they show is kept first, so that no later

@@ -1,0 +1,249 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/e2e/apisim"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// host is a machine with the simulator on its loopback, and the .deb at /shared.
+type host struct {
+	*nettest.Machine
+	ns  *nettest.NS
+	api *apisim.Sim
+}
+
+func newHost(t *testing.T) host {
+	t.Helper()
+	ns := nettest.New(t)
+	h := host{Machine: nettest.Boot(ns), ns: ns}
+	list := filepath.Join(t.TempDir(), "list")
+	if err := os.WriteFile(list, []byte("203.0.113.9\n198.51.100.0/24\n2001:db8:bad::1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if h.api, err = apisim.New(apisim.Options{List: list, Key: testKey}); err != nil {
+		t.Fatal(err)
+	}
+	var srv *httptest.Server
+	ns.Do(func() { srv = httptest.NewServer(h.api) })
+	t.Cleanup(srv.Close)
+	build := exec.CommandContext(t.Context(), "../deploy/packaging/release", "all")
+	build.Env = append(os.Environ(), "DIST="+filepath.Join(h.Shared, "dist"), "ARCHS=amd64", "VERSION=1.0.0", "GO=go",
+		"LDFLAGS=-X main.version=1.0.0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build packages: %v\n%s", err, out)
+	}
+	h.write(t, "settings", "SIKKER_API_KEY="+testKey+"\nSIKKER_API_URL="+srv.URL+"\n")
+	return h
+}
+
+// write makes a file at /shared.
+func (h host) write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(h.Shared, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unit is a property of the service, as systemctl show has it.
+func (h host) unit(property string) string {
+	out, _ := h.Try("systemctl show --value --property=" + property + " sikkerguard.service")
+	return strings.TrimSpace(out)
+}
+
+// blocks tells whether the kernel of the host has the list.
+func (h host) blocks() bool {
+	out, err := h.Try("nft list table inet sikkerguard")
+	return err == nil && strings.Contains(out, "203.0.113.9")
+}
+
+// TestPackage installs the .deb on a machine with systemd, and takes the service through its life: no key, a key, a reload,
+// a start without the API, a hang, an upgrade, removal and purge.
+func TestPackage(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	checkRelease(t, filepath.Join(h.Shared, "dist"))
+	const install = "dpkg --install /shared/dist/sikkerguard_1.0.0_amd64.deb"
+	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") {
+		t.Errorf("the installation does not say what to do next:\n%s", out)
+	}
+	if got := h.Sh("stat -c '%a %U %n' /usr/bin/sikkerguard /etc/sikkerguard/sikkerguard.env"); got !=
+		"755 root /usr/bin/sikkerguard\n600 root /etc/sikkerguard/sikkerguard.env\n" {
+		t.Errorf("files:\n%s", got)
+	}
+	if state := h.unit("UnitFileState"); state != "disabled" {
+		t.Errorf("after the installation it is %s", state)
+	}
+	if out := h.Sh("systemd-analyze verify sikkerguard.service 2>&1"); strings.Contains(out, "sikkerguard") {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	if out, err := h.Try("systemctl start sikkerguard"); err == nil {
+		t.Errorf("it starts without a key: %s", out)
+	}
+	if log := h.Sh("journalctl --unit sikkerguard"); !strings.Contains(log, "SIKKER_API_KEY") {
+		t.Errorf("the journal does not name what is missing:\n%s", log)
+	}
+
+	h.Sh("systemctl stop sikkerguard; systemctl reset-failed sikkerguard; cat /shared/settings >/etc/sikkerguard/sikkerguard.env")
+	h.Sh("systemctl enable --now sikkerguard")
+	h.Await("Blocking 3 IPs", func() bool { return h.unit("StatusText") == "Blocking 3 IPs" })
+	if !h.blocks() {
+		t.Error("the list is not in the kernel")
+	}
+	h.checkProcess(t)
+	h.Sh("systemctl reload sikkerguard")
+	if err := h.api.SetFault(apisim.Fault{Path: "/v1/key/blacklist", Status: 503}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Try("systemctl reload sikkerguard"); err == nil {
+		t.Error("a reload succeeds while the API is down")
+	}
+	h.Await("degraded", func() bool { return strings.HasPrefix(h.unit("StatusText"), "Blocking 3 IPs, degraded: ") })
+
+	h.Sh("systemctl restart sikkerguard") // is ready only with the kept list in force
+	if !h.blocks() {
+		t.Error("after a restart without the API the kept list is not in force")
+	}
+	h.hang(t)
+	h.asRoot(t)
+	h.credential(t)
+
+	before := h.unit("MainPID")
+	h.Sh(install)
+	if after := h.unit("MainPID"); after == before || !h.blocks() {
+		t.Errorf("an upgrade leaves process %s, now %s; blocking: %v", before, after, h.blocks())
+	}
+	h.Sh("dpkg --remove sikkerguard")
+	if out, err := h.Try("nft list table inet sikkerguard"); err == nil {
+		t.Errorf("after the removal:\n%s", out)
+	}
+	h.Sh("grep -q " + testKey + " /etc/sikkerguard/sikkerguard.env && test -s /var/lib/private/sikkerguard/blacklist.txt && ! test -e /usr/bin/sikkerguard")
+	h.Sh("dpkg --purge sikkerguard && ! test -e /etc/sikkerguard && ! test -e /var/lib/sikkerguard && ! test -e /var/lib/private/sikkerguard")
+}
+
+// checkRelease has the files of a release be what their names and checksums say.
+func checkRelease(t *testing.T, dist string) {
+	t.Helper()
+	sums := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "SHA256SUMS")
+	sums.Dir = dist
+	out, err := sums.CombinedOutput()
+	if err != nil || strings.Count(string(out), ": OK\n") != 4 {
+		t.Errorf("checksums: %v\n%s", err, out)
+	}
+	out, err = exec.CommandContext(t.Context(), "tar", "-tzf", filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.tar.gz")).Output()
+	for _, name := range []string{"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "sikkerguard.service"} {
+		if err != nil || !strings.Contains(string(out), "sikkerguard_1.0.0_linux_amd64/"+name+"\n") {
+			t.Errorf("the archive has no %s: %v\n%s", name, err, out)
+		}
+	}
+	raw, err := os.ReadFile(filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.cdx.json"))
+	if err != nil || !bytes.Contains(raw, []byte("pkg:golang/github.com/google/nftables@")) {
+		t.Errorf("the SBOM does not name what is linked: %v", err)
+	}
+	raw, err = os.ReadFile(filepath.Join(dist, "sikkerguard-1.0.0-1.x86_64.rpm"))
+	if err != nil || !bytes.HasPrefix(raw, []byte{0xed, 0xab, 0xee, 0xdb}) { // an rpm's first bytes
+		t.Errorf("no .rpm: %v", err)
+	}
+}
+
+// checkProcess has the service run with a user of its own, two capabilities and a filter on system calls.
+func (h host) checkProcess(t *testing.T) {
+	t.Helper()
+	status := h.Sh("cat /proc/" + h.unit("MainPID") + "/status")
+	const caps = "0000000000003000" // CAP_NET_ADMIN and CAP_NET_RAW
+	for name, want := range map[string]string{
+		"Uid": `6\d{4}`, "CapEff": caps, "CapPrm": caps, "CapBnd": caps, "CapAmb": caps, "NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if !regexp.MustCompile(`(?m)^` + name + `:\s+` + want + `\b`).MatchString(status) {
+			t.Errorf("%s is not %s in\n%s", name, want, status)
+		}
+	}
+	// What is not seen here: errors that the sandbox causes and the agent lives with.
+	if log := h.Sh("journalctl --unit sikkerguard --output cat"); regexp.MustCompile(`(?m) (WARN|ERROR) |not permitted|denied`).MatchString(
+		log[strings.LastIndex(log, "Score threshold"):]) {
+		t.Errorf("the journal:\n%s", log)
+	}
+}
+
+// hang stops the process with a signal, as if it hung. The watchdog ends it and begins it anew, with the list in force.
+func (h host) hang(t *testing.T) {
+	t.Helper()
+	h.Sh("mkdir -p /run/systemd/system/sikkerguard.service.d && printf '[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=0\n' " +
+		">/run/systemd/system/sikkerguard.service.d/test.conf && systemctl daemon-reload && systemctl restart sikkerguard")
+	pid := h.unit("MainPID")
+	h.Sh("kill -STOP " + pid)
+	h.Await("the watchdog", func() bool {
+		n, _ := strconv.Atoi(h.unit("NRestarts"))
+		return n > 0 && h.unit("ActiveState") == "active"
+	})
+	if h.unit("MainPID") == pid || !h.blocks() {
+		t.Errorf("after the watchdog: process %s, was %s; blocking: %v", h.unit("MainPID"), pid, h.blocks())
+	}
+	h.Sh("rm /run/systemd/system/sikkerguard.service.d/test.conf; systemctl daemon-reload")
+}
+
+// asRoot runs the service with the drop-in that docs/systemd.md has for iptables: as root, and able to take iptables' lock.
+func (h host) asRoot(t *testing.T) {
+	t.Helper()
+	h.write(t, "drop-in", dropIn(t, "DynamicUser=no")+"ExecStartPre=/bin/sh -c ': >>/run/xtables.lock'\n")
+	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
+		"systemctl daemon-reload && systemctl restart sikkerguard")
+	if status := h.Sh("cat /proc/" + h.unit("MainPID") + "/status"); !strings.Contains(status, "Uid:\t0\t") ||
+		!strings.Contains(status, "CapBnd:\t0000000000003000") || !h.blocks() {
+		t.Errorf("blocking: %v, with\n%s", h.blocks(), status)
+	}
+	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && systemctl daemon-reload && systemctl restart sikkerguard")
+}
+
+// credential gives the key as systemd hands on secrets, by the drop-in of docs/systemd.md, and by nothing else.
+func (h host) credential(t *testing.T) {
+	t.Helper()
+	h.write(t, "drop-in", dropIn(t, "LoadCredential="))
+	h.write(t, "api_key", testKey+"\n")
+	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
+		"cp /shared/api_key /etc/sikkerguard && sed -i /SIKKER_API_KEY=/d /etc/sikkerguard/sikkerguard.env && " +
+		"systemctl daemon-reload && systemctl restart sikkerguard")
+	if !h.blocks() {
+		t.Error("with the key as a credential nothing is blocked")
+	}
+	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && cat /shared/settings >/etc/sikkerguard/sikkerguard.env && " +
+		"systemctl daemon-reload && systemctl restart sikkerguard")
+}
+
+// dropIn is the drop-in of docs/systemd.md that holds a setting.
+func dropIn(t *testing.T, setting string) string {
+	t.Helper()
+	page, err := os.ReadFile("../docs/systemd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllSubmatch(page, -1) {
+		if strings.Contains(string(m[1]), setting) {
+			return string(m[1])
+		}
+	}
+	t.Fatalf("docs/systemd.md has no drop-in with %s", setting)
+	return ""
+}
+
+// TestUnitExposure has the unit stay as closed as it is.
+func TestUnitExposure(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager",
+		"../deploy/systemd/sikkerguard.service").CombinedOutput()
+	if err != nil {
+		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	}
+}

@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"go.uber.org/zap"
+)
+
+// statusMost is how much of a status line a service manager gets, in bytes: one that is too long would make it pass over
+// the whole message.
+const statusMost = 512
+
+// Supervisor is a service manager, such as systemd, that wants to know how the agent is. The zero value is none.
+type Supervisor struct {
+	Notify   func(state string) error // sends assignments as of sd_notify(3), one a line; nil for no supervisor
+	Watchdog time.Duration            // after this long without a sign of life it begins the agent anew; 0 for never
+}
+
+// supervise tells the supervisor how the agent is until ctx ends, and that it is stopping when stopC is closed. A sign of
+// life is given only after the enforcing task has taken a value from pulseC: what is proved is that this task goes on, not
+// that the process exists.
+func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
+	s := a.o.Supervisor
+	if s.Notify == nil {
+		return nil
+	}
+	var beatC <-chan time.Time
+	if s.Watchdog > 0 {
+		t := time.NewTicker(s.Watchdog / 2)
+		defer t.Stop()
+		beatC = t.C
+	}
+	var pulseC chan<- struct{} // nil while no sign of life is due
+	told := ""
+	for {
+		var state string
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-stopC:
+			stopC = nil
+			state = "STOPPING=1\nSTATUS=Stopping\n"
+		case <-a.readyC:
+			state = "READY=1\n"
+		case <-beatC:
+			pulseC = a.pulseC
+			continue
+		case pulseC <- struct{}{}:
+			pulseC = nil
+			state = "WATCHDOG=1\n"
+		case <-a.changedC:
+		}
+		if line := a.statusLine(); line != told && stopC != nil {
+			told = line
+			state += "STATUS=" + line + "\n"
+		}
+		a.notify(state)
+	}
+}
+
+// notify sends to the supervisor, and says so once when it cannot.
+func (a *Agent) notify(state string) {
+	if state == "" {
+		return
+	}
+	err := a.o.Supervisor.Notify(state)
+	if err != nil && !a.unheard {
+		a.log.Warn("The service manager cannot be told how the agent is", zap.Error(err))
+	}
+	a.unheard = err != nil
+}
+
+// statusLine is the state in one line. A reason may quote what came from outside, and a newline in it would begin an
+// assignment of its own.
+func (a *Agent) statusLine() string {
+	s := a.status.Load()
+	line := string(s.State)
+	switch s.State {
+	case StateStarting:
+		line = "Starting"
+	case StateActive:
+		line = fmt.Sprintf("Blocking %d IPs", s.BlockedIPs)
+	case StateDegraded:
+		line = fmt.Sprintf("Blocking %d IPs, degraded: %s", s.BlockedIPs, s.Reason)
+	case StateUnprotected:
+		line = strings.TrimSuffix("Unprotected: "+s.Reason, ": ")
+	case StateDryRun:
+		line = fmt.Sprintf("Dry run: would block %d IPs", s.BlockedIPs)
+		if s.Reason != "" {
+			line = "Dry run: " + s.Reason
+		}
+	}
+	line = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, line)
+	if len(line) > statusMost {
+		line = strings.ToValidUTF8(line[:statusMost], "") + "…"
+	}
+	return line
+}

@@ -1,0 +1,129 @@
+package nettest
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed boot.sh
+var bootScript []byte
+
+// bootPatience is how long systemd may take to answer.
+const bootPatience = time.Minute
+
+// Machine is a copy of this machine that is thrown away with the test: its files under an overlay, processes of its own,
+// and a systemd that has started nothing but its journal. Packages can be installed in it, and units run.
+type Machine struct {
+	tb     testing.TB
+	ns     *NS
+	pid    int
+	goneC  chan struct{} // closed when it has ended
+	Shared string        // a directory that the machine has at /shared
+}
+
+// Boot boots a machine whose network is n. It needs systemd, and a kernel with overlayfs and cgroup v2.
+func Boot(n *NS) *Machine {
+	tb := n.tb
+	tb.Helper()
+	// The machine's files come from the root file system, and what is mounted over it is not there.
+	top, err := os.MkdirTemp("", "machine")
+	if err != nil {
+		tb.Fatalf("boot: %v", err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(top) })
+	dir, script := filepath.Join(top, "m"), filepath.Join(top, "boot.sh")
+	shared := dir + ".shared"
+	for _, d := range []string{dir, shared} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			tb.Fatalf("boot: %v", err)
+		}
+	}
+	if err := os.WriteFile(script, bootScript, 0o600); err != nil {
+		tb.Fatalf("boot: %v", err)
+	}
+	var console bytes.Buffer
+	ctx := context.WithoutCancel(tb.Context()) // it ends when the test cleans up, and that needs it
+	cmd := exec.CommandContext(ctx, "sh", script, "boot", dir)
+	cmd.Stdout, cmd.Stderr = &console, &console
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		Setsid:     true,
+	}
+	if err := n.Start(cmd); err != nil {
+		tb.Fatalf("boot: %v", err)
+	}
+	m := &Machine{tb: tb, ns: n, pid: cmd.Process.Pid, goneC: make(chan struct{}), Shared: shared}
+	tb.Cleanup(func() {
+		if tb.Failed() {
+			journal, _ := m.Try("journalctl --no-pager --lines=80")
+			tb.Logf("journal of the machine:\n%s", journal)
+		}
+		_ = cmd.Process.Kill() // the first process takes all others with it
+		<-m.goneC
+		if tb.Failed() {
+			tb.Logf("console of the machine:\n%s", console.String())
+		}
+		clean := exec.CommandContext(ctx, "sh", script, "clean", dir)
+		clean.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+		if out, err := clean.CombinedOutput(); err != nil {
+			tb.Logf("clean up after the machine: %v\n%s", err, out)
+		}
+	})
+	go func() {
+		_ = cmd.Wait()
+		close(m.goneC)
+	}()
+	m.Await("systemd", func() bool {
+		select {
+		case <-m.goneC:
+			tb.Fatal("the machine does not boot")
+		default:
+		}
+		out, _ := m.Try("systemctl is-active test.target")
+		return strings.TrimSpace(out) == "active"
+	})
+	return m
+}
+
+// Try runs a line of shell in the machine and returns what it printed.
+func (m *Machine) Try(line string) (string, error) {
+	cmd := exec.CommandContext(context.WithoutCancel(m.tb.Context()), "nsenter", "--target", strconv.Itoa(m.pid), "--mount", "--pid", "--uts", "--ipc",
+		"--cgroup", "--net", "--root", "--wd", "env", "-i", "PATH="+os.Getenv("PATH"), "DEBIAN_FRONTEND=noninteractive", "sh", "-c", line)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", line, err, out)
+	}
+	return string(out), err
+}
+
+// Sh is Try for what must succeed.
+func (m *Machine) Sh(line string) string {
+	m.tb.Helper()
+	out, err := m.Try(line)
+	if err != nil {
+		m.tb.Fatal(err)
+	}
+	return out
+}
+
+// Await waits until ok, and fails the test when that takes too long.
+func (m *Machine) Await(what string, ok func() bool) {
+	m.tb.Helper()
+	for end := time.Now().Add(bootPatience); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			m.tb.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
