@@ -84,14 +84,15 @@ func (c *crowd) ask(conn net.Conn, manner int) {
 	if !m.reads {
 		return
 	}
-	res, rerr := http.ReadResponse(bufio.NewReader(conn), nil)
 	if m.want == "" {
 		_, _ = io.Copy(io.Discard, conn)
 		return
 	}
+	res, rerr := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err = errors.Join(err, rerr); err == nil {
 		var raw []byte
 		raw, err = io.ReadAll(res.Body)
+		err = errors.Join(err, res.Body.Close())
 		if err == nil && (res.StatusCode != http.StatusOK || !strings.Contains(string(raw), m.want)) {
 			err = fmt.Errorf("got %d %q, want %q", res.StatusCode, raw, m.want)
 		}

@@ -70,8 +70,8 @@ It asks /healthz on 127.0.0.1, then on [::1], at the port SIKKER_HEALTH_PORT, wa
 the API key nor privileges: for HEALTHCHECK in an image, and for scripts.`,
 			Example: `  sikkerguard healthcheck
   docker exec sikkerguard sikkerguard healthcheck`,
-			Args:  cobra.NoArgs,
-			RunE:  func(cmd *cobra.Command, _ []string) error { return healthcheck(cmd.Context(), environ) },
+			Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error { return healthcheck(cmd.Context(), environ) },
 		},
 		pullCommand(environ, out),
 		&cobra.Command{

@@ -24,7 +24,7 @@ import (
 const (
 	maxConns        = 64 // at a time, on each of the two addresses
 	maxHeaderBytes  = 8 << 10
-	maxAnswer       = 4 << 10 // bytes of an answer that a health check reads
+	maxAnswer       = 4 << 10         // bytes of an answer that a health check reads
 	headerTimeout   = 2 * time.Second // less than a health check waits: silent clients must not make it fail
 	requestTimeout  = 10 * time.Second
 	shutdownTimeout = 2 * time.Second
