@@ -61,7 +61,7 @@ func TestScripts(t *testing.T) {
 			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
 			"blast": cmdBlast, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
-			"promtool": cmdPromtool,
+			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -80,6 +80,7 @@ type world struct {
 	started          []*process // all of them
 	agents           []*process // the agents among them
 	settled          int
+	crowd            crowd
 }
 
 // process is one run of the agent.

@@ -64,8 +64,14 @@ Signals: SIGTERM and SIGINT remove the rules and end it, SIGHUP pulls the list a
 		&cobra.Command{
 			Use:   "healthcheck",
 			Short: "Exit with 0 if the agent on this host enforces its list, else with 1 and the reason",
-			Args:  cobra.NoArgs,
-			RunE:  func(cmd *cobra.Command, _ []string) error { return healthcheck(cmd.Context(), environ) },
+			Long: `Exit with 0 if the agent on this host enforces its list, or in a dry run has a current one; else with 1 and one line why.
+
+It asks /healthz on 127.0.0.1, then on [::1], at the port SIKKER_HEALTH_PORT, waits five seconds at most, and needs neither
+the API key nor privileges: for HEALTHCHECK in an image, and for scripts.`,
+			Example: `  sikkerguard healthcheck
+  docker exec sikkerguard sikkerguard healthcheck`,
+			Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error { return healthcheck(cmd.Context(), environ) },
 		},
 		pullCommand(environ, out),
 		&cobra.Command{

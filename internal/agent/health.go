@@ -6,8 +6,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"go.uber.org/zap"
-
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
@@ -87,17 +85,18 @@ func (a *Agent) Health() (ok bool, reason string) {
 // StatusJSON is the status for the health endpoint, of now, however many ask.
 func (a *Agent) StatusJSON() any { return a.reading.get() }
 
-// unprotected publishes at once that the rules are not what they should be: the enforcing task, which puts them right, may
-// be waiting for a probe.
-func (a *Agent) unprotected(err error) {
+// lost is what the watch calls when somebody else changed the rules. It is published at once: the enforcing task, which
+// puts them right, may be waiting for a probe.
+func (a *Agent) lost(err error) {
 	a.setStatus(func(s *Status) {
 		if s.State == StateActive || s.State == StateDegraded {
 			s.State, s.Reason = StateUnprotected, err.Error()
 		}
 	})
+	offer(a.lostC, err)
 }
 
-// remember keeps an error for the status.
+// remember keeps an error for the status, as the one that which points at.
 func (a *Agent) remember(err error, which func(*LastErrors) **LastError) {
 	if err == nil {
 		return
@@ -106,7 +105,7 @@ func (a *Agent) remember(err error, which func(*LastErrors) **LastError) {
 	a.setStatus(func(s *Status) { *which(&s.Errors) = e })
 }
 
-// Which of the last errors it is.
+// The last errors that remember keeps.
 func pullError(e *LastErrors) **LastError   { return &e.Pull }
 func applyError(e *LastErrors) **LastError  { return &e.Apply }
 func reportError(e *LastErrors) **LastError { return &e.Report }
@@ -122,11 +121,4 @@ func (a *Agent) plain(text string) string {
 		cut--
 	}
 	return text[:cut] + "…"
-}
-
-// lost is what the watch calls when somebody else changed the rules.
-func (a *Agent) lost(err error) {
-	a.log.Debug("The rules were changed", zap.Error(err))
-	a.unprotected(err)
-	offer(a.lostC, err)
 }

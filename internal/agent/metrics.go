@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,14 +25,14 @@ type put func(value float64, labels ...string)
 type metric struct {
 	name   string // without the prefix
 	kind   prometheus.ValueType
-	labels []string
+	labels string // their names, a space between two
 	help   string
 	query  string // an example in PromQL
 	read   func(s *Status, out put)
 }
 
 func (m metric) desc() *prometheus.Desc {
-	return prometheus.NewDesc(prefix+m.name, m.help, m.labels, nil)
+	return prometheus.NewDesc(prefix+m.name, m.help, strings.Fields(m.labels), nil)
 }
 
 // collector reads the status once a scrape.

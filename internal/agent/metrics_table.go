@@ -16,17 +16,17 @@ const (
 func listMetrics(pullInterval time.Duration) []metric {
 	return []metric{
 		{
-			"build_info", gauge, []string{"version", "goversion"}, "1, labelled with the version of the agent and of Go.",
+			"build_info", gauge, "version goversion", "1, labelled with the version of the agent and of Go.",
 			`count by (version) (sikkerguard_build_info)`,
 			func(s *Status, out put) { out(1, s.Version, runtime.Version()) },
 		},
 		{
-			"healthy", gauge, nil, "1 while the list is in force and the kernel confirms it, in a dry run while the list is current; else 0, as /healthz.",
+			"healthy", gauge, "", "1 while the list is in force and the kernel confirms it, in a dry run while the list is current; else 0, as /healthz.",
 			`sikkerguard_healthy == 0`,
 			func(s *Status, out put) { out(truth(s.Healthy)) },
 		},
 		{
-			"state", gauge, []string{"state"}, "1 for the state that the agent is in: starting, active, degraded, unprotected or dry-run; 0 for the others.",
+			"state", gauge, "state", "1 for the state that the agent is in: starting, active, degraded, unprotected or dry-run; 0 for the others.",
 			`sikkerguard_state{state="degraded"} == 1`,
 			func(s *Status, out put) {
 				for _, state := range states() {
@@ -35,7 +35,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"backend_info", gauge, []string{"backend"}, "1, labelled with what enforces: nftables or iptables. Absent in a dry run.",
+			"backend_info", gauge, "backend", "1, labelled with what enforces: nftables or iptables. Absent in a dry run.",
 			`count by (backend) (sikkerguard_backend_info)`,
 			func(s *Status, out put) {
 				if s.Backend != "" {
@@ -44,12 +44,12 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"kernel_gaps", gauge, nil, "Number of things that this host could not give; /status says which and what that means.",
+			"kernel_gaps", gauge, "", "Number of things that this host could not give; /status says which and what that means.",
 			`sikkerguard_kernel_gaps > 0`,
 			func(s *Status, out put) { out(float64(len(s.Gaps))) },
 		},
 		{
-			"enforced_entries", gauge, []string{"family"}, "Addresses and networks that are dropped, by family, 4 or 6. 0 while nothing is in force, and in a dry run.",
+			"enforced_entries", gauge, "family", "Addresses and networks that are dropped, by family, 4 or 6. 0 while nothing is in force, and in a dry run.",
 			`sum by (instance) (sikkerguard_enforced_entries)`,
 			func(s *Status, out put) {
 				enforcing := truth(s.Healthy && !s.DryRun)
@@ -58,7 +58,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"whitelist_entries", gauge, []string{"kind"}, "Addresses and networks that are never blocked, by kind, ip or range.",
+			"whitelist_entries", gauge, "kind", "Addresses and networks that are never blocked, by kind, ip or range.",
 			`sum(sikkerguard_whitelist_entries)`,
 			func(s *Status, out put) {
 				out(float64(s.Whitelist.IPs), "ip")
@@ -66,17 +66,17 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"custom_entries", gauge, nil, "Entries of the operator's own list, SIKKER_CUSTOM_BLACKLIST.",
+			"custom_entries", gauge, "", "Entries of the operator's own list, SIKKER_CUSTOM_BLACKLIST.",
 			`sikkerguard_custom_entries`,
 			func(s *Status, out put) { out(float64(s.Custom)) },
 		},
 		{
-			"last_pull_timestamp_seconds", gauge, nil, "When the list in force was pulled. Absent while none was.",
+			"last_pull_timestamp_seconds", gauge, "", "When the list in force was pulled. Absent while none was.",
 			`time() - sikkerguard_last_pull_timestamp_seconds`,
 			func(s *Status, out put) { seconds(out, s.LastPull) },
 		},
 		{
-			"list_age_seconds", gauge, nil, "Age of the list in force. Absent while there is none.",
+			"list_age_seconds", gauge, "", "Age of the list in force. Absent while there is none.",
 			`sikkerguard_list_age_seconds > 3 * sikkerguard_pull_interval_seconds`,
 			func(s *Status, out put) {
 				if s.LastPull != nil {
@@ -85,22 +85,22 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"list_kept", gauge, nil, "1 while the list in force is the one kept from the last run.",
+			"list_kept", gauge, "", "1 while the list in force is the one kept from the last run.",
 			`sikkerguard_list_kept == 1`,
 			func(s *Status, out put) { out(truth(s.Kept)) },
 		},
 		{
-			"pull_interval_seconds", gauge, nil, "Time between pulls, SIKKER_PULL_INTERVAL.",
+			"pull_interval_seconds", gauge, "", "Time between pulls, SIKKER_PULL_INTERVAL.",
 			`sikkerguard_pull_interval_seconds / 3600`,
 			func(_ *Status, out put) { out(pullInterval.Seconds()) },
 		},
 		{
-			"next_pull_timestamp_seconds", gauge, nil, "When the next pull is due. Absent before the first has ended.",
+			"next_pull_timestamp_seconds", gauge, "", "When the next pull is due. Absent before the first has ended.",
 			`sikkerguard_next_pull_timestamp_seconds - time()`,
 			func(s *Status, out put) { seconds(out, s.NextPull) },
 		},
 		{
-			"pulls_total", counter, []string{"result"}, "Pulls, by result: accepted, refused (by a guard), quota (spent), unauthorized (the key), unavailable (no or no usable answer), error (anything else).",
+			"pulls_total", counter, "result", "Pulls, by result: accepted, refused (by a guard), quota (spent), unauthorized (the key), unavailable (no or no usable answer), error (anything else).",
 			`increase(sikkerguard_pulls_total{result!="accepted"}[1d])`,
 			func(s *Status, out put) {
 				for _, result := range pullResults() {
@@ -109,7 +109,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"refusals_total", counter, []string{"guard"}, "Lists refused, by the guard that refused: entries, malformed, empty, width, coverage, growth, shrink.",
+			"refusals_total", counter, "guard", "Lists refused, by the guard that refused: entries, malformed, empty, width, coverage, growth, shrink.",
 			`increase(sikkerguard_refusals_total[1d]) > 0`,
 			func(s *Status, out put) {
 				for _, g := range guards() {
@@ -118,17 +118,17 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"rollbacks_total", counter, nil, "Lists taken out of force again, because with them the host did not reach what it needs or the kernel did not enforce them.",
+			"rollbacks_total", counter, "", "Lists taken out of force again, because with them the host did not reach what it needs or the kernel did not enforce them.",
 			`increase(sikkerguard_rollbacks_total[1d]) > 0`,
 			func(s *Status, out put) { out(float64(s.Rollbacks)) },
 		},
 		{
-			"repairs_total", counter, nil, "Times that rules were put back which another program had changed.",
+			"repairs_total", counter, "", "Times that rules were put back which another program had changed.",
 			`increase(sikkerguard_repairs_total[1h]) > 0`,
 			func(s *Status, out put) { out(float64(s.Repairs)) },
 		},
 		{
-			"last_error_timestamp_seconds", gauge, []string{"stage"}, "When a stage last failed: pull, apply or report. Absent for one that never did. /status has the text.",
+			"last_error_timestamp_seconds", gauge, "stage", "When a stage last failed: pull, apply or report. Absent for one that never did. /status has the text.",
 			`time() - sikkerguard_last_error_timestamp_seconds < 3600`,
 			func(s *Status, out put) {
 				for stage, e := range map[string]*LastError{"pull": s.Errors.Pull, "apply": s.Errors.Apply, "report": s.Errors.Report} {
@@ -161,47 +161,47 @@ func dropMetrics() []metric {
 	}
 	return []metric{
 		{
-			"dropped_packets_total", counter, []string{"family"}, "Packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
+			"dropped_packets_total", counter, "family", "Packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
 			`sum by (instance) (rate(sikkerguard_dropped_packets_total[5m]))`,
 			dropped(func(d *DroppedStatus) (uint64, uint64) { return d.Packets4, d.Packets6 }),
 		},
 		{
-			"dropped_bytes_total", counter, []string{"family"}, "Bytes of the packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
+			"dropped_bytes_total", counter, "family", "Bytes of the packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
 			`sum by (instance) (rate(sikkerguard_dropped_bytes_total[5m])) * 8`,
 			dropped(func(d *DroppedStatus) (uint64, uint64) { return d.Bytes4, d.Bytes6 }),
 		},
 		{
-			"events_seen_total", counter, nil, "Dropped packets that the agent heard of by NFLOG since it started.",
+			"events_seen_total", counter, "", "Dropped packets that the agent heard of by NFLOG since it started.",
 			`rate(sikkerguard_events_seen_total[5m])`,
 			events(func(s *Status) uint64 { return s.Events.Seen }),
 		},
 		{
-			"events_lost_total", counter, nil, "Dropped packets that the kernel told of and the agent did not receive, since it started.",
+			"events_lost_total", counter, "", "Dropped packets that the kernel told of and the agent did not receive, since it started.",
 			`increase(sikkerguard_events_lost_total[5m]) > 0`,
 			events(func(s *Status) uint64 { return s.Events.Lost }),
 		},
 		{
-			"events_unattributed_total", counter, nil, "Dropped packets that the kernel did not tell of, mostly because they came faster than SIKKER_LOG_RATE; up to ten seconds late.",
+			"events_unattributed_total", counter, "", "Dropped packets that the kernel did not tell of, mostly because they came faster than SIKKER_LOG_RATE; up to ten seconds late.",
 			`increase(sikkerguard_events_unattributed_total[5m]) > 0`,
 			events(func(s *Status) uint64 { return s.unattributed }),
 		},
 		{
-			"events_unparsed_total", counter, nil, "Of the packets seen, those whose headers could not be read.",
+			"events_unparsed_total", counter, "", "Of the packets seen, those whose headers could not be read.",
 			`increase(sikkerguard_events_unparsed_total[1h]) > 0`,
 			events(func(s *Status) uint64 { return s.Events.Unparsed }),
 		},
 		{
-			"events_overflow_total", counter, nil, "Of the packets seen, those from more sources at a time than the agent keeps.",
+			"events_overflow_total", counter, "", "Of the packets seen, those from more sources at a time than the agent keeps.",
 			`increase(sikkerguard_events_overflow_total[1h]) > 0`,
 			events(func(s *Status) uint64 { return s.Events.Overflow }),
 		},
 		{
-			"events_unrecorded_total", counter, nil, "Of the packets seen, those that are in no report, because the database could not be used for too long.",
+			"events_unrecorded_total", counter, "", "Of the packets seen, those that are in no report, because the database could not be used for too long.",
 			`increase(sikkerguard_events_unrecorded_total[1h]) > 0`,
 			events(func(s *Status) uint64 { return s.Unrecorded }),
 		},
 		{
-			"hits_total", counter, []string{"protocol"}, "Dropped packets seen, by protocol: the name that SIKKER_PORT_MAP gives their port, or other. A name is there once it was hit.",
+			"hits_total", counter, "protocol", "Dropped packets seen, by protocol: the name that SIKKER_PORT_MAP gives their port, or other. A name is there once it was hit.",
 			`topk(5, sum by (protocol) (rate(sikkerguard_hits_total[1h])))`,
 			func(s *Status, out put) {
 				for name, packets := range s.Hits {
@@ -233,42 +233,42 @@ func reportMetrics() []metric {
 	}
 	return []metric{
 		{
-			"reports_queued", gauge, nil, "Rows that wait to be reported, one a source and service. Absent when nothing is recorded.",
+			"reports_queued", gauge, "", "Rows that wait to be reported, one a source and service. Absent when nothing is recorded.",
 			`sikkerguard_reports_queued`,
 			reports(func(r *ReportsStatus) float64 { return float64(r.Queued) }),
 		},
 		{
-			"reports_sent_total", counter, nil, "Rows that SikkerAPI accepted. Goes on over restarts.",
+			"reports_sent_total", counter, "", "Rows that SikkerAPI accepted. Goes on over restarts.",
 			`increase(sikkerguard_reports_sent_total[1d])`,
 			reports(func(r *ReportsStatus) float64 { return float64(r.Sent) }),
 		},
 		{
-			"reports_rejected_total", counter, nil, "Rows that SikkerAPI rejected. Goes on over restarts.",
+			"reports_rejected_total", counter, "", "Rows that SikkerAPI rejected. Goes on over restarts.",
 			`increase(sikkerguard_reports_rejected_total[1d])`,
 			reports(func(r *ReportsStatus) float64 { return float64(r.Rejected) }),
 		},
 		{
-			"reports_merged_total", counter, nil, "Rows merged with others of their source, because the queue was full. Goes on over restarts.",
+			"reports_merged_total", counter, "", "Rows merged with others of their source, because the queue was full. Goes on over restarts.",
 			`increase(sikkerguard_reports_merged_total[1d]) > 0`,
 			reports(func(r *ReportsStatus) float64 { return float64(r.Merged) }),
 		},
 		{
-			"reports_dropped_total", counter, nil, "Rows dropped, because the queue was full all the same. Goes on over restarts.",
+			"reports_dropped_total", counter, "", "Rows dropped, because the queue was full all the same. Goes on over restarts.",
 			`increase(sikkerguard_reports_dropped_total[1d]) > 0`,
 			reports(func(r *ReportsStatus) float64 { return float64(r.Dropped) }),
 		},
 		{
-			"last_report_timestamp_seconds", gauge, nil, "When SikkerAPI last took a batch of reports. Absent before the first.",
+			"last_report_timestamp_seconds", gauge, "", "When SikkerAPI last took a batch of reports. Absent before the first.",
 			`time() - sikkerguard_last_report_timestamp_seconds`,
 			func(s *Status, out put) { seconds(out, s.LastReport) },
 		},
 		{
-			"quota_limit", gauge, []string{"use"}, "Daily quota of the key, in pulls or in rows reported, by use: pulls or reports. Absent until the API tells it.",
+			"quota_limit", gauge, "use", "Daily quota of the key, in pulls or in rows reported, by use: pulls or reports. Absent until the API tells it.",
 			`sikkerguard_quota_limit{use="reports"}`,
 			quota(func(q *QuotaStatus) float64 { return float64(q.Limit) }),
 		},
 		{
-			"quota_remaining", gauge, []string{"use"}, "What was left of the daily quota when the API last told it, by use: pulls or reports.",
+			"quota_remaining", gauge, "use", "What was left of the daily quota when the API last told it, or all of it when a new day has begun since; by use: pulls or reports.",
 			`sikkerguard_quota_remaining / sikkerguard_quota_limit < 0.1`,
 			quota(func(q *QuotaStatus) float64 { return float64(q.Remaining) }),
 		},

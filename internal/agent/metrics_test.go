@@ -73,16 +73,16 @@ Those of the Go runtime (''go_…'') and of the process (''process_…'') are th
 func reference() string {
 	var b strings.Builder
 	b.WriteString(strings.ReplaceAll(metricsHead, "''", "`"))
-	row := func(name, kind string, labels []string, help, query string) {
-		for i, l := range labels {
-			labels[i] = "`" + l + "`"
+	row := func(name, kind, labels, help, query string) {
+		if labels != "" {
+			labels = "`" + strings.ReplaceAll(labels, " ", "`, `") + "`"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | `%s` |\n", prefix+name, kind, strings.Join(labels, ", "), help, query)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | `%s` |\n", prefix+name, kind, labels, help, query)
 	}
 	for _, m := range table() {
 		row(m.name, map[prometheus.ValueType]string{gauge: "gauge", counter: "counter"}[m.kind], m.labels, m.help, m.query)
 	}
-	row(appliedName, "histogram", nil, appliedHelp, appliedQuery)
+	row(appliedName, "histogram", "", appliedHelp, appliedQuery)
 	b.WriteString(strings.ReplaceAll(metricsTail, "''", "`"))
 	return b.String()
 }

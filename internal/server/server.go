@@ -24,10 +24,9 @@ import (
 const (
 	maxConns        = 64 // at a time, on each of the two addresses
 	maxHeaderBytes  = 8 << 10
-	maxAnswer       = 4 << 10 // bytes of an answer that a health check reads
-	headerTimeout   = 5 * time.Second
+	maxAnswer       = 4 << 10         // bytes of an answer that a health check reads
+	headerTimeout   = 2 * time.Second // less than a health check waits: silent clients must not make it fail
 	requestTimeout  = 10 * time.Second
-	idleTimeout     = 30 * time.Second
 	shutdownTimeout = 2 * time.Second
 	connectTimeout  = time.Second // of a health check: nothing on loopback takes that long
 	freePortTries   = 10          // a port that is free on 127.0.0.1 is nearly always free on [::1] too
@@ -114,12 +113,12 @@ func (s *Server) Run(ctx context.Context) error {
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      requestTimeout,
-		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		// Else net/http answers "OPTIONS *" by itself, to any Host.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     log.New(io.Discard, "", 0), // what clients do wrong is not the operator's concern
 	}
+	srv.SetKeepAlivesEnabled(false) // who stays after its answer would keep one of few connections from others
 	g, gctx := errgroup.WithContext(ctx)
 	for _, l := range s.listeners {
 		g.Go(func() error {

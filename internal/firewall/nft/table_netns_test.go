@@ -513,6 +513,41 @@ func TestMismatch(t *testing.T) {
 	}
 }
 
+// TestPresent: a look at the kernel tells at once that the table, its base chain or its effect is gone, and does not wait
+// for who changes it.
+func TestPresent(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	h.table.flags = 0 // as on a kernel without owner
+	h.apply(list("203.0.113.9"), list())
+	present := func() (err error) {
+		h.Do(func() { err = h.table.Present() })
+		return err
+	}
+	h.table.mu.Lock()
+	err := present()
+	h.table.mu.Unlock()
+	if err != nil {
+		t.Fatalf("in force: %v", err)
+	}
+	for _, change := range []string{
+		"delete table inet sikkerguard", "flush ruleset", "add table inet sikkerguard { flags dormant; }",
+		"delete chain inet sikkerguard prerouting",
+	} {
+		if strings.HasPrefix(change, "delete chain") {
+			h.Run("nft", "flush chain inet sikkerguard prerouting")
+		}
+		h.Run("nft", change)
+		if err := present(); !errors.Is(err, ruleset.ErrMismatch) {
+			t.Errorf("%s: got %v, want %v", change, err, ruleset.ErrMismatch)
+		}
+		h.apply(list("203.0.113.9"), list())
+		if err := present(); err != nil {
+			t.Errorf("put right after %s: %v", change, err)
+		}
+	}
+}
+
 // TestWatch changes the kernel underneath a table that others may change: each change is told within a second or so, and
 // changes of other tables are not.
 func TestWatch(t *testing.T) {
