@@ -60,7 +60,7 @@ func TestScripts(t *testing.T) {
 			"signal": cmdSignal, "exits": cmdExits, "passes": cmdPasses, "drops": cmdDrops, "knock": cmdKnock,
 			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
-			"blast": cmdBlast, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
+			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
 		},
 		RequireExplicitExec: true,
@@ -437,11 +437,36 @@ func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	rate, err := strconv.Atoi(args[3])
 	ts.Check(err)
+	w.atRate(ts, n, rate, func(slice int) {
+		w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)), slice)
+	})
+}
+
+// swarm NETWORK N RATE: as many sources of the network each send one connection request to port 22, RATE a second, and it
+// logs what that cost the newest agent.
+func cmdSwarm(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	network := netip.MustParsePrefix(args[0])
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	rate, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	src := network.Addr()
+	w.atRate(ts, n, rate, func(slice int) {
+		for range slice {
+			w.sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), 22))
+			src = src.Next()
+		}
+	})
+}
+
+// atRate sends n packets in slices, rate a second, and logs what that cost the newest agent.
+func (w *world) atRate(ts *testscript.TestScript, n, rate int, send func(slice int)) {
 	p, _ := w.agentLog(ts)
 	cpu, start := cpuTicks(ts, p), time.Now()
 	for sent := 0; sent < n; {
 		slice := min(n-sent, rate/100)
-		w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)), slice)
+		send(slice)
 		sent += slice
 		time.Sleep(time.Until(start.Add(time.Duration(sent) * time.Second / time.Duration(rate))))
 	}

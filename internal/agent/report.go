@@ -81,7 +81,11 @@ func (a *Agent) lastBatch() error {
 	a.withdraw(ctx)
 	out, err := a.reporter.Deliver(ctx, time.Now())
 	if err != nil {
-		a.log.Warn("The last report did not get through and is kept", zap.Error(err))
+		rows := zap.Skip()
+		if q := a.recorder.queue(); q != nil {
+			rows = zap.Int("rows", q.Queued)
+		}
+		a.log.Warn("The last report did not get through and is kept", zap.Error(err), rows)
 		return nil
 	}
 	a.tellReported(out)
