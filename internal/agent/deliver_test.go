@@ -111,8 +111,10 @@ func TestDeliver(t *testing.T) {
 			name: "bad the API is down: the waits grow, one warning", rows: 1, during: 5 * time.Hour,
 			m: memory{errs: []error{down, down, down}},
 			between: [][2]time.Duration{
-				{30 * time.Minute, 30 * time.Minute}, {30*time.Minute + 2*time.Second, 30*time.Minute + 8*time.Second},
-				{30*time.Minute + 7*time.Second, 30*time.Minute + 23*time.Second}, {30*time.Minute + 17*time.Second, 30*time.Minute + 53*time.Second},
+				{30 * time.Minute, 30 * time.Minute},
+				{30*time.Minute + 2*time.Second, 30*time.Minute + 8*time.Second},
+				{30*time.Minute + 7*time.Second, 30*time.Minute + 23*time.Second},
+				{30*time.Minute + 17*time.Second, 30*time.Minute + 53*time.Second},
 			},
 			warnings: []string{"Reports do not get through"},
 		},

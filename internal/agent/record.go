@@ -124,26 +124,23 @@ func (a *Agent) recordAll(ctx context.Context) error {
 	defer record.Stop()
 	defer pruning.Stop()
 	for {
-		start := time.Now()
 		select {
 		case <-ctx.Done():
 			a.record(false)
-			if n := packets(a.recorder.waiting); n > 0 {
-				a.log.Warn("Blocked connections were not recorded and will not be reported", zap.Uint64("packets", n))
+			if w, _, _ := a.recorder.take(); packets(w) > 0 {
+				a.log.Warn("Blocked connections were not recorded and will not be reported", zap.Uint64("packets", packets(w)))
 			}
 			return nil
 		case doneC := <-a.recorder.askC:
 			a.keepCounters()
 			doneC <- struct{}{}
-			continue
 		case <-pruning.C:
 			a.prune(ctx)
-			continue
 		case <-record.C:
-			start = time.Now()
+			start := time.Now()
 			a.record(true)
+			record.Reset(max(recordEvery, recordShare*time.Since(start)))
 		}
-		record.Reset(max(recordEvery, recordShare*time.Since(start)))
 	}
 }
 
