@@ -10,7 +10,7 @@ import (
 // version and commit are set by the linker, as in -X main.version=1.0.0 -X main.commit=0123456789ab.
 var (
 	version = "0.0.0-dev"
-	commit  = "unknown"
+	commit  = "unknown" //nolint:gochecknoglobals // only a variable can be set by the linker
 )
 
 func main() { os.Exit(run()) }
