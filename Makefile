@@ -36,6 +36,16 @@ test: ## Run every test with the race detector (root for those on the kernel)
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
 
+.PHONY: e2e
+e2e: ## Run the image and compose.yaml on a Docker engine in a network namespace (root, some minutes)
+	@e2e/install-deps nft ip dockerd docker-compose debootstrap
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./e2e/apisim/sikkerapi-sim
+	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 20m -tags e2e_docker ./e2e/docker
+
+.PHONY: image
+image: ## Build the image, sikkerguard:VERSION
+	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t sikkerguard:$(VERSION) -t sikkerguard .
+
 .PHONY: lint
 lint: $(LINT) ## Check style, the package map, formatting and go.mod
 	$(LINT) run ./...
@@ -50,7 +60,7 @@ $(LINT):
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (10s)
-	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	@grep -rl --include='*_test.go' --exclude-dir=bin '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$dir/*_test.go | cut -c6-); do \
 			echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; \
