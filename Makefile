@@ -4,11 +4,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VERSION ?= 0.1.0
+COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 GO ?= go
 FUZZTIME ?= 10s
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # Tests in network namespaces need root. As root they must run; for anyone else they are skipped, and that is said.
 ifeq ($(shell id -u),0)
 export SIKKERGUARD_REQUIRE_NETNS ?= 1
@@ -40,6 +41,16 @@ test: ## Run every test with the race detector (root for those on the kernel)
 	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
 	$(GO) test -C deploy/tools -count=1 ./...
 
+.PHONY: e2e
+e2e: ## Run the image and compose.yaml on a Docker engine in a network namespace (root, some minutes)
+	@e2e/install-deps nft ip dockerd docker-compose debootstrap
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./e2e/apisim/sikkerapi-sim
+	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 20m -tags e2e_docker ./e2e/docker
+
+.PHONY: image
+image: ## Build the image, sikkerguard:VERSION
+	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t sikkerguard:$(VERSION) -t sikkerguard .
+
 .PHONY: lint
 lint: $(LINT) ## Check style, the package map, formatting and go.mod
 	$(LINT) run ./...
@@ -55,7 +66,7 @@ $(LINT):
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (10s)
-	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	@grep -rl --include='*_test.go' --exclude-dir=bin '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$dir/*_test.go | cut -c6-); do \
 			echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; \
 		done; \

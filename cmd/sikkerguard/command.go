@@ -54,10 +54,11 @@ Signals: SIGTERM and SIGINT remove the rules and end it, SIGHUP pulls the list a
 		},
 		&cobra.Command{
 			Use:   "version",
-			Short: "Print the version",
+			Short: "Print the version and the commit it was built from",
 			Args:  cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error {
-				_, err := fmt.Fprintf(out, "sikkerguard %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+				_, err := fmt.Fprintf(out, "sikkerguard %s (commit %s) %s/%s %s\n",
+					version, commit, runtime.GOOS, runtime.GOARCH, runtime.Version())
 				return err
 			},
 		},

@@ -7,8 +7,11 @@ import (
 	"os"
 )
 
-// version is set by the linker, as in -X main.version=1.0.0.
-var version = "0.0.0-dev"
+// version and commit are set by the linker, as in -X main.version=1.0.0 -X main.commit=0123456789ab.
+var (
+	version = "0.0.0-dev"
+	commit  = "unknown" //nolint:gochecknoglobals // only a variable can be set by the linker
+)
 
 func main() { os.Exit(run()) }
 

@@ -83,7 +83,7 @@ services:
     secrets: [sikker_api_key]
 secrets:
   sikker_api_key:
-    file: ./sikker_api_key.txt   # chmod 600
+    file: ./sikker_api_key.txt   # chown root, chmod 600: root in the container reads no other user's files
 '''
 
 The file holds the key alone, 4096 bytes at most; spaces and newlines around it do not matter. When every user can read

@@ -13,22 +13,67 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 )
 
-var update = flag.Bool("update", false, "write docs/configuration.md anew")
+var update = flag.Bool("update", false, "write docs/configuration.md and .env.example anew")
 
 func TestReference(t *testing.T) {
 	t.Parallel()
-	const path = "../../docs/configuration.md"
-	if *update {
-		if err := os.WriteFile(path, []byte(config.Reference()), 0o644); err != nil {
+	for path, want := range map[string]string{
+		"../../docs/configuration.md": config.Reference(),
+		"../../.env.example":          config.EnvExample(),
+	} {
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
 			t.Fatal(err)
 		}
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("%s is stale: make docs writes it anew (-want +got):\n%s", path, diff)
+		}
 	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestEnvExample reads .env.example as Docker Compose does, as it is and with each setting switched on.
+func TestEnvExample(t *testing.T) {
+	t.Parallel()
+	file := writeFile(t, "list", testKey, 0o600) // a key file and a blacklist at once
+	var given []string
+	for line := range strings.Lines(config.EnvExample()) {
+		setting, off := strings.CutPrefix(strings.TrimSpace(line), "#SIKKER_")
+		if setting = "SIKKER_" + setting; !off {
+			setting = strings.TrimSpace(line)
+		}
+		name, value, ok := strings.Cut(setting, "=")
+		if !ok || strings.HasPrefix(setting, "#") {
+			continue
+		}
+		given = append(given, name)
+		if on := name == "SIKKER_API_KEY"; on == off {
+			t.Errorf("%s is switched on: %v", name, !off)
+		}
+		environ := []string{"SIKKER_API_KEY=" + testKey, setting}
+		switch name {
+		case "SIKKER_API_KEY":
+			environ = []string{setting + testKey}
+		case "SIKKER_API_KEY_FILE":
+			environ = []string{name + "=" + file}
+		case "SIKKER_CUSTOM_BLACKLIST":
+			environ[1] = name + "=" + file
+		}
+		if _, err := config.Load(environ); err != nil || value == "" && off {
+			t.Errorf("%s: %v", setting, err)
+		}
 	}
-	if diff := cmp.Diff(config.Reference(), string(got)); diff != "" {
-		t.Errorf("docs/configuration.md is stale: go test ./internal/config -run TestReference -update writes it anew (-want +got):\n%s", diff)
+	rows := regexp.MustCompile("(?m)^\\| `(SIKKER_[A-Z_]+)`").FindAllStringSubmatch(config.Reference(), -1)
+	var want []string
+	for _, m := range rows {
+		want = append(want, m[1])
+	}
+	if diff := cmp.Diff(want, given); diff != "" {
+		t.Errorf("variables (-want +got):\n%s", diff)
 	}
 }
 

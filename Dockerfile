@@ -1,0 +1,45 @@
+# The image of SikkerGuard. It builds with BuildKit and with the classic builder; for another architecture:
+#   docker buildx build --platform linux/arm64 .
+# The program is cross-compiled. Only the packages of the second stage are unpacked on that architecture (binfmt).
+ARG GO_IMAGE=golang:1.26-trixie
+ARG BASE_IMAGE=debian:trixie-slim
+
+# The classic builder sets no BUILDPLATFORM: linux alone means the machine's own architecture.
+FROM --platform=${BUILDPLATFORM:-linux} ${GO_IMAGE} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY cmd cmd
+COPY internal internal
+COPY pkg pkg
+ARG VERSION=0.1.0
+ARG COMMIT=unknown
+# Empty under the classic builder, which makes them the machine's own.
+ARG TARGETOS
+ARG TARGETARCH
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
+	-ldflags "-s -w -X main.version=$VERSION -X main.commit=$COMMIT" -o /sikkerguard ./cmd/sikkerguard
+
+FROM ${BASE_IMAGE}
+# nftables shows the operator what is in force; iptables and ipset are for hosts without nf_tables.
+RUN apt-get update \
+	&& apt-get install -y --no-install-recommends ca-certificates ipset iptables nftables \
+	&& rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+	&& mkdir -m 0700 /var/lib/sikkerguard
+COPY --from=build /sikkerguard /usr/local/bin/sikkerguard
+ARG VERSION=0.1.0
+ARG COMMIT=unknown
+LABEL org.opencontainers.image.title="SikkerGuard" \
+	org.opencontainers.image.description="Firewall agent: blocks the addresses that SikkerAPI knows to be malicious" \
+	org.opencontainers.image.url="https://sikkerapi.com" \
+	org.opencontainers.image.source="https://github.com/sikkerapi/sikkerguard" \
+	org.opencontainers.image.licenses="Apache-2.0" \
+	org.opencontainers.image.version="$VERSION" \
+	org.opencontainers.image.revision="$COMMIT"
+# A new volume takes its mode from here. Without a named one the list and the unsent reports end with the container.
+VOLUME /var/lib/sikkerguard
+# Root, because Docker's cap_add gives no capability to any other user; compose.yaml drops all but two.
+ENTRYPOINT ["/usr/local/bin/sikkerguard"]
+STOPSIGNAL SIGTERM
+# An agent that has no list yet has a minute to get one. The check itself takes 5 s at most.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 CMD ["/usr/local/bin/sikkerguard", "healthcheck"]

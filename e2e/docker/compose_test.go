@@ -1,0 +1,246 @@
+//go:build e2e_docker
+
+package docker
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	image     = "sikkerguard"
+	container = "sikkerguard"
+	version   = "1.2.3-e2e"
+)
+
+// TestCompose is an operator's day with compose.yaml. Its parts follow on each other.
+func TestCompose(t *testing.T) {
+	w := newWorld(t)
+	w.project(t)
+	t.Run("build", func(t *testing.T) {
+		w.begin(t)
+		w.baseImages(t)
+		w.build(t, w.host, version)
+		w.isBuilt(t)
+	})
+	t.Run("read compose files", func(t *testing.T) {
+		w.begin(t)
+		w.copies(t, "deploy/compose.monitoring.yaml")
+		w.compose(t, "-f", filepath.Join(w.dir, "deploy/compose.monitoring.yaml"), "config", "-q")
+	})
+	var before string
+	t.Run("before", func(t *testing.T) {
+		w.begin(t)
+		w.services(t)
+		w.serves(t, "203.0.113.9\n2001:db8:bad::/48\n")
+		w.apiUp(t)
+		w.allReach(t)
+		before = w.ruleset()
+	})
+	t.Run("up", func(t *testing.T) {
+		w.begin(t)
+		w.compose(t, "up", "-d", "--no-build")
+		w.healthy(t)
+		w.enforces(t)
+		w.listsTable(t)
+		w.isConfined(t)
+		w.hasPrograms(t)
+	})
+	t.Run("restart while the API is down", func(t *testing.T) {
+		w.begin(t)
+		w.apiDown(t)
+		w.compose(t, "restart")
+		w.healthy(t)
+		w.enforces(t)
+	})
+	t.Run("kill", func(t *testing.T) {
+		w.begin(t)
+		w.docker(t, "kill", container)
+		w.isBefore(t, before)
+		w.allReach(t)
+	})
+	t.Run("start after a kill", func(t *testing.T) {
+		w.begin(t)
+		w.apiUp(t)
+		w.compose(t, "up", "-d", "--no-build")
+		w.healthy(t)
+		w.enforces(t)
+	})
+	t.Run("down", func(t *testing.T) {
+		w.begin(t)
+		w.compose(t, "down", "-v")
+		w.isBefore(t, before)
+		w.allReach(t)
+	})
+	t.Run("500,000 entries", func(t *testing.T) {
+		w.begin(t)
+		w.manyEntries(t)
+	})
+}
+
+// begin begins a part: none is tried after one that failed, and one that fails shows the logs.
+func (w *world) begin(t *testing.T) {
+	t.Helper()
+	if w.failed {
+		t.Skip("an earlier part failed")
+	}
+	t.Cleanup(func() {
+		if w.failed = t.Failed(); !w.failed {
+			return
+		}
+		t.Logf("the engine:\n%s", w.log(t))
+		out, err := w.try("logs", container)
+		t.Logf("the agent (%v):\n%s", err, out)
+	})
+}
+
+// isBuilt checks what the Dockerfile promises of the image.
+func (w *world) isBuilt(t *testing.T) {
+	t.Helper()
+	want := "sikkerguard " + version + " (commit 0123456789ab) "
+	if got := w.docker(t, "run", "--rm", "--network", "none", "--read-only", image, "version"); !strings.HasPrefix(got, want) {
+		t.Errorf("version is %q, want %q", got, want)
+	}
+	label := w.docker(t, "image", "inspect", "-f", `{{index .Config.Labels "org.opencontainers.image.version"}}`, image)
+	if label != version {
+		t.Errorf("label org.opencontainers.image.version is %q, want %q", label, version)
+	}
+}
+
+// isConfined checks what the kernel says of the agent's privileges: NET_ADMIN and NET_RAW, and no way to more.
+func (w *world) isConfined(t *testing.T) {
+	t.Helper()
+	status := w.docker(t, "exec", container, "cat", "/proc/1/status")
+	for _, want := range []string{"CapEff:\t0000000000003000", "CapBnd:\t0000000000003000", "NoNewPrivs:\t1"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("/proc/1/status of the agent lacks %q:\n%s", want, status)
+		}
+	}
+	if out, err := w.try("exec", container, "touch", "/usr/local/bin/new"); err == nil {
+		t.Errorf("the container's file system can be written to: %s", out)
+	}
+}
+
+// hasPrograms runs what the agent needs on a host without nf_tables, with the capabilities that compose.yaml gives.
+func (w *world) hasPrograms(t *testing.T) {
+	t.Helper()
+	for _, program := range []string{"iptables-legacy-restore", "ip6tables-legacy-restore", "iptables-nft-restore", "ipset"} {
+		w.docker(t, "exec", container, program, "--version")
+	}
+}
+
+// healthy waits until Docker says that the container is healthy.
+func (w *world) healthy(t *testing.T) {
+	t.Helper()
+	await(t, "a healthy container", func() bool {
+		state := w.docker(t, "inspect", "-f", "{{.State.Status}} {{.State.Health.Status}}", container)
+		if strings.HasPrefix(state, "exited") || strings.HasPrefix(state, "restarting") {
+			t.Fatalf("the container is %s", state)
+		}
+		return state == "running healthy"
+	})
+}
+
+// reaches checks that the source is answered by the host's service and by the one in a container, and that both see it as
+// it is: Docker's port is reached by address translation, not by its proxy.
+func (w *world) reaches(t *testing.T, src netip.Addr) {
+	t.Helper()
+	for _, port := range []uint16{hostPort, publishedPort} {
+		if seen, err := w.knock(src, port); err != nil || seen != src.String() {
+			t.Errorf("%s knocks on port %d and is seen as %q (%v)", src, port, seen, err)
+		}
+	}
+}
+
+// allReach checks that nobody is blocked, for as long as nobody should be.
+func (w *world) allReach(t *testing.T) {
+	t.Helper()
+	listed, unlisted := sources()
+	for _, src := range append(listed, unlisted...) {
+		await(t, fmt.Sprintf("services that see %s", src), func() bool {
+			seen, err := w.knock(src, publishedPort)
+			return err == nil && seen == src.String()
+		})
+		w.reaches(t, src)
+	}
+}
+
+// enforces checks that listed sources get no answer, neither from the host nor from a container, and others do.
+func (w *world) enforces(t *testing.T) {
+	t.Helper()
+	listed, unlisted := sources()
+	since := w.docker(t, "inspect", "-f", "{{.State.StartedAt}}", container)
+	var blocked []string
+	for _, src := range listed {
+		for _, port := range []uint16{hostPort, publishedPort} {
+			seen, err := w.knock(src, port)
+			if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+				t.Errorf("%s, which is listed, knocks on port %d: seen as %q (%v), want no answer", src, port, seen, err)
+			}
+			blocked = append(blocked, fmt.Sprintf("BLOCKED %s ", netip.AddrPortFrom(src, port)))
+		}
+	}
+	for _, src := range unlisted {
+		w.reaches(t, src)
+	}
+	for _, line := range blocked {
+		await(t, line, func() bool { return strings.Contains(w.docker(t, "logs", "--since", since, container), line) })
+	}
+}
+
+// listsTable checks that the operator sees the list in the container and on the host.
+func (w *world) listsTable(t *testing.T) {
+	t.Helper()
+	for where, text := range map[string]string{
+		"in the container": w.docker(t, "exec", container, "nft", "list", "table", "inet", "sikkerguard"),
+		"on the host":      w.host.Run("nft", "list", "table", "inet", "sikkerguard"),
+	} {
+		for _, want := range []string{"table inet sikkerguard", "203.0.113.9", "2001:db8:bad::", "priority raw"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("nft list table %s lacks %q:\n%s", where, want, text)
+			}
+		}
+	}
+}
+
+// isBefore checks that the host's ruleset is what it was.
+func (w *world) isBefore(t *testing.T, before string) {
+	t.Helper()
+	if diff := cmp.Diff(before, w.ruleset()); diff != "" {
+		t.Errorf("the host's ruleset is not what it was before (-before +now):\n%s", diff)
+	}
+}
+
+// manyEntries has the agent load and refresh half a million addresses within compose.yaml's memory limit.
+func (w *world) manyEntries(t *testing.T) {
+	t.Helper()
+	const entries = 500_000
+	var list strings.Builder
+	for i, a := 0, netip.MustParseAddr("20.0.0.1").As4(); i < entries; i++ {
+		a[1], a[2], a[3] = byte(i>>15), byte(i>>7), byte(i<<1|1) // every other address, so that none join
+		list.WriteString(netip.AddrFrom4(a).String() + "\n")
+	}
+	w.serves(t, list.String())
+	w.compose(t, "up", "-d", "--no-build")
+	w.healthy(t)
+	list.WriteString("203.0.113.9\n")
+	w.serves(t, list.String())
+	w.docker(t, "exec", container, "sikkerguard", "pull")
+	var status struct{ BlockedIPs int }
+	if err := w.get("http://127.0.0.1:8080/status", &status); err != nil || status.BlockedIPs != entries+1 {
+		t.Errorf("%d entries are blocked, want %d (%v)", status.BlockedIPs, entries+1, err)
+	}
+	if state := w.docker(t, "inspect", "-f", "{{.State.OOMKilled}} {{.RestartCount}}", container); state != "false 0" {
+		t.Errorf("killed for memory, and restarts: %s, want false 0", state)
+	}
+	t.Logf("memory of the container at its peak, bytes: %s", w.docker(t, "exec", container, "sh", "-c",
+		"cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes /sys/fs/cgroup/memory.peak 2>/dev/null || true"))
+	w.compose(t, "down", "-v")
+}

@@ -1,0 +1,222 @@
+//go:build e2e_docker
+
+package docker
+
+import (
+	"cmp"
+	"context"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+const (
+	// dataRoot keeps images and their layers from one run to the next. The dot hides the Go files in it from the go command.
+	dataRoot = "../../bin/.docker"
+	// cgroup is the parent of the containers' control groups.
+	cgroup = "sikkerguard-e2e"
+	// patience is how long anything may take that a test waits for, but for what is built.
+	patience = 2 * time.Minute
+	// buildPatience is for what downloads and compiles on a busy machine.
+	buildPatience = 15 * time.Minute
+)
+
+// engine is a Docker engine in a network namespace.
+type engine struct {
+	dir    string // sockets, state and log; short, for the path of a socket has 108 bytes at most
+	env    []string
+	client []string // docker compose, or docker-compose where that is all there is
+	cmd    *exec.Cmd
+	doneC  chan struct{}
+}
+
+// startEngine starts an engine whose host is ns, and ends it with the test.
+func startEngine(t *testing.T, ns *nettest.NS) *engine {
+	t.Helper()
+	lock(t, dataRoot+".lock")
+	data, err := filepath.Abs(dataRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("/run", "sikkerguard-e2e-") //nolint:usetesting // the path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := "unix://" + dir + "/docker.sock"
+	// Every engine has the classic builder, and not every client finds BuildKit: it is for who asks for it.
+	builder := cmp.Or(os.Getenv("DOCKER_BUILDKIT"), "0")
+	e := &engine{dir: dir, doneC: make(chan struct{}), env: append(os.Environ(),
+		"DOCKER_HOST="+socket, "DOCKER_CONFIG="+dir, "DOCKER_BUILDKIT="+builder, "COMPOSE_PROJECT_NAME=sikkerguard")}
+	e.run(t, ns, "dockerd", "--host", socket, "--data-root", data, "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
+		"--cgroup-parent", "/"+cgroup, "--log-level", "warn",
+		"--ipv6", "--fixed-cidr-v6", "fd00:d0c::/64", "--experimental", "--ip6tables")
+	t.Cleanup(func() { e.stop(t) })
+	await(t, "the engine", func() bool {
+		select {
+		case <-e.doneC:
+			t.Fatalf("the engine ended:\n%s", e.log(t))
+		default:
+		}
+		_, err := e.try("version")
+		return err == nil
+	})
+	e.clear(t)
+	t.Cleanup(func() { e.clear(t) })
+	e.client = []string{"docker", "compose"}
+	if _, err := e.try("compose", "version"); err != nil {
+		e.client = []string{"docker-compose"}
+	}
+	return e
+}
+
+// run starts the engine as the first process of a process namespace, with mounts of its own: whatever ends it, this
+// process being killed too, ends its containers and unmounts what it mounted.
+func (e *engine) run(t *testing.T, ns *nettest.NS, args ...string) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(e.dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const own = `mount -t proc proc /proc && exec "$@"`
+	e.cmd = exec.Command("sh", append([]string{"-c", own, "sh"}, args...)...)
+	e.cmd.Stdout, e.cmd.Stderr = log, log
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL,
+	}
+	startedC := make(chan error, 1)
+	go func() {
+		defer close(e.doneC)
+		// Pdeathsig is sent when the thread ends, so the thread stays until the engine has ended.
+		ns.Do(func() {
+			err := e.cmd.Start()
+			startedC <- err
+			if err == nil {
+				_ = e.cmd.Wait()
+			}
+		})
+		_ = log.Close()
+	}()
+	if err := <-startedC; err != nil {
+		t.Fatalf("start the engine: %v", err)
+	}
+}
+
+// stop ends the engine, and takes away the control groups of its containers.
+func (e *engine) stop(t *testing.T) {
+	t.Helper()
+	_ = e.cmd.Process.Signal(unix.SIGTERM)
+	select {
+	case <-e.doneC:
+	case <-time.After(patience):
+		t.Errorf("the engine does not end:\n%s", e.log(t))
+		_ = e.cmd.Process.Kill()
+		<-e.doneC
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		groups, _ := filepath.Glob(pattern + cgroup)
+		for _, root := range groups {
+			var dirs []string
+			_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+			for _, dir := range slices.Backward(dirs) {
+				_ = os.Remove(dir)
+			}
+		}
+	}
+}
+
+// clear removes what a run that was killed, or this one, has left: all but images.
+func (e *engine) clear(t *testing.T) {
+	t.Helper()
+	ids, err := e.try("ps", "-aq")
+	if err == nil && strings.TrimSpace(ids) != "" {
+		_, err = e.try(append([]string{"rm", "-fv"}, strings.Fields(ids)...)...)
+	}
+	if err == nil {
+		ids, err = e.try("volume", "ls", "-q")
+	}
+	if err == nil && strings.TrimSpace(ids) != "" {
+		_, err = e.try(append([]string{"volume", "rm", "-f"}, strings.Fields(ids)...)...)
+	}
+	if err != nil {
+		t.Errorf("remove containers and volumes: %v", err)
+	}
+}
+
+// log is the end of what the engine has said.
+func (e *engine) log(t *testing.T) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(e.dir, "log"))
+	if err != nil {
+		t.Error(err)
+	}
+	return string(raw[max(0, len(raw)-4000):])
+}
+
+// try runs the client, also when the test was interrupted.
+func (e *engine) try(args ...string) (string, error) {
+	return e.command(context.WithoutCancel(interrupted), patience, "docker", args...)
+}
+
+func (e *engine) command(ctx context.Context, limit time.Duration, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = e.env
+	cmd.WaitDelay = 5 * time.Second
+	return output(cmd)
+}
+
+// docker runs the client; what it prints is returned.
+func (e *engine) docker(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := e.command(interrupted, patience, "docker", args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// lock holds a file locked until the test ends, so that two runs do not share a data root.
+func lock(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatalf("lock %s: another run uses it (%v)", path, err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+}
+
+// await waits until ok.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(100 * time.Millisecond) {
+		if interrupted.Err() != nil {
+			t.Fatalf("interrupted while waiting for %s", what)
+		}
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}

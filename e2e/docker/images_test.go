@@ -1,0 +1,137 @@
+//go:build e2e_docker
+
+package docker
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+const (
+	suite     = "trixie"
+	baseImage = "debian:trixie-slim"
+	goImage   = "golang:1.26-trixie"
+	// standIn labels an image that was made here, with what it was made of.
+	standIn = "sikkerguard.e2e.stand-in"
+)
+
+// baseImages makes the images that the Dockerfile names out of Debian's packages and this machine's Go toolchain: no test
+// depends on a registry. They are kept in the data root.
+func (e *engine) baseImages(t *testing.T) {
+	t.Helper()
+	want := suite + " " + runtime.Version()
+	have, err := e.command(interrupted, patience, "docker", "image", "inspect", "-f", `{{index .Config.Labels "`+standIn+`"}}`,
+		baseImage, goImage)
+	if err == nil && have == want+"\n"+want+"\n" {
+		return
+	}
+	root, err := os.MkdirTemp(filepath.Dir(dataRoot), ".debootstrap-") //nolint:usetesting // /tmp may forbid devices
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unmount(root)
+		if err := os.RemoveAll(root); err != nil {
+			t.Errorf("remove %s: %v", root, err)
+		}
+	})
+	e.must(t, "debootstrap", "--variant=minbase", suite, root, mirror(t))
+	e.importImage(t, root, baseImage, "LABEL "+standIn+`="`+want+`"`)
+
+	goRoot := strings.TrimSpace(e.must(t, "go", "env", "GOROOT"))
+	e.must(t, "mkdir", "-p", root+"/usr/local/go", root+"/etc/ssl/certs")
+	for _, part := range []string{"VERSION", "go.env", "bin", "lib", "pkg", "src"} {
+		e.must(t, "cp", "-a", filepath.Join(goRoot, part), root+"/usr/local/go/")
+	}
+	// Whoever is trusted here is trusted by the build: there may be a proxy between it and Go's modules.
+	e.must(t, "cp", "-L", "/etc/ssl/certs/ca-certificates.crt", root+"/etc/ssl/certs/")
+	e.importImage(t, root, goImage, "LABEL "+standIn+`="`+want+`"`, "ENV GOTOOLCHAIN=local",
+		"ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+// mirror is where apt gets Debian's packages on this machine, or where debootstrap does when that is another distribution.
+func mirror(t *testing.T) string {
+	t.Helper()
+	out, err := output(exec.CommandContext(interrupted, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for uri := range strings.FieldsSeq(out) {
+		if strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+			return uri
+		}
+	}
+	return "" // debootstrap's own
+}
+
+// importImage makes an image of the files under root.
+func (e *engine) importImage(t *testing.T, root, name string, changes ...string) {
+	t.Helper()
+	args := []string{"import"}
+	for _, c := range changes {
+		args = append(args, "--change", c)
+	}
+	archive := exec.CommandContext(interrupted, "tar", "-C", root, "-c", ".")
+	load := exec.CommandContext(interrupted, "docker", append(args, "-", name)...)
+	load.Env = e.env
+	var err error
+	if load.Stdin, err = archive.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := output(load); err != nil {
+		t.Error(err)
+	}
+	if err := archive.Wait(); err != nil || t.Failed() {
+		t.Fatalf("import %s: %v", name, err)
+	}
+}
+
+// unmount takes away what an interrupted debootstrap has mounted under root.
+func unmount(root string) {
+	for _, dir := range []string{"/proc", "/sys", "/dev/pts", "/dev"} {
+		for unix.Unmount(root+dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+		}
+	}
+}
+
+// build builds the image from the repository as it is, under the name that compose.yaml has for it.
+func (e *engine) build(t *testing.T, ns *nettest.NS, version string) {
+	t.Helper()
+	proxy := wayOut(t, ns)
+	e.must(t, "docker", "build", "--network", "host", "-t", image, "--build-arg", "VERSION="+version,
+		"--build-arg", "COMMIT=0123456789ab", "--build-arg", "http_proxy="+proxy, "--build-arg", "https_proxy="+proxy, "../..")
+}
+
+// must runs what takes its time, and returns what it printed.
+func (e *engine) must(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := e.command(interrupted, buildPatience, name, args...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out[max(0, len(out)-4000):])
+	}
+	return out
+}
+
+// output runs cmd and returns what it printed; the error has what it complained of.
+func output(cmd *exec.Cmd) (string, error) {
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, bytes.TrimSpace(complaint.Bytes()))
+	}
+	return out.String(), err
+}
