@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
@@ -256,7 +258,7 @@ func TestCleanup(t *testing.T) {
 		if removed, err := cleanup(); err == nil || len(removed) > 0 {
 			t.Errorf("while it runs: got %q, %v, want an error", removed, err)
 		}
-		for _, k := range kinds() {
+		for _, k := range h.beside() {
 			h.Do(func() {
 				if fw, err := k.open(true); err == nil {
 					t.Errorf("a second agent, with %s: no error", k.name)
@@ -282,7 +284,7 @@ func TestCleanup(t *testing.T) {
 func TestSuccession(t *testing.T) {
 	each(t, func(t *testing.T, h *host) {
 		before := h.snapshot()
-		for _, k := range kinds() {
+		for _, k := range h.beside() {
 			first := &host{Host: h.Host, kind: k, tb: t}
 			first.start()
 			first.apply(list("203.0.113.9", "2001:db8:f::1"), list())
@@ -323,13 +325,11 @@ func TestForeignRules(t *testing.T) {
 		}
 		closed("before") // fail2ban's ban
 		h.start()
-		if got := h.snapshot(); got != before {
-			t.Errorf("opening changed the host:\n%s", got)
-		}
+		h.same("opened", before)
 		for _, l := range []blocklist.Blocklist{list("203.0.113.9", "2001:db8:f::1"), list("203.0.113.9", "5.6.7.0/24"), list("203.0.113.9")} {
 			h.apply(l, list("10.0.0.0/8"))
-			if got := others(h.snapshot()); got != others(before) {
-				t.Errorf("during: other rules changed:\n%s\nwere\n%s", got, others(before))
+			if diff := cmp.Diff(others(before), others(h.snapshot())); diff != "" {
+				t.Errorf("during: other rules changed (-want +got):\n%s", diff)
 			}
 			closed("during")
 			h.Check("during", nettest.Addrs("203.0.113.9"), nil)

@@ -61,7 +61,12 @@ COMMIT
 COMMIT
 `
 
-const foreignRules6 = `*filter
+const foreignRules6 = `*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A PREROUTING -d fd00:17::2/128 ! -i docker0 -j DROP
+COMMIT
+*filter
 :INPUT DROP [0:0]
 :FORWARD DROP [0:0]
 :OUTPUT ACCEPT [0:0]

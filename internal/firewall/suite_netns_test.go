@@ -43,6 +43,13 @@ func kinds() []kind {
 	}
 }
 
+// beside are the kinds that may have run on the same host: one that has nf_tables, or one that has not.
+func (k kind) beside() []kind {
+	return slices.DeleteFunc(kinds(), func(o kind) bool {
+		return o.info != k.info && (o.name == "iptables-legacy" || k.name == "iptables-legacy")
+	})
+}
+
 // each runs a test against every backend, each on a host of its own.
 func each(t *testing.T, test func(t *testing.T, h *host)) {
 	t.Helper()
@@ -135,8 +142,9 @@ func (h *host) snapshot() string {
 // others is what of a snapshot is not ours.
 func others(snapshot string) string {
 	text := regexp.MustCompile(`(?ms)^table inet sikkerguard .*?^}\n`).ReplaceAllString(snapshot, "")
-	text = regexp.MustCompile(`(?ms)^\tchain SIKKERGUARD \{.*?^\t}\n\n?`).ReplaceAllString(text, "")
-	return regexp.MustCompile(`(?m)^.*(SIKKERGUARD|sikkerguard).*\n`).ReplaceAllString(text, "")
+	text = regexp.MustCompile(`(?ms)^\tchain SIKKERGUARD \{.*?^\t}\n`).ReplaceAllString(text, "")
+	return regexp.MustCompile(`(?m)^(|# Warning: table .*|.*-j SIKKERGUARD|.*jump SIKKERGUARD|.*:SIKKERGUARD .*|.*-A SIKKERGUARD .*|\S+ sikkerguard-\S+ .*)\n`).
+		ReplaceAllString(text, "")
 }
 
 // same fails when the host is not what it was.
