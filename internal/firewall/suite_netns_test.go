@@ -158,8 +158,9 @@ func (h *host) same(when, want string) {
 // tidy fails when something is left that is only there while a list is put in force.
 func (h *host) tidy(when string) {
 	h.tb.Helper()
+	text := h.Run("nft", "list", "ruleset") + h.Run("ipset", "list", "-n") + h.Run("iptables-legacy-save")
 	for _, left := range []string{"_grown", "-next", "-both", "-probe", "-PROBE"} {
-		if text := h.snapshot(); strings.Contains(text, left) {
+		if strings.Contains(text, left) {
 			h.tb.Errorf("%s: %s is left behind:\n%s", when, left, text)
 		}
 	}

@@ -24,10 +24,11 @@ type wanted struct {
 func (s *Shim) want(rs ruleset.Ruleset) *wanted {
 	w := &wanted{rules: map[uint8][]string{}}
 	for i, t := range s.families {
-		w.block = append(w.block, newFill(t.blocklist(), t.family, of(t.family, rs.Block)))
+		block := of(t.family, rs.Block)
+		w.block = append(w.block, newFill(t.blocklist(), t.family, block))
 		w.allow = append(w.allow, newFill(t.whitelist(), t.family, of(t.family, rs.Allow)))
 		w.rules[t.proto] = rules(t.family, rs)
-		w.entries[i] = len(of(t.family, rs.Block))
+		w.entries[i] = len(block)
 	}
 	return w
 }
@@ -35,9 +36,9 @@ func (s *Shim) want(rs ruleset.Ruleset) *wanted {
 // of are the prefixes of a family.
 func of(f family, l blocklist.Blocklist) []netip.Prefix {
 	if f.width == ipv4.width {
-		return slices.Collect(l.V4())
+		return slices.AppendSeq(make([]netip.Prefix, 0, l.Len4()), l.V4())
 	}
-	return slices.Collect(l.V6())
+	return slices.AppendSeq(make([]netip.Prefix, 0, l.Len6()), l.V6())
 }
 
 // Apply makes the host enforce rs, and asks the kernel whether it does. On an error what was enforced before still is, but

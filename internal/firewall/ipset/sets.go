@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -164,6 +165,17 @@ func (s *Shim) swap(ctx context.Context, a, b string) error {
 func (s *Shim) destroy(ctx context.Context, names ...string) error {
 	have, err := s.sets(ctx)
 	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, ok := have[n]; return !ok })
+	if len(names) == 0 {
+		return nil
+	}
+	// Mostly one run does it. One at a time, each may be tried again.
+	if err := s.restore(ctx, askTime, []byte("destroy "+strings.Join(names, "\ndestroy ")+"\n")); err == nil || ctx.Err() != nil {
+		return err
+	}
+	if have, err = s.sets(ctx); err != nil {
 		return err
 	}
 	var errs []error
