@@ -70,7 +70,7 @@ Signals: SIGTERM and SIGINT remove the rules and end it, SIGHUP pulls the list a
 		pullCommand(environ, out),
 		&cobra.Command{
 			Use:   "cleanup",
-			Short: "Remove what a killed agent left in the kernel (SIKKER_ON_CRASH=keep)",
+			Short: "Remove what a killed agent left in the kernel (SIKKER_ON_CRASH=keep, or iptables)",
 			Args:  cobra.NoArgs,
 			RunE:  func(*cobra.Command, []string) error { return cleanup(out) },
 		},
