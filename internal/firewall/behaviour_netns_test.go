@@ -25,7 +25,8 @@ import (
 
 // TestBlocks asks who gets through, and what is counted.
 func TestBlocks(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		h.start()
 		if i := h.fw.Info(); i.Name != h.info || i.Reason != h.reason {
 			t.Errorf("got %+v, want %s because %s", i, h.info, h.reason)
@@ -56,7 +57,8 @@ func TestBlocks(t *testing.T) {
 
 // TestRefreshUnderTraffic swaps lists of every shape while listed and unlisted sources send.
 func TestRefreshUnderTraffic(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		h.start()
 		always, never := nettest.Addrs("45.9.20.7", "62.1.1.1", "222.9.9.9"), nettest.Addrs("192.0.2.50", "9.9.9.9", "46.1.2.3")
 		with := func(ps []netip.Prefix, ss ...string) blocklist.Blocklist {
@@ -88,7 +90,8 @@ func TestRefreshUnderTraffic(t *testing.T) {
 // TestRealList loads all of a list that was really published, and shows by packets that 200 listed sources are dropped and
 // 200 others pass: before, during and after refreshes.
 func TestRealList(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		ps := realList(t)
 		l := blocklist.New(slices.Clone(ps))
 		listed, unlisted := sample(l, 200)
@@ -109,7 +112,8 @@ func TestRealList(t *testing.T) {
 
 // TestHalfAMillion loads 500,000 entries of both families: addresses, /24s, and other widths.
 func TestHalfAMillion(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		h.start()
 		l := big(500_000)
 		e := h.apply(l, list("10.0.0.0/8"))
@@ -123,7 +127,8 @@ func TestHalfAMillion(t *testing.T) {
 
 // TestRollback puts an earlier list back, and shows that an Apply that fails changes nothing.
 func TestRollback(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		h.start()
 		good, bad := list("203.0.113.9", "2001:db8:f::1"), list("203.0.113.10", "2001:db8:f::2", "9.9.9.0/24")
 		check := func(when string) {
@@ -154,7 +159,8 @@ func TestRollback(t *testing.T) {
 // TestTelemetry shows that the sensor hears of what is dropped, that the counters agree, and that a log rate that a rule
 // cannot have exactly is met as well.
 func TestTelemetry(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		h.start()
 		s := sensor.New(sensor.Options{Group: 100})
 		var err error
@@ -204,7 +210,8 @@ func TestTelemetry(t *testing.T) {
 
 // TestRepair takes the rules away by hand; Apply puts them back, and what was counted is not forgotten.
 func TestRepair(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		if h.info == "nftables" {
 			t.Skip("the table is owned: nobody can take it away (nft has a test for kernels without owners)")
 		}
@@ -241,7 +248,8 @@ func TestRepair(t *testing.T) {
 
 // TestCleanup removes what a killed agent left, and nothing while one runs.
 func TestCleanup(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		h.Run("nft", "add table inet other")
 		h.Run("ipset", "create", "sikkerguard-of-somebody", "hash:ip")
 		before := h.snapshot()
@@ -282,10 +290,11 @@ func TestCleanup(t *testing.T) {
 
 // TestSuccession starts an agent of each kind after a dead one of each other kind: no gap, and one backend's rules.
 func TestSuccession(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		before := h.snapshot()
 		for _, k := range h.beside() {
-			first := &host{Host: h.Host, kind: k, tb: t}
+			first := &host{Host: h.Host, kind: k, t: t}
 			first.start()
 			first.apply(list("203.0.113.9", "2001:db8:f::1"), list())
 			if err := first.fw.Close(); err != nil {
@@ -309,7 +318,8 @@ func TestSuccession(t *testing.T) {
 // TestForeignRules puts the backend beside the rules of ufw, Docker and fail2ban: they are what they were before, during
 // and after, and packets meet them as before.
 func TestForeignRules(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		if h.info == "nftables" {
 			load(h, "nft", "-f", "-")(foreignNFT)
 		}
@@ -344,15 +354,15 @@ func TestForeignRules(t *testing.T) {
 // load feeds a program.
 func load(h *host, name string, args ...string) func(string) {
 	return func(text string) {
-		h.tb.Helper()
-		cmd := exec.CommandContext(h.tb.Context(), name, args...)
+		h.t.Helper()
+		cmd := exec.CommandContext(h.t.Context(), name, args...)
 		var out bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), &out, &out
 		if err := h.Start(cmd); err != nil {
-			h.tb.Fatal(err)
+			h.t.Fatal(err)
 		}
 		if err := cmd.Wait(); err != nil {
-			h.tb.Fatalf("%s: %v\n%s", name, err, out.String())
+			h.t.Fatalf("%s: %v\n%s", name, err, out.String())
 		}
 	}
 }
@@ -383,29 +393,29 @@ func TestKilled(t *testing.T) {
 
 // kill starts an agent, waits until it has said what it is told to wait for, and a while longer, and kills it.
 func (h *host) kill(until string, delay time.Duration) {
-	h.tb.Helper()
-	cmd := exec.CommandContext(h.tb.Context(), os.Args[0], "-test.run=^TestKilled$")
+	h.t.Helper()
+	cmd := exec.CommandContext(h.t.Context(), os.Args[0], "-test.run=^TestKilled$")
 	cmd.Env = append(os.Environ(), childEnv+"="+h.name)
 	r, w, err := os.Pipe()
 	if err != nil {
-		h.tb.Fatal(err)
+		h.t.Fatal(err)
 	}
 	defer func() { _ = r.Close() }()
 	cmd.Stdout, cmd.Stderr = w, w
 	if err := h.Start(cmd); err != nil {
-		h.tb.Fatal(err)
+		h.t.Fatal(err)
 	}
 	_ = w.Close()
 	var said []byte
 	for buf := make([]byte, 1024); !strings.Contains(string(said), until); {
 		n, err := r.Read(buf)
 		if said = append(said, buf[:n]...); err != nil {
-			h.tb.Fatalf("the agent ended: %s", said)
+			h.t.Fatalf("the agent ended: %s", said)
 		}
 	}
 	time.Sleep(delay) // at any moment of its work
 	if err := cmd.Process.Kill(); err != nil {
-		h.tb.Fatal(err)
+		h.t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
 }
@@ -413,7 +423,8 @@ func (h *host) kill(until string, delay time.Duration) {
 // TestCrash kills an agent at thirty moments: those rules that were in force stay, the next agent takes them over without
 // a gap, and when that one is gone, nothing is left.
 func TestCrash(t *testing.T) {
-	each(t, func(t *testing.T, h *host) {
+	each(t, func(h *host) {
+		t := h.t
 		before := h.snapshot()
 		var last ruleset.Counters
 		for i := range 30 {

@@ -51,18 +51,18 @@ func (k kind) beside() []kind {
 }
 
 // each runs a test against every backend, each on a host of its own.
-func each(t *testing.T, test func(t *testing.T, h *host)) {
+func each(t *testing.T, test func(h *host)) {
 	t.Helper()
 	t.Parallel()
 	for _, k := range kinds() {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
-			h := &host{Host: nettest.NewHost(t), tb: t, kind: k}
+			h := &host{Host: nettest.NewHost(t), t: t, kind: k}
 			// Once looked at, the legacy tables stay, so they are there before.
 			for _, p := range []string{"iptables-legacy", "ip6tables-legacy"} {
 				h.Run(p, "--table", "raw", "--list-rules")
 			}
-			test(t, h)
+			test(h)
 		})
 	}
 }
@@ -71,20 +71,20 @@ func each(t *testing.T, test func(t *testing.T, h *host)) {
 type host struct {
 	*nettest.Host
 	kind
-	tb testing.TB
+	t  *testing.T
 	fw Backend // nil before start
 }
 
 // start opens the backend.
 func (h *host) start() {
-	h.tb.Helper()
+	h.t.Helper()
 	var err error
 	h.Do(func() { h.fw, err = h.open(true) })
 	if err != nil {
-		h.tb.Fatalf("open: %v", err)
+		h.t.Fatalf("open: %v", err)
 	}
 	fw := h.fw
-	h.tb.Cleanup(func() { h.Do(func() { _ = fw.Remove() }); _ = fw.Close() })
+	h.t.Cleanup(func() { h.Do(func() { _ = fw.Remove() }); _ = fw.Close() })
 }
 
 func wanted(block, allow blocklist.Blocklist) ruleset.Ruleset {
@@ -92,42 +92,42 @@ func wanted(block, allow blocklist.Blocklist) ruleset.Ruleset {
 }
 
 func (h *host) apply(block, allow blocklist.Blocklist) ruleset.Evidence {
-	h.tb.Helper()
+	h.t.Helper()
 	var e ruleset.Evidence
 	var err error
-	h.Do(func() { e, err = h.fw.Apply(h.tb.Context(), wanted(block, allow)) })
+	h.Do(func() { e, err = h.fw.Apply(h.t.Context(), wanted(block, allow)) })
 	if err != nil {
-		h.tb.Fatalf("apply: %v", err)
+		h.t.Fatalf("apply: %v", err)
 	}
 	if e.Entries() != block.Len() || e.Sampled == 0 && block.Len() > 0 || !e.Counted {
-		h.tb.Fatalf("evidence %+v for %d entries", e, block.Len())
+		h.t.Fatalf("evidence %+v for %d entries", e, block.Len())
 	}
 	return e
 }
 
 func (h *host) counters() ruleset.Counters {
-	h.tb.Helper()
+	h.t.Helper()
 	var n ruleset.Counters
 	var err error
 	h.Do(func() { n, err = h.fw.Counters() })
 	if err != nil {
-		h.tb.Fatalf("counters: %v", err)
+		h.t.Fatalf("counters: %v", err)
 	}
 	return n
 }
 
 func (h *host) remove() {
-	h.tb.Helper()
+	h.t.Helper()
 	var err error
 	h.Do(func() { err = h.fw.Remove() })
 	if err != nil {
-		h.tb.Fatalf("remove: %v", err)
+		h.t.Fatalf("remove: %v", err)
 	}
 }
 
 // snapshot is all that the host's firewall is made of, but for what counts and what tells the time.
 func (h *host) snapshot() string {
-	h.tb.Helper()
+	h.t.Helper()
 	var b strings.Builder
 	for _, c := range [][]string{
 		{"iptables-legacy-save"}, {"ip6tables-legacy-save"}, {"iptables-nft-save"}, {"ip6tables-nft-save"}, {"ipset", "save"}, {"nft", "list", "ruleset"},
@@ -149,19 +149,19 @@ func others(snapshot string) string {
 
 // same fails when the host is not what it was.
 func (h *host) same(when, want string) {
-	h.tb.Helper()
+	h.t.Helper()
 	if diff := cmp.Diff(want, h.snapshot()); diff != "" {
-		h.tb.Errorf("%s: the host is not what it was (-want +got):\n%s", when, diff)
+		h.t.Errorf("%s: the host is not what it was (-want +got):\n%s", when, diff)
 	}
 }
 
 // tidy fails when something is left that is only there while a list is put in force.
 func (h *host) tidy(when string) {
-	h.tb.Helper()
+	h.t.Helper()
 	text := h.Run("nft", "list", "ruleset") + h.Run("ipset", "list", "-n") + h.Run("iptables-legacy-save")
 	for _, left := range []string{"_grown", "-next", "-both", "-probe", "-PROBE"} {
 		if strings.Contains(text, left) {
-			h.tb.Errorf("%s: %s is left behind:\n%s", when, left, text)
+			h.t.Errorf("%s: %s is left behind:\n%s", when, left, text)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (s *Shim) want(rs ruleset.Ruleset) *wanted {
 
 // of are the prefixes of a family.
 func of(f family, l blocklist.Blocklist) []netip.Prefix {
-	if f.width == ipv4.width {
+	if f.width == ipv4().width {
 		return slices.AppendSeq(make([]netip.Prefix, 0, l.Len4()), l.V4())
 	}
 	return slices.AppendSeq(make([]netip.Prefix, 0, l.Len6()), l.V6())
@@ -235,7 +235,7 @@ func (s *Shim) Counters() (ruleset.Counters, error) {
 			return n, err
 		}
 		c := s.count(t, st)
-		if t.width == ipv4.width {
+		if t.width == ipv4().width {
 			n.Packets4, n.Bytes4 = c.packets, c.bytes
 		} else {
 			n.Packets6, n.Bytes6 = c.packets, c.bytes
@@ -258,7 +258,7 @@ func (s *Shim) Remove() error {
 func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
 	var errs []error
 	sets := 0
-	for _, f := range []family{ipv4, ipv6} {
+	for _, f := range []family{ipv4(), ipv6()} {
 		all, err := s.found(f)
 		errs = append(errs, err)
 		for _, t := range all {

@@ -26,7 +26,7 @@ func list(ss ...string) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-func wanted(block, allow blocklist.Blocklist) ruleset.Ruleset {
+func desired(block, allow blocklist.Blocklist) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000}
 }
 
@@ -72,7 +72,7 @@ func TestMissing(t *testing.T) {
 		t.Errorf("gaps without ip6tables: %s", gaps)
 	}
 	h.Do(func() {
-		e, err := s.Apply(t.Context(), wanted(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		e, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
 		if err != nil || e.Entries4 != 1 || e.Entries6 != 0 {
 			t.Errorf("apply without ip6tables: %+v, %v", e, err)
 		}
@@ -117,7 +117,7 @@ func TestFails(t *testing.T) {
 	s := start(t, h, strings.Split(path, ":"))
 	before := h.Run("iptables-legacy-save") + h.Run("ipset", "save")
 	apply := func(ss ...string) (err error) {
-		h.Do(func() { _, err = s.Apply(t.Context(), wanted(list(ss...), list())) })
+		h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
 		return err
 	}
 	// The first list, and ip6tables refuses the rules: IPv4 has none either.
@@ -171,10 +171,10 @@ func TestWhitelistMoves(t *testing.T) {
 	h := nettest.NewHost(t)
 	s := start(t, h, strings.Split(path, ":"))
 	steps := []ruleset.Ruleset{
-		wanted(list("46.1.2.3/32"), list("46.1.2.3/32")),
-		wanted(list("5.6.7.8/32"), list()),
-		wanted(list("46.0.0.0/8"), list("46.1.0.0/16", "::1/128")),
-		wanted(list("46.1.2.0/24"), list("46.0.0.0/8")),
+		desired(list("46.1.2.3/32"), list("46.1.2.3/32")),
+		desired(list("5.6.7.8/32"), list()),
+		desired(list("46.0.0.0/8"), list("46.1.0.0/16", "::1/128")),
+		desired(list("46.1.2.0/24"), list("46.0.0.0/8")),
 	}
 	apply := func(rs ruleset.Ruleset) {
 		h.Do(func() {
@@ -198,7 +198,7 @@ func TestWatch(t *testing.T) {
 	s := start(t, h, strings.Split(path, ":"))
 	apply := func() {
 		h.Do(func() {
-			if _, err := s.Apply(t.Context(), wanted(list("203.0.113.9/32"), list())); err != nil {
+			if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
 				t.Error(err)
 			}
 		})
@@ -214,7 +214,9 @@ func TestWatch(t *testing.T) {
 	h.Run("iptables-legacy", "-A", "INPUT", "-j", "ACCEPT")
 	h.Run("ipset", "create", "other", "hash:ip")
 	for _, change := range [][]string{
-		{"iptables-legacy", "-t", "raw", "-F"}, {"iptables-legacy", "-t", "raw", "-F"}, {"ipset", "flush", "sikkerguard-blocklist"},
+		{"iptables-legacy", "-t", "raw", "-F"},
+		{"iptables-legacy", "-t", "raw", "-F"},
+		{"ipset", "flush", "sikkerguard-blocklist"},
 		{"ip6tables-legacy", "-t", "raw", "-D", "PREROUTING", "1"},
 	} {
 		h.Run(change[0], change[1:]...)

@@ -27,7 +27,7 @@ func FuzzScript(f *testing.F) {
 			}
 		}
 		l := blocklist.New(ps)
-		for _, fam := range []family{ipv4, ipv6} {
+		for _, fam := range []family{ipv4(), ipv6()} {
 			set := next(fam.blocklist())
 			out := string(script(newFill(set, fam, of(fam, l))))
 			var got []netip.Prefix
@@ -60,7 +60,7 @@ func FuzzScript(f *testing.F) {
 
 func TestNames(t *testing.T) {
 	t.Parallel()
-	for _, f := range []family{ipv4, ipv6} {
+	for _, f := range []family{ipv4(), ipv6()} {
 		for _, name := range f.own() {
 			if len(name) > 31 || !isOwn(name) {
 				t.Errorf("set %s: %d characters, own %v", name, len(name), isOwn(name))
@@ -91,7 +91,7 @@ func TestLimit(t *testing.T) {
 
 func TestParseState(t *testing.T) {
 	t.Parallel()
-	rr := rules(ipv4, ruleset.Ruleset{LogGroup: 100, LogRate: 10_000})
+	rr := rules(ipv4(), ruleset.Ruleset{LogGroup: 100, LogRate: 10_000})
 	ours := ""
 	for i, r := range rr {
 		ours += fmt.Sprintf("[%d:7] -A %s %s\n", i, chain, r)

@@ -1,7 +1,7 @@
 package ipset
 
 import (
-	"strings"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,10 +22,13 @@ type family struct {
 	names string // file that lists the tables which the legacy iptables has in this network namespace
 }
 
-var (
-	ipv4 = family{name: "IPv4", ipset: "inet", proto: unix.NFPROTO_IPV4, width: 32, names: "/proc/thread-self/net/ip_tables_names"}
-	ipv6 = family{name: "IPv6", mark: "6", ipset: "inet6", proto: unix.NFPROTO_IPV6, width: 128, names: "/proc/thread-self/net/ip6_tables_names"}
-)
+func ipv4() family {
+	return family{name: "IPv4", ipset: "inet", proto: unix.NFPROTO_IPV4, width: 32, names: "/proc/thread-self/net/ip_tables_names"}
+}
+
+func ipv6() family {
+	return family{name: "IPv6", mark: "6", ipset: "inet6", proto: unix.NFPROTO_IPV6, width: 128, names: "/proc/thread-self/net/ip6_tables_names"}
+}
 
 func (f family) blocklist() string { return "sikkerguard-blocklist" + f.mark }
 func (f family) whitelist() string { return "sikkerguard-whitelist" + f.mark }
@@ -53,15 +56,5 @@ func (f family) own() []string {
 
 // isOwn says whether the set is ours.
 func isOwn(name string) bool {
-	if !strings.HasPrefix(name, "sikkerguard-") {
-		return false
-	}
-	for _, f := range []family{ipv4, ipv6} {
-		for _, own := range f.own() {
-			if name == own {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.Contains(ipv4().own(), name) || slices.Contains(ipv6().own(), name)
 }

@@ -49,7 +49,7 @@ func open(o Options, dirs []string) (*Shim, error) {
 	if err != nil {
 		return nil, err
 	}
-	v4, err := s.choose(ipv4, o.Legacy)
+	v4, err := s.choose(ipv4(), o.Legacy)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (s *Shim) openFamilies(v4 tables, legacy bool) error {
 		s.info.Gaps = append(s.info.Gaps, "this kernel has no IPv6: only IPv4 is enforced")
 		return nil
 	}
-	v6, err := s.choose(ipv6, legacy)
+	v6, err := s.choose(ipv6(), legacy)
 	if err == nil {
 		err = s.try(ctx, v6)
 	}
@@ -135,7 +135,7 @@ func (s *Shim) choose(f family, legacy bool) (tables, error) {
 }
 
 func (f family) program() string {
-	if f.width == ipv6.width {
+	if f.width == ipv6().width {
 		return "ip6tables"
 	}
 	return "iptables"

@@ -46,7 +46,7 @@ func (h *host) open(o Options) {
 	h.tb.Cleanup(func() { _ = table.Close() })
 }
 
-func (h *host) apply(block, allow blocklist.Blocklist) ruleset.Evidence {
+func (h *host) apply(block, allow blocklist.Blocklist) {
 	h.tb.Helper()
 	e, err := h.tryApply(block, allow)
 	if err != nil {
@@ -55,7 +55,6 @@ func (h *host) apply(block, allow blocklist.Blocklist) ruleset.Evidence {
 	if e.Entries() != block.Len() || e.Sampled == 0 && block.Len() > 0 {
 		h.tb.Fatalf("evidence %+v for %d entries", e, block.Len())
 	}
-	return e
 }
 
 func (h *host) tryApply(block, allow blocklist.Blocklist) (e ruleset.Evidence, err error) {
