@@ -420,19 +420,19 @@ func (h *host) kill(until string, delay time.Duration) {
 	_ = cmd.Wait() // it was killed
 }
 
-// TestCrash kills an agent at thirty moments: those rules that were in force stay, the next agent takes them over without
+// TestCrash kills an agent of each kind at fifteen moments: those rules that were in force stay, the next agent takes them over without
 // a gap, and when that one is gone, nothing is left.
 func TestCrash(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		before := h.snapshot()
 		var last ruleset.Counters
-		for i := range 30 {
+		for i := range 15 {
 			until := "applied"
 			if i%3 == 0 {
 				until = "opened"
 			}
-			h.kill(until, time.Duration(i)*7*time.Millisecond)
+			h.kill(until, time.Duration(i)*14*time.Millisecond)
 			if until == "applied" {
 				h.Check("killed", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("9.9.9.9"))
 			}
