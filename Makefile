@@ -32,11 +32,7 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 
 .PHONY: test
 test: ## Run every test with the race detector (root for those on the kernel)
-<<<<<<< HEAD
-	@e2e/install-deps nft ip gcc prometheus promtool
-=======
-	@e2e/install-deps nft ip gcc systemd-analyze nginx
->>>>>>> deploy
+	@e2e/install-deps nft ip iptables ipset gcc prometheus promtool systemd-analyze nginx
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
 	$(GO) test -C deploy/tools -count=1 ./...
@@ -74,7 +70,7 @@ fuzz: ## Fuzz every target for FUZZTIME (10s)
 
 .PHONY: bench
 bench: ## Run the benchmarks (root for those on the kernel)
-	@e2e/install-deps nft ip
+	@e2e/install-deps nft ip iptables ipset
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: docs

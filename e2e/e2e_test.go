@@ -62,6 +62,7 @@ func TestScripts(t *testing.T) {
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
 			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
+			"on": cmdOn, "firewall": cmdFirewall,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -385,6 +386,21 @@ func cmdNft(ts *testscript.TestScript, neg bool, args []string) {
 	if (err != nil) != neg {
 		ts.Fatalf("nft %s: %v\n%s", strings.Join(args, " "), err, out.String())
 	}
+}
+
+// on PROGRAM ARGS: runs a program on the server; its output goes to on.txt.
+func cmdOn(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs("on.txt"), []byte(of(ts).server.Run(args[0], args[1:]...)), 0o600))
+}
+
+// firewall FILE: everything that the server's firewall is made of goes to FILE, but for counters and the time.
+func cmdFirewall(ts *testscript.TestScript, _ bool, args []string) {
+	var text strings.Builder
+	for _, c := range [][]string{{"iptables-save"}, {"ip6tables-save"}, {"ipset", "save"}, {"nft", "list", "ruleset"}} {
+		text.WriteString(of(ts).server.Run(c[0], c[1:]...))
+	}
+	plain := regexp.MustCompile(`(?m)^# (Generated|Completed).*\n|\[\d+:\d+\]|packets \d+ bytes \d+`).ReplaceAllString(text.String(), "")
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(plain), 0o600))
 }
 
 // run CODE ARG …: runs another command of the program, which must exit with CODE; what it says goes to run.txt.

@@ -77,7 +77,7 @@ the API key nor privileges: for HEALTHCHECK in an image, and for scripts.`,
 		pullCommand(environ, out),
 		&cobra.Command{
 			Use:   "cleanup",
-			Short: "Remove what a killed agent left in the kernel (SIKKER_ON_CRASH=keep)",
+			Short: "Remove what a killed agent left in the kernel (SIKKER_ON_CRASH=keep, or iptables)",
 			Args:  cobra.NoArgs,
 			RunE:  func(*cobra.Command, []string) error { return cleanup(out) },
 		},

@@ -241,7 +241,8 @@ func (a *Agent) open() error {
 		}
 		a.fw = fw
 		info := fw.Info()
-		a.log.Debug("Firewall backend", zap.String("backend", info.Name), zap.Strings("features", info.Features))
+		a.log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
+		a.log.Debug("Firewall features", zap.Strings("features", info.Features))
 		for _, gap := range info.Gaps {
 			a.log.Warn("Firewall: " + gap)
 		}
@@ -333,7 +334,7 @@ func (a *Agent) remove() error {
 		a.drops.miss()
 	}
 	if err := a.fw.Remove(); err != nil {
-		return fmt.Errorf("remove the firewall rules: %w (nft delete table inet sikkerguard removes them by hand)", err)
+		return fmt.Errorf("remove the firewall rules: %w (`sikkerguard cleanup` tries again)", err)
 	}
 	a.log.Info("Firewall rules removed")
 	return nil

@@ -63,10 +63,10 @@ func (a *Agent) now() Status {
 
 // look asks the kernel whether the rules are there. It waits for nobody who changes them.
 func (a *Agent) look() error {
-	if b, ok := a.fw.(interface{ Present() error }); ok {
-		return b.Present()
+	if a.fw == nil {
+		return nil
 	}
-	return nil
+	return a.fw.Present()
 }
 
 // Health says whether the rules are in force, or in a dry run whether the list is current, and if not why.

@@ -86,15 +86,16 @@ func special() []variable {
 			rule: rule{"https URL; plain http only to a loopback or private address", setAPIURL},
 		},
 		{
-			name: "SIKKER_BACKEND", def: "auto", text: "How the list is put into the kernel.", example: "nftables",
+			name: "SIKKER_BACKEND", def: "auto", example: "nftables",
 			rule: oneOf(func(c *Config) *Backend { return &c.Backend }, BackendAuto, BackendNFTables, BackendIPTables),
-			note: "`iptables` is refused at the start",
+			text: "How the list is put into the kernel. `auto`: by nftables, or where the kernel has no nf_tables, by iptables. " +
+				"`iptables`: by the programs ipset and iptables, of the packages of that name.",
 		},
 		{
 			name: "SIKKER_ON_CRASH", def: "release", example: "keep",
 			rule: oneOf(func(c *Config) *OnCrash { return &c.OnCrash }, OnCrashRelease, OnCrashKeep),
-			text: "What becomes of the rules when the agent is killed. `release`: they go with it. `keep`: they stay, and the next start " +
-				"takes them over; until then `sikkerguard cleanup` or `nft delete table inet sikkerguard` removes them.",
+			text: "What becomes of the rules when the agent is killed. `release`: they go with it, which iptables cannot do. `keep`: they stay, and the next start " +
+				"takes them over; until then `sikkerguard cleanup` removes them.",
 		},
 		{
 			name: "SIKKER_NFLOG_GROUP", def: "100", text: "NFLOG group that dropped packets are copied to.", example: "200",

@@ -1,14 +1,18 @@
 // Package firewall is the one interface to whatever enforces the list, and the choice of it.
 //
-// How the rules get into the kernel is the backends' business: nft writes an nftables table. What may be blocked is
-// decided before. Open fails when the wanted backend is not to be had, with an error that says what to do.
+// How the rules get into the kernel is the backends' business: nft writes an nftables table; ipset, for hosts without
+// nf_tables, runs ipset and iptables. What may be blocked is decided before. Open fails when the wanted backend is not to be
+// had, with an error that says what to do.
 package firewall
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ipset"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/nft"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -19,6 +23,8 @@ type Backend interface {
 	Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error)
 	// Verify asks the kernel whether it still enforces what was applied last.
 	Verify() (ruleset.Evidence, error)
+	// Present asks the kernel whether the rules are there, without waiting for anybody who changes them.
+	Present() error
 	// Counters reads what was dropped since the rules were first put in place.
 	Counters() (ruleset.Counters, error)
 	// Watch calls lost, until ctx ends, when somebody else changed the rules so that they no longer are what was applied.
@@ -43,29 +49,132 @@ const (
 // ErrMismatch means that the kernel enforces something else than it was told.
 var ErrMismatch = ruleset.ErrMismatch
 
-// ErrNoIPTables means that the backend for hosts without nft was asked for.
-var ErrNoIPTables = errors.New("this version has no iptables backend: use SIKKER_BACKEND=auto or nftables")
-
 // Options choose a backend and say how it leaves the host.
 type Options struct {
 	Backend string // Auto, NFTables or IPTables; empty is Auto
 	Keep    bool   // rules outlive an agent that was killed, and the next one takes them over
 }
 
-// Open finds out what the kernel can do and returns a backend for it, without changing anything.
-func Open(o Options) (Backend, error) {
+// Open finds out what the kernel can do and returns a backend for it; Info says which and why. What is in force stays so,
+// until the first Apply takes it over. Auto is nftables wherever the kernel has it: an error that may pass, a missing right
+// or another agent are errors, not reasons to fall back.
+func Open(o Options) (Backend, error) { return open(o, openNFT) }
+
+// openNFT is nft.Open; a test stands in for it with the error of a kernel that has no nf_tables.
+func openNFT(o nft.Options) (Backend, error) { return nft.Open(o) }
+
+func open(o Options, openNFT func(nft.Options) (Backend, error)) (Backend, error) {
 	switch o.Backend {
-	case Auto, NFTables, "":
-		t, err := nft.Open(nft.Options{Keep: o.Keep})
-		if err != nil {
-			return nil, err
-		}
-		return t, nil
-	case IPTables:
-		return nil, ErrNoIPTables
+	case Auto, "", NFTables, IPTables:
 	default:
 		return nil, fmt.Errorf("unknown firewall backend %q", o.Backend)
 	}
+	table, err := openNFT(nft.Options{Keep: o.Keep})
+	missing := errors.Is(err, nft.ErrUnsupported)
+	c := &chosen{reason: "SIKKER_BACKEND=" + o.Backend}
+	switch {
+	case o.Backend == IPTables:
+		// What nft says only tells which iptables is wanted, or that an agent runs.
+		if err == nil {
+			err = table.Close()
+		}
+		if err == nil || missing || errors.Is(err, nft.ErrIncomplete) {
+			err = c.useIPTables(o, missing)
+		}
+	case missing && o.Backend != NFTables:
+		c.reason = "this kernel has no nf_tables"
+		if err = c.useIPTables(o, true); err != nil {
+			err = fmt.Errorf("%w: %w", nft.ErrUnsupported, err)
+		}
+	case err == nil:
+		if o.Backend != NFTables {
+			c.reason = "this kernel has nf_tables"
+		}
+		err = c.useNFT(table)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// chosen is the backend that was chosen. What an agent left that used the other one goes after the first list is in force,
+// so that there is no gap between them.
+type chosen struct {
+	Backend
+	reason string
+	gaps   []string
+
+	mu    sync.Mutex
+	other func() error // removes what the other backend left; nil when nothing is left
+}
+
+func (c *chosen) useIPTables(o Options, legacy bool) error {
+	shim, err := ipset.Open(ipset.Options{Legacy: legacy, Keep: o.Keep})
+	if err != nil {
+		return err
+	}
+	c.Backend = shim
+	if !legacy {
+		c.other = func() error {
+			_, err := nft.Cleanup()
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *chosen) useNFT(table Backend) error {
+	c.Backend = table
+	found, err := ipset.Left()
+	switch {
+	case errors.Is(err, ipset.ErrRunning):
+		return errors.Join(err, table.Close())
+	case err != nil: // a broken program that is not needed here
+		c.gaps = append(c.gaps, fmt.Sprintf("it is not known whether an agent with SIKKER_BACKEND=iptables left rules: %v", err))
+	case found:
+		c.other = func() error {
+			_, err := ipset.Cleanup()
+			return err
+		}
+	}
+	return nil
+}
+
+// Info adds why.
+func (c *chosen) Info() ruleset.Info {
+	i := c.Backend.Info()
+	i.Reason, i.Gaps = c.reason, slices.Concat(i.Gaps, c.gaps)
+	return i
+}
+
+// Apply also ends what the other backend left.
+func (c *chosen) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	e, err := c.Backend.Apply(ctx, rs)
+	if err != nil {
+		return e, err
+	}
+	if err := c.end(); err != nil {
+		return e, fmt.Errorf("%w: what an agent with another SIKKER_BACKEND left is in force too: %w", ErrMismatch, err)
+	}
+	return e, nil
+}
+
+// Remove also ends what the other backend left.
+func (c *chosen) Remove() error { return errors.Join(c.Backend.Remove(), c.end()) }
+
+// end removes what the other backend left, until that succeeded once.
+func (c *chosen) end() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.other == nil {
+		return nil
+	}
+	if err := c.other(); err != nil {
+		return err
+	}
+	c.other = nil
+	return nil
 }
 
 // Cleanup removes whatever a dead agent left in the kernel, and says what that was. It fails while an agent runs.
@@ -74,5 +183,9 @@ func Cleanup() (removed []string, err error) {
 	if found && err == nil {
 		removed = append(removed, "table inet sikkerguard")
 	}
-	return removed, err
+	if errors.Is(err, nft.ErrUnsupported) {
+		err = nil // then there is no table
+	}
+	more, ierr := ipset.Cleanup()
+	return append(removed, more...), errors.Join(err, ierr)
 }

@@ -15,6 +15,7 @@ var ErrMismatch = errors.New("the kernel does not enforce what it was told")
 // Info is what enforces, and what the host could give of what was wanted: for the log, the status and the metrics.
 type Info struct {
 	Name     string   // nftables or iptables
+	Reason   string   // why that one, a few words
 	Features []string // what of the kernel is in use, a word or two each: "table owner"
 	Gaps     []string // what is missing and what that means, a sentence each; empty when nothing is
 }

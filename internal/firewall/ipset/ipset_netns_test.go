@@ -1,0 +1,241 @@
+package ipset
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// What every backend must do is shown by the suite of internal/firewall. Here is what only this one can meet.
+
+func list(ss ...string) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, s := range ss {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return blocklist.New(ps)
+}
+
+func desired(block, allow blocklist.Blocklist) ruleset.Ruleset {
+	return ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000}
+}
+
+func start(t *testing.T, h *nettest.Host, dirs []string) *Shim {
+	t.Helper()
+	var s *Shim
+	var err error
+	h.Do(func() { s, err = open(Options{Legacy: true}, dirs) })
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	t.Cleanup(func() { h.Do(func() { _ = s.Remove() }); _ = s.Close() })
+	return s
+}
+
+// programs is a directory of links to the named programs.
+func programs(t *testing.T, names ...string) []string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range names {
+		if err := os.Symlink(filepath.Join("/usr/sbin", name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return []string{dir}
+}
+
+var legacy4 = []string{"ipset", "iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"}
+
+// TestMissing opens it where programs are not installed.
+func TestMissing(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	for _, dirs := range [][]string{programs(t), programs(t, "ipset"), programs(t, legacy4[1:]...)} {
+		h.Do(func() {
+			if _, err := open(Options{Legacy: true}, dirs); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "apt-get install iptables ipset") {
+				t.Errorf("got %v, want %v", err, ErrMissing)
+			}
+		})
+	}
+	s := start(t, h, programs(t, legacy4...))
+	if gaps := strings.Join(s.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") {
+		t.Errorf("gaps without ip6tables: %s", gaps)
+	}
+	h.Do(func() {
+		e, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		if err != nil || e.Entries4 != 1 || e.Entries6 != 0 {
+			t.Errorf("apply without ip6tables: %+v, %v", e, err)
+		}
+	})
+	h.Check("without ip6tables", nettest.Addrs("203.0.113.9"), nettest.Addrs("2001:db8:f::1"))
+}
+
+// TestLock shows that one agent keeps a second out, and somebody without rights does not.
+func TestLock(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	h.Do(func() {
+		if _, err := Open(Options{Legacy: true}); !errors.Is(err, ErrRunning) {
+			t.Errorf("a second agent: got %v, want %v", err, ErrRunning)
+		}
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Bound, but by nobody who listens: it cannot be an agent.
+	h.Do(func() {
+		c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: lockName, Net: "unixgram"})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = c.Close() }()
+		second, err := Open(Options{Legacy: true})
+		if err != nil {
+			t.Errorf("with the name taken by somebody else: %v", err)
+			return
+		}
+		_ = second.Close()
+	})
+}
+
+// TestFails makes steps fail that come late: nothing is worse than before.
+func TestFails(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	before := h.Run("iptables-legacy-save") + h.Run("ipset", "save")
+	apply := func(ss ...string) (err error) {
+		h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
+		return err
+	}
+	// The first list, and ip6tables refuses the rules: IPv4 has none either.
+	good := s.families[1].restore
+	s.families[1].restore = "/bin/false"
+	var p *ProgramError
+	if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); !errors.As(err, &p) || p.Code != 1 {
+		t.Errorf("with a restore that fails: got %v", err)
+	}
+	s.families[1].restore = good
+	plain := func(s string) string {
+		var lines []string
+		for line := range strings.Lines(s) {
+			if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ":") {
+				lines = append(lines, line)
+			}
+		}
+		return strings.Join(lines, "")
+	}
+	if after := h.Run("iptables-legacy-save") + h.Run("ipset", "save"); plain(after) != plain(before) {
+		t.Errorf("after the failure:\n%s\nbefore:\n%s", after, before)
+	}
+	if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); err != nil {
+		t.Fatal(err)
+	}
+	// A swap that fails undoes those before it.
+	h.Run("ipset", "create", "other", "hash:net")
+	h.Run("ipset", "create", "another", "hash:ip")
+	h.Do(func() {
+		err := s.swapAll(context.Background(), [][2]string{{"sikkerguard-blocklist", "other"}, {"sikkerguard-blocklist6", "another"}})
+		if err == nil || errors.Is(err, ruleset.ErrMismatch) {
+			t.Errorf("swap with another kind: got %v", err)
+		}
+		if _, err := s.Verify(); err != nil {
+			t.Error(err)
+		}
+	})
+	// The program reads a list that it refuses, in the middle.
+	h.Run("ipset", "create", "sikkerguard-blocklist-next", "hash:ip")
+	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-blocklist-next", "src", "-j", "DROP")
+	if err := apply("203.0.113.10/32"); !errors.As(err, &p) || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("with a temporary set that somebody holds: got %v", err)
+	}
+	h.Check("after failures", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10"))
+}
+
+// TestWhitelistMoves refreshes lists whose whitelist overlaps them: what is whitelisted or unlisted before and afterwards
+// is never dropped in between.
+func TestWhitelistMoves(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	steps := []ruleset.Ruleset{
+		desired(list("46.1.2.3/32"), list("46.1.2.3/32")),
+		desired(list("5.6.7.8/32"), list()),
+		desired(list("46.0.0.0/8"), list("46.1.0.0/16", "::1/128")),
+		desired(list("46.1.2.0/24"), list("46.0.0.0/8")),
+	}
+	apply := func(rs ruleset.Ruleset) {
+		h.Do(func() {
+			if _, err := s.Apply(t.Context(), rs); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	apply(steps[0])
+	h.Under(nil, nettest.Addrs("46.1.2.3"), func() {
+		for i := range 24 {
+			apply(steps[(i+1)%len(steps)])
+		}
+	})
+}
+
+// TestWatch takes rules away by hand: each time it is told, and our own changes and those of others are not.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	apply := func() {
+		h.Do(func() {
+			if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	apply()
+	ctx, cancel := context.WithCancel(t.Context())
+	lostC, doneC := make(chan error, 16), make(chan error, 1)
+	go func() {
+		var err error
+		h.Do(func() { err = s.Watch(ctx, func(err error) { lostC <- err }) })
+		doneC <- err
+	}()
+	h.Run("iptables-legacy", "-A", "INPUT", "-j", "ACCEPT")
+	h.Run("ipset", "create", "other", "hash:ip")
+	for _, change := range [][]string{
+		{"iptables-legacy", "-t", "raw", "-F"},
+		{"iptables-legacy", "-t", "raw", "-F"},
+		{"ipset", "flush", "sikkerguard-blocklist"},
+		{"ip6tables-legacy", "-t", "raw", "-D", "PREROUTING", "1"},
+	} {
+		h.Run(change[0], change[1:]...)
+		select {
+		case err := <-lostC:
+			if !errors.Is(err, ruleset.ErrMismatch) {
+				t.Errorf("%q: got %v", change, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%q: not noticed", change)
+		}
+		apply()
+		h.Check("repaired", nettest.Addrs("203.0.113.9"), nettest.Addrs("203.0.113.8"))
+	}
+	cancel()
+	if err := <-doneC; err != nil {
+		t.Errorf("watch: %v", err)
+	}
+	if len(lostC) > 0 {
+		t.Errorf("told without reason: %v", <-lostC)
+	}
+}

@@ -1,0 +1,134 @@
+package ipset
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+// FuzzScript feeds any prefixes: what the program reads is one line a set and one an element, made of names of ours and
+// numbers, and its elements cover exactly what was asked for.
+func FuzzScript(f *testing.F) {
+	f.Add("203.0.113.9/32 45.9.20.0/24 0.0.0.0/0 ::/0")
+	f.Add("2001:db8::1/128 fe80::1%eth0/64 ::ffff:1.2.3.4/128 1.2.3.4/33 example.com;rm")
+	f.Add("128.0.0.0/1 0.0.0.0/1")
+	f.Fuzz(func(t *testing.T, text string) {
+		var ps []netip.Prefix
+		for word := range strings.FieldsSeq(text) {
+			if p, err := netip.ParsePrefix(word); err == nil {
+				ps = append(ps, p)
+			}
+		}
+		l := blocklist.New(ps)
+		for _, fam := range []family{ipv4(), ipv6()} {
+			set := next(fam.blocklist())
+			out := string(script(newFill(set, fam, of(fam, l))))
+			var got []netip.Prefix
+			for i, line := range strings.Split(strings.TrimSuffix(out, "\n"), "\n") {
+				words := strings.Split(line, " ")
+				if i == 0 {
+					if len(words) != 9 || words[0] != "create" || words[1] != set {
+						t.Fatalf("first line %q", line)
+					}
+					continue
+				}
+				p, err := netip.ParsePrefix(words[len(words)-1])
+				if len(words) != 3 || words[0] != "add" || words[1] != set || err != nil || p.Bits() == 0 || p.Addr().BitLen() != fam.width ||
+					p.String() != words[2] {
+					t.Fatalf("line %q", line)
+				}
+				got = append(got, p)
+			}
+			want := of(fam, l)
+			if len(want) == 1 && want[0].Bits() == 0 {
+				if len(got) != 2 || got[0].Bits() != 1 || got[1].Bits() != 1 || got[0].Overlaps(got[1]) {
+					t.Fatalf("/0 became %v", got)
+				}
+			} else if !slices.Equal(got, want) {
+				t.Fatalf("got %v, want %v", got, want)
+			}
+		}
+	})
+}
+
+func TestNames(t *testing.T) {
+	t.Parallel()
+	for _, f := range []family{ipv4(), ipv6()} {
+		for _, name := range f.own() {
+			if len(name) > 31 || !isOwn(name) {
+				t.Errorf("set %s: %d characters, own %v", name, len(name), isOwn(name))
+			}
+		}
+	}
+	for _, name := range []string{"sikkerguard-mine", "f2b-sshd", "", "sikkerguard-"} {
+		if isOwn(name) {
+			t.Errorf("set %q is not ours", name)
+		}
+	}
+}
+
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	for rate, want := range map[uint32]string{
+		1:         "limit --limit 1/sec --limit-burst 1",
+		5:         "limit --limit 5/sec",
+		10_000:    "limit --limit 10000/sec --limit-burst 10000",
+		7_000:     "hashlimit --hashlimit-upto 7000/sec --hashlimit-burst 7000 --hashlimit-name x",
+		1_000_000: "hashlimit --hashlimit-upto 1000000/sec --hashlimit-burst 10000 --hashlimit-name x",
+	} {
+		if got := limit("x", rate); got != want {
+			t.Errorf("%d: got %q, want %q", rate, got, want)
+		}
+	}
+}
+
+func TestParseState(t *testing.T) {
+	t.Parallel()
+	rr := rules(ipv4(), ruleset.Ruleset{LogGroup: 100, LogRate: 10_000})
+	ours := ""
+	for i, r := range rr {
+		ours += fmt.Sprintf("[%d:7] -A %s %s\n", i, chain, r)
+	}
+	head := "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:SIKKERGUARD - [0:0]\n"
+	jumps := "[9:9] " + jump + "\n"
+	tests := []struct {
+		name, text     string
+		right, foreign bool
+	}{
+		{"OK", head + jumps + ours + "COMMIT\n", true, false},
+		{"OK another behind ours", head + jumps + "[0:0] -A PREROUTING -j DROP\n" + ours, true, true},
+		{"bad not first", head + "[0:0] -A PREROUTING -j ACCEPT\n" + jumps + ours, false, true},
+		{"bad twice", head + jumps + jumps + ours, false, false},
+		{"bad no jump", head + ours, false, false},
+		{"bad jump with a condition", head + strings.Replace(jumps, "PREROUTING", "PREROUTING -i eth0", 1) + ours, false, true},
+		{"bad rule missing", head + jumps + strings.Replace(ours, rr[1], "-j ACCEPT", 1), false, false},
+		{"bad policy", strings.Replace(head, "PREROUTING ACCEPT", "PREROUTING DROP", 1) + jumps + ours, true, true},
+		{"bad nothing", "", false, false},
+	}
+	for _, tt := range tests {
+		st := parseState(tt.text)
+		if st.right(rr) != tt.right || st.foreign != tt.foreign {
+			t.Errorf("%s: got right %v, foreign %v", tt.name, st.right(rr), st.foreign)
+		}
+	}
+	if st := parseState(head + jumps + ours); st.dropped == nil || *st.dropped != (counter{3, 7}) {
+		t.Errorf("dropped: got %v", st.dropped)
+	}
+}
+
+func TestParseSets(t *testing.T) {
+	t.Parallel()
+	got := parseSets("Name: a\nType: hash:net\nRevision: 7\nHeader: family inet hashsize 1024 maxelem 65536\nNumber of entries: 3\n\n" +
+		"Name: old\nType: hash:ip\nHeader: family inet6 hashsize 1024\n")
+	want := map[string]setInfo{"a": {"hash:net", "inet", 3, true}, "old": {"hash:ip", "inet6", 0, false}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(setInfo{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,60 @@
+package ipset
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	chain      = "SIKKERGUARD"       // of table raw
+	probeChain = "SIKKERGUARD-PROBE" // while it is tried what the kernel can do; nothing jumps to it
+	jump       = "-A PREROUTING -j " + chain
+)
+
+// family is one of the two address families: they have sets, rules and programs of their own.
+type family struct {
+	name  string // as an operator reads it
+	mark  string // in the names of sets
+	ipset string // as ipset calls it
+	proto uint8  // as nf_tables calls it
+	width int    // of an address, in bits
+	names string // file that lists the tables which the legacy iptables has in this network namespace
+}
+
+func ipv4() family {
+	return family{name: "IPv4", ipset: "inet", proto: unix.NFPROTO_IPV4, width: 32, names: "/proc/thread-self/net/ip_tables_names"}
+}
+
+func ipv6() family {
+	return family{name: "IPv6", mark: "6", ipset: "inet6", proto: unix.NFPROTO_IPV6, width: 128, names: "/proc/thread-self/net/ip6_tables_names"}
+}
+
+func (f family) blocklist() string { return "sikkerguard-blocklist" + f.mark }
+func (f family) whitelist() string { return "sikkerguard-whitelist" + f.mark }
+func (f family) probe() string     { return "sikkerguard-probe" + f.mark }
+
+// made is a set that holds nothing: it is there when nf_tables had no table raw before the agent came, so that whoever
+// takes the rules away takes the table away too.
+func (f family) made() string { return "sikkerguard-made-raw" + f.mark }
+
+// next is the set that is filled, to be swapped with the one of this name. Names take 31 characters at most.
+func next(set string) string { return set + "-next" }
+
+// both is the set that holds the whitelist of before and of afterwards, while the blocklist is swapped.
+func both(set string) string { return set + "-both" }
+
+// temporary are the sets that are there during Apply and Open alone, unless an agent was killed there.
+func (f family) temporary() []string {
+	return []string{next(f.blocklist()), next(f.whitelist()), both(f.whitelist()), f.probe()}
+}
+
+// own are all sets that may be ours, the ones that rules look up last but one: what marks a table comes after all rules.
+func (f family) own() []string {
+	return append(f.temporary(), f.whitelist(), f.blocklist(), f.made())
+}
+
+// isOwn says whether the set is ours.
+func isOwn(name string) bool {
+	return slices.Contains(ipv4().own(), name) || slices.Contains(ipv6().own(), name)
+}

@@ -1,0 +1,235 @@
+package ipset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+// Options say which programs are wanted, and how the rules are kept.
+type Options struct {
+	// Legacy wants the iptables that speaks to ip_tables, because the kernel has no nf_tables.
+	Legacy bool
+	// Keep says that the rules of an agent that was killed are to stay. They always do: without Keep that is a gap.
+	Keep bool
+}
+
+// Shim is the sets and rules of this host. Its methods may be called from several goroutines; those that change something
+// wait for each other.
+type Shim struct {
+	run      runner
+	ipset    string   // path
+	families []tables // those that are enforced: IPv4, and IPv6 if it is there
+	info     ruleset.Info
+	lock     net.Listener // nil when somebody without rights holds the name
+
+	mu      sync.Mutex
+	applied *wanted           // nil before the first Apply and after Remove
+	counted map[uint8]counter // by family, as read last
+	before  map[uint8]counter // by family, what was dropped before the kernel's counter began
+	prints  map[uint8]printing
+	changes int // how often something was changed
+}
+
+// Open finds the programs and tries whether the kernel can do what the rules need, in a set and a chain that no packet
+// comes to, and that are gone when it returns. What a dead agent left in force stays so, until Apply takes it over. The
+// errors are those that doc.go names.
+func Open(o Options) (*Shim, error) { return open(o, strings.Split(path, ":")) }
+
+func open(o Options, dirs []string) (*Shim, error) {
+	s, err := newShim(dirs)
+	if err != nil {
+		return nil, err
+	}
+	v4, err := s.choose(ipv4(), o.Legacy)
+	if err != nil {
+		return nil, err
+	}
+	if ok, err := permitted(v4.legacy); err != nil {
+		return nil, err
+	} else if !ok {
+		return nil, ErrPermission
+	}
+	if s.lock, err = claim(); err != nil {
+		return nil, err
+	}
+	s.info = ruleset.Info{Name: "iptables", Features: []string{v4.kind()}, Gaps: gaps(o)}
+	if err := s.openFamilies(v4, o.Legacy); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// newShim finds ipset, without which there is nothing of ours.
+func newShim(dirs []string) (*Shim, error) {
+	s := &Shim{run: runner{dirs: dirs}, counted: map[uint8]counter{}, before: map[uint8]counter{}, prints: map[uint8]printing{}}
+	if s.ipset = s.run.find("ipset"); s.ipset == "" {
+		return nil, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
+	}
+	return s, nil
+}
+
+// gaps are what iptables cannot do and nft can.
+func gaps(o Options) []string {
+	gg := []string{"iptables has no owners: other programs can change the rules, and the agent puts them back"}
+	if !o.Keep {
+		gg = append(gg, "iptables keeps the rules of an agent that was killed, until `sikkerguard cleanup` or the next start: SIKKER_ON_CRASH=release cannot be had")
+	}
+	return gg
+}
+
+// openFamilies tries both families. Without IPv4 there is no backend; without IPv6 there is a gap.
+func (s *Shim) openFamilies(v4 tables, legacy bool) error {
+	ctx := context.Background()
+	if err := s.try(ctx, v4); err != nil {
+		return err
+	}
+	s.families = []tables{v4}
+	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); errors.Is(err, fs.ErrNotExist) {
+		s.info.Gaps = append(s.info.Gaps, "this kernel has no IPv6: only IPv4 is enforced")
+		return nil
+	}
+	v6, err := s.choose(ipv6(), legacy)
+	if err == nil {
+		err = s.try(ctx, v6)
+	}
+	switch {
+	case err == nil:
+		s.families = append(s.families, v6)
+	case errors.Is(err, ErrMissing), errors.Is(err, ErrIncomplete):
+		s.info.Gaps = append(s.info.Gaps, fmt.Sprintf("only IPv4 is enforced, IPv6 sources get through: %v", err))
+	default:
+		return err
+	}
+	return nil
+}
+
+// kind says which of the two kinds of iptables it is.
+func (t tables) kind() string {
+	if t.legacy {
+		return "iptables legacy"
+	}
+	return "iptables nf_tables"
+}
+
+// choose finds the programs of a family: the legacy ones if they are wanted, else whatever is called iptables.
+func (s *Shim) choose(f family, legacy bool) (tables, error) {
+	all, err := s.found(f)
+	if err != nil {
+		return tables{}, err
+	}
+	for _, t := range all {
+		if t.legacy || !legacy {
+			return t, nil
+		}
+	}
+	return tables{}, fmt.Errorf("%w; %s is not in %s", ErrMissing, f.program(), strings.Join(s.run.dirs, ", "))
+}
+
+func (f family) program() string {
+	if f.width == ipv6().width {
+		return "ip6tables"
+	}
+	return "iptables"
+}
+
+// found are the programs of a family, one of each kind: first the one that is called iptables.
+func (s *Shim) found(f family) ([]tables, error) {
+	var all []tables
+	for _, suffix := range []string{"", "-legacy", "-nft"} {
+		name := f.program() + suffix
+		t := tables{family: f, save: s.run.find(name + "-save"), restore: s.run.find(name + "-restore")}
+		main := s.run.find(name)
+		if main == "" || t.save == "" || t.restore == "" {
+			continue
+		}
+		// It names its kind behind its version since 1.8; before that there was one kind.
+		out, _, err := s.run.run(context.Background(), askTime, nil, main, "--version")
+		if err != nil {
+			return nil, err
+		}
+		t.legacy = !strings.Contains(out, "(nf_tables)")
+		if !slices.ContainsFunc(all, func(o tables) bool { return o.legacy == t.legacy }) {
+			all = append(all, t)
+		}
+	}
+	return all, nil
+}
+
+// try finds out whether the kernel takes such a set and such rules, and leaves nothing behind.
+func (s *Shim) try(ctx context.Context, t tables) error {
+	was, err := t.loaded()
+	if err != nil {
+		return err
+	}
+	if err := s.untry(ctx, t); err != nil { // what was left by an agent that was killed here
+		return err
+	}
+	err = s.restore(ctx, askTime, []byte(newFill(t.probe(), t.family, nil).create()))
+	if err == nil {
+		lines := []string{":" + probeChain + " - [0:0]"}
+		for _, r := range rulesOn(t.probe(), t.probe(), "", ruleset.Ruleset{LogGroup: 1, LogRate: 1}) {
+			lines = append(lines, "-A "+probeChain+" "+r)
+		}
+		err = s.change(ctx, t, lines...)
+	}
+	if err != nil {
+		err = fmt.Errorf("try %s: %w", t.program(), diagnose(err))
+	}
+	err = errors.Join(err, s.untry(ctx, t))
+	switch {
+	case was:
+	case t.legacy:
+		s.info.Gaps = append(s.info.Gaps, t.program()+" had no table raw: it stays, empty, when the agent stops, because it cannot be unloaded")
+	default:
+		err = errors.Join(err, s.dropTable(ctx, t))
+	}
+	return err
+}
+
+// untry removes what try made.
+func (s *Shim) untry(ctx context.Context, t tables) error {
+	st, err := s.state(ctx, t)
+	if err != nil {
+		return err
+	}
+	if st.probe {
+		if err := s.change(ctx, t, "-F "+probeChain, "-X "+probeChain); err != nil {
+			return fmt.Errorf("remove %s chain %s: %w", t.name, probeChain, err)
+		}
+	}
+	return s.destroy(ctx, t.probe())
+}
+
+// diagnose says what it means that a program refused what it was given while it is tried. What may pass is no lack.
+func diagnose(err error) error {
+	// iptables exits with 4 when another program holds its lock for too long, or when it has no memory.
+	const resource = 4
+	var p *ProgramError
+	if errors.As(err, &p) && p.Code > 0 && p.Code != resource {
+		return fmt.Errorf("%w: %w", ErrIncomplete, err)
+	}
+	return err
+}
+
+// Info says which programs enforce, and what it means that it is not nft.
+func (s *Shim) Info() ruleset.Info { return s.info }
+
+// Close lets go of the host. Sets and rules that were not removed stay.
+func (s *Shim) Close() error {
+	if s.lock == nil {
+		return nil
+	}
+	if err := s.lock.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("release the lock: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,247 @@
+package ipset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+const (
+	// snapLen is how many bytes of a packet are copied: its headers.
+	snapLen = 128
+	// limitMost is the finest rate of the match limit, packets a second: it counts in parts of 1/10,000 s.
+	limitMost = 10_000
+	// burstMost is the largest burst of either match, in packets.
+	burstMost = 10_000
+)
+
+// rules are the rules of chain SIKKERGUARD, written as iptables-save prints them. What is not listed leaves after one
+// lookup; only packets of listed sources pay for the rest.
+func rules(f family, rs ruleset.Ruleset) []string {
+	return rulesOn(f.blocklist(), f.whitelist(), "sikkerguard"+f.mark, rs)
+}
+
+// rulesOn are rules over these sets; table is a name for the memory of the match hashlimit, if it is needed.
+func rulesOn(block, allow, table string, rs ruleset.Ruleset) []string {
+	return []string{
+		"-m set ! --match-set " + block + " src -j RETURN",
+		"-m set --match-set " + allow + " src -j RETURN",
+		"-m " + limit(table, max(rs.LogRate, 1)) + fmt.Sprintf(" -j NFLOG --nflog-group %d --nflog-size %d", rs.LogGroup, snapLen),
+		"-j DROP",
+	}
+}
+
+// limit is the match that lets so many packets a second through. The match limit rounds up to whole parts of its clock;
+// hashlimit, without a mode that tells packets apart, is exact to a millionth.
+func limit(table string, rate uint32) string {
+	burst := min(rate, burstMost)
+	switch {
+	case rate == 5: // the burst that iptables takes by itself, and does not print
+		return "limit --limit 5/sec"
+	case limitMost%rate == 0:
+		return fmt.Sprintf("limit --limit %d/sec --limit-burst %d", rate, burst)
+	}
+	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s", rate, burst, table)
+}
+
+// counter is packets and bytes.
+type counter struct{ packets, bytes uint64 }
+
+// state is what the kernel has of one family's table raw.
+type state struct {
+	chain   bool     // ours is there
+	rules   []string // of our chain, without its name
+	jumps   int      // from PREROUTING to our chain, without a condition
+	first   bool     // the first rule of PREROUTING is one of them
+	dropped *counter // of our rule that drops; nil when there is none
+	probe   bool     // a chain is left in which it was tried what the kernel can do
+	foreign bool     // somebody else has something in the table
+}
+
+// right says whether the kernel has these rules, and packets come to them first.
+func (st state) right(want []string) bool {
+	return st.chain && st.first && st.jumps == 1 && slices.Equal(st.rules, want)
+}
+
+// parseState reads what iptables-save --counters prints of table raw.
+func parseState(out string) state {
+	var st state
+	before := 0 // rules of PREROUTING so far
+	for line := range strings.Lines(out) {
+		line = strings.TrimSuffix(line, "\n")
+		if name, ok := strings.CutPrefix(line, ":"); ok {
+			st.declare(name)
+			continue
+		}
+		counted, rule, ok := strings.Cut(line, "] ")
+		if !ok || !strings.HasPrefix(counted, "[") || !strings.HasPrefix(rule, "-A ") {
+			continue
+		}
+		switch own, isOwn := strings.CutPrefix(rule, "-A "+chain+" "); {
+		case isOwn:
+			st.rules = append(st.rules, own)
+			var c counter
+			if _, err := fmt.Sscanf(counted, "[%d:%d", &c.packets, &c.bytes); own == "-j DROP" && err == nil {
+				st.dropped = &c
+			}
+		case rule == jump:
+			st.jumps++
+			st.first = st.first || before == 0
+		case strings.HasPrefix(rule, "-A "+probeChain+" "):
+		default:
+			st.foreign = true
+		}
+		if strings.HasPrefix(rule, "-A PREROUTING ") {
+			before++
+		}
+	}
+	return st
+}
+
+// declare takes a line that names a chain and its policy: "PREROUTING ACCEPT [0:0]".
+func (st *state) declare(text string) {
+	words := strings.Fields(text)
+	switch {
+	case len(words) < 2:
+	case words[0] == chain:
+		st.chain = true
+	case words[0] == probeChain:
+		st.probe = true
+	case words[1] != "ACCEPT": // of somebody's chain it is "-"
+		st.foreign = true
+	}
+}
+
+// tables are the programs that read and write the rules of one family.
+type tables struct {
+	family
+	save, restore string // paths
+	legacy        bool   // they speak to ip_tables, not to nf_tables
+}
+
+// loaded says whether the kernel has a table raw here, without making one, as asking the programs for it would.
+func (t tables) loaded() (bool, error) {
+	if !t.legacy {
+		return nftTable(t.proto)
+	}
+	raw, err := os.ReadFile(t.names)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask which tables iptables has: %w", err)
+	}
+	return slices.Contains(strings.Fields(string(raw)), "raw"), nil
+}
+
+// state reads the table.
+func (s *Shim) state(ctx context.Context, t tables) (state, error) {
+	if ok, err := t.loaded(); !ok || err != nil {
+		return state{}, err
+	}
+	out, _, err := s.run.run(ctx, askTime, nil, t.save, "--counters", "--table", "raw")
+	if err != nil {
+		return state{}, fmt.Errorf("read %s rules: %w", t.name, err)
+	}
+	return parseState(out), nil
+}
+
+// change makes these changes to table raw, all of them or none.
+func (s *Shim) change(ctx context.Context, t tables, lines ...string) error {
+	text := "*raw\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	_, _, err := s.run.run(ctx, askTime, []byte(text), t.restore, "--noflush", "--counters", "--wait", lockWait)
+	return err
+}
+
+// put makes the chain hold these rules, and packets come to it first. What was counted is counted on from.
+func (s *Shim) put(ctx context.Context, t tables, st state, want []string) error {
+	from := s.count(t, st)
+	lines := []string{":" + chain + " - [0:0]"} // makes it, or empties it
+	for i, r := range want {
+		var c counter
+		if i == len(want)-1 {
+			c = from
+		}
+		lines = append(lines, fmt.Sprintf("[%d:%d] -A %s %s", c.packets, c.bytes, chain, r))
+	}
+	if !st.first || st.jumps != 1 {
+		for range st.jumps {
+			lines = append(lines, "-D PREROUTING -j "+chain)
+		}
+		lines = append(lines, "-I PREROUTING 1 -j "+chain)
+	}
+	if err := s.change(ctx, t, lines...); err != nil {
+		return fmt.Errorf("write %s rules: %w", t.name, err)
+	}
+	after, err := s.state(ctx, t)
+	if err != nil {
+		return err
+	}
+	if len(after.rules) != len(want) {
+		return mismatch("%s chain %s has %d rules, not %d", t.name, chain, len(after.rules), len(want))
+	}
+	s.prints[t.proto] = printing{want: want, got: after.rules}
+	// ip6tables-nft 1.8.9 does not set the counters that it is given, so what was counted before is added here.
+	s.before[t.proto] = counter{}
+	if after.dropped == nil || after.dropped.packets < from.packets {
+		s.before[t.proto] = from
+	}
+	return nil
+}
+
+// count is what the rules of a family have dropped, as far as the kernel tells. Rules that somebody deleted had dropped at
+// least what was read last.
+func (s *Shim) count(t tables, st state) counter {
+	if st.dropped != nil {
+		before := s.before[t.proto]
+		s.counted[t.proto] = counter{st.dropped.packets + before.packets, st.dropped.bytes + before.bytes}
+	}
+	return s.counted[t.proto]
+}
+
+// printing is how this iptables prints rules that it was given: versions may differ in it.
+type printing struct{ want, got []string }
+
+// printed is how the wanted rules are printed, as far as is known.
+func (s *Shim) printed(t tables, w *wanted) []string {
+	if p, ok := s.prints[t.proto]; ok && slices.Equal(p.want, w.rules[t.proto]) {
+		return p.got
+	}
+	return w.rules[t.proto]
+}
+
+// take takes our chains and the jump to them out of the table, and says whether they were there.
+func (s *Shim) take(ctx context.Context, t tables) (bool, error) {
+	st, err := s.state(ctx, t)
+	if err != nil {
+		return false, err
+	}
+	var empty, gone []string
+	for range st.jumps {
+		empty = append(empty, "-D PREROUTING -j "+chain)
+	}
+	if st.chain {
+		empty, gone = append(empty, "-F "+chain), append(gone, "-X "+chain)
+	}
+	if st.probe {
+		empty, gone = append(empty, "-F "+probeChain), append(gone, "-X "+probeChain)
+	}
+	if len(empty) == 0 {
+		return false, nil
+	}
+	err = s.change(ctx, t, append(empty, gone...)...)
+	if err == nil {
+		return st.chain, nil
+	}
+	// A rule of somebody else's may jump to the chain. Then it stays, and does nothing.
+	if eerr := s.change(ctx, t, empty...); eerr != nil {
+		return true, fmt.Errorf("remove %s rules: %w", t.name, err)
+	}
+	return true, fmt.Errorf("remove %s chain %s, which is empty now (another rule may refer to it): %w", t.name, chain, err)
+}

@@ -1,0 +1,113 @@
+package ipset
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// askTime is how long a program may take that reads, or changes a few rules. It waits for the lock of iptables itself.
+	askTime = 30 * time.Second
+	// fillTime is how long filling the sets may take: half a million entries take two seconds on an idle core.
+	fillTime = 3 * time.Minute
+	// waitDelay is how long a killed program may keep its output open.
+	waitDelay = 5 * time.Second
+	// maxOutput caps what a program may print, in bytes: the rules of table raw are a screenful.
+	maxOutput = 16 << 20
+	// maxError caps what is quoted of standard error, in bytes.
+	maxError = 1 << 10
+	// lockWait is for how many seconds iptables waits while another program changes rules.
+	lockWait = "5"
+)
+
+// path is where programs are looked for, and their PATH. The agent's own is not trusted.
+const path = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+// runner runs programs.
+type runner struct {
+	dirs []string
+}
+
+// find is the path of a program, or empty when there is none.
+func (r runner) find(name string) string {
+	for _, dir := range r.dirs {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file
+		}
+	}
+	return ""
+}
+
+// run runs a program, and returns what it printed on standard output and standard error. Its arguments are constants, or
+// names that this package chose.
+func (r runner) run(ctx context.Context, limit time.Duration, stdin []byte, program string, args ...string) (stdout, stderr string, err error) {
+	// The kernel kills the program when the thread that started it ends, as it does when the agent is killed.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	out, errOut := capped{max: maxOutput}, capped{max: maxOutput}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = []string{"PATH=" + path, "LC_ALL=C"}
+	cmd.Dir = "/"
+	cmd.Stdin = bytes.NewReader(stdin)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = waitDelay
+	err = cmd.Run()
+	if ctx.Err() != nil && err != nil {
+		err = ctx.Err()
+	}
+	if err == nil && (out.over || errOut.over) {
+		err = fmt.Errorf("it printed more than %d bytes", maxOutput)
+	}
+	if err == nil {
+		return out.String(), errOut.String(), nil
+	}
+	e := &ProgramError{Program: program, Args: args, Code: -1, Err: err, Output: strings.TrimSpace(errOut.String())}
+	e.Output = e.Output[:min(len(e.Output), maxError)]
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() >= 0 {
+		e.Code, e.Err = exit.ExitCode(), nil
+	}
+	return "", "", e
+}
+
+// capped keeps the beginning of what is written to it.
+type capped struct {
+	bytes.Buffer
+	max  int
+	over bool
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	n := min(len(p), c.max-c.Len())
+	c.over = c.over || n < len(p)
+	c.Buffer.Write(p[:n])
+	return len(p), nil
+}
+
+// permitted says whether the process may change the firewall.
+func permitted(legacy bool) (bool, error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false, fmt.Errorf("ask for capabilities: %w", err)
+	}
+	want := uint32(1 << unix.CAP_NET_ADMIN)
+	if legacy {
+		want |= 1 << unix.CAP_NET_RAW
+	}
+	return data[0].Effective&want == want, nil
+}

@@ -1,0 +1,231 @@
+package ipset
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// minSize is the smallest number of hash buckets and of elements that a set is made for: those of ipset itself.
+	minSize, minElements = 1024, 65536
+	// busyTime is how long it is tried again to swap or destroy a set that is busy: somebody lists it, or a rule that looked
+	// it up is still being taken apart.
+	busyTime = 5 * time.Second
+	// busyWait is the wait between two tries.
+	busyWait = 20 * time.Millisecond
+	// samples is how many elements of a set are looked up, spread evenly, the first and the last among them.
+	samples = 16
+)
+
+// fill is what a set is to hold.
+type fill struct {
+	set      string
+	family   family
+	elements []netip.Prefix // canonical, ascending, disjoint
+}
+
+// newFill makes a fill of prefixes of the family. A set takes no /0: its two halves stand for it.
+func newFill(set string, f family, ps []netip.Prefix) fill {
+	if len(ps) == 1 && ps[0].Bits() == 0 {
+		low := netip.PrefixFrom(ps[0].Addr(), 1)
+		high := ps[0].Addr().AsSlice()
+		high[0] = 0x80
+		addr, _ := netip.AddrFromSlice(high) // it is as long as the address it came from
+		ps = []netip.Prefix{low, netip.PrefixFrom(addr, 1)}
+	}
+	return fill{set: set, family: f, elements: ps}
+}
+
+// named is the same under another name.
+func (f fill) named(set string) fill {
+	f.set = set
+	return f
+}
+
+// create is the line that makes the set, sized so that it need not grow. A bucket takes several elements.
+func (f fill) create() string {
+	n := len(f.elements)
+	buckets := minSize
+	if n > 2*minSize {
+		buckets = 1 << bits.Len(uint(n/2-1))
+	}
+	return fmt.Sprintf("create %s hash:net family %s hashsize %d maxelem %d\n", f.set, f.family.ipset, buckets, max(n, minElements))
+}
+
+// script is what `ipset restore` reads to make and fill these sets: one line a set and one an element, each of a constant
+// name and a number.
+func script(fills ...fill) []byte {
+	size := 0
+	for _, f := range fills {
+		size += 200 + len(f.elements)*(len("add ")+len(f.set)+len(" 255.255.255.255/32\n"))
+	}
+	text := bytes.NewBuffer(make([]byte, 0, size))
+	for _, f := range fills {
+		text.WriteString(f.create())
+		line := []byte("add " + f.set + " ")
+		head := len(line)
+		for _, p := range f.elements {
+			line = append(p.AppendTo(line[:head]), '\n')
+			text.Write(line)
+		}
+	}
+	return text.Bytes()
+}
+
+// setInfo is what the kernel tells of a set without its elements.
+type setInfo struct {
+	kind    string // hash:net
+	family  string // inet or inet6
+	entries int
+	counted bool // the program told the number of entries: old ones do not
+}
+
+// sets are all sets of the network namespace.
+func (s *Shim) sets(ctx context.Context) (map[string]setInfo, error) {
+	out, _, err := s.run.run(ctx, askTime, nil, s.ipset, "list", "-t")
+	if err != nil {
+		return nil, fmt.Errorf("list sets: %w", err)
+	}
+	return parseSets(out), nil
+}
+
+func parseSets(out string) map[string]setInfo {
+	sets := map[string]setInfo{}
+	name := ""
+	for line := range strings.Lines(out) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if key == "Name" {
+			name = value
+			sets[name] = setInfo{}
+			continue
+		}
+		info := sets[name]
+		switch key {
+		case "Type":
+			info.kind = value
+		case "Header":
+			if words := strings.Fields(value); len(words) > 1 && words[0] == "family" {
+				info.family = words[1]
+			}
+		case "Number of entries":
+			n, err := strconv.Atoi(value)
+			info.entries, info.counted = n, err == nil
+		}
+		sets[name] = info
+	}
+	delete(sets, "")
+	return sets
+}
+
+// restore feeds `ipset restore`.
+func (s *Shim) restore(ctx context.Context, limit time.Duration, text []byte) error {
+	_, _, err := s.run.run(ctx, limit, text, s.ipset, "restore")
+	return err
+}
+
+// members are the elements of a set as the kernel has them. Only small sets are asked for them.
+func (s *Shim) members(ctx context.Context, set string) ([]netip.Prefix, error) {
+	out, _, err := s.run.run(ctx, askTime, nil, s.ipset, "save", set)
+	if err != nil {
+		return nil, fmt.Errorf("read set %s: %w", set, err)
+	}
+	return parseMembers(out, set), nil
+}
+
+func parseMembers(out, set string) []netip.Prefix {
+	var ps []netip.Prefix
+	for line := range strings.Lines(out) {
+		words := strings.Fields(line)
+		if len(words) < 3 || words[0] != "add" || words[1] != set {
+			continue
+		}
+		if p, err := netip.ParsePrefix(words[2]); err == nil {
+			ps = append(ps, p)
+		} else if a, err := netip.ParseAddr(words[2]); err == nil {
+			ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return ps
+}
+
+// swap exchanges what two sets hold, in one instant.
+func (s *Shim) swap(ctx context.Context, a, b string) error {
+	return s.persist(ctx, "swap", a, b)
+}
+
+// destroy destroys these sets, those of them that are there.
+func (s *Shim) destroy(ctx context.Context, names ...string) error {
+	have, err := s.sets(ctx)
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, ok := have[n]; return !ok })
+	if len(names) == 0 {
+		return nil
+	}
+	// Mostly one run does it. One at a time, each may be tried again.
+	if err := s.restore(ctx, askTime, []byte("destroy "+strings.Join(names, "\ndestroy ")+"\n")); err == nil || ctx.Err() != nil {
+		return err
+	}
+	if have, err = s.sets(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		if _, ok := have[name]; ok {
+			errs = append(errs, s.persist(ctx, "destroy", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// persist runs ipset until it succeeds, for as long as a set may be busy.
+func (s *Shim) persist(ctx context.Context, args ...string) error {
+	for end := time.Now().Add(busyTime); ; {
+		_, _, err := s.run.run(ctx, askTime, nil, s.ipset, args...)
+		if err == nil || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(busyWait)
+	}
+}
+
+// sample looks up some elements of each set, in one run of the program, and says how many.
+func (s *Shim) sample(ctx context.Context, fills []fill) (int, error) {
+	var text strings.Builder
+	want := map[string]int{}
+	for _, f := range fills {
+		step := max(1, (len(f.elements)-1)/(samples-1))
+		for i, p := range f.elements {
+			if i%step == 0 || i == len(f.elements)-1 {
+				fmt.Fprintf(&text, "test %s %v\n", f.set, p)
+				want[f.set]++
+			}
+		}
+	}
+	if text.Len() == 0 {
+		return 0, nil
+	}
+	// The program answers on standard error, and goes on after an answer of no.
+	stdout, stderr, err := s.run.run(ctx, askTime, []byte(text.String()+"quit\n"), s.ipset, "-")
+	if err != nil {
+		return 0, fmt.Errorf("look up elements: %w", err)
+	}
+	n := 0
+	for _, f := range fills {
+		found := strings.Count(stdout+stderr, " is in set "+f.set+".\n")
+		if found != want[f.set] {
+			return n, mismatch("set %s has %d of %d sampled elements", f.set, found, want[f.set])
+		}
+		n += found
+	}
+	return n, nil
+}

@@ -1,0 +1,193 @@
+package ipset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+// watchInterval is how often Watch looks. It runs three programs, some milliseconds each.
+const watchInterval = time.Second
+
+func mismatch(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ruleset.ErrMismatch}, args...)...)
+}
+
+// Verify asks the kernel whether it still enforces what the last Apply put in place.
+func (s *Shim) Verify() (ruleset.Evidence, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	start := time.Now()
+	e, err := s.verify(context.Background())
+	e.Took = time.Since(start)
+	return e, err
+}
+
+// verify looks at the rules, counts the elements of each set, and looks some of them up. It changes nothing.
+func (s *Shim) verify(ctx context.Context) (ruleset.Evidence, error) {
+	if s.applied == nil {
+		return ruleset.Evidence{}, mismatch("nothing was applied")
+	}
+	counted, err := s.look(ctx)
+	e := ruleset.Evidence{Entries4: s.applied.entries[0], Entries6: s.applied.entries[1], Counted: counted}
+	if err != nil {
+		return e, err
+	}
+	if e.Sampled, err = s.sample(ctx, slices.Concat(s.applied.block, s.applied.allow)); err != nil {
+		return e, err
+	}
+	for _, f := range s.applied.block {
+		e.Elements += len(f.elements)
+	}
+	return e, nil
+}
+
+// look is the part of verify that is done every second. It says whether the elements could be counted.
+func (s *Shim) look(ctx context.Context) (counted bool, err error) {
+	for _, t := range s.families {
+		st, err := s.state(ctx, t)
+		if err != nil {
+			return false, err
+		}
+		switch want := s.printed(t, s.applied); {
+		case !st.chain:
+			return false, mismatch("%s chain %s is missing", t.name, chain)
+		case !st.first || st.jumps != 1:
+			return false, mismatch("the first rule of %s PREROUTING does not jump to %s, or another does too", t.name, chain)
+		case !slices.Equal(st.rules, want):
+			return false, mismatch("the rules of %s chain %s were changed", t.name, chain)
+		}
+		s.count(t, st) // should somebody delete the rules, they count on from here
+	}
+	have, err := s.sets(ctx)
+	if err != nil {
+		return false, err
+	}
+	counted = true
+	for _, f := range slices.Concat(s.applied.block, s.applied.allow) {
+		info, ok := have[f.set]
+		switch {
+		case !ok:
+			return false, mismatch("set %s is missing", f.set)
+		case info.counted && info.entries != len(f.elements):
+			return false, mismatch("set %s has %d elements, not %d", f.set, info.entries, len(f.elements))
+		}
+		counted = counted && info.counted
+	}
+	return counted, nil
+}
+
+// Watch looks every second, until ctx ends, whether somebody else changed the rules or the number of elements, and calls
+// lost when they no longer are what the last Apply put in place. It calls it again when something else is found, or the
+// same after another Apply. The error is one of asking.
+func (s *Shim) Watch(ctx context.Context, lost func(error)) error {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		change, err := s.glance(ctx)
+		found := ""
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ruleset.ErrMismatch):
+			if found = fmt.Sprint(change, err); found != told {
+				lost(err)
+			}
+		case err != nil:
+			return fmt.Errorf("watch the firewall: %w", err)
+		}
+		told = found
+	}
+}
+
+// glance looks at what was applied, if anything was, and says after how many changes of ours.
+func (s *Shim) glance(ctx context.Context) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.applied == nil {
+		return s.changes, nil
+	}
+	_, err := s.look(ctx)
+	return s.changes, err
+}
+
+// Present says whether our chain is in table raw, jumped to, in each family. It waits for nobody who changes the rules.
+func (s *Shim) Present() error {
+	for _, t := range s.families {
+		st, err := s.state(context.Background(), t)
+		switch {
+		case err != nil:
+			return err
+		case !st.chain || st.jumps == 0:
+			return mismatch("%s chain %s is missing, or nothing jumps to it", t.name, chain)
+		}
+	}
+	return nil
+}
+
+// Left says whether sets of an agent are here: whatever is left of one, a set is. It changes nothing, and no module is
+// loaded for it. The error is ErrRunning when they are those of an agent that runs.
+func Left() (bool, error) { return left(strings.Split(path, ":")) }
+
+func left(dirs []string) (bool, error) {
+	if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	s, err := newShim(dirs)
+	if errors.Is(err, ErrMissing) {
+		return false, nil // it cannot be asked; an agent of this kind could not have run here
+	}
+	if err != nil {
+		return false, err
+	}
+	if ok, err := permitted(false); err != nil {
+		return false, err
+	} else if !ok {
+		return false, ErrPermission
+	}
+	out, _, err := s.run.run(context.Background(), askTime, nil, s.ipset, "list", "-n")
+	if err != nil {
+		return false, fmt.Errorf("list sets: %w", err)
+	}
+	if !slices.ContainsFunc(strings.Fields(out), isOwn) {
+		return false, nil
+	}
+	l, err := claim()
+	if err != nil {
+		return true, err
+	}
+	if l != nil {
+		err = l.Close()
+	}
+	return true, err
+}
+
+// Cleanup removes the sets and rules that a dead agent left, and says what that was. The error is ErrRunning when an agent
+// runs: stopping it removes them.
+func Cleanup() (removed []string, err error) {
+	if found, err := Left(); !found || err != nil {
+		return nil, err
+	}
+	s, err := newShim(strings.Split(path, ":"))
+	if err != nil {
+		return nil, err
+	}
+	if s.lock, err = claim(); err != nil {
+		return nil, err
+	}
+	removed, err = s.remove(context.Background())
+	return removed, errors.Join(err, s.Close())
+}

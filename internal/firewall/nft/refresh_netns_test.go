@@ -1,0 +1,49 @@
+package nft
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// random is n different addresses from 50.0.0.0 to 119.255.255.255.
+func random(n int, seed uint64) []netip.Prefix {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	ps := make([]netip.Prefix, n)
+	for i := range ps {
+		ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(50 + rng.IntN(70)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}), 32)
+	}
+	return ps
+}
+
+// TestRefreshEverySecond refreshes every second for a minute, while listed and unlisted sources send: no packet of the
+// former gets through, none of the latter is lost.
+func TestRefreshEverySecond(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	t.Parallel()
+	h := newHost(t, Options{})
+	always, never := nettest.Addrs("45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1"), nettest.Addrs("192.0.2.50", "9.9.9.9")
+	next := func(seed uint64) blocklist.Blocklist {
+		width := []int{32, 24, 20}[seed%3] // the sets that hold it change from one list to the next
+		ps := random(5000, seed)
+		for _, a := range always {
+			ps = append(ps, netip.PrefixFrom(a, map[bool]int{true: width, false: a.BitLen()}[a.Is4()]))
+		}
+		return blocklist.New(ps)
+	}
+	h.apply(next(0), list("10.0.0.0/8"))
+	h.Under(always, never, func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for i := range 60 {
+			h.apply(next(uint64(i)+1), list("10.0.0.0/8"))
+			<-tick.C
+		}
+	})
+}
