@@ -34,7 +34,8 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 test: ## Run every test with the race detector (root for those on the kernel)
 	@e2e/install-deps nft ip iptables ipset gcc prometheus promtool systemd-analyze nginx
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
-	$(GO) test -race -count=1 -tags e2e -parallel 6 ./...
+	$(GO) test -race -count=1 -timeout 30m -tags e2e -parallel 6 ./...
+	$(GO) test -count=1 -run TwoMillion ./internal/store
 	$(GO) test -C deploy/tools -count=1 ./...
 
 .PHONY: e2e
