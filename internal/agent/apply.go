@@ -48,6 +48,7 @@ func (e *RollbackError) Unwrap() error { return e.Cause }
 func (a *Agent) apply(ctx context.Context, d desired) error {
 	if a.cfg.DryRun {
 		a.tellDryRun(d)
+		a.enforcer.entries4, a.enforcer.entries6 = d.block.Len4(), d.block.Len6()
 		a.inForce(d)
 		return nil
 	}
@@ -86,6 +87,7 @@ func (a *Agent) enact(ctx context.Context, d desired) (ruleset.Evidence, error) 
 			At: *inFuture(0), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
 		}
 		a.setStatus(func(s *Status) { s.Verified = v })
+		a.enforcer.entries4, a.enforcer.entries6 = ev.Entries4, ev.Entries6
 	}
 	return ev, err
 }
@@ -135,8 +137,8 @@ func (a *Agent) publish() {
 	a.setStatus(func(s *Status) {
 		s.State, s.Reason = StateActive, ""
 		if e.enforced != nil {
-			b := e.enforced.block
-			s.BlockedIPs, s.Blocked4, s.Blocked6, s.Custom = b.Len(), b.Len4(), b.Len6(), e.own.Len()
+			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.Len()
+			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
 		if e.failure != nil {
 			s.State, s.Reason = StateDegraded, e.failure.Error()

@@ -41,6 +41,8 @@ type enforcer struct {
 
 	whitelist string              // the log lines that were printed last
 	enforced  *desired            // nil while nothing is in force
+	entries4  int                 // of the list, which the kernel was last shown to enforce, by family: a host without
+	entries6  int                 // IPv6 rules enforces none of that family
 	rejected  blocklist.Blocklist // what was rolled back, and is not tried again
 	failure   error               // why the last turn did not succeed, nil when it did
 	wait      *backoff.ExponentialBackOff

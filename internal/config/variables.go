@@ -61,14 +61,14 @@ func principal() []variable {
 		},
 		{
 			name: "SIKKER_PORT_MAP", rule: rule{"`name=port,port;name=port`", setPortMap},
-			text: "Names for ports in the log, merged with the [defaults](#port-map).", example: "minecraft=25565;ssh=2022",
+			text: "Names for ports in the log and in reports, merged with the [defaults](#port-map).", example: "minecraft=25565;ssh=2022",
 		},
 		{
 			name: "SIKKER_DRY_RUN", def: "false", text: "Say what would be blocked, and touch nothing.", example: "true",
 			rule: boolean(func(c *Config) *bool { return &c.DryRun }),
 		},
 		{
-			name: "SIKKER_HEALTH_PORT", def: "8080", text: "Port of `/healthz` and `/status`, on 127.0.0.1 and [::1].", example: "9100",
+			name: "SIKKER_HEALTH_PORT", def: "8080", text: "Port of `/healthz`, `/status` and `/metrics`, on 127.0.0.1 and [::1].", example: "9100",
 			rule: number(1, 65535, "", func(c *Config) *uint16 { return &c.HealthPort }),
 		},
 		{
@@ -108,7 +108,7 @@ func special() []variable {
 		},
 		{
 			name: "SIKKER_STATE_DIR", def: "/var/lib/sikkerguard", rule: rule{"absolute path", setStateDir}, example: "/srv/sikkerguard",
-			text: "Where the last good list and the control socket are kept, for root alone.",
+			text: "Where the last good list, the database and the control socket are kept, for root alone.",
 		},
 		{
 			name: "SIKKER_LOG_LEVEL", def: "info", text: "The least severe event that is logged.", example: "debug",
