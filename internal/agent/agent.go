@@ -162,25 +162,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	// The disk may hang, and the tasks with it that use it. The rules go all the same.
 	<-ctx.Done()
-	err := a.waitFor("tasks", g.Wait)
+	err := a.waitFor("tasks", ending, g.Wait)
 	err = errors.Join(err, a.remove())
 	if !a.cfg.DryRun {
 		a.tellWindow()
 	}
 	stop()
-	err = errors.Join(err, a.waitFor("NFLOG listener", sensing.Wait), a.waitFor("database", recording.Wait),
-		a.waitFor("report", delivering.Wait), a.waitFor("last report", a.lastBatch))
+	err = errors.Join(err, a.waitFor("NFLOG listener", ending, sensing.Wait), a.waitFor("database", recordEnding, recording.Wait),
+		a.waitFor("report", ending, delivering.Wait), a.waitFor("last report", ending, a.lastBatch))
 	return errors.Join(err, a.close())
 }
 
-// ending is how long a task may take to end.
-const ending = 6 * time.Second
+// ending is how long a task may take to end, and recordEnding the one that records: an attack leaves it tens of thousands of
+// hits to write. The rules are gone by then.
+const ending, recordEnding = 6 * time.Second, 20 * time.Second
 
 // waitFor waits for a task that is to end, but not for one that hangs on a disk. What that had to do is told as not done.
-func (a *Agent) waitFor(what string, wait func() error) error {
+func (a *Agent) waitFor(what string, most time.Duration, wait func() error) error {
 	doneC := make(chan error, 1)
 	go func() { doneC <- wait() }() // the process ends soon, and with it whatever hangs
-	timer := time.NewTimer(ending)
+	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case err := <-doneC:

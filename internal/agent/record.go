@@ -17,6 +17,8 @@ const (
 	// recording takes its time, and then recordShare times as long goes by until the next, so that it takes a tenth of a core
 	// at most.
 	recordEvery, recordShare = time.Second, 10
+	// recordMost is how many hits are recorded in one transaction: few enough for a slow disk to take them in storeTimeout.
+	recordMost = 2000
 	// pruneEvery is how often old hits are deleted.
 	pruneEvery = time.Hour
 	// storeTimeout bounds one use of the database, and openTimeout its opening, which reads all of it. A disk that hangs
@@ -161,26 +163,39 @@ func (a *Agent) beginRecording() {
 // record keeps what waits in the database, and queues what of it is to be reported. What it does not take now waits on.
 func (a *Agent) record(running bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
 	a.loadCounters(ctx)
+	cancel()
 	counters := a.countersToKeep(running)
 	w, from, to := a.recorder.take()
 	if len(w.Hits) == 0 && counters == nil && !a.recorder.failing {
 		return
 	}
-	err := a.store.Add(ctx, store.Record{From: from, To: to, Hits: a.rows(w.Hits), Report: a.cfg.ReportEnabled, Counters: counters})
-	a.tellStore(err)
-	if err != nil {
-		a.recorder.putBack(w, from)
-		a.recorder.setReports(nil)
-		return
+	for first := true; first || len(w.Hits) > 0; first = false {
+		n := min(recordMost, len(w.Hits))
+		err := a.recordSome(store.Record{From: from, To: to, Hits: a.rows(w.Hits[:n]), Report: a.cfg.ReportEnabled, Counters: counters})
+		a.tellStore(err)
+		if err != nil {
+			a.recorder.putBack(w, from)
+			a.recorder.setReports(nil)
+			return
+		}
+		a.countersKept(counters)
+		w.Hits, counters = w.Hits[n:], nil
 	}
-	a.countersKept(counters)
 	a.recorder.recorded(w)
 	if w.Overflow > 0 {
 		a.log.Warn("Not every blocked connection of that time was recorded", zap.Uint64("packets", w.Overflow))
 	}
+	ctx, cancel = context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
 	a.readQueue(ctx)
+}
+
+// recordSome is one transaction.
+func (a *Agent) recordSome(r store.Record) error {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	return a.store.Add(ctx, r)
 }
 
 // rows are hits as the database has them.
