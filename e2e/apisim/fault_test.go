@@ -132,22 +132,23 @@ func TestHang(t *testing.T) {
 			if err := w.sim.SetFault(f); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			_, err := w.pull(ctx, sikkerapi.BlacklistQuery{})
-			if !errors.Is(err, context.DeadlineExceeded) {
+			doneC := make(chan error)
+			pull := func(ctx context.Context) {
+				_, err := w.pull(ctx, sikkerapi.BlacklistQuery{})
+				doneC <- err
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			go pull(ctx)
+			<-w.askedC
+			cancel()
+			if err := <-doneC; !errors.Is(err, context.Canceled) {
 				t.Errorf("the client leaves: %v", err)
 			}
-			<-w.askedC
-			doneC := make(chan error)
-			go func() {
-				_, err := w.pull(t.Context(), sikkerapi.BlacklistQuery{})
-				doneC <- err
-			}()
+			go pull(t.Context())
 			<-w.askedC
 			w.sim.ClearFaults()
 			// Whether the fault was cleared before or after it met the request, the request ends.
-			err = <-doneC
+			err := <-doneC
 			if _, ok := errors.AsType[*sikkerapi.TemporaryError](err); err != nil && !ok {
 				t.Errorf("the fault is cleared: %v", err)
 			}
