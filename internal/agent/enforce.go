@@ -189,6 +189,7 @@ func (a *Agent) restore(ctx context.Context) {
 		a.remember(err, applyError)
 		a.log.Error("The kept list is not enforced", zap.Error(err))
 		a.setPulled(blocklist.Blocklist{}, time.Time{})
+		a.setStatus(func(s *Status) { s.Kept = false })
 	}
 }
 
@@ -198,7 +199,7 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 	if ctx.Err() != nil {
 		return a.cfg.PullInterval
 	}
-	before, beforeAt := a.enforcer.pulled, a.enforcer.pulledAt
+	before, beforeAt, wasKept := a.enforcer.pulled, a.enforcer.pulledAt, a.status.Load().Kept
 	a.judge(t)
 	want := a.wanted(allow)
 	a.enforcer.failure = t.err // what is published when the list is in force
@@ -213,8 +214,9 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 	if t.err == nil && applyErr == nil {
 		a.keepList()
 	}
-	if _, rolledBack := errors.AsType[*RollbackError](applyErr); rolledBack {
+	if applyErr != nil { // it is not in force, and the status speaks of what is
 		a.setPulled(before, beforeAt)
+		a.setStatus(func(s *Status) { s.Kept = wasKept })
 	}
 	a.enforcer.failure = errors.Join(t.err, applyErr)
 	a.remember(applyErr, applyError)

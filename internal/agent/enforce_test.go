@@ -62,7 +62,6 @@ func TestHealth(t *testing.T) {
 		{StateActive, "", true, ""},
 		{StateDegraded, "pull: 503", true, ""},
 		{StateUnprotected, "pull: 503", false, "unprotected: pull: 503"},
-		{StateDryRun, "", true, ""},
 		{StateDryRun, "pull: 503", false, "dry-run: pull: 503"},
 	}
 	for _, tt := range tests {

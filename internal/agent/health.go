@@ -44,7 +44,7 @@ func (a *Agent) now() Status {
 	case StateActive, StateDegraded:
 		s.Healthy = true
 	case StateDryRun:
-		s.Healthy = s.Reason == ""
+		s.Healthy = s.LastPull != nil && s.age() <= staleAfter*a.cfg.PullInterval
 	case StateStarting, StateUnprotected:
 		s.BlockedIPs, s.Blocked4, s.Blocked6, s.Verified = 0, 0, 0, nil // what is in force is not known
 	}

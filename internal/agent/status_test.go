@@ -88,6 +88,7 @@ func TestNow(t *testing.T) {
 		{"bad starting", Status{State: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
 		{"bad nothing in force", Status{State: StateUnprotected, Reason: "pull:\n\x1b[31m503"}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
 		{"OK dry run", Status{State: StateDryRun, LastPull: &fresh, BlockedIPs: 5}, true, nil, StateDryRun, true, "", sourceAPI, 5},
+		{"OK dry run whose last pull failed", Status{State: StateDryRun, LastPull: &fresh, BlockedIPs: 5, Reason: "503"}, true, nil, StateDryRun, true, "503", sourceAPI, 5},
 		{"bad dry run with an old list", Status{State: StateDryRun, LastPull: &old, BlockedIPs: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 5},
 		{"bad dry run without a list", Status{State: StateDryRun, Reason: "503"}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
 	}

@@ -111,7 +111,7 @@ func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestTimeout,
+		ReadTimeout:       headerTimeout, // nothing here has a body: who announces one is not waited for
 		WriteTimeout:      requestTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		// Else net/http answers "OPTIONS *" by itself, to any Host.
