@@ -17,7 +17,6 @@ type dropCount struct {
 	base  ruleset.Counters // dropped before that, since the database was made
 
 	loaded  bool // base is known
-	late    bool // it was not at first, and so is not shown: the figure would jump
 	inexact bool // something was dropped that is in no figure
 	kept    store.Counters
 }
@@ -44,11 +43,9 @@ func (a *Agent) loadCounters(ctx context.Context) {
 	c, err := a.store.Counters(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err != nil {
-		d.late = true // told where hits are recorded
-		return
+	if err == nil { // else it is told where hits are recorded
+		d.load(c)
 	}
-	d.load(c)
 }
 
 // load goes on from what was kept. When the run before was killed, its last second was not kept: that is still in the
@@ -87,19 +84,13 @@ func (d *dropCount) miss() {
 	d.inexact = true
 }
 
-// total is what was dropped since the database was made; ok is false while that is not known.
+// total is what was dropped since the database was made; ok is false while that is not known: a figure without what was
+// counted before would go back.
 func (a *Agent) total() (sum ruleset.Counters, exact, ok bool) {
 	d := &a.drops
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case d.late:
-		return d.since, false, true
-	case !d.loaded:
-		return sum, false, false
-	default:
-		return plus(d.base, d.since), !d.inexact, true
-	}
+	return plus(d.base, d.since), !d.inexact, d.loaded
 }
 
 // countersToKeep reads the kernel's counters for the database; nil when there is nothing new, or it is not known yet what is
