@@ -126,12 +126,12 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 
 // inForce remembers what is in force.
 func (a *Agent) inForce(d desired) {
-	a.enforcer.enforced, a.enforcer.rejected = &d, blocklist.Blocklist{}
+	a.enforcer.enforced, a.enforcer.rejected, a.enforcer.stale = &d, blocklist.Blocklist{}, nil
 	a.enforcer.repair.done()
 	a.publish()
 }
 
-// publish makes the status say what is in force, and what of the last turn did not succeed.
+// publish makes the status say what is in force, and what is not as it should be.
 func (a *Agent) publish() {
 	e := &a.enforcer
 	a.setStatus(func(s *Status) {
@@ -140,8 +140,8 @@ func (a *Agent) publish() {
 			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.Len()
 			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
-		if e.failure != nil {
-			s.State, s.Reason = StateDegraded, e.failure.Error()
+		if err := errors.Join(e.failure, e.stale); err != nil {
+			s.State, s.Reason = StateDegraded, err.Error()
 		}
 		if e.repair.timer != nil {
 			s.State, s.Reason = StateUnprotected, fmt.Sprintf("the rules are being put right: %v", e.repair.err)

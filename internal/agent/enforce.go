@@ -44,7 +44,8 @@ type enforcer struct {
 	entries4  int                 // of the list, which the kernel was last shown to enforce, by family: a host without
 	entries6  int                 // IPv6 rules enforces none of that family
 	rejected  blocklist.Blocklist // what was rolled back, and is not tried again
-	failure   error               // why the last turn did not succeed, nil when it did
+	failure   error               // why the last pull did not succeed, nil when it did
+	stale     error               // why the whitelist in force is not the host's as it is now, nil when it is
 	wait      *backoff.ExponentialBackOff
 	repair    repairer
 }
@@ -370,14 +371,22 @@ func (a *Agent) custom() blocklist.Blocklist {
 
 // adapt follows a change of the host's addresses or routes: what is whitelisted now is let through at once.
 func (a *Agent) adapt(ctx context.Context, allow blocklist.Blocklist) {
-	e := a.enforcer.enforced
-	if e == nil || e.allow.Equal(allow) || ctx.Err() != nil {
+	e := &a.enforcer
+	switch {
+	case e.enforced == nil || ctx.Err() != nil:
 		return
+	case e.enforced.allow.Equal(allow):
+		if e.stale != nil { // the change that could not be followed was taken back
+			e.stale = nil
+			a.publish()
+		}
+		return
+	case e.stale == nil:
+		a.log.Info("Addresses or routes of the host changed")
 	}
-	a.log.Info("Addresses or routes of the host changed")
 	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
 		a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
-		a.enforcer.failure = err
+		e.stale = err
 		a.remember(err, applyError)
 		a.publish()
 		time.AfterFunc(adaptAgain, func() { offer(a.hostC, struct{}{}) })

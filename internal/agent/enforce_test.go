@@ -1,13 +1,19 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -47,6 +53,64 @@ func TestBackoffNeverGivesUp(t *testing.T) {
 		if d := b.NextBackOff(); d == backoff.Stop || d > 2*retryMost {
 			t.Fatalf("got %v", d)
 		}
+	}
+}
+
+// stubborn is a kernel that refuses rules as often as it is told to.
+type stubborn struct {
+	firewall.Backend
+
+	refuse int
+}
+
+func (s *stubborn) Apply(_ context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	if s.refuse > 0 {
+		s.refuse--
+		return ruleset.Evidence{}, errors.New("no buffer space available")
+	}
+	return ruleset.Evidence{Entries4: rs.Block.Len4(), Entries6: rs.Block.Len6()}, nil
+}
+
+// TestAdapt: a whitelist that cannot be brought up to date shows until it can, beside what the last pull came to.
+func TestAdapt(t *testing.T) {
+	t.Parallel()
+	list := func(s string) blocklist.Blocklist { return blocklist.New([]netip.Prefix{netip.MustParsePrefix(s)}) }
+	old, moved := list("192.0.2.1/32"), list("192.0.2.2/32")
+	for _, tt := range []struct {
+		name    string
+		pull    error
+		again   blocklist.Blocklist // the host's addresses when it is tried again
+		between string              // the reason after the failure
+		state   State
+		reason  string // and in the end
+	}{
+		{"OK the retry works", nil, moved, "no buffer space available", StateActive, ""},
+		{"OK the change was taken back", nil, old, "no buffer space available", StateActive, ""},
+		{"bad the pull failed and still does", errors.New("503"), moved, "503\nno buffer space available", StateDegraded, "503"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a, _ := logged(t)
+			a.host = host.New(host.Options{Root: t.TempDir()})
+			a.fw = &stubborn{}
+			a.enforcer.pulled = list("198.51.100.1/32")
+			if err := a.apply(t.Context(), a.wanted(old)); err != nil {
+				t.Fatal(err)
+			}
+			a.enforcer.failure = tt.pull
+			a.fw = &stubborn{refuse: 1}
+			a.adapt(t.Context(), moved)
+			if s := a.status.Load(); s.State != StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
+				t.Errorf("after the failure: %s %q", s.State, s.Reason)
+			}
+			a.adapt(t.Context(), tt.again)
+			if s := a.status.Load(); s.State != tt.state || s.Reason != tt.reason {
+				t.Errorf("in the end: %s %q", s.State, s.Reason)
+			}
+			if !a.enforcer.enforced.allow.Equal(tt.again) {
+				t.Error("the whitelist in force is not the host's")
+			}
+		})
 	}
 }
 

@@ -215,3 +215,28 @@ func TestHealthcheckOfAnother(t *testing.T) {
 		})
 	}
 }
+
+// TestHealthcheckPassesOverSilence: who holds the port over IPv4 and says nothing does not hide the agent that answers over
+// IPv6.
+func TestHealthcheckPassesOverSilence(t *testing.T) {
+	t.Parallel()
+	var lc net.ListenConfig
+	silent, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	port := silent.Addr().(*net.TCPAddr).AddrPort().Port()
+	l, err := lc.Listen(t.Context(), "tcp", fmt.Sprintf("[::1]:%d", port))
+	if err != nil {
+		t.Skipf("no IPv6 loopback: %v", err)
+	}
+	agent := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.NotFoundHandler()}}
+	agent.Start()
+	t.Cleanup(agent.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	if err := server.Healthcheck(ctx, port); err == nil || err.Error() != "not healthy: 404 page not found" {
+		t.Errorf("got %v, want the answer over IPv6", err)
+	}
+}

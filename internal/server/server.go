@@ -242,7 +242,8 @@ func OneLine(text string) string {
 }
 
 // Healthcheck asks the agent on this host, over IPv4 and then IPv6, and returns nil when its rules are in force. Else the
-// error says why, or that nobody answers.
+// error says why, or that nobody answers. Each family has half of the time that ctx leaves: another program may hold the
+// port in one of them and say nothing.
 func Healthcheck(ctx context.Context, port uint16) error {
 	client := &http.Client{
 		// No proxy: the agent is here.
@@ -251,36 +252,41 @@ func Healthcheck(ctx context.Context, port uint16) error {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	var first error
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		addr := netip.AddrPortFrom(netip.MustParseAddr(host), port)
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
-		if err != nil {
-			return fmt.Errorf("ask %s: %w", addr, err)
-		}
-		res, err := client.Do(req)
-		if err == nil {
-			return verdict(res)
-		}
-		if first == nil {
-			first = err // that of IPv6 is as a rule the same
-		}
+	first, cancel := ctx, context.CancelFunc(func() {})
+	if deadline, ok := ctx.Deadline(); ok {
+		first, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
 	}
-	return fmt.Errorf("no agent answers on port %d: %w", port, first)
+	defer cancel()
+	answered, err := ask(first, client, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port))
+	if answered {
+		return err
+	}
+	if answered, verdict := ask(ctx, client, netip.AddrPortFrom(netip.IPv6Loopback(), port)); answered {
+		return verdict
+	}
+	return fmt.Errorf("no agent answers on port %d: %w", port, err) // IPv6 has as a rule the same to say
 }
 
-// verdict reads an answer of /healthz.
-func verdict(res *http.Response) error {
+// ask asks for the health. What err says is the agent's answer, or why there was none.
+func ask(ctx context.Context, client *http.Client, addr netip.AddrPort) (answered bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
+	if err != nil {
+		return false, fmt.Errorf("ask %s: %w", addr, err)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return false, err
+	}
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err = errors.Join(err, res.Body.Close()); err != nil {
-		return fmt.Errorf("read the health endpoint's answer: %w", err)
+		return false, fmt.Errorf("read the health endpoint's answer: %w", err)
 	}
 	if res.StatusCode == http.StatusOK {
-		return nil
+		return true, nil
 	}
 	reason := OneLine(string(text))
 	if reason == "" {
 		reason = res.Status
 	}
-	return fmt.Errorf("not healthy: %s", reason)
+	return true, fmt.Errorf("not healthy: %s", reason)
 }
