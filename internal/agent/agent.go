@@ -247,6 +247,10 @@ func (a *Agent) open() error {
 		for _, gap := range info.Gaps {
 			a.log.Warn("Firewall: " + gap)
 		}
+		if a.fw.Present() == nil {
+			a.enforcer.left = true
+			a.log.Info("The rules of an agent that was killed are in force until a list replaces them")
+		}
 		if err := a.sensor.Open(); err != nil {
 			return err
 		}

@@ -108,7 +108,7 @@ func (a *Agent) broken(ctx context.Context, before host.Checks) host.Checks {
 // rollback puts back what was in force before d, or nothing, and returns why. It is finished even when the agent is being
 // stopped.
 func (a *Agent) rollback(d desired, why *RollbackError) error {
-	a.enforcer.rejected = d.block
+	a.enforcer.rejected, a.enforcer.left = d.block, false
 	var err error
 	if e := a.enforcer.enforced; e != nil {
 		_, err = a.enact(context.Background(), *e)
@@ -126,8 +126,9 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 
 // inForce remembers what is in force.
 func (a *Agent) inForce(d desired) {
-	a.enforcer.enforced, a.enforcer.rejected, a.enforcer.stale = &d, blocklist.Blocklist{}, nil
-	a.enforcer.repair.done()
+	e := &a.enforcer
+	e.enforced, e.left, e.rejected, e.stale = &d, false, blocklist.Blocklist{}, nil
+	e.repair.done()
 	a.publish()
 }
 

@@ -40,7 +40,8 @@ type enforcer struct {
 	queued map[bool]*order // what was asked for meanwhile, of each
 
 	whitelist string              // the log lines that were printed last
-	enforced  *desired            // nil while nothing is in force
+	enforced  *desired            // nil while nothing is in force, but for
+	left      bool                // the rules of a killed agent, which were in force at the start and still are
 	entries4  int                 // of the list, which the kernel was last shown to enforce, by family: a host without
 	entries6  int                 // IPv6 rules enforces none of that family
 	rejected  blocklist.Blocklist // what was rolled back, and is not tried again

@@ -50,6 +50,8 @@ func (a *Agent) tellFailure(wait time.Duration) {
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
 	n := a.status.Load().BlockedIPs
 	switch {
+	case a.enforcer.left:
+		a.log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
 	case a.enforcer.enforced == nil:
 		a.log.Error("Not blocking anything yet", zap.Error(err), retry)
 	case a.enforcer.pulledAt.IsZero():
@@ -63,6 +65,8 @@ func (a *Agent) tellFailure(wait time.Duration) {
 func (a *Agent) outcome() control.Outcome {
 	n := a.status.Load().BlockedIPs
 	switch err := a.enforcer.failure; {
+	case err != nil && a.enforcer.left:
+		return control.Outcome{Text: fmt.Sprintf("Still blocking by the rules of an agent that was killed: %v", err)}
 	case err != nil && a.enforcer.enforced == nil:
 		return control.Outcome{Text: fmt.Sprintf("Not blocking anything: %v", err)}
 	case err != nil:
