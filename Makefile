@@ -32,7 +32,7 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 
 .PHONY: test
 test: ## Run every test with the race detector (root for those on the kernel)
-	@e2e/install-deps nft ip iptables ipset gcc prometheus promtool systemd-analyze nginx
+	@e2e/install-deps nft ip iptables ipset gcc prometheus promtool systemd-analyze nginx mkfs.ext4
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -timeout 30m -tags e2e -parallel 6 ./...
 	$(GO) test -count=1 -run TwoMillion ./internal/store

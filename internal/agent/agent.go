@@ -141,14 +141,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	// that ctx ends.
 	afterwards, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var sensing, recording, delivering errgroup.Group
+	var sensing, controlling, recording, delivering errgroup.Group
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, "health endpoint", a.server.Run, a.server.Listen) })
 	g.Go(func() error { return a.keep(ctx, "watch on addresses and routes", a.watchHost, nil) })
-	if a.control != nil {
-		g.Go(func() error { return a.keep(ctx, "control socket", a.control.Run, a.control.Listen) })
-	}
 	g.Go(func() error { return a.enforce(ctx) })
+	if a.control != nil { // a file of the disk, which goes when this ends
+		controlling.Go(func() error { return a.keep(ctx, "control socket", a.control.Run, a.control.Listen) })
+	}
 	// It is not waited for before the rules are removed, in case the supervisor does not read what it is told.
 	sensing.Go(func() error { return a.supervise(afterwards, ctx.Done()) })
 	if !a.cfg.DryRun {
@@ -162,14 +162,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	// The disk may hang, and the tasks with it that use it. The rules go all the same.
 	<-ctx.Done()
-	err := a.waitFor("tasks", ending, g.Wait)
+	err := a.waitFor("tasks to end", ending, g.Wait)
 	err = errors.Join(err, a.remove())
 	if !a.cfg.DryRun {
 		a.tellWindow()
 	}
 	stop()
-	err = errors.Join(err, a.waitFor("NFLOG listener", ending, sensing.Wait), a.waitFor("database", recordEnding, recording.Wait),
-		a.waitFor("report", ending, delivering.Wait), a.waitFor("last report", ending, a.lastBatch))
+	err = errors.Join(err,
+		a.waitFor("NFLOG listener to end", ending, sensing.Wait),
+		a.waitFor("database to take the last hits", recordEnding, recording.Wait),
+		a.waitFor("report to end", ending, delivering.Wait),
+		a.waitFor("last report", ending, a.lastBatch),
+		a.waitFor("control socket to go", ending, controlling.Wait))
+	if errors.Is(err, errHangs) {
+		return err // what hangs may still use what close would take from it
+	}
 	return errors.Join(err, a.close())
 }
 
@@ -177,17 +184,21 @@ func (a *Agent) Run(ctx context.Context) error {
 // hits to write. The rules are gone by then.
 const ending, recordEnding = 6 * time.Second, 20 * time.Second
 
-// waitFor waits for a task that is to end, but not for one that hangs on a disk. What that had to do is told as not done.
+// errHangs is a task that did not end in its time.
+var errHangs = errors.New("it hangs, and what was not written is lost if the process ends")
+
+// waitFor waits for what a task is to have done, but not for one that hangs on a disk: what that had to do is told as not
+// done.
 func (a *Agent) waitFor(what string, most time.Duration, wait func() error) error {
 	doneC := make(chan error, 1)
-	go func() { doneC <- wait() }() // the process ends soon, and with it whatever hangs
+	go func() { doneC <- wait() }() // what hangs ends with the process
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case err := <-doneC:
 		return err
 	case <-timer.C:
-		return fmt.Errorf("wait for the %s to end: it hangs, and what it had not written is lost", what)
+		return fmt.Errorf("wait for the %s: %w", what, errHangs)
 	}
 }
 

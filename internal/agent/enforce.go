@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -25,12 +26,18 @@ const (
 	// lookBriefly is how long names may take to resolve before the kept list is enforced: a host without network must not
 	// wait for its protection.
 	lookBriefly = time.Second
+	// keepMost is how long the enforcing task waits for the list to be kept.
+	keepMost = 5 * time.Second
 )
+
+// errKeeping is a disk that hangs since the list before.
+var errKeeping = errors.New("the list before is still being written: the disk hangs")
 
 // enforcer is what the enforcing task remembers from one turn to the next.
 type enforcer struct {
 	pulled   blocklist.Blocklist // the last list of the API that was accepted
 	pulledAt time.Time           // when; zero: none was yet
+	keeping  sync.Mutex          // held while it is written to the disk
 	own      blocklist.Blocklist // the operator's list as it was read last
 	baseline int                 // entries of the API's list last in force, for the guards
 	shrunk   int                 // entries of the last pull's list, when it was refused for having shrunk
@@ -269,7 +276,16 @@ func (a *Agent) keepList() {
 	if a.cfg.DryRun {
 		return
 	}
-	if err := a.feed.Keep(a.enforcer.pulled, a.enforcer.pulledAt); err != nil {
+	e := &a.enforcer
+	err := errKeeping
+	if e.keeping.TryLock() {
+		list, at := e.pulled, e.pulledAt
+		err = a.waitFor("list to be kept", keepMost, func() error {
+			defer e.keeping.Unlock()
+			return a.feed.Keep(list, at)
+		})
+	}
+	if err != nil {
 		a.log.Warn("The list cannot be kept: a start without the API would not protect", zap.Error(err))
 	}
 }
