@@ -1,5 +1,5 @@
 # The image of SikkerGuard. It builds with BuildKit and with the classic builder; for another architecture:
-#   docker buildx build --platform linux/arm64 .
+#   docker buildx build --platform linux/arm64 --tag sikkerguard --load .
 # The program is cross-compiled. Only the packages of the second stage are unpacked on that architecture (binfmt).
 ARG GO_IMAGE=golang:1.26-trixie
 ARG BASE_IMAGE=debian:trixie-slim
@@ -19,6 +19,11 @@ ARG TARGETOS
 ARG TARGETARCH
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
 	-ldflags "-s -w -X main.version=$VERSION -X main.commit=$COMMIT" -o /sikkerguard ./cmd/sikkerguard
+# What the licences of everything that is linked into the binary ask for.
+COPY LICENSE ./
+COPY deploy/tools/go.mod deploy/tools/go.sum deploy/tools/
+COPY deploy/tools/licenses deploy/tools/licenses
+RUN go run -C deploy/tools ./licenses ../.. >/third-party && cat LICENSE /third-party >/copyright
 
 FROM ${BASE_IMAGE}
 # nftables shows the operator what is in force; iptables and ipset are for hosts without nf_tables.
@@ -27,6 +32,7 @@ RUN apt-get update \
 	&& rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
 	&& mkdir -m 0700 /var/lib/sikkerguard
 COPY --from=build /sikkerguard /usr/local/bin/sikkerguard
+COPY --from=build /copyright /usr/share/doc/sikkerguard/copyright
 ARG VERSION=0.1.0
 ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="SikkerGuard" \

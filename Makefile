@@ -32,7 +32,7 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 
 .PHONY: test
 test: ## Run every test with the race detector (root for those on the kernel)
-	@e2e/install-deps nft ip iptables ipset gcc prometheus promtool systemd-analyze nginx mkfs.ext4
+	@e2e/install-deps nft ip iptables ipset gcc prometheus promtool systemd-analyze nginx mkfs.ext4 update-ca-certificates
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -timeout 30m -tags e2e -parallel 6 ./...
 	$(GO) test -count=1 -run TwoMillion ./internal/store
@@ -40,7 +40,7 @@ test: ## Run every test with the race detector (root for those on the kernel)
 
 .PHONY: e2e
 e2e: ## Run the image and compose.yaml on a Docker engine in a network namespace (root, some minutes)
-	@e2e/install-deps nft ip dockerd docker-compose debootstrap
+	@e2e/install-deps nft ip dockerd docker docker-compose debootstrap
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./e2e/apisim/sikkerapi-sim
 	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 20m -tags e2e_docker ./e2e/docker
 

@@ -62,7 +62,7 @@ func TestScripts(t *testing.T) {
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
 			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
-			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
+			"answer": cmdAnswer, "on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -233,11 +233,12 @@ func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 	w.agents = append(w.agents, w.start(ts, w.environ(ts, args), log, "sikkerguard"))
 }
 
-// fails [-nocap] [VAR=value …]: runs the agent, which must exit with 1 by itself; what it says on stderr goes to
+// fails CODE [-nocap] [VAR=value …]: runs the agent, which must exit with CODE by itself; what it says on stderr goes to
 // stderr.txt, and what it says on stdout to stdout.txt.
 func cmdFails(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	cmd := exec.Command(filepath.Join(w.bin, "sikkerguard"))
+	want, args := args[0], args[1:]
 	if len(args) > 0 && args[0] == "-nocap" {
 		args = args[1:]
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
@@ -251,8 +252,8 @@ func cmdFails(ts *testscript.TestScript, _ bool, args []string) {
 	timer.Stop()
 	ts.Check(os.WriteFile(ts.MkAbs("stdout.txt"), stdout.Bytes(), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs("stderr.txt"), stderr.Bytes(), 0o600))
-	if code := cmd.ProcessState.ExitCode(); code != 1 {
-		ts.Fatalf("exit code %d, want 1\n%s%s", code, stdout.String(), stderr.String())
+	if code := strconv.Itoa(cmd.ProcessState.ExitCode()); code != want {
+		ts.Fatalf("exit code %s, want %s\n%s%s", code, want, stdout.String(), stderr.String())
 	}
 }
 
@@ -362,6 +363,21 @@ func cmdKnock(ts *testscript.TestScript, _ bool, args []string) {
 	for range n {
 		of(ts).sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)))
 	}
+}
+
+// answer SOURCE PORT N: sends what a service at that port answers to N connection requests, each from another port, and to
+// one datagram.
+func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	from, to := netip.AddrPortFrom(src, uint16(port)), serverAddr(src)
+	for i := range n {
+		of(ts).sender.Answer(from, netip.AddrPortFrom(to, uint16(40000+i)))
+	}
+	of(ts).sender.UDP(from, netip.AddrPortFrom(to, 40000), "answer")
 }
 
 // flood SOURCE N: sends N connection requests to port 22, one from each of N addresses that begin at SOURCE.

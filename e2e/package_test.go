@@ -40,7 +40,7 @@ func newHost(t *testing.T) host {
 	ns.Do(func() { srv = httptest.NewServer(h.api) })
 	t.Cleanup(srv.Close)
 	build := exec.CommandContext(t.Context(), "../deploy/packaging/release", "all")
-	build.Env = append(os.Environ(), "DIST="+filepath.Join(h.Shared, "dist"), "ARCHS=amd64", "VERSION=1.0.0", "GO=go",
+	build.Env = append(os.Environ(), "RELEASE_DIST="+filepath.Join(h.Shared, "dist"), "ARCHS=amd64", "VERSION=1.0.0", "GO=go",
 		"LDFLAGS=-X main.version=1.0.0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build packages: %v\n%s", err, out)
@@ -95,8 +95,11 @@ func TestPackage(t *testing.T) {
 	if log := h.Sh("journalctl --unit sikkerguard"); !strings.Contains(log, "SIKKER_API_KEY") {
 		t.Errorf("the journal does not name what is missing:\n%s", log)
 	}
+	if state, n := h.unit("ActiveState"), h.unit("NRestarts"); state != "failed" || n != "0" {
+		t.Errorf("without a key it is %s and was begun anew %s times", state, n)
+	}
 
-	h.Sh("systemctl stop sikkerguard; systemctl reset-failed sikkerguard; cat /shared/settings >/etc/sikkerguard/sikkerguard.env")
+	h.Sh("systemctl reset-failed sikkerguard; cat /shared/settings >/etc/sikkerguard/sikkerguard.env")
 	h.Sh("systemctl enable --now sikkerguard")
 	h.Await("Blocking 3 IPs", func() bool { return h.unit("StatusText") == "Blocking 3 IPs" })
 	if !h.blocks() {
@@ -130,6 +133,9 @@ func TestPackage(t *testing.T) {
 		t.Errorf("after the removal:\n%s", out)
 	}
 	h.Sh("grep -q " + testKey + " /etc/sikkerguard/sikkerguard.env && test -s /var/lib/private/sikkerguard/blacklist.txt && ! test -e /usr/bin/sikkerguard")
+	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") || h.unit("ActiveState") != "inactive" {
+		t.Errorf("the installation after a removal does not say what to do next:\n%s", out)
+	}
 	h.Sh("dpkg --purge sikkerguard && ! test -e /etc/sikkerguard && ! test -e /var/lib/sikkerguard && ! test -e /var/lib/private/sikkerguard")
 }
 
@@ -143,10 +149,14 @@ func checkRelease(t *testing.T, dist string) {
 		t.Errorf("checksums: %v\n%s", err, out)
 	}
 	out, err = exec.CommandContext(t.Context(), "tar", "-tzf", filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.tar.gz")).Output()
-	for _, name := range []string{"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "sikkerguard.service"} {
+	for _, name := range []string{"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "sikkerguard.service", "docs/systemd.md", "deploy/prometheus/alerts.yml"} {
 		if err != nil || !strings.Contains(string(out), "sikkerguard_1.0.0_linux_amd64/"+name+"\n") {
 			t.Errorf("the archive has no %s: %v\n%s", name, err, out)
 		}
+	}
+	out, err = exec.CommandContext(t.Context(), "dpkg-deb", "--contents", filepath.Join(dist, "sikkerguard_1.0.0_amd64.deb")).Output()
+	if err != nil || !bytes.Contains(out, []byte(" ./usr/share/doc/sikkerguard/docs/systemd.md\n")) {
+		t.Errorf("the package has not the pages that its README links to: %v\n%s", err, out)
 	}
 	raw, err := os.ReadFile(filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.cdx.json"))
 	if err != nil || !bytes.Contains(raw, []byte("pkg:golang/github.com/google/nftables@")) {

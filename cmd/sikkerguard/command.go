@@ -31,6 +31,7 @@ drops what comes from them before connection tracking. It logs what it blocked, 
 stopped. Run it as root, or with CAP_NET_ADMIN; all it needs to know is the API key.
 
 Signals: SIGTERM and SIGINT remove the rules and end it, SIGHUP pulls the list at once, a second SIGTERM or SIGINT kills.
+Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for everything else.
 
 ` + config.Usage(),
 		Example: `  SIKKER_API_KEY=sk_… sikkerguard
@@ -136,11 +137,14 @@ func cleanup(out io.Writer) error {
 	return err
 }
 
+// configError is what is wrong with the environment.
+type configError struct{ error }
+
 // runAgent runs until SIGTERM or SIGINT. A second one ends the process at once, by the default action of the signal.
 func runAgent(ctx context.Context, environ []string, out io.Writer) error {
 	cfg, err := config.Load(environ)
 	if err != nil {
-		return err
+		return configError{err}
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()

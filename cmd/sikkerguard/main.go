@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 )
@@ -13,11 +14,18 @@ var (
 	commit  = "unknown" //nolint:gochecknoglobals // only a variable can be set by the linker
 )
 
+// exitConfig is the exit code when the environment is not valid: EX_CONFIG of sysexits.h. A service manager need not try
+// again, as nothing changes until the operator changes it.
+const exitConfig = 78
+
 func main() { os.Exit(run()) }
 
 func run() int {
 	if err := command(os.Environ(), os.Stdout).Execute(); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "sikkerguard:", err)
+		if _, ok := errors.AsType[configError](err); ok {
+			return exitConfig
+		}
 		return 1
 	}
 	return 0

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,13 +30,12 @@ func TestCompose(t *testing.T) {
 	t.Run("build", func(t *testing.T) {
 		w.begin(t)
 		w.baseImages(t)
-		w.build(t, w.host, version)
+		w.build(t, version)
 		w.isBuilt(t)
 	})
 	t.Run("read compose files", func(t *testing.T) {
 		w.begin(t)
-		w.copies(t, "deploy/compose.monitoring.yaml")
-		w.compose(t, "-f", filepath.Join(w.dir, "deploy/compose.monitoring.yaml"), "config", "-q")
+		w.monitoring(t)
 	})
 	var before string
 	t.Run("before", func(t *testing.T) {
@@ -108,9 +110,54 @@ func (w *world) isBuilt(t *testing.T) {
 	if got := w.docker(t, "run", "--rm", "--network", "none", "--read-only", image, "version"); !strings.HasPrefix(got, want) {
 		t.Errorf("version is %q, want %q", got, want)
 	}
-	label := w.docker(t, "image", "inspect", "-f", `{{index .Config.Labels "org.opencontainers.image.version"}}`, image)
-	if label != version {
-		t.Errorf("label org.opencontainers.image.version is %q, want %q", label, version)
+	for label, want := range map[string]string{"version": version, "revision": "0123456789ab"} {
+		got := w.docker(t, "image", "inspect", "-f", `{{index .Config.Labels "org.opencontainers.image.`+label+`"}}`, image)
+		if got != want {
+			t.Errorf("label org.opencontainers.image.%s is %q, want %q", label, got, want)
+		}
+	}
+	licences := w.docker(t, "run", "--rm", "--network", "none", "--entrypoint", "cat", image, "/usr/share/doc/sikkerguard/copyright")
+	for _, want := range []string{"Apache License", "github.com/google/nftables v"} {
+		if !strings.Contains(licences, want) {
+			t.Errorf("the licences in the image lack %q", want)
+		}
+	}
+}
+
+// monitoring has Compose read all the files that docs/docker.md tells the operator to name in .env, and finds what they
+// mount.
+func (w *world) monitoring(t *testing.T) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/docker.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^COMPOSE_FILE=\S+$`).Find(page)
+	env, err := os.ReadFile(filepath.Join(w.dir, ".env"))
+	override := filepath.Join(w.dir, "compose.override.yaml")
+	err = errors.Join(err,
+		os.WriteFile(filepath.Join(w.dir, "with.env"), slices.Concat(env, line, []byte("\n")), 0o600),
+		os.WriteFile(override, []byte("services: {sikkerguard: {environment: {SIKKER_SCORE_MIN: 61}}}\n"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := w.must(t, "sh", "-c", "cd "+w.dir+" && "+strings.Join(w.client, " ")+" --env-file with.env config")
+	if err := os.Remove(override); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"SIKKER_SCORE_MIN: 61", "image: prom/prometheus", "image: grafana/grafana", "COMMIT: 0123456789ab"} {
+		if !strings.Contains(strings.ReplaceAll(out, "'", ""), want) {
+			t.Errorf("with %s Compose does not read %q:\n%s", line, want, out)
+		}
+	}
+	mounts := regexp.MustCompile(regexp.QuoteMeta(w.dir)+`/deploy[^:\s]*`).FindAllString(out, -1)
+	if len(mounts) != 3 {
+		t.Errorf("mounts %q, want three", mounts)
+	}
+	for _, m := range mounts {
+		if _, err := os.Stat(m); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -9,12 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
 const (
@@ -23,13 +22,15 @@ const (
 	goImage   = "golang:1.26-trixie"
 	// standIn labels an image that was made here, with what it was made of.
 	standIn = "sikkerguard.e2e.stand-in"
+	// goParts are what the Go image has of the toolchain: what builds, and its licence.
+	goParts = "VERSION go.env bin lib pkg src LICENSE PATENTS"
 )
 
 // baseImages makes the images that the Dockerfile names out of Debian's packages and this machine's Go toolchain: no test
 // depends on a registry. They are kept in the data root.
 func (e *engine) baseImages(t *testing.T) {
 	t.Helper()
-	want := suite + " " + runtime.Version()
+	want := suite + " " + runtime.Version() + " " + goParts
 	have, err := e.command(interrupted, patience, "docker", "image", "inspect", "-f", `{{index .Config.Labels "`+standIn+`"}}`,
 		baseImage, goImage)
 	if err == nil && have == want+"\n"+want+"\n" {
@@ -50,7 +51,7 @@ func (e *engine) baseImages(t *testing.T) {
 
 	goRoot := strings.TrimSpace(e.must(t, "go", "env", "GOROOT"))
 	e.must(t, "mkdir", "-p", root+"/usr/local/go", root+"/etc/ssl/certs")
-	for _, part := range []string{"VERSION", "go.env", "bin", "lib", "pkg", "src"} {
+	for _, part := range strings.Fields(goParts) {
 		e.must(t, "cp", "-a", filepath.Join(goRoot, part), root+"/usr/local/go/")
 	}
 	// Whoever is trusted here is trusted by the build: there may be a proxy between it and Go's modules.
@@ -107,12 +108,22 @@ func unmount(root string) {
 	}
 }
 
-// build builds the image from the repository as it is, under the name that compose.yaml has for it.
-func (e *engine) build(t *testing.T, ns *nettest.NS, version string) {
+// build has Compose build the image from the repository as it is. A file beside compose.yaml says how to get out of a
+// namespace that has no way out.
+func (w *world) build(t *testing.T, version string) {
 	t.Helper()
-	proxy := wayOut(t, ns)
-	e.must(t, "docker", "build", "--network", "host", "-t", image, "--build-arg", "VERSION="+version,
-		"--build-arg", "COMMIT=0123456789ab", "--build-arg", "http_proxy="+proxy, "--build-arg", "https_proxy="+proxy, "../..")
+	for _, name := range []string{"Dockerfile", ".dockerignore", "LICENSE", "go.mod", "go.sum", "cmd", "internal", "pkg", "deploy"} {
+		w.must(t, "cp", "-r", "../../"+name, w.dir)
+	}
+	network := filepath.Join(w.dir, "network.yaml")
+	if err := os.WriteFile(network, []byte("services: {sikkerguard: {build: {network: host}}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	proxy := wayOut(t, w.host)
+	w.env = append(w.env, "COMMIT=0123456789ab")
+	build := slices.Concat(w.client, []string{"-f", filepath.Join(w.dir, "compose.yaml"), "-f", network, "build",
+		"--build-arg", "VERSION=" + version, "--build-arg", "http_proxy=" + proxy, "--build-arg", "https_proxy=" + proxy})
+	w.must(t, build[0], build[1:]...)
 }
 
 // must runs what takes its time, and returns what it printed.

@@ -168,20 +168,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.tellWindow()
 	}
 	stop()
-	err = errors.Join(err,
-		a.waitFor("NFLOG listener to end", ending, sensing.Wait),
-		a.waitFor("database to take the last hits", recordEnding, recording.Wait),
-		a.waitFor("report to end", ending, delivering.Wait),
-		a.waitFor("last report", ending, a.lastBatch),
-		a.waitFor("control socket to go", ending, controlling.Wait))
+	err = errors.Join(err, a.waitForAll([]pending{
+		{"NFLOG listener to end", ending, sensing.Wait},
+		{"database to take the last hits", recordEnding, recording.Wait},
+		{"report to end", ending, delivering.Wait},
+		{"last report", ending, a.lastBatch},
+		{"control socket to go", ending, controlling.Wait},
+	}))
 	if errors.Is(err, errHangs) {
-		return err // what hangs may still use what close would take from it
+		return err // what close takes away may be in use
 	}
 	return errors.Join(err, a.close())
 }
 
 // ending is how long a task may take to end, and recordEnding the one that records: an attack leaves it tens of thousands of
-// hits to write. The rules are gone by then.
+// hits to write. The rules are gone by then. What service managers wait for, 30 s, is longer than both together.
 const ending, recordEnding = 6 * time.Second, 20 * time.Second
 
 // errHangs is a task that did not end in its time.
@@ -200,6 +201,25 @@ func (a *Agent) waitFor(what string, most time.Duration, wait func() error) erro
 	case <-timer.C:
 		return fmt.Errorf("wait for the %s: %w", what, errHangs)
 	}
+}
+
+// pending is what is to be waited for, and for how long at most.
+type pending struct {
+	what string
+	most time.Duration
+	wait func() error
+}
+
+// waitForAll waits for one after the other, until one hangs: the others would likewise.
+func (a *Agent) waitForAll(all []pending) error {
+	var err error
+	for _, p := range all {
+		err = errors.Join(err, a.waitFor(p.what, p.most, p.wait))
+		if errors.Is(err, errHangs) {
+			break
+		}
+	}
+	return err
 }
 
 // greet prints the banner and what is configured.

@@ -89,7 +89,7 @@ func (a *Agent) tellWindow() {
 		a.log.Info(a.hitLine(h, exact), a.hitFields(h, exact)...)
 	}
 	if n := len(w.Hits) - maxLines; n > 0 {
-		a.log.Info(fmt.Sprintf("BLOCKED %d more connections %s", n, times(rest, exact)))
+		a.log.Info(fmt.Sprintf("BLOCKED %d more sources and ports %s", n, times(rest, exact)))
 	}
 }
 
@@ -117,10 +117,14 @@ func (a *Agent) missed() bool {
 	return err != nil || after.Packets() > seen+o.missing
 }
 
-// hitLine is one hit as the operator reads it: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47.
+// hitLine is one hit as the operator reads it: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47, or for answers, which have the
+// source's port, BLOCKED answers from 185.16.39.79:443 (https) proto=TCP x3.
 func (a *Agent) hitLine(h sensor.Hit, exact bool) string {
 	var b strings.Builder
 	b.WriteString("BLOCKED ")
+	if h.Kind == sensor.Answer {
+		b.WriteString("answers from ")
+	}
 	if h.Port == 0 {
 		b.WriteString(h.Source.String())
 	} else {
@@ -138,7 +142,7 @@ func (a *Agent) hitFields(h sensor.Hit, exact bool) []zap.Field {
 	}
 	return []zap.Field{
 		zap.Stringer("source", h.Source), zap.Uint16("port", h.Port), zap.String("service", a.service(h.Port)),
-		zap.Stringer("protocol", h.Protocol), zap.Uint64("packets", h.Packets), zap.Bool("exact", exact),
+		zap.Stringer("protocol", h.Protocol), zap.Stringer("kind", h.Kind), zap.Uint64("packets", h.Packets), zap.Bool("exact", exact),
 	}
 }
 

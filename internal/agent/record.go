@@ -49,6 +49,9 @@ func (r *recorder) add(w sensor.Window, now time.Time) {
 	defer r.mu.Unlock()
 	if len(r.waiting.Hits) == 0 {
 		r.since = r.taken
+		if r.since.IsZero() { // before there was a window
+			r.since = now
+		}
 	}
 	r.taken = now
 	r.waiting = r.waiting.With(sensor.Window{Hits: w.Hits})
@@ -198,7 +201,7 @@ func (a *Agent) recordSome(r store.Record) error {
 	return a.store.Add(ctx, r)
 }
 
-// rows are hits as the database has them.
+// rows are hits as the database has them. What proves no attempt is kept and not reported.
 func (a *Agent) rows(hits []sensor.Hit) []store.Hit {
 	rows := make([]store.Hit, 0, len(hits))
 	special := vet.Special()
@@ -206,10 +209,16 @@ func (a *Agent) rows(hits []sensor.Hit) []store.Hit {
 		if special.Contains(h.Source) { // cannot have been on the list, and is nobody's business
 			continue
 		}
-		service, _ := a.cfg.Ports.Name(h.Port)
-		rows = append(rows, store.Hit{
-			Source: h.Source, Protocol: uint8(h.Protocol), Port: h.Port, Service: service, Packets: h.Packets,
-		})
+		row := store.Hit{Source: h.Source, Protocol: uint8(h.Protocol), Port: h.Port, Packets: h.Packets}
+		switch h.Kind {
+		case sensor.Attempt:
+			row.Service, _ = a.cfg.Ports.Name(h.Port)
+		case sensor.Answer:
+			row.Port, row.Silent = 0, true // the port is not this host's
+		case sensor.Other:
+			row.Silent = true
+		}
+		rows = append(rows, row)
 	}
 	return rows
 }

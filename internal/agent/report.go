@@ -81,11 +81,12 @@ func (a *Agent) lastBatch() error {
 	a.withdraw(ctx)
 	out, err := a.reporter.Deliver(ctx, time.Now())
 	if err != nil {
-		rows := zap.Skip()
-		if q := a.recorder.queue(); q != nil {
-			rows = zap.Int("rows", q.Queued)
+		switch q := a.recorder.queue(); {
+		case q == nil:
+			a.log.Warn("The last report did not get through; what of it is in the database is kept", zap.Error(err))
+		case q.Queued > 0:
+			a.log.Warn("The last report did not get through and is kept", zap.Error(err), zap.Int("rows", q.Queued))
 		}
-		a.log.Warn("The last report did not get through and is kept", zap.Error(err), rows)
 		return nil
 	}
 	a.tellReported(out)
@@ -97,7 +98,11 @@ func (a *Agent) tellReported(out report.Outcome) {
 		return
 	}
 	a.unauthorized, a.undelivered = false, false
-	a.log.Info(fmt.Sprintf("Reported %d rows to SikkerAPI", out.Accepted))
+	rows := "rows"
+	if out.Accepted == 1 {
+		rows = "row"
+	}
+	a.log.Info(fmt.Sprintf("Reported %d %s to SikkerAPI", out.Accepted, rows))
 	for reason, n := range out.Reasons {
 		if !a.told[reason] && len(a.told) < maxTold {
 			a.told[reason] = true
@@ -144,6 +149,7 @@ func (q queue) Batch(ctx context.Context, most int, before time.Time) ([]report.
 	for _, r := range batch {
 		rows = append(rows, report.Row{
 			Source: r.Source, Service: r.Service, Packets: r.Packets, Ports: r.Ports, First: r.First, Last: r.Last,
+			MorePorts: len(r.Ports) == store.MaxPorts,
 		})
 	}
 	return rows, err

@@ -27,7 +27,7 @@ func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
 	}
 	for _, h := range hits {
 		name, ok := ports.Name(h.Port)
-		if !ok {
+		if !ok || h.Kind == sensor.Answer { // whose port is not this host's
 			name = otherService
 		}
 		s.services[name] += h.Packets

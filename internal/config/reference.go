@@ -89,6 +89,11 @@ secrets:
 The file holds the key alone, 4096 bytes at most; spaces and newlines around it do not matter. When every user can read
 it, the agent starts and the log says so.
 
+## Proxy
+
+Where the API is reached by an HTTP proxy alone, 'HTTPS_PROXY' names it, as in 'http://proxy.example:3128', and 'NO_PROXY'
+what is reached without. The agent protects the proxy's address as it does the API's.
+
 ## Whitelist
 
 Sources that are never blocked, whatever list names them and however wide the entry that covers them:

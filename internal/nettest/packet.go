@@ -73,6 +73,15 @@ func (s *Sender) SYN(src, dst netip.AddrPort) {
 	s.send(dst.Addr(), ip, tcp)
 }
 
+// Answer sends one TCP segment that accepts a connection: a SYN with ACK.
+func (s *Sender) Answer(src, dst netip.AddrPort) {
+	s.tb.Helper()
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, ACK: true, Window: 1024}
+	ip := ipLayer(src.Addr(), dst.Addr(), layers.IPProtocolTCP)
+	s.check(tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+	s.send(dst.Addr(), ip, tcp)
+}
+
 // Flood sends n TCP connection requests, all the same, as fast as it can.
 func (s *Sender) Flood(src, dst netip.AddrPort, n int) {
 	s.tb.Helper()

@@ -33,6 +33,7 @@ type Row struct {
 	Service     string // empty: of no known service
 	Packets     uint64
 	Ports       []uint16
+	MorePorts   bool // Ports may not be all
 	First, Last time.Time
 }
 
@@ -274,6 +275,9 @@ func (r Row) report() sikkerapi.Report {
 	fmt.Fprintf(&b, "%d packet%s dropped", r.Packets, plural(r.Packets))
 	if len(r.Ports) > 0 {
 		fmt.Fprintf(&b, ", to port%s %s", plural(uint64(len(r.Ports))), strings.Trim(strings.ReplaceAll(fmt.Sprint(r.Ports), " ", ", "), "[]"))
+	}
+	if r.MorePorts {
+		b.WriteString(" and possibly others")
 	}
 	fmt.Fprintf(&b, ", from %s to %s", r.First.UTC().Format(time.RFC3339), r.Last.UTC().Format(time.RFC3339))
 	return sikkerapi.Report{IP: r.Source, Category: sikkerapi.PortScan, Protocol: r.Service, Comment: b.String()}

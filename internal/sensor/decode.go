@@ -10,6 +10,7 @@ type key struct {
 	source [16]byte // the first four bytes for IPv4
 	port   uint16
 	proto  Protocol
+	kind   Kind
 	v6     bool
 }
 
@@ -19,13 +20,17 @@ func (k key) Key() Key {
 	if !k.v6 {
 		source = netip.AddrFrom4([4]byte(k.source[:4]))
 	}
-	return Key{Source: source, Port: k.port, Protocol: k.proto}
+	return Key{Source: source, Port: k.port, Protocol: k.proto, Kind: k.kind}
 }
 
 const (
 	header4Len = 20 // RFC 791, without options
 	header6Len = 40 // RFC 8200
 	portsLen   = 4  // source port and destination port
+	flagsAt    = 13 // in a TCP header, RFC 9293
+	chunkAt    = 12 // in a packet of SCTP, the type of the first one, RFC 9260
+	// clientPorts is the first of the ports that Linux gives to clients (net.ipv4.ip_local_port_range).
+	clientPorts = 32768
 	// maxExtensions is how many IPv6 extension headers are read. RFC 8200 has each occur once, one of them twice.
 	maxExtensions = 8
 )
@@ -67,8 +72,10 @@ func decode4(b []byte) (key, bool) {
 	}
 	k := key{proto: Protocol(b[9])}
 	copy(k.source[:], b[12:16])
-	if binary.BigEndian.Uint16(b[6:])&0x1fff == 0 { // only the first fragment has a transport header
-		k.port = port(k.proto, b[headerLen:])
+	if binary.BigEndian.Uint16(b[6:])&0x1fff == 0 {
+		k.read(b[headerLen:])
+	} else { // only the first fragment has a transport header
+		k.kind = Other
 	}
 	return k, true
 }
@@ -77,7 +84,7 @@ func decode6(b []byte) (key, bool) {
 	if len(b) < header6Len {
 		return key{}, false
 	}
-	k := key{proto: Protocol(b[6]), v6: true}
+	k := key{proto: Protocol(b[6]), kind: Other, v6: true}
 	copy(k.source[:], b[8:24])
 	b = b[header6Len:]
 	for range maxExtensions {
@@ -103,20 +110,86 @@ func decode6(b []byte) (key, bool) {
 			}
 			headerLen = 8
 		default:
-			k.port = port(k.proto, b)
+			k.read(b)
 			return k, true
 		}
 		k.proto = Protocol(b[0])
 		b = b[min(headerLen, len(b)):] // cut off within this header, but what comes next is known
 	}
-	k.port = port(k.proto, b)
+	k.read(b)
 	return k, true
 }
 
-// port is the destination port in a transport header, or 0 when the protocol has none or the header is cut off.
-func port(p Protocol, header []byte) uint16 {
-	if !p.hasPorts() || len(header) < portsLen {
-		return 0
+// TCP flags.
+const fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
+
+// read reads the transport header, which may be cut off: what a packet shows that cannot be read is Other.
+func (k *key) read(header []byte) {
+	k.kind = Other
+	if k.proto == ICMP || k.proto == ICMPv6 {
+		if len(header) > 0 {
+			k.kind = icmpKind(k.proto, header[0])
+		}
+		return
 	}
-	return binary.BigEndian.Uint16(header[2:])
+	if !k.proto.hasPorts() || len(header) < portsLen {
+		return
+	}
+	from, to := binary.BigEndian.Uint16(header), binary.BigEndian.Uint16(header[2:])
+	k.port = to
+	answers := to >= clientPorts && from < clientPorts
+	switch k.proto {
+	case TCP:
+		if len(header) > flagsAt {
+			k.kind = tcpKind(header[flagsAt], answers)
+		}
+	case SCTP:
+		if len(header) > chunkAt {
+			k.kind = sctpKind(header[chunkAt])
+		}
+	case UDP, UDPLite, DCCP:
+		k.kind = Attempt
+		if answers {
+			k.kind = Answer
+		}
+	}
+	if k.kind == Answer {
+		k.port = from
+	}
+}
+
+// tcpKind is what a segment shows by its flags, and by whether it goes from the port of a service to that of a client.
+func tcpKind(flags byte, answers bool) Kind {
+	switch {
+	case flags&(fin|syn|rst|ack) == syn:
+		return Attempt
+	case flags&(syn|ack) == syn|ack, answers:
+		return Answer
+	default:
+		return Other
+	}
+}
+
+// sctpKind is what a packet of SCTP shows by its first chunk (RFC 9260): INIT, INIT ACK, or another.
+func sctpKind(chunk byte) Kind {
+	switch chunk {
+	case 1:
+		return Attempt
+	case 2:
+		return Answer
+	default:
+		return Other
+	}
+}
+
+// icmpKind is what a message of ICMP (RFC 792, 950) or ICMPv6 (RFC 4443) shows by its type.
+func icmpKind(p Protocol, typ byte) Kind {
+	switch {
+	case p == ICMP && (typ == 8 || typ == 13 || typ == 15 || typ == 17), p == ICMPv6 && typ == 128:
+		return Attempt // requests
+	case p == ICMP && (typ == 0 || typ == 14 || typ == 16 || typ == 18), p == ICMPv6 && typ == 129:
+		return Answer
+	default:
+		return Other
+	}
 }

@@ -19,6 +19,11 @@ var (
 // ports is the start of a transport header: from port 4000 to p.
 func ports(p uint16) []byte { return binary.BigEndian.AppendUint16([]byte{0x0f, 0xa0}, p) }
 
+// segment is the start of a TCP header with flags: from port 4000 to p.
+func segment(p uint16, flags byte) []byte {
+	return append(ports(p), 0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags)
+}
+
 // packet4 is an IPv4 packet from source4, with options of a length that is a multiple of 4.
 func packet4(p Protocol, fragmentOffset uint16, options int, payload ...byte) []byte {
 	b := make([]byte, header4Len+options, header4Len+options+len(payload))
@@ -72,49 +77,66 @@ func TestDecode(t *testing.T) {
 		{name: "bad IPv4 header length under 20", packet: append([]byte{0x44}, packet4(TCP, 0, 0)[1:]...), bad: true},
 		{name: "bad IPv6 header cut off", packet: packet6(TCP)[:39], bad: true},
 
-		{name: "OK IPv4 TCP", packet: packet4(TCP, 0, 0, ports(23)...), want: Key{source4, 23, TCP}},
-		{name: "OK IPv4 all options", packet: packet4(UDP, 0, 40, ports(53)...), want: Key{source4, 53, UDP}},
-		{name: "OK IPv4 first fragment", packet: packet4(TCP, 0x2000, 0, ports(23)...), want: Key{source4, 23, TCP}},
-		{name: "OK IPv4 do not fragment", packet: packet4(TCP, 0x4000, 0, ports(23)...), want: Key{source4, 23, TCP}},
-		{name: "OK IPv4 later fragment has no port", packet: packet4(TCP, 0x2001, 0, ports(23)...), want: Key{source4, 0, TCP}},
-		{name: "OK IPv4 last fragment has no port", packet: packet4(UDP, 0x1fff, 0, ports(23)...), want: Key{source4, 0, UDP}},
-		{name: "OK IPv4 ports cut off", packet: packet4(TCP, 0, 0, ports(23)[:3]...), want: Key{source4, 0, TCP}},
-		{name: "OK IPv4 nothing but the header", packet: packet4(SCTP, 0, 0), want: Key{source4, 0, SCTP}},
-		{name: "OK IPv4 ICMP has no port", packet: packet4(ICMP, 0, 0, ports(23)...), want: Key{source4, 0, ICMP}},
-		{name: "OK IPv4 GRE has no port", packet: packet4(GRE, 0, 0, ports(23)...), want: Key{source4, 0, GRE}},
-		{name: "OK IPv4 DCCP", packet: packet4(DCCP, 0, 0, ports(5001)...), want: Key{source4, 5001, DCCP}},
-		{name: "OK IPv4 SCTP", packet: packet4(SCTP, 0, 0, ports(36412)...), want: Key{source4, 36412, SCTP}},
-		{name: "OK IPv4 UDP-Lite", packet: packet4(UDPLite, 0, 0, ports(5004)...), want: Key{source4, 5004, UDPLite}},
+		{name: "OK IPv4 TCP", packet: packet4(TCP, 0, 0, segment(23, syn)...), want: Key{source4, 23, TCP, Attempt}},
+		{name: "OK IPv4 all options", packet: packet4(UDP, 0, 40, ports(53)...), want: Key{source4, 53, UDP, Attempt}},
+		{name: "OK IPv4 first fragment", packet: packet4(TCP, 0x2000, 0, segment(23, syn)...), want: Key{source4, 23, TCP, Attempt}},
+		{name: "OK IPv4 do not fragment", packet: packet4(TCP, 0x4000, 0, segment(23, syn)...), want: Key{source4, 23, TCP, Attempt}},
+		{name: "OK IPv4 later fragment has no port", packet: packet4(TCP, 0x2001, 0, ports(23)...), want: Key{source4, 0, TCP, Other}},
+		{name: "OK IPv4 last fragment has no port", packet: packet4(UDP, 0x1fff, 0, ports(23)...), want: Key{source4, 0, UDP, Other}},
+		{name: "OK IPv4 ports cut off", packet: packet4(TCP, 0, 0, ports(23)[:3]...), want: Key{source4, 0, TCP, Other}},
+		{name: "OK IPv4 nothing but the header", packet: packet4(SCTP, 0, 0), want: Key{source4, 0, SCTP, Other}},
+		{name: "OK IPv4 ICMP has no port", packet: packet4(ICMP, 0, 0, ports(23)...), want: Key{source4, 0, ICMP, Attempt}},
+		{name: "OK IPv4 GRE has no port", packet: packet4(GRE, 0, 0, ports(23)...), want: Key{source4, 0, GRE, Other}},
+		{name: "OK IPv4 DCCP", packet: packet4(DCCP, 0, 0, ports(5001)...), want: Key{source4, 5001, DCCP, Attempt}},
+		{name: "OK IPv4 SCTP", packet: packet4(SCTP, 0, 0, ports(36412)...), want: Key{source4, 36412, SCTP, Other}},
+		{name: "OK IPv4 UDP-Lite", packet: packet4(UDPLite, 0, 0, ports(5004)...), want: Key{source4, 5004, UDPLite, Attempt}},
 
-		{name: "OK IPv6 TCP", packet: packet6(TCP, ports(23)...), want: Key{source6, 23, TCP}},
-		{name: "OK IPv6 ICMPv6 has no port", packet: packet6(ICMPv6, ports(23)...), want: Key{source6, 0, ICMPv6}},
-		{name: "OK IPv6 mapped source stays IPv6", packet: mapped, want: Key{netip.MustParseAddr("::ffff:203.0.113.7"), 53, UDP}},
+		{name: "OK IPv6 TCP", packet: packet6(TCP, segment(23, syn)...), want: Key{source6, 23, TCP, Attempt}},
+		{name: "OK IPv6 ICMPv6 has no port", packet: packet6(ICMPv6, ports(23)...), want: Key{source6, 0, ICMPv6, Other}},
+		{name: "OK IPv6 mapped source stays IPv6", packet: mapped, want: Key{netip.MustParseAddr("::ffff:203.0.113.7"), 53, UDP, Attempt}},
 		{
 			name:   "OK IPv6 hop-by-hop, routing and destination options",
-			packet: packet6(0, join(hop(43), hop(60), hop(TCP), ports(22))...), want: Key{source6, 22, TCP},
+			packet: packet6(0, join(hop(43), hop(60), hop(TCP), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt},
 		},
 		{
 			name:   "OK IPv6 mobility, host identity and shim6",
-			packet: packet6(135, join(hop(139), hop(140), hop(UDP), ports(53))...), want: Key{source6, 53, UDP},
+			packet: packet6(135, join(hop(139), hop(140), hop(UDP), ports(53))...), want: Key{source6, 53, UDP, Attempt},
 		},
 		{
 			name:   "OK IPv6 longer extension",
-			packet: packet6(60, join([]byte{byte(TCP), 2}, make([]byte, 22), ports(22))...), want: Key{source6, 22, TCP},
+			packet: packet6(60, join([]byte{byte(TCP), 2}, make([]byte, 22), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt},
 		},
 		{
 			name:   "OK IPv6 AH counts in units of four",
-			packet: packet6(AH, join([]byte{byte(TCP), 4}, make([]byte, 22), ports(22))...), want: Key{source6, 22, TCP},
+			packet: packet6(AH, join([]byte{byte(TCP), 4}, make([]byte, 22), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt},
 		},
-		{name: "OK IPv6 first fragment", packet: packet6(44, join(pad(extension(UDP, 1)), ports(53))...), want: Key{source6, 53, UDP}},
-		{name: "OK IPv6 later fragment has no port", packet: packet6(44, join(pad(extension(UDP, 8)), ports(53))...), want: Key{source6, 0, UDP}},
-		{name: "OK IPv6 later fragment is not read", packet: packet6(44, join(pad(extension(60, 9)), hop(TCP), ports(53))...), want: Key{source6, 0, 60}},
-		{name: "OK IPv6 fragment header cut off", packet: packet6(44, extension(UDP, 8)[:3]...), want: Key{source6, 0, 44}},
-		{name: "OK IPv6 AH cut off", packet: packet6(AH, 6), want: Key{source6, 0, AH}},
-		{name: "OK IPv6 extension cut off", packet: packet6(60, 6), want: Key{source6, 0, 60}},
-		{name: "OK IPv6 cut off within an extension", packet: packet6(60, byte(TCP), 1, 0, 0), want: Key{source6, 0, TCP}},
-		{name: "OK IPv6 eight extensions", packet: packet6(0, join(eight, hop(TCP), ports(22))...), want: Key{source6, 22, TCP}},
-		{name: "OK IPv6 ninth extension is not read", packet: packet6(0, join(eight, hop(60), hop(TCP), ports(22))...), want: Key{source6, 0, 60}},
-		{name: "OK IPv6 no next header", packet: packet6(59, ports(22)...), want: Key{source6, 0, 59}},
+		{name: "OK IPv6 first fragment", packet: packet6(44, join(pad(extension(UDP, 1)), ports(53))...), want: Key{source6, 53, UDP, Attempt}},
+		{name: "OK IPv6 later fragment has no port", packet: packet6(44, join(pad(extension(UDP, 8)), ports(53))...), want: Key{source6, 0, UDP, Other}},
+		{name: "OK IPv6 later fragment is not read", packet: packet6(44, join(pad(extension(60, 9)), hop(TCP), ports(53))...), want: Key{source6, 0, 60, Other}},
+		{name: "OK IPv6 fragment header cut off", packet: packet6(44, extension(UDP, 8)[:3]...), want: Key{source6, 0, 44, Other}},
+		{name: "OK IPv6 AH cut off", packet: packet6(AH, 6), want: Key{source6, 0, AH, Other}},
+		{name: "OK IPv6 extension cut off", packet: packet6(60, 6), want: Key{source6, 0, 60, Other}},
+		{name: "OK IPv6 cut off within an extension", packet: packet6(60, byte(TCP), 1, 0, 0), want: Key{source6, 0, TCP, Other}},
+		{name: "OK IPv6 eight extensions", packet: packet6(0, join(eight, hop(TCP), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt}},
+		{name: "OK IPv6 ninth extension is not read", packet: packet6(0, join(eight, hop(60), hop(TCP), ports(22))...), want: Key{source6, 0, 60, Other}},
+		{name: "OK TCP SYN with congestion notification", packet: packet4(TCP, 0, 0, segment(23, syn|0xc0)...), want: Key{source4, 23, TCP, Attempt}},
+		{name: "OK TCP SYN and ACK answers", packet: packet4(TCP, 0, 0, segment(23, syn|ack)...), want: Key{source4, 4000, TCP, Answer}},
+		{name: "OK TCP ACK from a service answers", packet: packet4(TCP, 0, 0, segment(40000, ack)...), want: Key{source4, 4000, TCP, Answer}},
+		{name: "OK TCP RST from a service answers", packet: packet6(TCP, segment(40000, rst)...), want: Key{source6, 4000, TCP, Answer}},
+		{name: "OK TCP ACK to a service shows nothing", packet: packet4(TCP, 0, 0, segment(23, ack)...), want: Key{source4, 23, TCP, Other}},
+		{name: "OK TCP SYN to a client's port is an attempt", packet: packet4(TCP, 0, 0, segment(40000, syn)...), want: Key{source4, 40000, TCP, Attempt}},
+		{name: "OK TCP flags cut off", packet: packet4(TCP, 0, 0, segment(23, syn)[:13]...), want: Key{source4, 23, TCP, Other}},
+		{name: "OK UDP from a service to a client answers", packet: packet4(UDP, 0, 0, ports(40000)...), want: Key{source4, 4000, UDP, Answer}},
+		{name: "OK UDP between clients' ports is an attempt", packet: packet4(UDP, 0, 0, 0x9c, 0x40, 0xca, 0x6c), want: Key{source4, 51820, UDP, Attempt}},
+		{name: "OK SCTP INIT", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{1})...), want: Key{source4, 36412, SCTP, Attempt}},
+		{name: "OK SCTP INIT ACK", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{2})...), want: Key{source4, 4000, SCTP, Answer}},
+		{name: "OK ICMP echo request", packet: packet4(ICMP, 0, 0, 8, 0), want: Key{source4, 0, ICMP, Attempt}},
+		{name: "OK ICMP echo reply", packet: packet4(ICMP, 0, 0, 0, 0), want: Key{source4, 0, ICMP, Answer}},
+		{name: "OK ICMP error", packet: packet4(ICMP, 0, 0, 3, 1), want: Key{source4, 0, ICMP, Other}},
+		{name: "OK ICMPv6 echo request", packet: packet6(ICMPv6, 128, 0), want: Key{source6, 0, ICMPv6, Attempt}},
+		{name: "OK ICMPv6 echo reply", packet: packet6(ICMPv6, 129, 0), want: Key{source6, 0, ICMPv6, Answer}},
+		{name: "OK ICMPv6 neighbour solicitation", packet: packet6(ICMPv6, 135, 0), want: Key{source6, 0, ICMPv6, Other}},
+		{name: "OK IPv6 no next header", packet: packet6(59, ports(22)...), want: Key{source6, 0, 59, Other}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -182,7 +204,8 @@ func BenchmarkDecode(b *testing.B) {
 }
 
 // FuzzDecode states what holds whatever the bytes: it fails only when the IP header is not whole; the source is what the
-// header says, and does not depend on where the packet is cut off; only protocols with ports have one.
+// header says, and does not depend on where the packet is cut off, nor does what it shows, if it shows anything; only
+// protocols with ports have one.
 func FuzzDecode(f *testing.F) {
 	for _, p := range benchPackets() {
 		f.Add(p)
@@ -213,7 +236,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%v has port %d", got.Protocol, got.Port)
 		}
 		for n := range b {
-			if cut, ok := decode(b[:n]); ok && cut.Key().Source != got.Source || ok && cut.port != 0 && cut != k {
+			if cut, ok := decode(b[:n]); ok && cut.Key().Source != got.Source || ok && cut.kind != Other && cut != k {
 				t.Fatalf("first %d bytes: got %+v, want a part of %+v", n, cut.Key(), got)
 			}
 		}
@@ -226,6 +249,8 @@ func FuzzDecodeAgrees(f *testing.F) {
 	f.Add(true, byte(1), uint16(53), uint16(0), byte(0x1b), byte(0), []byte{0x20, 1, 0xd, 0xb8, 15: 7})
 	f.Add(true, byte(2), uint16(1), uint16(3), byte(2), byte(0), []byte{15: 1})
 	f.Add(false, byte(3), uint16(1), uint16(0x1fff), byte(0), byte(10), []byte{1, 2, 3, 4})
+	f.Add(false, byte(0), uint16(40000), uint16(0), byte(0), byte(3), []byte{1, 2, 3, 4})
+	f.Add(false, byte(1), uint16(40000), uint16(0), byte(0), byte(0), []byte{1, 2, 3, 4})
 	f.Add(true, byte(4), uint16(9), uint16(0), byte(0xff), byte(0), []byte{})
 	f.Fuzz(func(t *testing.T, v6 bool, transport byte, dst, offset uint16, extensions, options byte, from []byte) {
 		source := make([]byte, map[bool]int{false: 4, true: 16}[v6])
@@ -253,7 +278,7 @@ func build(v6 bool, transport byte, dst, offset uint16, extensions, options byte
 	)
 	switch transport % 5 {
 	case 0:
-		proto, top = layers.IPProtocolTCP, &layers.TCP{SrcPort: 4000, DstPort: layers.TCPPort(dst), SYN: true}
+		proto, top = layers.IPProtocolTCP, &layers.TCP{SrcPort: 4000, DstPort: layers.TCPPort(dst), SYN: options&1 == 0, ACK: options&2 != 0}
 	case 1:
 		proto, top = layers.IPProtocolUDP, &layers.UDP{SrcPort: 4000, DstPort: layers.UDPPort(dst)}
 	case 2:
@@ -297,7 +322,16 @@ func reference(t *testing.T, v6 bool, packet []byte) Key {
 	if v6 {
 		first = layers.LayerTypeIPv6
 	}
-	var k Key
+	k := Key{Kind: Other}
+	ports := func(from, to uint16, kind Kind) {
+		k.Port, k.Kind = to, kind
+		if kind != Attempt && from < 32768 && to >= 32768 {
+			k.Kind = Answer
+		}
+		if k.Kind == Answer {
+			k.Port = from
+		}
+	}
 	var read func(data []byte, d gopacket.Decoder)
 	read = func(data []byte, d gopacket.Decoder) {
 		for _, l := range gopacket.NewPacket(data, d, gopacket.NoCopy).Layers() {
@@ -318,11 +352,22 @@ func reference(t *testing.T, v6 bool, packet []byte) Key {
 					read(l.LayerPayload(), l.NextHeader)
 				}
 			case *layers.TCP:
-				k.Port = uint16(l.DstPort)
+				kind := Other
+				if l.SYN {
+					kind = map[bool]Kind{false: Attempt, true: Answer}[l.ACK]
+				}
+				ports(uint16(l.SrcPort), uint16(l.DstPort), kind)
 			case *layers.UDP:
-				k.Port = uint16(l.DstPort)
+				ports(uint16(l.SrcPort), uint16(l.DstPort), Other)
+				if k.Kind == Other {
+					k.Kind = Attempt
+				}
 			case *layers.SCTP:
 				k.Port = uint16(l.DstPort)
+			case *layers.ICMPv4:
+				if l.TypeCode.Type() == layers.ICMPv4TypeEchoRequest {
+					k.Kind = Attempt
+				}
 			}
 		}
 	}

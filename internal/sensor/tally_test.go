@@ -30,21 +30,21 @@ func TestTallySums(t *testing.T) {
 		}
 	}
 	add(1, packet4(UDP, 0, 0, ports(53)...))
-	add(2, packet6(TCP, ports(23)...))
-	add(2, packet4(TCP, 0, 0, ports(80)...))
+	add(2, packet6(TCP, segment(23, syn)...))
+	add(2, packet4(TCP, 0, 0, segment(80, syn)...))
 	add(2, packet4(UDP, 0, 0, ports(23)...))
-	add(2, packet4(TCP, 0, 0, ports(23)...))
+	add(2, packet4(TCP, 0, 0, segment(23, syn)...))
 	add(3, packet4(ICMP, 0, 0))
 	add(4, []byte{0x45})
 	y.add(nil, nil)
 	want := Window{
 		Hits: []Hit{
-			{Key{source4, 0, ICMP}, 3},
-			{Key{source4, 23, TCP}, 2},
-			{Key{source4, 23, UDP}, 2},
-			{Key{source4, 80, TCP}, 2},
-			{Key{source6, 23, TCP}, 2},
-			{Key{source4, 53, UDP}, 1},
+			{Key{source4, 0, ICMP, Other}, 3},
+			{Key{source4, 23, TCP, Attempt}, 2},
+			{Key{source4, 23, UDP, Attempt}, 2},
+			{Key{source4, 80, TCP, Attempt}, 2},
+			{Key{source6, 23, TCP, Attempt}, 2},
+			{Key{source4, 53, UDP, Attempt}, 1},
 		},
 		Events: 17, Unparsed: 5,
 	}
@@ -160,17 +160,17 @@ func TestTallyOverflow(t *testing.T) {
 	t.Parallel()
 	y := newTally(2)
 	for _, p := range []uint16{1, 2, 3, 1, 3, 2, 2} {
-		packet := packet4(TCP, 0, 0, ports(p)...)
+		packet := packet4(TCP, 0, 0, segment(p, syn)...)
 		y.add(nil, &packet)
 	}
-	want := Window{Hits: []Hit{{Key{source4, 2, TCP}, 3}, {Key{source4, 1, TCP}, 2}}, Events: 7, Overflow: 2}
+	want := Window{Hits: []Hit{{Key{source4, 2, TCP, Attempt}, 3}, {Key{source4, 1, TCP, Attempt}, 2}}, Events: 7, Overflow: 2}
 	got := y.take()
 	if diff := cmp.Diff(want, got, cmpWindow); diff != "" || got.Exact() {
 		t.Errorf("full window: exact %v (-want +got):\n%s", got.Exact(), diff)
 	}
-	packet := packet4(TCP, 0, 0, ports(3)...)
+	packet := packet4(TCP, 0, 0, segment(3, syn)...)
 	y.add(nil, &packet)
-	want = Window{Hits: []Hit{{Key{source4, 3, TCP}, 1}}, Events: 1}
+	want = Window{Hits: []Hit{{Key{source4, 3, TCP, Attempt}, 1}}, Events: 1}
 	got = y.take()
 	if diff := cmp.Diff(want, got, cmpWindow); diff != "" || !got.Exact() {
 		t.Errorf("next window: exact %v (-want +got):\n%s", got.Exact(), diff)
@@ -259,7 +259,7 @@ func TestAddAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun count
 func manyPackets(n int) [][]byte {
 	ps := make([][]byte, n)
 	for i := range ps {
-		ps[i] = packet4(TCP, 0, 0, ports(23)...)
+		ps[i] = packet4(TCP, 0, 0, segment(23, syn)...)
 		binary.BigEndian.PutUint32(ps[i][12:], 0x0b000000+uint32(i))
 	}
 	return ps

@@ -9,11 +9,38 @@ import (
 // Key is what packets are summed by.
 type Key struct {
 	Source   netip.Addr // always valid; its family is the packet's
-	Port     uint16     // destination port; 0 when the protocol has none, or it could not be read
+	Port     uint16     // of the host, or of the source for an Answer; 0 when the protocol has none, or it could not be read
 	Protocol Protocol
+	Kind     Kind
 }
 
-// Hit is one source that knocked on one port.
+// Kind is what a packet shows of who began.
+type Kind uint8
+
+// The kinds.
+const (
+	// Attempt begins something: a TCP SYN, an echo request, a datagram.
+	Attempt Kind = iota
+	// Answer looks like one to what the host asked: a TCP SYN with ACK, an echo reply, what comes from the port of a service
+	// to one of a client.
+	Answer
+	// Other is of a connection under way, a later fragment, an error message: it does not show who began.
+	Other
+)
+
+// String is the kind in one word.
+func (k Kind) String() string {
+	switch k {
+	case Attempt:
+		return "attempt"
+	case Answer:
+		return "answer"
+	default:
+		return "other"
+	}
+}
+
+// Hit is what one source sent to one port, or from one.
 type Hit struct {
 	Key
 	Packets uint64
@@ -21,7 +48,7 @@ type Hit struct {
 
 // Window is what was seen between two calls of Take, in packets.
 type Window struct {
-	Hits     []Hit  // most packets first, then by address, port and protocol
+	Hits     []Hit  // most packets first, then by address, port, protocol and kind
 	Events   uint64 // came through NFLOG: those in Hits, Unparsed and Overflow
 	Lost     uint64 // numbered by the kernel and never delivered, as far as the gap was seen within the window
 	Unparsed uint64 // came, but their IP header could not be read
@@ -82,6 +109,7 @@ func compareHits(a, b Hit) int {
 		a.Source.Compare(b.Source),
 		cmp.Compare(a.Port, b.Port),
 		cmp.Compare(a.Protocol, b.Protocol),
+		cmp.Compare(a.Kind, b.Kind),
 	)
 }
 

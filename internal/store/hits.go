@@ -19,7 +19,7 @@ const (
 type Record struct {
 	From, To time.Time
 	Hits     []Hit
-	Report   bool      // the hits are to be reported
+	Report   bool      // the hits are to be reported, but for the silent ones
 	Counters *Counters // nil leaves them as they are
 }
 

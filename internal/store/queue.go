@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// MaxPorts is how many ports of a row are kept; a scan of all of them would make it 400 kB.
+// MaxPorts is how many ports of a row are kept; a scan of all of them would make it 400 kB. As many mean that there may have
+// been more.
 const MaxPorts = 20
 
 // The values of queue.flight.
@@ -21,7 +22,7 @@ const (
 	inFlight = 1
 )
 
-// fold sums hits by source and service, in the order in which they come.
+// fold sums the hits that are not silent by source and service, in the order in which they come.
 func fold(hits []Hit, from, to time.Time) []Row {
 	type key struct {
 		source  netip.Addr
@@ -30,6 +31,9 @@ func fold(hits []Hit, from, to time.Time) []Row {
 	index := make(map[key]int, len(hits))
 	var rows []Row
 	for _, h := range hits {
+		if h.Silent {
+			continue
+		}
 		k := key{h.Source, h.Service}
 		i, ok := index[k]
 		if !ok {

@@ -30,6 +30,7 @@ type Hit struct {
 	Port     uint16
 	Service  string // what the port is called; empty: nothing
 	Packets  uint64
+	Silent   bool // proves nothing against the source, and is never reported
 }
 
 // Row is one row of the report queue: what one source did to one service.

@@ -27,6 +27,7 @@ type cluster struct {
 	daemonSet *appsv1.DaemonSet
 	secret    *corev1.Secret
 	configMap *corev1.ConfigMap
+	quota     *corev1.ResourceQuota
 }
 
 // build runs kustomize on a copy that has a key, changed by edit, and decodes strictly what it makes.
@@ -81,6 +82,8 @@ func build(t *testing.T, edit func(name, text string) string) (c cluster, err er
 			c.secret = o
 		case *corev1.ConfigMap:
 			c.configMap = o
+		case *corev1.ResourceQuota:
+			c.quota = o
 		default:
 			t.Errorf("unexpected %T", o)
 		}
@@ -96,15 +99,18 @@ func TestManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.namespace == nil || c.daemonSet == nil || c.secret == nil || c.configMap == nil {
+	if c.namespace == nil || c.daemonSet == nil || c.secret == nil || c.configMap == nil || c.quota == nil {
 		t.Fatalf("something is missing: %+v", c)
 	}
-	for _, ns := range []string{c.daemonSet.Namespace, c.secret.Namespace, c.configMap.Namespace} {
+	for _, ns := range []string{c.daemonSet.Namespace, c.secret.Namespace, c.configMap.Namespace, c.quota.Namespace} {
 		if ns != c.namespace.Name {
 			t.Errorf("namespace %q, want %q", ns, c.namespace.Name)
 		}
 	}
 	spec := c.daemonSet.Spec.Template.Spec
+	if s := c.quota.Spec.ScopeSelector; s == nil || len(s.MatchExpressions) != 1 || !slices.Equal(s.MatchExpressions[0].Values, []string{spec.PriorityClassName}) {
+		t.Errorf("the quota does not admit priority class %s: %+v", spec.PriorityClassName, s)
+	}
 	for k, v := range c.daemonSet.Spec.Selector.MatchLabels {
 		if c.daemonSet.Spec.Template.Labels[k] != v {
 			t.Errorf("the selector's %s=%s selects no pod", k, v)

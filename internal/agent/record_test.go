@@ -1,0 +1,49 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+)
+
+func key(port uint16, kind sensor.Kind) sensor.Key {
+	return sensor.Key{Source: netip.MustParseAddr("203.0.113.9"), Port: port, Protocol: sensor.TCP, Kind: kind}
+}
+
+// TestRecorderSince: what waits was seen after the collection before it, and the first of all not before there was time.
+func TestRecorderSince(t *testing.T) {
+	t.Parallel()
+	var r recorder
+	noon := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	w := sensor.Window{Hits: []sensor.Hit{{Key: key(22, sensor.Attempt), Packets: 1}}}
+	for _, want := range []struct{ from, to time.Time }{
+		{noon, noon}, {noon, noon.Add(time.Second)}, {noon.Add(time.Second), noon.Add(2 * time.Second)},
+	} {
+		r.add(w, want.to)
+		if _, from, to := r.take(); !from.Equal(want.from) || !to.Equal(want.to) {
+			t.Errorf("got from %v to %v, want from %v to %v", from, to, want.from, want.to)
+		}
+	}
+}
+
+// TestRows: only what proves an attempt can be reported.
+func TestRows(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	var hits []sensor.Hit
+	for _, kind := range []sensor.Kind{sensor.Attempt, sensor.Answer, sensor.Other} {
+		hits = append(hits, sensor.Hit{Key: key(22, kind), Packets: 3})
+	}
+	row := store.Hit{Source: hits[0].Source, Protocol: 6, Port: 22, Service: "ssh", Packets: 3}
+	want := []store.Hit{row, row, row}
+	want[1].Port, want[1].Service, want[1].Silent = 0, "", true
+	want[2].Service, want[2].Silent = "", true
+	if diff := cmp.Diff(want, a.rows(hits), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+}
