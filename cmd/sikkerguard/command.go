@@ -38,11 +38,14 @@ Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for e
   SIKKER_API_KEY=sk_… SIKKER_DRY_RUN=true sikkerguard    # say what would be blocked, touch nothing
   nft list table inet sikkerguard                        # what is blocked now
   curl -s localhost:8080/status`,
-		Args:          cobra.NoArgs,
+		Args:          isCommand,
+		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), environ, out) },
 	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetVersionTemplate(versionLine())
 	root.SetOut(out)
 	root.SetContext(context.Background())
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -58,8 +61,7 @@ Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for e
 			Short: "Print the version and the commit it was built from",
 			Args:  cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error {
-				_, err := fmt.Fprintf(out, "sikkerguard %s (commit %s) %s/%s %s\n",
-					version, commit, runtime.GOOS, runtime.GOARCH, runtime.Version())
+				_, err := io.WriteString(out, versionLine())
 				return err
 			},
 		},
@@ -84,6 +86,22 @@ the API key nor privileges: for HEALTHCHECK in an image, and for scripts.`,
 		},
 	)
 	return root
+}
+
+func versionLine() string {
+	return fmt.Sprintf("sikkerguard %s (commit %s) %s/%s %s\n", version, commit, runtime.GOOS, runtime.GOARCH, runtime.Version())
+}
+
+// isCommand refuses what is no command, and names those that it may have been meant to be.
+func isCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("there is no command %q", args[0])
+	if like := root.SuggestionsFor(args[0]); len(like) > 0 {
+		text += ", perhaps " + strings.Join(like, " or ")
+	}
+	return errors.New(text + ": `sikkerguard --help` lists them")
 }
 
 func pullCommand(environ []string, out io.Writer) *cobra.Command {

@@ -51,7 +51,7 @@ func (e *engine) baseImages(t *testing.T) {
 
 	goRoot := strings.TrimSpace(e.must(t, "go", "env", "GOROOT"))
 	e.must(t, "mkdir", "-p", root+"/usr/local/go", root+"/etc/ssl/certs")
-	for _, part := range strings.Fields(goParts) {
+	for part := range strings.FieldsSeq(goParts) {
 		e.must(t, "cp", "-a", filepath.Join(goRoot, part), root+"/usr/local/go/")
 	}
 	// Whoever is trusted here is trusted by the build: there may be a proxy between it and Go's modules.
@@ -121,8 +121,10 @@ func (w *world) build(t *testing.T, version string) {
 	}
 	proxy := wayOut(t, w.host)
 	w.env = append(w.env, "COMMIT=0123456789ab")
-	build := slices.Concat(w.client, []string{"-f", filepath.Join(w.dir, "compose.yaml"), "-f", network, "build",
-		"--build-arg", "VERSION=" + version, "--build-arg", "http_proxy=" + proxy, "--build-arg", "https_proxy=" + proxy})
+	build := slices.Concat(w.client, []string{
+		"-f", filepath.Join(w.dir, "compose.yaml"), "-f", network, "build",
+		"--build-arg", "VERSION=" + version, "--build-arg", "http_proxy=" + proxy, "--build-arg", "https_proxy=" + proxy,
+	})
 	w.must(t, build[0], build[1:]...)
 }
 

@@ -130,6 +130,7 @@ func (a *Agent) inForce(d desired) {
 	e.enforced, e.left, e.rejected, e.stale = &d, false, blocklist.Blocklist{}, nil
 	e.repair.done()
 	a.publish()
+	a.tellSaved(d)
 }
 
 // publish makes the status say what is in force, and what is not as it should be.

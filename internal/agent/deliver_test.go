@@ -100,10 +100,10 @@ func TestDeliver(t *testing.T) {
 			},
 		},
 		{
-			name: "bad the key is refused: one warning, and asked again a pull interval later", rows: 1, during: 5 * time.Hour,
+			name: "bad the key is refused: one warning, and asked again hourly", rows: 1, during: 3 * time.Hour,
 			m: memory{errs: []error{&sikkerapi.APIError{StatusCode: 401}, &sikkerapi.APIError{StatusCode: 403}}},
 			between: [][2]time.Duration{
-				{30 * time.Minute, 30 * time.Minute}, {150 * time.Minute, 150 * time.Minute}, {270 * time.Minute, 270 * time.Minute},
+				{30 * time.Minute, 30 * time.Minute}, {90 * time.Minute, 90 * time.Minute}, {150 * time.Minute, 150 * time.Minute},
 			},
 			warnings: []string{"SikkerAPI refuses the key"},
 		},

@@ -47,6 +47,7 @@ type enforcer struct {
 	queued map[bool]*order // what was asked for meanwhile, of each
 
 	whitelist string              // the log lines that were printed last
+	saved     string              // what was told last of what is listed and whitelisted
 	enforced  *desired            // nil while nothing is in force, but for
 	left      bool                // the rules of a killed agent, which were in force at the start and still are
 	entries4  int                 // of the list, which the kernel was last shown to enforce, by family: a host without
@@ -322,7 +323,9 @@ func (a *Agent) whitelisted(w host.Whitelist) blocklist.Blocklist {
 	if first && !a.cfg.DryRun {
 		a.log.Info("Firewall ready")
 	}
-	a.setStatus(func(s *Status) { s.Whitelist = WhitelistStatus{IPs: w.IPs(), Ranges: w.Ranges(), Kinds: w.Kinds()} })
+	a.setStatus(func(s *Status) {
+		s.Whitelist.IPs, s.Whitelist.Ranges, s.Whitelist.Kinds = w.IPs(), w.Ranges(), w.Kinds()
+	})
 	allow := blocklist.New(w.Prefixes())
 	if old := a.allow.Load(); old == nil || !old.Equal(allow) {
 		a.allow.Store(&allow)

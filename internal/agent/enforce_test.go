@@ -29,7 +29,7 @@ func TestRetryIn(t *testing.T) {
 		{"OK a passing failure is tried again soon", &sikkerapi.TemporaryError{Err: errors.New("503")}, time.Second, 10 * time.Second},
 		{"OK what the API asks for counts", &sikkerapi.TemporaryError{RetryAfter: 10 * time.Minute, Err: errors.New("503")}, 10 * time.Minute, 10 * time.Minute},
 		{"OK a spent quota is waited for", &sikkerapi.QuotaError{RetryAfter: 7 * time.Hour}, 7 * time.Hour, 7*time.Hour + 10*time.Second},
-		{"OK a refused key waits for the next pull", fmt.Errorf("pull: %w", sikkerapi.ErrUnauthorized), 24 * time.Hour, 24 * time.Hour},
+		{"OK a refused key is tried again hourly", fmt.Errorf("pull: %w", sikkerapi.ErrUnauthorized), time.Hour, time.Hour},
 		{"OK a refused list does not burn the quota", &vet.RefusalError{Guard: vet.GuardEmpty}, 5 * time.Minute, 5 * time.Minute},
 		{"OK the kernel", errors.New("no buffer space"), time.Second, 10 * time.Second},
 	}
@@ -42,6 +42,27 @@ func TestRetryIn(t *testing.T) {
 				t.Errorf("got %v, want from %v to %v", got, tt.least, tt.most)
 			}
 		})
+	}
+}
+
+// TestSpread: what is left of a quota lasts until it is there anew.
+func TestSpread(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 7, 1, 14, 0, 0, 0, time.UTC)
+	midnight := now.Add(10 * time.Hour)
+	for _, tt := range []struct {
+		quota sikkerapi.Quota
+		want  time.Duration
+	}{
+		{sikkerapi.Quota{}, 0},
+		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 20, Reset: midnight}, 30 * time.Minute},
+		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 1, Reset: midnight}, 10 * time.Hour},
+		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 0, Reset: midnight}, 0}, // the next pull is told when to come
+		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 20, Reset: now}, 0},
+	} {
+		if got := spread(tt.quota, now); got != tt.want {
+			t.Errorf("%+v: got %v, want %v", tt.quota, got, tt.want)
+		}
 	}
 }
 

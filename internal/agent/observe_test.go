@@ -52,8 +52,11 @@ func TestHitLine(t *testing.T) {
 		{hit("185.16.39.79", 4444, sensor.TCP, 2), true, "BLOCKED 185.16.39.79:4444 (port-4444) proto=TCP x2"},
 		{hit("2001:db8::1", 22, sensor.TCP, 2), true, "BLOCKED [2001:db8::1]:22 (ssh) proto=TCP x2"},
 		{hit("185.16.39.79", 0, sensor.ICMP, 3), true, "BLOCKED 185.16.39.79 proto=ICMP x3"},
-		{sensor.Hit{Key: sensor.Key{Source: netip.MustParseAddr("9.9.9.9"), Port: 53, Protocol: sensor.UDP, Kind: sensor.Answer}, Packets: 3}, true,
-			"BLOCKED answers from 9.9.9.9:53 (dns) proto=UDP x3"},
+		{
+			sensor.Hit{Key: sensor.Key{Source: netip.MustParseAddr("9.9.9.9"), Port: 53, Protocol: sensor.UDP, Kind: sensor.Answer}, Packets: 3},
+			true,
+			"BLOCKED answers from 9.9.9.9:53 (dns) proto=UDP x3",
+		},
 	}
 	for _, tt := range tests {
 		if diff := cmp.Diff(tt.want, a.hitLine(tt.hit, tt.exact)); diff != "" {

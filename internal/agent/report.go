@@ -123,10 +123,10 @@ func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Du
 		return wait
 	case errors.Is(err, sikkerapi.ErrUnauthorized):
 		if !a.unauthorized {
-			a.log.Warn("SikkerAPI refuses the key: nothing is reported until it is put right and the agent started again", zap.Error(err))
+			a.log.Warn("SikkerAPI refuses the key: nothing is reported until it takes it, or the agent is started with another", zap.Error(err))
 		}
 		a.unauthorized = true
-		return a.cfg.PullInterval
+		return retryUnauthorized
 	}
 	if t, ok := errors.AsType[*sikkerapi.TemporaryError](err); ok {
 		wait = max(wait, t.RetryAfter)

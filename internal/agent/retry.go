@@ -15,6 +15,9 @@ const (
 	retryFirst, retryMost = 5 * time.Second, 15 * time.Minute
 	// retryRefused is the shortest wait after a list was refused: the next one will hardly differ, and pulls have a quota.
 	retryRefused = 5 * time.Minute
+	// retryUnauthorized is how long a refused key waits. It is mostly the operator who has to change it, but a fault of the API
+	// or of something before it looks the same.
+	retryUnauthorized = time.Hour
 )
 
 // newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
@@ -38,13 +41,21 @@ func (a *Agent) retryIn(err error) time.Duration {
 		// Until the quota is there again, and a little later, so that a fleet does not come back in the same second.
 		return quota.RetryAfter + wait
 	case errors.Is(err, sikkerapi.ErrUnauthorized):
-		wait = a.cfg.PullInterval // nothing changes until the key does
+		wait = retryUnauthorized
 	case errors.As(err, &temporary):
 		wait = max(wait, temporary.RetryAfter)
 	case errors.As(err, &refusal), errors.As(err, &rollback):
-		wait = max(wait, retryRefused)
+		wait = max(wait, retryRefused, spread(a.feed.Quota(), time.Now()))
 	}
 	return min(wait, a.cfg.PullInterval)
+}
+
+// spread is how far apart pulls must be for a quota to last until it is there anew: 0 when that is not known.
+func spread(q sikkerapi.Quota, now time.Time) time.Duration {
+	if !q.Known || q.Remaining == 0 || !q.Reset.After(now) {
+		return 0
+	}
+	return q.Reset.Sub(now) / time.Duration(q.Remaining)
 }
 
 // inFuture is the time after d, as the status shows times: UTC, to the second.

@@ -75,6 +75,7 @@ type WhitelistStatus struct {
 	IPs    int    `json:"ips"`
 	Ranges int    `json:"ranges"`
 	Kinds  string `json:"kinds"`
+	Listed int    `json:"listed"` // of those, how many the list holds: they are not blocked
 }
 
 // Counts counts things by name.

@@ -33,15 +33,26 @@ func (a *Agent) tellDryRun(d desired) {
 			examples = append(examples, p.String())
 		}
 	}
-	var saved []string
+	a.log.Info(fmt.Sprintf("Would block %d IPs", d.block.Len()), zap.Strings("examples", examples))
+}
+
+// tellSaved says what is listed and not blocked because it is whitelisted, when that has changed: that this host, or what it
+// depends on, is on the list is news to its operator.
+func (a *Agent) tellSaved(d desired) {
+	listed := a.enforcer.pulled.Union(a.enforcer.own)
+	var examples []string
 	n := 0
-	for p := range d.allow.Overlapping(a.enforcer.pulled) {
+	for p := range d.allow.Overlapping(listed) {
 		if n++; n <= shown {
-			saved = append(saved, p.String())
+			examples = append(examples, p.String())
 		}
 	}
-	a.log.Info(fmt.Sprintf("Would block %d IPs", d.block.Len()), zap.Strings("examples", examples),
-		zap.Int("whitelisted", n), zap.Strings("saved", saved))
+	a.setStatus(func(s *Status) { s.Whitelist.Listed = n })
+	saved := fmt.Sprint(n, examples)
+	if n > 0 && saved != a.enforcer.saved {
+		a.log.Warn("The list holds what is whitelisted: that is not blocked", zap.Int("entries", n), zap.Strings("examples", examples))
+	}
+	a.enforcer.saved = saved
 }
 
 // tellFailure says what did not work and what is enforced all the same.
@@ -50,6 +61,10 @@ func (a *Agent) tellFailure(wait time.Duration) {
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
 	n := a.status.Load().BlockedIPs
 	switch {
+	case a.cfg.DryRun && a.enforcer.enforced == nil:
+		a.log.Warn("No list yet", zap.Error(err), retry)
+	case a.cfg.DryRun:
+		a.log.Warn(fmt.Sprintf("Refresh did not succeed, would still block %d IPs", n), zap.Error(err), retry)
 	case a.enforcer.left:
 		a.log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
 	case a.enforcer.enforced == nil:
@@ -65,6 +80,8 @@ func (a *Agent) tellFailure(wait time.Duration) {
 func (a *Agent) outcome() control.Outcome {
 	n := a.status.Load().BlockedIPs
 	switch err := a.enforcer.failure; {
+	case err != nil && a.cfg.DryRun:
+		return control.Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}
 	case err != nil && a.enforcer.left:
 		return control.Outcome{Text: fmt.Sprintf("Still blocking by the rules of an agent that was killed: %v", err)}
 	case err != nil && a.enforcer.enforced == nil:

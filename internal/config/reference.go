@@ -83,7 +83,7 @@ services:
     secrets: [sikker_api_key]
 secrets:
   sikker_api_key:
-    file: ./sikker_api_key.txt   # chown root, chmod 600: root in the container reads no other user's files
+    file: ./sikker_api_key.txt   # chown root, chmod 600: root in the container reads no file of another user
 '''
 
 The file holds the key alone, 4096 bytes at most; spaces and newlines around it do not matter. When every user can read
@@ -92,7 +92,7 @@ it, the agent starts and the log says so.
 ## Proxy
 
 Where the API is reached by an HTTP proxy alone, 'HTTPS_PROXY' names it, as in 'http://proxy.example:3128', and 'NO_PROXY'
-what is reached without. The agent protects the proxy's address as it does the API's.
+what is reached without. The agent protects the address of the proxy as it does that of the API.
 
 ## Whitelist
 
@@ -115,6 +115,8 @@ One address or network a line, IPv4 or IPv6; '#' and ';' begin a comment.
 198.51.100.0/24   # a whole network
 2001:db8:bad::/48
 '''
+
+A network wider than /8 (IPv4) or /16 (IPv6) is a bad line: it would block a good part of the Internet.
 
 At the start the file must be there and readable. It is read at each pull (at once with 'kill -HUP') and merged with the
 list of the API. A bad line is left out, and the first ones are named in the log with their numbers. A file that cannot

@@ -138,20 +138,16 @@ func (k *key) read(header []byte) {
 	from, to := binary.BigEndian.Uint16(header), binary.BigEndian.Uint16(header[2:])
 	k.port = to
 	answers := to >= clientPorts && from < clientPorts
-	switch k.proto {
-	case TCP:
-		if len(header) > flagsAt {
-			k.kind = tcpKind(header[flagsAt], answers)
-		}
-	case SCTP:
-		if len(header) > chunkAt {
-			k.kind = sctpKind(header[chunkAt])
-		}
-	case UDP, UDPLite, DCCP:
+	switch {
+	case k.proto == TCP && len(header) > flagsAt:
+		k.kind = tcpKind(header[flagsAt], answers)
+	case k.proto == SCTP && len(header) > chunkAt:
+		k.kind = sctpKind(header[chunkAt])
+	case k.proto == TCP, k.proto == SCTP: // cut off
+	case answers:
+		k.kind = Answer
+	default:
 		k.kind = Attempt
-		if answers {
-			k.kind = Answer
-		}
 	}
 	if k.kind == Answer {
 		k.port = from

@@ -36,9 +36,9 @@ var (
 	errZone     = errors.New("has a zone: leave out the % and what follows")
 )
 
-// eachLine calls line for every line of r that is not blank or a comment, with the prefix it holds or what is wrong with
-// it, until line returns an error. It returns that error, or one of reading.
-func eachLine(r io.Reader, line func(p netip.Prefix, bad *LineError) error) error {
+// eachLine calls line for every line of r that is not blank or a comment, with the prefix that parse makes of it or what is
+// wrong with it, until line returns an error. It returns that error, or one of reading.
+func eachLine(r io.Reader, parse func(string) (netip.Prefix, error), line func(p netip.Prefix, bad *LineError) error) error {
 	br := bufio.NewReaderSize(r, maxLine)
 	for n := 1; ; n++ {
 		text, long, err := nextLine(br)

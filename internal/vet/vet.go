@@ -79,6 +79,8 @@ type Verdict struct {
 	Bad       int          // how many lines are malformed
 	Repeated  int          // lines that another line already covers
 	Special   int          // entries that lay in special-purpose space, wholly or in part, which was cut away
+
+	wide netip.Prefix // an entry wider than a feed may have, as it was listed; not valid when there is none
 }
 
 // maxKept is how many malformed lines a Verdict keeps to show.
@@ -87,7 +89,7 @@ const maxKept = 100
 // Vet reads a pulled list, an address or network a line, and returns what of it may be enforced. Comments (# or ;) and
 // blank lines are skipped. The error is a *RefusalError when a guard spoke, else one of reading.
 func Vet(r io.Reader, o Options) (Verdict, error) {
-	v, ps, err := read(r)
+	v, ps, err := read(r, parse)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -109,8 +111,12 @@ func (v *Verdict) guard(o Options) *RefusalError {
 	if n == 0 {
 		return refuse(GuardEmpty, "it has %d lines and no address that may be blocked", v.Lines)
 	}
-	if refusal := checkSpace(v.List); refusal != nil {
-		return refusal
+	if v.wide.IsValid() {
+		return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6", v.wide, minBits4, minBits6)
+	}
+	public := uint64(1)<<32 - addresses4(Special())
+	if covered := addresses4(v.List); covered*100 > public*maxPublicPercent {
+		return refuse(GuardCoverage, "it covers %d%% of the public IPv4 addresses, at most %d%% may be", covered*100/public, maxPublicPercent)
 	}
 	switch {
 	case o.Baseline == 0:
@@ -124,10 +130,11 @@ func (v *Verdict) guard(o Options) *RefusalError {
 }
 
 // Custom reads the operator's own list. A bad line is left out and named in Malformed, and the others count: the operator
-// knows what the file is for, so it is not refused for its content. Special-purpose space is cut away here too. The error
-// is one of reading, or a *RefusalError for more than MaxEntries lines.
+// knows what the file is for, so it is not refused for its content. A line that is wider than what a feed may have is bad too:
+// it would block a good part of the Internet. Special-purpose space is cut away here as well. The error is one of reading, or
+// a *RefusalError for more than MaxEntries lines.
 func Custom(r io.Reader) (Verdict, error) {
-	v, ps, err := read(r)
+	v, ps, err := read(r, parseNarrow)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -135,13 +142,29 @@ func Custom(r io.Reader) (Verdict, error) {
 	return v, nil
 }
 
+// isWide says whether a feed may not have an entry.
+func isWide(p netip.Prefix) bool {
+	return p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6
+}
+
+var errWide = fmt.Errorf("is wider than what may be blocked, /%d for IPv4 and /%d for IPv6", minBits4, minBits6)
+
+// parseNarrow is parse for a list whose wide lines are bad lines.
+func parseNarrow(s string) (netip.Prefix, error) {
+	p, err := parse(s)
+	if err == nil && isWide(p) {
+		err = errWide
+	}
+	return p, err
+}
+
 // read parses every line.
-func read(r io.Reader) (Verdict, []netip.Prefix, error) {
+func read(r io.Reader, parse func(string) (netip.Prefix, error)) (Verdict, []netip.Prefix, error) {
 	var (
 		v  Verdict
 		ps []netip.Prefix
 	)
-	err := eachLine(r, func(p netip.Prefix, bad *LineError) error {
+	err := eachLine(r, parse, func(p netip.Prefix, bad *LineError) error {
 		v.Lines++
 		switch {
 		case bad == nil:
@@ -170,21 +193,17 @@ func (v *Verdict) settle(ps []netip.Prefix) {
 		v.Special++
 	}
 	v.List = list.Without(special)
-}
-
-// checkSpace refuses a list that blocks too much of the Internet to be a list of attackers.
-func checkSpace(list blocklist.Blocklist) *RefusalError {
 	for p := range list.All() {
-		if p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6 {
-			return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6",
-				p, minBits4, minBits6)
+		if !isWide(p) {
+			continue
+		}
+		for left := range blocklist.New([]netip.Prefix{p}).Without(special).All() {
+			if isWide(left) { // what is not cut away of it
+				v.wide = p
+				return
+			}
 		}
 	}
-	public := uint64(1)<<32 - addresses4(Special())
-	if n := addresses4(list); n*100 > public*maxPublicPercent {
-		return refuse(GuardCoverage, "it covers %d%% of the public IPv4 addresses, at most %d%% may be", n*100/public, maxPublicPercent)
-	}
-	return nil
 }
 
 // addresses4 is how many IPv4 addresses a list covers.

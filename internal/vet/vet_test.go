@@ -104,7 +104,7 @@ func TestVetRefuses(t *testing.T) {
 		{"bad zone", "fe80::1%eth0\n", vet.GuardMalformed, "zone"},
 		{"bad leading zeroes", "203.000.113.009\n", vet.GuardMalformed, "neither an address"},
 		{"bad terminal escapes", "\x1b[2J203.0.113.9\n", vet.GuardMalformed, `"\x1b[2J203.0.113.9"`},
-		{"bad everything", "0.0.0.0/0\n", vet.GuardWidth, "1.0.0.0/8"},
+		{"bad everything", "0.0.0.0/0\n", vet.GuardWidth, "0.0.0.0/0"},
 		{"bad IPv4 wider than /8", "62.0.0.0/7\n", vet.GuardWidth, "62.0.0.0/7"},
 		{"bad IPv6 wider than /16", "2000::/15\n", vet.GuardWidth, "2000::/15"},
 		{"bad all of IPv6", "::/0\n", vet.GuardWidth, "/16 for IPv6"},
@@ -227,11 +227,11 @@ func TestVetReadError(t *testing.T) {
 
 func TestCustom(t *testing.T) {
 	t.Parallel()
-	v, err := vet.Custom(strings.NewReader("# mine\n203.0.113.9\nbad host\n\n62.0.0.0/7 # on purpose\n10.0.0.1\n203.0.113.999\n"))
+	v, err := vet.Custom(strings.NewReader("# mine\n203.0.113.9\nbad host\n\n62.0.0.0/8 # on purpose\n0.0.0.0/0\n10.0.0.1\n203.0.113.999\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff("62.0.0.0/7 203.0.113.9/32", entries(v)); diff != "" {
+	if diff := cmp.Diff("62.0.0.0/8 203.0.113.9/32", entries(v)); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)
 	}
 	var bad []string
@@ -240,13 +240,14 @@ func TestCustom(t *testing.T) {
 	}
 	want := []string{
 		`line 3: "bad host": is neither an address nor a network like 192.0.2.0/24`,
-		`line 7: "203.0.113.999": is neither an address nor a network like 192.0.2.0/24`,
+		`line 6: "0.0.0.0/0": is wider than what may be blocked, /8 for IPv4 and /16 for IPv6`,
+		`line 8: "203.0.113.999": is neither an address nor a network like 192.0.2.0/24`,
 	}
 	if diff := cmp.Diff(want, bad); diff != "" {
 		t.Errorf("malformed (-want +got):\n%s", diff)
 	}
-	if v.Special != 1 || v.Bad != 2 {
-		t.Errorf("special, bad: got %d, %d, want 1, 2", v.Special, v.Bad)
+	if v.Special != 1 || v.Bad != 3 {
+		t.Errorf("special, bad: got %d, %d, want 1, 3", v.Special, v.Bad)
 	}
 }
 
