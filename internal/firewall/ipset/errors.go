@@ -23,7 +23,7 @@ type ProgramError struct {
 	Program string   // its path
 	Args    []string // as it was run
 	Code    int      // exit code; -1 when it was killed or did not start
-	Output  string   // what it said on standard error, its beginning
+	Output  string   // what it said on standard error and then on standard output, the beginning of each
 	Err     error    // of running it: the deadline, for one
 }
 
