@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -287,30 +288,12 @@ func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
 	var errs []error
 	sets := 0
 	for _, f := range []family{ipv4(), ipv6()} {
-		all, err := s.found(f)
+		chains, n, err := s.removeFamily(ctx, f)
+		for range chains {
+			removed = append(removed, fmt.Sprintf("%s chain %s", f.name, chain))
+		}
+		sets += n
 		errs = append(errs, err)
-		for _, t := range all {
-			found, err := s.take(ctx, t)
-			if errs = append(errs, err); found && err == nil {
-				removed = append(removed, fmt.Sprintf("%s chain %s", t.name, chain))
-			}
-		}
-		have, err := s.sets(ctx)
-		if errs = append(errs, err); err != nil {
-			continue
-		}
-		names := slices.DeleteFunc(f.own(), func(n string) bool { _, ok := have[n]; return !ok })
-		if _, ok := have[f.made()]; ok {
-			for _, t := range all {
-				if !t.legacy {
-					errs = append(errs, s.dropTable(ctx, t))
-				}
-			}
-		}
-		derr := s.destroy(ctx, names...)
-		if errs = append(errs, derr); derr == nil {
-			sets += len(names)
-		}
 	}
 	clear(s.counted)
 	clear(s.before)
@@ -318,6 +301,52 @@ func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
 		removed = append(removed, fmt.Sprintf("%d sets sikkerguard-*", sets))
 	}
 	return removed, errors.Join(errs...)
+}
+
+// removeFamily removes the rules and then the sets of one family, and says how many chains and sets. Where a step fails
+// the sets stay that come after it, the mark of a table among them: it is by them that the rest is found again.
+func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, err error) {
+	all, err := s.found(f)
+	if err != nil {
+		return 0, 0, err
+	}
+	var errs []error
+	for _, t := range all {
+		found, err := s.take(ctx, t)
+		if errs = append(errs, err); found && err == nil {
+			chains++
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return chains, 0, err
+	}
+	have, err := s.sets(ctx)
+	if err != nil {
+		return chains, 0, err
+	}
+	names := slices.DeleteFunc(f.own(), func(n string) bool { _, ok := have[n]; return !ok })
+	_, made := have[f.made()]
+	if made {
+		names = names[:len(names)-1] // it is the last
+	}
+	if err := s.destroy(ctx, names...); err != nil {
+		if len(all) == 0 { // rules that look them up may be there
+			err = fmt.Errorf("%w; %s is not in %s, with which the rules are removed: %w", ErrMissing, f.program(), strings.Join(s.run.dirs, ", "), err)
+		}
+		return chains, 0, err
+	}
+	if !made {
+		return chains, len(names), nil
+	}
+	for _, t := range all {
+		if !t.legacy {
+			errs = append(errs, s.dropTable(ctx, t))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return chains, len(names), err
+	}
+	return chains, len(names) + 1, s.destroy(ctx, f.made())
 }
 
 // forget removes the rules and sets of one family.

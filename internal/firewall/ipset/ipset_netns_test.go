@@ -47,11 +47,16 @@ func programs(t *testing.T, names ...string) []string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range names {
-		if err := os.Symlink(filepath.Join("/usr/sbin", name), filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
+		link(t, name, dir)
 	}
 	return []string{dir}
+}
+
+func link(t *testing.T, name, dir string) {
+	t.Helper()
+	if err := os.Symlink(filepath.Join("/usr/sbin", name), filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 var legacy4 = []string{"ipset", "iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"}

@@ -1,0 +1,97 @@
+package ipset
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestRemoveLater has a rule of somebody else's refer to the chain, so that it cannot be deleted: it is empty then, what is
+// left is still found, and when the rule is gone cleanup removes it all.
+func TestRemoveLater(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			s := startKind(t, h, kind)
+			h.Do(func() {
+				if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+					t.Error(err)
+				}
+			})
+			h.Run("iptables-"+kind, "-t", "raw", "-A", "OUTPUT", "-j", chain)
+			h.Do(func() {
+				if err := s.Remove(); err == nil || !strings.Contains(err.Error(), "another rule may refer to it") {
+					t.Errorf("remove: got %v", err)
+				}
+			})
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h.Check("removed as far as can be", nil, nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
+			cleanup := func() (removed []string, err error) {
+				h.Do(func() { removed, err = Cleanup() })
+				return removed, err
+			}
+			if _, err := cleanup(); err == nil {
+				t.Error("cleanup while the rule is there: no error")
+			}
+			h.Run("iptables-"+kind, "-t", "raw", "-D", "OUTPUT", "-j", chain)
+			if removed, err := cleanup(); err != nil || len(removed) == 0 || !strings.Contains(removed[0], chain) {
+				t.Errorf("cleanup: got %q, %v", removed, err)
+			}
+			if left := h.Run("iptables-legacy-save") + h.Run("iptables-nft-save") + h.Run("ipset", "list", "-n"); strings.Contains(strings.ToLower(left), "sikkerguard") {
+				t.Errorf("left behind:\n%s", left)
+			}
+			if tables := h.Run("nft", "list", "tables"); kind == "nft" && tables != "" {
+				t.Errorf("left behind:\n%s", tables)
+			}
+		})
+	}
+}
+
+// startKind opens it with the programs of one kind of iptables.
+func startKind(t *testing.T, h *nettest.Host, kind string) *Shim {
+	t.Helper()
+	dirs := programs(t, "ipset")
+	for _, p := range []string{"iptables-", "ip6tables-"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			link(t, p+kind+suffix, dirs[0])
+		}
+	}
+	var s *Shim
+	var err error
+	h.Do(func() { s, err = open(Options{Legacy: kind == "legacy"}, dirs) })
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	t.Cleanup(func() { h.Do(func() { _ = s.Remove() }); _ = s.Close() })
+	return s
+}
+
+// TestRemovePasses has the first change of the rules fail for a reason that passes: everything is removed all the same.
+func TestRemovePasses(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	h.Do(func() {
+		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := t.TempDir()
+	s.families[0].restore = program(t, dir, "restore", `[ -e `+dir+`/failed ] && exec /usr/sbin/iptables-legacy-restore "$@"
+> `+dir+`/failed
+exit 4`)
+	var found bool
+	var err error
+	h.Do(func() { found, err = s.take(t.Context(), s.families[0]) })
+	if !found || err != nil {
+		t.Errorf("got %v, %v", found, err)
+	}
+	if left := h.Run("iptables-legacy-save", "-t", "raw"); strings.Contains(left, chain) {
+		t.Errorf("left behind:\n%s", left)
+	}
+}
