@@ -239,9 +239,16 @@ func (s *Shim) take(ctx context.Context, t tables) (bool, error) {
 	if err == nil {
 		return st.chain, nil
 	}
-	// A rule of somebody else's may jump to the chain. Then it stays, and does nothing.
+	// A rule of somebody else's may jump to the chain. Then it stays, and does nothing. What was in the way may also have
+	// passed.
 	if eerr := s.change(ctx, t, empty...); eerr != nil {
 		return true, fmt.Errorf("remove %s rules: %w", t.name, err)
+	}
+	if len(gone) > 0 {
+		err = s.change(ctx, t, gone...)
+	}
+	if err == nil {
+		return st.chain, nil
 	}
 	return true, fmt.Errorf("remove %s chain %s, which is empty now (another rule may refer to it): %w", t.name, chain, err)
 }
