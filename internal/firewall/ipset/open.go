@@ -164,16 +164,21 @@ func (s *Shim) found(f family) ([]tables, error) {
 	return all, nil
 }
 
-// try finds out whether the kernel takes such a set and such rules, and leaves nothing behind.
+// try finds out whether the kernel takes such a set and such rules, and leaves nothing behind. A table raw that it makes is
+// marked, so that even when the agent is killed here, the next one, or cleanup, deletes it.
 func (s *Shim) try(ctx context.Context, t tables) error {
-	was, err := t.loaded()
+	fresh, marked, err := s.fresh(ctx, t)
 	if err != nil {
 		return err
 	}
 	if err := s.untry(ctx, t); err != nil { // what was left by an agent that was killed here
 		return err
 	}
-	err = s.restore(ctx, askTime, []byte(newFill(t.probe(), t.family, nil).create()))
+	text := newFill(t.probe(), t.family, nil).create()
+	if fresh && !marked && !t.legacy {
+		text = newFill(t.made(), t.family, nil).create() + text
+	}
+	err = s.restore(ctx, askTime, []byte(text))
 	if err == nil {
 		lines := []string{":" + probeChain + " - [0:0]"}
 		for _, r := range rulesOn(t.probe(), t.probe(), "", ruleset.Ruleset{LogGroup: 1, LogRate: 1}) {
@@ -186,13 +191,35 @@ func (s *Shim) try(ctx context.Context, t tables) error {
 	}
 	err = errors.Join(err, s.untry(ctx, t))
 	switch {
-	case was:
+	case !fresh:
+		return err
 	case t.legacy:
 		s.info.Gaps = append(s.info.Gaps, t.program()+" had no table raw: it stays, empty, when the agent stops, because it cannot be unloaded")
-	default:
-		err = errors.Join(err, s.dropTable(ctx, t))
+		return err
 	}
-	return err
+	if derr := s.dropTable(ctx, t); derr != nil {
+		return errors.Join(err, derr)
+	}
+	return errors.Join(err, s.destroy(ctx, t.made()))
+}
+
+// fresh says whether there is no table raw here, or one that an agent made which was killed before it had rules in it.
+// marked says that it is marked.
+func (s *Shim) fresh(ctx context.Context, t tables) (fresh, marked bool, err error) {
+	loaded, err := t.loaded()
+	if err != nil || t.legacy {
+		return !loaded, false, err
+	}
+	have, err := s.sets(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	_, marked = have[t.made()]
+	if !loaded || !marked {
+		return !loaded, marked, nil
+	}
+	st, err := s.state(ctx, t)
+	return !st.chain, marked, err
 }
 
 // untry removes what try made.
