@@ -80,11 +80,15 @@ func TestLimit(t *testing.T) {
 		1:         "limit --limit 1/sec --limit-burst 1",
 		5:         "limit --limit 5/sec",
 		10_000:    "limit --limit 10000/sec --limit-burst 10000",
-		7_000:     "hashlimit --hashlimit-upto 7000/sec --hashlimit-burst 7000 --hashlimit-name x",
-		1_000_000: "hashlimit --hashlimit-upto 1000000/sec --hashlimit-burst 10000 --hashlimit-name x",
+		7_000:     "hashlimit --hashlimit-upto 7000/sec --hashlimit-burst 7000 --hashlimit-name sikker6-7000",
+		1_000_000: "hashlimit --hashlimit-upto 1000000/sec --hashlimit-burst 10000 --hashlimit-name sikker6-1000000",
 	} {
-		if got := limit("x", rate); got != want {
+		got := limit("sikker6", rate)
+		if got != want {
 			t.Errorf("%d: got %q, want %q", rate, got, want)
+		}
+		if _, name, ok := strings.Cut(got, "--hashlimit-name "); ok && len(name) > 15 {
+			t.Errorf("%d: the name has %d characters", rate, len(name))
 		}
 	}
 }

@@ -181,7 +181,7 @@ func (s *Shim) try(ctx context.Context, t tables) error {
 	err = s.restore(ctx, askTime, []byte(text))
 	if err == nil {
 		lines := []string{":" + probeChain + " - [0:0]"}
-		for _, r := range rulesOn(t.probe(), t.probe(), "", ruleset.Ruleset{LogGroup: 1, LogRate: 1}) {
+		for _, r := range t.rulesOn(t.probe(), t.probe(), ruleset.Ruleset{LogGroup: 1, LogRate: 1}) {
 			lines = append(lines, "-A "+probeChain+" "+r)
 		}
 		err = s.change(ctx, t, lines...)

@@ -24,22 +24,23 @@ const (
 // rules are the rules of chain SIKKERGUARD, written as iptables-save prints them. What is not listed leaves after one
 // lookup; only packets of listed sources pay for the rest.
 func rules(f family, rs ruleset.Ruleset) []string {
-	return rulesOn(f.blocklist(), f.whitelist(), "sikkerguard"+f.mark, rs)
+	return f.rulesOn(f.blocklist(), f.whitelist(), rs)
 }
 
-// rulesOn are rules over these sets; table is a name for the memory of the match hashlimit, if it is needed.
-func rulesOn(block, allow, table string, rs ruleset.Ruleset) []string {
+// rulesOn are rules over these sets.
+func (f family) rulesOn(block, allow string, rs ruleset.Ruleset) []string {
 	return []string{
 		"-m set ! --match-set " + block + " src -j RETURN",
 		"-m set --match-set " + allow + " src -j RETURN",
-		"-m " + limit(table, max(rs.LogRate, 1)) + fmt.Sprintf(" -j NFLOG --nflog-group %d --nflog-size %d", rs.LogGroup, snapLen),
+		"-m " + limit("sikker"+f.mark, max(rs.LogRate, 1)) + fmt.Sprintf(" -j NFLOG --nflog-group %d --nflog-size %d", rs.LogGroup, snapLen),
 		"-j DROP",
 	}
 }
 
 // limit is the match that lets so many packets a second through. The match limit rounds up to whole parts of its clock;
-// hashlimit, without a mode that tells packets apart, is exact to a millionth.
-func limit(table string, rate uint32) string {
+// hashlimit, without a mode that tells packets apart, is exact to a millionth. It keeps its state under a name, of 15
+// characters at most on old kernels, and rules of the same name share the rate of the first: so the name holds the rate.
+func limit(name string, rate uint32) string {
 	burst := min(rate, burstMost)
 	switch {
 	case rate == 5: // the burst that iptables takes by itself, and does not print
@@ -47,7 +48,7 @@ func limit(table string, rate uint32) string {
 	case limitMost%rate == 0:
 		return fmt.Sprintf("limit --limit %d/sec --limit-burst %d", rate, burst)
 	}
-	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s", rate, burst, table)
+	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s-%d", rate, burst, name, rate)
 }
 
 // counter is packets and bytes.
