@@ -235,7 +235,7 @@ func short(d time.Duration) string {
 func (a *Agent) open() error {
 	if !a.cfg.DryRun {
 		fw, err := firewall.Open(firewall.Options{
-			Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep,
+			Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep, LogRate: a.cfg.LogRate,
 		})
 		if err != nil {
 			return err

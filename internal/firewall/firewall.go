@@ -53,6 +53,7 @@ var ErrMismatch = ruleset.ErrMismatch
 type Options struct {
 	Backend string // Auto, NFTables or IPTables; empty is Auto
 	Keep    bool   // rules outlive an agent that was killed, and the next one takes them over
+	LogRate uint32 // of the rulesets to come, if it is known: Open tries what it takes
 }
 
 // Open finds out what the kernel can do and returns a backend for it; Info says which and why. What is in force stays so,
@@ -110,7 +111,7 @@ type chosen struct {
 }
 
 func (c *chosen) useIPTables(o Options, legacy bool) error {
-	shim, err := ipset.Open(ipset.Options{Legacy: legacy, Keep: o.Keep})
+	shim, err := ipset.Open(ipset.Options{Legacy: legacy, Keep: o.Keep, LogRate: o.LogRate})
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,8 @@ var (
 	ErrPermission = errors.New("not permitted to change the firewall: run as root with CAP_NET_ADMIN and, for the legacy iptables, CAP_NET_RAW (in Docker: cap_add: [NET_ADMIN, NET_RAW])")
 	// ErrRunning means that another agent has this host's sets and rules.
 	ErrRunning = errors.New("another SikkerGuard runs on this host with SIKKER_BACKEND=iptables: stop it first")
-	// ErrIncomplete means that the kernel lacks something that the rules need.
-	ErrIncomplete = errors.New("the kernel lacks a part of iptables or ipset that the rules need (modprobe iptable_raw xt_set xt_limit xt_NFLOG ip_set_hash_net nfnetlink_log on the host)")
+	// ErrIncomplete means that the kernel lacks something that the rules need. What it may be is said beside it.
+	ErrIncomplete = errors.New("the kernel lacks a part of iptables or ipset that the rules need")
 )
 
 // ProgramError is a program that did not do what it was told.

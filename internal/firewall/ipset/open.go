@@ -20,6 +20,8 @@ type Options struct {
 	Legacy bool
 	// Keep says that the rules of an agent that was killed are to stay. They always do: without Keep that is a gap.
 	Keep bool
+	// LogRate is that of the rulesets to come: what matches it is tried too. 0 is a rate that any kernel takes.
+	LogRate uint32
 }
 
 // Shim is the sets and rules of this host. Its methods may be called from several goroutines; those that change something
@@ -27,6 +29,7 @@ type Options struct {
 type Shim struct {
 	run      runner
 	ipset    string   // path
+	rate     uint32   // Options.LogRate
 	families []tables // those that are enforced: IPv4, and IPv6 if it is there
 	info     ruleset.Info
 	lock     net.Listener // nil when somebody without rights holds the name
@@ -49,6 +52,7 @@ func open(o Options, dirs []string) (*Shim, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.rate = o.LogRate
 	v4, err := s.choose(ipv4(), o.Legacy)
 	if err != nil {
 		return nil, err
@@ -181,13 +185,13 @@ func (s *Shim) try(ctx context.Context, t tables) error {
 	err = s.restore(ctx, askTime, []byte(text))
 	if err == nil {
 		lines := []string{":" + probeChain + " - [0:0]"}
-		for _, r := range t.rulesOn(t.probe(), t.probe(), ruleset.Ruleset{LogGroup: 1, LogRate: 1}) {
+		for _, r := range t.rulesOn(t.probe(), t.probe(), ruleset.Ruleset{LogGroup: 1, LogRate: s.rate}) {
 			lines = append(lines, "-A "+probeChain+" "+r)
 		}
 		err = s.change(ctx, t, lines...)
 	}
 	if err != nil {
-		err = fmt.Errorf("try %s: %w", t.program(), diagnose(err))
+		err = fmt.Errorf("try %s: %w", t.program(), s.diagnose(err))
 	}
 	err = errors.Join(err, s.untry(ctx, t))
 	switch {
@@ -236,13 +240,15 @@ func (s *Shim) untry(ctx context.Context, t tables) error {
 	return s.destroy(ctx, t.probe())
 }
 
-// diagnose says what it means that a program refused what it was given while it is tried. What may pass is no lack.
-func diagnose(err error) error {
+// diagnose says what it means that a program refused what it was given while it is tried, and which modules that takes.
+// What may pass is no lack.
+func (s *Shim) diagnose(err error) error {
 	// iptables exits with 4 when another program holds its lock for too long, or when it has no memory.
 	const resource = 4
 	var p *ProgramError
 	if errors.As(err, &p) && p.Code > 0 && p.Code != resource {
-		return fmt.Errorf("%w: %w", ErrIncomplete, err)
+		match, _, _ := strings.Cut(limit("", max(s.rate, 1)), " ")
+		return fmt.Errorf("%w (modprobe -a iptable_raw ip6table_raw xt_set xt_%s xt_NFLOG ip_set_hash_net nfnetlink_log on the host): %w", ErrIncomplete, match, err)
 	}
 	return err
 }

@@ -1,7 +1,9 @@
 package ipset
 
 import (
+	"errors"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
@@ -34,5 +36,34 @@ func TestRateChanges(t *testing.T) {
 				t.Errorf("not all of 100 packets were copied:\n%s", out)
 			}
 		})
+	}
+}
+
+// TestRateNotHad opens it where the match of the log rate cannot be had: that is said before a list depends on it, with the
+// module. A rate that takes the other match can be had there.
+func TestRateNotHad(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	dirs := programs(t, legacy4[:3]...)
+	program(t, dirs[0], legacy4[3], `rules=$(cat)
+case "$rules" in *hashlimit*)
+	echo "Couldn't load match hashlimit" >&2
+	exit 2
+esac
+echo "$rules" | exec /usr/sbin/`+legacy4[3]+` "$@"`)
+	opened := func(rate uint32) (err error) {
+		h.Do(func() {
+			var s *Shim
+			if s, err = open(Options{Legacy: true, LogRate: rate}, dirs); err == nil {
+				err = s.Close()
+			}
+		})
+		return err
+	}
+	if err := opened(10_000); err != nil {
+		t.Errorf("a rate of the match limit: %v", err)
+	}
+	if err := opened(7_000); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), " xt_hashlimit ") {
+		t.Errorf("a rate of the match hashlimit: got %v", err)
 	}
 }
