@@ -73,8 +73,15 @@ func (s *Shim) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 //     was enforced before;
 //   - the sets are swapped.
 func (s *Shim) write(ctx context.Context, w *wanted) (err error) {
+	have, err := s.sets(ctx)
+	if err != nil {
+		return err
+	}
 	var temporary []string
 	for _, t := range s.families {
+		if err := foreign(have, t.family); err != nil {
+			return err
+		}
 		temporary = append(temporary, t.temporary()...)
 	}
 	if err := s.destroy(ctx, temporary...); err != nil { // what was left by an agent that was killed here
@@ -324,8 +331,8 @@ func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, er
 	if err != nil {
 		return chains, 0, err
 	}
-	names := slices.DeleteFunc(f.own(), func(n string) bool { _, ok := have[n]; return !ok })
-	_, made := have[f.made()]
+	names := slices.DeleteFunc(f.own(), func(n string) bool { return !have[n].own(n) })
+	made := have[f.made()].own(f.made())
 	if made {
 		names = names[:len(names)-1] // it is the last
 	}
@@ -358,7 +365,7 @@ func (s *Shim) forget(ctx context.Context, t tables) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := have[t.made()]; ok {
+	if have[t.made()].own(t.made()) {
 		err = s.dropTable(ctx, t)
 	}
 	return errors.Join(err, s.destroy(ctx, t.own()...))

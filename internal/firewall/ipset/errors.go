@@ -14,6 +14,8 @@ var (
 	ErrPermission = errors.New("not permitted to change the firewall: run as root with CAP_NET_ADMIN and, for the legacy iptables, CAP_NET_RAW (in Docker: cap_add: [NET_ADMIN, NET_RAW])")
 	// ErrRunning means that another agent has this host's sets and rules.
 	ErrRunning = errors.New("another SikkerGuard runs on this host with SIKKER_BACKEND=iptables: stop it first")
+	// ErrForeign means that somebody else has a set of a name of ours. Which, and what to do about it, is said beside it.
+	ErrForeign = errors.New("a set that SikkerGuard did not make has the name of one of its own")
 	// ErrIncomplete means that the kernel lacks something that the rules need. What it may be is said beside it.
 	ErrIncomplete = errors.New("the kernel lacks a part of iptables or ipset that the rules need")
 )

@@ -161,7 +161,7 @@ func TestFails(t *testing.T) {
 		}
 	})
 	// The program reads a list that it refuses, in the middle.
-	h.Run("ipset", "create", "sikkerguard-blocklist-next", "hash:ip")
+	h.Run("ipset", "create", "sikkerguard-blocklist-next", "hash:net")
 	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-blocklist-next", "src", "-j", "DROP")
 	if err := apply("203.0.113.10/32"); !errors.As(err, &p) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("with a temporary set that somebody holds: got %v", err)

@@ -62,13 +62,20 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	for _, f := range []family{ipv4(), ipv6()} {
 		for _, name := range f.own() {
-			if len(name) > 31 || !isOwn(name) {
-				t.Errorf("set %s: %d characters, own %v", name, len(name), isOwn(name))
+			if o, ok := owner(name); len(name) > 31 || !ok || o.proto != f.proto {
+				t.Errorf("set %s: %d characters, owner %v", name, len(name), o.name)
+			}
+			for info, want := range map[setInfo]bool{
+				{kind: "hash:net", family: f.ipset}: true, {kind: "hash:ip", family: f.ipset}: false, {kind: "hash:net", family: "inet9"}: false, {}: false,
+			} {
+				if info.own(name) != want {
+					t.Errorf("set %s, %+v: own %v", name, info, !want)
+				}
 			}
 		}
 	}
 	for _, name := range []string{"sikkerguard-mine", "f2b-sshd", "", "sikkerguard-"} {
-		if isOwn(name) {
+		if _, ok := owner(name); ok {
 			t.Errorf("set %q is not ours", name)
 		}
 	}

@@ -171,7 +171,15 @@ func (s *Shim) found(f family) ([]tables, error) {
 // try finds out whether the kernel takes such a set and such rules, and leaves nothing behind. A table raw that it makes is
 // marked, so that even when the agent is killed here, the next one, or cleanup, deletes it.
 func (s *Shim) try(ctx context.Context, t tables) error {
-	fresh, marked, err := s.fresh(ctx, t)
+	have, err := s.sets(ctx)
+	if err != nil {
+		return err
+	}
+	if err := foreign(have, t.family); err != nil {
+		return err
+	}
+	_, marked := have[t.made()]
+	fresh, err := s.fresh(ctx, t, marked)
 	if err != nil {
 		return err
 	}
@@ -207,23 +215,15 @@ func (s *Shim) try(ctx context.Context, t tables) error {
 	return errors.Join(err, s.destroy(ctx, t.made()))
 }
 
-// fresh says whether there is no table raw here, or one that an agent made which was killed before it had rules in it.
-// marked says that it is marked.
-func (s *Shim) fresh(ctx context.Context, t tables) (fresh, marked bool, err error) {
+// fresh says whether there is no table raw here, or, when it is marked, one that an agent made which was killed before it
+// had rules in it.
+func (s *Shim) fresh(ctx context.Context, t tables, marked bool) (bool, error) {
 	loaded, err := t.loaded()
-	if err != nil || t.legacy {
-		return !loaded, false, err
-	}
-	have, err := s.sets(ctx)
-	if err != nil {
-		return false, false, err
-	}
-	_, marked = have[t.made()]
-	if !loaded || !marked {
-		return !loaded, marked, nil
+	if err != nil || !loaded || t.legacy || !marked {
+		return !loaded, err
 	}
 	st, err := s.state(ctx, t)
-	return !st.chain, marked, err
+	return !st.chain, err
 }
 
 // untry removes what try made.

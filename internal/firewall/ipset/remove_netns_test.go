@@ -1,8 +1,12 @@
 package ipset
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
@@ -93,5 +97,66 @@ exit 4`)
 	}
 	if left := h.Run("iptables-legacy-save", "-t", "raw"); strings.Contains(left, chain) {
 		t.Errorf("left behind:\n%s", left)
+	}
+}
+
+// TestForeignSet meets sets of somebody else's under names of ours: nothing is changed, it is said what to do, and neither
+// stopping nor cleanup destroys them.
+func TestForeignSet(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	check := func(when string, f func() error) {
+		t.Helper()
+		before := firewallOf(h)
+		var err error
+		h.Do(func() { err = f() })
+		if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-") {
+			t.Errorf("%s: got %v", when, err)
+		}
+		if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+			t.Errorf("%s: something was changed (-want +got):\n%s", when, diff)
+		}
+	}
+	h.Run("iptables-legacy", "-t", "raw", "-S")
+	h.Run("ip6tables-legacy", "-t", "raw", "-S")
+	for _, create := range [][]string{
+		{"sikkerguard-blocklist", "hash:ip"}, {"sikkerguard-whitelist6", "hash:net"}, {"sikkerguard-probe", "hash:net", "family", "inet6"},
+		{"sikkerguard-made-raw6", "list:set"}, {"sikkerguard-blocklist-next", "hash:net,port"},
+	} {
+		h.Run("ipset", append([]string{"create"}, create...)...)
+		check(fmt.Sprintf("open beside %q", create), func() error { _, err := open(Options{Legacy: true}, strings.Split(path, ":")); return err })
+		h.Do(func() {
+			if removed, err := Cleanup(); len(removed) > 0 || err != nil {
+				t.Errorf("cleanup beside %q: got %q, %v", create, removed, err)
+			}
+		})
+		h.Run("ipset", "destroy", create[0])
+	}
+
+	s := start(t, h, strings.Split(path, ":"))
+	apply := func() error {
+		_, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		return err
+	}
+	h.Run("ipset", "create", "sikkerguard-blocklist6", "hash:ip")
+	check("the first list", apply)
+	h.Run("ipset", "destroy", "sikkerguard-blocklist6")
+	h.Do(func() {
+		if err := apply(); err != nil {
+			t.Error(err)
+		}
+	})
+	h.Run("iptables-legacy", "-t", "raw", "-F")
+	h.Run("ipset", "destroy", "sikkerguard-whitelist")
+	h.Run("ipset", "create", "sikkerguard-whitelist", "hash:ip")
+	check("a repair", apply)
+	h.Check("a repair", nettest.Addrs("2001:db8:f::1"), nil)
+	h.Do(func() {
+		if err := s.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	if left := h.Run("ipset", "list", "-n"); left != "sikkerguard-whitelist\n" {
+		t.Errorf("after remove there are the sets:\n%s", left)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -76,6 +77,8 @@ func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 		switch {
 		case !ok:
 			return false, mismatch("set %s is missing", f.set)
+		case !info.own(f.set):
+			return false, mismatch("set %s is of type %s and family %s, and somebody else's", f.set, info.kind, info.family)
 		case info.counted && info.entries != len(f.elements):
 			return false, mismatch("set %s has %d elements, not %d", f.set, info.entries, len(f.elements))
 		}
@@ -158,11 +161,12 @@ func left(dirs []string) (bool, error) {
 	} else if !ok {
 		return false, ErrPermission
 	}
-	out, _, err := s.run.run(context.Background(), askTime, nil, s.ipset, "list", "-n")
+	have, err := s.sets(context.Background())
 	if err != nil {
-		return false, fmt.Errorf("list sets: %w", err)
+		return false, err
 	}
-	if !slices.ContainsFunc(strings.Fields(out), isOwn) {
+	maps.DeleteFunc(have, func(name string, info setInfo) bool { return !info.own(name) })
+	if len(have) == 0 {
 		return false, nil
 	}
 	l, err := claim()
