@@ -25,19 +25,18 @@ type Options struct {
 }
 
 // Shim is the sets and rules of this host. Its methods may be called from several goroutines; those that change something
-// wait for each other.
+// wait for each other, and Verify for them. Counters, Present and Info wait for nobody.
 type Shim struct {
 	run      runner
 	ipset    string   // path
 	rate     uint32   // Options.LogRate
 	families []tables // those that are enforced: IPv4, and IPv6 if it is there
 	info     ruleset.Info
-	lock     net.Listener // nil when somebody without rights holds the name
+	lock     net.Listener     // nil when somebody without rights holds the name
+	tallies  map[uint8]*tally // by family
 
-	mu      sync.Mutex
-	applied *wanted           // nil before the first Apply and after Remove
-	counted map[uint8]counter // by family, as read last
-	before  map[uint8]counter // by family, what was dropped before the kernel's counter began
+	mu      sync.Mutex // held for as long as a change takes
+	applied *wanted    // nil before the first Apply and after Remove
 	prints  map[uint8]printing
 	changes int // how often something was changed
 }
@@ -74,7 +73,7 @@ func open(o Options, dirs []string) (*Shim, error) {
 
 // newShim finds ipset, without which there is nothing of ours.
 func newShim(dirs []string) (*Shim, error) {
-	s := &Shim{run: runner{dirs: dirs}, counted: map[uint8]counter{}, before: map[uint8]counter{}, prints: map[uint8]printing{}}
+	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
 	if s.ipset = s.run.find("ipset"); s.ipset == "" {
 		return nil, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
 	}

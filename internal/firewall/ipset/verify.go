@@ -53,7 +53,7 @@ func (s *Shim) verify(ctx context.Context) (ruleset.Evidence, error) {
 // look is the part of verify that is done every second. It says whether the elements could be counted.
 func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 	for _, t := range s.families {
-		st, err := s.state(ctx, t)
+		st, err := s.read(ctx, t) // should somebody delete the rules, they count on from here
 		if err != nil {
 			return false, err
 		}
@@ -65,7 +65,6 @@ func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 		case !slices.Equal(st.rules, want):
 			return false, mismatch("the rules of %s chain %s were changed", t.name, chain)
 		}
-		s.count(t, st) // should somebody delete the rules, they count on from here
 	}
 	have, err := s.sets(ctx)
 	if err != nil {
