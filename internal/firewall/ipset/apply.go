@@ -60,6 +60,9 @@ func (s *Shim) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 		err = fmt.Errorf("%w, or could not be asked: %w", ruleset.ErrMismatch, err)
 	}
 	e.Took = time.Since(start)
+	if err == nil {
+		s.endOthers(context.WithoutCancel(ctx))
+	}
 	return e, err
 }
 

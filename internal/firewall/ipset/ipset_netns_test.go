@@ -30,11 +30,25 @@ func desired(block, allow blocklist.Blocklist) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000}
 }
 
+// hosts are addresses as a list.
+func hosts(as []netip.Addr) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, a := range as {
+		ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return blocklist.New(ps)
+}
+
 func start(t *testing.T, h *nettest.Host, dirs []string) *Shim {
+	t.Helper()
+	return startIn(t, h, Options{Legacy: true}, dirs)
+}
+
+func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Shim {
 	t.Helper()
 	var s *Shim
 	var err error
-	h.Do(func() { s, err = open(Options{Legacy: true}, dirs) })
+	h.Do(func() { s, err = open(o, dirs) })
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

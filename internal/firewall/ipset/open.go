@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -38,7 +39,10 @@ type Shim struct {
 	mu      sync.Mutex // held for as long as a change takes
 	applied *wanted    // nil before the first Apply and after Remove
 	prints  map[uint8]printing
-	changes int // how often something was changed
+	changes int  // how often something was changed
+	ended   bool // nothing of the other kind of iptables is left
+
+	gap atomic.Pointer[string] // what could not be ended; nil when nothing is known to be left
 }
 
 // Open finds the programs and tries whether the kernel can do what the rules need, in a set and a chain that no packet
@@ -253,7 +257,13 @@ func (s *Shim) diagnose(err error) error {
 }
 
 // Info says which programs enforce, and what it means that it is not nft.
-func (s *Shim) Info() ruleset.Info { return s.info }
+func (s *Shim) Info() ruleset.Info {
+	i := s.info
+	if gap := s.gap.Load(); gap != nil {
+		i.Gaps = append(slices.Clip(i.Gaps), *gap)
+	}
+	return i
+}
 
 // Close lets go of the host. Sets and rules that were not removed stay.
 func (s *Shim) Close() error {

@@ -115,6 +115,48 @@ func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, er
 	return chains, len(names) + 1, s.destroy(ctx, f.made())
 }
 
+// endOthers takes out what an agent put there with the other kind of iptables, or in a family that is not enforced now:
+// packets would be judged twice, or by a list that nobody refreshes. Until that succeeded once it is a gap, and no failure
+// of what is in force.
+func (s *Shim) endOthers(ctx context.Context) {
+	if s.ended {
+		return
+	}
+	var errs []error
+	for _, f := range []family{ipv4(), ipv6()} {
+		all, err := s.found(f)
+		errs = append(errs, err)
+		for _, t := range all {
+			used := func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy }
+			if !slices.ContainsFunc(s.families, used) {
+				errs = append(errs, s.end(ctx, t))
+			}
+		}
+	}
+	err := errors.Join(errs...)
+	s.ended = err == nil
+	s.gap.Store(nil)
+	if err != nil {
+		gap := fmt.Sprintf("what an agent put in force with another iptables may be in force too (`sikkerguard cleanup`, while the agent is stopped, removes it): %v", err)
+		s.gap.Store(&gap)
+	}
+}
+
+// end takes our rules out of a table that is not used, and a table raw that was made for them.
+func (s *Shim) end(ctx context.Context, t tables) error {
+	if _, err := s.take(ctx, t); err != nil || t.legacy {
+		return err
+	}
+	have, err := s.sets(ctx)
+	if err != nil || !have[t.made()].own(t.made()) {
+		return err
+	}
+	if err := s.dropTable(ctx, t); err != nil {
+		return err
+	}
+	return s.destroy(ctx, t.made())
+}
+
 // forget removes the rules and sets of one family.
 func (s *Shim) forget(ctx context.Context, t tables) error {
 	if _, err := s.take(ctx, t); err != nil {

@@ -65,14 +65,7 @@ func startKind(t *testing.T, h *nettest.Host, kind string) *Shim {
 			link(t, p+kind+suffix, dirs[0])
 		}
 	}
-	var s *Shim
-	var err error
-	h.Do(func() { s, err = open(Options{Legacy: kind == "legacy"}, dirs) })
-	if err != nil {
-		t.Fatalf("open: %v", err)
-	}
-	t.Cleanup(func() { h.Do(func() { _ = s.Remove() }); _ = s.Close() })
-	return s
+	return startIn(t, h, Options{Legacy: kind == "legacy"}, dirs)
 }
 
 // TestRemovePasses has the first change of the rules fail for a reason that passes: everything is removed all the same.
