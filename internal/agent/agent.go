@@ -50,6 +50,7 @@ type Agent struct {
 	server  *server.Server
 	control *control.Server  // nil when it cannot be had
 	fw      firewall.Backend // nil in a dry run
+	gaps    []string         // of the firewall, that were told; the enforcing task's own
 	api     *sikkerapi.Client
 
 	drops        dropCount
@@ -244,9 +245,7 @@ func (a *Agent) open() error {
 		info := fw.Info()
 		a.log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
 		a.log.Debug("Firewall features", zap.Strings("features", info.Features))
-		for _, gap := range info.Gaps {
-			a.log.Warn("Firewall: " + gap)
-		}
+		a.tellGaps()
 		if err := a.sensor.Open(); err != nil {
 			return err
 		}

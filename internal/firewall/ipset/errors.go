@@ -45,3 +45,6 @@ func (e *ProgramError) Error() string {
 
 // Unwrap is the error of running it.
 func (e *ProgramError) Unwrap() error { return e.Err }
+
+// oneLine is an error for the log, where lines are not escaped: joined errors stand on a line each.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

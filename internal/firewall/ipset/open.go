@@ -112,7 +112,7 @@ func (s *Shim) openFamilies(v4 tables, legacy bool) error {
 	case err == nil:
 		s.families = append(s.families, v6)
 	case errors.Is(err, ErrMissing), errors.Is(err, ErrIncomplete):
-		s.info.Gaps = append(s.info.Gaps, fmt.Sprintf("only IPv4 is enforced, IPv6 sources get through: %v", err))
+		s.info.Gaps = append(s.info.Gaps, fmt.Sprintf("only IPv4 is enforced, IPv6 sources get through: %s", oneLine(err)))
 	default:
 		return err
 	}

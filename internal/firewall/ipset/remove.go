@@ -137,7 +137,7 @@ func (s *Shim) endOthers(ctx context.Context) {
 	s.ended = err == nil
 	s.gap.Store(nil)
 	if err != nil {
-		gap := fmt.Sprintf("what an agent put in force with another iptables may be in force too (`sikkerguard cleanup`, while the agent is stopped, removes it): %v", err)
+		gap := fmt.Sprintf("what an agent put in force with another iptables may be in force too (`sikkerguard cleanup`, while the agent is stopped, removes it): %s", oneLine(err))
 		s.gap.Store(&gap)
 	}
 }
