@@ -159,17 +159,17 @@ func (s *Shim) losing(ctx context.Context, have map[string]setInfo, allow fill) 
 // putAll makes sets that are absent and puts rules right, where they are not. undo takes both away again, in the families
 // that had no chain before.
 func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err error) {
+	have, err := s.sets(ctx)
+	if err != nil {
+		return func() error { return nil }, err
+	}
 	var fresh []tables
 	undo = func() error {
 		var errs []error
 		for _, t := range fresh {
-			errs = append(errs, s.forget(ctx, t))
+			errs = append(errs, s.forget(ctx, t, have))
 		}
 		return errors.Join(errs...)
-	}
-	have, err := s.sets(ctx)
-	if err != nil {
-		return undo, err
 	}
 	for i, t := range s.families {
 		st, err := s.state(ctx, t)
@@ -196,9 +196,15 @@ func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err er
 // make makes the sets that are absent, and marks a table raw that is about to be made.
 func (s *Shim) make(ctx context.Context, t tables, have map[string]setInfo, fills ...fill) error {
 	var text []byte
-	if loaded, err := t.loaded(); err != nil {
+	loaded, err := t.loaded()
+	if err != nil {
 		return err
-	} else if _, marked := have[t.made()]; !loaded && !t.legacy && !marked {
+	}
+	_, marked := have[t.made()]
+	if !t.legacy {
+		s.made[t.proto] = s.made[t.proto] || marked || !loaded
+	}
+	if s.made[t.proto] && !marked {
 		text = append(text, newFill(t.made(), t.family, nil).create()...)
 	}
 	for _, f := range fills {

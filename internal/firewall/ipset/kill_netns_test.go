@@ -140,6 +140,7 @@ func firewallOf(h *nettest.Host) string {
 		fmt.Fprintf(&b, "$ %s\n%s", strings.Join(c, " "), h.Run(c[0], c[1:]...))
 	}
 	text := regexp.MustCompile(`(?m)^# .*\n`).ReplaceAllString(b.String(), "")
+	text = regexp.MustCompile(` initval \S+`).ReplaceAllString(text, "")
 	text = regexp.MustCompile(`\[\d+:\d+\]`).ReplaceAllString(text, "[-]")
 	return regexp.MustCompile(`counter packets \d+ bytes \d+`).ReplaceAllString(text, "counter")
 }

@@ -39,8 +39,9 @@ type Shim struct {
 	mu      sync.Mutex // held for as long as a change takes
 	applied *wanted    // nil before the first Apply and after Remove
 	prints  map[uint8]printing
-	changes int  // how often something was changed
-	ended   bool // nothing of the other kind of iptables is left
+	changes int            // how often something was changed
+	ended   bool           // nothing of the other kind of iptables is left
+	made    map[uint8]bool // by family, that a table raw was made: somebody may destroy the set that says so
 
 	gap atomic.Pointer[string] // what could not be ended; nil when nothing is known to be left
 }
@@ -77,7 +78,7 @@ func open(o Options, dirs []string) (*Shim, error) {
 
 // newShim finds ipset, without which there is nothing of ours.
 func newShim(dirs []string) (*Shim, error) {
-	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
+	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
 	if s.ipset = s.run.find("ipset"); s.ipset == "" {
 		return nil, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
 	}

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
@@ -122,4 +125,49 @@ func TestOtherKindStays(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestOtherKindFails has the first list of an agent fail after a dead one that used the other kind of iptables: what that
+// one left is in force as before, and is removed as before.
+func TestOtherKindFails(t *testing.T) {
+	t.Parallel()
+	for _, first := range []bool{true, false} {
+		t.Run(map[bool]string{true: "legacy, then nft", false: "nft, then legacy"}[first], func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			dirs := bothKinds(t)
+			h.Run("iptables-legacy", "-t", "raw", "-S")
+			h.Run("ip6tables-legacy", "-t", "raw", "-S")
+			before := firewallOf(h)
+			apply := func(s *Shim, ss ...string) (err error) {
+				h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
+				return err
+			}
+			s := startIn(t, h, Options{Legacy: first}, dirs)
+			if err := errors.Join(apply(s, "203.0.113.9/32", "2001:db8:f::1/128"), s.Close()); err != nil {
+				t.Fatal(err)
+			}
+			during := firewallOf(h)
+			s = startIn(t, h, Options{Legacy: !first}, dirs)
+			s.families[1].restore = "/bin/false"
+			if err := apply(s, "203.0.113.10/32"); err == nil || errors.Is(err, ruleset.ErrMismatch) {
+				t.Errorf("got %v", err)
+			}
+			if diff := cmp.Diff(during, firewallOf(h)); diff != "" {
+				t.Errorf("after the failure (-want +got):\n%s", diff)
+			}
+			h.Check("after the failure", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10"))
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h.Do(func() {
+				if _, err := Cleanup(); err != nil {
+					t.Error(err)
+				}
+			})
+			if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+				t.Errorf("cleaned up (-want +got):\n%s", diff)
+			}
+		})
+	}
 }

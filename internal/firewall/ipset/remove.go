@@ -91,8 +91,8 @@ func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, er
 		return chains, 0, err
 	}
 	names := slices.DeleteFunc(f.own(), func(n string) bool { return !have[n].own(n) })
-	made := have[f.made()].own(f.made())
-	if made {
+	marked := have[f.made()].own(f.made())
+	if marked {
 		names = names[:len(names)-1] // it is the last
 	}
 	if err := s.destroy(ctx, names...); err != nil {
@@ -101,7 +101,7 @@ func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, er
 		}
 		return chains, 0, err
 	}
-	if !made {
+	if !marked && !s.made[f.proto] {
 		return chains, len(names), nil
 	}
 	for _, t := range all {
@@ -112,7 +112,11 @@ func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, er
 	if err := errors.Join(errs...); err != nil {
 		return chains, len(names), err
 	}
-	return chains, len(names) + 1, s.destroy(ctx, f.made())
+	delete(s.made, f.proto)
+	if marked {
+		sets = 1
+	}
+	return chains, len(names) + sets, s.destroy(ctx, f.made())
 }
 
 // endOthers takes out what an agent put there with the other kind of iptables, or in a family that is not enforced now:
@@ -157,19 +161,19 @@ func (s *Shim) end(ctx context.Context, t tables) error {
 	return s.destroy(ctx, t.made())
 }
 
-// forget removes the rules and sets of one family.
-func (s *Shim) forget(ctx context.Context, t tables) error {
+// forget removes the rules of one family, and those of its sets that were not there before: rules of another kind of
+// iptables may look up those that were.
+func (s *Shim) forget(ctx context.Context, t tables, before map[string]setInfo) error {
 	if _, err := s.take(ctx, t); err != nil {
 		return err
 	}
-	have, err := s.sets(ctx)
-	if err != nil {
-		return err
+	names := slices.DeleteFunc(t.own(), func(n string) bool { _, ok := before[n]; return ok })
+	if !t.legacy && s.made[t.proto] && slices.Contains(names, t.made()) {
+		if err := s.dropTable(ctx, t); err != nil {
+			return errors.Join(err, s.destroy(ctx, slices.DeleteFunc(names, func(n string) bool { return n == t.made() })...))
+		}
 	}
-	if have[t.made()].own(t.made()) {
-		err = s.dropTable(ctx, t)
-	}
-	return errors.Join(err, s.destroy(ctx, t.own()...))
+	return s.destroy(ctx, names...)
 }
 
 // dropTable deletes table raw of nf_tables, which the agent was the first to need here, unless somebody else uses it by
