@@ -76,11 +76,11 @@ func open(o Options, dirs []string) (*Shim, error) {
 	return s, nil
 }
 
-// newShim finds ipset, without which there is nothing of ours.
+// newShim finds ipset. Without it, which is ErrMissing, only rules can be asked for.
 func newShim(dirs []string) (*Shim, error) {
 	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
 	if s.ipset = s.run.find("ipset"); s.ipset == "" {
-		return nil, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
+		return s, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
 	}
 	return s, nil
 }

@@ -139,7 +139,19 @@ func TestProgramsVanish(t *testing.T) {
 			t.Errorf("without %q, and with it again (-want +got):\n%s", names, diff)
 		}
 	}
-	back := away("ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore")
+	left := func(want bool, is error) {
+		t.Helper()
+		h.Do(func() {
+			if found, err := left(t.Context(), dirs); found != want || !errors.Is(err, is) {
+				t.Errorf("left: got %v, %v, want %v, %v", found, err, want, is)
+			}
+		})
+	}
+	back := away("ipset")
+	left(true, ErrMissing)
+	back()
+	left(true, ErrRunning)
+	back = away("ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore")
 	h.Do(func() {
 		if err := s.Remove(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "ip6tables") {
 			t.Errorf("remove without ip6tables: %v", err)
@@ -157,6 +169,9 @@ func TestProgramsVanish(t *testing.T) {
 	if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
 		t.Errorf("cleaned up (-want +got):\n%s", diff)
 	}
+	left(false, nil)
+	away("ipset")
+	left(false, nil)
 }
 
 // TestLockHeld has another program hold the lock of iptables: a list that needs no other rules gets through, and whatever

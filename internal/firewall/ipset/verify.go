@@ -141,26 +141,27 @@ func (s *Shim) Present() error {
 }
 
 // Left says whether sets of an agent are here: whatever is left of one, a set is. It changes nothing, and no module is
-// loaded for it. The error is ErrRunning when they are those of an agent that runs.
-func Left() (bool, error) { return left(strings.Split(path, ":")) }
+// loaded for it. The error is ErrRunning when they are those of an agent that runs, and ErrMissing when the rules of one are
+// here and ipset is not.
+func Left() (bool, error) { return left(context.Background(), strings.Split(path, ":")) }
 
-func left(dirs []string) (bool, error) {
+func left(ctx context.Context, dirs []string) (bool, error) {
 	if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
-	}
-	s, err := newShim(dirs)
-	if errors.Is(err, ErrMissing) {
-		return false, nil // it cannot be asked; an agent of this kind could not have run here
-	}
-	if err != nil {
-		return false, err
 	}
 	if ok, err := permitted(false); err != nil {
 		return false, err
 	} else if !ok {
 		return false, ErrPermission
 	}
-	have, err := s.sets(context.Background())
+	s, missing := newShim(dirs)
+	if missing != nil {
+		if found, err := s.hasChain(ctx); !found || err != nil {
+			return false, err
+		}
+		return true, missing
+	}
+	have, err := s.sets(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -176,6 +177,22 @@ func left(dirs []string) (bool, error) {
 		err = l.Close()
 	}
 	return true, err
+}
+
+// hasChain says whether our chain is in any table raw.
+func (s *Shim) hasChain(ctx context.Context) (bool, error) {
+	for _, f := range []family{ipv4(), ipv6()} {
+		all, err := s.found(f)
+		if err != nil {
+			return false, err
+		}
+		for _, t := range all {
+			if st, err := s.state(ctx, t); st.chain || err != nil {
+				return st.chain, err
+			}
+		}
+	}
+	return false, nil
 }
 
 // Cleanup removes the sets and rules that a dead agent left, and says what that was. The error is ErrRunning when an agent
