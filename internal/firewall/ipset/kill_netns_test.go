@@ -15,14 +15,17 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// killEnv tells the test process that it is an agent to be killed, and where its programs are.
-const killEnv = "SIKKERGUARD_TEST_KILL_DIR"
+// killEnv tells the test process that it is an agent to be killed. Its programs are in its working directory.
+const killEnv = "SIKKERGUARD_TEST_KILL_STEP"
 
 // TestKilled is the agent that TestKill kills; by itself it does nothing.
 func TestKilled(t *testing.T) {
-	dir := os.Getenv(killEnv)
-	if dir == "" {
+	if os.Getenv(killEnv) != "1" {
 		t.Skip("not started to be killed")
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
 	}
 	s, err := open(Options{Legacy: strings.HasSuffix(dir, "legacy")}, []string{dir})
 	if err != nil {
@@ -70,6 +73,10 @@ exit $code`, name, dir, n))
 // with other rules, and removes all: cleanup, or the next agent, leaves nothing behind.
 func TestKill(t *testing.T) {
 	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for step, kind := range map[int]string{1: "nft", 3: "legacy"} { // legacy differs little, and each takes a second
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -80,8 +87,8 @@ func TestKill(t *testing.T) {
 			before := firewallOf(h)
 			for n := 1; ; n += step {
 				dir := suicide(t, kind, n)
-				cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilled$")
-				cmd.Env = append(os.Environ(), killEnv+"="+dir)
+				cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestKilled$")
+				cmd.Env, cmd.Dir = append(os.Environ(), killEnv+"=1"), dir
 				var out strings.Builder
 				cmd.Stdout, cmd.Stderr = &out, &out
 				if err := h.Start(cmd); err != nil {

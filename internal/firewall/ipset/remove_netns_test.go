@@ -113,8 +113,11 @@ func TestForeignSet(t *testing.T) {
 	h.Run("iptables-legacy", "-t", "raw", "-S")
 	h.Run("ip6tables-legacy", "-t", "raw", "-S")
 	for _, create := range [][]string{
-		{"sikkerguard-blocklist", "hash:ip"}, {"sikkerguard-whitelist6", "hash:net"}, {"sikkerguard-probe", "hash:net", "family", "inet6"},
-		{"sikkerguard-made-raw6", "list:set"}, {"sikkerguard-blocklist-next", "hash:net,port"},
+		{"sikkerguard-blocklist", "hash:ip"},
+		{"sikkerguard-whitelist6", "hash:net"},
+		{"sikkerguard-probe", "hash:net", "family", "inet6"},
+		{"sikkerguard-made-raw6", "list:set"},
+		{"sikkerguard-blocklist-next", "hash:net,port"},
 	} {
 		h.Run("ipset", append([]string{"create"}, create...)...)
 		check(fmt.Sprintf("open beside %q", create), func() error { _, err := open(Options{Legacy: true}, strings.Split(path, ":")); return err })
