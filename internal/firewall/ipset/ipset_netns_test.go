@@ -52,7 +52,14 @@ func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Shim {
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	t.Cleanup(func() { h.Do(func() { _ = s.Remove() }); _ = s.Close() })
+	t.Cleanup(func() {
+		h.Do(func() {
+			if found, _ := Left(); found {
+				_ = s.Remove()
+			}
+		})
+		_ = s.Close()
+	})
 	return s
 }
 
