@@ -205,7 +205,9 @@ func (s *Shim) try(ctx context.Context, t tables) error {
 	if err != nil {
 		err = fmt.Errorf("try %s: %w", t.program(), s.diagnose(err))
 	}
-	err = errors.Join(err, s.untry(ctx, t))
+	if uerr := s.untry(ctx, t); uerr != nil {
+		return errors.Join(err, uerr) // the mark stays, by which the rest is found
+	}
 	switch {
 	case !fresh:
 		return err

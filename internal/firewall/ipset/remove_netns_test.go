@@ -156,3 +156,26 @@ func TestForeignSet(t *testing.T) {
 		t.Errorf("after remove there are the sets:\n%s", left)
 	}
 }
+
+// TestProbeStays has what Open tried refuse to go: it fails, and cleanup finds and removes it.
+func TestProbeStays(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	before := firewallOf(h)
+	dirs := programs(t, "ipset", "iptables-nft", "iptables-nft-save")
+	program(t, dirs[0], "iptables-nft-restore", `rules=$(cat)
+case "$rules" in *"-X "*) exit 4 ;; esac
+echo "$rules" | exec /usr/sbin/iptables-nft-restore "$@"`)
+	h.Do(func() {
+		var p *ProgramError
+		if _, err := open(Options{}, dirs); !errors.As(err, &p) || p.Code != 4 {
+			t.Errorf("open: got %v", err)
+		}
+		if removed, err := Cleanup(); len(removed) == 0 || err != nil {
+			t.Errorf("cleanup: got %q, %v", removed, err)
+		}
+	})
+	if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+		t.Errorf("cleaned up (-want +got):\n%s", diff)
+	}
+}
