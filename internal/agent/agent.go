@@ -50,6 +50,7 @@ type Agent struct {
 	server  *server.Server
 	control *control.Server  // nil when it cannot be had
 	fw      firewall.Backend // nil in a dry run
+	gaps    []string         // of the firewall, that were told; the enforcing task's own
 	api     *sikkerapi.Client
 
 	drops        dropCount
@@ -266,7 +267,7 @@ func short(d time.Duration) string {
 func (a *Agent) open() error {
 	if !a.cfg.DryRun {
 		fw, err := firewall.Open(firewall.Options{
-			Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep,
+			Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep, LogRate: a.cfg.LogRate,
 		})
 		if err != nil {
 			return err
@@ -275,9 +276,7 @@ func (a *Agent) open() error {
 		info := fw.Info()
 		a.log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
 		a.log.Debug("Firewall features", zap.Strings("features", info.Features))
-		for _, gap := range info.Gaps {
-			a.log.Warn("Firewall: " + gap)
-		}
+		a.tellGaps()
 		if a.fw.Present() == nil {
 			a.enforcer.left = true
 			a.log.Info("The rules of an agent that was killed are in force until a list replaces them")

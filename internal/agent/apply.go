@@ -86,6 +86,7 @@ func (a *Agent) enact(ctx context.Context, d desired) (ruleset.Evidence, error) 
 		v := &VerifiedStatus{
 			At: *inFuture(0), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
 		}
+		a.tellGaps()
 		a.setStatus(func(s *Status) { s.Verified = v })
 		a.enforcer.entries4, a.enforcer.entries6 = ev.Entries4, ev.Entries6
 	}

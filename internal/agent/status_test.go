@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,38 @@ type kernel struct {
 func (k *kernel) Present() error                    { return k.gone }
 func (*kernel) Info() ruleset.Info                  { return ruleset.Info{Name: "nftables"} }
 func (*kernel) Counters() (ruleset.Counters, error) { return ruleset.Counters{Packets4: 3}, nil }
+
+// gappy is a firewall with gaps.
+type gappy struct {
+	kernel
+
+	gaps []string
+}
+
+func (g *gappy) Info() ruleset.Info { return ruleset.Info{Gaps: g.gaps} }
+
+// TestGapsAreToldOnce: one that shows with a list is logged then, and again only when it was gone in between.
+func TestGapsAreToldOnce(t *testing.T) {
+	t.Parallel()
+	a, logs := logged(t)
+	for _, step := range []struct{ gaps, want []string }{
+		{[]string{"old"}, []string{"Firewall: old"}},
+		{[]string{"old"}, nil},
+		{[]string{"old", "left"}, []string{"Firewall: left"}},
+		{[]string{"old"}, nil},
+		{[]string{"old", "left"}, []string{"Firewall: left"}},
+	} {
+		a.fw = &gappy{gaps: step.gaps}
+		a.tellGaps()
+		var got []string
+		for _, e := range logs.TakeAll() {
+			got = append(got, e.Message)
+		}
+		if !slices.Equal(got, step.want) {
+			t.Errorf("gaps %q: got %q, want %q", step.gaps, got, step.want)
+		}
+	}
+}
 
 func TestNow(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,6 +19,17 @@ func (a *Agent) tellRunning() {
 		a.log.Info("Monitoring blocked connections")
 	}
 	a.log.Info("SikkerGuard running")
+}
+
+// tellGaps logs what of the firewall cannot be had, once: some of it shows only when a list is in force.
+func (a *Agent) tellGaps() {
+	gaps := a.fw.Info().Gaps
+	for _, gap := range gaps {
+		if !slices.Contains(a.gaps, gap) {
+			a.log.Warn("Firewall: " + gap)
+		}
+	}
+	a.gaps = gaps
 }
 
 // tellDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.

@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ipset"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/nft"
@@ -35,7 +37,8 @@ type Backend interface {
 	Remove() error
 	// Close lets go of the kernel. Rules that were not removed stay, or go, as Options.Keep says.
 	Close() error
-	// Info says what enforces, and what the host could give of what was wanted. It does not change after Open.
+	// Info says what enforces, and what the host could give of what was wanted. After Open only its gaps change, with an
+	// Apply. It waits for nobody.
 	Info() ruleset.Info
 }
 
@@ -53,6 +56,7 @@ var ErrMismatch = ruleset.ErrMismatch
 type Options struct {
 	Backend string // Auto, NFTables or IPTables; empty is Auto
 	Keep    bool   // rules outlive an agent that was killed, and the next one takes them over
+	LogRate uint32 // of the rulesets to come, if it is known: Open tries what it takes
 }
 
 // Open finds out what the kernel can do and returns a backend for it; Info says which and why. What is in force stays so,
@@ -105,12 +109,14 @@ type chosen struct {
 	reason string
 	gaps   []string
 
+	left atomic.Pointer[string] // the gap that the other backend left, nil when none is known
+
 	mu    sync.Mutex
 	other func() error // removes what the other backend left; nil when nothing is left
 }
 
 func (c *chosen) useIPTables(o Options, legacy bool) error {
-	shim, err := ipset.Open(ipset.Options{Legacy: legacy, Keep: o.Keep})
+	shim, err := ipset.Open(ipset.Options{Legacy: legacy, Keep: o.Keep, LogRate: o.LogRate})
 	if err != nil {
 		return err
 	}
@@ -131,7 +137,7 @@ func (c *chosen) useNFT(table Backend) error {
 	case errors.Is(err, ipset.ErrRunning):
 		return errors.Join(err, table.Close())
 	case err != nil: // a broken program that is not needed here
-		c.gaps = append(c.gaps, fmt.Sprintf("it is not known whether an agent with SIKKER_BACKEND=iptables left rules: %v", err))
+		c.gaps = append(c.gaps, fmt.Sprintf("it is not known whether an agent with SIKKER_BACKEND=iptables left rules: %s", oneLine(err)))
 	case found:
 		c.other = func() error {
 			_, err := ipset.Cleanup()
@@ -141,22 +147,32 @@ func (c *chosen) useNFT(table Backend) error {
 	return nil
 }
 
-// Info adds why.
+// oneLine is an error for the log, where lines are not escaped: joined errors stand on a line each.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// Info adds why, and what the other backend left.
 func (c *chosen) Info() ruleset.Info {
 	i := c.Backend.Info()
 	i.Reason, i.Gaps = c.reason, slices.Concat(i.Gaps, c.gaps)
+	if left := c.left.Load(); left != nil {
+		i.Gaps = append(i.Gaps, *left)
+	}
 	return i
 }
 
-// Apply also ends what the other backend left.
+// Apply also ends what the other backend left. When that fails it is a gap until it succeeds, and no failure: the list is in
+// force, and taking it back would leave the other one alone in force.
 func (c *chosen) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	e, err := c.Backend.Apply(ctx, rs)
 	if err != nil {
 		return e, err
 	}
 	if err := c.end(); err != nil {
-		return e, fmt.Errorf("%w: what an agent with another SIKKER_BACKEND left is in force too: %w", ErrMismatch, err)
+		left := fmt.Sprintf("what an agent with another SIKKER_BACKEND left may be in force too (it is tried again with the next list; `sikkerguard cleanup`, while the agent is stopped, removes it): %s", oneLine(err))
+		c.left.Store(&left)
+		return e, nil
 	}
+	c.left.Store(nil)
 	return e, nil
 }
 

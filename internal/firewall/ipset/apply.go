@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -62,6 +60,9 @@ func (s *Shim) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 		err = fmt.Errorf("%w, or could not be asked: %w", ruleset.ErrMismatch, err)
 	}
 	e.Took = time.Since(start)
+	if err == nil {
+		s.endOthers(context.WithoutCancel(ctx))
+	}
 	return e, err
 }
 
@@ -72,8 +73,15 @@ func (s *Shim) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 //     was enforced before;
 //   - the sets are swapped.
 func (s *Shim) write(ctx context.Context, w *wanted) (err error) {
+	have, err := s.sets(ctx)
+	if err != nil {
+		return err
+	}
 	var temporary []string
 	for _, t := range s.families {
+		if err := foreign(have, t.family); err != nil {
+			return err
+		}
 		temporary = append(temporary, t.temporary()...)
 	}
 	if err := s.destroy(ctx, temporary...); err != nil { // what was left by an agent that was killed here
@@ -151,17 +159,17 @@ func (s *Shim) losing(ctx context.Context, have map[string]setInfo, allow fill) 
 // putAll makes sets that are absent and puts rules right, where they are not. undo takes both away again, in the families
 // that had no chain before.
 func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err error) {
+	have, err := s.sets(ctx)
+	if err != nil {
+		return func() error { return nil }, err
+	}
 	var fresh []tables
 	undo = func() error {
 		var errs []error
 		for _, t := range fresh {
-			errs = append(errs, s.forget(ctx, t))
+			errs = append(errs, s.forget(ctx, t, have))
 		}
 		return errors.Join(errs...)
-	}
-	have, err := s.sets(ctx)
-	if err != nil {
-		return undo, err
 	}
 	for i, t := range s.families {
 		st, err := s.state(ctx, t)
@@ -174,10 +182,11 @@ func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err er
 		if err := s.make(ctx, t, have, w.block[i], w.allow[i]); err != nil {
 			return undo, err
 		}
-		if st.right(s.printed(t, w)) {
-			continue // rules that are not touched lose no count
+		printed := s.printed(t, w)
+		if st.right(printed) {
+			continue
 		}
-		if err := s.put(ctx, t, st, w.rules[t.proto]); err != nil {
+		if err := s.put(ctx, t, w.rules[t.proto], printed); err != nil {
 			return undo, err
 		}
 	}
@@ -187,9 +196,15 @@ func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err er
 // make makes the sets that are absent, and marks a table raw that is about to be made.
 func (s *Shim) make(ctx context.Context, t tables, have map[string]setInfo, fills ...fill) error {
 	var text []byte
-	if loaded, err := t.loaded(); err != nil {
+	loaded, err := t.loaded()
+	if err != nil {
 		return err
-	} else if _, marked := have[t.made()]; !loaded && !t.legacy && !marked {
+	}
+	_, marked := have[t.made()]
+	if !t.legacy {
+		s.made[t.proto] = s.made[t.proto] || marked || !loaded
+	}
+	if s.made[t.proto] && !marked {
 		text = append(text, newFill(t.made(), t.family, nil).create()...)
 	}
 	for _, f := range fills {
@@ -220,135 +235,6 @@ func (s *Shim) swapAll(ctx context.Context, steps [][2]string) error {
 			}
 		}
 		return err
-	}
-	return nil
-}
-
-// Counters reads what the rules dropped since they were first put in place. Rules that are put right count on.
-func (s *Shim) Counters() (ruleset.Counters, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var n ruleset.Counters
-	for _, t := range s.families {
-		st, err := s.state(context.Background(), t)
-		if err != nil {
-			return n, err
-		}
-		c := s.count(t, st)
-		if t.width == ipv4().width {
-			n.Packets4, n.Bytes4 = c.packets, c.bytes
-		} else {
-			n.Packets6, n.Bytes6 = c.packets, c.bytes
-		}
-	}
-	return n, nil
-}
-
-// Disarm takes the jumps to our chain out: nothing is dropped any more, and the counters stand still.
-func (s *Shim) Disarm() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.applied = nil // what the watch sees from now on is no loss
-	s.changes++
-	var errs []error
-	for _, t := range s.families {
-		errs = append(errs, s.disarm(context.Background(), t))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Shim) disarm(ctx context.Context, t tables) error {
-	st, err := s.state(ctx, t)
-	if err != nil || st.jumps == 0 {
-		return err
-	}
-	var lines []string
-	for range st.jumps {
-		lines = append(lines, "-D PREROUTING -j "+chain)
-	}
-	if err := s.change(ctx, t, lines...); err != nil {
-		return fmt.Errorf("end %s rules: %w", t.name, err)
-	}
-	return nil
-}
-
-// Remove takes the rules and then the sets off the host, if they are there. Nothing else was ever changed.
-func (s *Shim) Remove() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.applied = nil
-	s.changes++
-	_, err := s.remove(context.Background())
-	return err
-}
-
-// remove removes what is ours, whichever kind of iptables it was put there with, and says what that was.
-func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
-	var errs []error
-	sets := 0
-	for _, f := range []family{ipv4(), ipv6()} {
-		all, err := s.found(f)
-		errs = append(errs, err)
-		for _, t := range all {
-			found, err := s.take(ctx, t)
-			if errs = append(errs, err); found && err == nil {
-				removed = append(removed, fmt.Sprintf("%s chain %s", t.name, chain))
-			}
-		}
-		have, err := s.sets(ctx)
-		if errs = append(errs, err); err != nil {
-			continue
-		}
-		names := slices.DeleteFunc(f.own(), func(n string) bool { _, ok := have[n]; return !ok })
-		if _, ok := have[f.made()]; ok {
-			for _, t := range all {
-				if !t.legacy {
-					errs = append(errs, s.dropTable(ctx, t))
-				}
-			}
-		}
-		derr := s.destroy(ctx, names...)
-		if errs = append(errs, derr); derr == nil {
-			sets += len(names)
-		}
-	}
-	clear(s.counted)
-	clear(s.before)
-	if sets > 0 {
-		removed = append(removed, fmt.Sprintf("%d sets sikkerguard-*", sets))
-	}
-	return removed, errors.Join(errs...)
-}
-
-// forget removes the rules and sets of one family.
-func (s *Shim) forget(ctx context.Context, t tables) error {
-	if _, err := s.take(ctx, t); err != nil {
-		return err
-	}
-	have, err := s.sets(ctx)
-	if err != nil {
-		return err
-	}
-	if _, ok := have[t.made()]; ok {
-		err = s.dropTable(ctx, t)
-	}
-	return errors.Join(err, s.destroy(ctx, t.own()...))
-}
-
-// dropTable deletes table raw of nf_tables, which the agent was the first to need here, unless somebody else uses it by
-// now.
-func (s *Shim) dropTable(ctx context.Context, t tables) error {
-	st, err := s.state(ctx, t)
-	if err != nil || st.foreign || st.chain {
-		return err
-	}
-	loaded, err := t.loaded()
-	if err != nil || !loaded {
-		return err
-	}
-	err = dropNFTable(t.proto)
-	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) { // by then somebody used it, or deleted it
-		return fmt.Errorf("delete %s table raw: %w", t.name, err)
 	}
 	return nil
 }

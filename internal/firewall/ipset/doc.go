@@ -9,6 +9,7 @@
 // What they read is made of numbers that were parsed before, and of the names above.
 //
 // It can fail because a program is missing (ErrMissing), because the process may not change the firewall (ErrPermission),
-// because another agent runs (ErrRunning), because a program said so (ProgramError), or because the kernel enforces
+// because another agent runs (ErrRunning), because a set of somebody else's has a name of ours (ErrForeign), because a
+// program said so (ProgramError), or because the kernel enforces
 // something else than it was told (ruleset.ErrMismatch). After an error of Apply what was enforced before still is.
 package ipset

@@ -14,8 +14,10 @@ var (
 	ErrPermission = errors.New("not permitted to change the firewall: run as root with CAP_NET_ADMIN and, for the legacy iptables, CAP_NET_RAW (in Docker: cap_add: [NET_ADMIN, NET_RAW])")
 	// ErrRunning means that another agent has this host's sets and rules.
 	ErrRunning = errors.New("another SikkerGuard runs on this host with SIKKER_BACKEND=iptables: stop it first")
-	// ErrIncomplete means that the kernel lacks something that the rules need.
-	ErrIncomplete = errors.New("the kernel lacks a part of iptables or ipset that the rules need (modprobe iptable_raw xt_set xt_limit xt_NFLOG ip_set_hash_net nfnetlink_log on the host)")
+	// ErrForeign means that somebody else has a set of a name of ours. Which, and what to do about it, is said beside it.
+	ErrForeign = errors.New("a set that SikkerGuard did not make has the name of one of its own")
+	// ErrIncomplete means that the kernel lacks something that the rules need. What it may be is said beside it.
+	ErrIncomplete = errors.New("the kernel lacks a part of iptables or ipset that the rules need")
 )
 
 // ProgramError is a program that did not do what it was told.
@@ -23,7 +25,7 @@ type ProgramError struct {
 	Program string   // its path
 	Args    []string // as it was run
 	Code    int      // exit code; -1 when it was killed or did not start
-	Output  string   // what it said on standard error, its beginning
+	Output  string   // what it said on standard error and then on standard output, the beginning of each
 	Err     error    // of running it: the deadline, for one
 }
 
@@ -43,3 +45,6 @@ func (e *ProgramError) Error() string {
 
 // Unwrap is the error of running it.
 func (e *ProgramError) Unwrap() error { return e.Err }
+
+// oneLine is an error for the log, where lines are not escaped: joined errors stand on a line each.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

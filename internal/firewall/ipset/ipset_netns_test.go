@@ -30,15 +30,36 @@ func desired(block, allow blocklist.Blocklist) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000}
 }
 
+// hosts are addresses as a list.
+func hosts(as []netip.Addr) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, a := range as {
+		ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return blocklist.New(ps)
+}
+
 func start(t *testing.T, h *nettest.Host, dirs []string) *Shim {
+	t.Helper()
+	return startIn(t, h, Options{Legacy: true}, dirs)
+}
+
+func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Shim {
 	t.Helper()
 	var s *Shim
 	var err error
-	h.Do(func() { s, err = open(Options{Legacy: true}, dirs) })
+	h.Do(func() { s, err = open(o, dirs) })
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	t.Cleanup(func() { h.Do(func() { _ = s.Remove() }); _ = s.Close() })
+	t.Cleanup(func() {
+		h.Do(func() {
+			if found, _ := Left(); found {
+				_ = s.Remove()
+			}
+		})
+		_ = s.Close()
+	})
 	return s
 }
 
@@ -47,11 +68,16 @@ func programs(t *testing.T, names ...string) []string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range names {
-		if err := os.Symlink(filepath.Join("/usr/sbin", name), filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
+		link(t, name, dir)
 	}
 	return []string{dir}
+}
+
+func link(t *testing.T, name, dir string) {
+	t.Helper()
+	if err := os.Symlink(filepath.Join("/usr/sbin", name), filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 var legacy4 = []string{"ipset", "iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"}
@@ -156,7 +182,7 @@ func TestFails(t *testing.T) {
 		}
 	})
 	// The program reads a list that it refuses, in the middle.
-	h.Run("ipset", "create", "sikkerguard-blocklist-next", "hash:ip")
+	h.Run("ipset", "create", "sikkerguard-blocklist-next", "hash:net")
 	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-blocklist-next", "src", "-j", "DROP")
 	if err := apply("203.0.113.10/32"); !errors.As(err, &p) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("with a temporary set that somebody holds: got %v", err)

@@ -62,13 +62,20 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	for _, f := range []family{ipv4(), ipv6()} {
 		for _, name := range f.own() {
-			if len(name) > 31 || !isOwn(name) {
-				t.Errorf("set %s: %d characters, own %v", name, len(name), isOwn(name))
+			if o, ok := owner(name); len(name) > 31 || !ok || o.proto != f.proto {
+				t.Errorf("set %s: %d characters, owner %v", name, len(name), o.name)
+			}
+			for info, want := range map[setInfo]bool{
+				{kind: "hash:net", family: f.ipset}: true, {kind: "hash:ip", family: f.ipset}: false, {kind: "hash:net", family: "inet9"}: false, {}: false,
+			} {
+				if info.own(name) != want {
+					t.Errorf("set %s, %+v: own %v", name, info, !want)
+				}
 			}
 		}
 	}
 	for _, name := range []string{"sikkerguard-mine", "f2b-sshd", "", "sikkerguard-"} {
-		if isOwn(name) {
+		if _, ok := owner(name); ok {
 			t.Errorf("set %q is not ours", name)
 		}
 	}
@@ -80,11 +87,15 @@ func TestLimit(t *testing.T) {
 		1:         "limit --limit 1/sec --limit-burst 1",
 		5:         "limit --limit 5/sec",
 		10_000:    "limit --limit 10000/sec --limit-burst 10000",
-		7_000:     "hashlimit --hashlimit-upto 7000/sec --hashlimit-burst 7000 --hashlimit-name x",
-		1_000_000: "hashlimit --hashlimit-upto 1000000/sec --hashlimit-burst 10000 --hashlimit-name x",
+		7_000:     "hashlimit --hashlimit-upto 7000/sec --hashlimit-burst 7000 --hashlimit-name sikker6-7000",
+		1_000_000: "hashlimit --hashlimit-upto 1000000/sec --hashlimit-burst 10000 --hashlimit-name sikker6-1000000",
 	} {
-		if got := limit("x", rate); got != want {
+		got := limit("sikker6", rate)
+		if got != want {
 			t.Errorf("%d: got %q, want %q", rate, got, want)
+		}
+		if _, name, ok := strings.Cut(got, "--hashlimit-name "); ok && len(name) > 15 {
+			t.Errorf("%d: the name has %d characters", rate, len(name))
 		}
 	}
 }

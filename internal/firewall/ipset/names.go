@@ -54,7 +54,12 @@ func (f family) own() []string {
 	return append(f.temporary(), f.whitelist(), f.blocklist(), f.made())
 }
 
-// isOwn says whether the set is ours.
-func isOwn(name string) bool {
-	return slices.Contains(ipv4().own(), name) || slices.Contains(ipv6().own(), name)
+// owner is the family whose sets are called so, if it is a name of ours.
+func owner(name string) (f family, ok bool) {
+	for _, f := range []family{ipv4(), ipv6()} {
+		if slices.Contains(f.own(), name) {
+			return f, true
+		}
+	}
+	return family{}, false
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -20,23 +21,29 @@ type Options struct {
 	Legacy bool
 	// Keep says that the rules of an agent that was killed are to stay. They always do: without Keep that is a gap.
 	Keep bool
+	// LogRate is that of the rulesets to come: what matches it is tried too. 0 is a rate that any kernel takes.
+	LogRate uint32
 }
 
 // Shim is the sets and rules of this host. Its methods may be called from several goroutines; those that change something
-// wait for each other.
+// wait for each other, and Verify for them. Counters, Present and Info wait for nobody.
 type Shim struct {
 	run      runner
 	ipset    string   // path
+	rate     uint32   // Options.LogRate
 	families []tables // those that are enforced: IPv4, and IPv6 if it is there
 	info     ruleset.Info
-	lock     net.Listener // nil when somebody without rights holds the name
+	lock     net.Listener     // nil when somebody without rights holds the name
+	tallies  map[uint8]*tally // by family
 
-	mu      sync.Mutex
-	applied *wanted           // nil before the first Apply and after Remove
-	counted map[uint8]counter // by family, as read last
-	before  map[uint8]counter // by family, what was dropped before the kernel's counter began
+	mu      sync.Mutex // held for as long as a change takes
+	applied *wanted    // nil before the first Apply and after Remove
 	prints  map[uint8]printing
-	changes int // how often something was changed
+	changes int            // how often something was changed
+	ended   bool           // nothing of the other kind of iptables is left
+	made    map[uint8]bool // by family, that a table raw was made: somebody may destroy the set that says so
+
+	gap atomic.Pointer[string] // what could not be ended; nil when nothing is known to be left
 }
 
 // Open finds the programs and tries whether the kernel can do what the rules need, in a set and a chain that no packet
@@ -49,6 +56,7 @@ func open(o Options, dirs []string) (*Shim, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.rate = o.LogRate
 	v4, err := s.choose(ipv4(), o.Legacy)
 	if err != nil {
 		return nil, err
@@ -68,11 +76,11 @@ func open(o Options, dirs []string) (*Shim, error) {
 	return s, nil
 }
 
-// newShim finds ipset, without which there is nothing of ours.
+// newShim finds ipset. Without it, which is ErrMissing, only rules can be asked for.
 func newShim(dirs []string) (*Shim, error) {
-	s := &Shim{run: runner{dirs: dirs}, counted: map[uint8]counter{}, before: map[uint8]counter{}, prints: map[uint8]printing{}}
+	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
 	if s.ipset = s.run.find("ipset"); s.ipset == "" {
-		return nil, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
+		return s, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
 	}
 	return s, nil
 }
@@ -105,7 +113,7 @@ func (s *Shim) openFamilies(v4 tables, legacy bool) error {
 	case err == nil:
 		s.families = append(s.families, v6)
 	case errors.Is(err, ErrMissing), errors.Is(err, ErrIncomplete):
-		s.info.Gaps = append(s.info.Gaps, fmt.Sprintf("only IPv4 is enforced, IPv6 sources get through: %v", err))
+		s.info.Gaps = append(s.info.Gaps, fmt.Sprintf("only IPv4 is enforced, IPv6 sources get through: %s", oneLine(err)))
 	default:
 		return err
 	}
@@ -164,35 +172,64 @@ func (s *Shim) found(f family) ([]tables, error) {
 	return all, nil
 }
 
-// try finds out whether the kernel takes such a set and such rules, and leaves nothing behind.
+// try finds out whether the kernel takes such a set and such rules, and leaves nothing behind. A table raw that it makes is
+// marked, so that even when the agent is killed here, the next one, or cleanup, deletes it.
 func (s *Shim) try(ctx context.Context, t tables) error {
-	was, err := t.loaded()
+	have, err := s.sets(ctx)
+	if err != nil {
+		return err
+	}
+	if err := foreign(have, t.family); err != nil {
+		return err
+	}
+	_, marked := have[t.made()]
+	fresh, err := s.fresh(ctx, t, marked)
 	if err != nil {
 		return err
 	}
 	if err := s.untry(ctx, t); err != nil { // what was left by an agent that was killed here
 		return err
 	}
-	err = s.restore(ctx, askTime, []byte(newFill(t.probe(), t.family, nil).create()))
+	text := newFill(t.probe(), t.family, nil).create()
+	if fresh && !marked && !t.legacy {
+		text = newFill(t.made(), t.family, nil).create() + text
+	}
+	err = s.restore(ctx, askTime, []byte(text))
 	if err == nil {
 		lines := []string{":" + probeChain + " - [0:0]"}
-		for _, r := range rulesOn(t.probe(), t.probe(), "", ruleset.Ruleset{LogGroup: 1, LogRate: 1}) {
+		for _, r := range t.rulesOn(t.probe(), t.probe(), ruleset.Ruleset{LogGroup: 1, LogRate: s.rate}) {
 			lines = append(lines, "-A "+probeChain+" "+r)
 		}
 		err = s.change(ctx, t, lines...)
 	}
 	if err != nil {
-		err = fmt.Errorf("try %s: %w", t.program(), diagnose(err))
+		err = fmt.Errorf("try %s: %w", t.program(), s.diagnose(err))
 	}
-	err = errors.Join(err, s.untry(ctx, t))
+	if uerr := s.untry(ctx, t); uerr != nil {
+		return errors.Join(err, uerr) // the mark stays, by which the rest is found
+	}
 	switch {
-	case was:
+	case !fresh:
+		return err
 	case t.legacy:
 		s.info.Gaps = append(s.info.Gaps, t.program()+" had no table raw: it stays, empty, when the agent stops, because it cannot be unloaded")
-	default:
-		err = errors.Join(err, s.dropTable(ctx, t))
+		return err
 	}
-	return err
+	if derr := s.dropTable(ctx, t); derr != nil {
+		return errors.Join(err, derr)
+	}
+	return errors.Join(err, s.destroy(ctx, t.made()))
+}
+
+// fresh says whether there is no table raw here, or, when it is marked, one that an agent made which was killed before it
+// had rules in it.
+func (s *Shim) fresh(ctx context.Context, t tables, marked bool) (bool, error) {
+	loaded, err := t.loaded()
+	if err != nil || !loaded || t.legacy || !marked {
+		return !loaded, err
+	}
+	st, err := s.state(ctx, t)
+	return !st.chain, err
 }
 
 // untry removes what try made.
@@ -209,19 +246,27 @@ func (s *Shim) untry(ctx context.Context, t tables) error {
 	return s.destroy(ctx, t.probe())
 }
 
-// diagnose says what it means that a program refused what it was given while it is tried. What may pass is no lack.
-func diagnose(err error) error {
+// diagnose says what it means that a program refused what it was given while it is tried, and which modules that takes.
+// What may pass is no lack.
+func (s *Shim) diagnose(err error) error {
 	// iptables exits with 4 when another program holds its lock for too long, or when it has no memory.
 	const resource = 4
 	var p *ProgramError
 	if errors.As(err, &p) && p.Code > 0 && p.Code != resource {
-		return fmt.Errorf("%w: %w", ErrIncomplete, err)
+		match, _, _ := strings.Cut(limit("", max(s.rate, 1)), " ")
+		return fmt.Errorf("%w (modprobe -a iptable_raw ip6table_raw xt_set xt_%s xt_NFLOG ip_set_hash_net nfnetlink_log on the host): %w", ErrIncomplete, match, err)
 	}
 	return err
 }
 
 // Info says which programs enforce, and what it means that it is not nft.
-func (s *Shim) Info() ruleset.Info { return s.info }
+func (s *Shim) Info() ruleset.Info {
+	i := s.info
+	if gap := s.gap.Load(); gap != nil {
+		i.Gaps = append(slices.Clip(i.Gaps), *gap)
+	}
+	return i
+}
 
 // Close lets go of the host. Sets and rules that were not removed stay.
 func (s *Shim) Close() error {

@@ -13,6 +13,8 @@ import (
 )
 
 const (
+	// drop is the last rule, and the one whose count is told.
+	drop = "-j DROP"
 	// snapLen is how many bytes of a packet are copied: its headers.
 	snapLen = 128
 	// limitMost is the finest rate of the match limit, packets a second: it counts in parts of 1/10,000 s.
@@ -24,22 +26,23 @@ const (
 // rules are the rules of chain SIKKERGUARD, written as iptables-save prints them. What is not listed leaves after one
 // lookup; only packets of listed sources pay for the rest.
 func rules(f family, rs ruleset.Ruleset) []string {
-	return rulesOn(f.blocklist(), f.whitelist(), "sikkerguard"+f.mark, rs)
+	return f.rulesOn(f.blocklist(), f.whitelist(), rs)
 }
 
-// rulesOn are rules over these sets; table is a name for the memory of the match hashlimit, if it is needed.
-func rulesOn(block, allow, table string, rs ruleset.Ruleset) []string {
+// rulesOn are rules over these sets.
+func (f family) rulesOn(block, allow string, rs ruleset.Ruleset) []string {
 	return []string{
 		"-m set ! --match-set " + block + " src -j RETURN",
 		"-m set --match-set " + allow + " src -j RETURN",
-		"-m " + limit(table, max(rs.LogRate, 1)) + fmt.Sprintf(" -j NFLOG --nflog-group %d --nflog-size %d", rs.LogGroup, snapLen),
-		"-j DROP",
+		"-m " + limit("sikker"+f.mark, max(rs.LogRate, 1)) + fmt.Sprintf(" -j NFLOG --nflog-group %d --nflog-size %d", rs.LogGroup, snapLen),
+		drop,
 	}
 }
 
 // limit is the match that lets so many packets a second through. The match limit rounds up to whole parts of its clock;
-// hashlimit, without a mode that tells packets apart, is exact to a millionth.
-func limit(table string, rate uint32) string {
+// hashlimit, without a mode that tells packets apart, is exact to a millionth. It keeps its state under a name, of 15
+// characters at most on old kernels, and rules of the same name share the rate of the first: so the name holds the rate.
+func limit(name string, rate uint32) string {
 	burst := min(rate, burstMost)
 	switch {
 	case rate == 5: // the burst that iptables takes by itself, and does not print
@@ -47,11 +50,8 @@ func limit(table string, rate uint32) string {
 	case limitMost%rate == 0:
 		return fmt.Sprintf("limit --limit %d/sec --limit-burst %d", rate, burst)
 	}
-	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s", rate, burst, table)
+	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s-%d", rate, burst, name, rate)
 }
-
-// counter is packets and bytes.
-type counter struct{ packets, bytes uint64 }
 
 // state is what the kernel has of one family's table raw.
 type state struct {
@@ -87,7 +87,7 @@ func parseState(out string) state {
 		case isOwn:
 			st.rules = append(st.rules, own)
 			var c counter
-			if _, err := fmt.Sscanf(counted, "[%d:%d", &c.packets, &c.bytes); own == "-j DROP" && err == nil {
+			if _, err := fmt.Sscanf(counted, "[%d:%d", &c.packets, &c.bytes); own == drop && err == nil {
 				st.dropped = &c
 			}
 		case rule == jump:
@@ -159,16 +159,76 @@ func (s *Shim) change(ctx context.Context, t tables, lines ...string) error {
 	return err
 }
 
-// put makes the chain hold these rules, and packets come to it first. What was counted is counted on from.
-func (s *Shim) put(ctx context.Context, t tables, st state, want []string) error {
-	from := s.count(t, st)
-	lines := []string{":" + chain + " - [0:0]"} // makes it, or empties it
-	for i, r := range want {
-		var c counter
-		if i == len(want)-1 {
-			c = from
+// put makes the chain hold these rules, and packets come to it first. What was counted is counted on from. printed is how
+// the rules are printed when they are right.
+func (s *Shim) put(ctx context.Context, t tables, want, printed []string) error {
+	c := s.tallies[t.proto]
+	c.mu.Lock()
+	st, err := s.state(ctx, t)
+	if err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	from := c.add(st.dropped)
+	old := [2]counter{c.before, c.last}
+	lines, anew := st.edit(want, printed, from)
+	if anew {
+		// The kernel is told to count on from there. ip6tables-nft 1.8.9 does not tell it; then it shows less.
+		c.before, c.last = counter{}, from
+	}
+	c.replacing = true
+	c.mu.Unlock()
+
+	err = s.change(ctx, t, lines...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.replacing = false
+	if err != nil {
+		c.before, c.last = old[0], old[1]
+		return fmt.Errorf("write %s rules: %w", t.name, err)
+	}
+	after, err := s.state(ctx, t)
+	if err != nil {
+		return err
+	}
+	c.add(after.dropped)
+	if !slices.EqualFunc(after.rules, want, func(a, b string) bool { return target(a) == target(b) }) {
+		return mismatch("%s chain %s was changed while it was written", t.name, chain)
+	}
+	s.prints[t.proto] = printing{want: want, got: after.rules}
+	return nil
+}
+
+// target is where a rule sends a packet.
+func target(rule string) string {
+	_, t, _ := strings.Cut(rule, "-j ")
+	name, _, _ := strings.Cut(t, " ")
+	return name
+}
+
+// edit are the changes that make the table what is wanted. The rule that drops stays if it is there, so that no packet is
+// missing from its count; else all are made anew, and it counts on from from.
+func (st state) edit(want, printed []string, from counter) (lines []string, anew bool) {
+	at := slices.Index(st.rules, drop)
+	switch anew = at < 0 || slices.Contains(st.rules[at+1:], drop); {
+	case anew:
+		lines = append(lines, ":"+chain+" - [0:0]") // makes it, or empties it
+		for i, r := range want {
+			var c counter
+			if i == len(want)-1 {
+				c = from
+			}
+			lines = append(lines, fmt.Sprintf("[%d:%d] -A %s %s", c.packets, c.bytes, chain, r))
 		}
-		lines = append(lines, fmt.Sprintf("[%d:%d] -A %s %s", c.packets, c.bytes, chain, r))
+	case !slices.Equal(st.rules, printed):
+		for i := range slices.Backward(st.rules) {
+			if i != at {
+				lines = append(lines, fmt.Sprintf("-D %s %d", chain, i+1))
+			}
+		}
+		for _, r := range slices.Backward(want[:len(want)-1]) {
+			lines = append(lines, "-I "+chain+" "+r)
+		}
 	}
 	if !st.first || st.jumps != 1 {
 		for range st.jumps {
@@ -176,33 +236,7 @@ func (s *Shim) put(ctx context.Context, t tables, st state, want []string) error
 		}
 		lines = append(lines, "-I PREROUTING 1 -j "+chain)
 	}
-	if err := s.change(ctx, t, lines...); err != nil {
-		return fmt.Errorf("write %s rules: %w", t.name, err)
-	}
-	after, err := s.state(ctx, t)
-	if err != nil {
-		return err
-	}
-	if len(after.rules) != len(want) {
-		return mismatch("%s chain %s has %d rules, not %d", t.name, chain, len(after.rules), len(want))
-	}
-	s.prints[t.proto] = printing{want: want, got: after.rules}
-	// ip6tables-nft 1.8.9 does not set the counters that it is given, so what was counted before is added here.
-	s.before[t.proto] = counter{}
-	if after.dropped == nil || after.dropped.packets < from.packets {
-		s.before[t.proto] = from
-	}
-	return nil
-}
-
-// count is what the rules of a family have dropped, as far as the kernel tells. Rules that somebody deleted had dropped at
-// least what was read last.
-func (s *Shim) count(t tables, st state) counter {
-	if st.dropped != nil {
-		before := s.before[t.proto]
-		s.counted[t.proto] = counter{st.dropped.packets + before.packets, st.dropped.bytes + before.bytes}
-	}
-	return s.counted[t.proto]
+	return lines, anew
 }
 
 // printing is how this iptables prints rules that it was given: versions may differ in it.
@@ -239,9 +273,16 @@ func (s *Shim) take(ctx context.Context, t tables) (bool, error) {
 	if err == nil {
 		return st.chain, nil
 	}
-	// A rule of somebody else's may jump to the chain. Then it stays, and does nothing.
+	// A rule of somebody else's may jump to the chain. Then it stays, and does nothing. What was in the way may also have
+	// passed.
 	if eerr := s.change(ctx, t, empty...); eerr != nil {
 		return true, fmt.Errorf("remove %s rules: %w", t.name, err)
+	}
+	if len(gone) > 0 {
+		err = s.change(ctx, t, gone...)
+	}
+	if err == nil {
+		return st.chain, nil
 	}
 	return true, fmt.Errorf("remove %s chain %s, which is empty now (another rule may refer to it): %w", t.name, chain, err)
 }

@@ -25,7 +25,7 @@ const (
 	waitDelay = 5 * time.Second
 	// maxOutput caps what a program may print, in bytes: the rules of table raw are a screenful.
 	maxOutput = 16 << 20
-	// maxError caps what is quoted of standard error, in bytes.
+	// maxError caps what is quoted of standard error, and of standard output, in bytes.
 	maxError = 1 << 10
 	// lockWait is for how many seconds iptables waits while another program changes rules.
 	lockWait = "5"
@@ -76,12 +76,22 @@ func (r runner) run(ctx context.Context, limit time.Duration, stdin []byte, prog
 	if err == nil {
 		return out.String(), errOut.String(), nil
 	}
-	e := &ProgramError{Program: program, Args: args, Code: -1, Err: err, Output: strings.TrimSpace(errOut.String())}
-	e.Output = e.Output[:min(len(e.Output), maxError)]
+	e := &ProgramError{Program: program, Args: args, Code: -1, Err: err, Output: said(errOut.String(), out.String())}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() >= 0 {
 		e.Code, e.Err = exit.ExitCode(), nil
 	}
 	return "", "", e
+}
+
+// said is the beginning of each of these texts, those that are not empty.
+func said(texts ...string) string {
+	var all []string
+	for _, text := range texts {
+		if text = strings.TrimSpace(text); text != "" {
+			all = append(all, text[:min(len(text), maxError)])
+		}
+	}
+	return strings.Join(all, "\n")
 }
 
 // capped keeps the beginning of what is written to it.

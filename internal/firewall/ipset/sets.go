@@ -14,6 +14,8 @@ import (
 )
 
 const (
+	// setKind is what ipset calls a set of addresses and networks.
+	setKind = "hash:net"
 	// minSize is the smallest number of hash buckets and of elements that a set is made for: those of ipset itself.
 	minSize, minElements = 1024, 65536
 	// busyTime is how long it is tried again to swap or destroy a set that is busy: somebody lists it, or a rule that looked
@@ -57,7 +59,7 @@ func (f fill) create() string {
 	if n > 2*minSize {
 		buckets = 1 << bits.Len(uint(n/2-1))
 	}
-	return fmt.Sprintf("create %s hash:net family %s hashsize %d maxelem %d\n", f.set, f.family.ipset, buckets, max(n, minElements))
+	return fmt.Sprintf("create %s %s family %s hashsize %d maxelem %d\n", f.set, setKind, f.family.ipset, buckets, max(n, minElements))
 }
 
 // script is what `ipset restore` reads to make and fill these sets: one line a set and one an element, each of a constant
@@ -82,10 +84,27 @@ func script(fills ...fill) []byte {
 
 // setInfo is what the kernel tells of a set without its elements.
 type setInfo struct {
-	kind    string // hash:net
+	kind    string // setKind, for one
 	family  string // inet or inet6
 	entries int
 	counted bool // the program told the number of entries: old ones do not
+}
+
+// own says whether a set of this name is ours: somebody else may have made one of another kind.
+func (i setInfo) own(name string) bool {
+	f, ok := owner(name)
+	return ok && i.kind == setKind && i.family == f.ipset
+}
+
+// foreign says which set of a family is somebody else's, though its name is ours.
+func foreign(have map[string]setInfo, f family) error {
+	for _, name := range f.own() {
+		if info, ok := have[name]; ok && !info.own(name) {
+			return fmt.Errorf("%w: set %s is of type %s and family %q, not %s and %s; rename it (ipset rename %s another-name) or, if nothing needs it, destroy it (ipset destroy %s)",
+				ErrForeign, name, info.kind, info.family, setKind, f.ipset, name, name)
+		}
+	}
+	return nil
 }
 
 // sets are all sets of the network namespace.
@@ -161,13 +180,13 @@ func (s *Shim) swap(ctx context.Context, a, b string) error {
 	return s.persist(ctx, "swap", a, b)
 }
 
-// destroy destroys these sets, those of them that are there.
+// destroy destroys these sets, those of them that are there and ours.
 func (s *Shim) destroy(ctx context.Context, names ...string) error {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return err
 	}
-	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, ok := have[n]; return !ok })
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !have[n].own(n) })
 	if len(names) == 0 {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -52,7 +53,7 @@ func (s *Shim) verify(ctx context.Context) (ruleset.Evidence, error) {
 // look is the part of verify that is done every second. It says whether the elements could be counted.
 func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 	for _, t := range s.families {
-		st, err := s.state(ctx, t)
+		st, err := s.read(ctx, t) // should somebody delete the rules, they count on from here
 		if err != nil {
 			return false, err
 		}
@@ -64,7 +65,6 @@ func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 		case !slices.Equal(st.rules, want):
 			return false, mismatch("the rules of %s chain %s were changed", t.name, chain)
 		}
-		s.count(t, st) // should somebody delete the rules, they count on from here
 	}
 	have, err := s.sets(ctx)
 	if err != nil {
@@ -76,6 +76,8 @@ func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 		switch {
 		case !ok:
 			return false, mismatch("set %s is missing", f.set)
+		case !info.own(f.set):
+			return false, mismatch("set %s is of type %s and family %s, and somebody else's", f.set, info.kind, info.family)
 		case info.counted && info.entries != len(f.elements):
 			return false, mismatch("set %s has %d elements, not %d", f.set, info.entries, len(f.elements))
 		}
@@ -139,30 +141,32 @@ func (s *Shim) Present() error {
 }
 
 // Left says whether sets of an agent are here: whatever is left of one, a set is. It changes nothing, and no module is
-// loaded for it. The error is ErrRunning when they are those of an agent that runs.
-func Left() (bool, error) { return left(strings.Split(path, ":")) }
+// loaded for it. The error is ErrRunning when they are those of an agent that runs, and ErrMissing when the rules of one are
+// here and ipset is not.
+func Left() (bool, error) { return left(context.Background(), strings.Split(path, ":")) }
 
-func left(dirs []string) (bool, error) {
+func left(ctx context.Context, dirs []string) (bool, error) {
 	if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
-	}
-	s, err := newShim(dirs)
-	if errors.Is(err, ErrMissing) {
-		return false, nil // it cannot be asked; an agent of this kind could not have run here
-	}
-	if err != nil {
-		return false, err
 	}
 	if ok, err := permitted(false); err != nil {
 		return false, err
 	} else if !ok {
 		return false, ErrPermission
 	}
-	out, _, err := s.run.run(context.Background(), askTime, nil, s.ipset, "list", "-n")
-	if err != nil {
-		return false, fmt.Errorf("list sets: %w", err)
+	s, missing := newShim(dirs)
+	if missing != nil {
+		if found, err := s.hasChain(ctx); !found || err != nil {
+			return false, err
+		}
+		return true, missing
 	}
-	if !slices.ContainsFunc(strings.Fields(out), isOwn) {
+	have, err := s.sets(ctx)
+	if err != nil {
+		return false, err
+	}
+	maps.DeleteFunc(have, func(name string, info setInfo) bool { return !info.own(name) })
+	if len(have) == 0 {
 		return false, nil
 	}
 	l, err := claim()
@@ -173,6 +177,22 @@ func left(dirs []string) (bool, error) {
 		err = l.Close()
 	}
 	return true, err
+}
+
+// hasChain says whether our chain is in any table raw.
+func (s *Shim) hasChain(ctx context.Context) (bool, error) {
+	for _, f := range []family{ipv4(), ipv6()} {
+		all, err := s.found(f)
+		if err != nil {
+			return false, err
+		}
+		for _, t := range all {
+			if st, err := s.state(ctx, t); st.chain || err != nil {
+				return st.chain, err
+			}
+		}
+	}
+	return false, nil
 }
 
 // Cleanup removes the sets and rules that a dead agent left, and says what that was. The error is ErrRunning when an agent

@@ -1,0 +1,109 @@
+package firewall
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// childEnv tells the test process that it is an agent to be killed, and with which backend.
+const childEnv = "SIKKERGUARD_TEST_KILL"
+
+// TestKilled is the agent that the tests below kill; by itself it does nothing.
+func TestKilled(t *testing.T) {
+	at := slices.IndexFunc(kinds(), func(k kind) bool { return k.name == os.Getenv(childEnv) })
+	if at < 0 {
+		t.Skip("not started to be killed")
+	}
+	fw, err := kinds()[at].open(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(s string) { _, _ = os.Stdout.WriteString(s + "\n") }
+	say("opened")
+	for i := uint64(0); ; i++ {
+		ps := slices.Concat(list("203.0.113.9", "2001:db8:f::1").Prefixes(), random(2000, i))
+		if _, err := fw.Apply(t.Context(), wanted(blocklist.New(ps), list("10.0.0.0/8", fmt.Sprintf("192.0.2.%d", i%200)))); err != nil {
+			t.Fatal(err)
+		}
+		say("applied")
+	}
+}
+
+// kill starts an agent, waits until it has said what it is told to wait for, and a while longer, and kills it.
+func (h *host) kill(until string, delay time.Duration) {
+	h.t.Helper()
+	cmd := exec.CommandContext(h.t.Context(), os.Args[0], "-test.run=^TestKilled$")
+	cmd.Env = append(os.Environ(), childEnv+"="+h.name)
+	r, w, err := os.Pipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := h.Start(cmd); err != nil {
+		h.t.Fatal(err)
+	}
+	_ = w.Close()
+	var said []byte
+	for buf := make([]byte, 1024); !strings.Contains(string(said), until); {
+		n, err := r.Read(buf)
+		if said = append(said, buf[:n]...); err != nil {
+			h.t.Fatalf("the agent ended: %s", said)
+		}
+	}
+	time.Sleep(delay) // at any moment of its work
+	if err := cmd.Process.Kill(); err != nil {
+		h.t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+}
+
+// TestCrash kills an agent of each kind at fifteen moments: those rules that were in force stay, the next agent takes them over without
+// a gap, and when that one is gone, nothing is left.
+func TestCrash(t *testing.T) {
+	each(t, func(h *host) {
+		t := h.t
+		before := h.snapshot()
+		var last ruleset.Counters
+		for i := range 15 {
+			until := "applied"
+			if i%3 == 0 {
+				until = "opened"
+			}
+			h.kill(until, time.Duration(i)*14*time.Millisecond)
+			if until == "applied" {
+				h.Check("killed", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("9.9.9.9"))
+			}
+			h.start()
+			always := nettest.Addrs("203.0.113.9", "2001:db8:f::1")
+			if until != "applied" {
+				h.apply(list("203.0.113.9", "2001:db8:f::1"), list())
+			}
+			h.Under(always, nil, func() { h.apply(list("203.0.113.9", "2001:db8:f::1", "5.6.7.8"), list("192.0.2.50")) })
+			h.Check("taken over", nettest.Addrs("203.0.113.9", "2001:db8:f::1", "5.6.7.8"), nettest.Addrs("50.1.2.3"))
+			h.tidy("taken over")
+			if n := h.counters(); i%2 == 0 {
+				if n.Packets4 < last.Packets4 {
+					t.Errorf("counters went back from %+v to %+v", last, n)
+				}
+				h.remove()
+				h.same("removed", before)
+				last = ruleset.Counters{}
+			} else {
+				last = n
+			}
+			if err := h.fw.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

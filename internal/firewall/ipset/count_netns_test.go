@@ -1,0 +1,204 @@
+package ipset
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestAdd is what a tally makes of readings.
+func TestAdd(t *testing.T) {
+	t.Parallel()
+	var c tally
+	for i, step := range []struct {
+		reading *counter
+		want    counter
+	}{
+		{nil, counter{}},
+		{&counter{5, 500}, counter{5, 500}},
+		{nil, counter{5, 500}},                // deleted
+		{&counter{2, 200}, counter{7, 700}},   // and made again
+		{&counter{2, 200}, counter{7, 700}},   //
+		{&counter{0, 0}, counter{7, 700}},     // zeroed
+		{&counter{9, 900}, counter{16, 1600}}, //
+	} {
+		if got := c.add(step.reading); got != step.want {
+			t.Errorf("step %d: got %+v, want %+v", i, got, step.want)
+		}
+	}
+}
+
+// TestCountersDuringApply holds Apply where it is about to replace the rules. Who asks for the counters, or whether the
+// rules are there, gets an answer meanwhile; no packet that is dropped meanwhile is missing afterwards, or counted twice.
+func TestCountersDuringApply(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			s := startKind(t, h, kind)
+			rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
+			apply := func() {
+				h.Do(func() {
+					if _, err := s.Apply(t.Context(), rs); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			send := func() {
+				for range 20 {
+					h.Send(nettest.Addrs("203.0.113.9")[0], "knock")
+					h.Send(nettest.Addrs("2001:db8:f::1")[0], "knock")
+				}
+				h.Settle()
+			}
+			apply()
+			send()
+			for i := range s.families {
+				real := s.families[i].restore
+				var held, release func()
+				s.families[i].restore, held, release = hold(t, real)
+				rs.LogRate += 7 // other rules
+				doneC := make(chan struct{})
+				go func() {
+					defer close(doneC)
+					apply()
+				}()
+				held()
+				answers(t, h, s, ruleset.Counters{Packets4: uint64(20 * (i + 1)), Packets6: uint64(20 * (i + 1))})
+				send()
+				answers(t, h, s, ruleset.Counters{Packets4: uint64(20 * (i + 1)), Packets6: uint64(20 * (i + 1))})
+				release()
+				<-doneC
+				s.families[i].restore = real
+				if n := count(t, h, s); n.Packets4 != uint64(20*(i+2)) || n.Packets6 != uint64(20*(i+2)) {
+					t.Errorf("after Apply: %+v, want %d packets of each family", n, 20*(i+2))
+				}
+			}
+		})
+	}
+}
+
+// hold is a program that waits before it does what the one at path does. held returns when it was started, and release lets
+// it go on.
+func hold(t *testing.T, path string) (waits string, held, release func()) {
+	t.Helper()
+	dir := t.TempDir()
+	heldFIFO, goFIFO := filepath.Join(dir, "held"), filepath.Join(dir, "go")
+	for _, f := range []string{heldFIFO, goFIFO} {
+		if err := unix.Mkfifo(f, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits = program(t, dir, filepath.Base(path), "echo > "+heldFIFO+"; read -r _ < "+goFIFO+"; exec "+path+` "$@"`)
+	held = func() {
+		if _, err := os.ReadFile(heldFIFO); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release = func() {
+		if err := os.WriteFile(goFIFO, []byte("\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return waits, held, release
+}
+
+// answers fails when the counters, the state of the rules and what enforces are not told while an Apply is held, or when
+// they are less than they were.
+func answers(t *testing.T, h *nettest.Host, s *Shim, least ruleset.Counters) {
+	t.Helper()
+	doneC := make(chan struct{})
+	go func() {
+		defer close(doneC)
+		if n := count(t, h, s); n.Packets4 < least.Packets4 || n.Packets6 < least.Packets6 || n.Packets() > least.Packets()+40 {
+			t.Errorf("during Apply: %+v, want %+v and at most 40 packets more", n, least)
+		}
+		h.Do(func() {
+			if err := s.Present(); err != nil {
+				t.Error(err)
+			}
+		})
+		_ = s.Info()
+	}()
+	select {
+	case <-doneC:
+	case <-time.After(20 * time.Second):
+		t.Fatal("no answer during Apply")
+	}
+}
+
+func count(t *testing.T, h *nettest.Host, s *Shim) ruleset.Counters {
+	t.Helper()
+	var n ruleset.Counters
+	var err error
+	h.Do(func() { n, err = s.Counters() })
+	if err != nil {
+		t.Errorf("counters: %v", err)
+	}
+	return n
+}
+
+// TestCountersNeverGoBack asks for the counters all the time, while rules are replaced and packets come. In the end they
+// are as many as were sent.
+func TestCountersNeverGoBack(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			s := startKind(t, h, kind)
+			rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
+			apply := func() {
+				rs.LogRate += 7
+				h.Do(func() {
+					if _, err := s.Apply(t.Context(), rs); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			apply()
+			flood := h.Flood(nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
+			stopC := make(chan struct{})
+			var asking sync.WaitGroup
+			for range 2 {
+				asking.Go(func() {
+					var last ruleset.Counters
+					for {
+						select {
+						case <-stopC:
+							return
+						default:
+						}
+						n := count(t, h, s)
+						if n.Packets4 < last.Packets4 || n.Packets6 < last.Packets6 || n.Bytes4 < last.Bytes4 || n.Bytes6 < last.Bytes6 {
+							t.Errorf("from %+v to %+v", last, n)
+						}
+						last = n
+					}
+				})
+			}
+			for i := range 8 {
+				apply()
+				if i%3 == 2 {
+					h.Run("iptables-"+kind, "-t", "raw", "-D", "PREROUTING", "1") // the chain is put back first
+				}
+			}
+			apply()
+			close(stopC)
+			asking.Wait()
+			sent := uint64(flood.Stop())
+			h.Settle()
+			if n := count(t, h, s); n.Packets() > sent || n.Packets6 != sent/2 {
+				t.Errorf("counted %+v of %d packets", n, sent)
+			}
+		})
+	}
+}

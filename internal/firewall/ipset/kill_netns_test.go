@@ -1,0 +1,155 @@
+package ipset
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// killEnv tells the test process that it is an agent to be killed. Its programs are in its working directory.
+const killEnv = "SIKKERGUARD_TEST_KILL_STEP"
+
+// TestKilled is the agent that TestKill kills; by itself it does nothing.
+func TestKilled(t *testing.T) {
+	if os.Getenv(killEnv) != "1" {
+		t.Skip("not started to be killed")
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := open(Options{Legacy: strings.HasSuffix(dir, "legacy")}, []string{dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list("10.0.0.0/8", "192.0.2.7/32"))
+	for _, rate := range []uint32{10_000, 7_000} { // other rules
+		rs.LogRate = rate
+		if _, err := s.Apply(t.Context(), rs); err != nil {
+			t.Fatal(err)
+		}
+		rs.Allow = list("10.0.0.0/8") // a whitelist that loses an entry
+	}
+	if err := errors.Join(s.Remove(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// suicide makes a directory of the programs of one kind. They count their changes, and kill the agent after change n.
+func suicide(t *testing.T, kind string, n int) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), kind)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	changing := []string{"ipset"}
+	for _, p := range []string{"iptables-", "ip6tables-"} {
+		link(t, p+kind, dir)
+		link(t, p+kind+"-save", dir)
+		changing = append(changing, p+kind+"-restore")
+	}
+	for _, name := range changing {
+		program(t, dir, name, fmt.Sprintf(`case "$0 $*" in *ipset\ list*|*ipset\ save*|*ipset\ -) exec /usr/sbin/%[1]s "$@" ;; esac
+/usr/sbin/%[1]s "$@"
+code=$?
+echo "%[1]s $*" >> %[2]s/changes
+[ "$(wc -l < %[2]s/changes)" -eq %[3]d ] && kill -9 $PPID
+exit $code`, name, dir, n))
+	}
+	return dir
+}
+
+// TestKill kills an agent after single changes that it makes to the host while it opens, applies, applies another list with
+// other rules, and removes all: cleanup, or the next agent, leaves nothing behind.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"nft", "legacy"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			for _, p := range []string{"iptables-legacy", "ip6tables-legacy"} {
+				h.Run(p, "--table", "raw", "--list-rules") // once looked at, the tables stay
+			}
+			before, step := firewallOf(h), 1
+			for i, n := 0, 1; ; i, n = i+1, n+step {
+				if n > 10 || kind == "legacy" { // each takes a second: only what Open does with nft is tried step by step
+					step = 3
+				}
+				dir := suicide(t, kind, n)
+				cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestKilled$")
+				cmd.Env, cmd.Dir = append(os.Environ(), killEnv+"=1"), dir
+				var out strings.Builder
+				cmd.Stdout, cmd.Stderr = &out, &out
+				if err := h.Start(cmd); err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Wait(); err == nil {
+					if n < 20 {
+						t.Errorf("only %d changes", n)
+					}
+					break
+				} else if cmd.ProcessState.ExitCode() != -1 {
+					t.Fatalf("killed after change %d: %v\n%s", n, err, out.String())
+				}
+				after := fmt.Sprintf("killed after change %d", n)
+				if i%2 == 0 {
+					h.Do(func() {
+						if _, err := Cleanup(); err != nil {
+							t.Errorf("%s: cleanup: %v", after, err)
+						}
+					})
+				} else {
+					succeed(t, h, kind, after)
+				}
+				if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+					changes, _ := os.ReadFile(filepath.Join(dir, "changes"))
+					t.Fatalf("%s: the host is not what it was (-want +got):\n%s\n%s", after, diff, changes)
+				}
+			}
+		})
+	}
+}
+
+// succeed runs the next agent, from its start to its end.
+func succeed(t *testing.T, h *nettest.Host, kind, after string) {
+	t.Helper()
+	s := startKind(t, h, kind)
+	h.Do(func() {
+		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+			t.Errorf("%s: apply: %v", after, err)
+		}
+	})
+	h.Check(after, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
+	h.Do(func() {
+		if err := errors.Join(s.Remove(), s.Close()); err != nil {
+			t.Errorf("%s: remove: %v", after, err)
+		}
+	})
+}
+
+// firewallOf is all that the host's firewall is made of, but for what counts and what tells the time.
+func firewallOf(h *nettest.Host) string {
+	var b strings.Builder
+	for _, c := range [][]string{
+		{"iptables-legacy-save"}, {"ip6tables-legacy-save"}, {"nft", "list", "ruleset"}, {"ipset", "save"},
+	} {
+		fmt.Fprintf(&b, "$ %s\n%s", strings.Join(c, " "), h.Run(c[0], c[1:]...))
+	}
+	text := regexp.MustCompile(`(?m)^# .*\n`).ReplaceAllString(b.String(), "")
+	text = regexp.MustCompile(` initval \S+`).ReplaceAllString(text, "")
+	text = regexp.MustCompile(`\[\d+:\d+\]`).ReplaceAllString(text, "[-]")
+	return regexp.MustCompile(`counter packets \d+ bytes \d+`).ReplaceAllString(text, "counter")
+}

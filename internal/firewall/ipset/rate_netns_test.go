@@ -1,0 +1,69 @@
+package ipset
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestRateChanges changes the log rate of rules that are in force: what is copied is limited by the new rate, not by the
+// one that the kernel remembers.
+func TestRateChanges(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			s := startKind(t, h, kind)
+			for _, rate := range []uint32{3, 7_000} { // neither is a rate of the match limit
+				rs := desired(list("203.0.113.9/32"), list())
+				rs.LogRate = rate
+				h.Do(func() {
+					if _, err := s.Apply(t.Context(), rs); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			for range 100 {
+				h.Send(nettest.Addrs("203.0.113.9")[0], "knock")
+			}
+			h.Settle()
+			out := h.Run("iptables-"+kind+"-save", "--counters", "--table", "raw")
+			if !regexp.MustCompile(`(?m)^\[100:\d+\] .*-j NFLOG`).MatchString(out) {
+				t.Errorf("not all of 100 packets were copied:\n%s", out)
+			}
+		})
+	}
+}
+
+// TestRateNotHad opens it where the match of the log rate cannot be had: that is said before a list depends on it, with the
+// module. A rate that takes the other match can be had there.
+func TestRateNotHad(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	dirs := programs(t, legacy4[:3]...)
+	program(t, dirs[0], legacy4[3], `rules=$(cat)
+case "$rules" in *hashlimit*)
+	echo "Couldn't load match hashlimit" >&2
+	exit 2
+esac
+echo "$rules" | exec /usr/sbin/`+legacy4[3]+` "$@"`)
+	opened := func(rate uint32) (err error) {
+		h.Do(func() {
+			var s *Shim
+			if s, err = open(Options{Legacy: true, LogRate: rate}, dirs); err == nil {
+				err = s.Close()
+			}
+		})
+		return err
+	}
+	if err := opened(10_000); err != nil {
+		t.Errorf("a rate of the match limit: %v", err)
+	}
+	if err := opened(7_000); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), " xt_hashlimit ") {
+		t.Errorf("a rate of the match hashlimit: got %v", err)
+	}
+}

@@ -1,0 +1,195 @@
+package ipset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Disarm takes the jumps to our chain out: nothing is dropped any more, and the counters stand still.
+func (s *Shim) Disarm() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applied = nil // what the watch sees from now on is no loss
+	s.changes++
+	var errs []error
+	for _, t := range s.families {
+		errs = append(errs, s.disarm(context.Background(), t))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Shim) disarm(ctx context.Context, t tables) error {
+	st, err := s.state(ctx, t)
+	if err != nil || st.jumps == 0 {
+		return err
+	}
+	var lines []string
+	for range st.jumps {
+		lines = append(lines, "-D PREROUTING -j "+chain)
+	}
+	if err := s.change(ctx, t, lines...); err != nil {
+		return fmt.Errorf("end %s rules: %w", t.name, err)
+	}
+	return nil
+}
+
+// Remove takes the rules and then the sets off the host, if they are there. Nothing else was ever changed.
+func (s *Shim) Remove() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applied = nil
+	s.changes++
+	_, err := s.remove(context.Background())
+	return err
+}
+
+// remove removes what is ours, whichever kind of iptables it was put there with, and says what that was.
+func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
+	var errs []error
+	sets := 0
+	for _, f := range []family{ipv4(), ipv6()} {
+		chains, n, err := s.removeFamily(ctx, f)
+		for range chains {
+			removed = append(removed, fmt.Sprintf("%s chain %s", f.name, chain))
+		}
+		sets += n
+		errs = append(errs, err)
+	}
+	for _, c := range s.tallies {
+		c.reset()
+	}
+	if sets > 0 {
+		removed = append(removed, fmt.Sprintf("%d sets sikkerguard-*", sets))
+	}
+	return removed, errors.Join(errs...)
+}
+
+// removeFamily removes the rules and then the sets of one family, and says how many chains and sets. Where a step fails
+// the sets stay that come after it, the mark of a table among them: it is by them that the rest is found again.
+func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, err error) {
+	all, err := s.found(f)
+	if err != nil {
+		return 0, 0, err
+	}
+	var errs []error
+	for _, t := range all {
+		found, err := s.take(ctx, t)
+		if errs = append(errs, err); found && err == nil {
+			chains++
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return chains, 0, err
+	}
+	have, err := s.sets(ctx)
+	if err != nil {
+		return chains, 0, err
+	}
+	names := slices.DeleteFunc(f.own(), func(n string) bool { return !have[n].own(n) })
+	marked := have[f.made()].own(f.made())
+	if marked {
+		names = names[:len(names)-1] // it is the last
+	}
+	if err := s.destroy(ctx, names...); err != nil {
+		if len(all) == 0 { // rules that look them up may be there
+			err = fmt.Errorf("%w; %s is not in %s, with which the rules are removed: %w", ErrMissing, f.program(), strings.Join(s.run.dirs, ", "), err)
+		}
+		return chains, 0, err
+	}
+	if !marked && !s.made[f.proto] {
+		return chains, len(names), nil
+	}
+	for _, t := range all {
+		if !t.legacy {
+			errs = append(errs, s.dropTable(ctx, t))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return chains, len(names), err
+	}
+	delete(s.made, f.proto)
+	if marked {
+		sets = 1
+	}
+	return chains, len(names) + sets, s.destroy(ctx, f.made())
+}
+
+// endOthers takes out what an agent put there with the other kind of iptables, or in a family that is not enforced now:
+// packets would be judged twice, or by a list that nobody refreshes. Until that succeeded once it is a gap, and no failure
+// of what is in force.
+func (s *Shim) endOthers(ctx context.Context) {
+	if s.ended {
+		return
+	}
+	var errs []error
+	for _, f := range []family{ipv4(), ipv6()} {
+		all, err := s.found(f)
+		errs = append(errs, err)
+		for _, t := range all {
+			used := func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy }
+			if !slices.ContainsFunc(s.families, used) {
+				errs = append(errs, s.end(ctx, t))
+			}
+		}
+	}
+	err := errors.Join(errs...)
+	s.ended = err == nil
+	s.gap.Store(nil)
+	if err != nil {
+		gap := fmt.Sprintf("what an agent put in force with another iptables may be in force too (`sikkerguard cleanup`, while the agent is stopped, removes it): %s", oneLine(err))
+		s.gap.Store(&gap)
+	}
+}
+
+// end takes our rules out of a table that is not used, and a table raw that was made for them.
+func (s *Shim) end(ctx context.Context, t tables) error {
+	if _, err := s.take(ctx, t); err != nil || t.legacy {
+		return err
+	}
+	have, err := s.sets(ctx)
+	if err != nil || !have[t.made()].own(t.made()) {
+		return err
+	}
+	if err := s.dropTable(ctx, t); err != nil {
+		return err
+	}
+	return s.destroy(ctx, t.made())
+}
+
+// forget removes the rules of one family, and those of its sets that were not there before: rules of another kind of
+// iptables may look up those that were.
+func (s *Shim) forget(ctx context.Context, t tables, before map[string]setInfo) error {
+	if _, err := s.take(ctx, t); err != nil {
+		return err
+	}
+	names := slices.DeleteFunc(t.own(), func(n string) bool { _, ok := before[n]; return ok })
+	if !t.legacy && s.made[t.proto] && slices.Contains(names, t.made()) {
+		if err := s.dropTable(ctx, t); err != nil {
+			return errors.Join(err, s.destroy(ctx, slices.DeleteFunc(names, func(n string) bool { return n == t.made() })...))
+		}
+	}
+	return s.destroy(ctx, names...)
+}
+
+// dropTable deletes table raw of nf_tables, which the agent was the first to need here, unless somebody else uses it by
+// now.
+func (s *Shim) dropTable(ctx context.Context, t tables) error {
+	st, err := s.state(ctx, t)
+	if err != nil || st.foreign || st.chain {
+		return err
+	}
+	loaded, err := t.loaded()
+	if err != nil || !loaded {
+		return err
+	}
+	err = dropNFTable(t.proto)
+	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) { // by then somebody used it, or deleted it
+		return fmt.Errorf("delete %s table raw: %w", t.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,181 @@
+package ipset
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestRemoveLater has a rule of somebody else's refer to the chain, so that it cannot be deleted: it is empty then, what is
+// left is still found, and when the rule is gone cleanup removes it all.
+func TestRemoveLater(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			s := startKind(t, h, kind)
+			h.Do(func() {
+				if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+					t.Error(err)
+				}
+			})
+			h.Run("iptables-"+kind, "-t", "raw", "-A", "OUTPUT", "-j", chain)
+			h.Do(func() {
+				if err := s.Remove(); err == nil || !strings.Contains(err.Error(), "another rule may refer to it") {
+					t.Errorf("remove: got %v", err)
+				}
+			})
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h.Check("removed as far as can be", nil, nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
+			cleanup := func() (removed []string, err error) {
+				h.Do(func() { removed, err = Cleanup() })
+				return removed, err
+			}
+			if _, err := cleanup(); err == nil {
+				t.Error("cleanup while the rule is there: no error")
+			}
+			h.Run("iptables-"+kind, "-t", "raw", "-D", "OUTPUT", "-j", chain)
+			if removed, err := cleanup(); err != nil || len(removed) == 0 || !strings.Contains(removed[0], chain) {
+				t.Errorf("cleanup: got %q, %v", removed, err)
+			}
+			if left := h.Run("iptables-legacy-save") + h.Run("iptables-nft-save") + h.Run("ipset", "list", "-n"); strings.Contains(strings.ToLower(left), "sikkerguard") {
+				t.Errorf("left behind:\n%s", left)
+			}
+			if tables := h.Run("nft", "list", "tables"); kind == "nft" && tables != "" {
+				t.Errorf("left behind:\n%s", tables)
+			}
+		})
+	}
+}
+
+// startKind opens it with the programs of one kind of iptables.
+func startKind(t *testing.T, h *nettest.Host, kind string) *Shim {
+	t.Helper()
+	dirs := programs(t, "ipset")
+	for _, p := range []string{"iptables-", "ip6tables-"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			link(t, p+kind+suffix, dirs[0])
+		}
+	}
+	return startIn(t, h, Options{Legacy: kind == "legacy"}, dirs)
+}
+
+// TestRemovePasses has the first change of the rules fail for a reason that passes: everything is removed all the same.
+func TestRemovePasses(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	h.Do(func() {
+		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := t.TempDir()
+	s.families[0].restore = program(t, dir, "restore", `[ -e `+dir+`/failed ] && exec /usr/sbin/iptables-legacy-restore "$@"
+> `+dir+`/failed
+exit 4`)
+	var found bool
+	var err error
+	h.Do(func() { found, err = s.take(t.Context(), s.families[0]) })
+	if !found || err != nil {
+		t.Errorf("got %v, %v", found, err)
+	}
+	if left := h.Run("iptables-legacy-save", "-t", "raw"); strings.Contains(left, chain) {
+		t.Errorf("left behind:\n%s", left)
+	}
+}
+
+// TestForeignSet meets sets of somebody else's under names of ours: nothing is changed, it is said what to do, and neither
+// stopping nor cleanup destroys them.
+func TestForeignSet(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	check := func(when string, f func() error) {
+		t.Helper()
+		before := firewallOf(h)
+		var err error
+		h.Do(func() { err = f() })
+		if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-") {
+			t.Errorf("%s: got %v", when, err)
+		}
+		if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+			t.Errorf("%s: something was changed (-want +got):\n%s", when, diff)
+		}
+	}
+	h.Run("iptables-legacy", "-t", "raw", "-S")
+	h.Run("ip6tables-legacy", "-t", "raw", "-S")
+	for _, create := range [][]string{
+		{"sikkerguard-blocklist", "hash:ip"},
+		{"sikkerguard-whitelist6", "hash:net"},
+		{"sikkerguard-probe", "hash:net", "family", "inet6"},
+		{"sikkerguard-made-raw6", "list:set"},
+		{"sikkerguard-blocklist-next", "hash:net,port"},
+	} {
+		h.Run("ipset", append([]string{"create"}, create...)...)
+		check(fmt.Sprintf("open beside %q", create), func() error { _, err := open(Options{Legacy: true}, strings.Split(path, ":")); return err })
+		h.Do(func() {
+			if removed, err := Cleanup(); len(removed) > 0 || err != nil {
+				t.Errorf("cleanup beside %q: got %q, %v", create, removed, err)
+			}
+		})
+		h.Run("ipset", "destroy", create[0])
+	}
+
+	s := start(t, h, strings.Split(path, ":"))
+	apply := func() error {
+		_, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		return err
+	}
+	h.Run("ipset", "create", "sikkerguard-blocklist6", "hash:ip")
+	check("the first list", apply)
+	h.Run("ipset", "destroy", "sikkerguard-blocklist6")
+	h.Do(func() {
+		if err := apply(); err != nil {
+			t.Error(err)
+		}
+	})
+	h.Run("iptables-legacy", "-t", "raw", "-F")
+	h.Run("ipset", "destroy", "sikkerguard-whitelist")
+	h.Run("ipset", "create", "sikkerguard-whitelist", "hash:ip")
+	check("a repair", apply)
+	h.Check("a repair", nettest.Addrs("2001:db8:f::1"), nil)
+	h.Do(func() {
+		if err := s.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	if left := h.Run("ipset", "list", "-n"); left != "sikkerguard-whitelist\n" {
+		t.Errorf("after remove there are the sets:\n%s", left)
+	}
+}
+
+// TestProbeStays has what Open tried refuse to go: it fails, and cleanup finds and removes it.
+func TestProbeStays(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	before := firewallOf(h)
+	dirs := programs(t, "ipset", "iptables-nft", "iptables-nft-save")
+	program(t, dirs[0], "iptables-nft-restore", `rules=$(cat)
+case "$rules" in *"-X "*) exit 4 ;; esac
+echo "$rules" | exec /usr/sbin/iptables-nft-restore "$@"`)
+	h.Do(func() {
+		var p *ProgramError
+		if _, err := open(Options{}, dirs); !errors.As(err, &p) || p.Code != 4 {
+			t.Errorf("open: got %v", err)
+		}
+		if removed, err := Cleanup(); len(removed) == 0 || err != nil {
+			t.Errorf("cleanup: got %q, %v", removed, err)
+		}
+	})
+	if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+		t.Errorf("cleaned up (-want +got):\n%s", diff)
+	}
+}

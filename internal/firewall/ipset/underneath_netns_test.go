@@ -1,0 +1,244 @@
+package ipset
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// A firewall that was saved without our rules.
+const saved = `*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A PREROUTING -s 198.51.100.66/32 -j DROP
+COMMIT
+`
+
+// TestUnderneath takes the whole firewall away under the agent, in the ways that other programs do: it is noticed, the next
+// Apply puts it right, no count is lost that was told, and when the agent is gone nothing is left of it.
+func TestUnderneath(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			for _, p := range []string{"iptables-legacy", "ip6tables-legacy"} {
+				h.Run(p, "--table", "raw", "--list-rules")
+			}
+			before := firewallOf(h)
+			v4, v6 := "iptables-"+kind, "ip6tables-"+kind
+			flush := v4 + " -t raw -F; " + v4 + " -t raw -X; " + v6 + " -t raw -F; " + v6 + " -t raw -X; ipset destroy"
+			for _, harm := range []string{
+				flush,
+				v4 + " -t raw -F; " + v4 + " -t raw -X",
+				"nft flush ruleset; " + flush,
+				v4 + "-restore <<E\n" + saved + "E\n",
+				v4 + "-restore <<E\n" + saved + "E\nipset destroy sikkerguard-blocklist",
+				v4 + " -t raw -Z; " + v4 + " -t raw -D PREROUTING 1",
+			} {
+				s := startKind(t, h, kind)
+				apply := func() {
+					h.Do(func() {
+						if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+							t.Errorf("%s: %v", harm, err)
+						}
+					})
+				}
+				apply()
+				h.Check("before "+harm, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nil)
+				if n := count(t, h, s); n.Packets() != 2 {
+					t.Errorf("%s: counted %+v", harm, n)
+				}
+				h.Run("sh", "-c", harm)
+				h.Do(func() {
+					if _, err := s.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
+						t.Errorf("%s: verify: %v", harm, err)
+					}
+				})
+				if n := count(t, h, s); n.Packets() != 2 {
+					t.Errorf("%s: counted %+v afterwards", harm, n)
+				}
+				apply()
+				h.Check("put right after "+harm, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
+				if n := count(t, h, s); n.Packets4 != 2 || n.Packets6 != 2 {
+					t.Errorf("%s: counted %+v in the end", harm, n)
+				}
+				h.Do(func() {
+					if err := errors.Join(s.Remove(), s.Close()); err != nil {
+						t.Errorf("%s: remove: %v", harm, err)
+					}
+				})
+				if strings.Contains(harm, "-restore") { // of that firewall somebody else's rule stays, and so does its table
+					h.Run(v4, "-t", "raw", "-D", "PREROUTING", "1")
+					if kind == "nft" {
+						h.Run("nft", "delete", "table", "ip", "raw")
+					}
+				}
+				if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+					t.Errorf("%s: removed (-want +got):\n%s", harm, diff)
+				}
+			}
+		})
+	}
+}
+
+// TestProgramsVanish takes programs away while the agent runs: it fails and changes nothing, and what is in force stays.
+// What it cannot remove without them it says, and cleanup finds it when they are back.
+func TestProgramsVanish(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	for _, p := range []string{"iptables-legacy", "ip6tables-legacy"} {
+		h.Run(p, "--table", "raw", "--list-rules")
+	}
+	before := firewallOf(h)
+	dirs := programs(t, append([]string{"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"}, legacy4...)...)
+	away := func(names ...string) (back func()) {
+		for _, name := range names {
+			if err := os.Rename(filepath.Join(dirs[0], name), filepath.Join(dirs[0], name+".away")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return func() {
+			for _, name := range names {
+				if err := os.Rename(filepath.Join(dirs[0], name+".away"), filepath.Join(dirs[0], name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	s := start(t, h, dirs)
+	apply := func(ss ...string) (err error) {
+		h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
+		return err
+	}
+	if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); err != nil {
+		t.Fatal(err)
+	}
+	during := firewallOf(h)
+	for _, names := range [][]string{
+		{"ipset"}, {"iptables-legacy-save"}, {"ip6tables-legacy-save"}, {"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"},
+	} {
+		back := away(names...)
+		if err := apply("203.0.113.10/32", "2001:db8:f::2/128"); err == nil || errors.Is(err, ruleset.ErrMismatch) {
+			t.Errorf("without %q: got %v", names, err)
+		}
+		h.Check("while it cannot be changed", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10", "2001:db8:f::2"))
+		back()
+		if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); err != nil {
+			t.Errorf("with %q again: %v", names, err)
+		}
+		if diff := cmp.Diff(during, firewallOf(h)); diff != "" {
+			t.Errorf("without %q, and with it again (-want +got):\n%s", names, diff)
+		}
+	}
+	left := func(want bool, is error) {
+		t.Helper()
+		h.Do(func() {
+			if found, err := left(t.Context(), dirs); found != want || !errors.Is(err, is) {
+				t.Errorf("left: got %v, %v, want %v, %v", found, err, want, is)
+			}
+		})
+	}
+	back := away("ipset")
+	left(true, ErrMissing)
+	back()
+	left(true, ErrRunning)
+	back = away("ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore")
+	h.Do(func() {
+		if err := s.Remove(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "ip6tables") {
+			t.Errorf("remove without ip6tables: %v", err)
+		}
+	})
+	back()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.Do(func() {
+		if removed, err := Cleanup(); len(removed) == 0 || err != nil {
+			t.Errorf("cleanup: got %q, %v", removed, err)
+		}
+	})
+	if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+		t.Errorf("cleaned up (-want +got):\n%s", diff)
+	}
+	left(false, nil)
+	away("ipset")
+	left(false, nil)
+}
+
+// TestLockHeld has another program hold the lock of iptables: a list that needs no other rules gets through, and whatever
+// needs it fails, changes nothing, and succeeds when the lock is free.
+func TestLockHeld(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	dirs := programs(t, legacy4[:3]...)
+	lock := filepath.Join(dirs[0], "lock")
+	// A lock of the test's own; the host's is everybody's.
+	program(t, dirs[0], legacy4[3], "export XTABLES_LOCKFILE="+lock+"\nexec /usr/sbin/"+legacy4[3]+` "$@"`)
+	s := start(t, h, dirs)
+	apply := func(rate uint32, ss ...string) (err error) {
+		rs := desired(list(ss...), list())
+		rs.LogRate = rate
+		h.Do(func() { _, err = s.Apply(t.Context(), rs) })
+		return err
+	}
+	if err := apply(10_000, "203.0.113.9/32"); err != nil {
+		t.Fatal(err)
+	}
+	holder := exec.CommandContext(t.Context(), "flock", lock, "sh", "-c", "echo held; read -r _")
+	in, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 8)); err != nil {
+		t.Fatal(err)
+	}
+	if err := apply(10_000, "203.0.113.10/32"); err != nil {
+		t.Errorf("another list: %v", err)
+	}
+	var p *ProgramError
+	if err := apply(5_000, "203.0.113.11/32"); !errors.As(err, &p) || p.Code != 4 || errors.Is(err, ruleset.ErrMismatch) {
+		t.Errorf("other rules: got %v", err)
+	}
+	h.Check("held", nettest.Addrs("203.0.113.10"), nettest.Addrs("203.0.113.9", "203.0.113.11"))
+	if n := count(t, h, s); n.Packets() != 1 {
+		t.Errorf("counted %+v", n)
+	}
+	h.Do(func() {
+		if _, err := open(Options{Legacy: true}, dirs); !errors.Is(err, ErrRunning) {
+			t.Errorf("a second agent: %v", err)
+		}
+		if err := s.Remove(); err == nil {
+			t.Error("remove: no error")
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := open(Options{Legacy: true}, dirs); err == nil || errors.Is(err, ErrIncomplete) {
+			t.Errorf("open: got %v", err)
+		}
+	})
+	if err := errors.Join(in.Close(), holder.Wait()); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Error(err)
+	}
+	h.Do(func() {
+		if removed, err := Cleanup(); len(removed) != 2 || err != nil {
+			t.Errorf("cleanup: got %q, %v", removed, err)
+		}
+	})
+}
