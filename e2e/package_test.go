@@ -120,6 +120,7 @@ func TestPackage(t *testing.T) {
 		t.Error("after a restart without the API the kept list is not in force")
 	}
 	h.hang(t)
+	h.iptables(t)
 	h.asRoot(t)
 	h.credential(t)
 
@@ -202,6 +203,22 @@ func (h host) hang(t *testing.T) {
 		t.Errorf("after the watchdog: process %s, was %s; blocking: %v", h.unit("MainPID"), pid, h.blocks())
 	}
 	h.Sh("rm /run/systemd/system/sikkerguard.service.d/test.conf; systemctl daemon-reload")
+}
+
+// iptables runs the service as it is with iptables-nft: not root, it cannot see what iptables-legacy has.
+func (h host) iptables(t *testing.T) {
+	t.Helper()
+	chains := func() string { return h.Sh("iptables-nft-save; ip6tables-nft-save; ipset save") }
+	h.Sh("systemctl stop sikkerguard")
+	h.Sh("(cat /shared/settings; echo SIKKER_BACKEND=iptables) >/etc/sikkerguard/sikkerguard.env && systemctl start sikkerguard")
+	if out := chains(); !strings.Contains(out, "SIKKERGUARD") || !strings.Contains(out, "203.0.113.9") {
+		t.Errorf("with iptables nothing is blocked:\n%s", out)
+	}
+	h.Sh("systemctl stop sikkerguard")
+	if state, out := h.unit("ActiveState"), chains(); state != "inactive" || strings.Contains(strings.ToLower(out), "sikkerguard") {
+		t.Errorf("after the stop it is %s, with\n%s\n%s", state, out, h.Sh("journalctl --unit sikkerguard --output cat | tail -n 20"))
+	}
+	h.Sh("cat /shared/settings >/etc/sikkerguard/sikkerguard.env && systemctl start sikkerguard")
 }
 
 // asRoot runs the service with the drop-in that docs/systemd.md has for iptables: as root, and able to take iptables' lock.

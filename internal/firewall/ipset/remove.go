@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -79,6 +80,9 @@ func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, er
 	var errs []error
 	for _, t := range all {
 		found, err := s.take(ctx, t)
+		if errors.Is(err, fs.ErrPermission) && !s.uses(t) {
+			continue // rules that are there nevertheless hold the sets, which then cannot be destroyed
+		}
 		if errs = append(errs, err); found && err == nil {
 			chains++
 		}
@@ -131,8 +135,7 @@ func (s *Shim) endOthers(ctx context.Context) {
 		all, err := s.found(f)
 		errs = append(errs, err)
 		for _, t := range all {
-			used := func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy }
-			if !slices.ContainsFunc(s.families, used) {
+			if !s.uses(t) {
 				errs = append(errs, s.end(ctx, t))
 			}
 		}
@@ -144,6 +147,11 @@ func (s *Shim) endOthers(ctx context.Context) {
 		gap := fmt.Sprintf("what an agent put in force with another iptables may be in force too (`sikkerguard cleanup`, while the agent is stopped, removes it): %s", oneLine(err))
 		s.gap.Store(&gap)
 	}
+}
+
+// uses says whether what is in force is in t.
+func (s *Shim) uses(t tables) bool {
+	return slices.ContainsFunc(s.families, func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy })
 }
 
 // end takes our rules out of a table that is not used, and a table raw that was made for them.

@@ -134,6 +134,9 @@ func (t tables) loaded() (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: only root may read that, so run the agent as root (docs/systemd.md has what its unit needs for that)", err)
+	}
 	if err != nil {
 		return false, fmt.Errorf("ask which tables iptables has: %w", err)
 	}

@@ -19,8 +19,9 @@ import (
 const (
 	// askTime is how long a program may take that reads, or changes a few rules. It waits for the lock of iptables itself.
 	askTime = 30 * time.Second
-	// fillTime is how long filling the sets may take: half a million entries take two seconds on an idle core.
-	fillTime = 3 * time.Minute
+	// fillTime is how long filling the sets may take: half a million entries take two seconds on an idle core. It is less than
+	// what the systemd unit's watchdog waits for.
+	fillTime = 2 * time.Minute
 	// waitDelay is how long a killed program may keep its output open.
 	waitDelay = 5 * time.Second
 	// maxOutput caps what a program may print, in bytes: the rules of table raw are a screenful.
