@@ -12,6 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 const (
@@ -123,6 +124,49 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 		return errors.Join(why, err)
 	}
 	return why
+}
+
+// suspect tries whether the list in force is why the API is not reached. A list is measured by what worked before it, and at
+// a boot nothing did; later the host may begin to depend on something that is listed. So when a pull finds nobody and answers
+// to this host were dropped, it is measured without a list for a moment. When more works then, and not with it again, the list
+// is taken out of force.
+func (a *Agent) suspect(ctx context.Context, pull error) error {
+	e := &a.enforcer
+	if !unreached(pull) || a.cfg.DryRun || e.enforced == nil || !a.seen.answered() {
+		return nil
+	}
+	a.log.Warn("The API is not reached, and answers to this host are dropped: trying without the list for a moment")
+	d := *e.enforced
+	with := a.host.Probe(ctx)
+	_, err := a.enact(ctx, desired{allow: d.allow})
+	without := a.host.Probe(ctx)
+	if _, again := a.enact(ctx, d); err != nil || again != nil || ctx.Err() != nil {
+		if again != nil && ctx.Err() == nil {
+			e.repair.lost(again) // tried again until it works
+		}
+		return errors.Join(err, again)
+	}
+	broken := host.Broken(without, with)
+	if len(broken) > 0 {
+		broken = host.Broken(without, a.host.Probe(ctx))
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if len(broken) == 0 {
+		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs again", d.block.Len()))
+		return nil
+	}
+	e.enforced = nil
+	a.setPulled(blocklist.Blocklist{}, time.Time{})
+	return a.rollback(d, &RollbackError{Broken: broken, Entries: d.block.Len()})
+}
+
+// unreached says whether a pull failed because nobody answered.
+func unreached(pull error) bool {
+	_, temporary := errors.AsType[*sikkerapi.TemporaryError](pull)
+	_, answered := errors.AsType[*sikkerapi.APIError](pull)
+	return temporary && !answered
 }
 
 // inForce remembers what is in force.

@@ -21,8 +21,6 @@ import (
 const (
 	// staleAfter is how many pull intervals old a list may be before the protection counts as degraded.
 	staleAfter = 3
-	// adaptAgain is how long after a failure the whitelist is brought up to date once more.
-	adaptAgain = 30 * time.Second
 	// lookBriefly is how long names may take to resolve before the kept list is enforced: a host without network must not
 	// wait for its protection.
 	lookBriefly = time.Second
@@ -228,6 +226,12 @@ func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) 
 		a.setPulled(before, beforeAt)
 		a.setStatus(func(s *Status) { s.Kept = wasKept })
 	}
+	if applyErr == nil {
+		applyErr = a.suspect(ctx, t.err)
+	}
+	if ctx.Err() != nil {
+		return a.cfg.PullInterval
+	}
 	a.enforcer.failure = errors.Join(t.err, applyErr)
 	a.remember(applyErr, applyError)
 	wait := a.cfg.PullInterval
@@ -300,39 +304,6 @@ func (d desired) equal(e *desired) bool {
 	return e != nil && d.block.Equal(e.block) && d.allow.Equal(e.allow)
 }
 
-// discover finds what this host depends on. It never fails: what cannot be found now is told, and the rest protected. It
-// touches nothing of the enforcing task's.
-func (a *Agent) discover(ctx context.Context) host.Whitelist {
-	w, err := a.host.Discover(ctx)
-	for _, p := range append(w.Problems, err) {
-		if p != nil && ctx.Err() == nil {
-			a.log.Warn("Safety whitelist is not complete", zap.Error(p))
-		}
-	}
-	return w
-}
-
-// whitelisted tells what is whitelisted when that has changed, and returns it.
-func (a *Agent) whitelisted(w host.Whitelist) blocklist.Blocklist {
-	first := a.enforcer.whitelist == ""
-	if lines := w.String() + w.Kinds(); lines != a.enforcer.whitelist {
-		a.enforcer.whitelist = lines
-		a.log.Info(w.String())
-		a.log.Info(w.Kinds())
-	}
-	if first && !a.cfg.DryRun {
-		a.log.Info("Firewall ready")
-	}
-	a.setStatus(func(s *Status) {
-		s.Whitelist.IPs, s.Whitelist.Ranges, s.Whitelist.Kinds = w.IPs(), w.Ranges(), w.Kinds()
-	})
-	allow := blocklist.New(w.Prefixes())
-	if old := a.allow.Load(); old == nil || !old.Equal(allow) {
-		a.allow.Store(&allow)
-	}
-	return allow
-}
-
 // pull asks the API for its list and vets it. It touches nothing of the enforcing task's.
 func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	body, err := a.feed.Pull(ctx)
@@ -387,28 +358,4 @@ func (a *Agent) custom() blocklist.Blocklist {
 	}
 	a.enforcer.own = v.List
 	return v.List
-}
-
-// adapt follows a change of the host's addresses or routes: what is whitelisted now is let through at once.
-func (a *Agent) adapt(ctx context.Context, allow blocklist.Blocklist) {
-	e := &a.enforcer
-	switch {
-	case e.enforced == nil || ctx.Err() != nil:
-		return
-	case e.enforced.allow.Equal(allow):
-		if e.stale != nil { // the change that could not be followed was taken back
-			e.stale = nil
-			a.publish()
-		}
-		return
-	case e.stale == nil:
-		a.log.Info("Addresses or routes of the host changed")
-	}
-	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
-		a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
-		e.stale = err
-		a.remember(err, applyError)
-		a.publish()
-		time.AfterFunc(adaptAgain, func() { offer(a.hostC, struct{}{}) })
-	}
 }

@@ -72,6 +72,7 @@ type scene struct {
 	a     *Agent
 	logs  *zapobserver.ObservedLogs
 	list  atomic.Pointer[string]
+	down  atomic.Bool // the API closes connections
 	hup   chan os.Signal
 	seen  int
 	doneC chan error
@@ -85,6 +86,9 @@ func newScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	s := &scene{t: t, hup: make(chan os.Signal, 1), doneC: make(chan error, 1)}
 	s.list.Store(&list)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if s.down.Load() {
+			panic(http.ErrAbortHandler)
+		}
 		_, _ = fmt.Fprint(w, *s.list.Load())
 	}))
 	t.Cleanup(srv.Close)
@@ -130,9 +134,9 @@ func (s *scene) end() {
 	}
 }
 
-func reaches(t *testing.T, within time.Duration) bool {
+func reaches(t *testing.T) bool {
 	t.Helper()
-	return reachesHost(t, api.Addr().String(), within)
+	return reachesHost(t, api.Addr().String(), time.Second)
 }
 
 func reachesHost(t *testing.T, addr string, within time.Duration) bool {
@@ -155,7 +159,7 @@ func TestRollback(t *testing.T) {
 	s := newScene(t, "api.example:9080", "198.51.100.1\n198.51.100.2\n")
 	s.await("Blocking 2 IPs")
 	s.await("SikkerGuard running")
-	if !reaches(t, time.Second) {
+	if !reaches(t) {
 		t.Fatal("the API is not reached before")
 	}
 
@@ -168,7 +172,7 @@ func TestRollback(t *testing.T) {
 	if !strings.Contains(line, "rolled back") || !strings.Contains(line, "API api.example:9080") || !strings.Contains(line, "list of 2 entries") {
 		t.Errorf("the reason is not told: %s", line)
 	}
-	if !reaches(t, time.Second) {
+	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
 	}
 	if st := s.a.Status(); st.Rollbacks != 1 || st.BlockedIPs != 2 || st.State != StateDegraded {
@@ -193,7 +197,7 @@ func TestRollbackOfTheFirstList(t *testing.T) {
 	}
 	s := newScene(t, "api.example:9080", "198.51.100.1\n203.0.113.0/24\n")
 	s.await("Not blocking anything yet")
-	if !reaches(t, time.Second) {
+	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
 	}
 	if ok, reason := s.a.Health(); ok || !strings.Contains(reason, "rolled back") {

@@ -16,6 +16,7 @@ type seen struct {
 	mu       sync.Mutex
 	services map[string]uint64 // packets
 	missing  uint64            // packets dropped and never seen
+	answers  bool              // answers to this host were dropped since that was asked last
 }
 
 // add counts the hits by service.
@@ -26,12 +27,22 @@ func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
 		s.services = map[string]uint64{}
 	}
 	for _, h := range hits {
+		s.answers = s.answers || h.Kind == sensor.Answer
 		name, ok := ports.Name(h.Port)
 		if !ok || h.Kind == sensor.Answer { // whose port is not this host's
 			name = otherService
 		}
 		s.services[name] += h.Packets
 	}
+}
+
+// answered says whether answers to this host were dropped since the last time.
+func (s *seen) answered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.answers
+	s.answers = false
+	return was
 }
 
 // miss remembers how many packets were never seen, so far.

@@ -31,6 +31,8 @@ const (
 	chunkAt    = 12 // in a packet of SCTP, the type of the first one, RFC 9260
 	// clientPorts is the first of the ports that Linux gives to clients (net.ipv4.ip_local_port_range).
 	clientPorts = 32768
+	// anyPorts is the first of the ports that need no privilege: resolvers ask from any of them.
+	anyPorts = 1024
 	// maxExtensions is how many IPv6 extension headers are read. RFC 8200 has each occur once, one of them twice.
 	maxExtensions = 8
 )
@@ -137,7 +139,7 @@ func (k *key) read(header []byte) {
 	}
 	from, to := binary.BigEndian.Uint16(header), binary.BigEndian.Uint16(header[2:])
 	k.port = to
-	answers := to >= clientPorts && from < clientPorts
+	answers := from < clientPorts && to >= clientPorts || from < anyPorts && to >= anyPorts
 	switch {
 	case k.proto == TCP && len(header) > flagsAt:
 		k.kind = tcpKind(header[flagsAt], answers)
