@@ -77,6 +77,7 @@ func TestPromtool(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"check", "config", "prometheus.yml"}, {"test", "rules", "alerts_test.yml"}, {"check", "rules", file},
+		{"check", "config", "fleet.yml"}, {"test", "rules", "fleet_alerts_test.yml"},
 	} {
 		cmd := exec.CommandContext(t.Context(), promProgram(t, "promtool"), args...)
 		cmd.Dir = deployed
