@@ -188,3 +188,39 @@ func askPrometheus(t *testing.T, ns *nettest.NS, expr string) (instances []strin
 	slices.Sort(instances)
 	return instances
 }
+
+// TestNodes has the Prometheus of docs/kubernetes.md on two nodes send to one.
+func TestNodes(t *testing.T) {
+	t.Parallel()
+	_, page, _ := strings.Cut(readFile(t, "../docs/kubernetes.md"), "```yaml\n")
+	config, _, ok := strings.Cut(page, "```")
+	if !ok {
+		t.Fatal("docs/kubernetes.md has no configuration")
+	}
+	const service = "http://prometheus.monitoring.svc:9090"
+	for _, r := range [][2]string{{service, "http://10.0.0.5:9090"}, {"global:\n", "global:\n  scrape_interval: 1s\n"}} {
+		if !strings.Contains(config, r[0]) {
+			t.Fatalf("the configuration has no %q", r[0])
+		}
+		config = strings.ReplaceAll(config, r[0], r[1])
+	}
+	central, dir := nettest.New(t), t.TempDir()
+	single := func(addr string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(addr + "/32")} }
+	empty := filepath.Join(dir, "empty.yml")
+	writeFile(t, empty, "global: {}\n")
+	spawnIn(t, central, nil, promProgram(t, "prometheus"), "--config.file="+empty, "--storage.tsdb.path="+filepath.Join(dir, "tsdb"),
+		"--web.enable-remote-write-receiver", "--web.listen-address=0.0.0.0:9090")
+	for i, name := range []string{"node1", "node2"} {
+		ns := nettest.New(t)
+		nettest.Link(central, ns, name, single("10.0.0.5"), single(fmt.Sprintf("10.0.0.1%d", i+1)))
+		central.Run("ip", "route", "add", fmt.Sprintf("10.0.0.1%d", i+1), "dev", name)
+		ns.DefaultRoute(name)
+		file := filepath.Join(dir, name+".yml")
+		writeFile(t, file, config)
+		spawnIn(t, ns, []string{"NODE_NAME=" + name}, promProgram(t, "prometheus"), "--enable-feature=agent,expand-external-labels",
+			"--config.file="+file, "--storage.agent.path="+filepath.Join(dir, name), "--web.listen-address=127.0.0.1:9796")
+	}
+	awaitInstances(t, `up{job="sikkerguard"} == 0`, []string{"node1", "node2"}, func(expr string) []string {
+		return askPrometheus(t, central, expr)
+	})
+}
