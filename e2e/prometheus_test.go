@@ -76,7 +76,11 @@ func TestPromtool(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"check", "config", "prometheus.yml"}, {"test", "rules", "alerts_test.yml"}, {"check", "rules", file},
+		{"check", "config", "prometheus.yml"},
+		{"test", "rules", "alerts_test.yml"},
+		{"check", "rules", file},
+		{"check", "config", "fleet.yml"},
+		{"test", "rules", "fleet_alerts_test.yml"},
 	} {
 		cmd := exec.CommandContext(t.Context(), promProgram(t, "promtool"), args...)
 		cmd.Dir = deployed
