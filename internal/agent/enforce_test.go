@@ -92,6 +92,8 @@ func (s *stubborn) Apply(_ context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 	return ruleset.Evidence{Entries4: rs.Block.Len4(), Entries6: rs.Block.Len6()}, nil
 }
 
+func (*stubborn) Info() ruleset.Info { return ruleset.Info{} }
+
 // TestAdapt: a whitelist that cannot be brought up to date shows until it can, beside what the last pull came to.
 func TestAdapt(t *testing.T) {
 	t.Parallel()
