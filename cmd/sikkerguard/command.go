@@ -97,7 +97,7 @@ func isCommand(root *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	text := fmt.Sprintf("there is no command %q", args[0])
+	text := fmt.Sprintf("unknown command %q", args[0])
 	if like := root.SuggestionsFor(args[0]); len(like) > 0 {
 		text += ", perhaps " + strings.Join(like, " or ")
 	}

@@ -182,47 +182,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	return errors.Join(err, a.close())
 }
 
-// ending is how long a task may take to end, and recordEnding the one that records: an attack leaves it tens of thousands of
-// hits to write. The rules are gone by then. What service managers wait for, 30 s, is longer than both together.
-const ending, recordEnding = 6 * time.Second, 20 * time.Second
-
-// errHangs is a task that did not end in its time.
-var errHangs = errors.New("it hangs, and what was not written is lost if the process ends")
-
-// waitFor waits for what a task is to have done, but not for one that hangs on a disk: what that had to do is told as not
-// done.
-func (a *Agent) waitFor(what string, most time.Duration, wait func() error) error {
-	doneC := make(chan error, 1)
-	go func() { doneC <- wait() }() // what hangs ends with the process
-	timer := time.NewTimer(most)
-	defer timer.Stop()
-	select {
-	case err := <-doneC:
-		return err
-	case <-timer.C:
-		return fmt.Errorf("wait for the %s: %w", what, errHangs)
-	}
-}
-
-// pending is what is to be waited for, and for how long at most.
-type pending struct {
-	what string
-	most time.Duration
-	wait func() error
-}
-
-// waitForAll waits for one after the other, until one hangs: the others would likewise.
-func (a *Agent) waitForAll(all []pending) error {
-	var err error
-	for _, p := range all {
-		err = errors.Join(err, a.waitFor(p.what, p.most, p.wait))
-		if errors.Is(err, errHangs) {
-			break
-		}
-	}
-	return err
-}
-
 // greet prints the banner and what is configured.
 func (a *Agent) greet() {
 	if a.o.Banner != nil {
@@ -363,12 +322,7 @@ func (a *Agent) remove() error {
 	if a.fw == nil {
 		return nil
 	}
-	// Nothing is dropped any more when the counters are read for the last time. What cannot be disarmed is removed all the
-	// same, and what is dropped meanwhile is not counted.
-	if err := errors.Join(a.fw.Disarm(), a.countLast()); err != nil {
-		a.drops.miss()
-	}
-	if err := a.fw.Remove(); err != nil {
+	if err := a.takeAway(); err != nil {
 		return fmt.Errorf("remove the firewall rules: %w (`sikkerguard cleanup` tries again)", err)
 	}
 	a.log.Info("Firewall rules removed")
@@ -393,16 +347,4 @@ func (a *Agent) keep(ctx context.Context, what string, run func(context.Context)
 		}
 	}
 	return nil
-}
-
-// sleep waits for d and says whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -18,6 +18,8 @@ import (
 const (
 	// probeAgain is how long after a failed check it is asked once more, before a list is blamed.
 	probeAgain = 500 * time.Millisecond
+	// suspectAgain is how long after a list was suspected it may be again.
+	suspectAgain = 5 * time.Minute
 	// repairMost is the longest wait between two repairs, when somebody changes the rules over and over.
 	repairMost = time.Minute
 )
@@ -115,7 +117,7 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 	if e := a.enforcer.enforced; e != nil {
 		_, err = a.enact(context.Background(), *e)
 	} else {
-		err = a.fw.Remove()
+		err = a.takeAway()
 	}
 	a.setStatus(func(s *Status) { s.Rollbacks++ })
 	if err != nil {
@@ -128,17 +130,23 @@ func (a *Agent) rollback(d desired, why *RollbackError) error {
 
 // suspect tries whether the list in force is why the API is not reached. A list is measured by what worked before it, and at
 // a boot nothing did; later the host may begin to depend on something that is listed. So when a pull finds nobody and answers
-// to this host were dropped, it is measured without a list for a moment. When more works then, and not with it again, the list
-// is taken out of force.
+// to this host were dropped, those who answered are let in for a moment. When more works then, and not without them again, the
+// list is taken out of force. Answers can be forged, so it is not tried often.
 func (a *Agent) suspect(ctx context.Context, pull error) error {
 	e := &a.enforcer
-	if !unreached(pull) || a.cfg.DryRun || e.enforced == nil || !a.seen.answered() {
+	if !unreached(pull) || a.cfg.DryRun || e.enforced == nil || time.Since(e.suspected) < suspectAgain {
 		return nil
 	}
-	a.log.Warn("The API is not reached, and answers to this host are dropped: trying without the list for a moment")
+	asked := a.seen.answered()
+	if asked.Len() == 0 {
+		return nil
+	}
+	e.suspected = time.Now()
+	a.log.Warn("The API is not reached, and answers to this host are dropped: letting those in for a moment who answered",
+		zap.Int("sources", asked.Len()))
 	d := *e.enforced
 	with := a.host.Probe(ctx)
-	_, err := a.enact(ctx, desired{allow: d.allow})
+	_, err := a.enact(ctx, desired{block: d.block.Without(asked), allow: d.allow.Union(asked)})
 	without := a.host.Probe(ctx)
 	if _, again := a.enact(ctx, d); err != nil || again != nil || ctx.Err() != nil {
 		if again != nil && ctx.Err() == nil {
@@ -154,7 +162,7 @@ func (a *Agent) suspect(ctx context.Context, pull error) error {
 		return ctx.Err()
 	}
 	if len(broken) == 0 {
-		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs again", d.block.Len()))
+		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", d.block.Len()))
 		return nil
 	}
 	e.enforced = nil
@@ -243,6 +251,19 @@ func (r *repairer) due() <-chan time.Time {
 	return r.timer.C
 }
 
+// takeLoss has a loss repaired. One that came before what is in force now is none any more.
+func (a *Agent) takeLoss(err error) {
+	e := &a.enforcer
+	verified := errors.New("nothing is in force")
+	if e.enforced != nil {
+		_, verified = a.fw.Verify()
+	}
+	if verified != nil {
+		e.repair.lost(err)
+	}
+	a.publish()
+}
+
 // restoreRules puts back what somebody else changed.
 func (a *Agent) restoreRules(ctx context.Context) {
 	r := &a.enforcer.repair
@@ -256,7 +277,7 @@ func (a *Agent) restoreRules(ctx context.Context) {
 	if e != nil {
 		_, err = a.enact(ctx, *e)
 	} else {
-		err = a.fw.Remove() // of a first list that was rolled back
+		err = a.takeAway() // what is left of a first list that was rolled back
 	}
 	switch {
 	case ctx.Err() != nil:

@@ -67,14 +67,32 @@ func (a *Agent) dropped() (ruleset.Counters, error) {
 	if err != nil {
 		return d.since, err
 	}
+	if n.Packets4 < d.raw.Packets4 || n.Packets6 < d.raw.Packets6 {
+		d.inexact = true // somebody else took them away, and what they had counted since they were read
+	}
 	d.since, d.raw = plus(d.since, grown(n, d.raw)), n
 	return d.since, nil
 }
 
-// countLast reads the kernel's counters before they go.
-func (a *Agent) countLast() error {
-	_, err := a.dropped()
-	return err
+// takeAway removes the rules. Nothing is dropped any more when the counters are read for the last time. What cannot be
+// disarmed is removed all the same, and what is dropped meanwhile is not counted.
+func (a *Agent) takeAway() error {
+	err := a.fw.Disarm()
+	if _, counted := a.dropped(); err != nil || counted != nil {
+		a.drops.miss()
+	}
+	if err := a.fw.Remove(); err != nil {
+		return err
+	}
+	a.drops.beginAnew()
+	return nil
+}
+
+// beginAnew says that the kernel's counters begin anew, after they were read.
+func (d *dropCount) beginAnew() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.raw = ruleset.Counters{}
 }
 
 // miss remembers that something was dropped that is in no figure.

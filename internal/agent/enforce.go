@@ -51,6 +51,7 @@ type enforcer struct {
 	entries4  int                 // of the list, which the kernel was last shown to enforce, by family: a host without
 	entries6  int                 // IPv6 rules enforces none of that family
 	rejected  blocklist.Blocklist // what was rolled back, and is not tried again
+	suspected time.Time           // when a list was suspected last
 	failure   error               // why the last pull did not succeed, nil when it did
 	stale     error               // why the whitelist in force is not the host's as it is now, nil when it is
 	wait      *backoff.ExponentialBackOff
@@ -75,6 +76,7 @@ type turn struct {
 	white   host.Whitelist
 	verdict vet.Verdict
 	err     error // of the pull
+	own     ownList
 }
 
 // enforce puts the kept list in force and then pulls, at once and at every interval, sooner after a failure or when asked,
@@ -101,6 +103,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 		case t := <-e.turnC:
 			allow := a.whitelisted(t.white)
 			if t.order.pull {
+				a.takeCustom(t.own)
 				next.Reset(a.refresh(ctx, t, allow))
 			} else {
 				a.adapt(ctx, allow)
@@ -121,8 +124,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 		case <-a.hostC:
 			a.begin(ctx, order{})
 		case err := <-a.lostC:
-			e.repair.lost(err)
-			a.publish()
+			a.takeLoss(err)
 		case <-e.repair.due():
 			a.restoreRules(ctx)
 		case <-a.pulseC: // the supervisor is told that enforcing goes on
@@ -145,6 +147,7 @@ func (a *Agent) begin(ctx context.Context, o order) {
 	go func() { // enforce waits for it
 		t := turn{order: o, white: a.discover(ctx)}
 		if o.pull {
+			t.own = a.readCustom()
 			t.verdict, t.err = a.pull(ctx, vo)
 		}
 		e.turnC <- t
@@ -187,6 +190,7 @@ func (a *Agent) restore(ctx context.Context) {
 	brief, cancel := context.WithTimeout(ctx, lookBriefly)
 	allow := a.whitelisted(a.discover(brief))
 	cancel()
+	a.takeCustom(a.readCustom())
 	a.setPulled(v.List, c.Pulled)
 	a.setStatus(func(s *Status) { s.Kept = true })
 	a.enforcer.baseline = v.List.Len()
@@ -297,7 +301,7 @@ func (a *Agent) keepList() {
 
 // wanted is what is to be in force: the API's list and the operator's, less what is whitelisted.
 func (a *Agent) wanted(allow blocklist.Blocklist) desired {
-	return desired{block: a.enforcer.pulled.Union(a.custom()).Without(allow), allow: allow}
+	return desired{block: a.enforcer.pulled.Union(a.enforcer.own).Without(allow), allow: allow}
 }
 
 func (d desired) equal(e *desired) bool {
@@ -327,35 +331,4 @@ func (a *Agent) setPulled(list blocklist.Blocklist, at time.Time) {
 			s.LastPull = &t
 		}
 	})
-}
-
-// custom reads the operator's list. What is wrong with it is told, and the rest of it counts. When it cannot be read, what
-// it held before stays.
-func (a *Agent) custom() blocklist.Blocklist {
-	file, err := a.feed.Custom()
-	if err == nil && file == nil {
-		return blocklist.Blocklist{}
-	}
-	var v vet.Verdict
-	if err == nil {
-		v, err = vet.Custom(file)
-		err = errors.Join(err, file.Close())
-	}
-	if err != nil {
-		a.log.Warn(fmt.Sprintf("Custom blacklist cannot be read, what it held before stays (%d entries)", a.enforcer.own.Len()),
-			zap.String("file", a.cfg.CustomBlacklist), zap.Error(err))
-		return a.enforcer.own
-	}
-	for i, bad := range v.Malformed {
-		if i == shown {
-			a.log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-shown))
-			break
-		}
-		a.log.Warn("Custom blacklist: a line is left out", zap.String("file", a.cfg.CustomBlacklist), zap.Int("line", bad.Line), zap.Error(bad))
-	}
-	if v.Special > 0 {
-		a.log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))
-	}
-	a.enforcer.own = v.List
-	return v.List
 }

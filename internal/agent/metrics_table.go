@@ -76,7 +76,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			func(s *Status, out put) { seconds(out, s.LastPull) },
 		},
 		{
-			"list_age_seconds", gauge, "", "Age of the list in force. Absent while there is none.",
+			"list_age_seconds", gauge, "", "Age of the last list that was accepted. Absent before the first.",
 			`sikkerguard_list_age_seconds > 3 * sikkerguard_pull_interval_seconds`,
 			func(s *Status, out put) {
 				if s.LastPull != nil {
@@ -201,7 +201,7 @@ func dropMetrics() []metric {
 			events(func(s *Status) uint64 { return s.Unrecorded }),
 		},
 		{
-			"hits_total", counter, "protocol", "Dropped packets seen, by protocol: the name that SIKKER_PORT_MAP gives their port, or other. A name is there once it was hit.",
+			"hits_total", counter, "protocol", "Dropped packets seen, by protocol: the name that SIKKER_PORT_MAP gives their port, or other, as answers to this host are. A name is there once it was hit.",
 			`topk(5, sum by (protocol) (rate(sikkerguard_hits_total[1h])))`,
 			func(s *Status, out put) {
 				for name, packets := range s.Hits {

@@ -53,7 +53,7 @@ them in a browser. The port is ''SIKKER_HEALTH_PORT''. It listens on loopback al
 a proxy of yours is in between. Scrape configuration, alert rules and a dashboard are in ''deploy/prometheus'' and
 ''deploy/grafana''.
 
-All figures of a scrape are of one moment. One that is not known is left out rather than 0. No label holds an address, and
+All figures of a scrape are of one moment, but for those of reports, which are as the database was read last. One that is not known is left out rather than 0. No label holds an address, and
 the values of each are bounded: families, guards, states, and the names of ''SIKKER_PORT_MAP'' with ''other''.
 
 Packets dropped are counted by the kernel, exactly, and the count goes on over restarts. Events are those of them that the

@@ -57,6 +57,7 @@ func (a *Agent) observe(ctx context.Context) error {
 func (a *Agent) collect() {
 	w := a.sensor.Take()
 	a.recorder.add(w, time.Now())
+	a.tellStuck()
 	a.seen.add(w.Hits, a.cfg.Ports)
 	o := &a.observer
 	o.window = o.window.With(w)

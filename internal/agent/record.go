@@ -18,7 +18,7 @@ const (
 	// at most.
 	recordEvery, recordShare = time.Second, 10
 	// recordMost is how many hits are recorded in one transaction: few enough for a slow disk to take them in storeTimeout.
-	recordMost = 2000
+	recordMost = 500
 	// pruneEvery is how often old hits are deleted.
 	pruneEvery = time.Hour
 	// storeTimeout bounds one use of the database, and openTimeout its opening, which reads all of it. A disk that hangs
@@ -38,9 +38,12 @@ type recorder struct {
 	since   time.Time      // the first of it was seen after that
 	taken   time.Time      // when the last of it was taken from the sensor
 	gone    uint64         // packets that waited too long and were let go
+	began   time.Time      // when the use of the database that is under way began; zero when none is
 	reports *ReportsStatus // as read last; nil when that did not work
 
-	failing bool // the recording task's own: the database did not take what it was given last
+	failing bool   // the recording task's own: the database did not take what it was given last
+	told    uint64 // likewise: how many packets were said to be gone
+	stuck   bool   // the observing task's own: that the database does not answer was told
 }
 
 // add hands over what was seen.
@@ -62,6 +65,8 @@ func (r *recorder) take() (w sensor.Window, from, to time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w, r.waiting = r.waiting, sensor.Window{}
+	r.gone += w.Overflow // of what found no room the number alone is known, and that stays
+	w.Overflow = 0
 	return w, r.since, r.taken
 }
 
@@ -71,11 +76,21 @@ func (r *recorder) putBack(w sensor.Window, from time.Time) {
 	r.waiting, r.since = w.With(r.waiting), from
 }
 
-// recorded counts what of a recorded window had found no room.
-func (r *recorder) recorded(w sensor.Window) {
+// using says that a use of the database begins, or has ended.
+func (r *recorder) using(yes bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.gone += w.Overflow
+	r.began = time.Time{}
+	if yes {
+		r.began = time.Now()
+	}
+}
+
+// hangs says whether the database has been busy for longer than any use of it may take.
+func (r *recorder) hangs(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.began.IsZero() && now.Sub(r.began) > storeTimeout+recordEvery
 }
 
 // unrecorded is how many packets were let go, so far.
@@ -91,8 +106,11 @@ func (r *recorder) setReports(s *ReportsStatus) {
 	r.reports = s
 }
 
-// queue is what was known of the report queue last.
+// queue is what was known of the report queue last; nil when the database did not tell, or does not answer.
 func (r *recorder) queue() *ReportsStatus {
+	if r.hangs(time.Now()) {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.reports
@@ -185,9 +203,9 @@ func (a *Agent) record(running bool) {
 		a.countersKept(counters)
 		w.Hits, counters = w.Hits[n:], nil
 	}
-	a.recorder.recorded(w)
-	if w.Overflow > 0 {
-		a.log.Warn("Not every blocked connection of that time was recorded", zap.Uint64("packets", w.Overflow))
+	if n := a.recorder.unrecorded(); n > a.recorder.told {
+		a.log.Warn("Not every blocked connection of that time was recorded", zap.Uint64("packets", n-a.recorder.told))
+		a.recorder.told = n
 	}
 	ctx, cancel = context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
@@ -196,6 +214,8 @@ func (a *Agent) record(running bool) {
 
 // recordSome is one transaction.
 func (a *Agent) recordSome(r store.Record) error {
+	a.recorder.using(true)
+	defer a.recorder.using(false)
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	return a.store.Add(ctx, r)
@@ -262,6 +282,18 @@ func (a *Agent) tellStore(err error) {
 		a.log.Info("Blocked connections are recorded again")
 	}
 	r.failing = err != nil
+}
+
+// tellStuck says that the database does not answer, which the task that waits for it cannot say, and that it does again.
+func (a *Agent) tellStuck() {
+	switch r, hangs := &a.recorder, a.recorder.hangs(time.Now()); {
+	case hangs && !r.stuck:
+		r.stuck = true
+		a.log.Warn("The database does not answer: blocked connections are kept in memory until it does, or the disk")
+	case !hangs && r.stuck:
+		r.stuck = false
+		a.log.Info("The database answers again")
+	}
 }
 
 func (a *Agent) prune(ctx context.Context) {

@@ -31,6 +31,27 @@ func TestRecorderSince(t *testing.T) {
 	}
 }
 
+// TestUnrecorded: what found no room is counted once, and the count never goes back.
+func TestUnrecorded(t *testing.T) {
+	t.Parallel()
+	var r recorder
+	at := time.Now()
+	r.add(sensor.Window{Hits: []sensor.Hit{{Key: key(22, sensor.Attempt), Packets: 1}}}, at)
+	r.waiting.Overflow = 7
+	want := func(when string) {
+		if got := r.unrecorded(); got != 7 {
+			t.Errorf("%s: got %d, want 7", when, got)
+		}
+	}
+	want("waiting")
+	for range 2 {
+		w, from, _ := r.take()
+		want("taken")
+		r.putBack(w, from)
+		want("put back")
+	}
+}
+
 // TestRows: only what proves an attempt can be reported.
 func TestRows(t *testing.T) {
 	t.Parallel()

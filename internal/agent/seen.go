@@ -2,8 +2,11 @@ package agent
 
 import (
 	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
@@ -16,8 +19,11 @@ type seen struct {
 	mu       sync.Mutex
 	services map[string]uint64 // packets
 	missing  uint64            // packets dropped and never seen
-	answers  bool              // answers to this host were dropped since that was asked last
+	asked    []netip.Addr      // whose answers to this host were dropped since that was asked last, maxAsked of them
 }
+
+// maxAsked is how many sources of answers are remembered.
+const maxAsked = 64
 
 // add counts the hits by service.
 func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
@@ -27,7 +33,9 @@ func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
 		s.services = map[string]uint64{}
 	}
 	for _, h := range hits {
-		s.answers = s.answers || h.Kind == sensor.Answer
+		if h.Kind == sensor.Answer && len(s.asked) < maxAsked && !slices.Contains(s.asked, h.Source) {
+			s.asked = append(s.asked, h.Source)
+		}
 		name, ok := ports.Name(h.Port)
 		if !ok || h.Kind == sensor.Answer { // whose port is not this host's
 			name = otherService
@@ -36,13 +44,16 @@ func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
 	}
 }
 
-// answered says whether answers to this host were dropped since the last time.
-func (s *seen) answered() bool {
+// answered is whose answers to this host were dropped since the last time.
+func (s *seen) answered() blocklist.Blocklist {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was := s.answers
-	s.answers = false
-	return was
+	ps := make([]netip.Prefix, len(s.asked))
+	for i, a := range s.asked {
+		ps[i] = netip.PrefixFrom(a, a.BitLen())
+	}
+	s.asked = nil
+	return blocklist.New(ps)
 }
 
 // miss remembers how many packets were never seen, so far.

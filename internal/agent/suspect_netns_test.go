@@ -32,7 +32,7 @@ func booting(t *testing.T, apiHost string) *scene {
 	s.await("BLOCKED answers from 203.0.113.50:9080")
 	s.down.Store(true)
 	s.hup <- os.Interrupt
-	s.await("trying without the list for a moment")
+	s.await("letting those in for a moment")
 	return s
 }
 
@@ -67,7 +67,7 @@ func TestSuspectAcquitted(t *testing.T) {
 		return
 	}
 	s := booting(t, "198.51.100.200:9080") // nobody is there
-	s.await("It is not the list; blocking 2 IPs again")
+	s.await("It is not the list; blocking 2 IPs as before")
 	s.await("Refresh did not succeed, still blocking 2 IPs")
 	if reaches(t) {
 		t.Error("the list does not block afterwards")

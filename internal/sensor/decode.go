@@ -148,6 +148,7 @@ func (k *key) read(header []byte) {
 	case k.proto == TCP, k.proto == SCTP: // cut off
 	case answers:
 		k.kind = Answer
+	case from == to: // as NTP and IKE have it, and then both ask and answer look alike
 	default:
 		k.kind = Attempt
 	}

@@ -128,6 +128,7 @@ func TestDecode(t *testing.T) {
 		{name: "OK TCP flags cut off", packet: packet4(TCP, 0, 0, segment(23, syn)[:13]...), want: Key{source4, 23, TCP, Other}},
 		{name: "OK UDP from a service to a client answers", packet: packet4(UDP, 0, 0, ports(40000)...), want: Key{source4, 4000, UDP, Answer}},
 		{name: "OK UDP from port 53 to a resolver's port answers", packet: packet4(UDP, 0, 0, 0, 53, 0x13, 0x88), want: Key{source4, 53, UDP, Answer}},
+		{name: "OK UDP between equal ports shows nothing", packet: packet4(UDP, 0, 0, 0, 123, 0, 123), want: Key{source4, 123, UDP, Other}},
 		{name: "OK UDP between clients' ports is an attempt", packet: packet4(UDP, 0, 0, 0x9c, 0x40, 0xca, 0x6c), want: Key{source4, 51820, UDP, Attempt}},
 		{name: "OK SCTP INIT", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{1})...), want: Key{source4, 36412, SCTP, Attempt}},
 		{name: "OK SCTP INIT ACK", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{2})...), want: Key{source4, 4000, SCTP, Answer}},
@@ -360,7 +361,7 @@ func reference(t *testing.T, v6 bool, packet []byte) Key {
 				ports(uint16(l.SrcPort), uint16(l.DstPort), kind)
 			case *layers.UDP:
 				ports(uint16(l.SrcPort), uint16(l.DstPort), Other)
-				if k.Kind == Other {
+				if k.Kind == Other && uint16(l.SrcPort) != uint16(l.DstPort) {
 					k.Kind = Attempt
 				}
 			case *layers.SCTP:
