@@ -1,0 +1,160 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// through sends a datagram from each source and returns those of them that got through.
+func (w *world) through(ts *testscript.TestScript, sources []string) map[string]bool {
+	before := map[string]int{}
+	for _, s := range sources {
+		src := netip.MustParseAddr(s)
+		before[s] = w.recv.Seen(src)
+		w.sender.UDP(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), recvPort), "knock")
+	}
+	w.settled++
+	last := fmt.Sprintf("settled %d", w.settled)
+	w.sender.UDP(netip.MustParseAddrPort("198.18.255.99:4000"), netip.AddrPortFrom(serverAddr(netip.IPv4Unspecified()), recvPort), last)
+	if !w.recv.Await(last, patience) {
+		ts.Fatalf("a datagram from 198.18.255.99, which no list holds, does not get through")
+	}
+	through := map[string]bool{}
+	for _, s := range sources {
+		through[s] = w.recv.Seen(netip.MustParseAddr(s)) > before[s]
+	}
+	return through
+}
+
+func serverAddr(like netip.Addr) netip.Addr {
+	if like.Is6() {
+		return netip.MustParseAddr("2001:db8::1")
+	}
+	return netip.MustParseAddr("192.0.2.1")
+}
+
+// passes ADDR …: packets from these sources get through.
+func cmdPasses(ts *testscript.TestScript, _ bool, args []string) {
+	for addr, ok := range of(ts).through(ts, args) {
+		if !ok {
+			ts.Fatalf("%s does not get through", addr)
+		}
+	}
+}
+
+// drops ADDR …: packets from these sources do not get through.
+func cmdDrops(ts *testscript.TestScript, _ bool, args []string) {
+	for addr, ok := range of(ts).through(ts, args) {
+		if ok {
+			ts.Fatalf("%s gets through", addr)
+		}
+	}
+}
+
+// knock SOURCE PORT N: sends N connection requests.
+func cmdKnock(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	for range n {
+		of(ts).sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)))
+	}
+}
+
+// answer SOURCE PORT N: sends what a service at that port answers to N connection requests, each from another port, and to
+// one datagram.
+func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	from, to := netip.AddrPortFrom(src, uint16(port)), serverAddr(src)
+	for i := range n {
+		of(ts).sender.Answer(from, netip.AddrPortFrom(to, uint16(40000+i)))
+	}
+	of(ts).sender.UDP(from, netip.AddrPortFrom(to, 40000), "answer")
+}
+
+// flood SOURCE N: sends N connection requests to port 22, one from each of N addresses that begin at SOURCE.
+func cmdFlood(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for range n {
+		of(ts).sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), 22))
+		src = src.Next()
+	}
+}
+
+// blast SOURCE PORT N RATE: sends N connection requests, RATE a second or as many as it can, and logs what that cost the
+// newest agent.
+func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	rate, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	w.atRate(ts, n, rate, func(slice int) {
+		w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)), slice)
+	})
+}
+
+// swarm NETWORK N RATE: as many sources of the network each send one connection request to port 22, RATE a second, and it
+// logs what that cost the newest agent.
+func cmdSwarm(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	network := netip.MustParsePrefix(args[0])
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	rate, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	src := network.Addr()
+	w.atRate(ts, n, rate, func(slice int) {
+		for range slice {
+			w.sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), 22))
+			src = src.Next()
+		}
+	})
+}
+
+// atRate sends n packets in slices, rate a second, and logs what that cost the newest agent.
+func (w *world) atRate(ts *testscript.TestScript, n, rate int, send func(slice int)) {
+	p, _ := w.agentLog(ts)
+	cpu, start := cpuTicks(ts, p), time.Now()
+	for sent := 0; sent < n; {
+		slice := min(n-sent, rate/100)
+		send(slice)
+		sent += slice
+		time.Sleep(time.Until(start.Add(time.Duration(sent) * time.Second / time.Duration(rate))))
+	}
+	took := time.Since(start)
+	time.Sleep(500 * time.Millisecond) // the last events
+	ts.Logf("%d packets in %v (%.0f a second); the agent used %.0f%% of a core", n, took, float64(n)/took.Seconds(),
+		float64(cpuTicks(ts, p)-cpu)/took.Seconds())
+}
+
+// cpuTicks is the CPU time of a process, in 1/100 s.
+func cpuTicks(ts *testscript.TestScript, p *process) int {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	ts.Check(err)
+	fields := strings.Fields(string(raw))
+	user, err := strconv.Atoi(fields[13])
+	ts.Check(err)
+	system, err := strconv.Atoi(fields[14])
+	ts.Check(err)
+	return user + system
+}
