@@ -163,6 +163,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	// The disk may hang, and the tasks with it that use it. The rules go all the same.
 	<-ctx.Done()
+	a.log.Info("Stopping")
 	err := a.waitFor("tasks to end", ending, g.Wait)
 	err = errors.Join(err, a.remove())
 	if !a.cfg.DryRun {
@@ -248,7 +249,7 @@ func (a *Agent) open() error {
 		return err
 	}
 	if note := a.server.Note(); note != "" {
-		a.log.Info("Health endpoint: " + note)
+		a.log.Info(note)
 	}
 	if err := a.openControl(); err != nil {
 		return err

@@ -49,7 +49,7 @@ func (a *Agent) takeCustom(o ownList) {
 			a.log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-shown))
 			break
 		}
-		a.log.Warn("Custom blacklist: a line is left out", zap.String("file", a.cfg.CustomBlacklist), zap.Int("line", bad.Line), zap.Error(bad))
+		a.log.Warn("Custom blacklist: a line is left out", zap.String("file", a.cfg.CustomBlacklist), zap.Error(bad))
 	}
 	if v.Special > 0 {
 		a.log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))

@@ -82,7 +82,7 @@ func (s *Server) listen() error {
 			s.listeners = append(s.listeners, netutil.LimitListener(l, maxConns))
 			port = s.Port()
 		case host == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)):
-			s.note = "the health endpoint answers on 127.0.0.1 alone: this host has no IPv6 loopback"
+			s.note = "The health endpoint answers on 127.0.0.1 alone: this host has no IPv6 loopback"
 		case errors.Is(err, unix.EADDRINUSE):
 			return errors.Join(fmt.Errorf("listen on %s port %d: %w", host, port, ErrPortTaken), s.Close())
 		case errors.Is(err, unix.EACCES):
