@@ -159,9 +159,8 @@ func decodeRule(data []byte) (in string, ours bool, err error) {
 			ad.Nested(func(list *netlink.AttributeDecoder) error {
 				for list.Next() {
 					list.Nested(func(e *netlink.AttributeDecoder) error {
-						step, err := decodeStep(e)
-						steps = append(steps, step)
-						return err
+						steps = append(steps, decodeStep(e))
+						return nil
 					})
 				}
 				return nil
@@ -173,7 +172,7 @@ func decodeRule(data []byte) (in string, ours bool, err error) {
 }
 
 // decodeStep names an expression of a rule. Of a jump it also says whereto.
-func decodeStep(e *netlink.AttributeDecoder) (string, error) {
+func decodeStep(e *netlink.AttributeDecoder) string {
 	var kind, target string
 	var code uint32
 	verdict := func(ad *netlink.AttributeDecoder) error {
@@ -208,7 +207,7 @@ func decodeStep(e *netlink.AttributeDecoder) (string, error) {
 		}
 	}
 	if int32(code) == unix.NFT_JUMP {
-		return "jump " + target, nil
+		return "jump " + target
 	}
-	return kind, nil
+	return kind
 }
