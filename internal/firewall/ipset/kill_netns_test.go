@@ -91,7 +91,7 @@ func TestKill(t *testing.T) {
 				switch { // each takes a second: only what Open does with nft is tried step by step
 				case os.Getenv(killAllEnv) != "":
 				case n > 10, kind == "legacy":
-					step = 9
+					step = 11
 				}
 				dir := suicide(t, kind, n)
 				cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestKilled$")
