@@ -173,7 +173,7 @@ func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err er
 	}
 	for i, t := range s.families {
 		st, err := s.state(ctx, t)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrUnprintable) { // somebody's rule in our chain may be all that is in the way
 			return undo, err
 		}
 		if !st.chain {

@@ -10,6 +10,6 @@
 //
 // It can fail because a program is missing (ErrMissing), because the process may not change the firewall (ErrPermission),
 // because another agent runs (ErrRunning), because a set of somebody else's has a name of ours (ErrForeign), because a
-// program said so (ProgramError), or because the kernel enforces
+// program said so (ProgramError), because iptables cannot print our rules (ErrUnprintable), or because the kernel enforces
 // something else than it was told (ruleset.ErrMismatch). After an error of Apply what was enforced before still is.
 package ipset

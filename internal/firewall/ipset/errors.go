@@ -1,6 +1,7 @@
 package ipset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -18,6 +19,8 @@ var (
 	ErrForeign = errors.New("a set that SikkerGuard did not make has the name of one of its own")
 	// ErrIncomplete means that the kernel lacks something that the rules need. What it may be is said beside it.
 	ErrIncomplete = errors.New("the kernel lacks a part of iptables or ipset that the rules need")
+	// ErrUnprintable means that table raw, and our chain in it, hold rules that iptables cannot print.
+	ErrUnprintable = errors.New("iptables cannot print table raw, because rules are in it that were made with nft (nft list table ip raw, nft list table ip6 raw): move them to a table of their own, or use SIKKER_BACKEND=nftables")
 )
 
 // ProgramError is a program that did not do what it was told.
@@ -45,6 +48,20 @@ func (e *ProgramError) Error() string {
 
 // Unwrap is the error of running it.
 func (e *ProgramError) Unwrap() error { return e.Err }
+
+// refused says whether a program did not want to do what it was told, which it will not want later either.
+func refused(err error) bool {
+	// iptables exits with 4 when another program holds its lock for too long, or when it has no memory.
+	const resource = 4
+	var p *ProgramError
+	return errors.As(err, &p) && p.Code > 0 && p.Code != resource
+}
+
+// broken says whether a program refuses, or cannot be started at all. One that takes too long may be quicker later.
+func broken(err error) bool {
+	var p *ProgramError
+	return refused(err) || errors.As(err, &p) && p.Code < 0 && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
+}
 
 // oneLine is an error for the log, where lines are not escaped: joined errors stand on a line each.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -211,7 +211,7 @@ func TestWhitelistMoves(t *testing.T) {
 	}
 	apply(steps[0])
 	h.Under(nil, nettest.Addrs("46.1.2.3"), func() {
-		for i := range 24 {
+		for i := range 16 {
 			apply(steps[(i+1)%len(steps)])
 		}
 	})

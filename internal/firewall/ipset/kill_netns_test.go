@@ -18,6 +18,9 @@ import (
 // killEnv tells the test process that it is an agent to be killed. Its programs are in its working directory.
 const killEnv = "SIKKERGUARD_TEST_KILL_STEP"
 
+// killAllEnv has TestKill try every step.
+const killAllEnv = "SIKKERGUARD_TEST_KILL_ALL"
+
 // TestKilled is the agent that TestKill kills; by itself it does nothing.
 func TestKilled(t *testing.T) {
 	if os.Getenv(killEnv) != "1" {
@@ -85,8 +88,10 @@ func TestKill(t *testing.T) {
 			}
 			before, step := firewallOf(h), 1
 			for i, n := 0, 1; ; i, n = i+1, n+step {
-				if n > 10 || kind == "legacy" { // each takes a second: only what Open does with nft is tried step by step
-					step = 3
+				switch { // each takes a second: only what Open does with nft is tried step by step
+				case os.Getenv(killAllEnv) != "":
+				case n > 10, kind == "legacy":
+					step = 11
 				}
 				dir := suicide(t, kind, n)
 				cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestKilled$")

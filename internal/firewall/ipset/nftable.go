@@ -15,7 +15,8 @@ import (
 const (
 	// nonRecursive is NLM_F_NONREC (linux/netlink.h): what holds something is not deleted, EBUSY.
 	nonRecursive = netlink.HeaderFlags(0x100)
-	// nftaName is NFTA_TABLE_NAME, NFTA_CHAIN_TABLE (linux/netfilter/nf_tables.h); nftaChainName is NFTA_CHAIN_NAME.
+	// nftaName is NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE (linux/netfilter/nf_tables.h); nftaChainName is
+	// NFTA_CHAIN_NAME.
 	nftaName, nftaChainName = 1, 3
 )
 
@@ -91,13 +92,17 @@ func dropNFTableWith(proto uint8, chains []string) error {
 	return err
 }
 
-// nftMessage is about table raw, or about a chain of it.
+// nftMessage is about table raw, about a chain of it, or about the rules of that chain.
 func nftMessage(kind uint16, flags netlink.HeaderFlags, proto uint8, chain string) (netlink.Message, error) {
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian
 	ae.String(nftaName, "raw")
 	if chain != "" {
-		ae.String(nftaChainName, chain)
+		attr := uint16(nftaChainName)
+		if kind == unix.NFT_MSG_GETRULE {
+			attr = unix.NFTA_RULE_CHAIN
+		}
+		ae.String(attr, chain)
 	}
 	attrs, err := ae.Encode()
 	if err != nil {

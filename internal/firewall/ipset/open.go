@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net"
 	"os"
 	"slices"
@@ -112,7 +113,7 @@ func (s *Shim) openFamilies(v4 tables, legacy bool) error {
 	switch {
 	case err == nil:
 		s.families = append(s.families, v6)
-	case errors.Is(err, ErrMissing), errors.Is(err, ErrIncomplete):
+	case errors.Is(err, ErrMissing), errors.Is(err, ErrIncomplete), broken(err):
 		s.info.Gaps = append(s.info.Gaps, fmt.Sprintf("only IPv4 is enforced, IPv6 sources get through: %s", oneLine(err)))
 	default:
 		return err
@@ -128,16 +129,19 @@ func (t tables) kind() string {
 	return "iptables nf_tables"
 }
 
-// choose finds the programs of a family: the legacy ones if they are wanted, else whatever is called iptables.
+// choose finds the programs of a family: the legacy ones if they are wanted, else whatever is called iptables. A broken one
+// is no reason not to use another.
 func (s *Shim) choose(f family, legacy bool) (tables, error) {
-	all, err := s.found(f)
-	if err != nil {
-		return tables{}, err
-	}
-	for _, t := range all {
-		if t.legacy || !legacy {
+	var errs []error
+	for t, err := range s.variants(f) {
+		if err != nil {
+			errs = append(errs, err)
+		} else if t.legacy || !legacy {
 			return t, nil
 		}
+	}
+	if len(errs) > 0 {
+		return tables{}, errors.Join(errs...)
 	}
 	return tables{}, fmt.Errorf("%w; %s is not in %s", ErrMissing, f.program(), strings.Join(s.run.dirs, ", "))
 }
@@ -149,27 +153,41 @@ func (f family) program() string {
 	return "iptables"
 }
 
-// found are the programs of a family, one of each kind: first the one that is called iptables.
+// found are the programs of a family that work, one of each kind, and what is wrong with the others.
 func (s *Shim) found(f family) ([]tables, error) {
 	var all []tables
-	for _, suffix := range []string{"", "-legacy", "-nft"} {
-		name := f.program() + suffix
-		t := tables{family: f, save: s.run.find(name + "-save"), restore: s.run.find(name + "-restore")}
-		main := s.run.find(name)
-		if main == "" || t.save == "" || t.restore == "" {
-			continue
-		}
-		// It names its kind behind its version since 1.8; before that there was one kind.
-		out, _, err := s.run.run(context.Background(), askTime, nil, main, "--version")
+	var errs []error
+	for t, err := range s.variants(f) {
 		if err != nil {
-			return nil, err
-		}
-		t.legacy = !strings.Contains(out, "(nf_tables)")
-		if !slices.ContainsFunc(all, func(o tables) bool { return o.legacy == t.legacy }) {
+			errs = append(errs, err)
+		} else if !slices.ContainsFunc(all, t.same) {
 			all = append(all, t)
 		}
 	}
-	return all, nil
+	return all, errors.Join(errs...)
+}
+
+// same says whether they are programs of the same kind and family.
+func (t tables) same(o tables) bool { return t.proto == o.proto && t.legacy == o.legacy }
+
+// variants asks the programs of a family what they are: first the one that is called iptables. With an error comes nothing
+// but their paths.
+func (s *Shim) variants(f family) iter.Seq2[tables, error] {
+	return func(yield func(tables, error) bool) {
+		for _, suffix := range []string{"", "-legacy", "-nft"} {
+			name := f.program() + suffix
+			t := tables{family: f, list: s.run.find(name), save: s.run.find(name + "-save"), restore: s.run.find(name + "-restore")}
+			if t.list == "" || t.save == "" || t.restore == "" {
+				continue
+			}
+			// It names its kind behind its version since 1.8; before that there was one kind.
+			out, _, err := s.run.run(context.Background(), askTime, nil, t.list, "--version")
+			t.legacy = err == nil && !strings.Contains(out, "(nf_tables)")
+			if !yield(t, err) {
+				return
+			}
+		}
+	}
 }
 
 // try finds out whether the kernel takes such a set and such rules, and leaves nothing behind. A table raw that it makes is
@@ -228,13 +246,13 @@ func (s *Shim) fresh(ctx context.Context, t tables, marked bool) (bool, error) {
 	if err != nil || !loaded || t.legacy || !marked {
 		return !loaded, err
 	}
-	st, err := s.state(ctx, t)
+	st, err := s.outline(ctx, t)
 	return !st.chain, err
 }
 
 // untry removes what try made.
 func (s *Shim) untry(ctx context.Context, t tables) error {
-	st, err := s.state(ctx, t)
+	st, err := s.outline(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -249,10 +267,7 @@ func (s *Shim) untry(ctx context.Context, t tables) error {
 // diagnose says what it means that a program refused what it was given while it is tried, and which modules that takes.
 // What may pass is no lack.
 func (s *Shim) diagnose(err error) error {
-	// iptables exits with 4 when another program holds its lock for too long, or when it has no memory.
-	const resource = 4
-	var p *ProgramError
-	if errors.As(err, &p) && p.Code > 0 && p.Code != resource {
+	if refused(err) {
 		match, _, _ := strings.Cut(limit("", max(s.rate, 1)), " ")
 		return fmt.Errorf("%w (modprobe -a iptable_raw ip6table_raw xt_set xt_%s xt_NFLOG ip_set_hash_net nfnetlink_log on the host): %w", ErrIncomplete, match, err)
 	}

@@ -7,9 +7,14 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// removeTime is how long it may take to remove everything. The unit and compose.yaml give 30 s for stopping, of which Disarm
+// needs 10 when another program holds the lock of iptables.
+const removeTime = 15 * time.Second
 
 // Disarm takes the jumps to our chain out: nothing is dropped any more, and the counters stand still.
 func (s *Shim) Disarm() error {
@@ -25,7 +30,7 @@ func (s *Shim) Disarm() error {
 }
 
 func (s *Shim) disarm(ctx context.Context, t tables) error {
-	st, err := s.state(ctx, t)
+	st, err := s.outline(ctx, t)
 	if err != nil || st.jumps == 0 {
 		return err
 	}
@@ -49,17 +54,38 @@ func (s *Shim) Remove() error {
 	return err
 }
 
-// remove removes what is ours, whichever kind of iptables it was put there with, and says what that was.
+// removal is what is removed of one family.
+type removal struct {
+	family
+	all     []tables // in which rules may be
+	chains  int      // that were removed
+	sets    int
+	unasked error // of the programs that are not among all
+	err     error // of those that are
+}
+
+// remove removes what is ours, whichever kind of iptables it was put there with, and says what that was. The rules of both
+// families come first: they are what holds up packets.
 func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, removeTime)
+	defer cancel()
 	var errs []error
 	sets := 0
+	var rr []*removal
 	for _, f := range []family{ipv4(), ipv6()} {
-		chains, n, err := s.removeFamily(ctx, f)
-		for range chains {
-			removed = append(removed, fmt.Sprintf("%s chain %s", f.name, chain))
+		r := &removal{family: f}
+		rr = append(rr, r)
+		s.removeRules(ctx, r)
+	}
+	for _, r := range rr {
+		if r.err == nil {
+			r.err = s.removeSets(ctx, r)
 		}
-		sets += n
-		errs = append(errs, err)
+		for range r.chains {
+			removed = append(removed, fmt.Sprintf("%s chain %s", r.name, chain))
+		}
+		sets += r.sets
+		errs = append(errs, r.err)
 	}
 	for _, c := range s.tallies {
 		c.reset()
@@ -70,57 +96,86 @@ func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
 	return removed, errors.Join(errs...)
 }
 
-// removeFamily removes the rules and then the sets of one family, and says how many chains and sets. Where a step fails
-// the sets stay that come after it, the mark of a table among them: it is by them that the rest is found again.
-func (s *Shim) removeFamily(ctx context.Context, f family) (chains, sets int, err error) {
-	all, err := s.found(f)
-	if err != nil {
-		return 0, 0, err
+// removeRules takes our rules out of every table of a family: first of the one in use, even if its programs no longer say
+// what they are.
+func (s *Shim) removeRules(ctx context.Context, r *removal) {
+	var found []tables
+	found, r.unasked = s.found(r.family)
+	for _, t := range s.families {
+		if t.proto == r.proto {
+			r.all = append(r.all, t)
+		}
+	}
+	for _, t := range found {
+		if !s.uses(t) {
+			r.all = append(r.all, t)
+		}
 	}
 	var errs []error
-	for _, t := range all {
-		found, err := s.take(ctx, t)
+	for _, t := range r.all {
+		taken, err := s.take(ctx, t)
 		if errors.Is(err, fs.ErrPermission) && !s.uses(t) {
 			continue // rules that are there nevertheless hold the sets, which then cannot be destroyed
 		}
-		if errs = append(errs, err); found && err == nil {
-			chains++
+		if err != nil && len(found) == 0 {
+			err = errors.Join(err, s.missing(r))
+		}
+		if errs = append(errs, err); taken && err == nil {
+			r.chains++
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return chains, 0, err
+	r.err = errors.Join(errs...)
+}
+
+// missing says which programs are missing that rules are removed with.
+func (s *Shim) missing(r *removal) error {
+	if r.unasked != nil {
+		return r.unasked
 	}
+	return fmt.Errorf("%w; %s is not in %s, with which the rules are removed", ErrMissing, r.program(), strings.Join(s.run.dirs, ", "))
+}
+
+// removeSets destroys the sets of one family, whose rules are gone. Where a step fails the sets stay that come after it, the
+// mark of a table among them: it is by them that the rest is found again.
+func (s *Shim) removeSets(ctx context.Context, r *removal) error {
 	have, err := s.sets(ctx)
 	if err != nil {
-		return chains, 0, err
+		return err
 	}
-	names := slices.DeleteFunc(f.own(), func(n string) bool { return !have[n].own(n) })
-	marked := have[f.made()].own(f.made())
+	names := slices.DeleteFunc(r.own(), func(n string) bool { return !have[n].own(n) })
+	marked := have[r.made()].own(r.made())
 	if marked {
 		names = names[:len(names)-1] // it is the last
 	}
 	if err := s.destroy(ctx, names...); err != nil {
-		if len(all) == 0 { // rules that look them up may be there
-			err = fmt.Errorf("%w; %s is not in %s, with which the rules are removed: %w", ErrMissing, f.program(), strings.Join(s.run.dirs, ", "), err)
+		if len(r.all) == 0 || r.unasked != nil { // rules that look them up may be there
+			err = errors.Join(s.missing(r), err)
 		}
-		return chains, 0, err
+		return err
 	}
-	if !marked && !s.made[f.proto] {
-		return chains, len(names), nil
+	r.sets = len(names) // nothing looks them up any more, whatever a program says that could not be asked
+	if !marked && !s.made[r.proto] {
+		return nil
 	}
-	for _, t := range all {
+	var errs []error
+	nft := false
+	for _, t := range r.all {
 		if !t.legacy {
+			nft = true
 			errs = append(errs, s.dropTable(ctx, t))
 		}
 	}
+	if !nft {
+		errs = append(errs, r.unasked)
+	}
 	if err := errors.Join(errs...); err != nil {
-		return chains, len(names), err
+		return err
 	}
-	delete(s.made, f.proto)
+	delete(s.made, r.proto)
 	if marked {
-		sets = 1
+		r.sets++
 	}
-	return chains, len(names) + sets, s.destroy(ctx, f.made())
+	return s.destroy(ctx, r.made())
 }
 
 // endOthers takes out what an agent put there with the other kind of iptables, or in a family that is not enforced now:
@@ -187,7 +242,7 @@ func (s *Shim) forget(ctx context.Context, t tables, before map[string]setInfo) 
 // dropTable deletes table raw of nf_tables, which the agent was the first to need here, unless somebody else uses it by
 // now.
 func (s *Shim) dropTable(ctx context.Context, t tables) error {
-	st, err := s.state(ctx, t)
+	st, err := s.outline(ctx, t)
 	if err != nil || st.foreign || st.chain {
 		return err
 	}

@@ -1,6 +1,7 @@
 package ipset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -91,6 +92,42 @@ exit 4`)
 	if left := h.Run("iptables-legacy-save", "-t", "raw"); strings.Contains(left, chain) {
 		t.Errorf("left behind:\n%s", left)
 	}
+}
+
+// TestRemoveInTime has the time run out while sets are removed: the rules of both families are gone by then, and cleanup
+// finds the rest.
+func TestRemoveInTime(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	h.Do(func() {
+		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var held func()
+	s.ipset, held, _ = hold(t, s.ipset)
+	errC := make(chan error, 1)
+	go h.Do(func() {
+		_, err := s.remove(ctx)
+		errC <- err
+	})
+	held()
+	cancel()
+	if err := <-errC; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	h.Check("out of time", nil, nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.Do(func() {
+		if removed, err := Cleanup(); len(removed) != 1 || err != nil {
+			t.Errorf("cleanup: got %q, %v", removed, err)
+		}
+	})
 }
 
 // TestForeignSet meets sets of somebody else's under names of ours: nothing is changed, it is said what to do, and neither

@@ -121,8 +121,8 @@ func (st *state) declare(text string) {
 // tables are the programs that read and write the rules of one family.
 type tables struct {
 	family
-	save, restore string // paths
-	legacy        bool   // they speak to ip_tables, not to nf_tables
+	list, save, restore string // paths
+	legacy              bool   // they speak to ip_tables, not to nf_tables
 }
 
 // loaded says whether the kernel has a table raw here, without making one, as asking the programs for it would.
@@ -143,7 +143,7 @@ func (t tables) loaded() (bool, error) {
 	return slices.Contains(strings.Fields(string(raw)), "raw"), nil
 }
 
-// state reads the table.
+// state reads the table. With ErrUnprintable all is told but the rules of our chain.
 func (s *Shim) state(ctx context.Context, t tables) (state, error) {
 	if ok, err := t.loaded(); !ok || err != nil {
 		return state{}, err
@@ -151,6 +151,9 @@ func (s *Shim) state(ctx context.Context, t tables) (state, error) {
 	out, _, err := s.run.run(ctx, askTime, nil, t.save, "--counters", "--table", "raw")
 	if err != nil {
 		return state{}, fmt.Errorf("read %s rules: %w", t.name, err)
+	}
+	if !t.legacy && !printable(out) {
+		return s.unprinted(ctx, t)
 	}
 	return parseState(out), nil
 }
@@ -168,7 +171,7 @@ func (s *Shim) put(ctx context.Context, t tables, want, printed []string) error 
 	c := s.tallies[t.proto]
 	c.mu.Lock()
 	st, err := s.state(ctx, t)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrUnprintable) {
 		c.mu.Unlock()
 		return err
 	}
@@ -186,13 +189,19 @@ func (s *Shim) put(ctx context.Context, t tables, want, printed []string) error 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.replacing = false
+	after, serr := s.state(ctx, t)
 	if err != nil {
-		c.before, c.last = old[0], old[1]
+		// A program that was killed, or that failed in the end, may have made the change all the same. If it did, the rules
+		// count from there.
+		made := after.dropped != nil && after.dropped.packets >= from.packets
+		if known := serr == nil || errors.Is(serr, ErrUnprintable); known && !made {
+			c.before, c.last = old[0], old[1]
+		}
+		c.add(after.dropped)
 		return fmt.Errorf("write %s rules: %w", t.name, err)
 	}
-	after, err := s.state(ctx, t)
-	if err != nil {
-		return err
+	if serr != nil {
+		return serr
 	}
 	c.add(after.dropped)
 	if !slices.EqualFunc(after.rules, want, func(a, b string) bool { return target(a) == target(b) }) {
@@ -255,7 +264,7 @@ func (s *Shim) printed(t tables, w *wanted) []string {
 
 // take takes our chains and the jump to them out of the table, and says whether they were there.
 func (s *Shim) take(ctx context.Context, t tables) (bool, error) {
-	st, err := s.state(ctx, t)
+	st, err := s.outline(ctx, t)
 	if err != nil {
 		return false, err
 	}

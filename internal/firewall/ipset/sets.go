@@ -177,7 +177,7 @@ func parseMembers(out, set string) []netip.Prefix {
 
 // swap exchanges what two sets hold, in one instant.
 func (s *Shim) swap(ctx context.Context, a, b string) error {
-	return s.persist(ctx, "swap", a, b)
+	return s.persist(ctx, time.Now().Add(busyTime), "swap", a, b)
 }
 
 // destroy destroys these sets, those of them that are there and ours.
@@ -198,17 +198,18 @@ func (s *Shim) destroy(ctx context.Context, names ...string) error {
 		return err
 	}
 	var errs []error
+	end := time.Now().Add(busyTime) // for all of them: what holds one mostly holds the others
 	for _, name := range names {
 		if _, ok := have[name]; ok {
-			errs = append(errs, s.persist(ctx, "destroy", name))
+			errs = append(errs, s.persist(ctx, end, "destroy", name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// persist runs ipset until it succeeds, for as long as a set may be busy.
-func (s *Shim) persist(ctx context.Context, args ...string) error {
-	for end := time.Now().Add(busyTime); ; {
+// persist runs ipset until it succeeds, once at least and until end.
+func (s *Shim) persist(ctx context.Context, end time.Time, args ...string) error {
+	for {
 		_, _, err := s.run.run(ctx, askTime, nil, s.ipset, args...)
 		if err == nil || ctx.Err() != nil || time.Now().After(end) {
 			return err

@@ -54,7 +54,7 @@ func (s *Shim) verify(ctx context.Context) (ruleset.Evidence, error) {
 func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 	for _, t := range s.families {
 		st, err := s.read(ctx, t) // should somebody delete the rules, they count on from here
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrUnprintable) {
 			return false, err
 		}
 		switch want := s.printed(t, s.applied); {
@@ -62,6 +62,8 @@ func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 			return false, mismatch("%s chain %s is missing", t.name, chain)
 		case !st.first || st.jumps != 1:
 			return false, mismatch("the first rule of %s PREROUTING does not jump to %s, or another does too", t.name, chain)
+		case err != nil:
+			return false, mismatch("the rules of %s chain %s were changed: %w", t.name, chain, err)
 		case !slices.Equal(st.rules, want):
 			return false, mismatch("the rules of %s chain %s were changed", t.name, chain)
 		}
@@ -129,7 +131,7 @@ func (s *Shim) glance(ctx context.Context) (int, error) {
 // Present says whether our chain is in table raw, jumped to, in each family. It waits for nobody who changes the rules.
 func (s *Shim) Present() error {
 	for _, t := range s.families {
-		st, err := s.state(context.Background(), t)
+		st, err := s.outline(context.Background(), t)
 		switch {
 		case err != nil:
 			return err
@@ -181,18 +183,19 @@ func left(ctx context.Context, dirs []string) (bool, error) {
 
 // hasChain says whether our chain is in any table raw.
 func (s *Shim) hasChain(ctx context.Context) (bool, error) {
+	var errs []error
 	for _, f := range []family{ipv4(), ipv6()} {
 		all, err := s.found(f)
-		if err != nil {
-			return false, err
-		}
+		errs = append(errs, err)
 		for _, t := range all {
-			if st, err := s.state(ctx, t); st.chain || err != nil {
-				return st.chain, err
+			st, err := s.outline(ctx, t)
+			if st.chain {
+				return true, nil
 			}
+			errs = append(errs, err)
 		}
 	}
-	return false, nil
+	return false, errors.Join(errs...)
 }
 
 // Cleanup removes the sets and rules that a dead agent left, and says what that was. The error is ErrRunning when an agent

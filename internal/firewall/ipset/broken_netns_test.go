@@ -1,0 +1,109 @@
+package ipset
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// breaks puts a program in place of another one, or of none, that fails as one does whose library is missing.
+func breaks(t *testing.T, dir, name string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	program(t, dir, name, "exit 127")
+}
+
+// TestBrokenVariant has an iptables of the kind that is not used fail: the agent opens, enforces, and removes all.
+func TestBrokenVariant(t *testing.T) {
+	t.Parallel()
+	for _, legacy := range []bool{true, false} {
+		t.Run(map[bool]string{true: "legacy", false: "nft"}[legacy], func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			h.Run("iptables-legacy", "-t", "raw", "-S")
+			h.Run("ip6tables-legacy", "-t", "raw", "-S")
+			before := firewallOf(h)
+			dirs := bothKinds(t)
+			other := map[bool]string{true: "tables", false: "tables-legacy"}[legacy]
+			for _, f := range []string{"ip", "ip6"} {
+				breaks(t, dirs[0], f+other)
+			}
+			s := startIn(t, h, Options{Legacy: legacy}, dirs)
+			h.Do(func() {
+				if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+					t.Errorf("apply: %v", err)
+				}
+			})
+			h.Check("applied", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
+			if gaps := strings.Join(s.Info().Gaps, "\n"); !strings.Contains(gaps, "exit code 127") {
+				t.Errorf("gaps: %s", gaps)
+			}
+			h.Do(func() {
+				if err := errors.Join(s.Remove(), s.Close()); err != nil {
+					t.Errorf("remove: %v", err)
+				}
+			})
+			if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+				t.Errorf("removed (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestBreaksLater has programs break after a list was put in force: the rules go all the same, with those that read and
+// write them.
+func TestBreaksLater(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	h.Run("iptables-legacy", "-t", "raw", "-S")
+	h.Run("ip6tables-legacy", "-t", "raw", "-S")
+	before := firewallOf(h)
+	dirs := bothKinds(t)
+	s := startIn(t, h, Options{Legacy: true}, dirs)
+	h.Do(func() {
+		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+			t.Errorf("apply: %v", err)
+		}
+	})
+	for _, name := range []string{"iptables", "ip6tables", "iptables-legacy"} {
+		breaks(t, dirs[0], name)
+	}
+	h.Do(func() {
+		if err := errors.Join(s.Remove(), s.Close()); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	})
+	h.Check("removed", nil, nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
+	if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
+// TestBrokenIP6Tables has each program for IPv6 fail: IPv4 is enforced, and the gap is told.
+func TestBrokenIP6Tables(t *testing.T) {
+	t.Parallel()
+	for _, suffix := range []string{"", "-save", "-restore"} {
+		h := nettest.NewHost(t)
+		h.Run("ip6tables-legacy", "-t", "raw", "-S")
+		dirs := programs(t, append([]string{"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"}, legacy4...)...)
+		breaks(t, dirs[0], "ip6tables-legacy"+suffix)
+		s := start(t, h, dirs)
+		if gaps := strings.Join(s.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") || !strings.Contains(gaps, "exit code 127") {
+			t.Errorf("gaps with a broken ip6tables%s: %s", suffix, gaps)
+		}
+		h.Do(func() {
+			if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+				t.Errorf("apply: %v", err)
+			}
+		})
+		h.Check("without ip6tables"+suffix, nettest.Addrs("203.0.113.9"), nettest.Addrs("2001:db8:f::1"))
+	}
+}

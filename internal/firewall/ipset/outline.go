@@ -1,0 +1,213 @@
+package ipset
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Somebody may have added rules to table raw with nft that iptables cannot translate: notrack, a named counter, fib. Then
+// iptables-nft-save prints a comment in place of the table, and exits with 0. So the kernel is asked which of our chains
+// are there and what jumps to them, and iptables only for the rules of our chain, which it prints by itself.
+
+// dumpTries is how often a dump is begun that a change interrupted.
+const dumpTries = 10
+
+// printable says whether this is a table that was printed.
+func printable(out string) bool {
+	return slices.Contains(strings.Split(out, "\n"), "*raw")
+}
+
+// unprinted is the state of a table that cannot be printed as a whole. When our chain cannot be either, that is
+// ErrUnprintable, and all but its rules is told.
+func (s *Shim) unprinted(ctx context.Context, t tables) (state, error) {
+	st, err := nftOutline(t.proto)
+	if err != nil || !st.chain {
+		return st, err
+	}
+	out, _, err := s.run.run(ctx, askTime, nil, t.list, "--table", "raw", "--verbose", "--list-rules", chain)
+	if err != nil {
+		if refused(err) {
+			err = fmt.Errorf("%w: %w", ErrUnprintable, err)
+		}
+		return st, fmt.Errorf("read %s chain %s: %w", t.name, chain, err)
+	}
+	own := parseState(asSaved(out))
+	st.rules, st.dropped = own.rules, own.dropped
+	return st, nil
+}
+
+// outline is state for who need not know the rules of our chain.
+func (s *Shim) outline(ctx context.Context, t tables) (state, error) {
+	st, err := s.state(ctx, t)
+	if errors.Is(err, ErrUnprintable) {
+		err = nil
+	}
+	return st, err
+}
+
+// asSaved are listed rules as iptables-save prints them: with what they counted in front.
+func asSaved(listed string) string {
+	var b strings.Builder
+	for line := range strings.Lines(listed) {
+		rule, counted, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " -c ")
+		words := strings.SplitN(counted, " ", 3)
+		if !ok || len(words) < 2 {
+			continue
+		}
+		fmt.Fprintf(&b, "[%s:%s] %s\n", words[0], words[1], strings.Join(append([]string{rule}, words[2:]...), " "))
+	}
+	return b.String()
+}
+
+// nftOutline asks nf_tables which of our chains table raw of the family has, and which rules jump to them.
+func nftOutline(proto uint8) (state, error) {
+	st := state{foreign: true}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return st, fmt.Errorf("ask for table raw: %w", err)
+	}
+	defer func() { _ = c.Close() }() // it was only asked
+	if st.chain, err = nftChain(c, proto, chain); err == nil {
+		st.probe, err = nftChain(c, proto, probeChain)
+	}
+	if err == nil {
+		st.jumps, st.first, err = nftJumps(c, proto)
+	}
+	if err != nil {
+		return st, fmt.Errorf("ask for table raw: %w", err)
+	}
+	return st, nil
+}
+
+// nftChain says whether table raw has a chain.
+func nftChain(c *netlink.Conn, proto uint8, name string) (bool, error) {
+	m, err := nftMessage(unix.NFT_MSG_GETCHAIN, netlink.Request, proto, name)
+	if err != nil {
+		return false, err
+	}
+	_, err = c.Execute(m)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// nftJumps says how many rules of PREROUTING jump to our chain without a condition, and whether the first rule does.
+func nftJumps(c *netlink.Conn, proto uint8) (jumps int, first bool, err error) {
+	m, err := nftMessage(unix.NFT_MSG_GETRULE, netlink.Request|netlink.Dump, proto, "PREROUTING")
+	if err != nil {
+		return 0, false, err
+	}
+	var rules []netlink.Message
+	for range dumpTries {
+		if rules, err = c.Execute(m); err != nil {
+			return 0, false, err
+		}
+		if !slices.ContainsFunc(rules, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
+			break
+		}
+		err = errors.New("its rules change all the time")
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	before := 0
+	for _, r := range rules {
+		in, ours, err := decodeRule(r.Data)
+		if err != nil {
+			return 0, false, err
+		}
+		if in != "raw PREROUTING" { // old kernels tell all rules of the family
+			continue
+		}
+		if ours {
+			jumps++
+			first = first || before == 0
+		}
+		before++
+	}
+	return jumps, first, nil
+}
+
+// decodeRule says of a rule in which table and chain it is, and whether all it does is to count and to jump to our chain.
+func decodeRule(data []byte) (in string, ours bool, err error) {
+	const header = 4 // struct nfgenmsg
+	if len(data) < header {
+		return "", false, errors.New("a rule without a header")
+	}
+	ad, err := netlink.NewAttributeDecoder(data[header:])
+	if err != nil {
+		return "", false, err
+	}
+	ad.ByteOrder = binary.BigEndian
+	var table, name string
+	var steps []string
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_RULE_TABLE:
+			table = ad.String()
+		case unix.NFTA_RULE_CHAIN:
+			name = ad.String()
+		case unix.NFTA_RULE_EXPRESSIONS:
+			ad.Nested(func(list *netlink.AttributeDecoder) error {
+				for list.Next() {
+					list.Nested(func(e *netlink.AttributeDecoder) error {
+						steps = append(steps, decodeStep(e))
+						return nil
+					})
+				}
+				return nil
+			})
+		}
+	}
+	steps = slices.DeleteFunc(steps, func(step string) bool { return step == "counter" })
+	return table + " " + name, slices.Equal(steps, []string{"jump " + chain}), ad.Err()
+}
+
+// decodeStep names an expression of a rule. Of a jump it also says whereto.
+func decodeStep(e *netlink.AttributeDecoder) string {
+	var kind, target string
+	var code uint32
+	verdict := func(ad *netlink.AttributeDecoder) error {
+		for ad.Next() {
+			switch ad.Type() {
+			case unix.NFTA_VERDICT_CODE:
+				code = ad.Uint32()
+			case unix.NFTA_VERDICT_CHAIN:
+				target = ad.String()
+			}
+		}
+		return nil
+	}
+	within := func(kind uint16, f func(*netlink.AttributeDecoder) error) func(*netlink.AttributeDecoder) error {
+		return func(ad *netlink.AttributeDecoder) error {
+			for ad.Next() {
+				if ad.Type() == kind {
+					ad.Nested(f)
+				}
+			}
+			return nil
+		}
+	}
+	for e.Next() {
+		switch e.Type() {
+		case unix.NFTA_EXPR_NAME:
+			kind = e.String()
+		case unix.NFTA_EXPR_DATA:
+			if kind == "immediate" { // the kernel tells the name first
+				e.Nested(within(unix.NFTA_IMMEDIATE_DATA, within(unix.NFTA_DATA_VERDICT, verdict)))
+			}
+		}
+	}
+	if int32(code) == unix.NFT_JUMP {
+		return "jump " + target
+	}
+	return kind
+}
