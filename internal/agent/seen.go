@@ -22,7 +22,7 @@ type seen struct {
 	asked    []netip.Addr      // whose answers to this host were dropped since that was asked last, maxAsked of them
 }
 
-// maxAsked is how many sources of answers are remembered.
+// maxAsked is how many sources of answers are remembered, the last ones.
 const maxAsked = 64
 
 // add counts the hits by service.
@@ -33,7 +33,10 @@ func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
 		s.services = map[string]uint64{}
 	}
 	for _, h := range hits {
-		if h.Kind == sensor.Answer && len(s.asked) < maxAsked && !slices.Contains(s.asked, h.Source) {
+		if h.Kind == sensor.Answer && !slices.Contains(s.asked, h.Source) {
+			if len(s.asked) == maxAsked { // the oldest goes: who is needed is asked again and again
+				s.asked = s.asked[1:]
+			}
 			s.asked = append(s.asked, h.Source)
 		}
 		name, ok := ports.Name(h.Port)
