@@ -96,7 +96,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 		case <-ctx.Done():
 			for _, busy := range e.busy {
 				if busy {
-					<-e.turnC // it ends with ctx
+					<-e.turnC // it ends with ctx, unless a disk hangs, and then Run does not wait for it
 				}
 			}
 			return nil

@@ -289,7 +289,7 @@ func (a *Agent) tellStuck() {
 	switch r, hangs := &a.recorder, a.recorder.hangs(time.Now()); {
 	case hangs && !r.stuck:
 		r.stuck = true
-		a.log.Warn("The database does not answer: blocked connections are kept in memory until it does, or the disk")
+		a.log.Warn("The database does not answer: look at the disk of SIKKER_STATE_DIR; blocked connections are kept in memory meanwhile")
 	case !hangs && r.stuck:
 		r.stuck = false
 		a.log.Info("The database answers again")

@@ -1,5 +1,5 @@
 // Package sensor turns packets that a firewall rule logged to NFLOG into hits: who knocked, on which port, by which
-// protocol, how many times. It counts what it loses on the way.
+// protocol, how many times, and whether that was an attempt or looks like an answer. It counts what it loses on the way.
 //
 // Mine: the NFLOG group and its socket, the reading of packet headers, the sums of a window. The github.com/florianl/go-nflog
 // library appears here alone. Not mine: the rules that log, what a port is called, and what is told to whom.
