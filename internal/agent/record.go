@@ -245,6 +245,8 @@ func (a *Agent) rows(hits []sensor.Hit) []store.Hit {
 
 // keepCounters keeps the counters alone.
 func (a *Agent) keepCounters() {
+	a.recorder.using(true)
+	defer a.recorder.using(false)
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	a.loadCounters(ctx)
