@@ -126,7 +126,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
 	a.applied = newApplied()
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
-	a.status.Store(&Status{State: StateStarting, Version: o.Version, DryRun: cfg.DryRun})
+	a.status.Store(&Status{State: StateStarting, enforcing: StateStarting, Version: o.Version, DryRun: cfg.DryRun})
 	return a, nil
 }
 

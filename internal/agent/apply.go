@@ -189,23 +189,24 @@ func (a *Agent) inForce(d desired) {
 // publish makes the status say what is in force, and what is not as it should be.
 func (a *Agent) publish() {
 	e := &a.enforcer
+	a.setCondition(condRefresh, e.failure)
+	a.setCondition(condWhitelist, e.stale)
+	var repairing error
+	if e.repair.timer != nil {
+		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)
+	}
+	a.setCondition(condRules, repairing)
 	a.setStatus(func(s *Status) {
-		s.State, s.Reason = StateActive, ""
+		s.enforcing = StateActive
 		if e.enforced != nil {
 			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.Len()
 			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
-		if err := errors.Join(e.failure, e.stale); err != nil {
-			s.State, s.Reason = StateDegraded, err.Error()
-		}
-		if e.repair.timer != nil {
-			s.State, s.Reason = StateUnprotected, fmt.Sprintf("the rules are being put right: %v", e.repair.err)
-		}
 		if e.enforced == nil {
-			s.State = StateUnprotected
+			s.enforcing = StateUnprotected
 		}
 		if a.cfg.DryRun {
-			s.State = StateDryRun
+			s.enforcing = StateDryRun
 		}
 	})
 }

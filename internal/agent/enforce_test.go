@@ -109,7 +109,7 @@ func TestAdapt(t *testing.T) {
 	}{
 		{"OK the retry works", nil, moved, "no buffer space available", StateActive, ""},
 		{"OK the change was taken back", nil, old, "no buffer space available", StateActive, ""},
-		{"bad the pull failed and still does", errors.New("503"), moved, "503\nno buffer space available", StateDegraded, "503"},
+		{"bad the pull failed and still does", errors.New("503"), moved, "503; no buffer space available", StateDegraded, "503"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -140,22 +140,26 @@ func TestAdapt(t *testing.T) {
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		state  State
-		reason string
-		ok     bool
-		want   string
+		enforcing State
+		reason    string
+		ok        bool
+		want      string
 	}{
 		{StateStarting, "starting", false, "starting"},
 		{StateActive, "", true, ""},
-		{StateDegraded, "pull: 503", true, ""},
+		{StateActive, "pull: 503", true, ""},
 		{StateUnprotected, "pull: 503", false, "unprotected: pull: 503"},
 		{StateDryRun, "pull: 503", false, "dry-run: pull: 503"},
 	}
 	for _, tt := range tests {
 		a, _ := logged(t)
-		a.setStatus(func(s *Status) { s.State, s.Reason = tt.state, tt.reason })
+		a.setStatus(func(s *Status) {
+			if s.enforcing = tt.enforcing; tt.reason != "" {
+				s.Conditions = failed(tt.reason)
+			}
+		})
 		if ok, reason := a.Health(); ok != tt.ok || reason != tt.want {
-			t.Errorf("%s: got %v %q, want %v %q", tt.state, ok, reason, tt.ok, tt.want)
+			t.Errorf("%s: got %v %q, want %v %q", tt.enforcing, ok, reason, tt.ok, tt.want)
 		}
 	}
 }

@@ -30,15 +30,13 @@ func (a *Agent) now() Status {
 	s := *a.status.Load()
 	if s.State == StateActive || s.State == StateDegraded {
 		if err := a.glance.get(); err != nil {
-			s.State, s.Reason = StateUnprotected, err.Error()
+			s.Conditions = withCondition(s.Conditions, conditionRow(condMissing), a.detail(err), true)
 		}
 	}
-	if age := s.age(); age > staleAfter*a.cfg.PullInterval && s.Reason == "" {
-		s.Reason = fmt.Sprintf("the list is %s old", short(age))
-		if s.State == StateActive {
-			s.State = StateDegraded
-		}
+	if age := s.age(); age > staleAfter*a.cfg.PullInterval {
+		s.Conditions = withCondition(s.Conditions, conditionRow(condOld), fmt.Sprintf("the list is %s old", short(age)), true)
 	}
+	s.settle()
 	s.Reason = a.plain(s.Reason)
 	switch s.State {
 	case StateActive, StateDegraded:
@@ -88,11 +86,7 @@ func (a *Agent) StatusJSON() any { return a.reading.get() }
 // lost is what the watch calls when somebody else changed the rules. It is published at once: the enforcing task, which
 // puts them right, may be waiting for a probe.
 func (a *Agent) lost(err error) {
-	a.setStatus(func(s *Status) {
-		if s.State == StateActive || s.State == StateDegraded {
-			s.State, s.Reason = StateUnprotected, err.Error()
-		}
-	})
+	a.setCondition(condRules, err)
 	offer(a.lostC, err)
 }
 

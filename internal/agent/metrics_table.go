@@ -35,6 +35,15 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
+			"condition", gauge, "code severity", "1 for each condition that holds, 0 for the others. docs/conditions.md lists them.",
+			`sikkerguard_condition{severity!="warning"} == 1`,
+			func(s *Status, out put) {
+				for _, row := range conditions() {
+					out(truth(s.holds(row.code)), string(row.code), string(row.severity))
+				}
+			},
+		},
+		{
 			"backend_info", gauge, "backend", "1, labelled with what enforces: nftables or iptables. Absent in a dry run.",
 			`count by (backend) (sikkerguard_backend_info)`,
 			func(s *Status, out put) {

@@ -55,7 +55,9 @@ type Status struct {
 	Reports    *ReportsStatus    `json:"reports"`    // null when nothing is recorded
 	Quota      QuotasStatus      `json:"quota"`
 	Errors     LastErrors        `json:"lastErrors"`
+	Conditions []ConditionStatus `json:"conditions"` // those that hold, the gravest first
 
+	enforcing    State  // what is enforced, whatever condition holds: starting, active, unprotected or dry-run
 	unattributed uint64 // packets that were dropped and never seen, those on their way left out: it never goes back
 }
 
@@ -151,6 +153,7 @@ func (a *Agent) setStatus(change func(*Status)) {
 	defer a.mu.Unlock()
 	s := *a.status.Load()
 	change(&s)
+	s.settle()
 	a.status.Store(&s)
 	offer(a.changedC, struct{}{})
 }
@@ -160,6 +163,9 @@ func (a *Agent) setStatus(change func(*Status)) {
 func (a *Agent) Status() Status {
 	s := a.now()
 	s.Features, s.Gaps = []string{}, []string{} // not null, nor are the maps
+	if s.Conditions == nil {
+		s.Conditions = []ConditionStatus{}
+	}
 	s.Pulls, s.Refused = maps.Clone(s.Pulls), maps.Clone(s.Refused)
 	if s.Pulls == nil {
 		s.Pulls = Counts{}

@@ -97,6 +97,11 @@ func TestGapsAreToldOnce(t *testing.T) {
 	}
 }
 
+// failed is the condition of a refresh that did not succeed.
+func failed(detail string) []ConditionStatus {
+	return withCondition(nil, conditionRow(condRefresh), detail, true)
+}
+
 func TestNow(t *testing.T) {
 	t.Parallel()
 	fresh, old := time.Now(), time.Now().Add(-4*24*time.Hour)
@@ -112,18 +117,18 @@ func TestNow(t *testing.T) {
 		source  string
 		blocked int
 	}{
-		{"OK active", Status{State: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
-		{"OK kept", Status{State: StateDegraded, LastPull: &fresh, Kept: true, BlockedIPs: 5, Reason: "503"}, false, nil, StateDegraded, true, "503", sourceKept, 5},
-		{"OK the operator's list alone", Status{State: StateDegraded, BlockedIPs: 5, Reason: "503"}, false, nil, StateDegraded, true, "503", sourceCustom, 5},
-		{"OK stale is degraded and healthy", Status{State: StateActive, LastPull: &old, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h old", sourceAPI, 5},
-		{"bad table gone between two looks of the watch", Status{State: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
-		{"bad table gone while degraded", Status{State: StateDegraded, LastPull: &fresh, Reason: "503", BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
-		{"bad starting", Status{State: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
-		{"bad nothing in force", Status{State: StateUnprotected, Reason: "pull:\n\x1b[31m503"}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
-		{"OK dry run", Status{State: StateDryRun, LastPull: &fresh, BlockedIPs: 5}, true, nil, StateDryRun, true, "", sourceAPI, 5},
-		{"OK dry run whose last pull failed", Status{State: StateDryRun, LastPull: &fresh, BlockedIPs: 5, Reason: "503"}, true, nil, StateDryRun, true, "503", sourceAPI, 5},
-		{"bad dry run with an old list", Status{State: StateDryRun, LastPull: &old, BlockedIPs: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 5},
-		{"bad dry run without a list", Status{State: StateDryRun, Reason: "503"}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
+		{"OK active", Status{enforcing: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
+		{"OK kept", Status{enforcing: StateActive, LastPull: &fresh, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceKept, 5},
+		{"OK the operator's list alone", Status{enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceCustom, 5},
+		{"OK stale is degraded and healthy", Status{enforcing: StateActive, LastPull: &old, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h old", sourceAPI, 5},
+		{"bad table gone between two looks of the watch", Status{enforcing: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
+		{"bad table gone while degraded", Status{enforcing: StateActive, LastPull: &fresh, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; 503", sourceNone, 0},
+		{"bad starting", Status{enforcing: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
+		{"bad nothing in force", Status{enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
+		{"OK dry run", Status{enforcing: StateDryRun, LastPull: &fresh, BlockedIPs: 5}, true, nil, StateDryRun, true, "", sourceAPI, 5},
+		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, LastPull: &fresh, BlockedIPs: 5, Conditions: failed("503")}, true, nil, StateDryRun, true, "503", sourceAPI, 5},
+		{"bad dry run with an old list", Status{enforcing: StateDryRun, LastPull: &old, BlockedIPs: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 5},
+		{"bad dry run without a list", Status{enforcing: StateDryRun, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -132,6 +137,7 @@ func TestNow(t *testing.T) {
 			if !tt.dryRun {
 				a.fw = &kernel{gone: tt.gone}
 			}
+			tt.s.settle()
 			a.status.Store(&tt.s)
 			got := a.now()
 			if got.State != tt.state || got.Healthy != tt.healthy || got.Reason != tt.reason || got.Source != tt.source || got.BlockedIPs != tt.blocked {
@@ -152,7 +158,7 @@ func TestLostIsTold(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
 	a.fw = &kernel{}
-	a.setStatus(func(s *Status) { s.State = StateActive })
+	a.setStatus(func(s *Status) { s.enforcing = StateActive })
 	a.lost(errors.New("chain prerouting is missing"))
 	if ok, reason := a.Health(); ok || reason != "unprotected: chain prerouting is missing" {
 		t.Errorf("health: %v %q", ok, reason)

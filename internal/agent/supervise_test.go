@@ -107,14 +107,14 @@ func TestStatusLine(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a, _ := logged(t)
-			a.setStatus(func(s *Status) { *s = tt.s })
+			a.status.Store(&tt.s)
 			if diff := cmp.Diff(tt.want, a.statusLine()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
 	}
 	a, _ := logged(t)
-	a.setStatus(func(s *Status) { s.State, s.Reason = StateUnprotected, strings.Repeat("é", statusMost) })
+	a.status.Store(&Status{State: StateUnprotected, Reason: strings.Repeat("é", statusMost)})
 	if got := a.statusLine(); len(got) > statusMost+len("…") || !utf8.ValidString(got) || !strings.HasSuffix(got, "é…") {
 		t.Errorf("a long reason became %q", got)
 	}

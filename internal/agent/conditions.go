@@ -1,0 +1,171 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Severity is how much a condition matters.
+type Severity string
+
+// The severities, the gravest first.
+const (
+	SeverityUnprotected Severity = "unprotected" // rules are not in force, or not those wanted
+	SeverityDegraded    Severity = "degraded"    // rules are in force, and something is not as it should be
+	SeverityWarning     Severity = "warning"     // the operator should know; the state stays
+)
+
+// Code names a condition. Codes are stable: they label a metric.
+type Code string
+
+// The conditions.
+const (
+	condRules     Code = "rules-changed"
+	condMissing   Code = "rules-missing"
+	condRefresh   Code = "refresh-failed"
+	condOld       Code = "list-old"
+	condWhitelist Code = "whitelist-stale"
+)
+
+// condition is one row of the table: a state in which the agent is less than well. It holds until its own cause ends.
+type condition struct {
+	code     Code
+	severity Severity
+	hiddenBy Code   // while that one holds, this one does not show; empty for none
+	message  string // what holds, a sentence without a full stop; begins its log line
+	ended    string // the log line when it has ended; empty for none
+	remedy   string // what the operator can do, a sentence
+	quiet    bool   // its owner logs it, with more detail than the table has
+}
+
+// conditions is the table of all of them, the gravest first. It drives the status, the log, the metric and
+// docs/conditions.md.
+func conditions() []condition {
+	return []condition{
+		{
+			code: condRules, severity: SeverityUnprotected, quiet: true,
+			message: "The firewall rules are not the ones that were applied",
+			remedy:  "They are restored by themselves. Find the program that changes them: `nft monitor` shows it.",
+		},
+		{
+			code: condMissing, severity: SeverityUnprotected, hiddenBy: condRules, quiet: true,
+			message: "The kernel does not have the firewall rules",
+			remedy:  "They are restored by themselves within seconds. If they are not, restart the agent.",
+		},
+		{
+			code: condRefresh, severity: SeverityDegraded, quiet: true,
+			message: "The last refresh of the list did not succeed",
+			remedy:  "The detail says why. It is tried again by itself; `sikkerguard pull` tries at once.",
+		},
+		{
+			code: condOld, severity: SeverityDegraded, hiddenBy: condRefresh, quiet: true,
+			message: "The list is older than three pull intervals",
+			remedy:  "Look in the log for the reason that no newer one was taken.",
+		},
+		{
+			code: condWhitelist, severity: SeverityDegraded, quiet: true,
+			message: "The safety whitelist in force is not the host's as it is now",
+			remedy:  "It is tried again by itself. The detail says what the kernel answered.",
+		},
+	}
+}
+
+// ConditionStatus is a condition that holds.
+type ConditionStatus struct {
+	Code     Code      `json:"code"`
+	Severity Severity  `json:"severity"`
+	Message  string    `json:"message"`
+	Detail   string    `json:"detail"` // one line, without the key; may be empty
+	Since    time.Time `json:"since"`
+	Remedy   string    `json:"remedy"`
+}
+
+// reason returns the detail, or the message if there is no detail.
+func (c ConditionStatus) reason() string {
+	if c.Detail != "" {
+		return c.Detail
+	}
+	return c.Message
+}
+
+// setCondition makes the condition of that code hold, with err as its detail, or ends it if err is nil. It logs the
+// transition once, however often it is called while the condition holds.
+func (a *Agent) setCondition(code Code, err error) {
+	row := conditionRow(code)
+	began, ended := false, false
+	a.setStatus(func(s *Status) {
+		held := s.holds(code)
+		s.Conditions = withCondition(s.Conditions, row, a.detail(err), err != nil)
+		began, ended = err != nil && !held, err == nil && held
+	})
+	switch {
+	case row.quiet:
+	case began:
+		a.log.Warn(row.message, zap.Error(err), zap.String("remedy", row.remedy))
+	case ended && row.ended != "":
+		a.log.Info(row.ended)
+	}
+}
+
+// detail returns the text of err as the status shows it; empty for nil.
+func (a *Agent) detail(err error) string {
+	if err == nil {
+		return ""
+	}
+	return a.plain(err.Error())
+}
+
+// conditionRow returns the row of a code. Each code has one.
+func conditionRow(code Code) condition {
+	table := conditions()
+	return table[slices.IndexFunc(table, func(c condition) bool { return c.code == code })]
+}
+
+// withCondition returns a copy of held with the condition of row in it, or without it, in the order of the table. The time
+// since when it holds stays.
+func withCondition(held []ConditionStatus, row condition, detail string, holds bool) []ConditionStatus {
+	since := *inFuture(0)
+	var now []ConditionStatus
+	for _, r := range conditions() {
+		i := slices.IndexFunc(held, func(c ConditionStatus) bool { return c.Code == r.code })
+		switch {
+		case r.code == row.code && holds:
+			if i >= 0 {
+				since = held[i].Since
+			}
+			now = append(now, ConditionStatus{r.code, r.severity, r.message, detail, since, r.remedy})
+		case r.code != row.code && i >= 0:
+			now = append(now, held[i])
+		}
+	}
+	return now
+}
+
+// holds reports whether the condition of that code holds.
+func (s *Status) holds(code Code) bool {
+	return slices.ContainsFunc(s.Conditions, func(c ConditionStatus) bool { return c.Code == code })
+}
+
+// settle derives the state and its reason from what is enforced and from the conditions that hold.
+func (s *Status) settle() {
+	s.State = s.enforcing
+	var reasons []string
+	for _, c := range s.Conditions {
+		if hidden := conditionRow(c.Code).hiddenBy; hidden != "" && s.holds(hidden) || c.Severity == SeverityWarning {
+			continue
+		}
+		if !slices.Contains(reasons, c.reason()) {
+			reasons = append(reasons, c.reason())
+		}
+		switch {
+		case s.State == StateActive && c.Severity == SeverityDegraded:
+			s.State = StateDegraded
+		case (s.State == StateActive || s.State == StateDegraded) && c.Severity == SeverityUnprotected:
+			s.State = StateUnprotected
+		}
+	}
+	s.Reason = strings.Join(reasons, "; ")
+}

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const conditionsHead = `# Conditions
+
+A condition is a state in which the agent is less than well. ''/status'' lists those that hold, with a detail and since when;
+''sikkerguard_condition'' tells programs. Several can hold at once, and each ends by itself with its cause.
+
+| severity | meaning |
+|---|---|
+| unprotected | rules are not in force, or not those wanted; ''/healthz'' answers 503 |
+| degraded | rules are in force, and something is not as it should be |
+| warning | the operator should know; the state stays |
+
+This page is generated from the table that the agent itself uses (make docs).
+
+| code | severity | what it says | what to do |
+|---|---|---|---|
+`
+
+// TestConditionsPage keeps docs/conditions.md to the table.
+func TestConditionsPage(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString(strings.ReplaceAll(conditionsHead, "''", "`"))
+	for _, c := range conditions() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", c.code, c.severity, strings.ReplaceAll(c.message, "|", "\\|"), c.remedy)
+	}
+	golden(t, "../../docs/conditions.md", b.String())
+}
+
+// TestConditionTable: codes are unique, each row is whole, and a condition is hidden by a graver or equal one that exists.
+func TestConditionTable(t *testing.T) {
+	t.Parallel()
+	rank := []Severity{SeverityUnprotected, SeverityDegraded, SeverityWarning}
+	codes := map[Code]bool{}
+	last := 0
+	for _, c := range conditions() {
+		if codes[c.code] || c.message == "" || c.remedy == "" || strings.HasSuffix(c.message, ".") || !strings.HasSuffix(c.remedy, ".") {
+			t.Errorf("bad row: %+v", c)
+		}
+		r := slices.Index(rank, c.severity)
+		if r < last {
+			t.Errorf("%s: is graver than the row before it", c.code)
+		}
+		last, codes[c.code] = r, true
+		if c.hiddenBy != "" && !codes[c.hiddenBy] {
+			t.Errorf("%s: is hidden by %s, which is not a row before it", c.code, c.hiddenBy)
+		}
+	}
+}
+
+// TestSeveralConditions: several hold at once and all show; each ends by itself; a graver one decides the state.
+func TestSeveralConditions(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	check := func(state State, reason string, codes ...Code) {
+		t.Helper()
+		s := a.status.Load()
+		var got []Code
+		for _, c := range s.Conditions {
+			got = append(got, c.Code)
+		}
+		if s.State != state || s.Reason != reason || !slices.Equal(got, codes) {
+			t.Errorf("got %s %q %q, want %s %q %q", s.State, s.Reason, got, state, reason, codes)
+		}
+	}
+	a.setCondition(condWhitelist, errors.New("EPERM"))
+	check(StateDegraded, "EPERM", condWhitelist)
+	a.setCondition(condRefresh, errors.New("503"))
+	check(StateDegraded, "503; EPERM", condRefresh, condWhitelist)
+	a.setCondition(condOld, errors.New("it is old"))
+	check(StateDegraded, "503; EPERM", condRefresh, condOld, condWhitelist)
+	a.setCondition(condRules, errors.New("gone"))
+	check(StateUnprotected, "gone; 503; EPERM", condRules, condRefresh, condOld, condWhitelist)
+	a.setCondition(condRefresh, nil)
+	check(StateUnprotected, "gone; it is old; EPERM", condRules, condOld, condWhitelist)
+	a.setCondition(condRules, nil)
+	a.setCondition(condOld, nil)
+	check(StateDegraded, "EPERM", condWhitelist)
+	since := a.status.Load().Conditions[0].Since
+	a.setStatus(func(s *Status) { s.Conditions[0].Since = since.Add(-time.Hour) })
+	a.setCondition(condWhitelist, errors.New("EBUSY"))
+	check(StateDegraded, "EBUSY", condWhitelist)
+	if got := a.status.Load().Conditions[0].Since; !got.Equal(since.Add(-time.Hour)) {
+		t.Errorf("a condition that goes on began anew: %v", got)
+	}
+	a.setCondition(condWhitelist, nil)
+	check(StateActive, "")
+}
