@@ -57,7 +57,7 @@ func (cs Checks) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Probe asks whether what the last Discover found can be reached: each gateway by ICMP and by its neighbour entry; each
+// Probe asks whether what the last Discover found can be reached: each gateway by its neighbour entry or by ICMP; each
 // resolver by a query for the API's name; the API, or the proxy before it, by a connection. It takes about a second
 // at most. Sockets are opened on goroutines of its own, hence in the process's network namespace.
 func (h *Host) Probe(ctx context.Context) Checks {
@@ -87,11 +87,7 @@ func (h *Host) probes() []probe {
 		if a.Is6() && a.IsLinkLocalUnicast() {
 			continue // which link it is on was not kept, and no list can hold it
 		}
-		// Each by itself: one that answered pings before must answer them afterwards, and one that never does may be known
-		// on the link all the same.
-		ps = append(ps,
-			probe{"ping of gateway " + a.String(), func(ctx context.Context) error { return ping(ctx, a) }},
-			probe{"link to gateway " + a.String(), func(context.Context) error { return neighbour(a) }})
+		ps = append(ps, probe{"gateway " + a.String(), func(ctx context.Context) error { return reachGateway(ctx, a) }})
 	}
 	name := ""
 	if h.o.APIURL != nil {
@@ -194,6 +190,23 @@ func resend(ctx context.Context, send func()) (stop func()) {
 		}
 	})
 	return func() { cancel(); wg.Wait() }
+}
+
+// reachGateway returns nil if the kernel knows the gateway on the link or the gateway answers a ping. Neither is needed by
+// itself: many gateways limit how many pings they answer, and a tunnel has no neighbours. A ping is sent only to a gateway
+// that is not known on the link; it also makes the kernel look for the gateway there.
+func reachGateway(ctx context.Context, a netip.Addr) error {
+	if neighbour(a) == nil {
+		return nil
+	}
+	unanswered := ping(ctx, a)
+	if unanswered == nil {
+		return nil
+	}
+	if unknown := neighbour(a); unknown != nil {
+		return errors.Join(unanswered, unknown)
+	}
+	return nil
 }
 
 // ping sends echo requests until one is answered. It needs CAP_NET_RAW.

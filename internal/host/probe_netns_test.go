@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 
@@ -88,9 +89,7 @@ func TestProbe(t *testing.T) {
 		got = append(got, c.Name+map[bool]string{true: " ok", false: " fails"}[c.Err == nil])
 	}
 	want := []string{
-		"ping of gateway 192.0.2.2 ok", "link to gateway 192.0.2.2 ok",
-		"ping of gateway 2001:db8::2 ok", "link to gateway 2001:db8::2 ok",
-		"ping of gateway 192.0.2.3 fails", "link to gateway 192.0.2.3 fails",
+		"gateway 192.0.2.2 ok", "gateway 2001:db8::2 ok", "gateway 192.0.2.3 fails",
 		"resolver 192.0.2.2 ok", "resolver 192.0.2.3 fails", "API 192.0.2.2:443 ok",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -109,12 +108,53 @@ func TestProbe(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := Broken(before, h.Probe(t.Context()))
-	for _, name := range []string{"ping of gateway 192.0.2.2", "ping of gateway 2001:db8::2", "resolver 192.0.2.2", "API 192.0.2.2:443"} {
+	for _, name := range []string{"gateway 192.0.2.2", "gateway 2001:db8::2", "resolver 192.0.2.2", "API 192.0.2.2:443"} {
 		if !strings.Contains(broken.String(), name) {
 			t.Errorf("%s is not broken: %v", name, broken)
 		}
 	}
 	if strings.Contains(broken.String(), "192.0.2.3") {
 		t.Errorf("what never worked is broken: %v", broken)
+	}
+}
+
+// TestGatewayIsReachedByPingOrAsNeighbour: a gateway that answers no pings, or only some of them, is reached while the kernel
+// knows it on the link; one that the kernel does not know is reached while it answers.
+func TestGatewayIsReachedByPingOrAsNeighbour(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		server, other := nettest.New(t), nettest.New(t)
+		nettest.Link(server, other, "eth0",
+			[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")},
+			[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("198.51.100.9/32")})
+		other.Do(func() {
+			if err := os.WriteFile("/proc/sys/net/ipv4/icmp_echo_ignore_all", []byte("1"), 0o600); err != nil {
+				t.Error(err)
+			}
+		})
+		server.DefaultRoute("eth0")
+		server.Rerun(t)
+		return
+	}
+	reach := func(addr string) error {
+		h := New(Options{})
+		h.last[kindGateway] = []netip.Addr{netip.MustParseAddr(addr)}
+		return h.Probe(t.Context())[0].Err
+	}
+	silent := "192.0.2.2"
+	for range 3 {
+		if err := reach(silent); err != nil {
+			t.Errorf("a gateway that answers no pings: %v", err)
+		}
+	}
+	// Nothing is known on the link of the host's own address, and it answers pings.
+	if link, err := netlink.LinkByName("lo"); err != nil || netlink.LinkSetUp(link) != nil {
+		t.Fatal("no loopback", err)
+	}
+	if err := reach("127.0.0.1"); err != nil {
+		t.Errorf("a gateway without a neighbour entry: %v", err)
+	}
+	if err := reach("192.0.2.77"); err == nil {
+		t.Error("an address that nothing has is reached")
 	}
 }
