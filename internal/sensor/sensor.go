@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 const (
@@ -15,6 +16,11 @@ const (
 	receiveBuffer = 8 << 20
 	// attempts is how often binding is tried again when events of the group itself got in between, see listen.
 	attempts = 20
+	// takenLimit is how long Open waits for a group that another socket has. The kernel frees a group when the last copy of its
+	// socket is closed, and a process that is being started has copies of all sockets until it becomes another program: the group
+	// of a sensor that was closed just now, or of an agent that was killed, may still be taken for a moment.
+	takenLimit = time.Second
+	takenPause = 20 * time.Millisecond
 )
 
 var errNotOpen = errors.New("run NFLOG sensor: it is not open")
@@ -44,25 +50,40 @@ func New(o Options) *Sensor {
 }
 
 // Open binds the group, in the network namespace of the calling thread. Events are summed from then on, and kept until
-// they are taken. The error is ErrGroupTaken, ErrPermission or ErrUnsupported where the kernel gave that reason. A sensor
-// that was closed, or whose Run has ended, may be opened again.
+// they are taken. The error is ErrGroupTaken, ErrPermission or ErrUnsupported where the kernel gave that reason; ErrGroupTaken
+// takes a second. A sensor that was closed, or whose Run has ended, may be opened again.
 func (s *Sensor) Open() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.listener != nil {
 		return fmt.Errorf("open NFLOG group %d: it is open already", s.group)
 	}
-	var err error
-	for range attempts {
-		if s.listener, err = listen(s.group, s.buffer, s.tally); err == nil {
+	if err := s.bind(); err != nil {
+		return fmt.Errorf("open NFLOG group %d: %w", s.group, err)
+	}
+	return nil
+}
+
+// bind listens, and tries again after errors that may pass.
+func (s *Sensor) bind() error {
+	start := time.Now()
+	for unexplained := 0; ; {
+		l, err := listen(s.group, s.buffer, s.tally)
+		if err == nil {
+			s.listener = l
 			return nil
 		}
-		if why := diagnose(s.group); why != nil {
-			err = why
-			break
+		switch why := diagnose(s.group); {
+		case errors.Is(why, ErrGroupTaken) && time.Since(start) < takenLimit:
+			time.Sleep(takenPause)
+		case why != nil:
+			return why
+		default:
+			if unexplained++; unexplained == attempts {
+				return err
+			}
 		}
 	}
-	return fmt.Errorf("open NFLOG group %d: %w", s.group, err)
 }
 
 // Run delivers events until ctx ends, and returns nil, or until the socket breaks, and returns why. Then the sensor is

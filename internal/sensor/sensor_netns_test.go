@@ -230,6 +230,39 @@ func TestGroupTaken(t *testing.T) {
 	}
 }
 
+// TestGroupTakenForAMoment closes a sensor while a process that is being started still has a copy of its socket: the kernel
+// says that the group is taken, which is no longer so in a moment.
+func TestGroupTakenForAMoment(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	first, second := New(Options{Group: group}), New(Options{Group: group})
+	h.open(first)
+	raw, err := first.listener.nf.Con.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := -1
+	if cerr := raw.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	// As if the library had no chance to unbind before the socket was closed.
+	if err := first.listener.nf.Con.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var why error
+	h.Do(func() { why = diagnose(group) })
+	if !errors.Is(why, ErrGroupTaken) {
+		t.Fatalf("with a copy of the socket: got %v, want ErrGroupTaken", why)
+	}
+	time.AfterFunc(takenLimit/4, func() { _ = unix.Close(fd) })
+	h.open(second)
+	h.knock(2)
+	accounted(t, second, 2)
+}
+
 func TestNoPermission(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
