@@ -3,7 +3,6 @@ package ipset
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -106,7 +105,7 @@ func TestMissing(t *testing.T) {
 	h.Check("without ip6tables", nettest.Addrs("203.0.113.9"), nettest.Addrs("2001:db8:f::1"))
 }
 
-// TestLock shows that one agent keeps a second out, and somebody without rights does not.
+// TestLock shows that one agent keeps a second out. Package lock shows that a user without rights does not.
 func TestLock(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -119,21 +118,7 @@ func TestLock(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Bound, but by nobody who listens: it cannot be an agent.
-	h.Do(func() {
-		c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: lockName, Net: "unixgram"})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer func() { _ = c.Close() }()
-		second, err := Open(Options{Legacy: true})
-		if err != nil {
-			t.Errorf("with the name taken by somebody else: %v", err)
-			return
-		}
-		_ = second.Close()
-	})
+	start(t, h, strings.Split(path, ":"))
 }
 
 // TestFails makes steps fail that come late: nothing is worse than before.

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/sikkerapi/sikkerguard/internal/firewall/lock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
@@ -34,7 +34,7 @@ type Shim struct {
 	rate     uint32   // Options.LogRate
 	families []tables // those that are enforced: IPv4, and IPv6 if it is there
 	info     ruleset.Info
-	lock     net.Listener     // nil when somebody without rights holds the name
+	lock     *lock.Lock       // nil in Left
 	tallies  map[uint8]*tally // by family
 
 	mu      sync.Mutex // held for as long as a change takes
@@ -71,6 +71,9 @@ func open(o Options, dirs []string) (*Shim, error) {
 		return nil, err
 	}
 	s.info = ruleset.Info{Name: "iptables", Features: []string{v4.kind()}, Gaps: gaps(o)}
+	if !s.lock.Real() {
+		s.info.Gaps = append(s.info.Gaps, lock.Gap)
+	}
 	if err := s.openFamilies(v4, o.Legacy); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -284,12 +287,16 @@ func (s *Shim) Info() ruleset.Info {
 }
 
 // Close lets go of the host. Sets and rules that were not removed stay.
-func (s *Shim) Close() error {
-	if s.lock == nil {
-		return nil
+func (s *Shim) Close() error { return s.lock.Close() }
+
+// lockName is the lock of this backend.
+const lockName = "sikkerguard-iptables"
+
+// claim takes the lock. Its error is ErrRunning when an agent has it.
+func claim() (*lock.Lock, error) {
+	l, err := lock.Claim(lockName)
+	if held := (*lock.HeldError)(nil); errors.As(err, &held) {
+		return nil, fmt.Errorf("%w (%w)", ErrRunning, held)
 	}
-	if err := s.lock.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("release the lock: %w", err)
-	}
-	return nil
+	return l, err
 }

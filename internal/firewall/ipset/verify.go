@@ -175,10 +175,7 @@ func left(ctx context.Context, dirs []string) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	if l != nil {
-		err = l.Close()
-	}
-	return true, err
+	return true, l.Close()
 }
 
 // hasChain says whether our chain is in any table raw.

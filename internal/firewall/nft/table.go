@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/lock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
@@ -24,6 +25,9 @@ const (
 	// readBuffer takes the acknowledgements of a batch, in bytes.
 	readBuffer = 4 << 20
 )
+
+// lockName is the lock of this backend.
+const lockName = "sikkerguard-nftables"
 
 // The features that Info names.
 const (
@@ -43,6 +47,7 @@ type Options struct {
 type Table struct {
 	flags nftables.TableFlags // what the kernel gave
 	keep  bool                // of Options
+	lock  *lock.Lock
 
 	mu        sync.Mutex
 	conn      *nftables.Conn      // lasting: with it the kernel's ownership ends
@@ -81,7 +86,12 @@ func Open(o Options) (*Table, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ask for the netlink port: %w", err), conn.CloseLasting())
 	}
-	t := &Table{conn: conn, port: port, flags: flags, keep: o.Keep}
+	// A table without an owner, ours or that of an agent that is told to keep its rules, says of no agent that it runs.
+	held, err := claim()
+	if err != nil {
+		return nil, errors.Join(err, conn.CloseLasting())
+	}
+	t := &Table{conn: conn, port: port, flags: flags, keep: o.Keep, lock: held}
 	if found != nil {
 		// A table that a dead agent left behind. One with the same flags is taken over as it is; the kernel converts no
 		// other, so that one makes way in the transaction that puts the new one in its place.
@@ -95,7 +105,7 @@ func Open(o Options) (*Table, error) {
 	}
 	if t.enforce {
 		if err := t.adopt(); err != nil {
-			return nil, errors.Join(fmt.Errorf("take over table inet %s: %w", tableName, err), conn.CloseLasting())
+			return nil, errors.Join(fmt.Errorf("take over table inet %s: %w", tableName, err), t.Close())
 		}
 	}
 	return t, nil
@@ -175,6 +185,9 @@ func (t *Table) Info() ruleset.Info {
 	} else {
 		i.Gaps = append(i.Gaps, "this kernel has no table owners (Linux 5.12): other programs can change the rules, and the agent puts them back; "+
 			"the rules of an agent that was killed stay until `sikkerguard cleanup` or the next start")
+	}
+	if t.flags&nftables.TableFlagOwner == 0 && !t.lock.Real() {
+		i.Gaps = append(i.Gaps, lock.Gap)
 	}
 	if t.flags&nftables.TableFlagPersist != 0 {
 		i.Features = append(i.Features, featurePersist)
@@ -403,5 +416,14 @@ func (t *Table) Remove() error {
 func (t *Table) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.conn.CloseLasting()
+	return errors.Join(t.conn.CloseLasting(), t.lock.Close())
+}
+
+// claim takes the lock. Its error is ErrOwned when an agent has it.
+func claim() (*lock.Lock, error) {
+	l, err := lock.Claim(lockName)
+	if held := (*lock.HeldError)(nil); errors.As(err, &held) {
+		return nil, fmt.Errorf("%w (%w)", ErrOwned, held)
+	}
+	return l, err
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -131,15 +132,42 @@ func TestEmptySets(t *testing.T) {
 	}
 }
 
-// TestCrash closes the connection without removing the table, as the kernel does for a killed process.
+// takes asks the kernel, in a namespace of its own, whether a table may have these flags.
+func takes(t *testing.T, flags nftables.TableFlags) bool {
+	t.Helper()
+	ns := nettest.New(t)
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(ns.FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.CloseLasting() }()
+	c.AddTable(&nftables.Table{Name: "try", Family: nftables.TableFamilyINet, Flags: flags})
+	switch err := c.Flush(); {
+	case err == nil:
+		return true
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+		return false
+	default:
+		t.Fatal(err)
+		return false
+	}
+}
+
+// owners reports whether this kernel has table owners: Linux 5.12 and later.
+func owners(t *testing.T) bool { t.Helper(); return takes(t, nftables.TableFlagOwner) }
+
+// TestCrash closes the connection without removing the table, as the kernel does for a killed process. On a kernel that lacks
+// what was asked for the rules stay, other programs can change them, and Info says so.
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	t.Run("release", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{})
-		if !slices.Contains(h.table.Info().Features, "table owner") {
-			t.Fatal("this kernel has no owner flag")
+		if !owners(t) {
+			h.crashWithout("(Linux 5.12)")
+			return
 		}
+		h.lists("table owner", "")
 		h.apply(list("203.0.113.9"), list())
 		h.Check("alive", nettest.Addrs("203.0.113.9"), nil)
 		h.Run("nft", "flush", "ruleset")
@@ -158,36 +186,13 @@ func TestCrash(t *testing.T) {
 	t.Run("keep", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{Keep: true})
-		if !slices.Contains(h.table.Info().Features, "table persist") {
-			t.Fatal("this kernel has no persist flag")
+		if !takes(t, nftables.TableFlagOwner|nftables.TableFlagPersist) {
+			h.crashWithout("(Linux 6.9)")
+			return
 		}
+		h.lists("table persist", "")
 		h.apply(list("203.0.113.9", "45.9.20.0/24"), list())
-		h.Under(nettest.Addrs("45.9.20.7"), nil, func() {
-			if err := h.table.Close(); err != nil {
-				t.Fatal(err)
-			}
-			h.Check("dead", nettest.Addrs("203.0.113.9"), nil)
-			before, err := h.counters()
-			if err != nil {
-				t.Fatal(err)
-			}
-			h.open(Options{Keep: true})
-			if h.table.replace || !h.table.enforce {
-				t.Error("the table is made anew, not taken over")
-			}
-			defer func() {
-				if after, err := h.counters(); err != nil || after.Packets4 < before.Packets4 {
-					t.Errorf("counters went from %+v to %+v, %v", before, after, err)
-				}
-			}()
-			h.Check("opened again", nettest.Addrs("203.0.113.9"), nil)
-			h.apply(list("45.9.20.7", "5.6.7.8"), list())
-		})
-		h.Check("adopted", nettest.Addrs("5.6.7.8"), nettest.Addrs("203.0.113.9"))
-		n, err := h.counters()
-		if err != nil || n.Packets4 < 3 {
-			t.Errorf("counters after adoption: %+v, %v", n, err)
-		}
+		h.adopt()
 
 		// Back to release: the table is made anew with other flags, in one transaction.
 		if err := h.table.Close(); err != nil {
@@ -203,6 +208,71 @@ func TestCrash(t *testing.T) {
 	})
 }
 
+// crashWithout is TestCrash where the kernel does not take the flags: the gap names the version that does.
+func (h *host) crashWithout(gap string) {
+	h.tb.Helper()
+	h.lists("", gap)
+	h.apply(list("203.0.113.9", "45.9.20.0/24"), list())
+	h.Run("nft", "flush", "set", "inet", tableName, "blocklist4_32")
+	h.Do(func() {
+		if _, err := h.table.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
+			h.tb.Errorf("changed by another program: got %v, want %v", err, ruleset.ErrMismatch)
+		}
+	})
+	h.apply(list("203.0.113.9", "45.9.20.0/24"), list())
+	h.adopt()
+	h.Do(func() {
+		if err := h.table.Remove(); err != nil {
+			h.tb.Error(err)
+		}
+	})
+	h.Check("removed", nil, nettest.Addrs("5.6.7.8"))
+}
+
+// lists compares the table flags that Info lists with one feature, the best, and one gap.
+func (h *host) lists(feature, gap string) {
+	h.tb.Helper()
+	i := h.table.Info()
+	if feature != "" && !slices.Contains(i.Features, feature) {
+		h.tb.Errorf("features %q lack %q", i.Features, feature)
+	}
+	if gaps := strings.Join(i.Gaps, "|"); gap != "" && !strings.Contains(gaps, gap) || gap == "" && strings.Contains(gaps, "other programs") {
+		h.tb.Errorf("gaps %q, want one with %q", i.Gaps, gap)
+	}
+}
+
+// adopt kills the agent, whose rules stay, and has the next one take them over.
+func (h *host) adopt() {
+	h.tb.Helper()
+	keep := h.table.keep
+	h.Under(nettest.Addrs("45.9.20.7"), nil, func() {
+		if err := h.table.Close(); err != nil {
+			h.tb.Fatal(err)
+		}
+		h.Check("dead", nettest.Addrs("203.0.113.9"), nil)
+		before, err := h.counters()
+		if err != nil {
+			h.tb.Fatal(err)
+		}
+		h.open(Options{Keep: keep})
+		if h.table.replace || !h.table.enforce {
+			h.tb.Error("the table is made anew, not taken over")
+		}
+		defer func() {
+			if after, err := h.counters(); err != nil || after.Packets4 < before.Packets4 {
+				h.tb.Errorf("counters went from %+v to %+v, %v", before, after, err)
+			}
+		}()
+		h.Check("opened again", nettest.Addrs("203.0.113.9"), nil)
+		h.apply(list("45.9.20.7", "5.6.7.8"), list())
+	})
+	h.Check("adopted", nettest.Addrs("5.6.7.8"), nettest.Addrs("203.0.113.9"))
+	n, err := h.counters()
+	if err != nil || n.Packets4 < 3 {
+		h.tb.Errorf("counters after adoption: %+v, %v", n, err)
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	t.Parallel()
 	t.Run("bad second agent", func(t *testing.T) {
@@ -216,14 +286,43 @@ func TestOpenErrors(t *testing.T) {
 		})
 		h.Check("after the second agent", nettest.Addrs("203.0.113.9"), nil)
 	})
-	t.Run("bad second agent that came first", func(t *testing.T) {
+	t.Run("bad second agent before the first list", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t, Options{})
+		h.Do(func() {
+			if _, err := Open(Options{}); !errors.Is(err, ErrOwned) {
+				t.Errorf("got %v, want %v", err, ErrOwned)
+			}
+		})
+	})
+	t.Run("bad second agent, and the table has no owner", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t, Options{})
+		h.table.flags = 0 // as on a kernel without owner
+		h.apply(list("203.0.113.9"), list())
+		for _, keep := range []bool{false, true} {
+			h.Do(func() {
+				if _, err := Open(Options{Keep: keep}); !errors.Is(err, ErrOwned) {
+					t.Errorf("keep %v: got %v, want %v", keep, err, ErrOwned)
+				}
+				if found, err := Cleanup(); found || !errors.Is(err, ErrOwned) {
+					t.Errorf("cleanup: got %v, %v, want %v", found, err, ErrOwned)
+				}
+			})
+		}
+		h.Check("after the second agent", nettest.Addrs("203.0.113.9"), nil)
+	})
+	t.Run("bad second agent that has no lock", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{})
 		first := h.table
+		if err := first.lock.Close(); err != nil { // as an agent of another version
+			t.Fatal(err)
+		}
 		h.open(Options{})
 		h.apply(list("203.0.113.9"), list())
 		h.table = first
-		if _, err := h.tryApply(list("203.0.113.9"), list()); !errors.Is(err, ErrOwned) {
+		if _, err := h.tryApply(list("203.0.113.9"), list()); owners(t) && !errors.Is(err, ErrOwned) {
 			t.Errorf("got %v, want %v", err, ErrOwned)
 		}
 	})
