@@ -7,6 +7,7 @@ VERSION ?= 0.1.0
 COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 GO ?= go
 FUZZTIME ?= 10s
+KERNELS ?= 5.10 6.1 6.12
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
@@ -43,6 +44,12 @@ e2e: ## Run the image and compose.yaml on a Docker engine in a network namespace
 	@e2e/install-deps nft ip dockerd docker docker-compose debootstrap
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./e2e/apisim/sikkerapi-sim
 	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 20m -tags e2e_docker ./e2e/docker
+
+.PHONY: kernels
+kernels: ## Run the tests on Debian's kernels 5.10, 6.1 and 6.12 (root, qemu; KERNELS=6.1 for one)
+	@e2e/install-deps qemu-system-x86_64 debootstrap mke2fs
+	@$(GO) build -o bin/ ./e2e/kernels
+	@bin/kernels -kernels '$(KERNELS)' -suites '$(SUITES)' -cache bin/.kernels
 
 .PHONY: image
 image: ## Build the image, sikkerguard:VERSION

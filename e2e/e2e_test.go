@@ -41,17 +41,7 @@ const (
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	nettest.New(t) // skips, or fails, before anything is built
-	bin := t.TempDir()
-	for _, dir := range []string{bin, filepath.Dir(bin)} { // so that a user without privileges can run what is in it
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-race", "-ldflags", "-X main.version=1.0.0",
-		"-o", bin+"/", "../cmd/sikkerguard", "./apisim/sikkerapi-sim")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	bin := programs(t)
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
 		Setup: func(env *testscript.Env) error { return setUp(env, bin) },
@@ -67,6 +57,27 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
+}
+
+// programs returns a folder with the programs that the scripts run. They are built with the race detector, unless
+// SIKKERGUARD_E2E_BIN names a folder that has them: for machines without a compiler.
+func programs(t *testing.T) string {
+	t.Helper()
+	if bin := os.Getenv("SIKKERGUARD_E2E_BIN"); bin != "" {
+		return bin
+	}
+	bin := t.TempDir()
+	for _, dir := range []string{bin, filepath.Dir(bin)} { // so that a user without privileges can run what is in it
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-race", "-ldflags", "-X main.version=1.0.0",
+		"-o", bin+"/", "../cmd/sikkerguard", "./apisim/sikkerapi-sim")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return bin
 }
 
 // world is what one script has.

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// release is a release of Debian: its kernel, and its own nft, iptables, ipset and iproute2 with it.
+type release struct{ kernel, suite string }
+
+func releases() []release {
+	return []release{{"5.10", "bullseye"}, {"6.1", "bookworm"}, {"6.12", "trixie"}}
+}
+
+// packages are what the tests need besides a minimal Debian.
+const packages = "linux-image-amd64,nftables,iproute2,iptables,ipset,kmod,procps,e2fsprogs"
+
+// init is the first process of the machine.
+//
+//go:embed init.sh
+var initScript []byte
+
+// image is what qemu boots.
+type image struct{ disk, kernel, initrd string }
+
+// image returns the release's image under dir, and makes it when there is none. It is never written to again: the machine
+// keeps its changes to itself.
+func (r release) image(ctx context.Context, out io.Writer, dir string) (image, error) {
+	at := func(end string) string { return filepath.Join(dir, r.suite+end) }
+	img := image{disk: at(".ext4"), kernel: at(".vmlinuz"), initrd: at(".initrd")}
+	recipe := []byte(packages + "\n" + string(initScript))
+	if have, err := os.ReadFile(at(".recipe")); err == nil && bytes.Equal(have, recipe) {
+		return img, nil
+	}
+	start := time.Now()
+	_, _ = fmt.Fprintf(out, "%s: making a root of Debian %s\n", r.kernel, r.suite)
+	if err := os.RemoveAll(at(".recipe")); err != nil {
+		return img, err
+	}
+	root, err := filepath.Abs(at(".root"))
+	if err != nil {
+		return img, err
+	}
+	if err := remove(root); err != nil { // of a run that was killed
+		return img, err
+	}
+	err = errors.Join(r.bootstrap(ctx, root, img), remove(root))
+	if err != nil {
+		return img, err
+	}
+	_, _ = fmt.Fprintf(out, "%s: made in %v\n", r.kernel, time.Since(start).Round(time.Second))
+	return img, os.WriteFile(at(".recipe"), recipe, 0o600) // last: with it the image is whole
+}
+
+// bootstrap makes the root and, of it, the image.
+func (r release) bootstrap(ctx context.Context, root string, img image) error {
+	from, err := mirror(ctx)
+	if err != nil {
+		return err
+	}
+	args := []string{"--variant=minbase", "--include=" + packages, r.suite, root}
+	if from != "" {
+		args = append(args, from)
+	}
+	if err := command(ctx, "debootstrap", args...); err != nil {
+		return err
+	}
+	for pattern, to := range map[string]string{"vmlinuz-*": img.kernel, "initrd.img-*": img.initrd} {
+		found, err := filepath.Glob(filepath.Join(root, "boot", pattern))
+		if err != nil || len(found) != 1 {
+			return fmt.Errorf("find /boot/%s: %d files, %w", pattern, len(found), err)
+		}
+		if err := command(ctx, "cp", found[0], to); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "init.sh"), initScript, 0o700); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(img.disk); err != nil {
+		return err
+	}
+	return command(ctx, "mke2fs", "-q", "-t", "ext4", "-d", root, img.disk, "2G")
+}
+
+// mirror returns the address that apt gets Debian's packages from on this machine. It is empty, debootstrap's default, if
+// apt gets none of Debian's.
+func mirror(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask apt for its mirror: %w", err)
+	}
+	for uri := range strings.FieldsSeq(string(out)) {
+		if strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+			return uri, nil
+		}
+	}
+	return "", nil
+}
+
+// remove deletes a root with everything that an interrupted debootstrap has mounted in it.
+func remove(root string) error {
+	for _, dir := range []string{"/proc", "/sys", "/dev/pts", "/dev"} {
+		for unix.Unmount(root+dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+		}
+	}
+	return os.RemoveAll(root)
+}
+
+// command runs a program. The error has the end of what it printed.
+func command(ctx context.Context, name string, args ...string) error {
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out[max(0, len(out)-4000):])
+	}
+	return nil
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// bootLimit is how long the machine may take from its start to the first suite, and from the last one to its end. It
+	// takes some ten seconds.
+	bootLimit = 3 * time.Minute
+	// shown is how many lines of a suite that did not pass are printed; all of them are in its log.
+	shown = 150
+)
+
+// machine is one boot of a kernel.
+type machine struct {
+	image   image
+	payload string // disk with the tests
+	console string // file that the kernel's messages go to
+	logs    string // folder of the suites' output
+	out     io.Writer
+}
+
+// result is what came of one suite in one kernel.
+type result struct {
+	kernel, suite           string
+	passed, failed, skipped int
+	names                   []string // tests that were skipped
+	took                    time.Duration
+	code                    int  // exit code
+	ended                   bool // the suite ran, and code is known
+	tests                   bool // it counts tests
+}
+
+// ok reports whether the suite ran and nothing failed.
+func (r result) ok() bool {
+	return r.ended && r.code == 0 && r.failed == 0 && (r.passed > 0 || !r.tests)
+}
+
+func (r result) String() string {
+	state := "ok"
+	switch {
+	case !r.ended:
+		state = "DID NOT RUN, or not to its end"
+	case r.code == 124 || r.code == 137: // of timeout(1)
+		state = "FAILED: took too long"
+	case !r.ok():
+		state = fmt.Sprintf("FAILED, exit code %d", r.code)
+	}
+	line := fmt.Sprintf("%-5s %-10s %4d passed %3d failed %3d skipped %5.0fs  %s", r.kernel, r.suite, r.passed, r.failed, r.skipped, r.took.Seconds(), state)
+	if len(r.names) > 0 {
+		line += "; skipped: " + strings.Join(r.names, ", ")
+	}
+	return line
+}
+
+// run boots the machine, and returns a result for each of the suites, whether it ran or not.
+func (m machine) run(ctx context.Context, kernel string, wanted []suite) []result {
+	limit := 2 * bootLimit
+	for _, s := range wanted {
+		limit += s.limit + 20*time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	report := reader{kernel: kernel, wanted: wanted, logs: m.logs, out: m.out}
+	err := m.boot(ctx, report.read)
+	if err != nil {
+		_, _ = fmt.Fprintf(m.out, "%s: %v\n", kernel, err)
+	}
+	results, bad := report.results()
+	if bad || err != nil {
+		_, _ = fmt.Fprintf(m.out, "%s: the console is in %s\n", kernel, m.console)
+	} else {
+		_ = os.Remove(m.console) // nothing in it is asked for
+	}
+	return results
+}
+
+// boot runs qemu until the machine switches itself off, and gives read what its second serial line says. The processor is
+// emulated, so that it runs anywhere.
+func (m machine) boot(ctx context.Context, read func(io.Reader) error) error {
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "4G", "-smp", "2",
+		"-nic", "none", "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "file:"+m.console, "-serial", "stdio",
+		"-kernel", m.image.kernel, "-initrd", m.image.initrd,
+		"-append", "root=/dev/vda rw console=ttyS0 init=/init.sh quiet panic=1",
+		"-drive", "file="+m.image.disk+",format=raw,if=virtio,snapshot=on",
+		"-drive", "file="+m.payload+",format=raw,if=virtio,readonly=on")
+	cmd.Env = append(os.Environ(), "TMPDIR="+m.logs) // of the snapshot
+	cmd.WaitDelay = 10 * time.Second
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
+	said, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start qemu: %w", err)
+	}
+	readErr := read(said)
+	if err := cmd.Wait(); err != nil {
+		return errors.Join(readErr, ctx.Err(), fmt.Errorf("run qemu: %w\n%s", err, complaint.String()))
+	}
+	return readErr
+}
+
+// reader understands what guestScript says.
+type reader struct {
+	kernel string
+	wanted []suite
+	logs   string
+	out    io.Writer
+
+	done  map[string]result
+	at    *result // suite under way
+	start time.Time
+	lines []string // that it has printed
+}
+
+// outcome is a line of `go test -v` that ends a test or a subtest.
+var outcome = regexp.MustCompile(`^ *--- (PASS|FAIL|SKIP): (\S+)`)
+
+// quiet is a line of `go test -v` that says nothing about a failure.
+var quiet = regexp.MustCompile(`^=== (RUN|PAUSE|CONT)|^ *--- PASS`)
+
+// read reads until the machine ends.
+func (r *reader) read(from io.Reader) error {
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		r.line(strings.TrimRight(lines.Text(), "\r"))
+	}
+	return lines.Err()
+}
+
+// line takes one line.
+func (r *reader) line(text string) {
+	words := strings.Fields(text)
+	switch {
+	case strings.HasPrefix(text, "@@ booted "):
+		_, _ = fmt.Fprintf(r.out, "%s: %s\n", r.kernel, strings.TrimPrefix(text, "@@ booted "))
+	case strings.HasPrefix(text, "@@ begin "):
+		r.at, r.start, r.lines = &result{kernel: r.kernel, suite: words[2]}, time.Now(), nil
+	case strings.HasPrefix(text, "@@ end ") && r.at != nil && len(words) == 4:
+		r.at.code, _ = strconv.Atoi(words[3])
+		r.at.ended = true
+		r.finish()
+	case r.at != nil:
+		r.lines = append(r.lines, text)
+		r.count(outcome.FindStringSubmatch(text))
+	}
+}
+
+// count counts one outcome.
+func (r *reader) count(found []string) {
+	if found == nil {
+		return
+	}
+	switch found[1] {
+	case "PASS":
+		r.at.passed++
+	case "FAIL":
+		r.at.failed++
+	case "SKIP":
+		r.at.skipped++
+		r.at.names = append(r.at.names, found[2])
+	}
+}
+
+// finish prints the result of the suite under way.
+func (r *reader) finish() {
+	for _, s := range r.wanted {
+		if s.name == r.at.suite {
+			r.at.tests = s.args == nil
+		}
+	}
+	r.at.took = time.Since(r.start)
+	if r.done == nil {
+		r.done = map[string]result{}
+	}
+	r.done[r.at.suite] = *r.at
+	log := filepath.Join(r.logs, r.kernel+"."+r.at.suite+".log")
+	if err := os.WriteFile(log, []byte(strings.Join(r.lines, "\n")+"\n"), 0o600); err != nil {
+		_, _ = fmt.Fprintln(r.out, err)
+	}
+	if !r.at.ok() {
+		said := slices.DeleteFunc(slices.Clone(r.lines), func(l string) bool { return quiet.MatchString(l) })
+		_, _ = fmt.Fprintln(r.out, strings.Join(said[max(0, len(said)-shown):], "\n"))
+	}
+	_, _ = fmt.Fprintln(r.out, *r.at)
+	r.at = nil
+}
+
+// results are those of all suites, in their order, and whether one is bad. A suite that was cut off is one that did not end.
+func (r *reader) results() (all []result, bad bool) {
+	if r.at != nil {
+		r.finish()
+	}
+	for _, s := range r.wanted {
+		res, ok := r.done[s.name]
+		if !ok {
+			res = result{kernel: r.kernel, suite: s.name}
+			_, _ = fmt.Fprintln(r.out, res)
+		}
+		all, bad = append(all, res), bad || !res.ok()
+	}
+	return all, bad
+}

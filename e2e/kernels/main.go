@@ -1,0 +1,134 @@
+// Command kernels boots kernels of Debian under qemu and runs the tests on the kernel in each: those of both firewall
+// backends, the sensor and the host, the demo, and the scenarios. It prints one line a kernel and suite, and exits with 1
+// when a test failed or a suite did not run.
+//
+// It is run by `make kernels`, as root, from the project's folder.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	var names []string
+	for _, r := range releases() {
+		names = append(names, r.kernel)
+	}
+	kernels := flag.String("kernels", strings.Join(names, " "), "the kernels to boot, separated by spaces")
+	only := flag.String("suites", "", "a regular expression of the suites to run; empty is all")
+	cache := flag.String("cache", "bin/.kernels", "the folder of the images and logs")
+	flag.Parse()
+	if err := kernelsPass(ctx, os.Stdout, strings.Fields(*kernels), *only, *cache); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "kernels:", err)
+		return 1
+	}
+	return 0
+}
+
+// kernelsPass runs the suites in each of the kernels, one kernel at a time, and writes the results to out.
+func kernelsPass(ctx context.Context, out io.Writer, kernels []string, only, cache string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("debootstrap needs root: run `sudo make kernels`")
+	}
+	chosen, err := choose(kernels)
+	if err != nil {
+		return err
+	}
+	pattern, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("read the pattern of suites: %w", err)
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return err
+	}
+	var wanted []suite
+	for _, s := range suites() {
+		if pattern.MatchString(s.name) {
+			wanted = append(wanted, s)
+		}
+	}
+	if len(wanted) == 0 {
+		return fmt.Errorf("no suite matches %q", only)
+	}
+	payload := filepath.Join(cache, "payload.tar")
+	if err := pack(ctx, payload, wanted); err != nil {
+		return fmt.Errorf("build the tests: %w", err)
+	}
+	for _, s := range wanted {
+		if s.without != "" {
+			_, _ = fmt.Fprintf(out, "not run in any kernel: %s %s: %s\n", s.name, s.skip, s.without)
+		}
+		if s.smaller != "" {
+			_, _ = fmt.Fprintf(out, "smaller than on the machine itself: %s: %s\n", s.name, s.smaller)
+		}
+	}
+	var results []result
+	for _, r := range chosen {
+		img, err := r.image(ctx, out, cache)
+		if err != nil {
+			return fmt.Errorf("make the image of %s: %w", r.suite, err)
+		}
+		m := machine{image: img, payload: payload, console: filepath.Join(cache, r.kernel+".console.log"), logs: cache, out: out}
+		results = append(results, m.run(ctx, r.kernel, wanted)...)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return summarize(out, results)
+}
+
+// choose returns the releases that have these kernels.
+func choose(kernels []string) ([]release, error) {
+	var chosen []release
+	var known []string
+	for _, r := range releases() {
+		known = append(known, r.kernel)
+	}
+	for _, k := range kernels {
+		at := -1
+		for i := range known {
+			if known[i] == k {
+				at = i
+			}
+		}
+		if at < 0 {
+			return nil, fmt.Errorf("unknown kernel %q: there are %s", k, strings.Join(known, ", "))
+		}
+		chosen = append(chosen, releases()[at])
+	}
+	if len(chosen) == 0 {
+		return nil, errors.New("no kernel is named")
+	}
+	return chosen, nil
+}
+
+// summarize prints all results once more, together. The error names those that are not passed.
+func summarize(out io.Writer, results []result) error {
+	_, _ = fmt.Fprintln(out, "\nSummary")
+	var bad []string
+	for _, r := range results {
+		_, _ = fmt.Fprintln(out, r)
+		if !r.ok() {
+			bad = append(bad, r.kernel+" "+r.suite)
+		}
+	}
+	if len(bad) > 0 {
+		return fmt.Errorf("not passed: %s", strings.Join(bad, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// suite is a program that is run in each kernel: the tests of a package, or the demo.
+type suite struct {
+	name string
+	dir  string // folder of the package, and where it runs
+	run  string // tests to run, a pattern of -test.run; empty is all
+	skip string // tests not to run, a pattern of -test.skip
+	// without says why skip is not run, smaller which numbers -test.short makes smaller. Both are printed.
+	without, smaller string
+	args             []string      // runs this instead of the tests
+	limit            time.Duration // by software a processor is some twenty times as slow
+}
+
+func suites() []suite {
+	return []suite{
+		{
+			name: "nft", dir: "internal/firewall/nft", limit: 5 * time.Minute,
+			smaller: "TestRefreshEverySecond refreshes 10 times, not 60",
+		},
+		{name: "ipset", dir: "internal/firewall/ipset", limit: 10 * time.Minute},
+		{
+			name: "firewall", dir: "internal/firewall", limit: 10 * time.Minute,
+			smaller: "TestHalfAMillion loads 50,000 entries, TestRealList and TestRefreshUnderTraffic a tenth of theirs",
+		},
+		{name: "sensor", dir: "internal/sensor", limit: 5 * time.Minute},
+		{name: "host", dir: "internal/host", limit: 5 * time.Minute},
+		{name: "demo", args: []string{"bin/demo"}, limit: 3 * time.Minute},
+		{
+			name: "scenarios", dir: "e2e", run: "^TestScripts$", limit: 15 * time.Minute,
+			skip: "^TestScripts$/^metrics$", without: "it needs Prometheus, which has no part in the kernel",
+		},
+	}
+}
+
+// binary is the path of the suite's test program in the project's folder.
+func (s suite) binary() string { return "bin/.kernels/tests/" + s.name + ".test" }
+
+// command is the line of shell that runs the suite in its folder.
+func (s suite) command() string {
+	if s.args != nil {
+		return strings.Join(s.args, " ")
+	}
+	line := "$project/" + s.binary() + " -test.v -test.short -test.parallel 2 -test.timeout " + s.limit.String()
+	if s.run != "" {
+		line += " -test.run '" + s.run + "'"
+	}
+	if s.skip != "" {
+		line += " -test.skip '" + s.skip + "'"
+	}
+	return line
+}
+
+// guestScript runs the suites one after the other. Lines that begin with @@ are for machine.run.
+func guestScript(wanted []suite) string {
+	var b strings.Builder
+	b.WriteString(`project=/tmp/project
+export SIKKERGUARD_REQUIRE_NETNS=1 SIKKERGUARD_E2E_BIN=$project/bin
+echo "@@ booted $(uname -r), $(nft --version), $(iptables --version), $(ipset --version)"
+`)
+	for _, s := range wanted {
+		dir := s.dir
+		if dir == "" {
+			dir = "."
+		}
+		fmt.Fprintf(&b, "cd $project/%s\necho '@@ begin %s'\ntimeout -k 10 %d %s\necho \"@@ end %s $?\"\n",
+			dir, s.name, int(s.limit.Seconds())+10, s.command(), s.name)
+	}
+	return b.String()
+}
+
+// pack builds the tests and programs as static binaries, and puts them with their files into an archive. The machine sees it
+// as a disk.
+func pack(ctx context.Context, file string, wanted []suite) error {
+	build := func(args ...string) error {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+		return nil
+	}
+	if err := build("build", "-ldflags", "-X main.version=1.0.0", "-o", "bin/.kernels/tests/", "./cmd/sikkerguard", "./e2e/apisim/sikkerapi-sim", "./e2e/demo"); err != nil {
+		return err
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	a := archive{tar.NewWriter(f)}
+	for _, name := range []string{"sikkerguard", "sikkerapi-sim", "demo"} {
+		err = errors.Join(err, a.file("bin/.kernels/tests/"+name, "bin/"+name))
+	}
+	err = errors.Join(err, a.file("e2e/demo/blacklist.txt", "e2e/demo/blacklist.txt"), a.text("guest.sh", guestScript(wanted)))
+	for _, s := range wanted {
+		if s.args != nil {
+			continue
+		}
+		err = errors.Join(err, build("test", "-c", "-tags", "e2e", "-o", s.binary(), "./"+s.dir), a.file(s.binary(), s.binary()), a.folder(s.dir, s.dir+"/testdata"))
+	}
+	return errors.Join(err, a.w.Close(), f.Close())
+}
+
+// archive is a tar file of the project's files.
+type archive struct{ w *tar.Writer }
+
+// file adds the file at path under the name.
+func (a archive) file(path, name string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	header := &tar.Header{Name: name, Mode: int64(info.Mode().Perm()) | 0o444, Size: info.Size()}
+	if err := a.w.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err = io.Copy(a.w, f)
+	return err
+}
+
+// text adds a file with this content.
+func (a archive) text(name, content string) error {
+	if err := a.w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(content))}); err != nil {
+		return err
+	}
+	_, err := io.WriteString(a.w, content)
+	return err
+}
+
+// folder adds dir, empty, and what is under files, if it is there.
+func (a archive) folder(dir, files string) error {
+	if err := a.w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
+		return err
+	}
+	err := filepath.WalkDir(files, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return a.file(path, filepath.ToSlash(path))
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
