@@ -21,6 +21,10 @@ const (
 	maxGrowth, maxShrink = 2, 2
 	// maxPublicPercent is how much of the public IPv4 space a feed may cover.
 	maxPublicPercent = 10
+	// vastPercent and vastBits6 bound the lists that the operator may accept. A list that covers more of the public IPv4
+	// space, or holds a wider IPv6 entry, cuts the host off from a good part of the Internet. A /12 is the largest block that
+	// IANA gives to a regional registry (RFC 7020; iana.org/assignments/ipv6-unicast-address-assignments).
+	vastPercent, vastBits6 = 25, 12
 )
 
 // Guard names the check that refused a list. The names are stable: they label a metric.
@@ -33,22 +37,26 @@ const (
 	GuardEmpty     Guard = "empty"     // nothing left to block
 	GuardWidth     Guard = "width"     // an entry wider than /8 (IPv4) or /16 (IPv6)
 	GuardCoverage  Guard = "coverage"  // more than 10% of public IPv4
-	GuardGrowth    Guard = "growth"    // more than twice the entries of the list before
+	GuardGrowth    Guard = "growth"    // more than twice the entries of the largest list of the last days, for the first time
 	GuardShrink    Guard = "shrink"    // less than half the entries of the list before, for the first time
 )
 
-// Overrulable says whether the operator may have a list enforced that the guard refused. What is no list is not, and
-// neither is one that would not fit into memory.
+// Overrulable reports whether the operator may accept a list that the guard refused, unless it is vast. A body that is not a
+// list cannot be accepted, neither can a list that would not fit into memory.
 func (g Guard) Overrulable() bool { return g != GuardEntries && g != GuardMalformed }
 
 // Options are what a list is measured against. The zero value measures it against nothing but itself.
 type Options struct {
 	// Baseline is how many entries the last list had that was accepted for the same request; 0 when there was none.
 	Baseline int
-	// Shrunk is how many entries the list had that GuardShrink refused at the pull before, 0 when it did not. One of about
-	// that size, or more, confirms that the list did shrink.
-	Shrunk int
-	// Overrule accepts what an overrulable guard would refuse.
+	// Largest is how many entries the largest list of the last days had; 0 if there was none larger than Baseline. A list that
+	// shrank and comes back is not one that grew.
+	Largest int
+	// Shrunk is how many entries the list had that GuardShrink refused last, and Grown the one that GuardGrowth refused last; 0
+	// for none since a list was accepted. A later list of about that size confirms it: a change that stays is the feed's new
+	// size, as after a change of the tier. So neither guard refuses for ever.
+	Shrunk, Grown int
+	// Overrule accepts a list that an overrulable guard would refuse.
 	Overrule bool
 }
 
@@ -57,12 +65,26 @@ type RefusalError struct {
 	Guard   Guard
 	Entries int    // of the refused list, where it got as far as being counted
 	Reason  string // what was seen and what is allowed, with the numbers; text from the list is quoted
+	Vast    bool   // the list would block a good part of the Internet
+	// List is the refused list, for an operator who accepts it. It is empty unless the refusal is overrulable.
+	List blocklist.Blocklist
+	// Aside names the list where the caller has kept it aside; empty if it has not.
+	Aside string
 }
+
+// Overrulable reports whether the operator may accept the list.
+func (r *RefusalError) Overrulable() bool { return r.Guard.Overrulable() && !r.Vast }
 
 func (r *RefusalError) Error() string {
 	text := fmt.Sprintf("list refused (%s guard): %s", r.Guard, r.Reason)
-	if r.Guard.Overrulable() {
-		text += "; if it is right, `sikkerguard pull --accept` has it enforced once"
+	switch {
+	case r.Vast:
+		text += "; it would block a good part of the Internet and cannot be accepted"
+	case r.Overrulable():
+		if r.Aside != "" {
+			text += "; it is kept aside as " + r.Aside
+		}
+		text += "; if it is right, `sikkerguard pull --accept` has it enforced"
 	}
 	return text
 }
@@ -98,11 +120,19 @@ func Vet(r io.Reader, o Options) (Verdict, error) {
 			v.Bad, v.Lines, maxMalformedPercent, v.Malformed[0])
 	}
 	v.settle(ps)
-	if refusal := v.guard(o); refusal != nil && !o.Overrule {
-		refusal.Entries = v.List.Len()
-		return Verdict{}, refusal
+	refusal := v.guard(o)
+	if refusal == nil {
+		return v, nil
 	}
-	return v, nil
+	refusal.Entries, refusal.Vast = v.List.Len(), v.vast()
+	switch {
+	case !refusal.Overrulable():
+		return Verdict{}, refusal
+	case o.Overrule:
+		return v, nil
+	}
+	refusal.List = v.List
+	return Verdict{}, refusal
 }
 
 // guard is what speaks against the list as a whole, nil for nothing.
@@ -114,19 +144,46 @@ func (v *Verdict) guard(o Options) *RefusalError {
 	if v.wide.IsValid() {
 		return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6", v.wide, minBits4, minBits6)
 	}
-	public := uint64(1)<<32 - addresses4(Special())
-	if covered := addresses4(v.List); covered*100 > public*maxPublicPercent {
-		return refuse(GuardCoverage, "it covers %d%% of the public IPv4 addresses, at most %d%% may be", covered*100/public, maxPublicPercent)
+	if covered := v.percent4(); covered > maxPublicPercent {
+		return refuse(GuardCoverage, "it covers %.0f%% of the public IPv4 addresses, at most %d%% may be", covered, maxPublicPercent)
+	}
+	return guardSize(n, o)
+}
+
+// guardSize compares the number of entries with those of the lists before. It returns nil if nothing speaks against it.
+func guardSize(n int, o Options) *RefusalError {
+	if o.Baseline == 0 {
+		return nil
+	}
+	largest, name := o.Baseline, "list before"
+	if o.Largest > largest {
+		largest, name = o.Largest, "largest list of the last days"
 	}
 	switch {
-	case o.Baseline == 0:
-	case n > maxGrowth*o.Baseline:
-		return refuse(GuardGrowth, "it has %d entries, the list before had %d, and at most %d times as many are taken", n, o.Baseline, maxGrowth)
+	case n > maxGrowth*largest && n > maxGrowth*o.Grown:
+		return refuse(GuardGrowth, "it has %d entries, the %s had %d, and more than %d times as many are taken when another pull confirms it",
+			n, name, largest, maxGrowth)
 	case n*maxShrink < o.Baseline && (o.Shrunk == 0 || n*maxShrink < o.Shrunk):
-		return refuse(GuardShrink, "it has %d entries, the list before had %d: less than half is taken when the next pull confirms it",
+		return refuse(GuardShrink, "it has %d entries, the list before had %d: less than half is taken when another pull confirms it",
 			n, o.Baseline)
 	}
 	return nil
+}
+
+// percent4 returns how much of the public IPv4 space the list covers.
+func (v *Verdict) percent4() float64 {
+	public := uint64(1)<<32 - addresses4(Special())
+	return float64(addresses4(v.List)) * 100 / float64(public)
+}
+
+// vast reports whether the list would block a good part of the Internet.
+func (v *Verdict) vast() bool {
+	for p := range v.List.V6() {
+		if p.Bits() < vastBits6 {
+			return true
+		}
+	}
+	return v.percent4() > vastPercent
 }
 
 // Custom reads the operator's own list. A bad line is left out and named in Malformed, and the others count: the operator

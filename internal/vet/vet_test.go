@@ -167,6 +167,14 @@ func TestVetAgainstTheListBefore(t *testing.T) {
 		{"OK twice as many", 200, vet.Options{Baseline: 100}, ""},
 		{"bad more than twice as many", 201, vet.Options{Baseline: 100}, vet.GuardGrowth},
 		{"bad more than twice as many again", 201, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardGrowth},
+		{"bad another list of that size, when a shrunk one was refused", 500, vet.Options{Baseline: 100, Shrunk: 20, Grown: 0}, vet.GuardGrowth},
+		{"OK more than twice as many, confirmed", 201, vet.Options{Baseline: 100, Grown: 201}, ""},
+		{"OK the tier changed, and another pull confirms it", 3500, vet.Options{Baseline: 50, Grown: 3400}, ""},
+		{"bad grown again by more than twice", 403, vet.Options{Baseline: 100, Grown: 201}, vet.GuardGrowth},
+		{"OK back from a small list to the size of the last days", 5000, vet.Options{Baseline: 20, Largest: 5000}, ""},
+		{"bad beyond the size of the last days", 10001, vet.Options{Baseline: 20, Largest: 5000}, vet.GuardGrowth},
+		{"OK a large list of the last days does not make the list before shrink", 20, vet.Options{Baseline: 20, Largest: 5000}, ""},
+		{"OK the first list, whatever was large before", 5000, vet.Options{Largest: 20}, ""},
 		{"OK more than twice as many, overruled", 201, vet.Options{Baseline: 100, Overrule: true}, ""},
 		{"OK half as many", 50, vet.Options{Baseline: 100}, ""},
 		{"bad less than half as many", 49, vet.Options{Baseline: 100}, vet.GuardShrink},
@@ -198,9 +206,44 @@ func TestVetOverruled(t *testing.T) {
 	for in, ok := range map[string]bool{"62.0.0.0/7\n": true, "<html>\n": false, wide(30): true} {
 		v, err := vet.Vet(strings.NewReader(in), vet.Options{Overrule: true})
 		var r *vet.RefusalError
-		if errors.As(err, &r) && r.Guard.Overrulable() || (err == nil) != ok || (v.List.Len() > 0) != ok {
+		if errors.As(err, &r) && r.Overrulable() || (err == nil) != ok || (v.List.Len() > 0) != ok {
 			t.Errorf("%.20q: %d entries, %v; want accepted: %v", in, v.List.Len(), err, ok)
 		}
+	}
+}
+
+// TestVastIsNeverAccepted: a list that would block a good part of the Internet is neither accepted nor is that advised.
+func TestVastIsNeverAccepted(t *testing.T) {
+	t.Parallel()
+	for _, in := range []string{
+		"203.0.113.9\n0.0.0.0/0\n", "0.0.0.0/1\n", "128.0.0.0/1\n", "0.0.0.0/1\n128.0.0.0/1\n", "64.0.0.0/2\n", wide(80), "::/0\n", "2000::/3\n", "2a00::/11\n",
+	} {
+		for _, o := range []vet.Options{{}, {Overrule: true}} {
+			v, err := vet.Vet(strings.NewReader(in), o)
+			var r *vet.RefusalError
+			if !errors.As(err, &r) || r.Overrulable() || r.List.Len()+v.List.Len() != 0 {
+				t.Errorf("%.30q, %+v: %d entries, %v", in, o, v.List.Len(), err)
+				continue
+			}
+			r.Aside = "list 1234" // whatever the caller does
+			if strings.Contains(err.Error(), "--accept") {
+				t.Errorf("%.30q: is advised to be accepted: %v", in, err)
+			}
+		}
+	}
+}
+
+// TestRefusalHasTheList: a refusal that the operator can overrule carries the list, and names it once it was kept aside.
+func TestRefusalHasTheList(t *testing.T) {
+	t.Parallel()
+	_, err := vet.Vet(strings.NewReader(addresses(9)), vet.Options{Baseline: 4})
+	var r *vet.RefusalError
+	if !errors.As(err, &r) || r.List.Len() != 9 || r.Entries != 9 {
+		t.Fatalf("got %+v", err)
+	}
+	r.Aside = "list 1234 of 9 entries"
+	if !strings.Contains(err.Error(), "kept aside as list 1234 of 9 entries; if it is right, `sikkerguard pull --accept`") {
+		t.Errorf("the advice is missing: %v", err)
 	}
 }
 
