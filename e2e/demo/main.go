@@ -1,6 +1,6 @@
 // Command demo shows SikkerGuard's main job on two throwaway hosts, network namespaces on this machine: a server that the
 // agent protects, and an attacker that knocks from listed and unlisted addresses. It ends by itself, leaves nothing
-// behind, and exits with 1 when anything was not as it should be.
+// behind however it ends, and exits with 1 when anything was not as it should be.
 //
 // It is run by `make demo`, as root, from the project's folder.
 package main
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"time"
 
@@ -20,7 +21,9 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	// Writing to a pipe without a reader is an error then, and does not end the process before it has cleaned up.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -28,6 +31,8 @@ func run() int {
 	var err error
 	switch role, args := argument(1), os.Args[min(2, len(os.Args)):]; role {
 	case "":
+		err = contain()
+	case inside:
 		err = demo(ctx, os.Stdout)
 	case "serve": // on the server
 		err = serve(ctx, args)
@@ -37,6 +42,9 @@ func run() int {
 		err = get(ctx, argument(2), os.Stdout)
 	default:
 		err = fmt.Errorf("unknown role %q: run it without arguments", role)
+	}
+	if ended, ok := errors.AsType[*exec.ExitError](err); ok && argument(1) == "" {
+		return max(1, ended.ExitCode()) // it has said why
 	}
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "demo:", err)
@@ -54,11 +62,21 @@ func argument(i int) string {
 
 // demo tells the story, from an open server to a clean one.
 func demo(ctx context.Context, out io.Writer) (err error) {
-	w, err := newWorld(out)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	if err := mountHosts(); err != nil {
+		return err
+	}
+	w, err := newWorld(story{out, end})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("ended early: %w", context.Cause(ctx)) // and not what came of it
+		}
+		err = errors.Join(err, w.close())
+	}()
 
 	w.say("Two throwaway hosts: a server, and an attacker that has every address below.")
 	if err := w.build(ctx); err != nil {

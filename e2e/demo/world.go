@@ -75,22 +75,18 @@ type world struct {
 }
 
 func newWorld(out io.Writer) (*world, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("network namespaces need root: run `sudo make demo`")
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "sikkerguard-demo-")
+	dir, err := os.MkdirTemp(hostsDir, "files-")
 	if err != nil {
 		return nil, err
 	}
 	return &world{
 		out: out, self: self, bin: filepath.Dir(self), dir: dir,
-		server:   fmt.Sprintf("sikkerguard-demo-server-%d", os.Getpid()),
-		attacker: fmt.Sprintf("sikkerguard-demo-attacker-%d", os.Getpid()),
-		doneC:    make(chan struct{}),
+		server: "server", attacker: "attacker",
+		doneC: make(chan struct{}),
 	}, nil
 }
 
