@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -95,11 +96,31 @@ func (n *NS) Do(f func()) {
 	}
 }
 
-// Start starts cmd in the namespace. The caller waits for it.
+// Start starts cmd in the namespace. The caller waits for it. When this process ends, however it does, the kernel kills cmd,
+// and with the last process of a namespace the namespace goes.
 func (n *NS) Start(cmd *exec.Cmd) error {
-	var err error
-	n.Do(func() { err = cmd.Start() })
-	return err
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	startedC := make(chan error, 1)
+	go onOwnThread(func() {
+		err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			err = cmd.Start()
+		}
+		startedC <- err
+		if err == nil { // Pdeathsig is sent when the thread ends that started the process, so the thread stays as long
+			awaitExit(cmd.Process.Pid)
+		}
+	})
+	return <-startedC
+}
+
+// awaitExit returns when a child of this process has ended. The child stays for its owner to wait for.
+func awaitExit(pid int) {
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
 }
 
 // Run runs a program in the namespace and returns what it printed; an exit code other than 0 fails the test.

@@ -1,7 +1,12 @@
 package nettest_test
 
 import (
+	"bufio"
+	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +34,47 @@ func TestPackets(t *testing.T) {
 		}
 		if got := r.Seen(src.Addr()); got != 1 {
 			t.Errorf("seen from %s: got %d, want 1", tt.src, got)
+		}
+	}
+}
+
+// TestStartEndsWithTheTest kills a process that has started another in a namespace: the kernel kills that one too, so that
+// no namespace outlives its test.
+func TestStartEndsWithTheTest(t *testing.T) {
+	t.Parallel()
+	const insideEnv = "SIKKERGUARD_TEST_STARTER"
+	if os.Getenv(insideEnv) != "" {
+		cmd := exec.CommandContext(t.Context(), "sleep", "600")
+		if err := nettest.New(t).Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Fprintln(os.Stdout, "started", cmd.Process.Pid)
+		_ = cmd.Wait()
+		return
+	}
+	nettest.New(t) // skips, or fails, without root
+	starter := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestStartEndsWithTheTest$")
+	starter.Env = append(os.Environ(), insideEnv+"=1")
+	out, err := starter.StdoutPipe()
+	if err == nil {
+		err = starter.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	pid, ok := strings.CutPrefix(strings.TrimSpace(line), "started ")
+	if err != nil || !ok {
+		t.Fatalf("the starter says %q (%v)", line, err)
+	}
+	_ = starter.Process.Kill()
+	_ = starter.Wait()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if name, err := os.ReadFile("/proc/" + pid + "/comm"); err != nil || strings.TrimSpace(string(name)) != "sleep" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("process %s is still there", pid)
 		}
 	}
 }
