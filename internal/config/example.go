@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-const exampleHead = `# Copy this file to .env, put your key in, and run docker compose up -d. Nothing else is needed.
+const exampleHead = `# Copy this file to .env (install -m 600 .env.example .env), put your key in, and run docker compose up -d. Nothing else is
+# needed.
 # A line that begins with #SIKKER_ has no effect until the # is taken away. What it shows is the default, or an example
 # where that is said. docs/configuration.md says more.
 # This file is generated from the table that the agent itself uses (make docs).
