@@ -45,6 +45,7 @@ type Agent struct {
 	log *zap.Logger
 
 	host    *host.Host
+	surveys *surveyor
 	feed    *feed.Feed
 	sensor  *sensor.Sensor
 	server  *server.Server
@@ -64,9 +65,8 @@ type Agent struct {
 	allow     atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
 	withdrawn *blocklist.Blocklist                // what was taken out of the queue; the reporting task's own
 
-	pullC chan order    // what the enforcing task is asked
-	hostC chan struct{} // capacity 1: addresses or routes changed
-	lostC chan error    // capacity 1: the rules are no longer what was applied
+	pullC chan order // what the enforcing task is asked
+	lostC chan error // capacity 1: the rules are no longer what was applied
 
 	readyC   chan struct{} // capacity 1: what there is to enforce at the start is in force
 	changedC chan struct{} // capacity 1: the status was published anew
@@ -114,7 +114,6 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
 		told:   map[string]bool{},
 		pullC:  make(chan order),
-		hostC:  make(chan struct{}, 1),
 		lostC:  make(chan error, 1),
 
 		recorder: recorder{askC: make(chan chan<- struct{})},
@@ -123,6 +122,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if a.log == nil {
 		a.log = zap.NewNop()
 	}
+	a.surveys = newSurveyor(
+		func(context.Context) host.Whitelist { return a.host.Local() },
+		func(ctx context.Context) host.Whitelist { return a.host.Names(ctx) })
 	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
 	a.applied = newApplied()
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
@@ -146,6 +148,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, "health endpoint", a.server.Run, a.server.Listen) })
 	g.Go(func() error { return a.keep(ctx, "watch on addresses and routes", a.watchHost, nil) })
+	g.Go(func() error { return a.surveys.Run(ctx) })
 	g.Go(func() error { return a.enforce(ctx) })
 	if a.control != nil { // a file of the disk, which goes when this ends
 		controlling.Go(func() error { return a.keep(ctx, "control socket", a.control.Run, a.control.Listen) })
@@ -283,7 +286,7 @@ func (a *Agent) openControl() error {
 func (a *Agent) askToPull(ctx context.Context, accept bool) control.Outcome {
 	doneC := make(chan control.Outcome, 1)
 	select {
-	case a.pullC <- order{pull: true, accept: accept, askers: []chan<- control.Outcome{doneC}}:
+	case a.pullC <- order{accept: accept, askers: []chan<- control.Outcome{doneC}}:
 	case <-ctx.Done():
 		return control.Outcome{Text: "The agent is stopping"}
 	}
@@ -296,7 +299,7 @@ func (a *Agent) askToPull(ctx context.Context, accept bool) control.Outcome {
 }
 
 func (a *Agent) watchHost(ctx context.Context) error {
-	return a.host.Watch(ctx, func() { offer(a.hostC, struct{}{}) })
+	return a.host.Watch(ctx, func() { a.surveys.ask() })
 }
 
 func (a *Agent) watchRules(ctx context.Context) error {

@@ -14,14 +14,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
-	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
 const (
 	// staleAfter is how many pull intervals old a list may be before the protection counts as degraded.
 	staleAfter = 3
-	// lookBriefly is how long names may take to resolve before the kept list is enforced: a host without network must not
+	// lookBriefly is how long the first survey may take before the kept list is enforced: a host without network must not
 	// wait for its protection.
 	lookBriefly = time.Second
 	// keepMost is how long the enforcing task waits for the list to be kept.
@@ -40,11 +39,12 @@ type enforcer struct {
 	baseline int                 // entries of the API's list last in force, for the guards
 	shrunk   int                 // entries of the last pull's list, when it was refused for having shrunk
 
-	turnC  chan turn       // the turns under way end here
-	busy   map[bool]bool   // whether one that pulls is under way, and one that only looks: neither waits for the other
-	queued map[bool]*order // what was asked for meanwhile, of each
+	turnC  chan turn // the turn under way ends here
+	busy   bool      // one is under way
+	queued *order    // what was asked for meanwhile
 
 	whitelist string              // the log lines that were printed last
+	problems  []string            // of the newest survey, which were logged
 	saved     string              // what was told last of what is listed and whitelisted
 	enforced  *desired            // nil while nothing is in force, but for
 	left      bool                // the rules of a killed agent, which were in force at the start and still are
@@ -53,7 +53,8 @@ type enforcer struct {
 	rejected  blocklist.Blocklist // what was rolled back, and is not tried again
 	suspected time.Time           // when a list was suspected last
 	failure   error               // why the last pull did not succeed, nil when it did
-	stale     error               // why the whitelist in force is not the host's as it is now, nil when it is
+	stale     error               // why what is in force is not what is wanted now, nil when it is
+	again     *time.Timer         // tries once more to put it in force; nil until it was needed
 	wait      *backoff.ExponentialBackOff
 	repair    repairer
 }
@@ -63,9 +64,8 @@ type desired struct {
 	block, allow blocklist.Blocklist
 }
 
-// order says what a turn is to do. The zero value looks at the host alone.
+// order says what a turn is to do beside pulling.
 type order struct {
-	pull   bool
 	accept bool                     // enforce a list that a guard refuses
 	askers []chan<- control.Outcome // capacity 1 each: nobody needs to wait
 }
@@ -73,7 +73,6 @@ type order struct {
 // turn is what was found out, off the enforcing task, which must not wait for the network.
 type turn struct {
 	order   order
-	white   host.Whitelist
 	verdict vet.Verdict
 	err     error // of the pull
 	own     ownList
@@ -84,45 +83,37 @@ type turn struct {
 func (a *Agent) enforce(ctx context.Context) error {
 	e := &a.enforcer
 	e.wait, e.turnC = newBackoff(), make(chan turn)
-	e.busy, e.queued = map[bool]bool{}, map[bool]*order{}
 	a.restore(ctx)
 	offer(a.readyC, struct{}{})
-	a.begin(ctx, order{pull: true})
+	a.begin(ctx, order{})
 	next := time.NewTimer(a.cfg.PullInterval)
 	defer next.Stop()
 	running := false
 	for {
 		select {
 		case <-ctx.Done():
-			for _, busy := range e.busy {
-				if busy {
-					<-e.turnC // it ends with ctx, unless a disk hangs, and then Run does not wait for it
-				}
+			if e.busy {
+				<-e.turnC // it ends with ctx, unless a disk hangs, and then Run does not wait for it
 			}
 			return nil
 		case t := <-e.turnC:
-			allow := a.whitelisted(t.white)
-			if t.order.pull {
-				a.takeCustom(t.own)
-				next.Reset(a.refresh(ctx, t, allow))
-			} else {
-				a.adapt(ctx, allow)
-			}
-			if !running && t.order.pull && ctx.Err() == nil {
+			a.takeCustom(t.own)
+			next.Reset(a.refresh(ctx, t))
+			if !running && ctx.Err() == nil {
 				running = true
 				a.tellRunning()
 			}
-			a.end(ctx, t.order)
+			a.end(ctx)
+		case <-a.surveys.newsC:
+			a.takeSurvey(ctx)
 		case <-next.C:
-			a.begin(ctx, order{pull: true})
+			a.begin(ctx, order{})
 		case <-a.o.HangupC:
 			a.log.Info("SIGHUP: pulling now")
-			a.begin(ctx, order{pull: true})
+			a.begin(ctx, order{})
 		case o := <-a.pullC:
 			a.log.Info("Asked to pull now", zap.Bool("accept", o.accept))
 			a.begin(ctx, o)
-		case <-a.hostC:
-			a.begin(ctx, order{})
 		case err := <-a.lostC:
 			a.takeLoss(err)
 		case <-e.repair.due():
@@ -132,34 +123,33 @@ func (a *Agent) enforce(ctx context.Context) error {
 	}
 }
 
-// begin starts a turn, or has what is asked for follow the one that is under way.
+// begin starts a turn, or has one follow the turn that is under way.
 func (a *Agent) begin(ctx context.Context, o order) {
 	e := &a.enforcer
-	if e.busy[o.pull] {
-		if q := e.queued[o.pull]; q != nil {
+	if e.busy {
+		if q := e.queued; q != nil {
 			o.accept, o.askers = o.accept || q.accept, append(q.askers, o.askers...)
 		}
-		e.queued[o.pull] = &o
+		e.queued = &o
 		return
 	}
-	e.busy[o.pull] = true
+	e.busy = true
 	vo := vet.Options{Baseline: e.baseline, Shrunk: e.shrunk, Overrule: o.accept}
 	go func() { // enforce waits for it
-		t := turn{order: o, white: a.discover(ctx)}
-		if o.pull {
-			t.own = a.readCustom()
-			t.verdict, t.err = a.pull(ctx, vo)
-		}
+		surveyedC := a.surveys.ask() // a list is measured by a look at the host that is no older than the pull
+		t := turn{order: o, own: a.readCustom()}
+		t.verdict, t.err = a.pull(ctx, vo)
+		a.surveys.await(ctx, surveyedC, surveyMost)
 		e.turnC <- t
 	}()
 }
 
 // end makes room for the next turn, and begins it when one was asked for.
-func (a *Agent) end(ctx context.Context, o order) {
+func (a *Agent) end(ctx context.Context) {
 	e := &a.enforcer
-	e.busy[o.pull] = false
-	if q := e.queued[o.pull]; q != nil {
-		delete(e.queued, o.pull)
+	e.busy = false
+	if q := e.queued; q != nil {
+		e.queued = nil
 		a.begin(ctx, *q)
 	}
 }
@@ -187,9 +177,9 @@ func (a *Agent) restore(ctx context.Context) {
 		a.log.Warn("The kept list is left out", zap.Error(err))
 		return
 	}
-	brief, cancel := context.WithTimeout(ctx, lookBriefly)
-	allow := a.whitelisted(a.discover(brief))
-	cancel()
+	if !a.surveys.await(ctx, a.surveys.ask(), lookBriefly) {
+		return
+	}
 	a.takeCustom(a.readCustom())
 	a.setPulled(v.List, c.Pulled)
 	a.setStatus(func(s *Status) { s.Kept = true })
@@ -197,7 +187,7 @@ func (a *Agent) restore(ctx context.Context) {
 	if !a.cfg.DryRun {
 		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", c.Pulled.Format(time.RFC3339)))
 	}
-	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
+	if err := a.apply(ctx, a.wanted()); err != nil && ctx.Err() == nil {
 		a.remember(err, applyError)
 		a.log.Error("The kept list is not enforced", zap.Error(err))
 		a.setPulled(blocklist.Blocklist{}, time.Time{})
@@ -207,13 +197,13 @@ func (a *Agent) restore(ctx context.Context) {
 
 // refresh takes what a pull came to into force, and tells. It returns how long to wait for the next. Whatever failed, what
 // was enforced stays.
-func (a *Agent) refresh(ctx context.Context, t turn, allow blocklist.Blocklist) time.Duration {
+func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 	if ctx.Err() != nil {
 		return a.cfg.PullInterval
 	}
 	before, beforeAt, wasKept := a.enforcer.pulled, a.enforcer.pulledAt, a.status.Load().Kept
 	a.judge(t)
-	want := a.wanted(allow)
+	want := a.wanted()
 	a.enforcer.failure = t.err // what is published when the list is in force
 	// When there is no new list and nothing would change, or there is nothing to block yet, the kernel is left alone.
 	var applyErr error
@@ -299,8 +289,10 @@ func (a *Agent) keepList() {
 	}
 }
 
-// wanted is what is to be in force: the API's list and the operator's, less what is whitelisted.
-func (a *Agent) wanted(allow blocklist.Blocklist) desired {
+// wanted composes what is to be in force from the newest of everything: the API's list and the operator's, less what is
+// whitelisted.
+func (a *Agent) wanted() desired {
+	allow := a.allowed()
 	return desired{block: a.enforcer.pulled.Union(a.enforcer.own).Without(allow), allow: allow}
 }
 

@@ -94,8 +94,8 @@ func (s *stubborn) Apply(_ context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 
 func (*stubborn) Info() ruleset.Info { return ruleset.Info{} }
 
-// TestAdapt: a whitelist that cannot be brought up to date shows until it can, beside what the last pull came to.
-func TestAdapt(t *testing.T) {
+// TestReconcile: a whitelist that cannot be brought up to date shows until it can, beside what the last pull came to.
+func TestReconcile(t *testing.T) {
 	t.Parallel()
 	list := func(s string) blocklist.Blocklist { return blocklist.New([]netip.Prefix{netip.MustParsePrefix(s)}) }
 	old, moved := list("192.0.2.1/32"), list("192.0.2.2/32")
@@ -117,16 +117,19 @@ func TestAdapt(t *testing.T) {
 			a.host = host.New(host.Options{Root: t.TempDir()})
 			a.fw = &stubborn{}
 			a.enforcer.pulled = list("198.51.100.1/32")
-			if err := a.apply(t.Context(), a.wanted(old)); err != nil {
+			a.surveys.publish(survey{allow: old})
+			if err := a.apply(t.Context(), a.wanted()); err != nil {
 				t.Fatal(err)
 			}
 			a.enforcer.failure = tt.pull
 			a.fw = &stubborn{refuse: 1}
-			a.adapt(t.Context(), moved)
+			a.surveys.publish(survey{allow: moved})
+			a.takeSurvey(t.Context())
 			if s := a.status.Load(); s.State != StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
 				t.Errorf("after the failure: %s %q", s.State, s.Reason)
 			}
-			a.adapt(t.Context(), tt.again)
+			a.surveys.publish(survey{allow: tt.again})
+			a.takeSurvey(t.Context())
 			if s := a.status.Load(); s.State != tt.state || s.Reason != tt.reason {
 				t.Errorf("in the end: %s %q", s.State, s.Reason)
 			}

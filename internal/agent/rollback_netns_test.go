@@ -72,20 +72,38 @@ type scene struct {
 	a     *Agent
 	logs  *zapobserver.ObservedLogs
 	list  atomic.Pointer[string]
-	down  atomic.Bool // the API closes connections
+	down  atomic.Bool                   // the API closes connections
+	hold  atomic.Pointer[chan struct{}] // the API answers when that is closed; nil: at once
 	hup   chan os.Signal
 	seen  int
 	doneC chan error
 	stop  context.CancelFunc
 }
 
-// newScene starts an agent. apiHost is the API that the host must reach; the list comes from another, on loopback. root is
-// where the host's files are, if not at /.
+// newScene starts an agent, as makeScene makes it.
 func newScene(t *testing.T, apiHost, list string, root ...string) *scene {
+	t.Helper()
+	s := makeScene(t, apiHost, list, root...)
+	s.begin()
+	return s
+}
+
+func (s *scene) begin() {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	s.stop = cancel
+	go func() { s.doneC <- s.a.Run(ctx) }()
+}
+
+// makeScene makes an agent. apiHost is the API that the host must reach; the list comes from another, on loopback. root is
+// where the host's files are, if not at /.
+func makeScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	t.Helper()
 	s := &scene{t: t, hup: make(chan os.Signal, 1), doneC: make(chan error, 1)}
 	s.list.Store(&list)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if c := s.hold.Load(); c != nil {
+			<-*c
+		}
 		if s.down.Load() {
 			panic(http.ErrAbortHandler)
 		}
@@ -98,9 +116,6 @@ func newScene(t *testing.T, apiHost, list string, root ...string) *scene {
 		APIURL: &url.URL{Scheme: "https", Host: apiHost}, Resolver: fickle{}, Root: strings.Join(root, ""),
 		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	s.stop = cancel
-	go func() { s.doneC <- s.a.Run(ctx) }()
 	return s
 }
 

@@ -2,31 +2,42 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
-	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
 // adaptAgain is how long after a failure the whitelist is brought up to date once more.
 const adaptAgain = 30 * time.Second
 
-// discover finds what this host depends on. It never fails: what cannot be found now is told, and the rest protected. It
-// touches nothing of the enforcing task's.
-func (a *Agent) discover(ctx context.Context) host.Whitelist {
-	w, err := a.host.Discover(ctx)
-	for _, p := range append(w.Problems, err) {
-		if p != nil && ctx.Err() == nil {
+// takeSurvey logs what the newest survey could not find, once while it lasts, and puts in force what is wanted now.
+func (a *Agent) takeSurvey(ctx context.Context) {
+	v, ok := a.surveys.newest()
+	if !ok {
+		return
+	}
+	e := &a.enforcer
+	var problems []string
+	for _, p := range v.white.Problems {
+		problems = append(problems, p.Error())
+		if !slices.Contains(e.problems, p.Error()) && ctx.Err() == nil {
 			a.log.Warn("Safety whitelist is not complete", zap.Error(p))
 		}
 	}
-	return w
+	e.problems = problems
+	a.reconcile(ctx, "Addresses or routes of the host changed")
 }
 
-// whitelisted tells what is whitelisted when that has changed, and returns it.
-func (a *Agent) whitelisted(w host.Whitelist) blocklist.Blocklist {
+// allowed composes the allowlist from the newest survey, and logs it if that differs from the one that was logged last.
+func (a *Agent) allowed() blocklist.Blocklist {
+	v, ok := a.surveys.newest()
+	if !ok {
+		return blocklist.Blocklist{}
+	}
+	w := v.white
 	first := a.enforcer.whitelist == ""
 	if lines := w.String() + w.Kinds(); lines != a.enforcer.whitelist {
 		a.enforcer.whitelist = lines
@@ -39,33 +50,47 @@ func (a *Agent) whitelisted(w host.Whitelist) blocklist.Blocklist {
 	a.setStatus(func(s *Status) {
 		s.Whitelist.IPs, s.Whitelist.Ranges, s.Whitelist.Kinds = w.IPs(), w.Ranges(), w.Kinds()
 	})
-	allow := blocklist.New(w.Prefixes())
-	if old := a.allow.Load(); old == nil || !old.Equal(allow) {
-		a.allow.Store(&allow)
+	if old := a.allow.Load(); old == nil || !old.Equal(v.allow) {
+		a.allow.Store(&v.allow)
 	}
-	return allow
+	return v.allow
 }
 
-// adapt follows a change of the host's addresses or routes: what is whitelisted now is let through at once.
-func (a *Agent) adapt(ctx context.Context, allow blocklist.Blocklist) {
+// reconcile puts in force what is wanted now, if it differs from what is in force. That is logged by the sentence why. If
+// it fails it is tried again after adaptAgain. A source of what is wanted (a survey, a list) delivers its newest value and
+// then has this called by the enforcing task.
+func (a *Agent) reconcile(ctx context.Context, why string) {
 	e := &a.enforcer
-	switch {
-	case e.enforced == nil || ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return
-	case e.enforced.allow.Equal(allow):
+	}
+	if e.enforced == nil && e.pulled.Len()+e.own.Len() == 0 {
+		return // there is nothing to enforce yet
+	}
+	switch want := a.wanted(); {
+	case want.equal(e.enforced):
 		if e.stale != nil { // the change that could not be followed was taken back
 			e.stale = nil
 			a.publish()
 		}
 		return
 	case e.stale == nil:
-		a.log.Info("Addresses or routes of the host changed")
+		a.log.Info(why)
 	}
-	if err := a.apply(ctx, a.wanted(allow)); err != nil && ctx.Err() == nil {
+	if err := a.apply(ctx, a.wanted()); err != nil && ctx.Err() == nil {
 		a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
 		e.stale = err
 		a.remember(err, applyError)
 		a.publish()
-		time.AfterFunc(adaptAgain, func() { offer(a.hostC, struct{}{}) })
+		a.reconcileAgain()
 	}
+}
+
+// reconcileAgain has reconcile called after adaptAgain, once, however often it is asked for.
+func (a *Agent) reconcileAgain() {
+	if t := a.enforcer.again; t != nil {
+		t.Reset(adaptAgain)
+		return
+	}
+	a.enforcer.again = time.AfterFunc(adaptAgain, func() { offer(a.surveys.newsC, struct{}{}) })
 }

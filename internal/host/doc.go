@@ -6,8 +6,7 @@
 // are kept from, and whether the operator's entries make sense.
 //
 // What can fail: each source by itself. A source that cannot be read is a problem in the result, not an error, and what it
-// gave at the last complete look stays whitelisted. Discover returns an error only when the kernel tells neither addresses
-// nor routes; even then the whitelist holds everything else. Files and answers from the network are capped, and what is no
+// gave at the last complete look stays whitelisted. Files and answers from the network are capped, and what is no
 // address in them is passed over.
 //
 // What cannot be seen: resolvers that a stub on loopback other than systemd-resolved asks, and gateways of nexthop objects

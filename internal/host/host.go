@@ -29,8 +29,12 @@ type Host struct {
 	o    Options
 	read func() kernel // stands in for the kernel in tests
 
-	mu   sync.Mutex            // one look at a time
-	last map[kind][]netip.Addr // what each source gave when it was last read whole
+	looking, resolving sync.Mutex // one look at the kernel and the files at a time, and one at the names
+
+	mu                sync.Mutex            // guards what follows
+	last              map[kind][]netip.Addr // what each source gave when it was last read whole
+	now               map[kind][]netip.Addr // what of each source is whitelisted
+	problems, unnamed []error               // of the last look at the kernel and the files, and of the last at the names
 }
 
 // New makes a host. Nothing is read yet.
@@ -44,53 +48,79 @@ func New(o Options) *Host {
 	if o.Proxy == nil {
 		o.Proxy = func(u *url.URL) (*url.URL, error) { return http.ProxyFromEnvironment(&http.Request{URL: u}) }
 	}
-	return &Host{o: o, read: readKernel, last: make(map[kind][]netip.Addr)}
+	return &Host{o: o, read: readKernel, last: map[kind][]netip.Addr{}, now: map[kind][]netip.Addr{}}
 }
 
-// Discover looks at everything anew. The whitelist is usable whatever the error: the error says that the kernel told
-// neither addresses nor routes, Problems what else could not be found. What was found earlier and cannot be found now is
-// in it. It takes at most ten seconds, most of them when no name resolves; when ctx ends, names are not waited for.
+// Discover looks at everything: Local and then Names.
+func (h *Host) Discover(ctx context.Context) Whitelist {
+	h.Local()
+	return h.Names(ctx)
+}
+
+// Local looks at the kernel and at files. The whitelist is usable whatever its problems: what was found earlier and cannot
+// be found now is in it, as are the addresses that Names found last. It takes milliseconds.
 //
 // The kernel is asked on the calling goroutine's thread, hence about that thread's network namespace.
-func (h *Host) Discover(ctx context.Context) (Whitelist, error) {
+func (h *Host) Local() Whitelist {
+	h.looking.Lock()
+	defer h.looking.Unlock()
+	k := h.read()
+	resolvers, problem, err := h.resolvers()
+
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	k := h.read()
+	h.settle(kindGateway, k.gateways, k.gatewaysErr)
+	h.settle(kindHost, k.addresses, k.addressesErr)
+	h.settle(kindResolver, resolvers, err)
+	h.problems = append(present(err, problem), k.problems()...)
+	return h.whitelist()
+}
+
+// Names resolves the names of the API and of the proxy before it. The whitelist holds what Local found last, too. It takes
+// at most ten seconds, most of them when no name resolves; when ctx ends, names are not waited for.
+func (h *Host) Names(ctx context.Context) Whitelist {
+	h.resolving.Lock()
+	defer h.resolving.Unlock()
+	proxy, proxyErr := h.proxy(ctx)
+	api, apiErr := h.api(ctx)
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.settle(kindProxy, proxy.addrs, proxyErr)
+	h.settle(kindAPI, api, apiErr)
+	if proxy.used {
+		apiErr = nil // Behind a proxy the API's name need not resolve here, and often does not.
+	}
+	h.unnamed = present(proxyErr, apiErr)
+	return h.whitelist()
+}
+
+// whitelist composes what was found last. The caller holds mu.
+func (h *Host) whitelist() Whitelist {
 	var s survey
-	s.addAddrs(kindGateway, h.settle(kindGateway, k.gateways, k.gatewaysErr))
-	s.addAddrs(kindHost, h.settle(kindHost, k.addresses, k.addressesErr))
+	for k, addrs := range h.now {
+		s.addAddrs(k, addrs)
+	}
 	s.addPrefixes(kindLAN, lanRanges())
 	s.addPrefixes(kindLoopback, loopbackRanges())
 	s.addPrefixes(kindOperator, h.o.Allow)
-
-	resolvers, problem, err := h.resolvers()
-	s.addAddrs(kindResolver, h.settle(kindResolver, resolvers, err))
-	s.report(err, problem)
-
-	proxy, err := h.proxy(ctx)
-	s.addAddrs(kindProxy, h.settle(kindProxy, proxy.addrs, err))
-	s.report(err)
-
-	api, err := h.api(ctx)
-	s.addAddrs(kindAPI, h.settle(kindAPI, api, err))
-	if !proxy.used {
-		// Behind a proxy the API's name need not resolve here, and often does not.
-		s.report(err)
-	}
-	if err := k.unreadable(); err != nil {
-		return s.whitelist(), err
-	}
-	s.report(k.gatewaysErr, k.addressesErr)
-	return s.whitelist(), nil
+	s.problems = slices.Concat(h.problems, h.unnamed)
+	return s.whitelist()
 }
 
-// settle is what of a source is whitelisted: what was found, and when it could not be read whole, what it gave the last
-// time that it could.
-func (h *Host) settle(k kind, found []netip.Addr, err error) []netip.Addr {
+// settle keeps what of a source is whitelisted: what was found, and when it could not be read whole, what it gave the last
+// time that it could. The caller holds mu.
+func (h *Host) settle(k kind, found []netip.Addr, err error) {
 	if err != nil {
-		return append(found, h.last[k]...)
+		h.now[k] = slices.Concat(found, h.last[k])
+		return
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
 	h.last[k] = slices.Compact(found) // several routes lead through one gateway
-	return h.last[k]
+	h.now[k] = h.last[k]
+}
+
+// present returns the errors that are not nil.
+func present(errs ...error) []error {
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }

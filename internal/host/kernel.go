@@ -27,13 +27,13 @@ type kernel struct {
 	addressesErr error
 }
 
-// unreadable is nil as long as the kernel told anything at all.
-func (k kernel) unreadable() error {
+// problems returns the errors of both halves, as one that says what to do when the kernel told nothing at all.
+func (k kernel) problems() []error {
 	if k.gatewaysErr == nil || k.addressesErr == nil || len(k.gateways)+len(k.addresses) > 0 {
-		return nil
+		return present(k.gatewaysErr, k.addressesErr)
 	}
-	return fmt.Errorf("ask the kernel what this host depends on: %w; "+
-		"name its gateways and addresses in SIKKER_WHITELIST until that works", errors.Join(k.addressesErr, k.gatewaysErr))
+	return []error{fmt.Errorf("ask the kernel what this host depends on: %w; "+
+		"name its gateways and addresses in SIKKER_WHITELIST until that works", errors.Join(k.addressesErr, k.gatewaysErr))}
 }
 
 // readKernel asks by a socket of its own, opened and closed here: it belongs to the calling thread's network namespace.

@@ -121,15 +121,6 @@ func (s *survey) addPrefixes(k kind, ps []netip.Prefix) {
 	}
 }
 
-// report keeps the errors that are not nil.
-func (s *survey) report(errs ...error) {
-	for _, err := range errs {
-		if err != nil {
-			s.problems = append(s.problems, err)
-		}
-	}
-}
-
 func (s *survey) whitelist() Whitelist {
 	w := Whitelist{Problems: s.problems}
 	for k, ps := range s.found {
