@@ -182,6 +182,12 @@ func TestRefusals(t *testing.T) {
 	api := func(status int, message string) *APIError {
 		return &APIError{StatusCode: status, Message: message, Endpoint: "GET /v1/key/status"}
 	}
+	foreign := func(status int, message string) *APIError {
+		return &APIError{StatusCode: status, Message: message, Endpoint: "GET /v1/key/status", Foreign: true}
+	}
+	passing := func(err *APIError, wait time.Duration) *TemporaryError {
+		return &TemporaryError{Endpoint: "GET /v1/key/status", RetryAfter: wait, Err: err}
+	}
 	spent := func(q Quota, wait time.Duration) *QuotaError {
 		return &QuotaError{
 			Quota: q, RetryAfter: wait, Reset: testNow().Add(wait), Message: "spent", Endpoint: "GET /v1/key/status",
@@ -193,17 +199,32 @@ func TestRefusals(t *testing.T) {
 		header map[string]string
 		body   string
 		want   error
-		is     error
+		is     error // which errors.Is tells; nil: none is asked about
+		not    error // which it does not tell
 	}{
 		{name: "bad key", status: 401, body: `{"error": "no key"}`, want: api(401, "no key"), is: ErrUnauthorized},
-		{name: "bad key disabled", status: 403, want: api(403, ""), is: ErrUnauthorized},
-		{name: "bad request", status: 400, body: "\x1b[31mred\u202e\r\n tape\xff", want: api(400, "[31mred   tape")},
-		{name: "bad not found, long", status: 404, body: strings.Repeat("é", 300), want: api(404, strings.Repeat("é", 200))},
-		{name: "bad success", status: 204, want: api(204, "")},
+		{name: "bad key disabled", status: 403, body: `{"error": "disabled"}`, want: api(403, "disabled"), is: ErrUnauthorized},
+		{
+			name: "OK a CDN's challenge is no refused key", status: 403, header: map[string]string{"Content-Type": "text/html"},
+			body: "<title>Just a moment</title>", want: passing(foreign(403, "<title>Just a moment</title>"), 0),
+		},
+		{name: "OK a refusal without a body is no refused key", status: 403, want: passing(foreign(403, ""), 0)},
+		{name: "OK a portal that asks to sign in is no refused key", status: 401, body: "<html>", want: passing(foreign(401, "<html>"), 0)},
+		{
+			name: "OK JSON of another program is no refused key", status: 403, body: `{"error": {"code": 1020}}`,
+			want: passing(foreign(403, `{"error": {"code": 1020}}`), 0),
+		},
+		{name: "bad request", status: 400, body: "\x1b[31mred\u202e\r\n tape\xff", want: foreign(400, "[31mred   tape")},
+		{name: "bad not found, long", status: 404, body: strings.Repeat("é", 300), want: foreign(404, strings.Repeat("é", 200))},
+		{name: "bad success", status: 204, want: foreign(204, "")},
+		{name: "bad part", status: 206, body: "{}", want: foreign(206, "{}")},
 		{
 			name: "bad redirect", status: 302, header: map[string]string{"Location": "https://example.com/"},
-			want: api(302, "to https://example.com/"), is: ErrRedirect,
+			want: foreign(302, "to https://example.com/"), is: ErrRedirect,
 		},
+		{name: "bad redirect for good", status: 308, want: foreign(308, "to"), is: ErrRedirect},
+		{name: "bad not modified, which is no redirect", status: 304, want: foreign(304, ""), not: ErrRedirect},
+		{name: "bad choices, which are no redirect", status: 300, want: foreign(300, ""), not: ErrRedirect},
 		{
 			name: "bad quota, seconds", status: 429, header: map[string]string{"Retry-After": "90"}, body: "spent",
 			want: spent(Quota{}, 90*time.Second),
@@ -213,23 +234,43 @@ func TestRefusals(t *testing.T) {
 			body: "spent", want: spent(Quota{}, 45*time.Minute),
 		},
 		{
+			name: "bad quota, date by the server's clock", status: 429,
+			header: map[string]string{"Retry-After": "Wed, 04 Mar 2037 00:10:00 GMT", "Date": "Wed, 04 Mar 2037 00:00:00 GMT"},
+			body:   "spent", want: spent(Quota{}, 10*time.Minute),
+		},
+		{
 			name: "bad quota, nothing said", status: 429, header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "0"},
 			body: "spent", want: spent(Quota{Known: true, Limit: 24, Used: 24}, 45*time.Minute),
 		},
 		{
-			name: "bad quota, negative", status: 429, header: map[string]string{"Retry-After": "-1"}, body: "spent",
+			name: "bad quota, negative", status: 429, header: map[string]string{"Retry-After": "-1"}, body: `{"error": "spent"}`,
 			want: spent(Quota{}, 45*time.Minute),
 		},
 		{
 			name: "bad quota, absurd", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}, body: "spent",
 			want: spent(Quota{}, 24*time.Hour),
 		},
-		{name: "bad server", status: 500, body: "<html>", want: &TemporaryError{
-			Endpoint: "GET /v1/key/status", Err: api(500, "<html>"),
-		}},
-		{name: "bad server, waits", status: 503, header: map[string]string{"Retry-After": "5"}, want: &TemporaryError{
-			Endpoint: "GET /v1/key/status", RetryAfter: 5 * time.Second, Err: api(503, ""),
-		}},
+		{
+			name: "OK a limit with quota left does not last until midnight", status: 429,
+			header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "20"}, body: `{"error": "slow down"}`,
+			want: passing(api(429, "slow down"), 0),
+		},
+		{
+			name: "OK a limit with quota left lasts as long as it says", status: 429,
+			header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "20", "Retry-After": "7"},
+			body:   `{"error": "slow down"}`, want: passing(api(429, "slow down"), 7*time.Second),
+		},
+		{name: "OK a proxy's limit does not last until midnight", status: 429, body: "slow", want: passing(foreign(429, "slow"), 0)},
+		{
+			name: "OK a CDN's limit is no spent quota", status: 429, body: "slow",
+			header: map[string]string{"Content-Type": "text/html; charset=UTF-8", "Retry-After": "604800"},
+			want:   passing(foreign(429, "slow"), 24*time.Hour),
+		},
+		{name: "bad server", status: 500, body: "<html>", want: passing(foreign(500, "<html>"), 0)},
+		{
+			name: "bad server, waits", status: 503, header: map[string]string{"Retry-After": "5"}, body: `{"error": "maintenance"}`,
+			want: passing(api(503, "maintenance"), 5*time.Second),
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -249,6 +290,9 @@ func TestRefusals(t *testing.T) {
 			}
 			if tt.is != nil && !errors.Is(err, tt.is) {
 				t.Errorf("%v is not %v", err, tt.is)
+			}
+			if errors.Is(err, ErrUnauthorized) != (tt.is == ErrUnauthorized) || tt.not != nil && errors.Is(err, tt.not) {
+				t.Errorf("%v is what it should not be", err)
 			}
 			if asked != 1 {
 				t.Errorf("asked %d times", asked)

@@ -7,7 +7,8 @@
 //   - [ErrUnauthorized] (inside an *[APIError]): the key is missing, invalid, disabled or expired. Nothing changes until
 //     the key does.
 //   - *[QuotaError]: the endpoint's daily quota is spent. Wait for RetryAfter.
-//   - *[TemporaryError]: no answer, an answer cut short, or a 5xx. Try again later, not sooner than RetryAfter.
+//   - *[TemporaryError]: no answer, an answer cut short, a 5xx, a limit of requests at a time, or a refusal that is not the
+//     API's own, as of a CDN. Try again later, not sooner than RetryAfter.
 //   - *[APIError]: any other answer that is not 200, redirects ([ErrRedirect]) among them, which are never followed.
 //   - *[TooLargeError], [ErrDecompress], [ErrMalformed]: an answer that is not what this package was made for.
 //   - the context's error, when the caller's context ended.

@@ -10,13 +10,14 @@ import (
 )
 
 var (
-	// ErrUnauthorized means that the API refuses the key: 401, missing or invalid; 403, disabled or expired.
+	// ErrUnauthorized means that the API refuses the key: 401, missing or invalid; 403, disabled or expired. The API says so
+	// in JSON of its own; the same status from a proxy, CDN or portal proves nothing about the key.
 	ErrUnauthorized = errors.New("the API refuses the key: check it")
 	// ErrRedirect means that the API answered with a redirect. None is followed, so that the key stays with its host.
 	ErrRedirect = errors.New("the API answered with a redirect, and none is followed: check the base URL")
 	// ErrDecompress means that a compressed body is corrupt.
 	ErrDecompress = errors.New("decompress body")
-	// ErrMalformed means that the API answered 200 and something else than was agreed.
+	// ErrMalformed means that the answer has a status of success and another content than was agreed.
 	ErrMalformed = errors.New("malformed answer")
 	// ErrBatchTooLarge means that a bulk report has more than MaxReports rows or MaxReportBytes bytes: send it in parts.
 	ErrBatchTooLarge = errors.New("bulk report is too large")
@@ -35,6 +36,7 @@ type APIError struct {
 	StatusCode int
 	Message    string // what the API said: from outside, at most 200 characters, all of them printable; may be empty
 	Endpoint   string // method and path, like "GET /v1/key/status"
+	Foreign    bool   // the body is not the API's own, {"error": "text"}: a proxy, CDN or portal may have answered
 }
 
 func (e *APIError) Error() string {
@@ -45,8 +47,11 @@ func (e *APIError) Error() string {
 	if e.Message != "" {
 		s += fmt.Sprintf(" %q", e.Message)
 	}
-	if err := e.Unwrap(); err != nil {
+	switch err := e.Unwrap(); {
+	case err != nil:
 		s += ": " + err.Error()
+	case e.refusesKey():
+		s += ": the answer is not the API's own, so a proxy, CDN or portal before it may refuse the request"
 	}
 	return s
 }
@@ -54,16 +59,33 @@ func (e *APIError) Error() string {
 // Unwrap is ErrUnauthorized, ErrRedirect or nil.
 func (e *APIError) Unwrap() error {
 	switch {
-	case e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden:
+	case e.refusesKey() && !e.Foreign:
 		return ErrUnauthorized
-	case e.StatusCode >= 300 && e.StatusCode < 400:
+	case isRedirect(e.StatusCode):
 		return ErrRedirect
 	default:
 		return nil
 	}
 }
 
-// QuotaError is a 429: the endpoint's daily quota is spent.
+// refusesKey reports whether the status is one by which the API refuses a key.
+func (e *APIError) refusesKey() bool {
+	return e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden
+}
+
+// isRedirect reports whether a status sends the client elsewhere (RFC 9110, 15.4). The others of 300 to 399 do not: 304
+// answers a conditional request, and none is made.
+func isRedirect(status int) bool {
+	switch status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	default:
+		return false
+	}
+}
+
+// QuotaError is a 429 by which the endpoint's daily quota is spent.
 type QuotaError struct {
 	Quota      Quota
 	RetryAfter time.Duration // 0–24 h; until the next midnight UTC when the API did not say
@@ -84,11 +106,12 @@ func (e *QuotaError) Error() string {
 	return s
 }
 
-// TemporaryError is what is worth another try: no connection, no answer in time, a body cut short (errors.Is tells
-// io.ErrUnexpectedEOF), or a 5xx (errors.As finds the *APIError).
+// TemporaryError is what is worth another try: no connection, no answer in time, or a body cut short (errors.Is tells
+// io.ErrUnexpectedEOF). errors.As finds the *APIError of an answer: a 5xx; a 401 or 403 that is not the API's own; a 429
+// although the quota is not spent, or that is not the API's own.
 type TemporaryError struct {
 	Endpoint   string        // as APIError.Endpoint
-	RetryAfter time.Duration // 0–24 h, what a 5xx asked for; 0 when nothing was said
+	RetryAfter time.Duration // 0–24 h, what the answer asked for; 0 when nothing was said
 	Err        error
 }
 

@@ -51,7 +51,7 @@ func FuzzMessage(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		got := c.message(strings.NewReader(raw))
+		got, _ := c.message(strings.NewReader(raw))
 		if utf8.RuneCountInString(got) > maxMessage || !utf8.ValidString(got) || strings.Contains(got, testKey) {
 			t.Errorf("message %q", got)
 		}

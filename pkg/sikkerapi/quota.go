@@ -66,10 +66,10 @@ func reset(s string, now time.Time) time.Time {
 	case n < minUnixSeconds:
 		n += now.Unix()
 	}
-	if t := time.Unix(n, 0).UTC(); t.Sub(now) <= 2*maxRetryAfter {
+	if t := time.Unix(n, 0).UTC(); t.After(now) && t.Sub(now) <= 2*maxRetryAfter {
 		return t
 	}
-	return time.Time{} // neither unit makes sense of it
+	return time.Time{} // neither unit makes sense of it, or this host's clock is wrong
 }
 
 // retryAfter reads a Retry-After header (RFC 9110, 10.2.3): a number of seconds, or a date. The result is 0–24 h. ok is
@@ -88,6 +88,18 @@ func retryAfter(s string, now time.Time) (wait time.Duration, ok bool) {
 		return 0, false
 	}
 	return min(at.Sub(now), maxRetryAfter), true
+}
+
+// retryAfterOf reads the Retry-After header of an answer. A date in it is measured against the server's own clock, the Date
+// header, because the clock of this host may be wrong; against now where the server's makes no sense of it.
+func retryAfterOf(h http.Header, now time.Time) (wait time.Duration, ok bool) {
+	s := h.Get("Retry-After")
+	if sent, err := http.ParseTime(h.Get("Date")); err == nil {
+		if wait, ok := retryAfter(s, sent); ok {
+			return wait, true
+		}
+	}
+	return retryAfter(s, now)
 }
 
 // untilMidnight is how long it is to the next midnight UTC, when quotas reset: more than 0, at most 24 h.

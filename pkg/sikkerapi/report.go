@@ -48,6 +48,10 @@ type BulkReportResult struct {
 // BulkReport reports addresses, each row counting by itself. The API may take some rows and reject others, which is no
 // error. No reports are no request.
 //
+// Rows count as taken only by an answer with a status of success, any 2xx, whose total is the number of rows and whose
+// accepted and rejected make up the total. Any other answer of success is ErrMalformed: an accepting status alone (202, 204)
+// proves nothing, as a proxy or a challenge page sends it too.
+//
 // Before anything is sent it fails with a *RowError that names the first row that breaks the limits, or with
 // ErrBatchTooLarge. After a *TemporaryError, ErrMalformed or the context's end the rows may have been taken or not.
 func (c *Client) BulkReport(ctx context.Context, reports []Report) (BulkReportResult, error) {
@@ -59,7 +63,7 @@ func (c *Client) BulkReport(ctx context.Context, reports []Report) (BulkReportRe
 		return BulkReportResult{}, fmt.Errorf("check reports: %w", err)
 	}
 	var res BulkReportResult
-	r := request{method: http.MethodPost, path: "/v1/key/bulk-report", body: bytes.NewReader(raw)}
+	r := request{method: http.MethodPost, path: "/v1/key/bulk-report", body: bytes.NewReader(raw), anySuccess: true}
 	err = c.smallCall(ctx, r, func(raw []byte, q Quota) (err error) {
 		res, err = c.decodeReportResult(raw, len(reports))
 		res.Quota = q
@@ -120,8 +124,15 @@ func (r Report) problem() string {
 // goes by them.
 func (c *Client) decodeReportResult(raw []byte, rows int) (BulkReportResult, error) {
 	var res BulkReportResult
-	if err := json.Unmarshal(raw, &res); err != nil {
+	var counts struct {
+		Total    *int `json:"total"`
+		Accepted *int `json:"accepted"`
+	}
+	if err := errors.Join(json.Unmarshal(raw, &res), json.Unmarshal(raw, &counts)); err != nil {
 		return BulkReportResult{}, err
+	}
+	if counts.Total == nil || counts.Accepted == nil {
+		return BulkReportResult{}, fmt.Errorf("it does not say how many rows were taken: %q", c.text(string(raw), maxMessage))
 	}
 	if res.Total != rows || res.Accepted < 0 || res.Rejected < 0 || res.Accepted != rows-res.Rejected ||
 		len(res.Errors) > res.Rejected {

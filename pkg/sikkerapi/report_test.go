@@ -122,11 +122,38 @@ func TestBulkReportDistrustsAnswer(t *testing.T) {
 		`{"total": 1, "rejected": 1, "errors": [{"row": 0}]}`,
 		`{"total": 1, "rejected": 1, "errors": [{"row": 2}]}`,
 		`{"total": 1, "rejected": 1, "errors": [null]}`,
+		`{"total": 1, "rejected": 1}`,
+		`{"total": 1, "accepted": null, "rejected": 1}`,
+		`{"accepted": 1}`,
+		`{"error": "maintenance"}`,
+		`<html>Sign in</html>`,
 	} {
-		c := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, raw) })
-		res, err := c.BulkReport(t.Context(), []Report{{IP: netip.MustParseAddr("203.0.113.9"), Category: PortScan}})
-		if !errors.Is(err, ErrMalformed) || !cmp.Equal(res, BulkReportResult{}) {
-			t.Errorf("%s: %+v, %v", raw, res, err)
+		for _, status := range []int{200, 201, 202, 203, 206} {
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, raw)
+			})
+			res, err := c.BulkReport(t.Context(), []Report{{IP: netip.MustParseAddr("203.0.113.9"), Category: PortScan}})
+			if !errors.Is(err, ErrMalformed) || !cmp.Equal(res, BulkReportResult{}) {
+				t.Errorf("%d %s: %+v, %v", status, raw, res, err)
+			}
+		}
+	}
+}
+
+// TestBulkReportTaken: rows are taken by any status of success when the counts are there and add up.
+func TestBulkReportTaken(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 201, 202, 207} {
+		for _, raw := range []string{`{"total": 1, "accepted": 1}`, `{"total": 1, "accepted": 0, "rejected": 1}`} {
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, raw)
+			})
+			res, err := c.BulkReport(t.Context(), []Report{{IP: netip.MustParseAddr("203.0.113.9"), Category: PortScan}})
+			if err != nil || res.Total != 1 {
+				t.Errorf("%d %s: %+v, %v", status, raw, res, err)
+			}
 		}
 	}
 }

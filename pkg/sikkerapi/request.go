@@ -28,6 +28,12 @@ type request struct {
 	method, path string // the path may be followed by a query
 	body         io.Reader
 	limit        int64 // of the answer's body, in bytes
+	anySuccess   bool  // every 2xx is read, not 200 alone: the answer's content decides
+}
+
+// succeeds reports whether an answer of that status is read for its content.
+func (r request) succeeds(status int) bool {
+	return status == http.StatusOK || r.anySuccess && status > 200 && status < 300
 }
 
 // endpoint names the question in errors, without its query.
@@ -36,7 +42,7 @@ func (r request) endpoint() string {
 	return r.method + " " + path
 }
 
-// answer is a 200.
+// answer is a success.
 type answer struct {
 	body        *body
 	quota       Quota
@@ -64,7 +70,7 @@ func (c *Client) do(ctx context.Context, r request) (*answer, error) {
 		return nil, c.noAnswer(ctx, r, err)
 	}
 	b, err := newBody(ctx, resp, r.endpoint(), r.limit, cancel)
-	if resp.StatusCode != http.StatusOK {
+	if !r.succeeds(resp.StatusCode) {
 		defer func() { _ = b.Close() }() // whatever was left in it is of no use
 		timer := time.AfterFunc(errorTimeout, cancel)
 		defer timer.Stop()
@@ -88,39 +94,65 @@ func (c *Client) noAnswer(ctx context.Context, r request, err error) error {
 	return &TemporaryError{Endpoint: r.endpoint(), Err: c.clean(err)}
 }
 
-// refusal makes the error of an answer that is not 200.
+// refusal makes the error of an answer that is no success. An answer that is not the API's own proves nothing: neither that
+// the key is refused nor that a quota is spent.
 func (c *Client) refusal(resp *http.Response, b io.Reader, r request) error {
 	now := c.now()
-	wait, told := retryAfter(resp.Header.Get("Retry-After"), now)
-	api := &APIError{StatusCode: resp.StatusCode, Message: c.message(b), Endpoint: r.endpoint()}
+	wait, told := retryAfterOf(resp.Header, now)
+	message, own := c.message(b)
+	api := &APIError{StatusCode: resp.StatusCode, Message: message, Endpoint: r.endpoint(), Foreign: !own}
+	q := quota(resp.Header, now)
 	switch {
-	case resp.StatusCode == http.StatusTooManyRequests:
+	case resp.StatusCode == http.StatusTooManyRequests && spent(q, told, own, isPage(resp.Header)):
 		if !told {
 			wait = untilMidnight(now)
 		}
 		return &QuotaError{
-			Quota: quota(resp.Header, now), RetryAfter: wait, Reset: now.Add(wait).UTC(),
-			Message: api.Message, Endpoint: api.Endpoint,
+			Quota: q, RetryAfter: wait, Reset: now.Add(wait).UTC(), Message: api.Message, Endpoint: api.Endpoint,
 		}
-	case resp.StatusCode >= 500:
+	case resp.StatusCode >= 500, resp.StatusCode == http.StatusTooManyRequests, api.refusesKey() && api.Foreign:
 		return &TemporaryError{Endpoint: api.Endpoint, RetryAfter: wait, Err: api}
-	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+	case isRedirect(resp.StatusCode):
 		api.Message = c.text("to "+resp.Header.Get("Location"), maxMessage) // says more than the body does
 	}
 	return api
 }
 
-// message reads what the API says about an error: the text of its JSON, or else the beginning of whatever it sent. A body
-// that cannot be read says as much as was read.
-func (c *Client) message(r io.Reader) string {
+// spent reports whether a 429 means that the daily quota is spent. With quota left it is a limit of requests at a time,
+// of the API or of a proxy before it; such a limit ends long before the day does.
+func spent(q Quota, waitTold, own, page bool) bool {
+	switch {
+	case q.Known:
+		return q.Remaining == 0
+	case waitTold:
+		return !page
+	default:
+		return own
+	}
+}
+
+// isPage reports whether an answer is a web page, which the API never sends.
+func isPage(h http.Header) bool {
+	kind, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	switch strings.ToLower(strings.TrimSpace(kind)) {
+	case "text/html", "application/xhtml+xml":
+		return true
+	default:
+		return false
+	}
+}
+
+// message returns the text of an error and whether it is the API's own, which is JSON with an error in it. Of any other
+// body it returns the beginning, as far as that can be read.
+func (c *Client) message(r io.Reader) (text string, own bool) {
 	raw, _ := io.ReadAll(io.LimitReader(r, maxErrorBody))
 	var said struct {
 		Error string `json:"error"`
 	}
 	if json.Unmarshal(raw, &said) == nil && said.Error != "" {
-		return c.text(said.Error, maxMessage)
+		return c.text(said.Error, maxMessage), true
 	}
-	return c.text(string(raw), maxMessage)
+	return c.text(string(raw), maxMessage), false
 }
 
 // call asks for a JSON answer and hands its bytes to decode.
