@@ -44,6 +44,7 @@ type Agent struct {
 	o   Options
 	log *zap.Logger
 
+	clock   clock
 	host    *host.Host
 	surveys *surveyor
 	feed    *feed.Feed
@@ -62,8 +63,7 @@ type Agent struct {
 	undelivered  bool             // the last report did not get through, and that was told; likewise
 	told         map[string]bool  // reasons that rows were rejected for; the reporting task's own
 
-	allow     atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
-	withdrawn *blocklist.Blocklist                // what was taken out of the queue; the reporting task's own
+	allow atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
 
 	pullC chan order // what the enforcing task is asked
 	lostC chan error // capacity 1: the rules are no longer what was applied
@@ -104,7 +104,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("set up SikkerAPI client: %w", err)
 	}
 	a := &Agent{
-		cfg: cfg, o: o, log: o.Log,
+		cfg: cfg, o: o, log: o.Log, clock: systemClock(),
 		host: host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
 		feed: feed.New(feed.Options{
 			API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
@@ -260,7 +260,7 @@ func (a *Agent) open() error {
 	if !a.cfg.DryRun {
 		a.store = a.newStore()
 		if a.cfg.ReportEnabled {
-			a.reporter = report.New(report.Options{Queue: queue{a.store}, API: a.api})
+			a.reporter = report.New(report.Options{Queue: queue{a.store, a.tellWithdrawn, a.exempt}, API: a.api})
 		}
 		return a.beginCounting()
 	}

@@ -28,6 +28,8 @@ const (
 	condRefresh   Code = "refresh-failed"
 	condOld       Code = "list-old"
 	condWhitelist Code = "whitelist-stale"
+	condAge       Code = "list-age-unknown"
+	condReports   Code = "reports-kept"
 )
 
 // condition is one row of the table: a state in which the agent is less than well. It holds until its own cause ends.
@@ -69,6 +71,16 @@ func conditions() []condition {
 			code: condWhitelist, severity: SeverityDegraded, quiet: true,
 			message: "The safety whitelist in force is not the host's as it is now",
 			remedy:  "It is tried again by itself. The detail says what the kernel answered.",
+		},
+		{
+			code: condAge, severity: SeverityWarning, quiet: true,
+			message: "The age of the list cannot be told, because this host's clock is wrong now or was when the list was kept",
+			remedy:  "Set the clock (`timedatectl` shows it). The next list that the API gives has an age again.",
+		},
+		{
+			code: condReports, severity: SeverityWarning, quiet: true,
+			message: "Reports do not get through to SikkerAPI, or it does not say how many it took; they are kept",
+			remedy:  "The detail says why. They are sent again by themselves. If the answer is not the API's, look for a proxy in between.",
 		},
 	}
 }

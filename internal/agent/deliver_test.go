@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -24,17 +26,12 @@ type memory struct {
 	knocks          func() report.Row     // what comes in while the API answers; nil for nothing
 }
 
-func (m *memory) Batch(_ context.Context, _ int, before time.Time) ([]report.Row, error) {
+func (m *memory) Queued(context.Context) (int, error) { return len(m.waiting) + len(m.flying), nil }
+
+func (m *memory) Batch(_ context.Context, most int) ([]report.Row, error) {
 	if len(m.flying) == 0 {
-		var left []report.Row
-		for _, r := range m.waiting {
-			if r.First.Before(before) {
-				m.flying = append(m.flying, r)
-			} else {
-				left = append(left, r)
-			}
-		}
-		m.waiting = left
+		n := min(most, len(m.waiting))
+		m.flying, m.waiting = m.waiting[:n:n], m.waiting[n:]
 	}
 	return m.flying, nil
 }
@@ -79,6 +76,7 @@ func aRow(service string) report.Row {
 func TestDeliver(t *testing.T) {
 	t.Parallel()
 	down := &sikkerapi.TemporaryError{Endpoint: "POST /v1/key/bulk-report", Err: &sikkerapi.APIError{StatusCode: 503}}
+	unclear := fmt.Errorf("POST /v1/key/bulk-report: %w: %w", sikkerapi.ErrMalformed, errors.New("no total"))
 	tests := []struct {
 		name     string
 		m        memory
@@ -117,6 +115,32 @@ func TestDeliver(t *testing.T) {
 				{30*time.Minute + 17*time.Second, 30*time.Minute + 53*time.Second},
 			},
 			warnings: []string{"Reports do not get through"},
+		},
+		{
+			name: "bad answers that prove nothing: one warning, twice soon, then seldom", rows: 1, during: 8 * time.Hour,
+			m: memory{errs: []error{unclear, unclear, unclear, nil}},
+			between: [][2]time.Duration{
+				{30 * time.Minute, 30 * time.Minute},
+				{30*time.Minute + 2*time.Second, 30*time.Minute + 8*time.Second},
+				{120 * time.Minute, 121 * time.Minute},
+				{300 * time.Minute, 301 * time.Minute},
+			},
+			warnings: []string{"Reports do not get through"},
+		},
+		{
+			name: "bad a CDN asks for a week: asked again within the hour", rows: 1, during: 2 * time.Hour,
+			m: memory{errs: []error{&sikkerapi.TemporaryError{RetryAfter: 24 * time.Hour, Err: errors.New("503")}}},
+			between: [][2]time.Duration{
+				{30 * time.Minute, 30 * time.Minute}, {90 * time.Minute, 91 * time.Minute},
+			},
+			warnings: []string{"Reports do not get through"},
+		},
+		{
+			name: "bad the API asks for less than nothing: no wait is none", rows: 1, during: 45 * time.Minute,
+			m: memory{errs: []error{&sikkerapi.QuotaError{RetryAfter: -100 * time.Hour}}},
+			between: [][2]time.Duration{
+				{30 * time.Minute, 30 * time.Minute}, {30*time.Minute + time.Second, 31 * time.Minute},
+			},
 		},
 		{
 			name: "bad rows are rejected: one warning a reason", rows: 3, during: 61 * time.Minute,

@@ -36,7 +36,7 @@ func TestAPIDownForADay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := report.New(report.Options{Queue: queue{s}, API: client, Now: func() time.Time { return now }})
+	r := report.New(report.Options{Queue: queue{Store: s, exempt: func(netip.Addr) bool { return false }}, API: client, Now: func() time.Time { return now }})
 
 	if err := sim.SetFault(apisim.Fault{Path: "/v1/key/bulk-report", Status: 503}); err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestAPIDownForADay(t *testing.T) {
 		if err := s.Add(t.Context(), store.Record{From: now, To: now, Hits: hits, Report: true}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Deliver(t.Context(), now.Add(time.Second)); err == nil {
+		if _, err := r.Deliver(t.Context()); err == nil {
 			t.Fatal("a report got through while the API is down")
 		}
 		now = now.Add(30 * time.Minute)
@@ -64,7 +64,7 @@ func TestAPIDownForADay(t *testing.T) {
 		}
 		for err = nil; err == nil; {
 			var out report.Outcome
-			if out, err = r.Deliver(t.Context(), now.Add(time.Second)); err == nil && out.Rows == 0 {
+			if out, err = r.Deliver(t.Context()); err == nil && out.Rows == 0 {
 				break
 			}
 		}

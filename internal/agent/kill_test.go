@@ -48,7 +48,7 @@ func recordAndReport(args []string) error {
 	if err != nil {
 		return err
 	}
-	d := &deadly{queue: queue{s}, api: client}
+	d := &deadly{queue: queue{Store: s, exempt: func(netip.Addr) bool { return false }}, api: client}
 	if _, err := fmt.Sscan(args[3], &d.left); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func recordAndReport(args []string) error {
 			return err
 		}
 		d.step()
-		if _, err := r.Deliver(ctx, time.Now().Add(time.Second)); err != nil {
+		if _, err := r.Deliver(ctx); err != nil {
 			return err
 		}
 	}
@@ -90,10 +90,12 @@ func (d *deadly) step() {
 	}
 }
 
-func (d *deadly) Batch(ctx context.Context, most int, before time.Time) ([]report.Row, error) {
+func (d *deadly) Queued(ctx context.Context) (int, error) { return d.queue.Queued(ctx) }
+
+func (d *deadly) Batch(ctx context.Context, most int) ([]report.Row, error) {
 	d.step()
 	defer d.step()
-	return d.queue.Batch(ctx, most, before)
+	return d.queue.Batch(ctx, most)
 }
 
 func (d *deadly) BulkReport(ctx context.Context, rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
@@ -227,9 +229,9 @@ func deliverRest(t *testing.T, dir, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := report.New(report.Options{Queue: queue{s}, API: client})
+	r := report.New(report.Options{Queue: queue{Store: s, exempt: func(netip.Addr) bool { return false }}, API: client})
 	for {
-		out, err := r.Deliver(t.Context(), time.Now().Add(time.Second))
+		out, err := r.Deliver(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -233,6 +233,7 @@ func (a *Agent) rows(hits []sensor.Hit) []store.Hit {
 		switch h.Kind {
 		case sensor.Attempt:
 			row.Service, _ = a.cfg.Ports.Name(h.Port)
+			row.Silent = a.exempt(h.Source) // it was whitelisted while its hits were in memory
 		case sensor.Answer:
 			row.Port, row.Silent = 0, true // the port is not this host's
 		case sensor.Other:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -17,6 +19,9 @@ import (
 const (
 	// lastReport is how long the last batch may take when the agent stops.
 	lastReport = 5 * time.Second
+	// unclearMost is the longest wait after answers that prove nothing. The first wait is an ordinary one, the second is a
+	// sixteenth of it, and each further one twice as long: an API that takes rows and cannot say so gets few of them twice.
+	unclearMost = 24 * time.Hour
 	// maxTold is how many reasons are remembered that rows were rejected for, each told once.
 	maxTold = 100
 )
@@ -24,25 +29,32 @@ const (
 // deliver reports what is queued, at every interval until ctx ends.
 func (a *Agent) deliver(ctx context.Context) error {
 	wait := newBackoff()
-	next := time.NewTimer(a.cfg.ReportInterval)
-	defer next.Stop()
+	next := newAlarm(a.clock, a.cfg.ReportInterval)
+	defer next.stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-next.C:
-			next.Reset(a.reportAll(ctx, wait))
+		case <-next.tickC():
+			if next.due() {
+				next.reset(a.reportAll(ctx, wait))
+			}
 		}
 	}
 }
 
-// reportAll sends batch after batch until nothing is left of what was there at its start or something fails, and returns
+// reportAll sends batch after batch until as many rows were sent as were there at its start, or something fails, and returns
 // how long to wait.
 func (a *Agent) reportAll(ctx context.Context, wait *backoff.ExponentialBackOff) time.Duration {
-	start := time.Now()
-	a.withdraw(ctx)
-	for ctx.Err() == nil {
-		out, err := a.reporter.Deliver(ctx, start)
+	left, err := a.reporter.Queued(ctx)
+	if err != nil {
+		return a.tellUnreported(err, wait)
+	}
+	if left == 0 {
+		a.setCondition(condReports, nil) // nothing is kept
+	}
+	for left > 0 && ctx.Err() == nil {
+		out, err := a.reporter.Deliver(ctx)
 		if err != nil {
 			return a.tellUnreported(err, wait)
 		}
@@ -51,35 +63,19 @@ func (a *Agent) reportAll(ctx context.Context, wait *backoff.ExponentialBackOff)
 		if out.Rows == 0 {
 			break
 		}
+		left -= out.Rows
 	}
 	return a.cfg.ReportInterval
 }
 
-// withdraw takes out of the queue what has been whitelisted since it was blocked: that is nobody to report.
-func (a *Agent) withdraw(ctx context.Context) {
-	allow := a.allow.Load()
-	if a.store == nil || allow == nil || allow == a.withdrawn {
-		return
-	}
-	n, err := a.store.Withdraw(ctx, allow.Contains)
-	if err != nil {
-		return // so does the next use of the database, and that is told
-	}
-	a.withdrawn = allow
-	if n > 0 {
-		a.log.Info("Reports about sources that are whitelisted now are withdrawn", zap.Int("rows", n))
-	}
-}
-
 // lastBatch tries once more to report, when the agent stops. What does not get through is kept.
 func (a *Agent) lastBatch() error {
-	if a.reporter == nil || a.unauthorized {
+	if a.reporter == nil || a.unauthorized || a.reporter.InDoubt() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lastReport)
 	defer cancel()
-	a.withdraw(ctx)
-	out, err := a.reporter.Deliver(ctx, time.Now())
+	out, err := a.reporter.Deliver(ctx)
 	if err != nil {
 		switch q := a.recorder.queue(); {
 		case q == nil:
@@ -98,6 +94,7 @@ func (a *Agent) tellReported(out report.Outcome) {
 		return
 	}
 	a.unauthorized, a.undelivered = false, false
+	a.setCondition(condReports, nil)
 	rows := "rows"
 	if out.Accepted == 1 {
 		rows = "row"
@@ -116,20 +113,22 @@ func (a *Agent) tellReported(out report.Outcome) {
 func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Duration {
 	wait := b.NextBackOff()
 	a.remember(err, reportError)
-	switch quota, ok := errors.AsType[*sikkerapi.QuotaError](err); {
-	case ok:
-		wait += quota.RetryAfter
+	if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
+		wait = max(wait, wait+quota.RetryAfter)
 		a.log.Info("Today's report quota is spent; what is queued waits", zap.String("retryIn", wait.Round(time.Second).String()))
 		return wait
-	case errors.Is(err, sikkerapi.ErrUnauthorized):
+	}
+	a.setCondition(condReports, err)
+	if errors.Is(err, sikkerapi.ErrUnauthorized) {
 		if !a.unauthorized {
 			a.log.Warn("SikkerAPI refuses the key: nothing is reported until it takes it, or the agent is started with another", zap.Error(err))
 		}
 		a.unauthorized = true
 		return retryUnauthorized
 	}
-	if t, ok := errors.AsType[*sikkerapi.TemporaryError](err); ok {
-		wait = max(wait, t.RetryAfter)
+	wait = max(wait, asked(err))
+	if u, ok := errors.AsType[*report.UnclearError](err); ok && u.Times > 1 {
+		wait = max(wait, unclearMost>>max(0, 6-u.Times)) // 1h30m, 3h, …
 	}
 	tell := a.log.Warn
 	if a.undelivered {
@@ -140,13 +139,41 @@ func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Du
 	return wait
 }
 
-// queue is the store's queue as the reporter wants it.
-type queue struct{ *store.Store }
+// exempt reports whether a source is whitelisted at this moment. It is not reported then.
+func (a *Agent) exempt(source netip.Addr) bool {
+	allow := a.allow.Load()
+	return allow != nil && allow.Contains(source)
+}
 
-func (q queue) Batch(ctx context.Context, most int, before time.Time) ([]report.Row, error) {
-	batch, err := q.Store.Batch(ctx, most, before)
+func (a *Agent) tellWithdrawn(rows int) {
+	a.log.Info("Reports about sources that are whitelisted now are withdrawn", zap.Int("rows", rows))
+}
+
+// queue is the store's queue as the reporter wants it.
+type queue struct {
+	*store.Store
+
+	withdrawn func(rows int)        // told when rows were taken out
+	exempt    func(netip.Addr) bool // sources that are not reported
+}
+
+// Batch returns the next batch. Sources that were whitelisted since they were queued, also while the batch was in flight, are
+// taken out of the queue first.
+func (q queue) Batch(ctx context.Context, most int) ([]report.Row, error) {
+	batch, err := q.Store.Batch(ctx, most)
+	if slices.ContainsFunc(batch, func(r store.Row) bool { return q.exempt(r.Source) }) {
+		n, withdrawErr := q.Withdraw(ctx, q.exempt)
+		if withdrawErr != nil {
+			return nil, withdrawErr
+		}
+		q.withdrawn(n)
+		batch, err = q.Store.Batch(ctx, most)
+	}
 	rows := make([]report.Row, 0, len(batch))
 	for _, r := range batch {
+		if q.exempt(r.Source) {
+			continue // it was whitelisted in this instant; the next batch takes it out
+		}
 		rows = append(rows, report.Row{
 			Source: r.Source, Service: r.Service, Packets: r.Packets, Ports: r.Ports, First: r.First, Last: r.Last,
 			MorePorts: len(r.Ports) == store.MaxPorts,

@@ -18,6 +18,9 @@ const (
 	// retryUnauthorized is how long a refused key waits. It is mostly the operator who has to change it, but a fault of the API
 	// or of something before it looks the same.
 	retryUnauthorized = time.Hour
+	// askedMost bounds the wait that an answer of a passing failure asks for. A CDN before the API may ask for a week, and the
+	// host may be without a list.
+	askedMost = time.Hour
 )
 
 // newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
@@ -29,12 +32,11 @@ func newBackoff() *backoff.ExponentialBackOff {
 
 // retryIn is how long to wait after a failure.
 func (a *Agent) retryIn(err error) time.Duration {
-	wait := a.enforcer.wait.NextBackOff()
+	wait := max(a.enforcer.wait.NextBackOff(), asked(err))
 	var (
-		quota     *sikkerapi.QuotaError
-		temporary *sikkerapi.TemporaryError
-		refusal   *vet.RefusalError
-		rollback  *RollbackError
+		quota    *sikkerapi.QuotaError
+		refusal  *vet.RefusalError
+		rollback *RollbackError
 	)
 	switch {
 	case errors.As(err, &quota):
@@ -42,12 +44,19 @@ func (a *Agent) retryIn(err error) time.Duration {
 		return quota.RetryAfter + wait
 	case errors.Is(err, sikkerapi.ErrUnauthorized):
 		wait = retryUnauthorized
-	case errors.As(err, &temporary):
-		wait = max(wait, temporary.RetryAfter)
 	case errors.As(err, &refusal), errors.As(err, &rollback):
 		wait = max(wait, retryRefused, spread(a.feed.Quota(), time.Now()))
 	}
 	return min(wait, a.cfg.PullInterval)
+}
+
+// asked returns how long a passing failure asks to be left alone, at most askedMost.
+func asked(err error) time.Duration {
+	t, ok := errors.AsType[*sikkerapi.TemporaryError](err)
+	if !ok {
+		return 0
+	}
+	return min(t.RetryAfter, askedMost)
 }
 
 // spread is how far apart pulls must be for a quota to last until it is there anew: 0 when that is not known.

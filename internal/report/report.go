@@ -2,9 +2,9 @@ package report
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -22,10 +22,30 @@ const (
 	// maxAlone is how many rows in a row may be dropped because the API refuses a request that holds nothing else. Beyond it
 	// the rows are not what it refuses.
 	maxAlone = 3
+	// maxSent is how often a batch is sent while nothing proves whether the API took it. Then a single row is sent instead,
+	// until an answer proves something: an API that takes rows and cannot say so gets each of the others twice at most.
+	maxSent = 2
 	// recordTimeout bounds the recording of an answer, which is finished even when the agent is being stopped.
 	recordTimeout = 10 * time.Second
 	day           = 24 * time.Hour
+	// maxAge and maxSkew bound the times that a report tells: a row waits for months at most, and a clock that was put right
+	// since was wrong by more than a few minutes.
+	maxAge, maxSkew = 366 * day, 5 * time.Minute
 )
+
+// UnclearError is an answer with a status of success that proves nothing: its counts are missing or do not add up, or its
+// body cannot be read. The rows are kept.
+type UnclearError struct {
+	Times int // answers in a row that proved nothing, this one among them
+	Err   error
+}
+
+func (e *UnclearError) Error() string {
+	return fmt.Sprintf("the answer does not prove that SikkerAPI took the reports: %v", e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *UnclearError) Unwrap() error { return e.Err }
 
 // Row is what one source did to one service.
 type Row struct {
@@ -39,9 +59,10 @@ type Row struct {
 
 // Queue holds rows until they were reported.
 type Queue interface {
-	// Batch is the batch in flight, or when there is none the up to most busiest of the rows that were begun before a time,
-	// which are it from now on.
-	Batch(ctx context.Context, most int, before time.Time) ([]Row, error)
+	// Queued returns how many rows wait, the batch in flight among them.
+	Queued(ctx context.Context) (int, error)
+	// Batch returns the batch in flight. If there is none, the up to most busiest rows become it.
+	Batch(ctx context.Context, most int) ([]Row, error)
 	// Done deletes the batch in flight and records what became of it, in one transaction. Rows that are to be sent again
 	// wait again.
 	Done(ctx context.Context, accepted, rejected int, again []Row) error
@@ -69,9 +90,10 @@ type Reporter struct {
 	limit     int                             // rows at once; less than maxBatch while the API refuses more
 	daily     int                             // the quota, as the API said; -1: not known
 	remaining int                             // what was left of it
-	until     time.Time
-	answered  *answer // of the batch in flight; nil when there is none, or it has not been answered
-	alone     int     // rows dropped one after the other, see maxAlone
+	until     time.Time                       // when it is there again
+	answered  *answer                         // of the batch in flight; nil when there is none, or it has not been answered
+	alone     int                             // rows dropped one after the other, see maxAlone
+	doubt     int                             // answers in a row that proved nothing, see maxSent
 }
 
 // answer is what the API said of a batch.
@@ -95,36 +117,43 @@ type Outcome struct {
 	Reasons            map[string]int // why rows were rejected, in the API's words: quote them
 }
 
-// Deliver sends one batch of rows that were begun before a time, the busiest first, at most as many as the quota has left.
-// With an error none of the batch was taken as far as is known. Rows go back among those that wait when the API said so;
-// after anything else they are sent again as they are, because the API may have taken them. An answer that could not be
+// Queued returns how many rows wait.
+func (r *Reporter) Queued(ctx context.Context) (int, error) { return r.o.Queue.Queued(ctx) }
+
+// InDoubt reports whether no answer proves what became of a batch that was sent as often as it may be.
+func (r *Reporter) InDoubt() bool { return r.doubt >= maxSent }
+
+// Deliver sends one batch of rows, the busiest first, at most as many as the quota has left. With an error none of the batch
+// was taken as far as is known. Rows go back among those that wait when the API said so; after anything else they are sent
+// again as they are, because the API may have taken them, but not more than maxSent times. An answer that could not be
 // recorded is recorded first, and nothing is sent before that works.
-func (r *Reporter) Deliver(ctx context.Context, before time.Time) (Outcome, error) {
+func (r *Reporter) Deliver(ctx context.Context) (Outcome, error) {
 	if r.answered != nil {
 		return r.record(ctx)
 	}
+	now := r.o.Now()
+	r.renew(now)
 	if err := r.ask(ctx); err != nil {
 		return Outcome{}, err
 	}
-	now := r.o.Now()
-	most := min(r.limit, r.left(now))
-	if most == 0 {
-		return Outcome{}, &sikkerapi.QuotaError{RetryAfter: r.until.Sub(now), Reset: r.until}
+	most := min(r.limit, r.left())
+	if most <= 0 {
+		return Outcome{}, &sikkerapi.QuotaError{RetryAfter: r.until.Sub(now), Reset: r.until.UTC()}
 	}
-	batch, err := r.o.Queue.Batch(ctx, most, before)
+	batch, err := r.o.Queue.Batch(ctx, most)
 	if err != nil || len(batch) == 0 {
 		return Outcome{}, err
 	}
 	reports := make([]sikkerapi.Report, len(batch))
 	for i, row := range batch {
-		reports[i] = row.report()
+		reports[i] = row.report(now)
 	}
 	result, err := r.o.API.BulkReport(ctx, reports)
 	if err != nil {
 		return r.refused(ctx, len(batch), err)
 	}
 	r.learn(result.Quota)
-	r.limit, r.alone = min(2*r.limit, maxBatch), 0
+	r.limit, r.alone, r.doubt = min(2*r.limit, maxBatch), 0, 0
 	r.answered = r.read(batch, result)
 	return r.record(ctx)
 }
@@ -172,16 +201,30 @@ func (r *Reporter) ask(ctx context.Context) error {
 	return nil
 }
 
-// left is what is left of the quota, as far as is known.
-func (r *Reporter) left(now time.Time) int {
-	switch {
-	case r.daily < 0:
-		return firstBatch
-	case now.Before(r.until) && r.until.Sub(now) <= day: // further off, the clock was put back
-		return r.remaining
+// renew begins a new day of the quota when the time has come, or when the clock was put back so far that it would not come
+// today. Either the wall clock or the time that has passed decides: the latter stops while the host is suspended. A quota
+// of nothing is forgotten, so that a key that gets one is noticed.
+func (r *Reporter) renew(now time.Time) {
+	switch left := r.until.Sub(now); {
+	case r.daily < 0, left > 0 && left <= day && now.Round(0).Before(r.until.Round(0)):
+	case r.daily == 0:
+		r.daily = -1
 	default:
-		return r.daily // it is there anew
+		r.remaining, r.until = r.daily, midnight(now)
 	}
+}
+
+// midnight returns the next midnight UTC, when quotas reset. The result has a monotonic reading if now has one.
+func midnight(now time.Time) time.Time {
+	return now.Add(now.UTC().Truncate(day).Add(day).Sub(now.Round(0)))
+}
+
+// left returns what is left of the quota, as far as is known.
+func (r *Reporter) left() int {
+	if r.daily < 0 {
+		return firstBatch
+	}
+	return r.remaining
 }
 
 // refused decides what becomes of a batch of n rows that got no good answer, and passes the error on.
@@ -194,25 +237,36 @@ func (r *Reporter) refused(ctx context.Context, n int, err error) (Outcome, erro
 	case isQuota:
 		r.learn(quota.Quota)
 		return r.giveBack(ctx, err)
-	case isTemporary, ctx.Err() != nil:
-		return Outcome{}, err // it may have been taken: the same batch goes again
-	case errors.Is(err, sikkerapi.ErrMalformed) && !isNoJSON(err):
-		// Taken by the API, and said in words that make no sense. Sent again it would count twice, each time.
-		r.answered = &answer{out: Outcome{Rows: n, Accepted: n}}
-		return r.record(ctx)
-	case isRow, errors.Is(err, sikkerapi.ErrBatchTooLarge), isAnswer && aboutContent(api.StatusCode):
+	case ctx.Err() != nil, isTemporary && neverSent(err):
+		return Outcome{}, err // the same batch goes again
+	case isTemporary:
+		return r.doubtful(ctx, err)
+	case isRow, errors.Is(err, sikkerapi.ErrBatchTooLarge):
+		return r.halve(ctx, n, err)
+	case isAnswer && aboutContent(api.StatusCode) && (n > 1 || !api.Foreign): // a page of a proxy drops no row
 		return r.halve(ctx, n, err)
 	case isAnswer:
 		return r.giveBack(ctx, err) // a key that is refused, an address that is not the API's
-	default:
-		return Outcome{}, err // a 200 that is not the API's, such as a login page: the same batch goes again
+	default: // a success that is not the API's, such as a login page, or that says nothing about the rows
+		return r.doubtful(ctx, &UnclearError{Times: r.doubt + 1, Err: err})
 	}
 }
 
-// isNoJSON says whether an answer is something else altogether than what the API sends.
-func isNoJSON(err error) bool {
-	_, ok := errors.AsType[*json.SyntaxError](err)
-	return ok
+// doubtful keeps a batch that the API may have taken or not, and passes the error on. The batch goes again as it is; after
+// maxSent times its rows go back among those that wait, and one of them is sent alone to find out.
+func (r *Reporter) doubtful(ctx context.Context, err error) (Outcome, error) {
+	r.doubt++
+	if !r.InDoubt() {
+		return Outcome{}, err
+	}
+	r.limit = 1
+	return r.giveBack(ctx, err)
+}
+
+// neverSent reports whether a request failed before a byte of it was sent: no connection was made.
+func neverSent(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 // aboutContent says whether a status speaks of what was sent, and not of who sent it or where to.
@@ -246,17 +300,18 @@ func (r *Reporter) halve(ctx context.Context, n int, err error) (Outcome, error)
 	}
 }
 
-// learn remembers what is left of the quota until it is there anew, at midnight UTC unless the API says otherwise.
+// learn remembers what is left of the quota until it is there again, at midnight UTC unless the API says otherwise.
 func (r *Reporter) learn(q sikkerapi.Quota) {
 	if !q.Known {
 		return
 	}
-	now := r.o.Now().UTC()
-	r.daily, r.remaining, r.until = q.Limit, q.Remaining, q.Reset
-	if r.until.IsZero() {
-		r.until = now.Truncate(day).Add(day)
+	now := r.o.Now()
+	r.daily, r.remaining = max(0, q.Limit), max(0, q.Remaining)
+	r.until = now.Add(q.Reset.Sub(now.Round(0)))
+	if !q.Reset.After(now) { // it was not told, or makes no sense
+		r.until = midnight(now)
 	}
-	q.Reset = r.until
+	q.Reset = r.until.Round(0).UTC()
 	r.quota.Store(&q)
 }
 
@@ -269,8 +324,9 @@ func (r *Reporter) Quota() sikkerapi.Quota {
 	return sikkerapi.Quota{}
 }
 
-// report is a row as the API takes it.
-func (r Row) report() sikkerapi.Report {
+// report returns the row as the API takes it. Times that cannot be are left out: the clock was wrong when the row was
+// recorded, or is wrong now.
+func (r Row) report(now time.Time) sikkerapi.Report {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d packet%s dropped", r.Packets, plural(r.Packets))
 	if len(r.Ports) > 0 {
@@ -279,7 +335,9 @@ func (r Row) report() sikkerapi.Report {
 	if r.MorePorts {
 		b.WriteString(" and possibly others")
 	}
-	fmt.Fprintf(&b, ", from %s to %s", r.First.UTC().Format(time.RFC3339), r.Last.UTC().Format(time.RFC3339))
+	if !r.First.After(r.Last) && now.Sub(r.First) < maxAge && r.Last.Sub(now) < maxSkew {
+		fmt.Fprintf(&b, ", from %s to %s", r.First.UTC().Format(time.RFC3339), r.Last.UTC().Format(time.RFC3339))
+	}
 	return sikkerapi.Report{IP: r.Source, Category: sikkerapi.PortScan, Protocol: r.Service, Comment: b.String()}
 }
 

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,17 +25,12 @@ type queue struct {
 	full            bool // the disk: nothing is recorded
 }
 
-func (q *queue) Batch(_ context.Context, most int, before time.Time) ([]report.Row, error) {
+func (q *queue) Queued(context.Context) (int, error) { return len(q.waiting) + len(q.flying), nil }
+
+func (q *queue) Batch(_ context.Context, most int) ([]report.Row, error) {
 	if len(q.flying) == 0 {
-		var left []report.Row
-		for _, r := range q.waiting {
-			if len(q.flying) < most && r.First.Before(before) {
-				q.flying = append(q.flying, r)
-			} else {
-				left = append(left, r)
-			}
-		}
-		q.waiting = left
+		n := min(most, len(q.waiting))
+		q.flying, q.waiting = q.waiting[:n:n], q.waiting[n:]
 	}
 	return q.flying, nil
 }
@@ -99,7 +96,7 @@ func TestReport(t *testing.T) {
 		{Source: netip.MustParseAddr("203.0.113.9"), Service: "ssh", Packets: 47, Ports: []uint16{22, 2222}, First: first, Last: first.Add(time.Hour)},
 		{Source: netip.MustParseAddr("2001:db8::1"), Packets: 1, First: first, Last: first},
 	}}
-	out, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context(), now())
+	out, err := report.New(report.Options{Queue: q, API: a, Now: now}).Deliver(t.Context())
 	if err != nil || out.Rows != 2 || out.Accepted != 2 || q.sent != 2 || len(q.flying) != 0 {
 		t.Fatalf("outcome %+v, %v; queue %+v", out, err, q)
 	}
@@ -128,8 +125,8 @@ func TestDeliverRefused(t *testing.T) {
 		{"OK a passing failure leaves the batch in flight", &sikkerapi.TemporaryError{Err: errors.New("503")}, 3, 0, 0, 0, true},
 		{"OK a spent quota gives it back", &sikkerapi.QuotaError{RetryAfter: time.Hour}, 0, 3, 0, 0, true},
 		{"OK a refused key gives it back", &sikkerapi.APIError{StatusCode: 401}, 0, 3, 0, 0, true},
-		{"OK JSON in no known words counts as taken", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("total is -1")), 0, 0, 3, 0, false},
-		{"OK a page that is no JSON is nobody's answer", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, &json.SyntaxError{}), 3, 0, 0, 0, true},
+		{"OK counts that do not add up are no proof", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("total is -1")), 3, 0, 0, 0, true},
+		{"OK a page that is no JSON is no proof", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, &json.SyntaxError{}), 3, 0, 0, 0, true},
 		{"OK an answer that cannot be read may have been one", fmt.Errorf("x: %w", sikkerapi.ErrDecompress), 3, 0, 0, 0, true},
 		{"OK a batch that is refused for good is halved", &sikkerapi.APIError{StatusCode: 413}, 0, 3, 0, 0, true},
 		{"OK an address where no API is gives it back", &sikkerapi.APIError{StatusCode: 404}, 0, 3, 0, 0, true},
@@ -142,7 +139,7 @@ func TestDeliverRefused(t *testing.T) {
 			a := &api{answer: func([]sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
 				return sikkerapi.BulkReportResult{}, tt.err
 			}}
-			_, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context(), now())
+			_, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context())
 			if (err != nil) != tt.fails || len(q.flying) != tt.flying || len(q.waiting) != tt.waiting || q.sent != tt.sent || q.rejected != tt.rejected {
 				t.Errorf("got %v; %d in flight, %d waiting, %d sent, %d rejected", err, len(q.flying), len(q.waiting), q.sent, q.rejected)
 			}
@@ -168,7 +165,7 @@ func TestPoison(t *testing.T) {
 		if n > 100 {
 			t.Fatalf("%d rows left after 100 batches", len(q.waiting))
 		}
-		_, _ = r.Deliver(t.Context(), now())
+		_, _ = r.Deliver(t.Context())
 	}
 	if q.sent != 999 || q.rejected != 1 {
 		t.Errorf("sent %d, rejected %d; want 999 and 1", q.sent, q.rejected)
@@ -192,14 +189,14 @@ func TestQuota(t *testing.T) {
 	r := report.New(report.Options{Queue: q, API: a})
 	first := q.waiting[:5]
 	q.waiting, first = first, q.waiting[5:]
-	if _, err := r.Deliver(t.Context(), now()); err != nil { // tells the quota
+	if _, err := r.Deliver(t.Context()); err != nil { // tells the quota
 		t.Fatal(err)
 	}
 	q.waiting = first
-	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Rows != 3 {
+	if out, err := r.Deliver(t.Context()); err != nil || out.Rows != 3 {
 		t.Errorf("with 3 left: %+v, %v", out, err)
 	}
-	_, err := r.Deliver(t.Context(), now())
+	_, err := r.Deliver(t.Context())
 	if q := r.Quota(); !q.Known || q.Limit != 8 || q.Remaining != 0 || q.Reset.IsZero() {
 		t.Errorf("quota: %+v", q)
 	}
@@ -218,7 +215,7 @@ func TestRefusesEverything(t *testing.T) {
 	r := report.New(report.Options{Queue: q, API: a})
 	failed := 0
 	for range 50 {
-		if _, err := r.Deliver(t.Context(), now()); err != nil {
+		if _, err := r.Deliver(t.Context()); err != nil {
 			failed++
 		}
 	}
@@ -234,12 +231,12 @@ func TestUnrecorded(t *testing.T) {
 	a := &api{answer: all}
 	r := report.New(report.Options{Queue: q, API: a})
 	for range 3 {
-		if out, err := r.Deliver(t.Context(), now()); !errors.Is(err, errFull) || out.Rows != 0 {
+		if out, err := r.Deliver(t.Context()); !errors.Is(err, errFull) || out.Rows != 0 {
 			t.Fatalf("got %+v, %v", out, err)
 		}
 	}
 	q.full = false
-	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Accepted != 3 || q.sent != 3 || len(a.got) != 1 {
+	if out, err := r.Deliver(t.Context()); err != nil || out.Accepted != 3 || q.sent != 3 || len(a.got) != 1 {
 		t.Errorf("with room again: %+v, %v, %d sent, %d requests", out, err, q.sent, len(a.got))
 	}
 }
@@ -253,7 +250,7 @@ func TestStoppedAfterAnswer(t *testing.T) {
 		cancel()
 		return all(rs)
 	}}
-	if out, err := report.New(report.Options{Queue: q, API: a}).Deliver(ctx, now()); err != nil || out.Accepted != 3 || q.sent != 3 {
+	if out, err := report.New(report.Options{Queue: q, API: a}).Deliver(ctx); err != nil || out.Accepted != 3 || q.sent != 3 {
 		t.Errorf("got %+v, %v, %d sent", out, err, q.sent)
 	}
 }
@@ -270,11 +267,11 @@ func TestBeyondQuota(t *testing.T) {
 		return res, nil
 	}}
 	r := report.New(report.Options{Queue: q, API: a, Now: now})
-	out, err := r.Deliver(t.Context(), now())
+	out, err := r.Deliver(t.Context())
 	if err != nil || out.Accepted != 40 || out.Rejected != 0 || q.sent != 40 || q.rejected != 0 || len(q.waiting) != 60 {
 		t.Errorf("got %+v, %v; %d sent, %d rejected, %d waiting", out, err, q.sent, q.rejected, len(q.waiting))
 	}
-	if _, err := r.Deliver(t.Context(), now()); err == nil || len(a.got) != 1 {
+	if _, err := r.Deliver(t.Context()); err == nil || len(a.got) != 1 {
 		t.Errorf("with nothing left: %v after %d requests", err, len(a.got))
 	}
 }
@@ -285,7 +282,7 @@ func TestQuotaAsked(t *testing.T) {
 	q := &queue{t: t, waiting: rows(2000)}
 	a := &api{answer: all, quota: sikkerapi.Usage{Limit: 1000, Used: 10, Remaining: 990}}
 	r := report.New(report.Options{Queue: q, API: a, Now: now})
-	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Rows != 990 {
+	if out, err := r.Deliver(t.Context()); err != nil || out.Rows != 990 {
 		t.Errorf("got %+v, %v", out, err)
 	}
 }
@@ -297,11 +294,11 @@ func TestClockPutBack(t *testing.T) {
 	q := &queue{t: t, waiting: rows(2)}
 	a := &api{quota: sikkerapi.Usage{Limit: 10, Used: 10}, answer: all}
 	r := report.New(report.Options{Queue: q, API: a, Now: func() time.Time { return at }})
-	if _, err := r.Deliver(t.Context(), now()); err == nil {
+	if _, err := r.Deliver(t.Context()); err == nil {
 		t.Error("a report beyond the quota")
 	}
 	at = now()
-	if out, err := r.Deliver(t.Context(), now()); err != nil || out.Accepted != 2 {
+	if out, err := r.Deliver(t.Context()); err != nil || out.Accepted != 2 {
 		t.Errorf("with the clock put right: %+v, %v", out, err)
 	}
 }
@@ -309,7 +306,129 @@ func TestClockPutBack(t *testing.T) {
 func TestNothing(t *testing.T) {
 	t.Parallel()
 	a := &api{answer: all}
-	if out, err := report.New(report.Options{Queue: &queue{t: t}, API: a}).Deliver(t.Context(), now()); err != nil || out.Rows != 0 || len(a.got) != 0 {
+	if out, err := report.New(report.Options{Queue: &queue{t: t}, API: a}).Deliver(t.Context()); err != nil || out.Rows != 0 || len(a.got) != 0 {
 		t.Errorf("got %+v, %v, %d requests", out, err, len(a.got))
+	}
+}
+
+// TestProvesNothing has an API that takes every row and cannot say so: each row is sent twice at most, but for the one that
+// is sent alone to find out, and nothing leaves the queue. When it says so again, everything gets through.
+func TestProvesNothing(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]error{
+		"malformed": fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("no total")),
+		"temporary": &sikkerapi.TemporaryError{Err: &sikkerapi.APIError{StatusCode: 504}},
+	} {
+		q, times := &queue{t: t, waiting: rows(50)}, map[netip.Addr]int{}
+		a := &api{answer: func(rs []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+			for _, r := range rs {
+				times[r.IP]++
+			}
+			return sikkerapi.BulkReportResult{}, answer
+		}}
+		r := report.New(report.Options{Queue: q, API: a, Now: now})
+		for i := range 20 {
+			_, err := r.Deliver(t.Context())
+			unclear, isUnclear := errors.AsType[*report.UnclearError](err)
+			if !errors.Is(err, answer) || isUnclear != (name == "malformed") || isUnclear && unclear.Times != i+1 || r.InDoubt() != (i > 0) {
+				t.Fatalf("%s: delivery %d: %v, in doubt %t", name, i+1, err, r.InDoubt())
+			}
+		}
+		often := 0
+		for _, n := range times {
+			if n > 2 {
+				often++
+			}
+		}
+		if n, _ := q.Queued(t.Context()); n != 50 || q.sent != 0 || often != 1 {
+			t.Errorf("%s: %d rows wait, %d count as sent, %d were sent more than twice; want 50, 0 and 1", name, n, q.sent, often)
+		}
+		a.answer = all
+		for range 10 {
+			if _, err := r.Deliver(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if q.sent != 50 || r.InDoubt() {
+			t.Errorf("%s: %d rows got through afterwards, in doubt %t", name, q.sent, r.InDoubt())
+		}
+	}
+}
+
+// TestNeverSent: a batch for which there was no connection is no batch that was sent, however often it was tried.
+func TestNeverSent(t *testing.T) {
+	t.Parallel()
+	q := &queue{t: t, waiting: rows(3)}
+	a := &api{answer: func([]sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		return sikkerapi.BulkReportResult{}, &sikkerapi.TemporaryError{Err: &net.OpError{Op: "dial", Err: errors.New("refused")}}
+	}}
+	r := report.New(report.Options{Queue: q, API: a})
+	for range 5 {
+		if _, err := r.Deliver(t.Context()); err == nil || r.InDoubt() || len(q.flying) != 3 {
+			t.Fatalf("got %v; in doubt %t, %d in flight", err, r.InDoubt(), len(q.flying))
+		}
+	}
+}
+
+// TestNothingADay has a key whose quota is nothing: it is asked about once a day, and each wait is one. When the key gets a
+// quota, that is noticed.
+func TestNothingADay(t *testing.T) {
+	t.Parallel()
+	at := now()
+	q := &queue{t: t, waiting: rows(2)}
+	none := sikkerapi.Quota{Known: true}
+	a := &api{answer: func([]sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		return sikkerapi.BulkReportResult{}, &sikkerapi.QuotaError{Quota: none}
+	}}
+	r := report.New(report.Options{Queue: q, API: a, Now: func() time.Time { return at }})
+	_, _ = r.Deliver(t.Context()) // tells the quota
+	for day := range 5 {
+		_, err := r.Deliver(t.Context())
+		quota, ok := errors.AsType[*sikkerapi.QuotaError](err)
+		if !ok || quota.RetryAfter <= 0 || quota.RetryAfter > 24*time.Hour || len(a.got) != day+1 {
+			t.Fatalf("day %d: %v after %d requests", day, err, len(a.got))
+		}
+		at = at.Add(quota.RetryAfter)
+		_, _ = r.Deliver(t.Context())
+	}
+	at, a.answer = at.Add(24*time.Hour), all
+	if out, err := r.Deliver(t.Context()); err != nil || out.Accepted != 2 {
+		t.Errorf("with a quota: %+v, %v", out, err)
+	}
+}
+
+// TestNegativeQuota: numbers that cannot be are no reason to send without a limit.
+func TestNegativeQuota(t *testing.T) {
+	t.Parallel()
+	a := &api{quota: sikkerapi.Usage{Limit: 10, Used: 15, Remaining: -5}, answer: all}
+	_, err := report.New(report.Options{Queue: &queue{t: t, waiting: rows(2)}, API: a}).Deliver(t.Context())
+	if _, ok := errors.AsType[*sikkerapi.QuotaError](err); !ok || len(a.got) != 0 {
+		t.Errorf("got %v after %d requests", err, len(a.got))
+	}
+}
+
+// TestWrongTimes leaves the times out of a report that a wrong clock recorded.
+func TestWrongTimes(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		first, last time.Time
+		told        bool
+	}{
+		"OK now":              {now(), now(), true},
+		"OK an hour":          {now().Add(-time.Hour), now(), true},
+		"bad a clock ahead":   {now().Add(time.Hour), now().Add(2 * time.Hour), false},
+		"bad put right since": {now(), now().AddDate(3, 0, 0), false},
+		"bad a clock of 1970": {time.Unix(60, 0), time.Unix(90, 0), false},
+		"bad put back":        {now(), now().Add(-time.Hour), false},
+	} {
+		a := &api{answer: all}
+		q := &queue{t: t, waiting: rows(1)}
+		q.waiting[0].First, q.waiting[0].Last = tt.first, tt.last
+		if _, err := report.New(report.Options{Queue: q, API: a, Now: now}).Deliver(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if comment := a.got[0][0].Comment; strings.Contains(comment, "from") != tt.told {
+			t.Errorf("%s: %q", name, comment)
+		}
 	}
 }

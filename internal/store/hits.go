@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -13,6 +14,9 @@ const (
 	// maxHourly is how many rows of hits an hour may have, and maxHits all hours together, some 200 MB. A listed network
 	// that knocks on every port could otherwise fill the disk.
 	maxHourly, maxHits = 100_000, 3_000_000
+	// confirmWithin is how soon after the previous call of Prune another one confirms the clock, and pruneHours is how many
+	// hours with hits one call deletes for their age.
+	confirmWithin, pruneHours = 3 * time.Hour, 2
 )
 
 // Record is what was seen in a while.
@@ -93,27 +97,58 @@ func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) er
 	return count(ctx, tx, "unkept", unkept)
 }
 
-// Prune deletes hits that are older than 30 days, and then the oldest while there are too many.
+// Prune deletes hits that are older than 30 days, and then the oldest while there are too many. It is called every hour.
+//
+// The clock may be wrong, and what is deleted is gone. So the age counts only if the previous call saw a time shortly
+// before now, and then two hours with hits go at most: a clock that jumps ahead deletes nothing at once and little until it
+// is put right. Hits that lie more than 30 days ahead, which such a clock leaves, go in the same way.
 func (s *Store) Prune(ctx context.Context, now time.Time) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
-		oldest := hour(now.Add(-keepHits))
-		for {
-			if _, err := tx.ExecContext(ctx, "DELETE FROM hits WHERE hour < ?", oldest); err != nil {
-				return err
-			}
-			var n int
-			if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM hits").Scan(&n); err != nil || n <= maxHits {
-				return err
-			}
-			if err := tx.QueryRowContext(ctx, "SELECT min(hour) + 1 FROM hits").Scan(&oldest); err != nil {
+		var before int64
+		err := tx.QueryRowContext(ctx, "SELECT n FROM totals WHERE name = 'pruned'").Scan(&before)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO totals VALUES ('pruned', ?)", now.Unix()); err != nil {
+			return err
+		}
+		if since := now.Sub(time.Unix(before, 0)); since >= 0 && since <= confirmWithin {
+			if err := expire(ctx, tx, now); err != nil {
 				return err
 			}
 		}
+		return thin(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("prune hits: %w", err)
 	}
 	return nil
+}
+
+// expire deletes the oldest hours that are too old or too far ahead.
+func expire(ctx context.Context, tx *sql.Tx, now time.Time) error {
+	for _, query := range []string{
+		"DELETE FROM hits WHERE hour IN (SELECT DISTINCT hour FROM hits WHERE hour < ?1 ORDER BY hour LIMIT ?3)",
+		"DELETE FROM hits WHERE hour IN (SELECT DISTINCT hour FROM hits WHERE hour > ?2 ORDER BY hour LIMIT ?3)",
+	} {
+		if _, err := tx.ExecContext(ctx, query, hour(now.Add(-keepHits)), hour(now.Add(keepHits)), pruneHours); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// thin deletes the oldest hours while there are too many hits.
+func thin(ctx context.Context, tx *sql.Tx) error {
+	for {
+		var n int
+		if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM hits").Scan(&n); err != nil || n <= maxHits {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM hits WHERE hour = (SELECT min(hour) FROM hits)"); err != nil {
+			return err
+		}
+	}
 }
 
 // hour is the hour that a time is in, counted from 1970 UTC.

@@ -47,7 +47,7 @@ func TestFullQueue(t *testing.T) {
 	if totals, err = s.Totals(t.Context()); err != nil || totals.Dropped == 0 {
 		t.Errorf("totals after dropping: %+v, %v", totals, err)
 	}
-	top, err := s.Batch(t.Context(), 60, time.Now().Add(10*365*24*time.Hour))
+	top, err := s.Batch(t.Context(), 60)
 	if err != nil || len(top) != 60 || top[49].Packets != 9 || top[50].Packets != 4 {
 		t.Errorf("the busiest are not kept: %d rows, %+v, %v", len(top), top[min(50, len(top)-1)], err)
 	}
@@ -112,6 +112,83 @@ func TestHits(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("an hour after that", map[int64]uint64{h + 1: 2}, 4)
+}
+
+// TestPruneClockAhead has a clock that is years ahead: its first reading deletes nothing, and each hour until it is put right
+// two hours of hits at most.
+func TestPruneClockAhead(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = s.Close() })
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	const hours = 40
+	for i := range hours {
+		at := noon.Add(time.Duration(i-hours) * time.Hour)
+		h := Hit{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: 22, Packets: 1}
+		if err := s.Add(t.Context(), Record{From: at, To: at, Hits: []Hit{h}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() (n int) {
+		t.Helper()
+		err := s.transact(t.Context(), func(tx *sql.Tx) error {
+			return tx.QueryRowContext(t.Context(), "SELECT count(DISTINCT hour) FROM hits").Scan(&n)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	prune := func(at time.Time) {
+		t.Helper()
+		if err := s.Prune(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	prune(noon)
+	ahead := noon.AddDate(10, 0, 0)
+	if prune(ahead); left() != hours {
+		t.Errorf("one reading left %d of %d hours", left(), hours)
+	}
+	prune(ahead.Add(time.Hour))
+	if prune(ahead.Add(2 * time.Hour)); left() < hours-4 {
+		t.Errorf("two hours ahead left %d of %d hours", left(), hours)
+	}
+	prune(time.Unix(0, 0)) // put back too far: all hits are ahead of it
+	if prune(noon.Add(3 * time.Hour)); left() < hours-4 {
+		t.Errorf("put right left %d of %d hours", left(), hours)
+	}
+	before := left()
+	prune(noon.Add(4 * time.Hour))
+	if left() > before {
+		t.Errorf("pruning by a right clock left %d of %d hours", left(), before)
+	}
+}
+
+// TestPruneAheadRows: hits that a clock far ahead left go when it was put right.
+func TestPruneAheadRows(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = s.Close() })
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	h := Hit{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: 22, Packets: 1}
+	for _, at := range []time.Time{noon, noon.AddDate(10, 0, 0)} {
+		if err := s.Add(t.Context(), Record{From: at, To: at, Hits: []Hit{h}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 2 {
+		if err := s.Prune(t.Context(), noon.Add(time.Duration(i)*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var hours, first int64
+	err := s.transact(t.Context(), func(tx *sql.Tx) error {
+		return tx.QueryRowContext(t.Context(), "SELECT count(DISTINCT hour), min(hour) FROM hits").Scan(&hours, &first)
+	})
+	if err != nil || hours != 1 || first != hour(noon) {
+		t.Errorf("%d hours left from %d on, %v; want the one of noon", hours, first, err)
+	}
 }
 
 // TestDamagedWhileOpen spoils the file under an open store: what finds out sets it aside, and the next begins a new one.

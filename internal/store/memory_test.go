@@ -36,7 +36,7 @@ func TestTwoMillionHits(t *testing.T) {
 	} else {
 		t.Logf("the peak of resident memory is %d KiB, %v of CPU", peak, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 	}
-	batch, err := open(t, dir).Batch(t.Context(), 2*foldSources, ever())
+	batch, err := open(t, dir).Batch(t.Context(), 2*foldSources)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,17 +161,16 @@ func (s *Store) Queued(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// Batch is the batch in flight, from this process or one before it that did not learn the answer. When there is none, the
-// up to most rows with the most packets become it, of those whose first packet came before a time.
-func (s *Store) Batch(ctx context.Context, most int, before time.Time) (batch []Row, err error) {
+// Batch returns the batch in flight, from this process or one before it that did not learn the answer. If there is none, the
+// up to most rows with the most packets become it. Their times do not matter: a clock that was wrong keeps no row here.
+func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
 	const flying = "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1 ORDER BY packets DESC, source, service"
 	err = s.transact(ctx, func(tx *sql.Tx) error {
 		if batch, err = selectRows(ctx, tx, flying); err != nil || len(batch) > 0 {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, `UPDATE queue SET flight = 1 WHERE flight = 0 AND (source, service) IN
-			(SELECT source, service FROM queue WHERE flight = 0 AND first < ? ORDER BY packets DESC, source, service LIMIT ?)`,
-			before.UnixMilli(), most)
+			(SELECT source, service FROM queue WHERE flight = 0 ORDER BY packets DESC, source, service LIMIT ?)`, most)
 		if err != nil {
 			return err
 		}

@@ -22,9 +22,6 @@ import (
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
-// ever is after everything that these tests add.
-func ever() time.Time { return noon.Add(365 * 24 * time.Hour) }
-
 func open(tb testing.TB, dir string) *store.Store {
 	tb.Helper()
 	s := store.New(store.Options{Dir: dir, Damaged: func(d *store.DamagedError) { tb.Errorf("set aside: %v", d) }})
@@ -62,7 +59,7 @@ func TestQueue(t *testing.T) {
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 2222, "ssh", 1), hit("2001:db8::1", 80, "http", 7))
 	add(t, s, later, hit("203.0.113.9", 22, "ssh", 4), hit("203.0.113.9", 4444, "", 1), hit("203.0.113.9", 0, "", 2))
 
-	got, err := s.Batch(t.Context(), 2, ever())
+	got, err := s.Batch(t.Context(), 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +77,7 @@ func TestQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, dir)
-	if got, err = s.Batch(t.Context(), 100, ever()); err != nil || !cmp.Equal(want, got, opts()...) {
+	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
 		t.Errorf("batch after a restart: %v, %v", got, err)
 	}
 	if err := s.Done(t.Context(), 1, 1, nil); err != nil {
@@ -90,7 +87,7 @@ func TestQueue(t *testing.T) {
 		row("203.0.113.9", "ssh", 100, later, later, 22),
 		row("203.0.113.9", "", 3, later, later, 4444),
 	}
-	if got, err = s.Batch(t.Context(), 100, ever()); err != nil || !cmp.Equal(want, got, opts()...) {
+	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
 		t.Errorf("next batch: %v, %v", got, err)
 	}
 	// Returned, it is merged with what came meanwhile.
@@ -99,7 +96,7 @@ func TestQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	want[0].Packets++
-	if got, err = s.Batch(t.Context(), 100, ever()); err != nil || !cmp.Equal(want, got, opts()...) {
+	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
 		t.Errorf("returned batch: %v, %v", got, err)
 	}
 	totals, err := s.Totals(t.Context())
@@ -168,29 +165,39 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestBatchBefore leaves rows that were begun later, and takes back what is to be sent again.
-func TestBatchBefore(t *testing.T) {
+// TestAgain takes back what is to be sent again.
+func TestAgain(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
 	later := noon.Add(time.Minute)
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
-	add(t, s, later, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.10", 22, "ssh", 50))
-	got, err := s.Batch(t.Context(), 10, later)
+	add(t, s, later, hit("203.0.113.9", 22, "ssh", 5))
+	got, err := s.Batch(t.Context(), 10)
 	want := []store.Row{row("203.0.113.9", "ssh", 10, noon, later, 22)}
 	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
 		t.Fatalf("batch (-want +got):\n%s%v", diff, err)
 	}
-	add(t, s, later, hit("203.0.113.9", 80, "http", 1), hit("203.0.113.9", 22, "ssh", 1))
+	add(t, s, later, hit("203.0.113.9", 80, "http", 1), hit("203.0.113.9", 22, "ssh", 1), hit("203.0.113.10", 22, "ssh", 50))
 	if err := s.Done(t.Context(), 0, 0, got); err != nil {
 		t.Fatal(err)
 	}
-	got, err = s.Batch(t.Context(), 10, ever())
+	got, err = s.Batch(t.Context(), 10)
 	want = []store.Row{
 		row("203.0.113.10", "ssh", 50, later, later, 22), row("203.0.113.9", "ssh", 11, noon, later, 22),
 		row("203.0.113.9", "http", 1, later, later, 80),
 	}
 	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
 		t.Errorf("what is sent again is merged (-want +got):\n%s%v", diff, err)
+	}
+}
+
+// TestClockAheadSendsRows: rows that a clock recorded while it was years ahead are sent when it has been put right.
+func TestClockAheadSendsRows(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	add(t, s, time.Now().AddDate(10, 0, 0), hit("203.0.113.9", 22, "ssh", 5))
+	if got, err := s.Batch(t.Context(), 10); err != nil || len(got) != 1 {
+		t.Errorf("batch %v, %v; want the row", got, err)
 	}
 }
 
@@ -220,14 +227,14 @@ func TestWithdraw(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 80, "http", 3), hit("203.0.113.10", 22, "ssh", 1))
-	if _, err := s.Batch(t.Context(), 1, ever()); err != nil {
+	if _, err := s.Batch(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	gone := netip.MustParseAddr("203.0.113.9")
 	if n, err := s.Withdraw(t.Context(), func(a netip.Addr) bool { return a == gone }); n != 2 || err != nil {
 		t.Errorf("withdrawn: %d, %v; want 2", n, err)
 	}
-	if left, err := s.Batch(t.Context(), 10, ever()); err != nil || len(left) != 1 || left[0].Source == gone {
+	if left, err := s.Batch(t.Context(), 10); err != nil || len(left) != 1 || left[0].Source == gone {
 		t.Errorf("left: %+v, %v", left, err)
 	}
 }
@@ -289,7 +296,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
-	top, err := s.Batch(t.Context(), 1, ever())
+	top, err := s.Batch(t.Context(), 1)
 	if err != nil || len(top) != 1 || top[0].Packets != 10 {
 		t.Errorf("after it was full: %+v, %v", top, err)
 	}

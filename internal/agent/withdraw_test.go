@@ -1,0 +1,87 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/report"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+)
+
+// TestWhitelistedFromMemory whitelists a source while its hits are in memory: they are kept in the history and not queued.
+func TestWhitelistedFromMemory(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.recorder.add(sensor.Window{Hits: []sensor.Hit{{Key: key(22, sensor.Attempt), Packets: 9}}}, time.Now())
+	whitelist(a, "203.0.113.9/32")
+	w, _, _ := a.recorder.take()
+	rows := a.rows(w.Hits)
+	if len(rows) != 1 || !rows[0].Silent {
+		t.Errorf("rows %+v; want one that is not reported", rows)
+	}
+}
+
+// TestWhitelistedInFlight whitelists a source when its row is queued, when it is in flight, and when an answer puts it back:
+// each time the next batch is without it, and the rest is reported.
+func TestWhitelistedInFlight(t *testing.T) {
+	t.Parallel()
+	a, logs := logged(t)
+	a.store = store.New(store.Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = a.store.Close() })
+	q := queue{Store: a.store, exempt: a.exempt, withdrawn: a.tellWithdrawn}
+	var hits []store.Hit
+	for _, s := range []string{"203.0.113.9", "203.0.113.10", "203.0.113.11", "203.0.113.12"} {
+		hits = append(hits, store.Hit{Source: netip.MustParseAddr(s), Protocol: 6, Port: 22, Service: "ssh", Packets: 9})
+	}
+	if err := a.store.Add(t.Context(), store.Record{From: time.Now(), To: time.Now(), Hits: hits, Report: true}); err != nil {
+		t.Fatal(err)
+	}
+	next := func(when string, want ...string) []report.Row {
+		t.Helper()
+		batch, err := q.Batch(t.Context(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range batch {
+			got = append(got, r.Source.String())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: batch of %v, want %v", when, got, want)
+		}
+		return batch
+	}
+	whitelist(a, "203.0.113.9/32")
+	next("queued", "203.0.113.10", "203.0.113.11", "203.0.113.12")
+	whitelist(a, "203.0.113.9/32", "203.0.113.10/32")
+	again := next("in flight", "203.0.113.11", "203.0.113.12")
+	whitelist(a, "203.0.113.11/32")
+	if err := q.Done(t.Context(), 0, 0, again); err != nil {
+		t.Fatal(err)
+	}
+	next("put back", "203.0.113.12")
+	if n := logs.FilterLevelExact(zap.InfoLevel).Len(); n != 3 {
+		t.Errorf("%d lines tell of withdrawals, want 3", n)
+	}
+}
+
+// whitelist makes the sources the safety whitelist.
+func whitelist(a *Agent, prefixes ...string) {
+	list := blocks(prefixes...)
+	a.allow.Store(&list)
+}
+
+// blocks returns a list of the prefixes.
+func blocks(prefixes ...string) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, p := range prefixes {
+		ps = append(ps, netip.MustParsePrefix(p))
+	}
+	return blocklist.New(ps)
+}
