@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,10 +41,13 @@ type Options struct {
 	StateDir string // where the last good list is kept
 }
 
-// Feed fetches lists. In memory it keeps nothing but the quota.
+// Feed fetches lists. In memory it keeps the quota, and how large the largest list of the last days was.
 type Feed struct {
 	o     Options
 	quota atomic.Pointer[sikkerapi.Quota] // nil: not known
+
+	mu      sync.Mutex // guards largest
+	largest largest
 }
 
 // New makes a Feed. Nothing is fetched yet.

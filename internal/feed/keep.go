@@ -59,36 +59,50 @@ func (f *Feed) Request() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Keep keeps an accepted list in the state directory, atomically: after a crash there is the old copy or the new one.
-func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) (err error) {
-	if err := os.MkdirAll(f.o.StateDir, 0o700); err != nil {
-		return fmt.Errorf("keep list: %w", err)
-	}
-	f.sweep()
-	sum := sha256.New()
-	if err := writeList(sum, list); err != nil {
-		return fmt.Errorf("keep list: %w", err)
-	}
-	file, err := renameio.NewPendingFile(filepath.Join(f.o.StateDir, copyName), renameio.WithPermissions(0o600))
-	if err != nil {
-		return fmt.Errorf("keep list: %w", err)
-	}
-	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing once it has replaced the old one
-	w := bufio.NewWriter(file)
-	_, err = fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# entries: %d\n# sha256: %x\n",
-		copyVersion, pulled.UTC().Format(time.RFC3339), f.o.URL, f.Request(), list.Len(), sum.Sum(nil))
-	if err = errors.Join(err, writeList(w, list), w.Flush()); err == nil {
-		err = file.CloseAtomicallyReplace()
-	}
-	if err != nil {
+// Keep keeps an accepted list in the state directory, atomically: after a crash there is the old copy or the new one. The
+// largest list of the last days and the quota are kept beside it.
+func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) error {
+	if err := f.write(copyName, list, pulled, f.memory()); err != nil {
 		return fmt.Errorf("keep list: %w", err)
 	}
 	return nil
 }
 
+// write replaces a copy in the state directory.
+func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, extra []header) (err error) {
+	if err := os.MkdirAll(f.o.StateDir, 0o700); err != nil {
+		return err
+	}
+	f.sweep(name)
+	file, err := renameio.NewPendingFile(filepath.Join(f.o.StateDir, name), renameio.WithPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing once it has replaced the old one
+	w := bufio.NewWriter(file)
+	_, err = fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# entries: %d\n",
+		copyVersion, pulled.UTC().Format(time.RFC3339), f.o.URL, f.Request(), list.Len())
+	for _, h := range extra {
+		_, werr := fmt.Fprintf(w, "# %s: %s\n", h.name, h.value)
+		err = errors.Join(err, werr)
+	}
+	_, werr := fmt.Fprintf(w, "# sha256: %s\n", Checksum(list))
+	if err = errors.Join(err, werr, writeList(w, list), w.Flush()); err == nil {
+		err = file.CloseAtomicallyReplace()
+	}
+	return err
+}
+
+// Checksum is the SHA-256 of a list, an entry a line, in hexadecimal.
+func Checksum(list blocklist.Blocklist) string {
+	sum := sha256.New()
+	_ = writeList(sum, list) // a hash takes everything
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
 // sweep removes what a process left that was killed while it wrote a copy.
-func (f *Feed) sweep() {
-	left, err := filepath.Glob(filepath.Join(f.o.StateDir, "."+copyName+"*")) // as renameio names its files
+func (f *Feed) sweep(name string) {
+	left, err := filepath.Glob(filepath.Join(f.o.StateDir, "."+name+"*")) // as renameio names its files
 	if err != nil {
 		return
 	}
@@ -114,28 +128,47 @@ func writeList(w io.Writer, list blocklist.Blocklist) error {
 	return bw.Flush()
 }
 
-// Kept reads the copy. The error is ErrNoCopy, a *DamagedError, or one of reading.
+// Kept reads the copy. The error is ErrNoCopy, a *DamagedError, or one of reading. From a copy of the same request the Feed
+// learns the largest list of the last days and the quota.
 func (f *Feed) Kept() (Copy, error) {
-	path := filepath.Join(f.o.StateDir, copyName)
-	raw, err := readCapped(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return Copy{}, ErrNoCopy
-	case err != nil:
-		return Copy{}, fmt.Errorf("read kept list: %w", err)
-	}
-	c, err := parseCopy(raw)
+	c, extra, err := f.read(copyName)
 	if err == nil && (c.Pulled.IsZero() || time.Until(c.Pulled) > time.Hour) {
 		err = fmt.Errorf("it says that it was pulled at %s", c.Pulled.Format(time.RFC3339))
+		err = f.setAside(copyName, damagedName, err)
 	}
 	if err != nil {
-		damaged := &DamagedError{Aside: filepath.Join(f.o.StateDir, damagedName), Err: err}
-		if os.Rename(path, damaged.Aside) != nil {
-			damaged.Aside = ""
-		}
-		return Copy{}, damaged
+		return Copy{}, err
+	}
+	if c.Request == f.Request() {
+		f.recall(extra)
 	}
 	return c, nil
+}
+
+// read reads a copy from the state directory, and those of its headers that not every copy has. A damaged one is moved to
+// damagedName.
+func (f *Feed) read(name string) (Copy, map[string]string, error) {
+	raw, err := readCapped(filepath.Join(f.o.StateDir, name))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return Copy{}, nil, ErrNoCopy
+	case err != nil:
+		return Copy{}, nil, fmt.Errorf("read kept list: %w", err)
+	}
+	c, extra, err := parseCopy(raw)
+	if err != nil {
+		return Copy{}, nil, f.setAside(name, damagedName, err)
+	}
+	return c, extra, nil
+}
+
+// setAside moves a damaged copy and returns the error that says so.
+func (f *Feed) setAside(name, aside string, why error) *DamagedError {
+	damaged := &DamagedError{Aside: filepath.Join(f.o.StateDir, aside), Err: why}
+	if os.Rename(filepath.Join(f.o.StateDir, name), damaged.Aside) != nil {
+		damaged.Aside = ""
+	}
+	return damaged
 }
 
 // readCapped reads a regular file of at most the size that a list may have.
@@ -156,16 +189,17 @@ func readCapped(path string) ([]byte, error) {
 	return raw, errors.Join(err, c.Close())
 }
 
-// parseCopy takes a copy apart and holds its body against its checksum.
-func parseCopy(raw []byte) (Copy, error) {
+// parseCopy takes a copy apart and holds its body against its checksum. The map has the headers that Copy has no field for.
+func parseCopy(raw []byte) (Copy, map[string]string, error) {
 	var (
-		c   Copy
-		sum string
-		err error
+		c     Copy
+		sum   string
+		err   error
+		extra = map[string]string{}
 	)
 	first, rest, _ := bytes.Cut(raw, []byte("\n"))
 	if string(first) != copyVersion {
-		return c, errors.New("it does not begin with the line of a list copy")
+		return c, nil, errors.New("it does not begin with the line of a list copy")
 	}
 	for range maxHeader {
 		line, after, ok := bytes.Cut(rest, []byte("\n"))
@@ -185,14 +219,16 @@ func parseCopy(raw []byte) (Copy, error) {
 			c.Entries, err = strconv.Atoi(value)
 		case "sha256":
 			sum = value
+		default:
+			extra[name] = value
 		}
 		if err != nil {
-			return c, fmt.Errorf("its header is wrong: %w", err)
+			return c, nil, fmt.Errorf("its header is wrong: %w", err)
 		}
 	}
 	if got := sha256.Sum256(rest); hex.EncodeToString(got[:]) != sum {
-		return c, errors.New("its content does not match its checksum")
+		return c, nil, errors.New("its content does not match its checksum")
 	}
 	c.Body = rest
-	return c, nil
+	return c, extra, nil
 }

@@ -1,0 +1,70 @@
+package feed
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+)
+
+// asideName is the refused list in the state directory.
+const asideName = "blacklist.refused.txt"
+
+// Refused is a list that was refused and kept aside, for an operator who accepts it.
+type Refused struct {
+	Copy
+
+	Guard  string // that refused it
+	Reason string // why
+	Shrunk int    // entries of the list that was last refused for having shrunk; 0 for none
+	Grown  int    // entries of the list that was last refused for having grown; 0 for none
+}
+
+// KeepAside keeps a refused list in the state directory, in the place of the one before. r.Copy is not read: the list and
+// pulled take its place.
+func (f *Feed) KeepAside(list blocklist.Blocklist, pulled time.Time, r Refused) error {
+	err := f.write(asideName, list, pulled, []header{
+		{"guard", strconv.Quote(r.Guard)}, {"reason", strconv.Quote(r.Reason)},
+		{"shrunk", strconv.Itoa(r.Shrunk)}, {"grown", strconv.Itoa(r.Grown)},
+	})
+	if err != nil {
+		return fmt.Errorf("keep refused list: %w", err)
+	}
+	return nil
+}
+
+// Aside reads the refused list. The error is ErrNoCopy if none of the same request was kept aside, a *DamagedError, or one of
+// reading.
+func (f *Feed) Aside() (Refused, error) {
+	c, extra, err := f.read(asideName)
+	if err != nil {
+		return Refused{}, err
+	}
+	if c.Request != f.Request() {
+		return Refused{}, ErrNoCopy
+	}
+	r := Refused{Copy: c}
+	var errs [4]error
+	r.Guard, errs[0] = strconv.Unquote(extra["guard"])
+	r.Reason, errs[1] = strconv.Unquote(extra["reason"])
+	r.Shrunk, errs[2] = strconv.Atoi(extra["shrunk"])
+	r.Grown, errs[3] = strconv.Atoi(extra["grown"])
+	if err := errors.Join(errs[:]...); err != nil {
+		return Refused{}, f.setAside(asideName, damagedName, fmt.Errorf("its header is wrong: %w", err))
+	}
+	return r, nil
+}
+
+// DropAside removes the refused list, if there is one.
+func (f *Feed) DropAside() error {
+	err := os.Remove(filepath.Join(f.o.StateDir, asideName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove refused list: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package feed
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// largestFor is how long the largest list counts as one of the last days.
+const largestFor = 7 * 24 * time.Hour
+
+// largest is the size of the largest list of the last days.
+type largest struct {
+	entries int
+	at      time.Time // when a list of that size was last in force
+}
+
+// header is a line of a copy that not every copy has.
+type header struct{ name, value string }
+
+// The names of the headers that Feed remembers by.
+const (
+	largestHeader = "largest"
+	quotaHeader   = "quota"
+)
+
+// InForce tells the Feed that a list of so many entries is in force. The largest of the last seven days is remembered, and
+// kept with the next copy.
+func (f *Feed) InForce(entries int, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if entries >= f.largest.entries || now.Sub(f.largest.at) > largestFor {
+		f.largest = largest{entries, now}
+	}
+	if f.largest.at.After(now) { // the clock was ahead, and would make it last
+		f.largest.at = now
+	}
+}
+
+// Largest returns the entries of the largest list of the last days; 0 if none was in force.
+func (f *Feed) Largest() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.largest.entries
+}
+
+// memory returns the headers that keep what the Feed remembers.
+func (f *Feed) memory() []header {
+	f.mu.Lock()
+	l := f.largest
+	f.mu.Unlock()
+	var hs []header
+	if l.entries > 0 {
+		hs = append(hs, header{largestHeader, fmt.Sprintf("%d %s", l.entries, l.at.UTC().Format(time.RFC3339))})
+	}
+	if q := f.Quota(); q.Known {
+		hs = append(hs, header{quotaHeader, fmt.Sprintf("%d %d %s", q.Remaining, q.Limit, q.Reset.UTC().Format(time.RFC3339))})
+	}
+	return hs
+}
+
+// recall remembers what the headers of a copy say. A header that cannot be read is passed over: a guard then measures against
+// the list alone, and the API tells the quota again.
+func (f *Feed) recall(headers map[string]string) {
+	if n, at, ok := cutTime(headers[largestHeader]); ok {
+		if entries, err := strconv.Atoi(n); err == nil && entries > 0 {
+			f.mu.Lock()
+			f.largest = largest{entries, at}
+			f.mu.Unlock()
+		}
+	}
+	if numbers, reset, ok := cutTime(headers[quotaHeader]); ok && reset.After(time.Now()) {
+		q := sikkerapi.Quota{Known: true, Reset: reset}
+		if n, err := fmt.Sscanf(numbers, "%d %d", &q.Remaining, &q.Limit); err == nil && n == 2 {
+			f.learn(q)
+		}
+	}
+}
+
+// cutTime splits the time off the end of a header.
+func cutTime(value string) (before string, at time.Time, ok bool) {
+	i := strings.LastIndexByte(value, ' ')
+	if i < 0 {
+		return "", time.Time{}, false
+	}
+	at, err := time.Parse(time.RFC3339, value[i+1:])
+	return value[:i], at, err == nil
+}
