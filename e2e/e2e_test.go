@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
 			"answer": cmdAnswer, "on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
 		},
+		Condition:           func(cond string) (bool, error) { return kernelHas(t, cond) },
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
@@ -78,6 +79,21 @@ func programs(t *testing.T) string {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	return bin
+}
+
+// kernelHas is a condition of the scripts: [owner] is a kernel on which nobody else can change our table, and which takes it
+// away with an agent that is killed; [persist] is one that can keep such a table. What a script says without one of them is
+// the limitation that its kernel has.
+func kernelHas(t *testing.T, cond string) (bool, error) {
+	t.Helper()
+	switch cond {
+	case "owner":
+		return nettest.TakesTable(t, nettest.TableOwner), nil
+	case "persist":
+		return nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist), nil
+	default:
+		return false, fmt.Errorf("unknown condition %s", cond)
+	}
 }
 
 // world is what one script has.

@@ -94,7 +94,7 @@ func (m machine) boot(ctx context.Context, read func(io.Reader) error) error {
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "4G", "-smp", "2",
 		"-nic", "none", "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "file:"+m.console, "-serial", "stdio",
 		"-kernel", m.image.kernel, "-initrd", m.image.initrd,
-		"-append", "root=/dev/vda rw console=ttyS0 init=/init.sh quiet panic=1",
+		"-append", "root=/dev/vda rw console=ttyS0 init=/init.sh quiet panic=1 mitigations=off audit=0",
 		"-drive", "file="+m.image.disk+",format=raw,if=virtio,snapshot=on",
 		"-drive", "file="+m.payload+",format=raw,if=virtio,readonly=on")
 	cmd.Env = append(os.Environ(), "TMPDIR="+m.logs) // of the snapshot

@@ -71,8 +71,8 @@ func TestRefreshUnderTraffic(t *testing.T) {
 			{"the same shape", with(random(1000, 2), "45.9.20.7", "62.1.1.1", "222.9.9.9"), list("10.0.0.0/8")},
 			{"as networks", with(nil, "45.9.20.0/24", "62.0.0.0/7", "222.9.9.9", "46.0.0.0/8"), list("10.0.0.0/8", "46.1.0.0/16")},
 			{"as another width", with(nil, "45.9.0.0/16", "62.1.0.0/20", "222.9.9.0/24"), list("10.0.0.0/8", "46.0.0.0/8")},
-			{"much larger", with(random(60_000, 3), "45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1"), list()},
-			{"larger again", with(random(150_000, 4), "45.9.20.7", "62.1.1.1", "222.9.9.9", "46.1.2.0/24"), list("46.1.2.3", "::1")},
+			{"much larger", with(random(scaled(60_000), 3), "45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1"), list()},
+			{"larger again", with(random(scaled(150_000), 4), "45.9.20.7", "62.1.1.1", "222.9.9.9", "46.1.2.0/24"), list("46.1.2.3", "::1")},
 			{"small again", with(nil, "45.9.20.7", "62.1.1.1", "222.9.9.9"), list()},
 		} {
 			h.Under(always, never, func() { h.apply(step.list.Without(step.allow), step.allow) })
@@ -108,12 +108,12 @@ func TestRealList(t *testing.T) {
 	})
 }
 
-// TestHalfAMillion loads 500,000 entries of both families: addresses, /24s, and other widths.
+// TestHalfAMillion loads 500,000 entries of both families, or 50,000 with -short: addresses, /24s, and other widths.
 func TestHalfAMillion(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		h.start()
-		l := big(500_000)
+		l := big(scaled(500_000))
 		e := h.apply(l, list("10.0.0.0/8"))
 		t.Logf("%d entries in %v: %+v", e.Entries(), e.Took, e)
 		listed, _ := sample(l, 200)
@@ -292,7 +292,7 @@ func TestSuccession(t *testing.T) {
 		t := h.t
 		before := h.snapshot()
 		for _, k := range h.beside() {
-			first := &host{Host: h.Host, kind: k, t: t}
+			first := &host{Host: h.Host, kind: k, t: t, counts: h.counts}
 			first.start()
 			first.apply(list("203.0.113.9", "2001:db8:f::1"), list())
 			if err := first.fw.Close(); err != nil {

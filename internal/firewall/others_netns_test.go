@@ -12,7 +12,7 @@ import (
 // each list.
 func TestOtherStays(t *testing.T) {
 	t.Parallel()
-	h := &host{Host: nettest.NewHost(t), t: t, kind: kinds()[1]}
+	h := newHost(t, kinds()[1])
 	before := h.snapshot()
 	h.start()
 	h.apply(list("203.0.113.9"), list())

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -132,30 +131,6 @@ func TestEmptySets(t *testing.T) {
 	}
 }
 
-// takes asks the kernel, in a namespace of its own, whether a table may have these flags.
-func takes(t *testing.T, flags nftables.TableFlags) bool {
-	t.Helper()
-	ns := nettest.New(t)
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(ns.FD()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.CloseLasting() }()
-	c.AddTable(&nftables.Table{Name: "try", Family: nftables.TableFamilyINet, Flags: flags})
-	switch err := c.Flush(); {
-	case err == nil:
-		return true
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		return false
-	default:
-		t.Fatal(err)
-		return false
-	}
-}
-
-// owners reports whether this kernel has table owners: Linux 5.12 and later.
-func owners(t *testing.T) bool { t.Helper(); return takes(t, nftables.TableFlagOwner) }
-
 // TestCrash closes the connection without removing the table, as the kernel does for a killed process. On a kernel that lacks
 // what was asked for the rules stay, other programs can change them, and Info says so.
 func TestCrash(t *testing.T) {
@@ -163,7 +138,7 @@ func TestCrash(t *testing.T) {
 	t.Run("release", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{})
-		if !owners(t) {
+		if !nettest.TakesTable(t, nettest.TableOwner) {
 			h.crashWithout("(Linux 5.12)")
 			return
 		}
@@ -186,7 +161,7 @@ func TestCrash(t *testing.T) {
 	t.Run("keep", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{Keep: true})
-		if !takes(t, nftables.TableFlagOwner|nftables.TableFlagPersist) {
+		if !nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist) {
 			h.crashWithout("(Linux 6.9)")
 			return
 		}
@@ -322,7 +297,7 @@ func TestOpenErrors(t *testing.T) {
 		h.open(Options{})
 		h.apply(list("203.0.113.9"), list())
 		h.table = first
-		if _, err := h.tryApply(list("203.0.113.9"), list()); owners(t) && !errors.Is(err, ErrOwned) {
+		if _, err := h.tryApply(list("203.0.113.9"), list()); nettest.TakesTable(t, nettest.TableOwner) && !errors.Is(err, ErrOwned) {
 			t.Errorf("got %v, want %v", err, ErrOwned)
 		}
 	})
