@@ -7,9 +7,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/store"
-	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
 const (
@@ -224,7 +224,7 @@ func (a *Agent) recordSome(r store.Record) error {
 // rows are hits as the database has them. What proves no attempt is kept and not reported.
 func (a *Agent) rows(hits []sensor.Hit) []store.Hit {
 	rows := make([]store.Hit, 0, len(hits))
-	special := vet.Special()
+	special := blocklist.Special()
 	for _, h := range hits {
 		if special.Contains(h.Source) { // cannot have been on the list, and is nobody's business
 			continue

@@ -41,19 +41,6 @@ func New(ps []netip.Prefix) Blocklist {
 	return Blocklist{v4: disjoint(kept[:n4:n4]), v6: disjoint(kept[n4:])}
 }
 
-// Canonical is p without host bits and with IPv4-mapped IPv6 turned into IPv4. It is false for an invalid prefix. A
-// prefix of a zoned address is invalid by itself (netip.PrefixFrom).
-func Canonical(p netip.Prefix) (netip.Prefix, bool) {
-	if !p.IsValid() {
-		return netip.Prefix{}, false
-	}
-	// ::ffff:0:0/96 holds the mapped addresses (RFC 4291, 2.5.5.2); a shorter mask reaches beyond it.
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), true
-}
-
 // compare orders by address, and at the same address the wider prefix first.
 func compare(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"strings"
 )
 
 const (
@@ -30,36 +29,33 @@ func (e *LineError) Error() string { return fmt.Sprintf("line %d: %q: %v", e.Lin
 // Unwrap is what is wrong with the line.
 func (e *LineError) Unwrap() error { return e.Err }
 
-var (
-	errNoPrefix = errors.New("is neither an address nor a network like 192.0.2.0/24")
-	errTooLong  = fmt.Errorf("is longer than %d bytes", maxLine)
-	errZone     = errors.New("has a zone: leave out the % and what follows")
-)
+var errTooLong = fmt.Errorf("is longer than %d bytes", maxLine)
 
 // eachLine calls line for every line of r that is not blank or a comment, with the prefix that parse makes of it or what is
-// wrong with it, until line returns an error. It returns that error, or one of reading.
-func eachLine(r io.Reader, parse func(string) (netip.Prefix, error), line func(p netip.Prefix, bad *LineError) error) error {
+// wrong with it, until line returns an error. It returns that error, or one of reading, and whether there were comments.
+func eachLine(
+	r io.Reader, parse func(string) (netip.Prefix, error), line func(p netip.Prefix, bad *LineError) error,
+) (commented bool, err error) {
 	br := bufio.NewReaderSize(r, maxLine)
 	for n := 1; ; n++ {
 		text, long, err := nextLine(br)
 		if err != nil && (len(text) == 0 || !errors.Is(err, io.EOF)) {
 			if errors.Is(err, io.EOF) {
-				return nil
+				return commented, nil
 			}
-			return fmt.Errorf("read list: %w", err)
+			return commented, fmt.Errorf("read list: %w", err)
 		}
 		if n == 1 {
 			text = bytes.TrimPrefix(text, []byte("\ufeff")) // the byte order mark some editors write
 		}
-		if i := bytes.IndexAny(text, "#;"); i >= 0 && !long {
-			text = text[:i]
-		}
+		text, comment := cutComment(text)
 		text = bytes.TrimSpace(text)
+		commented = commented || comment
 		if len(text) == 0 {
 			continue
 		}
 		p, perr := parse(string(text))
-		if long {
+		if long && !comment {
 			perr = errTooLong
 		}
 		var bad *LineError
@@ -67,7 +63,7 @@ func eachLine(r io.Reader, parse func(string) (netip.Prefix, error), line func(p
 			bad = &LineError{Line: n, Text: string(text[:min(len(text), maxShown)]), Err: perr}
 		}
 		if err := line(p, bad); err != nil {
-			return err
+			return commented, err
 		}
 	}
 }
@@ -86,21 +82,11 @@ func nextLine(br *bufio.Reader) (text []byte, long bool, err error) {
 	return text, true, err
 }
 
-// parse reads an address as the prefix that holds it alone, or a network in CIDR notation, host bits allowed.
-func parse(s string) (netip.Prefix, error) {
-	if strings.Contains(s, "%") {
-		return netip.Prefix{}, errZone
+// cutComment returns a line without its comment, which begins with #, ; or //, and reports whether it has one.
+func cutComment(line []byte) (before []byte, comment bool) {
+	if i := bytes.IndexAny(line, "#;"); i >= 0 {
+		line, comment = line[:i], true
 	}
-	if strings.Contains(s, "/") {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return netip.Prefix{}, errNoPrefix
-		}
-		return p, nil
-	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Prefix{}, errNoPrefix
-	}
-	return netip.PrefixFrom(a, a.BitLen()), nil
+	before, _, slashes := bytes.Cut(line, []byte("//"))
+	return before, comment || slashes
 }

@@ -19,12 +19,12 @@ const (
 	minBits4, minBits6 = 8, 16
 	// maxGrowth and maxShrink are by how many times a list may grow or shrink from one pull to the next.
 	maxGrowth, maxShrink = 2, 2
-	// maxPublicPercent is how much of the public IPv4 space a feed may cover.
-	maxPublicPercent = 10
-	// vastPercent and vastBits6 bound the lists that the operator may accept. A list that covers more of the public IPv4
-	// space, or holds a wider IPv6 entry, cuts the host off from a good part of the Internet. A /12 is the largest block that
-	// IANA gives to a regional registry (RFC 7020; iana.org/assignments/ipv6-unicast-address-assignments).
-	vastPercent, vastBits6 = 25, 12
+	// maxPublicPercent is how much of the address space in use a feed may cover, in each family, and maxCustomPercent how
+	// much the operator's own list may: some block whole countries.
+	maxPublicPercent, maxCustomPercent = 10, 25
+	// vastPercent bounds the lists that the operator may accept. One that covers more of the address space in use cuts the
+	// host off from a good part of the Internet.
+	vastPercent = 25
 )
 
 // Guard names the check that refused a list. The names are stable: they label a metric.
@@ -36,7 +36,7 @@ const (
 	GuardMalformed Guard = "malformed" // more than 1% of the lines are no address
 	GuardEmpty     Guard = "empty"     // nothing left to block
 	GuardWidth     Guard = "width"     // an entry wider than /8 (IPv4) or /16 (IPv6)
-	GuardCoverage  Guard = "coverage"  // more than 10% of public IPv4
+	GuardCoverage  Guard = "coverage"  // more than 10% of public IPv4, or of the IPv6 in use
 	GuardGrowth    Guard = "growth"    // more than twice the entries of the largest list of the last days, for the first time
 	GuardShrink    Guard = "shrink"    // less than half the entries of the list before, for the first time
 )
@@ -70,12 +70,17 @@ type RefusalError struct {
 	List blocklist.Blocklist
 	// Aside names the list where the caller has kept it aside; empty if it has not.
 	Aside string
+
+	custom bool // the list is the operator's own
 }
 
 // Overrulable reports whether the operator may accept the list.
 func (r *RefusalError) Overrulable() bool { return r.Guard.Overrulable() && !r.Vast }
 
 func (r *RefusalError) Error() string {
+	if r.custom {
+		return r.Reason
+	}
 	text := fmt.Sprintf("list refused (%s guard): %s", r.Guard, r.Reason)
 	switch {
 	case r.Vast:
@@ -102,7 +107,8 @@ type Verdict struct {
 	Repeated  int          // lines that another line already covers
 	Special   int          // entries that lay in special-purpose space, wholly or in part, which was cut away
 
-	wide netip.Prefix // an entry wider than a feed may have, as it was listed; not valid when there is none
+	commented bool         // there is a comment
+	wide      netip.Prefix // an entry wider than a feed may have, as it was listed; not valid when there is none
 }
 
 // maxKept is how many malformed lines a Verdict keeps to show.
@@ -111,7 +117,7 @@ const maxKept = 100
 // Vet reads a pulled list, an address or network a line, and returns what of it may be enforced. Comments (# or ;) and
 // blank lines are skipped. The error is a *RefusalError when a guard spoke, else one of reading.
 func Vet(r io.Reader, o Options) (Verdict, error) {
-	v, ps, err := read(r, parse)
+	v, ps, err := read(r, blocklist.Parse)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -144,8 +150,8 @@ func (v *Verdict) guard(o Options) *RefusalError {
 	if v.wide.IsValid() {
 		return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6", v.wide, minBits4, minBits6)
 	}
-	if covered := v.percent4(); covered > maxPublicPercent {
-		return refuse(GuardCoverage, "it covers %.0f%% of the public IPv4 addresses, at most %d%% may be", covered, maxPublicPercent)
+	if refusal := v.covers(maxPublicPercent); refusal != nil {
+		return refusal
 	}
 	return guardSize(n, o)
 }
@@ -170,49 +176,32 @@ func guardSize(n int, o Options) *RefusalError {
 	return nil
 }
 
-// percent4 returns how much of the public IPv4 space the list covers.
-func (v *Verdict) percent4() float64 {
-	public := uint64(1)<<32 - addresses4(Special())
-	return float64(addresses4(v.List)) * 100 / float64(public)
-}
-
 // vast reports whether the list would block a good part of the Internet.
-func (v *Verdict) vast() bool {
-	for p := range v.List.V6() {
-		if p.Bits() < vastBits6 {
-			return true
-		}
+func (v *Verdict) vast() bool { return v.covers(vastPercent) != nil }
+
+// covers returns the refusal of a list that covers more than that share of the public addresses, nil for one that does
+// not.
+func (v *Verdict) covers(percent int) *RefusalError {
+	v4, v6 := v.List.Coverage()
+	switch most := float64(percent) / 100; {
+	case v4 > most:
+		return refuse(GuardCoverage, "it covers %.0f%% of the public IPv4 addresses, at most %d%% may be", v4*100, percent)
+	case v6 > most:
+		return refuse(GuardCoverage, "it covers %.0f%% of the IPv6 addresses in use, at most %d%% may be", v6*100, percent)
 	}
-	return v.percent4() > vastPercent
+	return nil
 }
 
-// Custom reads the operator's own list. A bad line is left out and named in Malformed, and the others count: the operator
-// knows what the file is for, so it is not refused for its content. A line that is wider than what a feed may have is bad too:
-// it would block a good part of the Internet. Special-purpose space is cut away here as well. The error is one of reading, or
-// a *RefusalError for more than MaxEntries lines.
-func Custom(r io.Reader) (Verdict, error) {
-	v, ps, err := read(r, parseNarrow)
-	if err != nil {
-		return Verdict{}, err
-	}
-	v.settle(ps)
-	return v, nil
-}
-
-// isWide says whether a feed may not have an entry.
+// isWide reports whether a list may not have an entry, because it holds more than a /8 of public IPv4, or a /16 of IPv6. An
+// IPv6 network that stands for IPv4 addresses, as in NAT64, is as wide as the network that it stands for.
 func isWide(p netip.Prefix) bool {
-	return p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6
-}
-
-var errWide = fmt.Errorf("is wider than what may be blocked, /%d for IPv4 and /%d for IPv6", minBits4, minBits6)
-
-// parseNarrow is parse for a list whose wide lines are bad lines.
-func parseNarrow(s string) (netip.Prefix, error) {
-	p, err := parse(s)
-	if err == nil && isWide(p) {
-		err = errWide
+	v4, embeds := blocklist.Embedded(p)
+	if !(embeds && v4.Bits() < minBits4) && !(p.Addr().Is4() && p.Bits() < minBits4) && !(p.Addr().Is6() && p.Bits() < minBits6) {
+		return false
 	}
-	return p, err
+	public, _ := blocklist.New([]netip.Prefix{p}).Blockable()
+	addresses, networks := public.Size()
+	return addresses > 1<<(32-minBits4) || networks > 1<<(64-minBits6)
 }
 
 // read parses every line.
@@ -221,7 +210,8 @@ func read(r io.Reader, parse func(string) (netip.Prefix, error)) (Verdict, []net
 		v  Verdict
 		ps []netip.Prefix
 	)
-	err := eachLine(r, parse, func(p netip.Prefix, bad *LineError) error {
+	var err error
+	v.commented, err = eachLine(r, parse, func(p netip.Prefix, bad *LineError) error {
 		v.Lines++
 		switch {
 		case bad == nil:
@@ -245,29 +235,11 @@ func (v *Verdict) settle(ps []netip.Prefix) {
 	n := len(ps)
 	list := blocklist.New(ps)
 	v.Repeated = n - list.Len()
-	special := Special()
-	for range list.Overlapping(special) {
-		v.Special++
-	}
-	v.List = list.Without(special)
+	v.List, v.Special = list.Blockable()
 	for p := range list.All() {
-		if !isWide(p) {
-			continue
-		}
-		for left := range blocklist.New([]netip.Prefix{p}).Without(special).All() {
-			if isWide(left) { // what is not cut away of it
-				v.wide = p
-				return
-			}
+		if isWide(p) {
+			v.wide = p
+			return
 		}
 	}
-}
-
-// addresses4 is how many IPv4 addresses a list covers.
-func addresses4(list blocklist.Blocklist) uint64 {
-	var n uint64
-	for p := range list.V4() {
-		n += 1 << (32 - p.Bits())
-	}
-	return n
 }

@@ -50,8 +50,8 @@ func TestVet(t *testing.T) {
 		},
 		{
 			name: "OK comments, blanks, CRLF, byte order mark, no newline at the end",
-			in:   "\ufeff# list\r\n\r\n 203.0.113.9 # why\r\n;x\n\t203.0.113.10;y\n203.0.113.11",
-			want: "203.0.113.9/32 203.0.113.10/32 203.0.113.11/32", lines: 3,
+			in:   "\ufeff# list\r\n\r\n 203.0.113.9 # why\r\n;x\n\t203.0.113.10;y\n// z\n203.0.113.12//w\n#" + strings.Repeat("x", 5000) + "\n203.0.113.11",
+			want: "203.0.113.9/32 203.0.113.10/32 203.0.113.11/32 203.0.113.12/32", lines: 4,
 		},
 		{
 			name: "OK duplicates and overlaps", in: "203.0.113.9\n203.0.113.0/24\n203.0.113.9\n",
@@ -109,6 +109,17 @@ func TestVetRefuses(t *testing.T) {
 		{"bad IPv6 wider than /16", "2000::/15\n", vet.GuardWidth, "2000::/15"},
 		{"bad all of IPv6", "::/0\n", vet.GuardWidth, "/16 for IPv6"},
 		{"bad more than a tenth of the Internet", wide(23), vet.GuardCoverage, "10% of the public"},
+		{"bad all of IPv4, mapped", "::ffff:0:0/96\n", vet.GuardWidth, "0.0.0.0/0"},
+		{"bad all of IPv4 in halves, mapped", "::ffff:0:0/97\n::ffff:128.0.0.0/97\n", vet.GuardWidth, "0.0.0.0/1"},
+		{"bad all of IPv4 by NAT64", "64:ff9b::/96\n", vet.GuardWidth, "64:ff9b::/96"},
+		{"bad a network around NAT64", "64:ff9b::/64\n", vet.GuardWidth, "64:ff9b::/64"},
+		{"bad all of IPv4 by NAT64, in parts", parts("64:ff9b::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage, "public IPv4"},
+		{"bad NAT64 for local use", "64:ff9b:1::/48\n", vet.GuardEmpty, "1 lines"},
+		{"bad NAT64 for local use, in parts", parts("64:ff9b:1::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage, "public IPv4"},
+		{"bad all of IPv4 by 6to4", "2002::/16\n", vet.GuardWidth, "2002::/16"},
+		{"bad all of IPv4 by 6to4, in parts", parts("2002:%02x00::/24\n", 1, 224), vet.GuardCoverage, "public IPv4"},
+		{"bad all of IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+116), vet.GuardCoverage, "of the IPv6 addresses in use, at most 10% may be"},
+		{"bad more than a tenth of the IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+12), vet.GuardCoverage, "10% of the IPv6"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -131,6 +142,15 @@ func TestVetRefuses(t *testing.T) {
 	}
 }
 
+// parts is a line of that format for each number from first up to end.
+func parts(format string, first, end int) string {
+	var b strings.Builder
+	for i := first; i < end; i++ {
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
 // wide is n networks of /8.
 func wide(n int) string {
 	var b strings.Builder
@@ -147,6 +167,8 @@ func TestVetAccepts(t *testing.T) {
 		"OK just under a tenth":       wide(22),
 		"OK /8 and /16":               "62.0.0.0/8\n2001::/16\n",
 		"OK /7 that is half private":  "10.0.0.0/7\n",
+		"OK a tenth of IPv6":          parts("2%03x::/16\n", 0x400, 0x400+11),
+		"OK NAT64 and 6to4":           "64:ff9b::8.8.8.8\n64:ff9b::9.0.0.0/104\n2002:808:808::/48\n",
 	} {
 		if _, err := vet.Vet(strings.NewReader(in), vet.Options{}); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -268,32 +290,6 @@ func TestVetReadError(t *testing.T) {
 	}
 }
 
-func TestCustom(t *testing.T) {
-	t.Parallel()
-	v, err := vet.Custom(strings.NewReader("# mine\n203.0.113.9\nbad host\n\n62.0.0.0/8 # on purpose\n0.0.0.0/0\n10.0.0.1\n203.0.113.999\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff("62.0.0.0/8 203.0.113.9/32", entries(v)); diff != "" {
-		t.Errorf("entries (-want +got):\n%s", diff)
-	}
-	var bad []string
-	for _, e := range v.Malformed {
-		bad = append(bad, e.Error())
-	}
-	want := []string{
-		`line 3: "bad host": is neither an address nor a network like 192.0.2.0/24`,
-		`line 6: "0.0.0.0/0": is wider than what may be blocked, /8 for IPv4 and /16 for IPv6`,
-		`line 8: "203.0.113.999": is neither an address nor a network like 192.0.2.0/24`,
-	}
-	if diff := cmp.Diff(want, bad); diff != "" {
-		t.Errorf("malformed (-want +got):\n%s", diff)
-	}
-	if v.Special != 1 || v.Bad != 3 {
-		t.Errorf("special, bad: got %d, %d, want 1, 3", v.Special, v.Bad)
-	}
-}
-
 // TestRealList vets 120,430 real addresses.
 func TestRealList(t *testing.T) {
 	t.Parallel()
@@ -321,8 +317,10 @@ func FuzzVet(f *testing.F) {
 	f.Add([]byte("0.0.0.0/0\n::/0\n::ffff:0.0.0.0/95\n"))
 	f.Add([]byte("<html>\r\n\x00"))
 	f.Add([]byte("203.0.113.0/24\n62.0.0.0/8\n2001:db8::/32\n"))
+	f.Add([]byte("64:ff9b::/96\n64:ff9b:1::8.8.8.8\n64:ff9b:1:a00:0:100::/104\n2002::/16\n::ffff:0:0/97"))
+	f.Add([]byte("\xff\xfe1\x00.\x001\x00.\x001\x00.\x001\x00\n\x00#\x00"))
+	f.Add([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		special := vet.Special()
 		allow := blocklist.New([]netip.Prefix{
 			netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("62.0.0.0/9"), netip.MustParsePrefix("2001:db8::/48"),
 		})
@@ -332,10 +330,13 @@ func FuzzVet(f *testing.F) {
 			if err != nil && v.List.Len() != 0 {
 				t.Fatalf("%s: an error and %d entries", name, v.List.Len())
 			}
-			for p := range v.List.Overlapping(special) {
-				t.Fatalf("%s: %v is special-purpose", name, p)
+			if rest, cut := v.List.Blockable(); cut != 0 || !rest.Equal(v.List) {
+				t.Fatalf("%s: %d entries are special-purpose", name, cut)
 			}
-			if v.Bad > v.Lines || v.List.Len() > 0 && v.Bad == v.Lines {
+			if v4, v6 := v.List.Coverage(); v4 > 0.25 || v6 > 0.25 {
+				t.Fatalf("%s: it covers %v of IPv4 and %v of IPv6", name, v4, v6)
+			}
+			if v.Bad > v.Lines || v.List.Len() > 0 && v.Bad == v.Lines || name == "Custom" && err == nil && 2*v.Bad > v.Lines {
 				t.Fatalf("%s: %d entries of %d lines, %d bad", name, v.List.Len(), v.Lines, v.Bad)
 			}
 			for p := range v.List.Without(allow).Overlapping(allow) {
@@ -348,7 +349,8 @@ func FuzzVet(f *testing.F) {
 				t.Fatalf("accepted: %d entries, %d of %d lines bad", v.List.Len(), v.Bad, v.Lines)
 			}
 			for p := range v.List.All() {
-				if least := map[bool]int{true: 8, false: 16}[p.Addr().Is4()]; p.Bits() < least {
+				least := map[bool]int{true: 8, false: 16}[p.Addr().Is4()]
+				if v4, ok := blocklist.Embedded(p); p.Bits() < least || ok && v4.Bits() < 8 {
 					t.Fatalf("%v is too wide", p)
 				}
 			}

@@ -1,0 +1,146 @@
+package vet
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// maxText is the longest text that a compressed file may hold, in bytes: as much as a file may have.
+const maxText = 64 << 20
+
+// errBinary is a file in a form that is not read.
+var errBinary = errors.New("it is no text: write one address or network a line, as UTF-8")
+
+// plainText returns the text of r as UTF-8. Text that is UTF-16, as some Windows programs write it, or compressed by gzip
+// is converted while it is read. The error is one of reading, or a *RefusalError for another binary form.
+func plainText(r io.Reader) (io.Reader, error) {
+	br := bufio.NewReader(r)
+	head, err := peek(br)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.HasPrefix(head, []byte{0x1f, 0x8b}) { // RFC 1952, 2.3.1
+		z, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, fmt.Errorf("decompress list: %w", err)
+		}
+		br = bufio.NewReader(&unzipped{r: z, left: maxText})
+		if head, err = peek(br); err != nil {
+			return nil, err
+		}
+	}
+	switch order := byteOrder(head); {
+	case order != nil:
+		return &utf16Reader{r: br, order: order}, nil
+	case bytes.IndexByte(head, 0) >= 0 || bytes.HasPrefix(head, []byte("PK\x03\x04")):
+		refusal := refuse(GuardMalformed, "%v", errBinary)
+		refusal.custom = true
+		return nil, refusal
+	}
+	return br, nil
+}
+
+// peek returns the first bytes of br, none for an empty one.
+func peek(br *bufio.Reader) ([]byte, error) {
+	head, err := br.Peek(64)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read list: %w", err)
+	}
+	return head, nil
+}
+
+// byteOrder returns the order of bytes of UTF-16 text, nil for another text. Without a byte order mark, the zeroes in the
+// first character tell it: a list begins with ASCII.
+func byteOrder(head []byte) binary.ByteOrder {
+	if len(head) < 2 {
+		return nil
+	}
+	switch {
+	case head[0] == 0xff && head[1] == 0xfe, head[0] != 0 && head[1] == 0:
+		return binary.LittleEndian
+	case head[0] == 0xfe && head[1] == 0xff, head[0] == 0 && head[1] != 0:
+		return binary.BigEndian
+	}
+	return nil
+}
+
+// utf16Reader reads UTF-16 as UTF-8. What is no character becomes U+FFFD, and the line with it a bad one.
+type utf16Reader struct {
+	r     *bufio.Reader
+	order binary.ByteOrder
+	rest  []byte // UTF-8 that is still to be read
+	next  rune   // a unit that was read and is still to be decoded, if ahead
+	ahead bool
+}
+
+func (u *utf16Reader) Read(p []byte) (int, error) {
+	for len(u.rest) < len(p) {
+		c, err := u.char()
+		if err != nil {
+			if len(u.rest) > 0 && errors.Is(err, io.EOF) {
+				break
+			}
+			return 0, err
+		}
+		u.rest = utf8.AppendRune(u.rest, c)
+	}
+	n := copy(p, u.rest)
+	u.rest = append(u.rest[:0], u.rest[n:]...)
+	return n, nil
+}
+
+// char reads one character.
+func (u *utf16Reader) char() (rune, error) {
+	c, err := u.unit()
+	if err != nil || !utf16.IsSurrogate(c) {
+		return c, err
+	}
+	low, err := u.unit()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if pair := utf16.DecodeRune(c, low); err == nil && pair != utf8.RuneError {
+		return pair, nil
+	}
+	u.next, u.ahead = low, err == nil
+	return utf8.RuneError, nil
+}
+
+// unit reads two bytes. A single one at the end is no unit.
+func (u *utf16Reader) unit() (rune, error) {
+	if u.ahead {
+		u.ahead = false
+		return u.next, nil
+	}
+	var b [2]byte
+	n, err := io.ReadFull(u.r, b[:])
+	if n == 1 {
+		return utf8.RuneError, nil
+	}
+	return rune(u.order.Uint16(b[:])), err
+}
+
+// unzipped fails when a compressed file holds more than left bytes.
+type unzipped struct {
+	r    io.Reader
+	left int64
+}
+
+func (z *unzipped) Read(p []byte) (int, error) {
+	if int64(len(p)) > z.left+1 {
+		p = p[:z.left+1] // one byte more than allowed tells that there is more
+	}
+	n, err := z.r.Read(p)
+	if z.left -= int64(n); z.left < 0 {
+		z.left = 0
+		return 0, fmt.Errorf("decompress list: it holds more than %d MiB", maxText>>20)
+	}
+	return n, err
+}
