@@ -26,6 +26,7 @@ const (
 	condRules     Code = "rules-changed"
 	condMissing   Code = "rules-missing"
 	condRefresh   Code = "refresh-failed"
+	condTrial     Code = "list-on-trial"
 	condOld       Code = "list-old"
 	condWhitelist Code = "whitelist-stale"
 	condAge       Code = "list-age-unknown"
@@ -61,6 +62,11 @@ func conditions() []condition {
 			code: condRefresh, severity: SeverityDegraded, quiet: true,
 			message: "The last refresh of the list did not succeed",
 			remedy:  "The detail says why. It is tried again by itself; `sikkerguard pull` tries at once.",
+		},
+		{
+			code: condTrial, severity: SeverityDegraded,
+			message: "This host reaches less than before, and rules are out of force for moments to find out whether the list is why",
+			remedy:  "Wait: it takes seconds. The log says what came of it.",
 		},
 		{
 			code: condOld, severity: SeverityDegraded, hiddenBy: condRefresh, quiet: true,

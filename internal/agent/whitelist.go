@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -78,7 +79,9 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 		a.log.Info(why)
 	}
 	if err := a.apply(ctx, a.wanted()); err != nil && ctx.Err() == nil {
-		a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
+		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // which would be logged every time
+			a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
+		}
 		e.stale = err
 		a.remember(err, applyError)
 		a.publish()

@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// repairMost is the longest wait between two repairs, when another program changes the rules over and over.
+const repairMost = time.Minute
+
+// repairer paces the repair of rules that somebody else changed: the first at once, the next after a wait that doubles, so
+// that two programs that fight over the rules do not do it in a loop.
+type repairer struct {
+	last  time.Time     // of the last repair
+	wait  time.Duration // before the next one
+	timer *time.Timer   // nil while there is nothing to repair
+	err   error         // what was found
+}
+
+// lost schedules a repair.
+func (r *repairer) lost(err error) {
+	if r.timer != nil {
+		return
+	}
+	switch since := time.Since(r.last); {
+	case since > 2*repairMost:
+		r.wait = 0
+	case r.wait == 0:
+		r.wait = time.Second
+	default:
+		r.wait = min(2*r.wait, repairMost)
+	}
+	r.err, r.timer = err, time.NewTimer(r.wait)
+}
+
+// done forgets what was to be repaired.
+func (r *repairer) done() {
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.timer, r.err = nil, nil
+}
+
+// due is ready when it is time to repair; never, while there is nothing to repair.
+func (r *repairer) due() <-chan time.Time {
+	if r.timer == nil {
+		return nil
+	}
+	return r.timer.C
+}
+
+// takeLoss has a loss repaired. One that came before what is in force now is none any more.
+func (a *Agent) takeLoss(err error) {
+	e := &a.enforcer
+	verified := errors.New("nothing is in force")
+	if e.enforced != nil {
+		_, verified = a.fw.Verify()
+	}
+	if verified != nil {
+		e.repair.lost(err)
+	}
+	a.publish()
+}
+
+// restoreRules puts back what somebody else changed.
+func (a *Agent) restoreRules(ctx context.Context) {
+	r := &a.enforcer.repair
+	cause := r.err
+	r.done()
+	r.last = time.Now()
+	e := a.enforcer.enforced
+	// Counters of a table that is gone count as nothing now, before a new one begins to count.
+	_, _ = a.dropped()
+	var err error
+	if e != nil {
+		_, err = a.enact(ctx, *e)
+	} else {
+		err = a.takeAway() // what is left of a first list that was rolled back
+	}
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		a.remember(err, applyError)
+		a.log.Error("The firewall rules are not what they should be and cannot be put right", zap.NamedError("found", cause), zap.Error(err))
+		r.lost(cause)
+	default:
+		a.setStatus(func(s *Status) { s.Repairs++ })
+		n := a.status.Load().BlockedIPs
+		a.log.Warn(fmt.Sprintf("The firewall rules were not what they should be; put right, blocking %d IPs", n),
+			zap.NamedError("found", cause), zap.Int("repairs", a.status.Load().Repairs))
+	}
+	a.publish()
+}

@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	zapobserver "go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// hooked is the kernel with something that happens after it took rules, and an error that it may answer.
+type hooked struct {
+	firewall.Backend
+
+	after func()
+	err   atomic.Pointer[error]
+	tries atomic.Int64
+}
+
+func (h *hooked) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	h.tries.Add(1)
+	if err := h.err.Load(); err != nil && !errors.Is(*err, firewall.ErrMismatch) {
+		return ruleset.Evidence{}, *err
+	}
+	ev, err := h.Backend.Apply(ctx, rs)
+	if h.after != nil {
+		h.after()
+		h.after = nil
+	}
+	if err := h.err.Load(); err != nil {
+		return ruleset.Evidence{}, *err
+	}
+	return ev, err
+}
+
+// bench is an agent that does not run, on the real kernel of the test's server; it is measured by whether it reaches api.
+func bench(t *testing.T) (*Agent, *hooked, *zapobserver.ObservedLogs) {
+	t.Helper()
+	a, logs := logged(t)
+	a.host = host.New(host.Options{
+		APIURL: &url.URL{Scheme: "https", Host: "api.example:9080"}, Resolver: fickle{}, Root: t.TempDir(),
+		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
+	})
+	fw, err := firewall.Open(firewall.Options{LogRate: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(fw.Remove(), fw.Close()) })
+	h := &hooked{Backend: fw}
+	a.fw = h
+	a.host.Discover(t.Context())
+	return a, h, logs
+}
+
+// outage makes api unreachable for a time. It returns at once.
+func outage(t *testing.T, most time.Duration) {
+	t.Helper()
+	away := &netlink.Route{Dst: &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: unix.RTN_BLACKHOLE}
+	if err := netlink.RouteAdd(away); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(most, func() { _ = netlink.RouteDel(away) })
+}
+
+func listOf(prefixes ...string) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, p := range prefixes {
+		ps = append(ps, netip.MustParsePrefix(p))
+	}
+	return blocklist.New(ps)
+}
+
+// TestAnOutageIsNotBlamedOnTheList: the API is away for a time while a list is applied, as the first one or as one that follows
+// another, with a new whitelist too. The list is in force afterwards and is not rejected.
+func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	for _, most := range []time.Duration{100 * time.Millisecond, 800 * time.Millisecond, 1200 * time.Millisecond, 5 * time.Second} {
+		t.Run(most.String(), func(t *testing.T) {
+			a, h, _ := bench(t)
+			blocked := listOf("203.0.113.128/25", "198.51.100.1/32")
+			for i, d := range []desired{
+				{block: listOf("198.51.100.1/32")},
+				{block: blocked},
+				{block: blocked, allow: listOf("203.0.113.200/32")},
+			} {
+				for end := time.Now().Add(20 * time.Second); !reaches(t); {
+					if time.Now().After(end) {
+						t.Fatal("the API is not reached before")
+					}
+				}
+				h.after = func() { outage(t, most) }
+				if err := a.apply(t.Context(), d); err != nil {
+					t.Errorf("ruleset %d: %v", i, err)
+				}
+				if s := a.status.Load(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() || s.State != StateActive {
+					t.Errorf("ruleset %d: %s, %d rollbacks, blocking %d", i, s.State, s.Rollbacks, s.BlockedIPs)
+				}
+				if ev, err := h.Verify(); err != nil || ev.Entries() != d.block.Len() {
+					t.Errorf("ruleset %d: in the kernel: %d entries, %v", i, ev.Entries(), err)
+				}
+			}
+		})
+	}
+}
+
+// TestARejectedListComesBack: a list that cut the host off is not tried again, but with another whitelist, and after an hour. It
+// never stands in the way of the rules in force.
+func TestARejectedListComesBack(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, _, _ := bench(t)
+	first := desired{block: listOf("198.51.100.1/32")}
+	bad := desired{block: listOf("198.51.100.1/32", "203.0.113.0/24")}
+	again := func(want bool, d desired) {
+		t.Helper()
+		var r *RollbackError
+		if err := a.apply(t.Context(), d); !errors.As(err, &r) || r.Again != want {
+			t.Errorf("got %v, want a rollback, again %v", err, want)
+		}
+		if !reaches(t) {
+			t.Error("the API is not reached")
+		}
+	}
+	if err := a.apply(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	again(false, bad)
+	again(true, bad)
+	a.enforcer.rejected.rules = first // whatever it is of
+	if err := a.apply(t.Context(), first); err != nil {
+		t.Errorf("the rules in force are rejected: %v", err)
+	}
+	again(false, bad) // another one was in force in between
+	again(true, bad)
+	a.enforcer.rejected.at = time.Now().Add(-rejectedFor)
+	again(false, bad)
+	again(false, desired{block: bad.block, allow: listOf("192.0.2.7/32")})
+	allowed := desired{block: bad.block, allow: listOf("203.0.113.50/32")}
+	if err := a.apply(t.Context(), allowed); err != nil || !reaches(t) {
+		t.Errorf("with the API whitelisted: %v", err)
+	}
+}
+
+// TestAKernelThatAnswersWronglyIsNotTheListsFault: the rules are taken out of force and what was before is put back, but they
+// are tried again.
+func TestAKernelThatAnswersWronglyIsNotTheListsFault(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, _ := bench(t)
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	next := desired{block: listOf("198.51.100.1/32", "198.51.100.2/32")}
+	h.after = func() { // of the first Apply alone
+		mismatch := fmt.Errorf("%w: an element is missing", firewall.ErrMismatch)
+		h.err.Store(&mismatch)
+	}
+	err := a.apply(t.Context(), next)
+	h.err.Store(nil)
+	var r *RollbackError
+	if !errors.Is(err, firewall.ErrMismatch) || errors.As(err, &r) {
+		t.Errorf("got %v", err)
+	}
+	if err := a.apply(t.Context(), next); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
+}
+
+// TestTheStatusTellsOfATrial: while a list is out of force to find out whether it is why the API is not reached, the status says
+// so; afterwards it does not.
+func TestTheStatusTellsOfATrial(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, logs := bench(t)
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	lookedC := make(chan struct{})
+	h.after = func() {
+		outage(t, 5*time.Second)
+		seen := h.tries.Load()
+		go func() {
+			defer close(lookedC)
+			for h.tries.Load() == seen {
+				time.Sleep(time.Millisecond)
+			}
+			s := a.status.Load()
+			if !s.holds(condTrial) || s.State != StateDegraded || !strings.Contains(s.Reason, "does not reach: API api.example:9080") {
+				t.Errorf("during the trial: %s %q", s.State, s.Reason)
+			}
+		}()
+	}
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.2/32")}); err != nil {
+		t.Fatal(err)
+	}
+	<-lookedC
+	if s := a.status.Load(); s.holds(condTrial) || s.State != StateActive {
+		t.Errorf("after the trial: %s %q", s.State, s.Reason)
+	}
+	if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
+		t.Errorf("the acquittal is not told: %v", logs.All())
+	}
+}
