@@ -18,11 +18,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/plain"
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-// command is the whole command line. Everything is configured by environ; out gets what is asked for, and the log.
+// command is the whole command line. Everything is configured by environ; out gets what is asked for, and the log. Nothing
+// that a terminal would obey reaches out.
 func command(environ []string, out io.Writer) *cobra.Command {
+	out = plain.NewWriter(out)
 	root := &cobra.Command{
 		Use:   "sikkerguard",
 		Short: "Block the addresses that SikkerAPI knows to be malicious",
@@ -133,7 +136,7 @@ func pull(ctx context.Context, environ []string, out io.Writer, accept bool) err
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(out, "%s\n", o.Text); err != nil {
+	if _, err := fmt.Fprintf(out, "%s\n", plain.Line(o.Text, maxText)); err != nil {
 		return err
 	}
 	if !o.OK {
@@ -149,7 +152,7 @@ func cleanup(out io.Writer) error {
 	}
 	text := "Nothing of SikkerGuard's was there"
 	if len(removed) > 0 {
-		text = "Removed " + strings.Join(removed, ", ")
+		text = plain.Line("Removed "+strings.Join(removed, ", "), maxText)
 	}
 	_, err = fmt.Fprintln(out, text)
 	return err

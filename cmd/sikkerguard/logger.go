@@ -34,5 +34,5 @@ func logger(cfg config.Config, out io.Writer) *zap.Logger {
 	} else {
 		enc.ConsoleSeparator = " "
 	}
-	return zap.New(zapcore.NewCore(encoder(enc), zapcore.Lock(zapcore.AddSync(out)), level))
+	return zap.New(plainCore{zapcore.NewCore(encoder(enc), zapcore.Lock(zapcore.AddSync(out)), level)})
 }

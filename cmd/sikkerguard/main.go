@@ -4,7 +4,7 @@ package main
 
 import (
 	"errors"
-	"fmt"
+	"io"
 	"os"
 )
 
@@ -22,7 +22,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if err := command(os.Environ(), os.Stdout).Execute(); err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "sikkerguard:", err)
+		_, _ = io.WriteString(os.Stderr, complaint(err))
 		if _, ok := errors.AsType[configError](err); ok {
 			return exitConfig
 		}

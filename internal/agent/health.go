@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"github.com/sikkerapi/sikkerguard/internal/server"
+	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
 const (
@@ -104,15 +103,7 @@ func pullError(e *LastErrors) **LastError   { return &e.Pull }
 func applyError(e *LastErrors) **LastError  { return &e.Apply }
 func reportError(e *LastErrors) **LastError { return &e.Report }
 
-// plain makes one bounded line of a text that may come from outside, without the key.
+// plain returns a text that may come from outside as one bounded line, without the key.
 func (a *Agent) plain(text string) string {
-	text = server.OneLine(strings.ReplaceAll(text, a.cfg.APIKey.Reveal(), "[redacted]"))
-	if len(text) <= maxText {
-		return text
-	}
-	cut := maxText
-	for !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + "…"
+	return plain.Line(strings.ReplaceAll(text, a.cfg.APIKey.Reveal(), "[redacted]"), maxText)
 }

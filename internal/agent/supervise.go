@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
 
 	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
 // statusMost is how much of a status line a service manager gets, in bytes: one that is too long would make it pass over
@@ -94,14 +95,5 @@ func (a *Agent) statusLine() string {
 			line = "Dry run: " + s.Reason
 		}
 	}
-	line = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
-			return ' '
-		}
-		return r
-	}, line)
-	if len(line) > statusMost {
-		line = strings.ToValidUTF8(line[:statusMost], "") + "…"
-	}
-	return line
+	return plain.Line(line, statusMost)
 }

@@ -100,7 +100,7 @@ func TestStatusLine(t *testing.T) {
 		{"OK nothing to block", Status{State: StateUnprotected}, "Unprotected"},
 		{"OK dry run", Status{State: StateDryRun, BlockedIPs: 7}, "Dry run: would block 7 IPs"},
 		{"OK dry run without a list", Status{State: StateDryRun, Reason: "pull: 503"}, "Dry run: pull: 503"},
-		{"bad newline begins no assignment", Status{State: StateUnprotected, Reason: "a\nMAINPID=1\x00\u0085b"}, "Unprotected: a MAINPID=1  b"},
+		{"bad newline begins no assignment", Status{State: StateUnprotected, Reason: "a\nMAINPID=1\x00\u0085b"}, "Unprotected: a MAINPID=1 b"},
 		{"bad UTF-8", Status{State: StateUnprotected, Reason: "a\xffb"}, "Unprotected: a b"},
 	}
 	for _, tt := range tests {

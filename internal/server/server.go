@@ -13,12 +13,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
 const (
@@ -208,7 +209,7 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	text := "OK"
 	if ok, reason := s.o.Source.Health(); !ok {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		if text = OneLine(reason); text == "" {
+		if text = plain.Line(reason, maxAnswer); text == "" {
 			text = "not healthy"
 		}
 	}
@@ -223,22 +224,8 @@ func (s *Server) status(w http.ResponseWriter) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Vary", "Accept")
-	_, _ = w.Write(append(raw, '\n')) // a client that has gone away loses nothing
-}
-
-// OneLine makes one printable line of a text that may come from outside.
-func OneLine(text string) string {
-	text = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case !unicode.IsPrint(r):
-			return -1 // a terminal could obey it
-		default:
-			return r
-		}
-	}, text)
-	return strings.Join(strings.Fields(text), " ")
+	// JSON escapes what ends a line, and not all that a terminal obeys.
+	_, _ = io.WriteString(w, plain.Text(string(raw))+"\n") // a client that has gone away loses nothing
 }
 
 // Healthcheck asks the agent on this host, over IPv4 and then IPv6, and returns nil when its rules are in force. Else the
@@ -284,7 +271,7 @@ func ask(ctx context.Context, client *http.Client, addr netip.AddrPort) (answere
 	if res.StatusCode == http.StatusOK {
 		return true, nil
 	}
-	reason := OneLine(string(text))
+	reason := plain.Line(string(text), maxAnswer)
 	if reason == "" {
 		reason = res.Status
 	}

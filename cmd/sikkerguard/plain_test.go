@@ -1,0 +1,282 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/plain"
+)
+
+// hostile is text that a terminal obeys, that reads as another one, or that begins a line of its own.
+const hostile = "evil\x1b[2J\x1b]0;owned\a\r\n18:05:21 INFO all is well\x7f\u009b31m\u202egnp\u2066\u200b\xff\xfe"
+
+// judge fails the test when text, which was printed at where, holds what a terminal obeys or a line that is not from line.
+func judge(t *testing.T, where, text string, line *regexp.Regexp) {
+	t.Helper()
+	for l := range strings.Lines(text) {
+		l = strings.TrimSuffix(l, "\n")
+		if i := strings.IndexFunc(l, func(r rune) bool { return !unicode.IsPrint(r) && r != '\t' || r == utf8.RuneError }); i >= 0 {
+			t.Errorf("%s: a terminal would obey %q", where, l[i:min(len(l), i+20)])
+		}
+		if len(l) > 4*maxText {
+			t.Errorf("%s: a line has %d bytes", where, len(l))
+		}
+		if line != nil && !line.MatchString(l) {
+			t.Errorf("%s: a line that is not the program's own: %q", where, l)
+		}
+	}
+}
+
+// TestHostileEnvironment: values of variables, names of variables and of files are shown as what they are.
+func TestHostileEnvironment(t *testing.T) {
+	t.Parallel()
+	key := "SIKKER_API_KEY=sk_test_plain"
+	for name, tt := range map[string]struct {
+		environ []string
+		args    []string
+	}{
+		"a value":                  {[]string{key, "SIKKER_SCORE_MIN=" + hostile}, nil},
+		"a key":                    {[]string{"SIKKER_API_KEY=" + hostile}, nil},
+		"a name":                   {[]string{key, "SIKKER_" + hostile + "=1"}, nil},
+		"a service":                {[]string{key, "SIKKER_PORT_MAP=" + hostile + "=22"}, nil},
+		"a port":                   {[]string{key, "SIKKER_PORT_MAP=ssh=" + hostile}, nil},
+		"an address":               {[]string{key, "SIKKER_WHITELIST=" + hostile}, nil},
+		"a URL":                    {[]string{key, "SIKKER_API_URL=http://" + hostile}, nil},
+		"a list of the operator's": {[]string{key, "SIKKER_CUSTOM_BLACKLIST=/" + hostile}, nil},
+		"a key file":               {[]string{"SIKKER_API_KEY_FILE=/" + hostile}, nil},
+		"a state directory":        {[]string{"SIKKER_STATE_DIR=/nowhere/" + hostile}, []string{"pull"}},
+		"a command":                {nil, []string{hostile}},
+		"a flag":                   {nil, []string{"pull", "--" + hostile}},
+		"a port to ask at":         {[]string{"SIKKER_HEALTH_PORT=" + hostile}, []string{"healthcheck"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			c := command(tt.environ, &out)
+			c.SetArgs(tt.args)
+			err := c.ExecuteContext(t.Context())
+			if err == nil {
+				t.Fatal("it succeeded")
+			}
+			judge(t, "stdout", out.String(), nil)
+			judge(t, "stderr", complaint(err), regexp.MustCompile("^sikkerguard: |^  SIKKER_"))
+		})
+	}
+	judge(t, "stderr", complaint(errors.Join(errors.New(hostile), errors.New(strings.Repeat("x", 1<<16)))), regexp.MustCompile("^sikkerguard: "))
+}
+
+// TestHostileLog: messages and fields of the log, in both formats, are one bounded line each.
+func TestHostileLog(t *testing.T) {
+	t.Parallel()
+	for format, line := range map[config.LogFormat]string{
+		config.LogConsole: `^\d\d:\d\d:\d\d WARN evil \[2J`,
+		config.LogJSON:    `^\{"level":"warn","time":"[^"]*","msg":"evil \[2J.*\}$`,
+	} {
+		var out bytes.Buffer
+		l := logger(config.Config{LogLevel: config.LogInfo, LogFormat: format}, plain.NewWriter(&out))
+		l.With(zap.String("with", hostile)).Warn(hostile, zap.String("text", hostile), zap.Error(errors.New(hostile)),
+			zap.Strings("texts", []string{hostile}), zap.NamedError("long", errors.New(strings.Repeat(hostile, 1000))),
+			zap.Stringer("address", net.IPv4(192, 0, 2, 1)), zap.Error(nil))
+		if n := strings.Count(out.String(), "\n"); n != 1 {
+			t.Errorf("%s: %d lines", format, n)
+		}
+		judge(t, string(format), out.String(), regexp.MustCompile(line))
+	}
+}
+
+// buffer is what a program prints while it runs.
+type buffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
+}
+
+// hostilePeer is an API whose certificate has that many hostile names, or that answers without TLS.
+func hostilePeer(t *testing.T, names int, answer http.HandlerFunc) (url string) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(answer)
+	t.Cleanup(s.Close)
+	if names == 0 {
+		s.Start()
+		return s.URL
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ascii := strings.Map(func(r rune) rune {
+		if r > unicode.MaxASCII {
+			return -1
+		}
+		return r
+	}, hostile)
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: slices.Repeat([]string{ascii}, names), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	_, port, err := net.SplitHostPort(s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "https://localhost:" + port
+}
+
+// TestHostilePeer runs the agent, as a dry run, against an API that does its worst, and looks at all that it prints, answers
+// and tells: log, /status, /healthz, `sikkerguard pull` and `sikkerguard healthcheck`.
+func TestHostilePeer(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		url  string
+		evil string // shows that the text came through, as plain text
+	}{
+		"a certificate":                 {hostilePeer(t, 1, nil), "evil [2J"},
+		"a certificate with many names": {hostilePeer(t, 80, nil), "evil"}, // of more the library says the number alone
+		"an error": {hostilePeer(t, 0, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = fmt.Fprintf(w, `{"error":{"message":%q}}`, hostile)
+		}), "500"},
+		"a list line": {hostilePeer(t, 0, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, strings.ReplaceAll(hostile, "\n", "")+"\n")
+		}), "guard"},
+		"a header": {hostilePeer(t, 0, func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 200 "+hostile+"\r\n\r\n")
+				_ = c.Close()
+			}
+		}), "malformed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "s")
+			custom := filepath.Join(t.TempDir(), strings.ReplaceAll(hostile, "/", ""))
+			if err := os.WriteFile(custom, []byte("192.0.2.300 "+hostile+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			port := freePort(t)
+			environ := []string{
+				"SIKKER_API_KEY=sk_test_plain", "SIKKER_DRY_RUN=true", "SIKKER_API_URL=" + tt.url, "SIKKER_STATE_DIR=" + dir,
+				"SIKKER_CUSTOM_BLACKLIST=" + custom, "SIKKER_HEALTH_PORT=" + strconv.Itoa(port),
+			}
+			var out buffer
+			ctx, cancel := context.WithCancel(t.Context())
+			endedC := make(chan error, 1)
+			go func() {
+				c := command(environ, &out)
+				c.SetArgs(nil)
+				endedC <- c.ExecuteContext(ctx)
+			}()
+			for end := time.Now().Add(30 * time.Second); !strings.Contains(out.String(), "SikkerGuard running"); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("it does not run:\n%s", out.String())
+				}
+			}
+			var pulled bytes.Buffer
+			pull := command(environ, &pulled)
+			pull.SetArgs([]string{"pull"})
+			err := pull.ExecuteContext(ctx)
+			if !errors.Is(err, errNotInForce) {
+				t.Errorf("pull: %v", err)
+			}
+			judge(t, "pull", pulled.String(), regexp.MustCompile("^A dry run, without a new list: "))
+			if !strings.Contains(pulled.String(), tt.evil) {
+				t.Errorf("pull does not say %q: %q", tt.evil, pulled.String())
+			}
+			check := command(environ, io.Discard)
+			check.SetArgs([]string{"healthcheck"})
+			if err := check.ExecuteContext(ctx); err != nil {
+				judge(t, "healthcheck", complaint(err), regexp.MustCompile("^sikkerguard: "))
+			}
+			for _, path := range []string{"/healthz", "/status"} {
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := http.DefaultClient.Do(req) //nolint:forbidigo // a test's
+				if err != nil {
+					t.Fatal(err)
+				}
+				raw, err := io.ReadAll(res.Body)
+				if err := errors.Join(err, res.Body.Close()); err != nil {
+					t.Fatal(err)
+				}
+				judge(t, path, string(raw), nil)
+			}
+			cancel()
+			if err := <-endedC; err != nil {
+				t.Error(err)
+			}
+			said := out.String()
+			judge(t, "log", said, regexp.MustCompile(`^\d\d:\d\d:\d\d (INFO|WARN|ERROR) (?:[^a]|a[^l])|^SikkerGuard v|^Firewall protection`))
+			if !strings.Contains(said, tt.evil) || !strings.Contains(said, "a line is left out") {
+				t.Errorf("the log does not say %q:\n%s", tt.evil, said)
+			}
+		})
+	}
+}
+
+// freePort is a port that no program has at this moment.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// TestCommandsPrintPlainText: all that any command prints passes the writer of plain text.
+func TestCommandsPrintPlainText(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if _, err := io.WriteString(command(nil, &out).OutOrStdout(), hostile+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, "stdout", out.String(), nil)
+	if !strings.HasPrefix(out.String(), "evil [2J") {
+		t.Errorf("printed %q", out.String())
+	}
+}
