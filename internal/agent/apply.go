@@ -188,7 +188,7 @@ func (a *Agent) suspect(ctx context.Context, pull error) error {
 		return nil
 	}
 	e.enforced = nil
-	a.setPulled(blocklist.Blocklist{}, time.Time{})
+	a.setPulled(blocklist.Blocklist{}, moment{})
 	return errors.Join(&RollbackError{Broken: guilty, Entries: d.block.Len()}, a.undo())
 }
 

@@ -59,6 +59,21 @@ func (c clock) age(m moment) (age time.Duration, ok bool) {
 	return max(0, age), plausible(m.wall) && plausible(now.wall) && age >= -maxSkew
 }
 
+// wallOf returns the wall time of m, by the clock as it is now if the clock of then cannot be right.
+func (c clock) wallOf(m moment) time.Time {
+	now := c.now()
+	if m.boot == 0 || plausible(m.wall) || !plausible(now.wall) {
+		return m.wall
+	}
+	return now.wall.Add(m.boot - now.boot)
+}
+
+// after returns the moment that comes when wait has passed.
+func (c clock) after(wait time.Duration) moment {
+	m := c.now()
+	return moment{wall: m.wall.Add(wait), boot: m.boot + wait}
+}
+
 // plausible reports whether a wall clock can have shown t. This program is of 2026: an earlier clock has not been set yet.
 func plausible(t time.Time) bool { return t.Year() >= 2026 }
 

@@ -33,7 +33,7 @@ var errKeeping = errors.New("the list before is still being written: the disk ha
 // enforcer is what the enforcing task remembers from one turn to the next.
 type enforcer struct {
 	pulled   blocklist.Blocklist // the last list of the API that was accepted
-	pulledAt time.Time           // when; zero: none was yet
+	pulledAt moment              // when; zero: none was yet
 	keeping  sync.Mutex          // held while it is written to the disk
 	own      blocklist.Blocklist // the operator's list as it was read last
 	baseline int                 // entries of the API's list last in force, for the guards
@@ -86,8 +86,8 @@ func (a *Agent) enforce(ctx context.Context) error {
 	a.restore(ctx)
 	offer(a.readyC, struct{}{})
 	a.begin(ctx, order{})
-	next := time.NewTimer(a.cfg.PullInterval)
-	defer next.Stop()
+	next := newAlarm(a.clock, a.cfg.PullInterval)
+	defer next.stop()
 	running := false
 	for {
 		select {
@@ -98,7 +98,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 			return nil
 		case t := <-e.turnC:
 			a.takeCustom(t.own)
-			next.Reset(a.refresh(ctx, t))
+			next.reset(a.refresh(ctx, t))
 			if !running && ctx.Err() == nil {
 				running = true
 				a.tellRunning()
@@ -106,8 +106,10 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.end(ctx)
 		case <-a.surveys.newsC:
 			a.takeSurvey(ctx)
-		case <-next.C:
-			a.begin(ctx, order{})
+		case <-next.tickC():
+			if next.due() {
+				a.begin(ctx, order{})
+			}
 		case <-a.o.HangupC:
 			a.log.Info("SIGHUP: pulling now")
 			a.begin(ctx, order{})
@@ -181,7 +183,7 @@ func (a *Agent) restore(ctx context.Context) {
 		return
 	}
 	a.takeCustom(a.readCustom())
-	a.setPulled(v.List, c.Pulled)
+	a.setPulled(v.List, moment{wall: c.Pulled})
 	a.setStatus(func(s *Status) { s.Kept = true })
 	a.enforcer.baseline = v.List.Len()
 	if !a.cfg.DryRun {
@@ -190,7 +192,7 @@ func (a *Agent) restore(ctx context.Context) {
 	if err := a.apply(ctx, a.wanted()); err != nil && ctx.Err() == nil {
 		a.remember(err, applyError)
 		a.log.Error("The kept list is not enforced", zap.Error(err))
-		a.setPulled(blocklist.Blocklist{}, time.Time{})
+		a.setPulled(blocklist.Blocklist{}, moment{})
 		a.setStatus(func(s *Status) { s.Kept = false })
 	}
 }
@@ -236,7 +238,7 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 		a.tellFailure(wait)
 	}
 	a.publish()
-	a.setStatus(func(s *Status) { s.NextPull = inFuture(wait) })
+	a.setStatus(func(s *Status) { s.nextPull = a.clock.after(wait) })
 	for _, c := range t.order.askers {
 		c <- a.outcome()
 	}
@@ -265,7 +267,7 @@ func (a *Agent) judge(t turn) {
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
 	}
 	a.enforcer.shrunk = 0
-	a.setPulled(v.List, time.Now())
+	a.setPulled(v.List, a.clock.now())
 	a.setStatus(func(s *Status) { s.Kept = false })
 }
 
@@ -278,7 +280,7 @@ func (a *Agent) keepList() {
 	e := &a.enforcer
 	err := errKeeping
 	if e.keeping.TryLock() {
-		list, at := e.pulled, e.pulledAt
+		list, at := e.pulled, a.clock.wallOf(e.pulledAt)
 		err = a.waitFor("list to be kept", keepMost, func() error {
 			defer e.keeping.Unlock()
 			return a.feed.Keep(list, at)
@@ -314,13 +316,7 @@ func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 }
 
 // setPulled remembers the API's list, one that passed the guards.
-func (a *Agent) setPulled(list blocklist.Blocklist, at time.Time) {
+func (a *Agent) setPulled(list blocklist.Blocklist, at moment) {
 	a.enforcer.pulled, a.enforcer.pulledAt = list, at
-	a.setStatus(func(s *Status) {
-		s.LastPull = nil
-		if !at.IsZero() {
-			t := at.UTC().Truncate(time.Second)
-			s.LastPull = &t
-		}
-	})
+	a.setStatus(func(s *Status) { s.pulled = at })
 }

@@ -23,6 +23,9 @@ const (
 	sourceNone   = "none"
 )
 
+// ageUnknown is the value of Status.ListAge while the age of the list cannot be told.
+const ageUnknown = "unknown"
+
 // now is the published state as it stands at this moment. Two things change it that publish nothing: a list grows old, and
 // rules that no table owner protects can be taken away between two looks of the watch.
 func (a *Agent) now() Status {
@@ -32,16 +35,17 @@ func (a *Agent) now() Status {
 			s.Conditions = withCondition(s.Conditions, conditionRow(condMissing), a.detail(err), true)
 		}
 	}
-	if age := s.age(); age > staleAfter*a.cfg.PullInterval {
-		s.Conditions = withCondition(s.Conditions, conditionRow(condOld), fmt.Sprintf("the list is %s old", short(age)), true)
-	}
+	s.tellTimes(a.clock)
+	old := s.ageKnown && s.age > staleAfter*a.cfg.PullInterval
+	s.Conditions = withCondition(s.Conditions, conditionRow(condOld), fmt.Sprintf("the list is %s old", short(s.age)), old)
+	s.Conditions = withCondition(s.Conditions, conditionRow(condAge), "", s.LastPull != nil && !s.ageKnown)
 	s.settle()
 	s.Reason = a.plain(s.Reason)
 	switch s.State {
 	case StateActive, StateDegraded:
 		s.Healthy = true
 	case StateDryRun:
-		s.Healthy = s.LastPull != nil && s.age() <= staleAfter*a.cfg.PullInterval
+		s.Healthy = s.ageKnown && !old
 	case StateStarting, StateUnprotected:
 		s.BlockedIPs, s.Blocked4, s.Blocked6, s.Verified = 0, 0, 0, nil // what is in force is not known
 	}

@@ -85,11 +85,11 @@ func listMetrics(pullInterval time.Duration) []metric {
 			func(s *Status, out put) { seconds(out, s.LastPull) },
 		},
 		{
-			"list_age_seconds", gauge, "", "Age of the last list that was accepted. Absent before the first.",
+			"list_age_seconds", gauge, "", "Age of the last list that was accepted. Absent before the first, and while a wrong clock makes it unknown.",
 			`sikkerguard_list_age_seconds > 3 * sikkerguard_pull_interval_seconds`,
 			func(s *Status, out put) {
-				if s.LastPull != nil {
-					out(s.age().Seconds())
+				if s.ageKnown {
+					out(s.age.Seconds())
 				}
 			},
 		},

@@ -112,7 +112,7 @@ func sample() Status {
 	at := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
 	return Status{
 		State: StateActive, enforcing: StateActive, Conditions: []ConditionStatus{}, BlockedIPs: 8774, LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
-		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: sourceAPI, ListAge: "2h 15m", Custom: 3, NextPull: &at,
+		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: sourceAPI, ListAge: "2h 15m", age: 135 * time.Minute, ageKnown: true, Custom: 3, NextPull: &at,
 		Pulls: Counts{pullAccepted: 4, pullUnavailable: 1}, Refused: Counts{string(vet.GuardShrink): 2}, Rollbacks: 1, Repairs: 5,
 		Whitelist: WhitelistStatus{IPs: 8, Ranges: 8, Kinds: "gateways"}, Backend: "nftables",
 		Features: []string{"table owner", "element counts"}, Gaps: []string{},

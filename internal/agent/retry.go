@@ -64,7 +64,7 @@ func spread(q sikkerapi.Quota, now time.Time) time.Duration {
 	if !q.Known || q.Remaining == 0 || !q.Reset.After(now) {
 		return 0
 	}
-	return q.Reset.Sub(now) / time.Duration(q.Remaining)
+	return min(q.Reset.Sub(now), 24*time.Hour) / time.Duration(q.Remaining) // further off, the clock was put back
 }
 
 // inFuture is the time after d, as the status shows times: UTC, to the second.

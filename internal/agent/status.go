@@ -35,7 +35,7 @@ type Status struct {
 	Blocked4   int               `json:"blockedIpv4"`
 	Blocked6   int               `json:"blockedIpv6"`
 	Source     string            `json:"listSource"`    // of the list in force: api, kept, custom or none
-	ListAge    string            `json:"listAge"`       // of the list in force; empty while there is none
+	ListAge    string            `json:"listAge"`       // of the list in force; unknown if a clock was wrong; empty while there is none
 	Kept       bool              `json:"kept"`          // the list in force is the one kept from the last run
 	Custom     int               `json:"customEntries"` // of the operator's own list
 	NextPull   *time.Time        `json:"nextPull"`
@@ -57,7 +57,11 @@ type Status struct {
 	Errors     LastErrors        `json:"lastErrors"`
 	Conditions []ConditionStatus `json:"conditions"` // those that hold, the gravest first
 
-	enforcing    State  // what is enforced, whatever condition holds: starting, active, unprotected or dry-run
+	enforcing    State         // what is enforced, whatever condition holds: starting, active, unprotected or dry-run
+	pulled       moment        // when the list was pulled; zero: none was
+	nextPull     moment        // when the next pull is due; zero: not known
+	age          time.Duration // of the list
+	ageKnown     bool
 	unattributed uint64 // packets that were dropped and never seen, those on their way left out: it never goes back
 }
 
@@ -174,8 +178,11 @@ func (a *Agent) Status() Status {
 		s.Refused = Counts{}
 	}
 	s.Uptime = short(time.Since(a.started))
-	if s.LastPull != nil {
-		s.ListAge = short(s.age())
+	switch {
+	case s.ageKnown:
+		s.ListAge = short(s.age)
+	case s.LastPull != nil:
+		s.ListAge = ageUnknown
 	}
 	if a.fw != nil {
 		i := a.fw.Info()
@@ -208,18 +215,35 @@ func quotaStatus(q sikkerapi.Quota, now time.Time) *QuotaStatus {
 		return nil
 	}
 	s := &QuotaStatus{Limit: q.Limit, Remaining: q.Remaining, Reset: q.Reset.UTC()}
-	for !s.Reset.After(now) { // it is there anew, each day
-		s.Reset, s.Remaining = s.Reset.Add(24*time.Hour), s.Limit
+	const day = 24 * time.Hour
+	switch left := s.Reset.Sub(now); {
+	case left <= 0: // it is there again, each day
+		s.Reset, s.Remaining = s.Reset.Add((-left/day+1)*day), s.Limit
+	case left > 2*day: // the clock was put back
+		s.Reset, s.Remaining = now.UTC().Truncate(day).Add(day), s.Limit
 	}
 	return s
 }
 
-// age is how old the list is.
-func (s Status) age() time.Duration {
-	if s.LastPull == nil {
-		return 0
+// tellTimes fills in the times of pulls and the age of the list, by the clocks as they are now.
+func (s *Status) tellTimes(c clock) {
+	second := func(t time.Time) *time.Time {
+		t = t.UTC().Truncate(time.Second)
+		return &t
 	}
-	return time.Since(*s.LastPull)
+	s.LastPull, s.NextPull = nil, nil
+	if s.pulled != (moment{}) {
+		s.LastPull = second(c.wallOf(s.pulled))
+		s.age, s.ageKnown = c.age(s.pulled)
+	}
+	if s.nextPull != (moment{}) {
+		now := c.now()
+		next := s.nextPull.wall
+		if byBoot := now.wall.Add(s.nextPull.boot - now.boot); next.Sub(byBoot) > alarmTick { // the wall clock was put back
+			next = byBoot
+		}
+		s.NextPull = second(next)
+	}
 }
 
 // events makes the figures add up: what was dropped and not seen is not attributed.

@@ -117,17 +117,17 @@ func TestNow(t *testing.T) {
 		source  string
 		blocked int
 	}{
-		{"OK active", Status{enforcing: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
-		{"OK kept", Status{enforcing: StateActive, LastPull: &fresh, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceKept, 5},
+		{"OK active", Status{enforcing: StateActive, pulled: moment{wall: fresh}, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
+		{"OK kept", Status{enforcing: StateActive, pulled: moment{wall: fresh}, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceKept, 5},
 		{"OK the operator's list alone", Status{enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceCustom, 5},
-		{"OK stale is degraded and healthy", Status{enforcing: StateActive, LastPull: &old, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h old", sourceAPI, 5},
-		{"bad table gone between two looks of the watch", Status{enforcing: StateActive, LastPull: &fresh, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
-		{"bad table gone while degraded", Status{enforcing: StateActive, LastPull: &fresh, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; 503", sourceNone, 0},
+		{"OK stale is degraded and healthy", Status{enforcing: StateActive, pulled: moment{wall: old}, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h old", sourceAPI, 5},
+		{"bad table gone between two looks of the watch", Status{enforcing: StateActive, pulled: moment{wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
+		{"bad table gone while degraded", Status{enforcing: StateActive, pulled: moment{wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; 503", sourceNone, 0},
 		{"bad starting", Status{enforcing: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
 		{"bad nothing in force", Status{enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
-		{"OK dry run", Status{enforcing: StateDryRun, LastPull: &fresh, BlockedIPs: 5}, true, nil, StateDryRun, true, "", sourceAPI, 5},
-		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, LastPull: &fresh, BlockedIPs: 5, Conditions: failed("503")}, true, nil, StateDryRun, true, "503", sourceAPI, 5},
-		{"bad dry run with an old list", Status{enforcing: StateDryRun, LastPull: &old, BlockedIPs: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 5},
+		{"OK dry run", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, BlockedIPs: 5}, true, nil, StateDryRun, true, "", sourceAPI, 5},
+		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, BlockedIPs: 5, Conditions: failed("503")}, true, nil, StateDryRun, true, "503", sourceAPI, 5},
+		{"bad dry run with an old list", Status{enforcing: StateDryRun, pulled: moment{wall: old}, BlockedIPs: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 5},
 		{"bad dry run without a list", Status{enforcing: StateDryRun, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
 	}
 	for _, tt := range tests {

@@ -31,7 +31,7 @@ func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
 	}
 	var beatC <-chan time.Time
 	if s.Watchdog > 0 {
-		t := time.NewTicker(s.Watchdog / 2)
+		t := time.NewTicker(max(s.Watchdog/2, time.Millisecond)) // a ticker of nothing would panic
 		defer t.Stop()
 		beatC = t.C
 	}
