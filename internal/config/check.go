@@ -3,23 +3,29 @@ package config
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"unicode"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
+// maxWhitelist is the largest share of the addresses in use that the whitelist may cover, in each family. With more of
+// them the firewall would hardly block anything.
+const maxWhitelist = 0.5
+
+// setWhitelist takes entries between commas, semicolons, spaces or newlines, in quotes or brackets, with comments.
 func setWhitelist(l *loader, value string) string {
 	var bad []string
-	for text := range strings.SplitSeq(value, ",") {
-		text = strings.TrimSpace(text)
-		if text == "" {
-			continue
-		}
-		p, err := parsePrefix(text)
+	for text := range words(value) {
+		p, err := blocklist.Parse(text)
 		switch {
-		case errors.Is(err, errZone):
+		case errors.Is(err, blocklist.ErrZone):
 			bad = append(bad, entry(text, "without the % and what follows"))
 		case err != nil:
 			bad = append(bad, entry(text, "an address or a network like 192.0.2.0/24"))
@@ -29,28 +35,36 @@ func setWhitelist(l *loader, value string) string {
 			l.cfg.Whitelist = append(l.cfg.Whitelist, p)
 		}
 	}
+	// The entries together may be everything, as 0.0.0.0/1 and 128.0.0.0/1 are. Special-purpose space is never blocked
+	// anyway.
+	public, _ := blocklist.New(slices.Clone(l.cfg.Whitelist)).Blockable()
+	v4, v6 := public.Coverage()
+	if len(bad) == 0 && max(v4, v6) > maxWhitelist {
+		family, share := "public IPv4", v4
+		if v6 > v4 {
+			family, share = "IPv6", v6
+		}
+		return fmt.Sprintf(": covers %.0f%% of the %s addresses, at most %.0f%% may be: to block nothing, stop the agent",
+			share*100, family, maxWhitelist*100)
+	}
 	return entries(bad)
 }
 
-var errZone = errors.New("has a zone")
-
-// parsePrefix reads an address or a network as a canonical prefix.
-func parsePrefix(s string) (netip.Prefix, error) {
-	if strings.Contains(s, "%") {
-		return netip.Prefix{}, errZone
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		a, aerr := netip.ParseAddr(s)
-		if aerr != nil {
-			return netip.Prefix{}, aerr
+// words yields the entries of a list that an operator wrote in one way or another.
+func words(value string) iter.Seq[string] {
+	around := strings.NewReplacer("[", "", "]", "", `"`, "", "'", "", "\ufeff", "")
+	between := func(r rune) bool { return unicode.IsSpace(r) || r == ',' || r == ';' }
+	return func(yield func(string) bool) {
+		for line := range strings.Lines(value) {
+			line, _, _ = strings.Cut(line, "#")
+			line, _, _ = strings.Cut(line, "//")
+			for _, word := range strings.FieldsFunc(around.Replace(line), between) {
+				if !yield(word) {
+					return
+				}
+			}
 		}
-		p = netip.PrefixFrom(a, a.BitLen())
 	}
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), nil
 }
 
 func setPortMap(l *loader, value string) string {

@@ -114,6 +114,7 @@ func Load(environ []string) (Config, error) {
 	for _, v := range variables() {
 		l.check(v)
 	}
+	l.warnOfNames()
 	// Last, when the key is known, and told first: what else is wrong may come of a misspelt name.
 	problems := make([]Problem, 0, len(unknown)+len(l.problems))
 	for _, name := range unknown {
@@ -162,11 +163,13 @@ func read(environ []string) (l *loader, unknown []string, err error) {
 		known[row.name] = true
 		v.SetDefault(viperKey(row.name), row.def)
 	}
+	var others []string
 	for _, setting := range environ {
 		name, value, _ := strings.Cut(setting, "=")
-		value = strings.TrimSpace(value)
+		value = unquoted(value)
 		switch {
 		case !strings.HasPrefix(strings.ToUpper(name), prefix):
+			others = append(others, name)
 		case !known[name]:
 			unknown = append(unknown, name)
 		case value != "":
@@ -174,12 +177,13 @@ func read(environ []string) (l *loader, unknown []string, err error) {
 		}
 	}
 	slices.Sort(unknown)
-	l = &loader{values: raw{}}
+	l = &loader{values: raw{}, meant: meant(others)}
 	// Strict: no conversion from one type to another.
 	err = v.Unmarshal(&l.values, func(c *mapstructure.DecoderConfig) { c.WeaklyTypedInput = false })
 	if err != nil {
 		return nil, nil, fmt.Errorf("read configuration: %w", err)
 	}
+	l.values[viperKey(apiKey)] = bareKey(l.values[viperKey(apiKey)])
 	l.key = l.values[viperKey(apiKey)]
 	return l, slices.Compact(unknown), nil
 }
@@ -187,7 +191,8 @@ func read(environ []string) (l *loader, unknown []string, err error) {
 // loader is the configuration while it is checked.
 type loader struct {
 	values   raw
-	key      string // what is given as the key, good or not; never shown
+	key      string            // what is given as the key, good or not; never shown
+	meant    map[string]string // other names that look like a variable, by the variable
 	cfg      Config
 	problems []Problem
 }

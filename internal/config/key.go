@@ -1,6 +1,8 @@
 package config
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 )
 
 const (
@@ -32,7 +35,11 @@ func setAPIKey(l *loader, key string) string {
 	case key != "" && file != "":
 		return " and " + apiKeyFile + " are both set: keep one of them"
 	case key == "" && file == "":
-		return " is not set: set it, or " + apiKeyFile + ", to your key from https://sikkerapi.com"
+		text := " is not set: set it, or " + apiKeyFile + ", to your key from https://sikkerapi.com"
+		if name := cmp.Or(l.meant[apiKey], l.meant[apiKeyFile]); name != "" {
+			text += " (" + name + " is set, and is not read)"
+		}
+		return text
 	case key == "":
 		return "" // setAPIKeyFile reads it
 	}
@@ -70,10 +77,38 @@ func (l *loader) takeKey(key string) string {
 	return ""
 }
 
+// bareKey returns a key without what it is often copied with: the words of the header that carries it, and quotes.
+func bareKey(text string) string {
+	for _, word := range []string{"authorization:", "bearer"} {
+		if rest := text[min(len(text), len(word)):]; strings.EqualFold(text[:len(text)-len(rest)], word) {
+			text = unquoted(rest)
+		}
+	}
+	return text
+}
+
+// keyIn returns the key in the content of a file: UTF-8, or UTF-16 as some Windows programs write it, alone or as a line of
+// an environment file.
+func keyIn(content []byte) string {
+	text := string(content)
+	if strings.HasPrefix(text, "\xff\xfe") {
+		units := make([]uint16, (len(content)-2)/2)
+		for i := range units {
+			units[i] = binary.LittleEndian.Uint16(content[2+2*i:])
+		}
+		text = string(utf16.Decode(units))
+	}
+	text = unquoted(text)
+	if rest, ok := strings.CutPrefix(text, apiKey+"="); ok {
+		text = unquoted(rest)
+	}
+	return bareKey(text)
+}
+
 // holdsKey says whether a text that is no key is one, or holds the one that is configured. Case does not matter: problems
 // show some values in lower case.
 func (l *loader) holdsKey(text string) bool {
-	return strings.HasPrefix(text, keyPrefix) ||
+	return strings.HasPrefix(bareKey(text), keyPrefix) ||
 		len(l.key) >= minKey && strings.Contains(strings.ToLower(text), strings.ToLower(l.key))
 }
 
@@ -93,7 +128,7 @@ func readKey(path string) (key string, public bool, err error) {
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	switch key = strings.TrimSpace(string(text)); {
+	switch key = keyIn(text); {
 	case err != nil:
 		return "", false, reason(err)
 	case len(text) > maxKeyFile:

@@ -58,8 +58,9 @@ const referenceHead = `# Configuration
 
 Everything is configured by environment variables, and nothing but the API key is needed. All of them are checked at the
 start, together: one message names every problem, with the value as it was, what is accepted and what to do. An empty
-value counts as not set; spaces around a value do not matter. Numbers are decimal, without sign or leading zero; true and
-false may be written 1 and 0, yes and no, on and off; upper and lower case do not matter in words.
+value counts as not set. Files of variables leave quotes and comments in a value that a shell would remove: spaces and quotes
+around a value do not matter, nor does a comment, which begins with # behind a space. Numbers are decimal, without sign or
+leading zero; true and false may be written 1 and 0, yes and no, on and off; upper and lower case do not matter in words.
 
 A variable that begins with SIKKER_ and is not in this table is a problem too, so that a misspelt one is not silently
 ignored: the message names the nearest known one, and never shows the value, which may be the key.
@@ -86,8 +87,8 @@ secrets:
     file: ./sikker_api_key.txt   # chown root, chmod 600: root in the container reads no file of another user
 '''
 
-The file holds the key alone, 4096 bytes at most; spaces and newlines around it do not matter. When every user can read
-it, the agent starts and the log says so.
+The file holds the key alone, 4096 bytes at most; spaces, newlines and quotes around it do not matter, nor does the word
+'Bearer' before it. When every user can read it, the agent starts and the log says so.
 
 ## Proxy
 
@@ -101,9 +102,10 @@ Sources that are never blocked, whatever list names them and however wide the en
 addresses of the host, private ranges, loopback, the API and a proxy on the way to it. The whitelist opens nothing: what
 another firewall rule drops stays dropped.
 
-An entry is an address or a network. Host bits are cleared ('203.0.113.9/24' is '203.0.113.0/24'), and an IPv4 address in
-IPv6 form is the IPv4 address. Names, addresses with a zone ('fe80::1%eth0') and networks that hold everything ('0.0.0.0/0',
-'::/0') are refused: the last would disable the firewall.
+An entry is an address or a network. Commas, semicolons, spaces or newlines separate entries. Host bits are cleared
+('203.0.113.9/24' is '203.0.113.0/24'), and an IPv4 address in IPv6 form is the IPv4 address. Names and addresses with a zone
+('fe80::1%eth0') are refused. So are entries that cover more than half of the public IPv4 addresses, or of the IPv6 addresses
+in use, together: they would disable the firewall. If the whitelist covers every entry of the lists, the status is degraded.
 
 ## Custom blacklist
 

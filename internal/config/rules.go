@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // rule is what a variable takes. What is said to be accepted and what is accepted come from one place.
@@ -27,12 +28,30 @@ func number[T int | uint16 | uint32](least, most int, unit string, field func(*C
 	r.set = func(l *loader, value string) string {
 		n, ok := decimal(value)
 		if !ok || n < least || n > most {
-			return must(value, fmt.Sprintf("%s from %d to %d", what, least, most))
+			return must(value, fmt.Sprintf("%s from %d to %d%s", what, least, most, hint(value, unit)))
 		}
 		*field(&l.cfg) = T(n)
 		return ""
 	}
 	return r
+}
+
+// hint says how a number is written that is given in another form; empty for none.
+func hint(value, unit string) string {
+	short := strings.ToLower(strings.ReplaceAll(value, " ", ""))
+	if days, ok := strings.CutSuffix(short, "d"); ok {
+		if n, ok := decimal(days); ok && n < 1000 {
+			short = fmt.Sprintf("%dh", 24*n)
+		}
+	}
+	d, err := time.ParseDuration(short)
+	switch {
+	case unit == "minutes" && err == nil && d > 0 && d%time.Minute == 0:
+		return fmt.Sprintf("; %s is %d", quote(value), d/time.Minute)
+	case strings.ContainsFunc(value, func(r rune) bool { return r > unicode.MaxASCII && unicode.IsDigit(r) }):
+		return ", in the digits 0 to 9"
+	}
+	return ""
 }
 
 func minutes(least, most int, field func(*Config) *time.Duration) rule {

@@ -56,7 +56,7 @@ func principal() []variable {
 			rule: minutes(1, 1440, func(c *Config) *time.Duration { return &c.ReportInterval }),
 		},
 		{
-			name: "SIKKER_WHITELIST", rule: rule{"addresses and networks, comma-separated", setWhitelist},
+			name: "SIKKER_WHITELIST", rule: rule{"addresses and networks, separated by commas, spaces or newlines", setWhitelist},
 			text: "[Never block these](#whitelist).", example: "198.51.100.7,2001:db8::/32",
 		},
 		{
@@ -150,6 +150,9 @@ func nearest(own string) string {
 		if d := levenshtein.ComputeDistance(own, strings.TrimPrefix(v.name, prefix)); d < least {
 			name, least = v.name, d
 		}
+	}
+	if name == "" && (strings.HasSuffix(own, "KEY") || strings.HasSuffix(own, "TOKEN")) {
+		return apiKey
 	}
 	return name
 }

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 // Resolver turns a name into addresses. *net.Resolver is one.
@@ -101,8 +103,8 @@ func (h *Host) whitelist() Whitelist {
 	for k, addrs := range h.now {
 		s.addAddrs(k, addrs)
 	}
-	s.addPrefixes(kindLAN, lanRanges())
-	s.addPrefixes(kindLoopback, loopbackRanges())
+	s.addPrefixes(kindLAN, blocklist.Private())
+	s.addPrefixes(kindLoopback, blocklist.Loopback())
 	s.addPrefixes(kindOperator, h.o.Allow)
 	s.problems = slices.Concat(h.problems, h.unnamed)
 	return s.whitelist()

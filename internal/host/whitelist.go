@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 // kind is where an entry comes from. The order is that of the summary.
@@ -115,7 +117,7 @@ func (s *survey) addAddrs(k kind, addrs []netip.Addr) {
 // addPrefixes adds networks as they are, made canonical. Invalid ones are passed over.
 func (s *survey) addPrefixes(k kind, ps []netip.Prefix) {
 	for _, p := range ps {
-		if p, ok := canonical(p); ok {
+		if p, ok := blocklist.Canonical(p); ok {
 			s.found[k] = append(s.found[k], p)
 		}
 	}
@@ -142,29 +144,4 @@ func distinct(ps []netip.Prefix) []netip.Prefix {
 func peer(a netip.Addr) (netip.Addr, bool) {
 	a = a.Unmap().WithZone("")
 	return a, a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast()
-}
-
-// canonical is p without host bits and zone, and as IPv4 where it is a network of IPv4-mapped addresses.
-func canonical(p netip.Prefix) (netip.Prefix, bool) {
-	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
-	}
-	p = p.Masked()
-	return p, p.IsValid()
-}
-
-// lanRanges are private and link-local: who is in them is a neighbour.
-func lanRanges() []netip.Prefix {
-	return []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.0/8"),     // RFC 1918
-		netip.MustParsePrefix("172.16.0.0/12"),  // RFC 1918
-		netip.MustParsePrefix("192.168.0.0/16"), // RFC 1918
-		netip.MustParsePrefix("169.254.0.0/16"), // RFC 3927; cloud providers' metadata service too
-		netip.MustParsePrefix("fc00::/7"),       // RFC 4193
-		netip.MustParsePrefix("fe80::/10"),      // RFC 4291; IPv6 gateways as a rule
-	}
-}
-
-func loopbackRanges() []netip.Prefix {
-	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }

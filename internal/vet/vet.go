@@ -196,7 +196,8 @@ func (v *Verdict) covers(percent int) *RefusalError {
 // IPv6 network that stands for IPv4 addresses, as in NAT64, is as wide as the network that it stands for.
 func isWide(p netip.Prefix) bool {
 	v4, embeds := blocklist.Embedded(p)
-	if !(embeds && v4.Bits() < minBits4) && !(p.Addr().Is4() && p.Bits() < minBits4) && !(p.Addr().Is6() && p.Bits() < minBits6) {
+	short := embeds && v4.Bits() < minBits4 || p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6
+	if !short {
 		return false
 	}
 	public, _ := blocklist.New([]netip.Prefix{p}).Blockable()
