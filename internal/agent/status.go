@@ -186,7 +186,7 @@ func (a *Agent) Status() Status {
 	}
 	if a.fw != nil {
 		i := a.fw.Info()
-		s.Backend, s.Features, s.Gaps = i.Name, append(s.Features, i.Features...), append(s.Gaps, i.Gaps...)
+		s.Backend, s.Features, s.Gaps = i.Name, append(s.Features, i.Features...), append(append(s.Gaps, i.Gaps...), i.Detours...)
 		if s.Verified != nil && s.Verified.Counted {
 			s.Features = append(s.Features, "element counts")
 		}

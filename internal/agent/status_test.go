@@ -69,10 +69,10 @@ func (*kernel) Counters() (ruleset.Counters, error) { return ruleset.Counters{Pa
 type gappy struct {
 	kernel
 
-	gaps []string
+	gaps, detours []string
 }
 
-func (g *gappy) Info() ruleset.Info { return ruleset.Info{Gaps: g.gaps} }
+func (g *gappy) Info() ruleset.Info { return ruleset.Info{Gaps: g.gaps, Detours: g.detours} }
 
 // TestGapsAreToldOnce: one that shows with a list is logged then, and again only when it was gone in between.
 func TestGapsAreToldOnce(t *testing.T) {
@@ -94,6 +94,25 @@ func TestGapsAreToldOnce(t *testing.T) {
 		if !slices.Equal(got, step.want) {
 			t.Errorf("gaps %q: got %q, want %q", step.gaps, got, step.want)
 		}
+	}
+}
+
+// TestDetoursAreNoWarning: the log names once what the kernel lacks, and warns of nothing when the host is as protected.
+func TestDetoursAreNoWarning(t *testing.T) {
+	t.Parallel()
+	a, logs := logged(t)
+	a.fw = &gappy{gaps: []string{"open"}, detours: []string{"slow"}}
+	a.tellGaps()
+	a.tellGaps()
+	var got []string
+	for _, e := range logs.TakeAll() {
+		got = append(got, e.Level.String()+" "+e.Message)
+	}
+	if want := []string{"warn Firewall: open", "info Firewall: slow"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if s := a.Status(); !slices.Equal(s.Gaps, []string{"open", "slow"}) {
+		t.Errorf("status: gaps %q", s.Gaps)
 	}
 }
 

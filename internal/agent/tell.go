@@ -21,15 +21,20 @@ func (a *Agent) tellRunning() {
 	a.log.Info("SikkerGuard running")
 }
 
-// tellGaps logs what of the firewall cannot be had, once: some of it shows only when a list is in force.
+// tellGaps logs each missing part of the firewall once: as a warning if the host is less protected without it. Some show
+// only when a list is in force.
 func (a *Agent) tellGaps() {
-	gaps := a.fw.Info().Gaps
-	for _, gap := range gaps {
-		if !slices.Contains(a.gaps, gap) {
-			a.log.Warn("Firewall: " + gap)
+	i := a.fw.Info()
+	tell := func(gaps []string, log func(string, ...zap.Field)) {
+		for _, gap := range gaps {
+			if !slices.Contains(a.gaps, gap) {
+				log("Firewall: " + gap)
+			}
 		}
 	}
-	a.gaps = gaps
+	tell(i.Gaps, a.log.Warn)
+	tell(i.Detours, a.log.Info)
+	a.gaps = slices.Concat(i.Gaps, i.Detours)
 }
 
 // tellDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.

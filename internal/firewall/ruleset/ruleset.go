@@ -18,6 +18,7 @@ type Info struct {
 	Reason   string   // why that one, a few words
 	Features []string // what of the kernel is in use, a word or two each: "table owner"
 	Gaps     []string // what is missing and what that means, a sentence each; empty when nothing is
+	Detours  []string // what is missing, and the slower way that the backend takes to the same protection, a sentence each
 }
 
 // Ruleset is the whole desired state. A backend makes it true, or changes nothing.
