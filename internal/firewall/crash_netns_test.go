@@ -67,14 +67,18 @@ func (h *host) kill(until string, delay time.Duration) {
 	_ = cmd.Wait() // it was killed
 }
 
-// TestCrash kills an agent of each kind at fifteen moments: those rules that were in force stay, the next agent takes them over without
+// TestCrash kills an agent of each kind at fifteen moments, four with -short: those rules that were in force stay, the next agent takes them over without
 // a gap, and when that one is gone, nothing is left.
 func TestCrash(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		before := h.snapshot()
 		var last ruleset.Counters
-		for i := range 15 {
+		times := 15
+		if testing.Short() {
+			times = 4
+		}
+		for i := range times {
 			until := "applied"
 			if i%3 == 0 {
 				until = "opened"

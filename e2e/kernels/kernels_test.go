@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestResults reads what a machine says on its serial line: a suite passed only if it ran to its end and nothing failed.
+func TestResults(t *testing.T) {
+	t.Parallel()
+	const boot = "@@ booted 6.1.0\r\n"
+	tests := []struct {
+		name string
+		said string
+		want []string // of the suites nft and demo
+		ok   bool
+	}{
+		{
+			"OK", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n    --- PASS: TestA/b (0.00s)\n--- SKIP: TestC (0.00s)\r\n@@ end nft 0\r\n@@ begin demo\nhello\n@@ end demo 0\n",
+			[]string{"2 passed   0 failed   1 skipped", "0 passed   0 failed   0 skipped"}, true,
+		},
+		{
+			"bad test", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n--- FAIL: TestB (0.01s)\n    b_test.go:1: oh\n@@ end nft 1\n@@ begin demo\n@@ end demo 0\n",
+			[]string{"FAILED, exit code 1", "ok"}, false,
+		},
+		{
+			"bad panic: no test is said to have failed", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\npanic: oh\n@@ end nft 2\n@@ begin demo\n@@ end demo 0\n",
+			[]string{"FAILED, exit code 2", "ok"}, false,
+		},
+		{
+			"bad no test ran", boot + "@@ begin nft\nPASS\n@@ end nft 0\n@@ begin demo\n@@ end demo 0\n",
+			[]string{"FAILED, exit code 0", "ok"}, false,
+		},
+		{
+			"bad took too long", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n@@ end nft 124\n@@ begin demo\n@@ end demo 0\n",
+			[]string{"took too long", "ok"}, false,
+		},
+		{
+			"bad cut off", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n",
+			[]string{"DID NOT RUN", "DID NOT RUN"}, false,
+		},
+		{"bad no boot", "", []string{"DID NOT RUN", "DID NOT RUN"}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			r := reader{kernel: "6.1", wanted: []suite{{name: "nft", dir: "x"}, {name: "demo", args: []string{"demo"}}}, logs: t.TempDir(), out: &out}
+			if err := r.read(strings.NewReader(tt.said)); err != nil {
+				t.Fatal(err)
+			}
+			all, bad := r.results()
+			if bad == tt.ok {
+				t.Errorf("bad: got %v", bad)
+			}
+			if err := summarize(&out, all); (err == nil) != tt.ok {
+				t.Errorf("summarize: got %v", err)
+			}
+			for i, want := range tt.want {
+				if got := all[i].String(); !strings.Contains(got, want) {
+					t.Errorf("got %q, want %q in it", got, want)
+				}
+			}
+			if strings.Contains(tt.said, "b_test.go") && !strings.Contains(out.String(), "b_test.go:1: oh") {
+				t.Errorf("the reason of a failure is not printed:\n%s", out.String())
+			}
+		})
+	}
+}
+
+// TestGuestScript: each suite is run in its folder, and what is not run is said.
+func TestGuestScript(t *testing.T) {
+	t.Parallel()
+	script := guestScript(suites())
+	for _, s := range suites() {
+		for _, want := range []string{"\necho '@@ begin " + s.name + "'\n", "\necho \"@@ end " + s.name + " $?\"\n"} {
+			if !strings.Contains(script, want) {
+				t.Errorf("no %q in\n%s", want, script)
+			}
+		}
+		if (s.skip == "") != (s.without == "") {
+			t.Errorf("%s: tests are not run without a reason, or the other way round", s.name)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	t.Parallel()
+	got, err := choose([]string{"6.1", "5.10"})
+	if diff := cmp.Diff([]string{"bookworm", "bullseye"}, names(got)); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	for _, bad := range [][]string{nil, {"6.2"}, {"6.1", ""}} {
+		if got, err := choose(bad); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, got)
+		}
+	}
+}
+
+func names(rr []release) (suites []string) {
+	for _, r := range rr {
+		suites = append(suites, r.suite)
+	}
+	return suites
+}
