@@ -7,6 +7,7 @@
 package feed
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -43,8 +44,9 @@ type Options struct {
 
 // Feed fetches lists. In memory it keeps the quota, and how large the largest list of the last days was.
 type Feed struct {
-	o     Options
-	quota atomic.Pointer[sikkerapi.Quota] // nil: not known
+	o      Options
+	quota  atomic.Pointer[sikkerapi.Quota] // nil: not known
+	asJSON atomic.Bool                     // lists are asked for as JSON, which shows where it ends
 
 	mu      sync.Mutex // guards largest
 	largest largest
@@ -56,9 +58,12 @@ func New(o Options) *Feed { return &Feed{o: o} }
 // Pull asks the API for the blacklist. The caller reads the body, an address or network a line, and closes it; reading
 // fails when the body is cut short or longer than sikkerapi.BlacklistMaxBytes, and when the pull takes longer than five
 // minutes in all. The errors are those of sikkerapi.Client.Blacklist.
+//
+// A text that has no length and does not end its last line may have been cut short, or be how the API writes its lists. The
+// next Pulls then ask for JSON, which shows whether it is whole, and tells how many entries it has.
 func (f *Feed) Pull(ctx context.Context) (io.ReadCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-	s, err := f.o.API.Blacklist(ctx, sikkerapi.BlacklistQuery{ScoreMinimum: f.o.ScoreMin})
+	s, err := f.ask(ctx)
 	if err != nil {
 		cancel()
 		if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
@@ -67,7 +72,31 @@ func (f *Feed) Pull(ctx context.Context) (io.ReadCloser, error) {
 		return nil, err
 	}
 	f.learn(s.Quota)
-	return &body{ReadCloser: s, cancel: cancel}, nil
+	return &body{ReadCloser: s, cancel: cancel, unended: func() { f.asJSON.Store(true) }}, nil
+}
+
+// jsonLister is an API that also gives the list as JSON.
+type jsonLister interface {
+	BlacklistJSON(ctx context.Context, q sikkerapi.BlacklistQuery) (sikkerapi.BlacklistResponse, error)
+}
+
+// ask asks for the list as text, or as JSON, from which it makes the text, until that fails.
+func (f *Feed) ask(ctx context.Context) (*sikkerapi.BlacklistStream, error) {
+	q := sikkerapi.BlacklistQuery{ScoreMinimum: f.o.ScoreMin}
+	api, ok := f.o.API.(jsonLister)
+	if !f.asJSON.Load() || !ok {
+		return f.o.API.Blacklist(ctx, q)
+	}
+	res, err := api.BlacklistJSON(ctx, q)
+	if err != nil {
+		f.asJSON.Store(false)
+		return nil, err
+	}
+	var text []byte
+	for _, e := range res.Entries {
+		text = append(e.Prefix.AppendTo(text), '\n')
+	}
+	return &sikkerapi.BlacklistStream{ReadCloser: io.NopCloser(bytes.NewReader(text)), Quota: res.Quota}, nil
 }
 
 // learn remembers what is left of the quota until it is there anew, at midnight UTC unless the API says otherwise.
@@ -94,7 +123,16 @@ func (f *Feed) Quota() sikkerapi.Quota {
 type body struct {
 	io.ReadCloser
 
-	cancel context.CancelFunc
+	cancel  context.CancelFunc
+	unended func() // is called if the text may have been cut short
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, sikkerapi.ErrUnended) {
+		b.unended()
+	}
+	return n, err
 }
 
 func (b *body) Close() error {

@@ -47,6 +47,51 @@ func TestPull(t *testing.T) {
 	}
 }
 
+// TestPullAsksForJSONWhereTextHasNoEnd shows that a list that may be cut short is not taken, and that an API that never ends
+// its last line is understood at the next pull.
+func TestPullAsksForJSONWhereTextHasNoEnd(t *testing.T) {
+	t.Parallel()
+	jsonBody := `{"meta": {"count": 2}, "data": [{"ip": "203.0.113.9"}, {"ip": "2001:db8::/64"}]}`
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("plaintext") == "" {
+			_, _ = io.WriteString(w, jsonBody)
+			return
+		}
+		_, _ = io.WriteString(w, "203.0.113.9\n")
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "2001:db8::/64")
+	}))
+	t.Cleanup(srv.Close)
+	api, err := sikkerapi.New("sk_test_feed", sikkerapi.WithBaseURL(srv.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := feed.New(feed.Options{API: api, ScoreMin: 75})
+	pull := func() (string, error) {
+		body, err := f.Pull(t.Context())
+		if err != nil {
+			return "", err
+		}
+		raw, err := io.ReadAll(body)
+		return string(raw), errors.Join(err, body.Close())
+	}
+	if raw, err := pull(); !errors.Is(err, sikkerapi.ErrUnended) {
+		t.Errorf("text: got %q, %v", raw, err)
+	}
+	for range 2 {
+		if raw, err := pull(); err != nil || raw != "203.0.113.9/32\n2001:db8::/64\n" {
+			t.Errorf("JSON: got %q, %v", raw, err)
+		}
+	}
+	jsonBody = strings.Replace(jsonBody, "2", "3", 1)
+	if raw, err := pull(); !errors.Is(err, sikkerapi.ErrMalformed) {
+		t.Errorf("JSON with a count of 3: got %q, %v", raw, err)
+	}
+	if raw, err := pull(); !errors.Is(err, sikkerapi.ErrUnended) {
+		t.Errorf("text after JSON: got %q, %v", raw, err)
+	}
+}
+
 // broken is an API that answers with an error.
 type broken struct{ err error }
 

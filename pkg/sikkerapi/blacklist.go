@@ -22,7 +22,8 @@ const BlacklistMaxBytes = 64 << 20
 //
 // Reading fails with *TooLargeError beyond BlacklistMaxBytes, with *TemporaryError and io.ErrUnexpectedEOF when the body
 // is cut short, with ErrDecompress when it is corrupt, and with the context's error when the context of the request ends,
-// which is the only thing that ends a stalled body.
+// which is the only thing that ends a stalled body. A body without a length must end its last line: else reading fails at
+// its end with *TemporaryError and ErrUnended, after everything was handed out.
 type BlacklistStream struct {
 	io.ReadCloser
 
@@ -42,7 +43,11 @@ func (c *Client) Blacklist(ctx context.Context, q BlacklistQuery) (*BlacklistStr
 	if err != nil {
 		return nil, err
 	}
-	return &BlacklistStream{ReadCloser: a.body, Quota: a.quota, ContentType: a.contentType}, nil
+	body := io.ReadCloser(a.body)
+	if !a.measured {
+		body = &ended{ReadCloser: a.body, endpoint: blacklistRequest(v).endpoint(), last: '\n'}
+	}
+	return &BlacklistStream{ReadCloser: body, Quota: a.quota, ContentType: a.contentType}, nil
 }
 
 // blacklistRequest asks for a blacklist.
@@ -82,7 +87,8 @@ type BlacklistEntry struct {
 }
 
 // BlacklistJSON asks for the blacklist as JSON. It holds all of it in memory, up to BlacklistMaxBytes of JSON, and the
-// context governs: give it a deadline. An entry that is no address makes the whole answer ErrMalformed.
+// context governs: give it a deadline. An entry that is no address, or another number of entries than the answer tells,
+// makes the whole answer ErrMalformed.
 func (c *Client) BlacklistJSON(ctx context.Context, q BlacklistQuery) (BlacklistResponse, error) {
 	v, err := q.values()
 	if err != nil {
@@ -92,6 +98,9 @@ func (c *Client) BlacklistJSON(ctx context.Context, q BlacklistQuery) (Blacklist
 	err = c.call(ctx, blacklistRequest(v), func(raw []byte, quota Quota) (err error) {
 		res, err = decodeBlacklist(raw)
 		res.Quota = quota
+		if n := res.Meta.Count; err == nil && n > 0 && n != len(res.Entries) {
+			err = fmt.Errorf("it says that it has %d entries and has %d", n, len(res.Entries))
+		}
 		return err
 	})
 	if err != nil {

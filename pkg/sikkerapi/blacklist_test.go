@@ -127,6 +127,109 @@ func TestBlacklistBody(t *testing.T) {
 	}
 }
 
+// TestBlacklistWithoutLengthMustEndItsLastLine sends what is left of a list that was cut at 80%, in the ways in which
+// nothing but the content can tell.
+func TestBlacklistWithoutLengthMustEndItsLastLine(t *testing.T) {
+	t.Parallel()
+	const list = "203.0.113.1\n203.0.113.2\n203.0.113.3\n203.0.113.4\n203.0.113.45\n"
+	cut := list[:len(list)-2] // the last line is another address
+	chunked := func(w http.ResponseWriter, body string) {
+		_, _ = io.WriteString(w, body[:5])
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, body[5:])
+	}
+	closed := func(w http.ResponseWriter, body string) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"+body)
+		_ = conn.Close()
+	}
+	old := func(w http.ResponseWriter, body string) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\n"+body)
+		_ = conn.Close()
+	}
+	measured := func(w http.ResponseWriter, body string) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		_, _ = io.WriteString(w, body)
+	}
+	compressed := func(w http.ResponseWriter, body string) {
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		_, _ = io.WriteString(z, body[:5])
+		_ = errors.Join(z.Flush(), http.NewResponseController(w).Flush())
+		_, _ = io.WriteString(z, body[5:])
+		_ = z.Close()
+	}
+	tests := []struct {
+		name string
+		send func(http.ResponseWriter, string)
+		body string
+		bad  bool
+	}{
+		{"bad chunked", chunked, cut, true},
+		{"bad until the connection closes", closed, cut, true},
+		{"bad HTTP/1.0", old, cut, true},
+		{"OK chunked", chunked, list, false},
+		{"OK until the connection closes", closed, list, false},
+		{"OK HTTP/1.0", old, list, false},
+		{"OK nothing until the connection closes", closed, "", false},
+		{"OK with a length, the last line without an end", measured, cut, false},
+		{"OK compressed, the last line without an end", compressed, cut, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { tt.send(w, tt.body) })
+			s, err := c.Blacklist(t.Context(), BlacklistQuery{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(s)
+			if err := s.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			if string(got) != tt.body {
+				t.Errorf("body: got %q, want %q", got, tt.body)
+			}
+			if !tt.bad {
+				if err != nil {
+					t.Errorf("read: %v", err)
+				}
+				return
+			}
+			if _, ok := errors.AsType[*TemporaryError](err); !ok || !errors.Is(err, ErrUnended) || !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("read: got %v, want a temporary error that is ErrUnended", err)
+			}
+		})
+	}
+}
+
+// TestBlacklistJSONCount compares the count that the API tells with what came.
+func TestBlacklistJSONCount(t *testing.T) {
+	t.Parallel()
+	for body, ok := range map[string]bool{
+		`{"meta": {"count": 1}, "data": [{"ip": "203.0.113.9"}]}`: true,
+		`{"meta": {}, "data": [{"ip": "203.0.113.9"}]}`:           true,
+		`{"meta": {"count": 2}, "data": [{"ip": "203.0.113.9"}]}`: false,
+		`{"meta": {"count": 1}}`:                                  false,
+	} {
+		c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, body)
+		})
+		res, err := c.BlacklistJSON(t.Context(), BlacklistQuery{})
+		if ok != (err == nil) || !ok && !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: got %d entries, %v", body, len(res.Entries), err)
+		}
+	}
+}
+
 func TestBlacklistEncodingNotAskedFor(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Encoding", "br") })

@@ -122,3 +122,26 @@ func (g *gunzip) classify(err error) error {
 		return err
 	}
 }
+
+// ErrUnended is a list without a length whose last line does not end. It may have been cut short, inside an address: by a
+// connection that broke where its end is the only mark of the end, or before a proxy that passed on what it had.
+var ErrUnended = errors.New("the answer has no length, and its last line does not end: it may be cut short")
+
+// ended fails at the end of a text whose last line does not end.
+type ended struct {
+	io.ReadCloser
+
+	endpoint string
+	last     byte // that was read
+}
+
+func (e *ended) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if n > 0 {
+		e.last = p[n-1]
+	}
+	if errors.Is(err, io.EOF) && e.last != '\n' {
+		err = &TemporaryError{Endpoint: e.endpoint, Err: fmt.Errorf("read body: %w: %w", io.ErrUnexpectedEOF, ErrUnended)}
+	}
+	return n, err
+}

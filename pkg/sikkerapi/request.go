@@ -47,6 +47,7 @@ type answer struct {
 	body        *body
 	quota       Quota
 	contentType string
+	measured    bool // a body that was cut short, by whomever, cannot be read to its end without an error
 }
 
 // do asks. The answer's body is to be closed. The request lives as long as it, bounded by ctx.
@@ -80,7 +81,10 @@ func (c *Client) do(ctx context.Context, r request) (*answer, error) {
 		_ = b.Close()
 		return nil, fmt.Errorf("%s: %w", r.endpoint(), err)
 	}
-	return &answer{body: b, quota: quota(resp.Header, c.now()), contentType: resp.Header.Get("Content-Type")}, nil
+	return &answer{
+		body: b, quota: quota(resp.Header, c.now()), contentType: resp.Header.Get("Content-Type"),
+		measured: resp.ContentLength >= 0 || resp.Header.Get("Content-Encoding") != "", // which can be gzip alone, with a checksum
+	}, nil
 }
 
 // noAnswer classifies the error of a request that got none.
