@@ -52,6 +52,7 @@ func TestScripts(t *testing.T) {
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
 			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
+			"piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
 			"answer": cmdAnswer, "on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
 		},
 		Condition:           func(cond string) (bool, error) { return kernelHas(t, cond) },
@@ -108,6 +109,7 @@ type world struct {
 	started          []*process // all of them
 	agents           []*process // the agents among them
 	settled          int
+	reader           *os.File // of what the newest piped agent says
 	crowd            crowd
 }
 
@@ -315,7 +317,10 @@ func cmdLogged(ts *testscript.TestScript, neg bool, args []string) {
 
 // signal NAME: sends a signal to the newest agent.
 func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
-	sig := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL}[args[0]]
+	sig := map[string]os.Signal{
+		"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL,
+		"PIPE": syscall.SIGPIPE, "TTOU": syscall.SIGTTOU,
+	}[args[0]]
 	p, _ := of(ts).agentLog(ts)
 	ts.Check(p.cmd.Process.Signal(sig))
 }

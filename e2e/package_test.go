@@ -120,6 +120,8 @@ func TestPackage(t *testing.T) {
 		t.Error("after a restart without the API the kept list is not in force")
 	}
 	h.hang(t)
+	h.ends(t)
+	h.journal(t)
 	h.iptables(t)
 	h.asRoot(t)
 	h.credential(t)
@@ -203,6 +205,32 @@ func (h host) hang(t *testing.T) {
 		t.Errorf("after the watchdog: process %s, was %s; blocking: %v", h.unit("MainPID"), pid, h.blocks())
 	}
 	h.Sh("rm /run/systemd/system/sikkerguard.service.d/test.conf; systemctl daemon-reload")
+}
+
+// ends has the service end by a signal that systemd takes for a clean end. It is started again.
+func (h host) ends(t *testing.T) {
+	t.Helper()
+	for _, signal := range []string{"TERM", "TERM", "TERM", "TERM", "TERM", "TERM"} { // more than StartLimitBurst
+		pid := h.unit("MainPID")
+		h.Sh("kill -" + signal + " " + pid)
+		h.Await("another process after SIG"+signal, func() bool {
+			return h.unit("MainPID") != pid && h.unit("ActiveState") == "active" && h.blocks()
+		})
+	}
+}
+
+// journal stops the journal and its sockets. The service logs what nobody takes, and goes on.
+func (h host) journal(t *testing.T) {
+	t.Helper()
+	const units = "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket systemd-journald.service"
+	pid := h.unit("MainPID")
+	h.Sh("systemctl stop " + units)
+	_, _ = h.Try("systemctl reload sikkerguard")
+	_, _ = h.Try("systemctl reload sikkerguard")
+	if now := h.unit("MainPID"); now != pid || !h.blocks() {
+		t.Errorf("without the journal: process %s, was %s; blocking: %v", now, pid, h.blocks())
+	}
+	h.Sh("systemctl start " + units + "; systemctl restart sikkerguard")
 }
 
 // iptables runs the service as it is with iptables-nft: not root, it cannot see what iptables-legacy has.

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"runtime"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/agent"
 	"github.com/sikkerapi/sikkerguard/internal/config"
@@ -25,7 +23,8 @@ import (
 // command is the whole command line. Everything is configured by environ; out gets what is asked for, and the log. Nothing
 // that a terminal would obey reaches out.
 func command(environ []string, out io.Writer) *cobra.Command {
-	out = plain.NewWriter(out)
+	raw := out
+	out = plain.NewWriter(raw)
 	root := &cobra.Command{
 		Use:   "sikkerguard",
 		Short: "Block the addresses that SikkerAPI knows to be malicious",
@@ -45,7 +44,7 @@ Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for e
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), environ, out) },
+		RunE:          func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), environ, raw) },
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate(versionLine())
@@ -161,25 +160,26 @@ func cleanup(out io.Writer) error {
 // configError is what is wrong with the environment.
 type configError struct{ error }
 
-// runAgent runs until SIGTERM or SIGINT. A second one ends the process at once, by the default action of the signal.
+// flushMost is how long the end of the process waits for a reader of the log that does not read.
+const flushMost = 2 * time.Second
+
+// runAgent runs until SIGTERM or SIGINT.
 func runAgent(ctx context.Context, environ []string, out io.Writer) error {
+	ctx, hangupC, stop := heed(ctx)
+	defer stop()
 	cfg, err := config.Load(environ)
 	if err != nil {
 		return configError{err}
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-	hangupC := make(chan os.Signal, 1)
-	signal.Notify(hangupC, unix.SIGHUP)
-	defer signal.Stop(hangupC)
-
-	o := agent.Options{Version: version, Log: logger(cfg, out), HangupC: hangupC}
+	log, outlet := logger(cfg, out)
+	flush := outlet.Start()
+	defer flush(flushMost)
+	o := agent.Options{Version: version, Log: log, Outlet: outlet, HangupC: hangupC}
 	if o.Supervisor, err = supervisor(); err != nil {
-		return err
+		log.Warn("The service manager's watchdog is left out", zap.Error(err))
 	}
 	if cfg.LogFormat == config.LogConsole {
-		o.Banner = out
+		o.Banner = plain.NewWriter(outlet)
 	}
 	a, err := agent.New(cfg, o)
 	if err != nil {

@@ -8,17 +8,41 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/outlet"
+	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
-// logger writes one line an event to out: "18:05:21 INFO Blocking 8774 IPs" on a console, an object in JSON. Neither
-// escapes a newline of the message, so text from outside goes into fields.
-func logger(cfg config.Config, out io.Writer) *zap.Logger {
+// logger writes one line an event to the outlet that it returns and that leads to out: "18:05:21
+// INFO Blocking 8774 IPs" on a console, an object in JSON. Neither escapes a newline of the
+// message, so text from outside goes into fields.
+func logger(cfg config.Config, out io.Writer) (*zap.Logger, *outlet.Writer) {
 	level := map[config.LogLevel]zapcore.Level{
 		config.LogDebug: zapcore.DebugLevel,
 		config.LogInfo:  zapcore.InfoLevel,
 		config.LogWarn:  zapcore.WarnLevel,
 		config.LogError: zapcore.ErrorLevel,
 	}[cfg.LogLevel]
+	enc := encoder(cfg.LogFormat)
+	w := outlet.New(out, func(lost uint64) []byte { return notice(enc, lost) })
+	// The outlet never fails, so that zap has nothing to say on stderr, where it would wait for a
+	// reader.
+	core := plainCore{zapcore.NewCore(enc, zapcore.AddSync(plain.NewWriter(w)), level)}
+	return zap.New(core, zap.ErrorOutput(zapcore.AddSync(io.Discard))), w
+}
+
+// notice is the line that stands where lines are missing, whatever the level of the log is.
+func notice(enc zapcore.Encoder, lost uint64) []byte {
+	line, err := enc.Clone().EncodeEntry(
+		zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "Log lines are missing here: their reader did not read"},
+		[]zapcore.Field{zap.Uint64("lines", lost)})
+	if err != nil { // no encoder of zap's returns one for an entry like this
+		return nil
+	}
+	defer line.Free()
+	return append([]byte(nil), line.Bytes()...)
+}
+
+func encoder(format config.LogFormat) zapcore.Encoder {
 	enc := zapcore.EncoderConfig{
 		TimeKey: "time", LevelKey: "level", MessageKey: "msg",
 		EncodeLevel:    zapcore.CapitalLevelEncoder,
@@ -26,13 +50,11 @@ func logger(cfg config.Config, out io.Writer) *zap.Logger {
 		EncodeDuration: zapcore.StringDurationEncoder,
 		LineEnding:     zapcore.DefaultLineEnding,
 	}
-	encoder := zapcore.NewConsoleEncoder
-	if cfg.LogFormat == config.LogJSON {
-		encoder = zapcore.NewJSONEncoder
+	if format == config.LogJSON {
 		enc.EncodeLevel = zapcore.LowercaseLevelEncoder
 		enc.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	} else {
-		enc.ConsoleSeparator = " "
+		return zapcore.NewJSONEncoder(enc)
 	}
-	return zap.New(plainCore{zapcore.NewCore(encoder(enc), zapcore.Lock(zapcore.AddSync(out)), level)})
+	enc.ConsoleSeparator = " "
+	return zapcore.NewConsoleEncoder(enc)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 )
 
 // version and commit are set by the linker, as in -X main.version=1.0.0 -X main.commit=0123456789ab.
@@ -22,11 +23,24 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	if err := command(os.Environ(), os.Stdout).Execute(); err != nil {
-		_, _ = io.WriteString(os.Stderr, complaint(err))
+		complain(os.Stderr, err)
 		if _, ok := errors.AsType[configError](err); ok {
 			return exitConfig
 		}
 		return 1
 	}
 	return 0
+}
+
+// complain writes why the command failed, but does not wait for a reader of stderr that does not read.
+func complain(stderr io.Writer, err error) {
+	doneC := make(chan struct{})
+	go func() {
+		defer close(doneC)
+		_, _ = io.WriteString(stderr, complaint(err))
+	}()
+	select {
+	case <-doneC:
+	case <-time.After(flushMost):
+	}
 }

@@ -31,7 +31,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/config"
-	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
 // hostile is text that a terminal obeys, that reads as another one, or that begins a line of its own.
@@ -100,10 +99,12 @@ func TestHostileLog(t *testing.T) {
 		config.LogJSON:    `^\{"level":"warn","time":"[^"]*","msg":"evil \[2J.*\}$`,
 	} {
 		var out bytes.Buffer
-		l := logger(config.Config{LogLevel: config.LogInfo, LogFormat: format}, plain.NewWriter(&out))
+		l, outlet := logger(config.Config{LogLevel: config.LogInfo, LogFormat: format}, &out)
+		flush := outlet.Start()
 		l.With(zap.String("with", hostile)).Warn(hostile, zap.String("text", hostile), zap.Error(errors.New(hostile)),
 			zap.Strings("texts", []string{hostile}), zap.NamedError("long", errors.New(strings.Repeat(hostile, 1000))),
 			zap.Stringer("address", net.IPv4(192, 0, 2, 1)), zap.Error(nil))
+		flush(time.Minute)
 		if n := strings.Count(out.String(), "\n"); n != 1 {
 			t.Errorf("%s: %d lines", format, n)
 		}
@@ -250,7 +251,7 @@ func TestHostilePeer(t *testing.T) {
 			}
 			said := out.String()
 			judge(t, "log", said, regexp.MustCompile(`^\d\d:\d\d:\d\d (INFO|WARN|ERROR) (?:[^a]|a[^l])|^SikkerGuard v|^Firewall protection`))
-			if !strings.Contains(said, tt.evil) || !strings.Contains(said, "a line is left out") {
+			if !strings.Contains(said, tt.evil) || !strings.Contains(said, "Custom blacklist cannot be read") {
 				t.Errorf("the log does not say %q:\n%s", tt.evil, said)
 			}
 		})

@@ -1,24 +1,44 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"net"
+	"os"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/sikkerapi/sikkerguard/internal/agent"
 )
 
-// supervisor is systemd, or another that speaks sd_notify(3), when it started this process; else none.
+// notifyMost is how long a service manager that does not read may hold up a message to it.
+const notifyMost = time.Second
+
+// supervisor is systemd, or another that speaks sd_notify(3), when it started this process; else
+// none. An error means that it is one whose watchdog cannot be served.
 func supervisor() (agent.Supervisor, error) {
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		return agent.Supervisor{}, fmt.Errorf("read WATCHDOG_USEC (unset it when no service manager set it): %w", err)
+		err = fmt.Errorf("read WATCHDOG_USEC (unset it when no service manager set it): %w", err)
 	}
-	return agent.Supervisor{
-		Watchdog: watchdog,
-		Notify: func(state string) error {
-			_, err := daemon.SdNotify(false, state) // without NOTIFY_SOCKET it does nothing
-			return err
-		},
-	}, nil
+	s := agent.Supervisor{Watchdog: watchdog}
+	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
+		s.Notify = func(state string) error { return notify(path, state) }
+	}
+	return s, err
+}
+
+// notify sends state to the socket at path. The library's SdNotify would wait
+// for ever while the socket is full.
+func notify(path, state string) error {
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	err = c.SetWriteDeadline(time.Now().Add(notifyMost))
+	if err == nil {
+		_, err = c.Write([]byte(state))
+	}
+	return errors.Join(err, c.Close())
 }

@@ -33,6 +33,7 @@ type Options struct {
 	Version string           // as in "1.0.0"
 	Banner  io.Writer        // gets the two lines that come before the log; nil for none
 	Log     *zap.Logger      // nil for none
+	Outlet  Outlet           // through which the log goes; nil for none that falls behind
 	HangupC <-chan os.Signal // each value asks for a pull at once; nil for never
 
 	Supervisor Supervisor // is told how the agent is
@@ -52,6 +53,7 @@ type Agent struct {
 	server  *server.Server
 	control *control.Server  // nil when it cannot be had
 	fw      firewall.Backend // nil in a dry run
+	gate    *gate            // what fw is, once it was opened
 	gaps    []string         // of the firewall, that were told; the enforcing task's own
 	api     *sikkerapi.Client
 
@@ -150,6 +152,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.keep(ctx, "watch on addresses and routes", a.watchHost, nil) })
 	g.Go(func() error { return a.surveys.Run(ctx) })
 	g.Go(func() error { return a.enforce(ctx) })
+	g.Go(func() error { return a.watchOutlet(ctx) })
 	if a.control != nil { // a file of the disk, which goes when this ends
 		controlling.Go(func() error { return a.keep(ctx, "control socket", a.control.Run, a.control.Listen) })
 	}
@@ -166,9 +169,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	// The disk may hang, and the tasks with it that use it. The rules go all the same.
 	<-ctx.Done()
+	removed := a.remove() // before anything is logged or waited for
 	a.log.Info("Stopping")
+	a.tellRemoved(removed)
 	err := a.waitFor("tasks to end", ending, g.Wait)
-	err = errors.Join(err, a.remove())
+	if removed != nil { // what held the firewall may have ended
+		removed = a.remove()
+		a.tellRemoved(removed)
+	}
+	err = errors.Join(err, removed)
 	if !a.cfg.DryRun {
 		a.tellWindow()
 	}
@@ -235,7 +244,8 @@ func (a *Agent) open() error {
 		if err != nil {
 			return err
 		}
-		a.fw = fw
+		a.gate = &gate{Backend: fw}
+		a.fw = a.gate
 		info := fw.Info()
 		a.log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
 		a.log.Debug("Firewall features", zap.Strings("features", info.Features))
@@ -321,16 +331,23 @@ func (a *Agent) close() error {
 	return errors.Join(errs...)
 }
 
-// remove takes the rules out of the kernel.
+// remove takes the rules out of the kernel. No task puts any there afterwards.
 func (a *Agent) remove() error {
 	if a.fw == nil {
 		return nil
 	}
+	a.gate.shut()
 	if err := a.takeAway(); err != nil {
 		return fmt.Errorf("remove the firewall rules: %w (`sikkerguard cleanup` tries again)", err)
 	}
-	a.log.Info("Firewall rules removed")
 	return nil
+}
+
+// tellRemoved says that the rules are gone, if they are.
+func (a *Agent) tellRemoved(err error) {
+	if a.fw != nil && err == nil {
+		a.log.Info("Firewall rules removed")
+	}
 }
 
 // keep runs a task that protection does not depend on until ctx ends, and when it fails says so, opens it anew if need be,

@@ -29,6 +29,7 @@ const (
 	condTrial     Code = "list-on-trial"
 	condOld       Code = "list-old"
 	condWhitelist Code = "whitelist-stale"
+	condLog       Code = "log-stalled"
 	condAge       Code = "list-age-unknown"
 	condReports   Code = "reports-kept"
 )
@@ -77,6 +78,12 @@ func conditions() []condition {
 			code: condWhitelist, severity: SeverityDegraded, quiet: true,
 			message: "The safety whitelist in force is not the host's as it is now",
 			remedy:  "It is tried again by itself. The detail says what the kernel answered.",
+		},
+		{
+			code: condLog, severity: SeverityDegraded, quiet: true, // a line about it would be dropped, too
+			message: "The log does not reach its reader, and lines are dropped when its buffer is full",
+			remedy: "Look at what reads the agent's output: a stopped terminal, a full disk, journald, Docker's log driver. " +
+				"If it is gone for good, restart the agent when that suits you.",
 		},
 		{
 			code: condAge, severity: SeverityWarning, quiet: true,

@@ -137,6 +137,11 @@ func listMetrics(pullInterval time.Duration) []metric {
 			func(s *Status, out put) { out(float64(s.Repairs)) },
 		},
 		{
+			"log_lines_dropped_total", counter, "", "Log lines that were dropped, because their reader did not read.",
+			`increase(sikkerguard_log_lines_dropped_total[1h]) > 0`,
+			func(s *Status, out put) { out(float64(s.LogDropped)) },
+		},
+		{
 			"last_error_timestamp_seconds", gauge, "stage", "When a stage last failed: pull, apply or report. Absent for one that never did. /status has the text.",
 			`time() - sikkerguard_last_error_timestamp_seconds < 3600`,
 			func(s *Status, out put) {

@@ -123,6 +123,7 @@ func sample() Status {
 		Reports:      &ReportsStatus{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
 		Quota:        QuotasStatus{Pulls: &QuotaStatus{Limit: 24, Remaining: 20, Reset: at}, Reports: &QuotaStatus{Limit: 1000, Reset: at}},
 		Errors:       LastErrors{Pull: &LastError{Time: at, Text: "pull blacklist: 503"}},
+		LogDropped:   9,
 		unattributed: 50,
 	}
 }
@@ -197,6 +198,7 @@ func TestMetrics(t *testing.T) {
 		"reports_queued{}": 12, "reports_sent_total{}": 300, "reports_rejected_total{}": 4, "reports_merged_total{}": 5,
 		"reports_dropped_total{}": 6, "quota_limit{use=pulls}": 24, "quota_remaining{use=pulls}": 20, "quota_remaining{use=reports}": 0,
 		"last_error_timestamp_seconds{stage=pull}": 1771929000, "list_kept{}": 0,
+		"log_lines_dropped_total{}": 9,
 	} {
 		if got, ok := all[prefix+name]; !ok || got != want {
 			t.Errorf("%s: got %v (there: %v), want %v", name, got, ok, want)
@@ -225,7 +227,7 @@ func TestMetricsUnknown(t *testing.T) {
 		t.Errorf("not healthy, and yet: %v", all)
 	}
 	for name := range all {
-		if regexp.MustCompile("dropped_|reports_|quota_|last_|list_age|next_pull").MatchString(name) {
+		if regexp.MustCompile("guard_dropped_|reports_|quota_|last_|list_age|next_pull").MatchString(name) {
 			t.Errorf("%s is there", name)
 		}
 	}

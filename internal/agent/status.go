@@ -56,6 +56,7 @@ type Status struct {
 	Quota      QuotasStatus      `json:"quota"`
 	Errors     LastErrors        `json:"lastErrors"`
 	Conditions []ConditionStatus `json:"conditions"` // those that hold, the gravest first
+	LogDropped uint64            `json:"logDropped"` // log lines that their reader did not take
 
 	enforcing    State         // what is enforced, whatever condition holds: starting, active, unprotected or dry-run
 	pulled       moment        // when the list was pulled; zero: none was
@@ -200,7 +201,7 @@ func (a *Agent) Status() Status {
 		s.Events, s.unattributed = events(totals, since.Packets()), a.seen.unattributed()
 		a.recorder.keepNow()
 	}
-	s.Hits = a.seen.hits()
+	s.Hits, s.LogDropped = a.seen.hits(), a.logDropped()
 	s.Unrecorded, s.Reports = a.recorder.unrecorded(), a.recorder.queue()
 	s.Quota.Pulls = quotaStatus(a.feed.Quota(), time.Now())
 	if a.reporter != nil {

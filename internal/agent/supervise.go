@@ -15,6 +15,9 @@ import (
 // the whole message.
 const statusMost = 512
 
+// notifyAgain is how long after a message that did not get through the supervisor is told again that the agent is ready.
+const notifyAgain = 2 * time.Second
+
 // Supervisor is a service manager, such as systemd, that wants to know how the agent is. The zero value is none.
 type Supervisor struct {
 	Notify   func(state string) error // sends assignments as of sd_notify(3), one a line; nil for no supervisor
@@ -35,7 +38,11 @@ func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
 		defer t.Stop()
 		beatC = t.C
 	}
-	var pulseC chan<- struct{} // nil while no sign of life is due
+	var (
+		pulseC chan<- struct{}  // nil while no sign of life is due
+		owed   string           // that the agent is ready, until the supervisor was told
+		againC <-chan time.Time // nil while nothing is owed
+	)
 	told := ""
 	for {
 		var state string
@@ -43,10 +50,11 @@ func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil
 		case <-stopC:
-			stopC = nil
+			stopC, owed = nil, ""
 			state = "STOPPING=1\nSTATUS=Stopping\n"
 		case <-a.readyC:
-			state = "READY=1\n"
+			owed = "READY=1\n"
+		case <-againC:
 		case <-beatC:
 			pulseC = a.pulseC
 			continue
@@ -59,20 +67,26 @@ func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
 			told = line
 			state += "STATUS=" + line + "\n"
 		}
-		a.notify(state)
+		againC = nil
+		if a.notify(owed + state) {
+			owed = ""
+		} else if owed != "" { // a supervisor that never hears of it ends the agent
+			againC = time.After(notifyAgain)
+		}
 	}
 }
 
-// notify sends to the supervisor, and says so once when it cannot.
-func (a *Agent) notify(state string) {
+// notify sends to the supervisor, says so once when it cannot, and reports whether it was told.
+func (a *Agent) notify(state string) bool {
 	if state == "" {
-		return
+		return true
 	}
 	err := a.o.Supervisor.Notify(state)
 	if err != nil && !a.unheard {
 		a.log.Warn("The service manager cannot be told how the agent is", zap.Error(err))
 	}
 	a.unheard = err != nil
+	return err == nil
 }
 
 // statusLine is the state in one line. A reason may quote what came from outside, and a newline in it would begin an

@@ -133,3 +133,30 @@ func TestUnheard(t *testing.T) {
 		t.Errorf("said %d times, want 2", n)
 	}
 }
+
+// TestReadyIsToldAgain: a service manager that cannot be told once that the agent is ready would end it; so it is told again,
+// until it was.
+func TestReadyIsToldAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := logged(t)
+		var ready []time.Time
+		a.o.Supervisor.Notify = func(state string) error {
+			if strings.Contains(state, "READY=1") {
+				if ready = append(ready, time.Now()); len(ready) < 3 {
+					return errors.New("the queue is full")
+				}
+			}
+			return nil
+		}
+		a.readyC <- struct{}{}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _ = a.supervise(ctx, nil) }()
+		time.Sleep(time.Minute)
+		cancel()
+		synctest.Wait()
+		if len(ready) != 3 || ready[2].Sub(ready[0]) != 2*notifyAgain {
+			t.Errorf("told %d times, at %v", len(ready), ready)
+		}
+	})
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/config"
+)
+
+// TestHangupIsKept: a SIGHUP that comes while the agent is busy is a pull later; and a reader that
+// goes away, or a terminal that stops background jobs, does not end or stop the process.
+func TestHangupIsKept(t *testing.T) {
+	ctx, hangupC, stop := heed(t.Context())
+	defer stop()
+	for _, sig := range []syscall.Signal{syscall.SIGPIPE, syscall.SIGTTOU, syscall.SIGHUP, syscall.SIGHUP} {
+		if err := syscall.Kill(os.Getpid(), sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Nothing is received before a later signal has been handled: it comes after them.
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	select {
+	case <-hangupC:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the SIGHUP is lost")
+	}
+}
+
+// TestLogOfSilentReader: a reader that does not read makes nobody wait who logs, and gets to know
+// how much it has missed.
+func TestLogOfSilentReader(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[config.LogFormat]string{
+		config.LogConsole: `(?m)^\d\d:\d\d:\d\d WARN Log lines are missing here: their reader did not read \{"lines": \d+\}$`,
+		config.LogJSON:    `(?m)^\{"level":"warn","time":"[^"]+","msg":"Log lines are missing here: their reader did not read","lines":\d+\}$`,
+	} {
+		read, pipe, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		log, outlet := logger(config.Config{LogLevel: config.LogInfo, LogFormat: format}, pipe)
+		flush := outlet.Start()
+		for range 3000 {
+			log.Info(strings.Repeat("x", 1000))
+		}
+		if outlet.Dropped() == 0 {
+			t.Error("nothing was dropped")
+		}
+		var got bytes.Buffer
+		doneC := make(chan error, 1)
+		go func() {
+			_, err := got.ReadFrom(read)
+			doneC <- err
+		}()
+		flush(time.Minute)
+		if err := errors.Join(pipe.Close(), <-doneC, read.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if !regexp.MustCompile(want).Match(got.Bytes()) {
+			t.Errorf("%s: the log ends with %q", format, got.String()[max(0, got.Len()-300):])
+		}
+	}
+}
+
+// TestNotifyIsBounded: a service manager that does not read its socket holds nothing up.
+func TestNotifyIsBounded(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = manager.Close() }()
+	if err := notify(path, "READY=1\n"); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	for range 10_000 { // far more than the queue of a socket takes
+		if err = notify(path, "READY=1\n"); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) > 10*notifyMost {
+		t.Errorf("with the queue full: %v after %v", err, time.Since(start))
+	}
+	buf := make([]byte, 100)
+	if n, _, err := manager.ReadFromUnix(buf); err != nil || string(buf[:n]) != "READY=1\n" {
+		t.Errorf("the manager reads %q, %v", buf[:n], err)
+	}
+}
+
+// TestComplainIsBounded: the process ends although nobody reads why.
+func TestComplainIsBounded(t *testing.T) {
+	t.Parallel()
+	read, pipe, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	complain(pipe, errors.New(strings.Repeat("x", 1<<20)))
+	if took := time.Since(start); took > 5*flushMost {
+		t.Errorf("took %v", took)
+	}
+	if err := errors.Join(read.Close(), pipe.Close()); err != nil {
+		t.Error(err)
+	}
+}

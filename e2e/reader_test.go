@@ -1,0 +1,109 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// piped HOW [VAR=value …]: starts the agent with a reader of its output that misbehaves: "full" is
+// a pipe that is full and that nobody reads, "closed" one whose reader has gone, "terminal" a
+// terminal of its own. It is the newest agent.
+func cmdPiped(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	log, err := os.Create(ts.MkAbs(fmt.Sprintf("agent%d.log", len(w.agents)+1)))
+	ts.Check(err)
+	p := &process{cmd: exec.Command(filepath.Join(w.bin, "sikkerguard")), log: log, doneC: make(chan struct{})}
+	p.cmd.Env = append(w.environ(ts, args[1:]), "PATH="+os.Getenv("PATH"), "GORACE=exitcode=66")
+	var out *os.File
+	switch args[0] {
+	case "terminal":
+		w.reader, out = terminal(ts)
+		p.cmd.Stdin, p.cmd.SysProcAttr = out, &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	default:
+		w.reader, out, err = os.Pipe()
+		ts.Check(err)
+		_, err = unix.FcntlInt(out.Fd(), unix.F_SETPIPE_SZ, os.Getpagesize())
+		ts.Check(err)
+		_, err = out.Write(bytes.Repeat([]byte{'\n'}, os.Getpagesize()))
+		ts.Check(err)
+	}
+	if args[0] == "closed" {
+		ts.Check(w.reader.Close())
+	} else {
+		reader := w.reader
+		ts.Defer(func() { _ = reader.Close() })
+	}
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	ts.Check(w.server.Start(p.cmd))
+	ts.Check(out.Close())
+	go func() {
+		defer close(p.doneC)
+		_ = p.cmd.Wait()
+	}()
+	w.started, w.agents = append(w.started, p), append(w.agents, p)
+}
+
+// terminal is a new terminal: its master, and itself.
+func terminal(ts *testscript.TestScript) (master, tty *os.File) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	ts.Check(err)
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	ts.Check(err)
+	ts.Check(unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	ts.Check(err)
+	return master, tty
+}
+
+// reads, ! reads: from now on the reader of piped reads; or it goes away.
+func cmdReads(ts *testscript.TestScript, neg bool, _ []string) {
+	w := of(ts)
+	if neg {
+		ts.Check(w.reader.Close())
+		return
+	}
+	p, _ := w.agentLog(ts)
+	go func() { _, _ = io.Copy(p.log, w.reader) }() // ends with the pipe
+}
+
+// status REGEXP: waits until /status has a line that matches.
+func cmdStatus(ts *testscript.TestScript, _ bool, args []string) {
+	re := regexp.MustCompile("(?m)" + strings.Join(args, " "))
+	waitFor(ts, "status "+re.String(), func() bool {
+		cmdGet(ts, false, []string{"/status", "200"})
+		raw, err := os.ReadFile(ts.MkAbs("get.txt"))
+		ts.Check(err)
+		return re.Match(raw)
+	})
+}
+
+// unguarded DURATION: within that time no table of ours is in the kernel any more.
+func cmdUnguarded(ts *testscript.TestScript, _ bool, args []string) {
+	within, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	start := time.Now()
+	waitFor(ts, "the table to go", func() bool {
+		cmd := exec.Command("nft", "list", "tables")
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		ts.Check(of(ts).server.Start(cmd))
+		ts.Check(cmd.Wait())
+		return !strings.Contains(out.String(), "sikkerguard")
+	})
+	if took := time.Since(start); took > within {
+		ts.Fatalf("the table went after %v, want at most %v", took, within)
+	}
+}

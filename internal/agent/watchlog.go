@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// Outlet is where the log goes. It never makes who logs wait.
+type Outlet interface {
+	// Stalled returns why lines do not reach their reader, nil while they do.
+	Stalled() error
+	// Dropped returns how many lines were dropped so far.
+	Dropped() uint64
+}
+
+// watchOutlet has the condition of the log hold while its lines do not get through, until ctx ends.
+func (a *Agent) watchOutlet(ctx context.Context) error {
+	if a.o.Outlet == nil {
+		return nil
+	}
+	every := time.NewTicker(time.Second)
+	defer every.Stop()
+	for held := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+			if err := a.o.Outlet.Stalled(); err != nil || held {
+				held = err != nil
+				a.setCondition(condLog, err)
+			}
+		}
+	}
+}
+
+// logDropped returns how many log lines were dropped so far.
+func (a *Agent) logDropped() uint64 {
+	if a.o.Outlet == nil {
+		return 0
+	}
+	return a.o.Outlet.Dropped()
+}
