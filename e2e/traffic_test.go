@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -84,6 +86,39 @@ func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
 		of(ts).sender.Answer(from, netip.AddrPortFrom(to, uint16(40000+i)))
 	}
 	of(ts).sender.UDP(from, netip.AddrPortFrom(to, 40000), "answer")
+}
+
+// datagram SOURCE PORT N: sends N datagrams from a port of clients.
+func cmdDatagram(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	for range n {
+		of(ts).sender.UDP(netip.AddrPortFrom(src, 40000), netip.AddrPortFrom(serverAddr(src), uint16(port)), "datagram")
+	}
+}
+
+// ping SOURCE N: sends N echo requests.
+func cmdPing(ts *testscript.TestScript, _ bool, args []string) {
+	src := netip.MustParseAddr(args[0])
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for range n {
+		of(ts).sender.Ping(src, serverAddr(src))
+	}
+}
+
+// socket PORT: opens a UDP socket of the server that may send from that port, until the script ends.
+func cmdSocket(ts *testscript.TestScript, _ bool, args []string) {
+	var conn net.PacketConn
+	var err error
+	of(ts).server.Do(func() {
+		conn, err = (&net.ListenConfig{}).ListenPacket(context.Background(), "udp4", ":"+args[0]) //nolint:usetesting // a script has none
+	})
+	ts.Check(err)
+	ts.Defer(func() { _ = conn.Close() })
 }
 
 // flood SOURCE N: sends N connection requests to port 22, one from each of N addresses that begin at SOURCE.

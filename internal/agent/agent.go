@@ -58,6 +58,7 @@ type Agent struct {
 	api     *sikkerapi.Client
 
 	drops        dropCount
+	evidence     evidence
 	recorder     recorder
 	store        *store.Store     // nil in a dry run
 	reporter     *report.Reporter // nil when nothing is to be reported
@@ -118,6 +119,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		pullC:  make(chan order),
 		lostC:  make(chan error, 1),
 
+		evidence: evidence{outbound: outbound{ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts}},
 		recorder: recorder{askC: make(chan chan<- struct{})},
 		readyC:   make(chan struct{}, 1), changedC: make(chan struct{}, 1), pulseC: make(chan struct{}),
 	}

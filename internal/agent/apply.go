@@ -48,6 +48,7 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if !same && e.rejected.of(d) {
 		return &RollbackError{Entries: d.block.Len(), Again: true}
 	}
+	a.evidence.publish(e.pulled)
 	var before host.Checks
 	if !same {
 		before = a.host.Probe(ctx)

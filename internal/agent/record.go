@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -193,13 +194,15 @@ func (a *Agent) record(running bool) {
 	}
 	for first := true; first || len(w.Hits) > 0; first = false {
 		n := min(recordMost, len(w.Hits))
-		err := a.recordSome(store.Record{From: from, To: to, Hits: a.rows(w.Hits[:n]), Report: a.cfg.ReportEnabled, Counters: counters})
+		rows, waiting := a.rows(w.Hits[:n])
+		err := a.recordSome(store.Record{From: from, To: to, Hits: rows, Report: a.cfg.ReportEnabled, Counters: counters})
 		a.tellStore(err)
 		if err != nil {
 			a.recorder.putBack(w, from)
 			a.recorder.setReports(nil)
 			return
 		}
+		a.evidence.settle(rows, waiting)
 		a.countersKept(counters)
 		w.Hits, counters = w.Hits[n:], nil
 	}
@@ -221,27 +224,50 @@ func (a *Agent) recordSome(r store.Record) error {
 	return a.store.Add(ctx, r)
 }
 
-// rows are hits as the database has them. What proves no attempt is kept and not reported.
-func (a *Agent) rows(hits []sensor.Hit) []store.Hit {
-	rows := make([]store.Hit, 0, len(hits))
+// rows returns hits as the database has them, and those of them that are reported when their source is proven. Hits of a
+// proven source that waited for that are among the rows. What proves no attempt is kept and not reported; of what was
+// whitelisted while its hits were in memory, neither.
+func (a *Agent) rows(hits []sensor.Hit) (rows, waiting []store.Hit) {
+	rows = make([]store.Hit, 0, len(hits))
 	special := blocklist.Special()
+	released := map[netip.Addr]bool{}
 	for _, h := range hits {
 		if special.Contains(h.Source) { // cannot have been on the list, and is nobody's business
 			continue
 		}
-		row := store.Hit{Source: h.Source, Protocol: uint8(h.Protocol), Port: h.Port, Packets: h.Packets}
+		row := store.Hit{
+			Source: h.Source, Protocol: uint8(h.Protocol), Port: h.Port, Packets: h.Packets, First: h.First, Last: h.Last, Silent: true,
+		}
 		switch h.Kind {
 		case sensor.Attempt:
 			row.Service, _ = a.cfg.Ports.Name(h.Port)
-			row.Silent = a.exempt(h.Source) // it was whitelisted while its hits were in memory
 		case sensor.Answer:
-			row.Port, row.Silent = 0, true // the port is not this host's
+			row.Port = 0 // the port is not this host's
 		case sensor.Other:
-			row.Silent = true
+		}
+		if a.exempt(h.Source) {
+			rows = append(rows, row)
+			continue
+		}
+		switch a.evidence.judge(h) {
+		case silent:
+		case certain:
+			row.Silent = false
+		case dubious:
+			held, ok := a.evidence.proven(h.Source)
+			if !ok {
+				waiting = append(waiting, row)
+				break
+			}
+			row.Silent = false
+			if !released[h.Source] {
+				rows = append(rows, held...)
+			}
+			released[h.Source] = true
 		}
 		rows = append(rows, row)
 	}
-	return rows
+	return rows, waiting
 }
 
 // keepCounters keeps the counters alone.

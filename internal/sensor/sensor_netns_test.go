@@ -136,15 +136,15 @@ func TestCounts(t *testing.T) {
 	accounted(t, s, sent)
 	want := Window{
 		Hits: []Hit{
-			{Key{source4, 23, TCP, Attempt}, 500},
-			{Key{other6, 5353, UDP, Attempt}, 500},
-			{Key{other4, 53, UDP, Attempt}, 300},
-			{Key{source6, 443, TCP, Attempt}, 300},
-			{Key{source4, 0, ICMP, Attempt}, 70},
-			{Key{source6, 0, ICMPv6, Attempt}, 70},
-			{Key{source4, 0, GRE, Other}, 1},
-			{Key{source6, 9, UDP, Attempt}, 1},
-			{Key{source6, 36412, SCTP, Other}, 1},
+			{Key: Key{source4, 23, TCP, Attempt}, Packets: 500},
+			{Key: Key{other6, 5353, UDP, Attempt}, Packets: 500},
+			{Key: Key{other4, 53, UDP, Attempt}, Packets: 300},
+			{Key: Key{source6, 443, TCP, Attempt}, Packets: 300},
+			{Key: Key{source4, 0, ICMP, Attempt}, Packets: 70},
+			{Key: Key{source6, 0, ICMPv6, Attempt}, Packets: 70},
+			{Key: Key{source4, 0, GRE, Other}, Packets: 1},
+			{Key: Key{source6, 9, UDP, Attempt}, Packets: 1},
+			{Key: Key{source6, 36412, SCTP, Other}, Packets: 1},
 		},
 		Events: sent,
 	}
@@ -193,7 +193,7 @@ func TestSnapLen(t *testing.T) {
 	options := join([]byte{byte(TCP), 11, 1, 92}, make([]byte, 92)) // 96 bytes: the ports are at 136
 	h.sender.Raw(server6, ipv6(packet6(60, join(options, pad(ports(22)))...)))
 	accounted(t, s, 1)
-	want := Window{Hits: []Hit{{Key{source6, 0, TCP, Other}, 1}}, Events: 1}
+	want := Window{Hits: []Hit{{Key: Key{source6, 0, TCP, Other}, Packets: 1}}, Events: 1}
 	if diff := cmp.Diff(want, s.Take(), cmpWindow); diff != "" {
 		t.Errorf("window (-want +got):\n%s", diff)
 	}

@@ -1,16 +1,20 @@
 package sensor
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // tally sums packets. Once its tables have grown it allocates nothing for a packet.
 type tally struct {
-	max int // keys a window
+	max  int // keys a window
+	made time.Time
 
-	taking sync.Mutex     // held by whoever takes a window; owns spare
-	spare  map[key]uint64 // empty: the next window's table
+	taking sync.Mutex  // held by whoever takes a window; owns spare
+	spare  map[key]sum // empty: the next window's table
 
 	mu     sync.Mutex // holds what follows
-	table  map[key]uint64
+	table  map[key]sum
 	window Totals // since the last take
 	before Totals // until the last take
 	next   uint32 // the sequence number that the next event should have
@@ -19,7 +23,7 @@ type tally struct {
 }
 
 func newTally(limit int) *tally {
-	return &tally{max: limit, table: map[key]uint64{}, spare: map[key]uint64{}}
+	return &tally{max: limit, made: time.Now(), table: map[key]sum{}, spare: map[key]sum{}}
 }
 
 // start begins with a new binding of the group. The kernel numbers the events of each binding from 0, so that even the
@@ -65,7 +69,7 @@ func (t *tally) add(seq *uint32, payload *[]byte) {
 	switch {
 	case !ok:
 		t.window.Unparsed++
-	case !t.count(k):
+	case !t.count(k, time.Since(t.made)):
 		t.window.Overflow++
 	}
 }
@@ -84,13 +88,18 @@ func (t *tally) follow(seq uint32) {
 }
 
 // count adds a packet to its key. Keys that are in the table go on counting when there is no room for new ones.
-func (t *tally) count(k key) bool {
-	if len(t.table) >= t.max {
-		if _, ok := t.table[k]; !ok {
-			return false
-		}
+func (t *tally) count(k key, at time.Duration) bool {
+	n, known := t.table[k]
+	switch {
+	case known:
+	case len(t.table) >= t.max:
+		return false
+	default:
+		n.first = at
 	}
-	t.table[k]++
+	n.packets++
+	n.last = at
+	t.table[k] = n
 	return true
 }
 
@@ -106,7 +115,7 @@ func (t *tally) take() Window {
 	t.table, t.spare = t.spare, nil
 	t.mu.Unlock()
 
-	w.Hits = hits(table)
+	w.Hits = hits(table, time.Now(), time.Since(t.made))
 	clear(table)
 	t.spare = table
 	return w

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -16,7 +18,7 @@ import (
 )
 
 // cmpWindow compares windows with what only this package sees.
-var cmpWindow = cmp.Options{cmpAddr, cmp.AllowUnexported(Window{})}
+var cmpWindow = cmp.Options{cmpAddr, cmp.AllowUnexported(Window{}), cmpopts.IgnoreFields(Hit{}, "First", "Last")}
 
 // counts compares windows by their numbers.
 var counts = cmp.Options{cmpWindow, cmpopts.IgnoreFields(Window{}, "Hits")}
@@ -39,12 +41,12 @@ func TestTallySums(t *testing.T) {
 	y.add(nil, nil)
 	want := Window{
 		Hits: []Hit{
-			{Key{source4, 0, ICMP, Other}, 3},
-			{Key{source4, 23, TCP, Attempt}, 2},
-			{Key{source4, 23, UDP, Attempt}, 2},
-			{Key{source4, 80, TCP, Attempt}, 2},
-			{Key{source6, 23, TCP, Attempt}, 2},
-			{Key{source4, 53, UDP, Attempt}, 1},
+			{Key: Key{source4, 0, ICMP, Other}, Packets: 3},
+			{Key: Key{source4, 23, TCP, Attempt}, Packets: 2},
+			{Key: Key{source4, 23, UDP, Attempt}, Packets: 2},
+			{Key: Key{source4, 80, TCP, Attempt}, Packets: 2},
+			{Key: Key{source6, 23, TCP, Attempt}, Packets: 2},
+			{Key: Key{source4, 53, UDP, Attempt}, Packets: 1},
 		},
 		Events: 17, Unparsed: 5,
 	}
@@ -163,14 +165,14 @@ func TestTallyOverflow(t *testing.T) {
 		packet := packet4(TCP, 0, 0, segment(p, syn)...)
 		y.add(nil, &packet)
 	}
-	want := Window{Hits: []Hit{{Key{source4, 2, TCP, Attempt}, 3}, {Key{source4, 1, TCP, Attempt}, 2}}, Events: 7, Overflow: 2}
+	want := Window{Hits: []Hit{{Key: Key{source4, 2, TCP, Attempt}, Packets: 3}, {Key: Key{source4, 1, TCP, Attempt}, Packets: 2}}, Events: 7, Overflow: 2}
 	got := y.take()
 	if diff := cmp.Diff(want, got, cmpWindow); diff != "" || got.Exact() {
 		t.Errorf("full window: exact %v (-want +got):\n%s", got.Exact(), diff)
 	}
 	packet := packet4(TCP, 0, 0, segment(3, syn)...)
 	y.add(nil, &packet)
-	want = Window{Hits: []Hit{{Key{source4, 3, TCP, Attempt}, 1}}, Events: 1}
+	want = Window{Hits: []Hit{{Key: Key{source4, 3, TCP, Attempt}, Packets: 1}}, Events: 1}
 	got = y.take()
 	if diff := cmp.Diff(want, got, cmpWindow); diff != "" || !got.Exact() {
 		t.Errorf("next window: exact %v (-want +got):\n%s", got.Exact(), diff)
@@ -322,4 +324,29 @@ func TestWindowWith(t *testing.T) {
 	if got := many.With(a); len(got.Hits) != defaultMaxHits || got.Overflow != 6 || got.Exact() {
 		t.Errorf("full: %d hits, overflow %d", len(got.Hits), got.Overflow)
 	}
+}
+
+// TestTallyTimes: a hit knows when its first and its last packet came, also of several windows together.
+func TestTallyTimes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		y := newTally(10)
+		packet := packet4(TCP, 0, 0, segment(23, syn)...)
+		var all Window
+		for range 3 {
+			time.Sleep(time.Minute)
+			y.add(nil, &packet)
+			time.Sleep(time.Second)
+			y.add(nil, &packet)
+			w := y.take()
+			if h := w.Hits[0]; h.Last.Sub(h.First) != time.Second || h.Last.After(time.Now()) {
+				t.Errorf("one window: from %v to %v", h.First.Sub(begin), h.Last.Sub(begin))
+			}
+			all = all.With(w)
+		}
+		if h := all.Hits[0]; h.Packets != 6 || h.First.Sub(begin) != time.Minute || h.Last.Sub(begin) != 3*time.Minute+3*time.Second {
+			t.Errorf("all windows: %d packets from %v to %v", h.Packets, h.First.Sub(begin), h.Last.Sub(begin))
+		}
+	})
 }

@@ -2,8 +2,10 @@ package sensor
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Key is what packets are summed by.
@@ -43,7 +45,20 @@ func (k Kind) String() string {
 // Hit is what one source sent to one port, or from one.
 type Hit struct {
 	Key
-	Packets uint64
+	Packets     uint64
+	First, Last time.Time // when the first and the last event of them came: up to 100 ms after the packet
+}
+
+// with returns the hit with the packets of another one of the same key.
+func (h Hit) with(o Hit) Hit {
+	h.Packets += o.Packets
+	if o.First.Before(h.First) {
+		h.First = o.First
+	}
+	if o.Last.After(h.Last) {
+		h.Last = o.Last
+	}
+	return h
 }
 
 // Window is what was seen between two calls of Take, in packets.
@@ -68,21 +83,22 @@ func (w Window) With(o Window) Window {
 	if len(w.Hits) == 0 {
 		w.Hits = slices.Clone(o.Hits)
 	} else if len(o.Hits) > 0 {
-		sums := make(map[Key]uint64, len(w.Hits)+len(o.Hits))
+		sums := make(map[Key]Hit, len(w.Hits)+len(o.Hits))
 		for _, h := range w.Hits {
-			sums[h.Key] = h.Packets
+			sums[h.Key] = h
 		}
 		for _, h := range o.Hits {
-			if _, known := sums[h.Key]; !known && len(sums) >= defaultMaxHits {
+			sum, known := sums[h.Key]
+			switch {
+			case known:
+				sums[h.Key] = sum.with(h)
+			case len(sums) >= defaultMaxHits:
 				w.Overflow += h.Packets
-				continue
+			default:
+				sums[h.Key] = h
 			}
-			sums[h.Key] += h.Packets
 		}
-		w.Hits = make([]Hit, 0, len(sums))
-		for k, n := range sums {
-			w.Hits = append(w.Hits, Hit{Key: k, Packets: n})
-		}
+		w.Hits = slices.AppendSeq(make([]Hit, 0, len(sums)), maps.Values(sums))
 		slices.SortFunc(w.Hits, compareHits)
 	}
 	w.Events += o.Events
@@ -113,14 +129,21 @@ func compareHits(a, b Hit) int {
 	)
 }
 
-// hits unpacks a table.
-func hits(table map[key]uint64) []Hit {
+// sum is how many packets of a key came, and when, in the time since the tally was made.
+type sum struct {
+	packets     uint64
+	first, last time.Duration
+}
+
+// hits unpacks a table, at the moment now, which is so long after the tally was made. The wall clock of this moment counts:
+// it may have been set since the tally was made.
+func hits(table map[key]sum, now time.Time, since time.Duration) []Hit {
 	if len(table) == 0 {
 		return nil
 	}
 	hs := make([]Hit, 0, len(table))
 	for k, n := range table {
-		hs = append(hs, Hit{Key: k.Key(), Packets: n})
+		hs = append(hs, Hit{Key: k.Key(), Packets: n.packets, First: now.Add(n.first - since), Last: now.Add(n.last - since)})
 	}
 	slices.SortFunc(hs, compareHits)
 	return hs

@@ -76,6 +76,9 @@ func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) er
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if h.Held {
+			continue // it is among those of an hour already
+		}
 		values := []any{h.Packets, hour, h.Source.AsSlice(), h.Protocol, h.Port}
 		res, err := update.ExecContext(uncancelled, values...)
 		if err != nil {

@@ -34,17 +34,20 @@ func fold(hits []Hit, from, to time.Time) []Row {
 		if h.Silent {
 			continue
 		}
-		k := key{h.Source, h.Service}
-		i, ok := index[k]
-		if !ok {
-			i = len(rows)
-			index[k] = i
-			rows = append(rows, Row{Source: h.Source, Service: h.Service, First: from, Last: to})
+		row := Row{Source: h.Source, Service: h.Service, Packets: h.Packets, First: from, Last: to}
+		if !h.First.IsZero() {
+			row.First, row.Last = h.First, h.Last
 		}
-		rows[i].Packets += h.Packets
 		if h.Port != 0 {
-			rows[i].Ports = union(rows[i].Ports, []uint16{h.Port})
+			row.Ports = []uint16{h.Port}
 		}
+		k := key{h.Source, h.Service}
+		if i, ok := index[k]; ok {
+			rows[i] = merge(rows[i], row)
+			continue
+		}
+		index[k] = len(rows)
+		rows = append(rows, row)
 	}
 	return rows
 }

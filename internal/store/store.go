@@ -31,6 +31,9 @@ type Hit struct {
 	Service  string // what the port is called; empty: nothing
 	Packets  uint64
 	Silent   bool // proves nothing against the source, and is never reported
+	Held     bool // recorded before as silent, and to be reported now
+
+	First, Last time.Time // when its packets came; zero: when those of its record did
 }
 
 // Row is one row of the report queue: what one source did to one service.

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+)
+
+// witness is an agent whose API lists 203.0.113.9 and 198.51.100.0/24, whose operator lists 192.0.2.9, and which has one
+// socket: of a server at the port of memcached.
+func witness(t *testing.T) *Agent {
+	t.Helper()
+	a, _ := logged(t)
+	a.evidence.outbound.sockets = func() ([]host.UDPSocket, error) {
+		return []host.UDPSocket{{Port: 11211}, {Port: 161, Peer: netip.MustParseAddr("203.0.113.9")}}, nil
+	}
+	a.evidence.outbound.local = func() (uint16, uint16, error) { return 32768, 60999, nil }
+	a.evidence.publish(blocks("203.0.113.9/32", "198.51.100.0/24"))
+	return a
+}
+
+// observed hands the agent packets of a source, one at each of the times after t0, as the observing and the recording task
+// do, and returns what goes into reports and into the history.
+func observed(a *Agent, t0 time.Time, source string, protocol sensor.Protocol, port uint16, after ...time.Duration) (reported, kept uint64) {
+	for _, d := range after {
+		k := sensor.Key{Source: netip.MustParseAddr(source), Port: port, Protocol: protocol, Kind: sensor.Attempt}
+		hits := []sensor.Hit{{Key: k, Packets: 1, First: t0.Add(d), Last: t0.Add(d)}}
+		a.evidence.outbound.look(t0.Add(d))
+		a.evidence.see(hits)
+		rows, waiting := a.rows(hits)
+		for range 2 { // a transaction that failed is tried again
+			rows, waiting = a.rows(hits)
+		}
+		for _, r := range rows {
+			if !r.Silent {
+				reported += r.Packets
+			}
+			if !r.Held {
+				kept += r.Packets
+			}
+		}
+		a.evidence.settle(rows, waiting)
+	}
+	return reported, kept
+}
+
+// TestNobodyInnocentIsReported: an address that the API lists is reported from its first connection attempt, and anything
+// else after three packets over more than a second, with the packets before; a datagram only if it cannot be an answer.
+func TestNobodyInnocentIsReported(t *testing.T) {
+	t.Parallel()
+	ms := func(ns ...int) (ds []time.Duration) {
+		for _, n := range ns {
+			ds = append(ds, time.Duration(n)*time.Millisecond)
+		}
+		return ds
+	}
+	const single, neighbour, own, nobody = "203.0.113.9", "198.51.100.7", "192.0.2.9", "192.0.2.77"
+	tests := []struct {
+		name     string
+		source   string
+		protocol sensor.Protocol
+		port     uint16
+		after    []time.Duration
+		want     uint64
+	}{
+		{"OK a listed address, one SYN", single, sensor.TCP, 22, ms(0), 1},
+		{"OK a listed address, one SYN to no service", single, sensor.TCP, 51820, ms(0), 1},
+		{"bad one forged SYN of a listed network", neighbour, sensor.TCP, 22, ms(0), 0},
+		{"bad three at once", neighbour, sensor.TCP, 22, ms(0, 0, 1), 0},
+		{"bad many within a second", neighbour, sensor.TCP, 22, ms(0, 100, 200, 300, 400, 500, 1000), 0},
+		{"bad two, far apart", neighbour, sensor.TCP, 22, ms(0, 60_000), 0},
+		{"OK three over more than a second", neighbour, sensor.TCP, 22, ms(0, 600, 1300), 3},
+		{"OK SYNs that are sent again", neighbour, sensor.TCP, 22, ms(0, 1000, 3000, 7000), 4},
+		{"bad on the operator's list alone", own, sensor.TCP, 22, ms(0, 1000, 3000, 7000), 0},
+		{"bad on no list", nobody, sensor.TCP, 22, ms(0, 1000, 3000, 7000), 0},
+		{"bad one ping", single, sensor.ICMP, 0, ms(0), 0},
+		{"OK pings", single, sensor.ICMP, 0, ms(0, 1000, 2000), 3},
+		{"bad one datagram", single, sensor.UDP, 53, ms(0), 0},
+		{"OK datagrams to a service", single, sensor.UDP, 53, ms(0, 1000, 2000), 3},
+		{"bad WireGuard", single, sensor.UDP, 51820, ms(0, 1000, 2000, 3000), 0},
+		{"bad mosh", single, sensor.UDP, 60001, ms(0, 1000, 2000, 3000), 0},
+		{"bad WebRTC", single, sensor.UDP, 45112, ms(0, 1000, 2000, 3000), 0},
+		{"bad DHT", single, sensor.UDP, 6881, ms(0, 1000, 2000, 3000), 0},
+		{"bad a service within the local ports", single, sensor.UDP, 33060, ms(0, 1000, 2000, 3000), 0},
+		{"bad this host has a socket there", single, sensor.UDP, 11211, ms(0, 1000, 2000, 3000), 0},
+		{"bad this host sends to it from there", single, sensor.UDP, 161, ms(0, 1000, 2000, 3000), 0},
+		{"OK this host sends to another from there", "198.51.100.8", sensor.UDP, 161, ms(0, 1000, 2000), 3},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			reported, kept := observed(witness(t), time.Now(), tt.source, tt.protocol, tt.port, tt.after...)
+			if reported != tt.want || kept != uint64(len(tt.after)) {
+				t.Errorf("reported %d packets and kept %d; want %d and %d", reported, kept, tt.want, len(tt.after))
+			}
+		})
+	}
+}
+
+// TestSocketOfBefore: a socket counts for some minutes after it is gone, and sockets that cannot be read count as there.
+func TestSocketOfBefore(t *testing.T) {
+	t.Parallel()
+	a, now := witness(t), time.Now()
+	o := &a.evidence.outbound
+	o.look(now)
+	o.sockets = func() ([]host.UDPSocket, error) { return nil, nil }
+	o.look(now.Add(time.Minute))
+	peer := netip.MustParseAddr("203.0.113.9")
+	if o.isService(11211, peer, now.Add(time.Minute)) {
+		t.Error("a minute later it is forgotten")
+	}
+	o.look(now.Add(time.Hour))
+	if !o.isService(11211, peer, now.Add(time.Hour)) {
+		t.Error("it is never forgotten")
+	}
+	o.sockets = func() ([]host.UDPSocket, error) { return nil, errors.New("no /proc") }
+	o.look(now.Add(2 * time.Hour))
+	if o.isService(11211, peer, now.Add(2*time.Hour)) {
+		t.Error("what cannot be read is taken for nothing")
+	}
+}
+
+// TestListOfBefore: a packet that the list before dropped is judged by it, and by none before that.
+func TestListOfBefore(t *testing.T) {
+	t.Parallel()
+	var e evidence
+	hit := sensor.Hit{Key: key(22, sensor.Attempt), Packets: 1}
+	if e.judge(hit) != silent {
+		t.Error("without a list it is reported")
+	}
+	e.publish(blocks("203.0.113.9/32"))
+	e.publish(blocks("198.51.100.0/24"))
+	e.publish(blocks("198.51.100.0/24")) // put in force once more
+	if e.judge(hit) != certain {
+		t.Error("the list before does not count")
+	}
+	e.publish(blocks("198.51.100.0/25"))
+	if e.judge(hit) != silent {
+		t.Error("a list of long ago counts")
+	}
+}
+
+// TestProofsAreBounded: however many sources are forged, the proofs and the hits that wait for them are so many at most.
+func TestProofsAreBounded(t *testing.T) {
+	t.Parallel()
+	a, now := witness(t), time.Now()
+	a.evidence.publish(blocks("16.0.0.0/8"))
+	for i := range 3 * maxProofs {
+		k := sensor.Key{Source: netip.AddrFrom4([4]byte{16, byte(i >> 16), byte(i >> 8), byte(i)}), Port: 22, Protocol: sensor.TCP}
+		hits := []sensor.Hit{{Key: k, Packets: 1, First: now, Last: now}}
+		a.evidence.see(hits)
+		a.evidence.settle(nil, []store.Hit{{Source: k.Source}})
+	}
+	e := &a.evidence
+	held := 0
+	for _, m := range []map[netip.Addr]*proof{e.young, e.old} {
+		for _, p := range m {
+			held += len(p.held)
+		}
+	}
+	if n := len(e.young) + len(e.old); n > 2*maxProofs || held > maxHeld || held != e.held {
+		t.Errorf("%d proofs, %d hits wait and %d are counted; want %d and %d at most", n, held, e.held, 2*maxProofs, maxHeld)
+	}
+}

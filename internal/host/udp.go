@@ -1,0 +1,100 @@
+package host
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// procNet has the files of the calling thread's network namespace (proc(5)). They are there without any privilege.
+const procNet = "/proc/thread-self/net/"
+
+// UDPSocket is a UDP socket of this host.
+type UDPSocket struct {
+	Port uint16     // that it is bound to
+	Peer netip.Addr // that it is connected to; not valid if it is not, and then it may send to anyone
+}
+
+// UDPSockets returns the UDP sockets of this network namespace, those of both families. Sockets of containers in other
+// namespaces are not among them.
+func UDPSockets() ([]UDPSocket, error) {
+	var all []UDPSocket
+	for _, name := range []string{"udp", "udp6"} {
+		file, err := os.Open(procNet + name)
+		if errors.Is(err, os.ErrNotExist) && name == "udp6" {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read UDP sockets: %w", err)
+		}
+		sockets, err := parseSockets(file)
+		if err = errors.Join(err, file.Close()); err != nil {
+			return nil, fmt.Errorf("read UDP sockets: %w", err)
+		}
+		all = append(all, sockets...)
+	}
+	return all, nil
+}
+
+// parseSockets reads /proc/net/udp or udp6: after a line of titles, a line a socket, whose second and third field are the
+// local and the remote address.
+func parseSockets(r io.Reader) ([]UDPSocket, error) {
+	var sockets []UDPSocket
+	lines := bufio.NewScanner(r)
+	for first := true; lines.Scan(); first = false {
+		fields := strings.Fields(lines.Text())
+		if first || len(fields) < 3 {
+			continue
+		}
+		local, err := parseAddrPort(fields[1])
+		if err != nil {
+			return nil, err
+		}
+		remote, err := parseAddrPort(fields[2])
+		if err != nil {
+			return nil, err
+		}
+		s := UDPSocket{Port: local.Port()}
+		if remote.Port() != 0 {
+			s.Peer = remote.Addr().Unmap()
+		}
+		sockets = append(sockets, s)
+	}
+	return sockets, lines.Err()
+}
+
+// parseAddrPort reads an address as the kernel prints it there: words of 32 bits in the byte order of the host, in
+// hexadecimal, a colon, and the port.
+func parseAddrPort(text string) (netip.AddrPort, error) {
+	words, portText, ok := strings.Cut(text, ":")
+	raw, err := hex.DecodeString(words)
+	port, portErr := strconv.ParseUint(portText, 16, 16)
+	if err = errors.Join(err, portErr); err != nil || !ok || len(raw) != 4 && len(raw) != 16 {
+		return netip.AddrPort{}, fmt.Errorf("%.60q is no address of a socket", text)
+	}
+	for i := 0; i < len(raw); i += 4 {
+		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
+	}
+	addr, _ := netip.AddrFromSlice(raw)
+	return netip.AddrPortFrom(addr, uint16(port)), nil
+}
+
+// LocalPorts returns the first and the last of the ports that the kernel gives to clients of this network namespace:
+// net.ipv4.ip_local_port_range, which holds for IPv6 too.
+func LocalPorts() (first, last uint16, err error) {
+	raw, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return 0, 0, fmt.Errorf("read local port range: %w", err)
+	}
+	if _, err := fmt.Sscan(string(raw), &first, &last); err != nil {
+		return 0, 0, fmt.Errorf("read local port range: %w", err)
+	}
+	return first, last, nil
+}

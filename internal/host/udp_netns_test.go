@@ -1,0 +1,63 @@
+package host
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestUDPSockets finds the sockets of the namespace, those that are connected with their peer.
+func TestUDPSockets(t *testing.T) {
+	t.Parallel()
+	ns := nettest.New(t)
+	ns.Do(func() {
+		open, err := net.ListenUDP("udp", &net.UDPAddr{Port: 5060}) //nolint:noctx // it opens at once
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = open.Close() }()
+		for _, peer := range []string{"127.0.0.9:7000", "[::1]:7000"} {
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))) //nolint:noctx // likewise
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = conn.Close() }()
+		}
+		got, err := UDPSockets()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if !slices.Contains(got, UDPSocket{Port: 5060}) {
+			t.Errorf("the open socket is missing: %+v", got)
+		}
+		for _, peer := range []string{"127.0.0.9", "::1"} {
+			if !slices.ContainsFunc(got, func(s UDPSocket) bool { return s.Peer == netip.MustParseAddr(peer) && s.Port != 0 }) {
+				t.Errorf("the socket connected to %s is missing: %+v", peer, got)
+			}
+		}
+		if len(got) != 3 {
+			t.Errorf("%d sockets: %+v; want 3", len(got), got)
+		}
+	})
+}
+
+// TestLocalPorts reads the range of the namespace, as it is set there.
+func TestLocalPorts(t *testing.T) {
+	t.Parallel()
+	ns := nettest.New(t)
+	ns.Do(func() {
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("20000 30000"), 0o600); err != nil {
+			t.Skip("the namespace's settings cannot be written: ", err)
+		}
+		if first, last, err := LocalPorts(); err != nil || first != 20000 || last != 30000 {
+			t.Errorf("got %d to %d, %v; want 20000 to 30000", first, last, err)
+		}
+	})
+}
