@@ -209,6 +209,7 @@ func (a *Agent) greet() {
 	}
 	if a.cfg.DryRun {
 		a.log.Info("Dry run: the firewall is not touched")
+		a.setCondition(condDryRun, errors.New("SIKKER_DRY_RUN is set"))
 	}
 }
 

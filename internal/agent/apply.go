@@ -221,12 +221,14 @@ func (a *Agent) publish() {
 	a.setCondition(condRules, repairing)
 	a.setStatus(func(s *Status) {
 		s.enforcing = StateActive
-		if e.enforced != nil {
-			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.Len()
-			s.BlockedIPs = s.Blocked4 + s.Blocked6
-		}
 		if e.enforced == nil {
 			s.enforcing = StateUnprotected
+		}
+		if e.enforced != nil && a.cfg.DryRun {
+			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.Len()
+		} else if e.enforced != nil {
+			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.Len()
+			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
 		if a.cfg.DryRun {
 			s.enforcing = StateDryRun

@@ -32,6 +32,7 @@ const (
 	condLog       Code = "log-stalled"
 	condAge       Code = "list-age-unknown"
 	condReports   Code = "reports-kept"
+	condDryRun    Code = "dry-run"
 )
 
 // condition is one row of the table: a state in which the agent is less than well. It holds until its own cause ends.
@@ -84,6 +85,11 @@ func conditions() []condition {
 			message: "The log does not reach its reader, and lines are dropped when its buffer is full",
 			remedy: "Look at what reads the agent's output: a stopped terminal, a full disk, journald, Docker's log driver. " +
 				"If it is gone for good, restart the agent when that suits you.",
+		},
+		{
+			code: condDryRun, severity: SeverityWarning, quiet: true,
+			message: "This is a dry run: nothing is blocked",
+			remedy:  "Take SIKKER_DRY_RUN out of the settings and restart the agent, when it has shown enough.",
 		},
 		{
 			code: condAge, severity: SeverityWarning, quiet: true,

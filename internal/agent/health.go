@@ -44,8 +44,7 @@ func (a *Agent) now() Status {
 	switch s.State {
 	case StateActive, StateDegraded:
 		s.Healthy = true
-	case StateDryRun:
-		s.Healthy = s.ageKnown && !old
+	case StateDryRun: // it protects nothing
 	case StateStarting, StateUnprotected:
 		s.BlockedIPs, s.Blocked4, s.Blocked6, s.Verified = 0, 0, 0, nil // what is in force is not known
 	}
@@ -70,12 +69,18 @@ func (a *Agent) look() error {
 	return a.fw.Present()
 }
 
-// Health says whether the rules are in force, or in a dry run whether the list is current, and if not why.
-func (a *Agent) Health() (ok bool, reason string) {
+// dryRunNote is the note of a dry run that does its work.
+const dryRunNote = "dry run: nothing is blocked"
+
+// Health reports whether the agent does what it is configured to do: the rules are in force or, in a dry run, the list is
+// current. The text says why not, or that it is a dry run, which protects nothing and is no reason to restart it.
+func (a *Agent) Health() (ok bool, text string) {
 	s := a.now()
 	switch {
 	case s.Healthy:
 		return true, ""
+	case s.State == StateDryRun && s.ageKnown && !s.holds(condOld):
+		return true, dryRunNote
 	case s.Reason == "" || s.State == StateStarting:
 		return false, string(s.State)
 	default:

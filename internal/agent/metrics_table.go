@@ -21,7 +21,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			func(s *Status, out put) { out(1, s.Version, runtime.Version()) },
 		},
 		{
-			"healthy", gauge, "", "1 while the list is in force and the kernel confirms it, in a dry run while the list is current; else 0, as /healthz.",
+			"healthy", gauge, "", "1 while the list is in force and the kernel confirms it; else 0, in a dry run too, which protects nothing.",
 			`sikkerguard_healthy == 0`,
 			func(s *Status, out put) { out(truth(s.Healthy)) },
 		},
@@ -61,9 +61,18 @@ func listMetrics(pullInterval time.Duration) []metric {
 			"enforced_entries", gauge, "family", "Addresses and networks that are dropped, by family, 4 or 6. 0 while nothing is in force, and in a dry run.",
 			`sum by (instance) (sikkerguard_enforced_entries)`,
 			func(s *Status, out put) {
-				enforcing := truth(s.Healthy && !s.DryRun)
+				enforcing := truth(s.Healthy)
 				out(enforcing*float64(s.Blocked4), "4")
 				out(enforcing*float64(s.Blocked6), "6")
+			},
+		},
+		{
+			"would_block_entries", gauge, "", "Addresses and networks that a dry run would drop. Absent unless it is one.",
+			`sikkerguard_would_block_entries`,
+			func(s *Status, out put) {
+				if s.State == StateDryRun {
+					out(float64(s.WouldBlock))
+				}
 			},
 		},
 		{

@@ -128,6 +128,9 @@ func sample() Status {
 	}
 }
 
+// dryRun is the status of a dry run.
+func dryRun() Status { return Status{State: StateDryRun, DryRun: true, WouldBlock: 14217} }
+
 // fixed collects the metrics of one status.
 type fixed struct{ s Status }
 
@@ -209,6 +212,18 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s looks like an address", name)
 		}
 	}
+	dry := prometheus.NewPedanticRegistry()
+	dry.MustRegister(fixed{dryRun()})
+	dryFigures := figures(t, dry)
+	for name, want := range map[string]float64{
+		"healthy{}": 0, "state{state=dry-run}": 1, "would_block_entries{}": 14217,
+		"enforced_entries{family=4}": 0, "enforced_entries{family=6}": 0,
+	} {
+		if got, ok := dryFigures[prefix+name]; !ok || got != want {
+			t.Errorf("in a dry run %s: got %v (there: %v), want %v", name, got, ok, want)
+		}
+	}
+	maps.Copy(all, dryFigures)
 	for _, m := range table() { // each row has a figure when everything is told
 		if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(n string) bool { return strings.HasPrefix(n, prefix+m.name+"{") }) {
 			t.Errorf("%s has no figure", m.name)

@@ -23,18 +23,19 @@ const (
 // Status is what the agent says of itself. A value that was published is never changed.
 type Status struct {
 	State      State      `json:"status"`
-	BlockedIPs int        `json:"blockedIps"` // entries of the list in force: addresses, and networks as one each
+	BlockedIPs int        `json:"blockedIps"` // entries of the list in force: addresses, and networks as one each; 0 in a dry run
 	LastPull   *time.Time `json:"lastPull"`   // the last list that was accepted
 	LastReport *time.Time `json:"lastReport"`
 	DryRun     bool       `json:"dryRun"`
 	Uptime     string     `json:"uptime"`
 	Version    string     `json:"version"`
 
-	Healthy    bool              `json:"healthy"` // what /healthz answers
+	Healthy    bool              `json:"healthy"` // the rules are in force: false in a dry run
 	Reason     string            `json:"reason"`  // why the state is not active; empty when it is
 	Blocked4   int               `json:"blockedIpv4"`
 	Blocked6   int               `json:"blockedIpv6"`
-	Source     string            `json:"listSource"`    // of the list in force: api, kept, custom or none
+	WouldBlock int               `json:"wouldBlock"`    // entries that a dry run would block; else 0
+	Source     string            `json:"listSource"`    // of the list in force, or that a dry run would put in force: api, kept, custom or none
 	ListAge    string            `json:"listAge"`       // of the list in force; unknown if a clock was wrong; empty while there is none
 	Kept       bool              `json:"kept"`          // the list in force is the one kept from the last run
 	Custom     int               `json:"customEntries"` // of the operator's own list

@@ -144,9 +144,9 @@ func TestNow(t *testing.T) {
 		{"bad table gone while degraded", Status{enforcing: StateActive, pulled: moment{wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; 503", sourceNone, 0},
 		{"bad starting", Status{enforcing: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
 		{"bad nothing in force", Status{enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
-		{"OK dry run", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, BlockedIPs: 5}, true, nil, StateDryRun, true, "", sourceAPI, 5},
-		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, BlockedIPs: 5, Conditions: failed("503")}, true, nil, StateDryRun, true, "503", sourceAPI, 5},
-		{"bad dry run with an old list", Status{enforcing: StateDryRun, pulled: moment{wall: old}, BlockedIPs: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 5},
+		{"OK dry run", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, WouldBlock: 5}, true, nil, StateDryRun, false, "", sourceAPI, 0},
+		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, WouldBlock: 5, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceAPI, 0},
+		{"bad dry run with an old list", Status{enforcing: StateDryRun, pulled: moment{wall: old}, WouldBlock: 5}, true, nil, StateDryRun, false, "the list is 96h old", sourceAPI, 0},
 		{"bad dry run without a list", Status{enforcing: StateDryRun, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
 	}
 	for _, tt := range tests {
@@ -162,8 +162,9 @@ func TestNow(t *testing.T) {
 			if got.State != tt.state || got.Healthy != tt.healthy || got.Reason != tt.reason || got.Source != tt.source || got.BlockedIPs != tt.blocked {
 				t.Errorf("got %+v", got)
 			}
-			if ok, reason := a.Health(); ok != tt.healthy || ok != (reason == "") {
-				t.Errorf("health: %v %q", ok, reason)
+			goodDryRun := strings.HasPrefix(tt.name, "OK dry run")
+			if ok, text := a.Health(); ok != (tt.healthy || goodDryRun) || tt.healthy != (text == "") || goodDryRun != (text == dryRunNote) {
+				t.Errorf("health: %v %q", ok, text)
 			}
 			if tt.s.BlockedIPs != a.status.Load().BlockedIPs {
 				t.Error("a value that was published has changed")

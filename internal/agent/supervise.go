@@ -104,9 +104,9 @@ func (a *Agent) statusLine() string {
 	case StateUnprotected:
 		line = strings.TrimSuffix("Unprotected: "+s.Reason, ": ")
 	case StateDryRun:
-		line = fmt.Sprintf("Dry run: would block %d IPs", s.BlockedIPs)
+		line = fmt.Sprintf("Dry run, nothing is blocked: would block %d IPs", s.WouldBlock)
 		if s.Reason != "" {
-			line = "Dry run: " + s.Reason
+			line += ", " + s.Reason
 		}
 	}
 	return plain.Line(line, statusMost)

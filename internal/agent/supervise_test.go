@@ -98,8 +98,8 @@ func TestStatusLine(t *testing.T) {
 		{"OK degraded", Status{State: StateDegraded, BlockedIPs: 7, Reason: "pull: 503"}, "Blocking 7 IPs, degraded: pull: 503"},
 		{"OK unprotected", Status{State: StateUnprotected, Reason: "pull: 503"}, "Unprotected: pull: 503"},
 		{"OK nothing to block", Status{State: StateUnprotected}, "Unprotected"},
-		{"OK dry run", Status{State: StateDryRun, BlockedIPs: 7}, "Dry run: would block 7 IPs"},
-		{"OK dry run without a list", Status{State: StateDryRun, Reason: "pull: 503"}, "Dry run: pull: 503"},
+		{"OK dry run", Status{State: StateDryRun, WouldBlock: 7}, "Dry run, nothing is blocked: would block 7 IPs"},
+		{"OK dry run without a list", Status{State: StateDryRun, Reason: "pull: 503"}, "Dry run, nothing is blocked: would block 0 IPs, pull: 503"},
 		{"bad newline begins no assignment", Status{State: StateUnprotected, Reason: "a\nMAINPID=1\x00\u0085b"}, "Unprotected: a MAINPID=1 b"},
 		{"bad UTF-8", Status{State: StateUnprotected, Reason: "a\xffb"}, "Unprotected: a b"},
 	}

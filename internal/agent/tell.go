@@ -76,12 +76,12 @@ func (a *Agent) tellSaved(d desired) {
 func (a *Agent) tellFailure(wait time.Duration) {
 	err := a.enforcer.failure
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
-	n := a.status.Load().BlockedIPs
+	n, would := a.status.Load().BlockedIPs, a.status.Load().WouldBlock
 	switch {
 	case a.cfg.DryRun && a.enforcer.enforced == nil:
 		a.log.Warn("No list yet", zap.Error(err), retry)
 	case a.cfg.DryRun:
-		a.log.Warn(fmt.Sprintf("Refresh did not succeed, would still block %d IPs", n), zap.Error(err), retry)
+		a.log.Warn(fmt.Sprintf("Refresh did not succeed, would still block %d IPs", would), zap.Error(err), retry)
 	case a.enforcer.left:
 		a.log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
 	case a.enforcer.enforced == nil:
@@ -95,7 +95,7 @@ func (a *Agent) tellFailure(wait time.Duration) {
 
 // outcome is what came of the last turn, for who asked for it.
 func (a *Agent) outcome() control.Outcome {
-	n := a.status.Load().BlockedIPs
+	n, would := a.status.Load().BlockedIPs, a.status.Load().WouldBlock
 	switch err := a.enforcer.failure; {
 	case err != nil && a.cfg.DryRun:
 		return control.Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}
@@ -106,7 +106,7 @@ func (a *Agent) outcome() control.Outcome {
 	case err != nil:
 		return control.Outcome{Text: fmt.Sprintf("Still blocking %d IPs: %v", n, err)}
 	case a.cfg.DryRun:
-		return control.Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", n)}
+		return control.Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", would)}
 	default:
 		return control.Outcome{OK: true, Text: fmt.Sprintf("Blocking %d IPs", n)}
 	}

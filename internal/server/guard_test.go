@@ -147,7 +147,7 @@ func TestShutdownIsBounded(t *testing.T) {
 	case <-time.After(8 * time.Second):
 		t.Fatal("still running long after the two seconds that requests get")
 	}
-	if err := server.Healthcheck(t.Context(), port); err == nil {
+	if _, err := server.Healthcheck(t.Context(), port); err == nil {
 		t.Error("answers after the end")
 	}
 }
@@ -164,7 +164,7 @@ func TestListenAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		doneC := make(chan error, 1)
 		go func() { doneC <- s.Run(ctx) }()
-		if err := server.Healthcheck(t.Context(), port); err != nil {
+		if _, err := server.Healthcheck(t.Context(), port); err != nil {
 			t.Error(err)
 		}
 		cancel()
@@ -208,7 +208,8 @@ func TestHealthcheckOfAnother(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := fmt.Sprint(server.Healthcheck(t.Context(), uint16(port)))
+			_, err = server.Healthcheck(t.Context(), uint16(port))
+			got := fmt.Sprint(err)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -236,7 +237,7 @@ func TestHealthcheckPassesOverSilence(t *testing.T) {
 	t.Cleanup(agent.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
-	if err := server.Healthcheck(ctx, port); err == nil || err.Error() != "not healthy: 404 page not found" {
+	if _, err := server.Healthcheck(ctx, port); err == nil || err.Error() != "not healthy: 404 page not found" {
 		t.Errorf("got %v, want the answer over IPv6", err)
 	}
 }

@@ -22,6 +22,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
+// healthy begins the answer of an agent that is well.
+const healthy = "OK"
+
 const (
 	maxConns        = 64 // at a time, on each of the two addresses
 	maxHeaderBytes  = 8 << 10
@@ -35,8 +38,9 @@ const (
 
 // Source is whose health is told.
 type Source interface {
-	// Health says whether the rules are in force, and if not why, in one line.
-	Health() (ok bool, reason string)
+	// Health reports whether the agent does what it is configured to do. The text, one line, says why not, or what should be
+	// known although it does.
+	Health() (ok bool, text string)
 	// StatusJSON is a value that encodes as the status.
 	StatusJSON() any
 }
@@ -206,12 +210,18 @@ func localName(host string) bool {
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	text := "OK"
-	if ok, reason := s.o.Source.Health(); !ok {
+	ok, text := s.o.Source.Health()
+	text = plain.Line(text, maxAnswer)
+	switch {
+	case ok && text == "":
+		text = healthy
+	case ok:
+		text = healthy + ", " + text
+	case text == "":
+		text = "not healthy"
+	}
+	if !ok {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		if text = plain.Line(reason, maxAnswer); text == "" {
-			text = "not healthy"
-		}
 	}
 	_, _ = io.WriteString(w, text+"\n") // a client that has gone away loses nothing
 }
@@ -228,10 +238,10 @@ func (s *Server) status(w http.ResponseWriter) {
 	_, _ = io.WriteString(w, plain.Text(string(raw))+"\n") // a client that has gone away loses nothing
 }
 
-// Healthcheck asks the agent on this host, over IPv4 and then IPv6, and returns nil when its rules are in force. Else the
-// error says why, or that nobody answers. Each family has half of the time that ctx leaves: another program may hold the
+// Healthcheck asks the agent on this host, over IPv4 and then IPv6, and returns its answer, one line, when it does what it is
+// configured to do. Else the error says why, or that nobody answers. Each family has half of the time that ctx leaves: another program may hold the
 // port in one of them and say nothing.
-func Healthcheck(ctx context.Context, port uint16) error {
+func Healthcheck(ctx context.Context, port uint16) (answer string, err error) {
 	client := &http.Client{
 		// No proxy: the agent is here.
 		Transport: &http.Transport{
@@ -244,36 +254,36 @@ func Healthcheck(ctx context.Context, port uint16) error {
 		first, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
 	}
 	defer cancel()
-	answered, err := ask(first, client, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port))
+	answered, answer, err := ask(first, client, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port))
 	if answered {
-		return err
+		return answer, err
 	}
-	if answered, verdict := ask(ctx, client, netip.AddrPortFrom(netip.IPv6Loopback(), port)); answered {
-		return verdict
+	if answered, answer, verdict := ask(ctx, client, netip.AddrPortFrom(netip.IPv6Loopback(), port)); answered {
+		return answer, verdict
 	}
-	return fmt.Errorf("no agent answers on port %d: %w", port, err) // IPv6 has as a rule the same to say
+	return "", fmt.Errorf("no agent answers on port %d: %w", port, err) // IPv6 has as a rule the same to say
 }
 
-// ask asks for the health. What err says is the agent's answer, or why there was none.
-func ask(ctx context.Context, client *http.Client, addr netip.AddrPort) (answered bool, err error) {
+// ask asks for the health. The answer is a good one; err has the agent's other answers, or the reason that there was none.
+func ask(ctx context.Context, client *http.Client, addr netip.AddrPort) (answered bool, answer string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
 	if err != nil {
-		return false, fmt.Errorf("ask %s: %w", addr, err)
+		return false, "", fmt.Errorf("ask %s: %w", addr, err)
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err = errors.Join(err, res.Body.Close()); err != nil {
-		return false, fmt.Errorf("read the health endpoint's answer: %w", err)
+		return false, "", fmt.Errorf("read the health endpoint's answer: %w", err)
 	}
+	answer = plain.Line(string(text), maxAnswer)
 	if res.StatusCode == http.StatusOK {
-		return true, nil
+		return true, answer, nil
 	}
-	reason := plain.Line(string(text), maxAnswer)
-	if reason == "" {
-		reason = res.Status
+	if answer == "" {
+		answer = res.Status
 	}
-	return true, fmt.Errorf("not healthy: %s", reason)
+	return true, "", fmt.Errorf("not healthy: %s", answer)
 }

@@ -23,13 +23,25 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // source is an agent whose health can be set.
-type source struct{ reason atomic.Value }
+type source struct {
+	reason atomic.Value
+	note   string // of one that is well
+	status any
+}
 
 func (s *source) Health() (bool, string) {
-	reason, _ := s.reason.Load().(string)
-	return reason == "", reason
+	if reason, _ := s.reason.Load().(string); reason != "" {
+		return false, reason
+	}
+	return true, s.note
 }
-func (*source) StatusJSON() any { return map[string]int{"blockedIps": 8774} }
+
+func (s *source) StatusJSON() any {
+	if s.status != nil {
+		return s.status
+	}
+	return map[string]int{"blockedIps": 8774}
+}
 
 // start serves until the test ends, and returns host:port.
 func start(t *testing.T, src server.Source) (string, uint16) {
@@ -59,6 +71,8 @@ func TestAnswers(t *testing.T) {
 	bad := &source{}
 	bad.reason.Store("unprotected: pull blacklist:\n503")
 	badAddr, _ := start(t, bad)
+	dryAddr, _ := start(t, &source{note: "dry run: nothing\n is blocked"})
+	hostileAddr, _ := start(t, &source{status: map[string]string{"gap": "a\x1b[2J\u009b\u202eb\n"}})
 	v6 := fmt.Sprintf("[::1]:%d", port)
 	tests := []struct {
 		name, method, addr, path, host string
@@ -69,6 +83,8 @@ func TestAnswers(t *testing.T) {
 		{"OK healthz over IPv6", "GET", v6, "/healthz", "[::1]", 200, "OK\n"},
 		{"OK HEAD", "HEAD", addr, "/healthz", "localhost:8080", 200, ""},
 		{"OK not healthy, on one line", "GET", badAddr, "/healthz", "127.0.0.1:1", 503, "unprotected: pull blacklist: 503\n"},
+		{"OK healthy, with a note", "GET", dryAddr, "/healthz", "localhost", 200, "OK, dry run: nothing is blocked\n"},
+		{"OK a status that a terminal can show", "GET", hostileAddr, "/status", "localhost", 200, "{\n  \"gap\": \"a\\u001b[2J  b\\n\"\n}\n"},
 		{"OK status", "GET", addr, "/status", "127.0.0.1", 200, "{\n  \"blockedIps\": 8774\n}\n"},
 		{"OK status with a query", "GET", addr, "/status?x=1", "localhost", 200, "{\n  \"blockedIps\": 8774\n}\n"},
 		{"OK metrics", "GET", addr, "/metrics", "localhost", 200, "# HELP blocked h\n# TYPE blocked gauge\nblocked 8774\n"},
@@ -181,18 +197,22 @@ func TestHealthcheck(t *testing.T) {
 	t.Parallel()
 	src := &source{}
 	_, port := start(t, src)
-	if err := server.Healthcheck(t.Context(), port); err != nil {
-		t.Errorf("healthy: %v", err)
+	if answer, err := server.Healthcheck(t.Context(), port); answer != "OK" || err != nil {
+		t.Errorf("healthy: %q, %v", answer, err)
+	}
+	_, dryPort := start(t, &source{note: "dry run"})
+	if answer, err := server.Healthcheck(t.Context(), dryPort); answer != "OK, dry run" || err != nil {
+		t.Errorf("dry run: %q, %v", answer, err)
 	}
 	src.reason.Store("starting")
-	err := server.Healthcheck(t.Context(), port)
+	_, err := server.Healthcheck(t.Context(), port)
 	if err == nil {
 		t.Fatal("not healthy: no error")
 	}
 	if diff := cmp.Diff("not healthy: starting", err.Error()); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
-	if err := server.Healthcheck(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "no agent answers on port 1") {
+	if _, err := server.Healthcheck(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "no agent answers on port 1") {
 		t.Errorf("nobody there: %v", err)
 	}
 }
