@@ -28,15 +28,19 @@ type Options struct {
 
 // Host is the host that the agent runs on.
 type Host struct {
-	o    Options
-	read func() kernel // stands in for the kernel in tests
+	o     Options
+	read  func() kernel // stands in for the kernel in tests
+	files files
 
 	looking, resolving sync.Mutex // one look at the kernel and the files at a time, and one at the names
 
 	mu                sync.Mutex            // guards what follows
+	conf              *conf                 // what the files said at the last look at them; nil before the first
 	last              map[kind][]netip.Addr // what each source gave when it was last read whole
 	now               map[kind][]netip.Addr // what of each source is whitelisted
+	uplinks           []string              // the default routes that can be used
 	problems, unnamed []error               // of the last look at the kernel and the files, and of the last at the names
+	composed          uint64                // how many whitelists were
 }
 
 // New makes a host. Nothing is read yet.
@@ -50,7 +54,8 @@ func New(o Options) *Host {
 	if o.Proxy == nil {
 		o.Proxy = func(u *url.URL) (*url.URL, error) { return http.ProxyFromEnvironment(&http.Request{URL: u}) }
 	}
-	return &Host{o: o, read: readKernel, last: map[kind][]netip.Addr{}, now: map[kind][]netip.Addr{}}
+	f := files{root: o.Root, most: readMost, busy: make(chan struct{}, 1)}
+	return &Host{o: o, read: readKernel, files: f, last: map[kind][]netip.Addr{}, now: map[kind][]netip.Addr{}}
 }
 
 // Discover looks at everything: Local and then Names.
@@ -67,14 +72,18 @@ func (h *Host) Local() Whitelist {
 	h.looking.Lock()
 	defer h.looking.Unlock()
 	k := h.read()
-	resolvers, problem, err := h.resolvers()
+	c := h.files.read()
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.settle(kindGateway, k.gateways, k.gatewaysErr)
 	h.settle(kindHost, k.addresses, k.addressesErr)
-	h.settle(kindResolver, resolvers, err)
-	h.problems = append(present(err, problem), k.problems()...)
+	h.settle(kindResolver, slices.Clone(c.addrs), c.err)
+	h.conf = &c
+	if k.gatewaysErr == nil {
+		h.uplinks = k.uplinks
+	}
+	h.problems = append(present(c.err, c.problem), k.problems()...)
 	return h.whitelist()
 }
 
@@ -107,7 +116,10 @@ func (h *Host) whitelist() Whitelist {
 	s.addPrefixes(kindLoopback, blocklist.Loopback())
 	s.addPrefixes(kindOperator, h.o.Allow)
 	s.problems = slices.Concat(h.problems, h.unnamed)
-	return s.whitelist()
+	w := s.whitelist()
+	h.composed++
+	w.Number, w.uplinks = h.composed, h.uplinks
+	return w
 }
 
 // settle keeps what of a source is whitelisted: what was found, and when it could not be read whole, what it gave the last

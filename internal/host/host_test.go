@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -306,31 +308,37 @@ func TestDeafResolverIsNotWaitedFor(t *testing.T) {
 	})
 }
 
+// TestWhole: a dump that the kernel calls interrupted is repeated, until it is whole or two in a row agree.
 func TestWhole(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name        string
-		interrupted int // how often, before then is returned
+		interrupted []int // what each dump holds that is interrupted; a whole one holds 7
 		then        error
-		want        error
+		want        []int
+		err         error
 		dumps       int
 	}{
-		{name: "OK at once", dumps: 1},
-		{name: "OK at last", interrupted: dumpAttempts - 1, dumps: dumpAttempts},
-		{name: "bad: interrupted for ever", interrupted: 100, want: netlink.ErrDumpInterrupted, dumps: dumpAttempts},
-		{name: "bad: another error", interrupted: 1, then: errNetlink, want: errNetlink, dumps: 2},
+		{name: "OK at once", want: []int{7}, dumps: 1},
+		{name: "OK at last", interrupted: []int{1, 2, 3, 4}, want: []int{1, 2, 3, 4, 7}, dumps: dumpAttempts},
+		{name: "OK two agree", interrupted: []int{1, 2, 2, 3}, want: []int{1, 2, 2}, dumps: 3},
+		{
+			name: "bad: interrupted for ever", interrupted: []int{1, 2, 1, 2, 1, 2},
+			want: []int{1, 2, 1, 2, 1}, err: netlink.ErrDumpInterrupted, dumps: dumpAttempts,
+		},
+		{name: "bad: another error", interrupted: []int{1}, then: errNetlink, want: []int{1, 7}, err: errNetlink, dumps: 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			dumps := 0
-			err := whole(func() error {
-				if dumps++; dumps <= tt.interrupted {
-					return netlink.ErrDumpInterrupted
+			got, err := whole(func() ([]int, error) {
+				if dumps++; dumps <= len(tt.interrupted) {
+					return []int{tt.interrupted[dumps-1]}, netlink.ErrDumpInterrupted
 				}
-				return tt.then
-			})
-			if !errors.Is(err, tt.want) || dumps != tt.dumps {
-				t.Errorf("got %v after %d dumps, want %v after %d", err, dumps, tt.want, tt.dumps)
+				return []int{7}, tt.then
+			}, strconv.Itoa)
+			if !errors.Is(err, tt.err) || dumps != tt.dumps || !slices.Equal(got, tt.want) {
+				t.Errorf("got %v, %v after %d dumps, want %v, %v after %d", got, err, dumps, tt.want, tt.err, tt.dumps)
 			}
 		})
 	}

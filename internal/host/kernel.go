@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -22,6 +24,7 @@ const (
 // kernel is what netlink tells. Either half may be partly there beside its error.
 type kernel struct {
 	gateways     []netip.Addr
+	uplinks      []string // the default routes that can be used
 	gatewaysErr  error
 	addresses    []netip.Addr
 	addressesErr error
@@ -49,54 +52,64 @@ func readKernel() kernel {
 	}
 	var k kernel
 	k.addresses, k.addressesErr = readAddresses(h)
-	k.gateways, k.gatewaysErr = readGateways(h)
+	routes, err := readDefaults(h)
+	k.gatewaysErr = err
+	for _, r := range routes {
+		k.gateways = appendGateways(k.gateways, r)
+		if r.Flags&(unix.RTNH_F_LINKDOWN|unix.RTNH_F_DEAD) == 0 {
+			k.uplinks = append(k.uplinks, r.String())
+		}
+	}
 	return k
 }
 
 // readAddresses lists the addresses of every interface, in both families.
 func readAddresses(h *netlink.Handle) ([]netip.Addr, error) {
-	var addrs []netip.Addr
-	err := whole(func() error {
+	addrs, err := whole(func() ([]netip.Addr, error) {
+		var addrs []netip.Addr
 		list, err := h.AddrList(nil, netlink.FAMILY_ALL)
 		for _, a := range list {
 			if a.IPNet != nil {
 				addrs = appendIP(addrs, a.IP)
 			}
 		}
-		return err
-	})
+		return addrs, err
+	}, netip.Addr.String)
 	if err != nil {
 		return addrs, fmt.Errorf("list the host's addresses: %w", err)
 	}
 	return addrs, nil
 }
 
-// readGateways lists the gateways of the default routes of every table, in both families.
-func readGateways(h *netlink.Handle) ([]netip.Addr, error) {
+// readDefaults lists the default routes of every table, in both families.
+func readDefaults(h *netlink.Handle) ([]netlink.Route, error) {
 	var (
-		gateways []netip.Addr
-		errs     []error
+		all  []netlink.Route
+		errs []error
 	)
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		err := whole(func() error {
+		routes, err := whole(func() ([]netlink.Route, error) {
+			var routes []netlink.Route
 			// Naming no table, and asking for that, is the library's way to get all of them. One at a time: a router with
-			// the whole Internet's routes has a million.
-			return h.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE,
+			// the whole Internet's routes has a million. The kernel has no filter by destination; 150,000 routes take 0.1 s.
+			err := h.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE,
 				func(r netlink.Route) bool {
 					if isDefault(r) {
-						gateways = appendGateways(gateways, r)
+						routes = append(routes, r)
 					}
 					return true
 				})
-		})
+			return routes, err
+		}, netlink.Route.String)
+		all = append(all, routes...)
 		if err != nil {
 			errs = append(errs, err)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return gateways, fmt.Errorf("list the default routes: %w", err)
+		return all, fmt.Errorf("list the default routes: %w", err)
 	}
-	return gateways, nil
+	return all, nil
 }
 
 // isDefault is true for 0.0.0.0/0 and ::/0, and for their halves: VPN clients route 0.0.0.0/1 and 128.0.0.0/1 to outrank
@@ -134,14 +147,31 @@ func appendIP(to []netip.Addr, ip net.IP) []netip.Addr {
 	return to
 }
 
-// whole repeats a dump until the kernel did not call it interrupted. What interrupted ones told is not lost: an address
-// too many in the whitelist does less harm than one too few.
-func whole(dump func() error) error {
-	var err error
-	for range dumpAttempts {
-		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return err
+// whole repeats a dump that the kernel calls interrupted, because something changed under it, until one is not or two in a
+// row hold the same: on a router whose table changes all the time every dump is interrupted, by others than are looked for.
+// If neither comes about it returns everything that any of them held, with the error: an address too many in the whitelist
+// does less harm than one too few.
+func whole[T any](dump func() ([]T, error), text func(T) string) ([]T, error) {
+	var (
+		all    []T
+		before string
+	)
+	for n := range dumpAttempts {
+		found, err := dump()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return append(all, found...), err
 		}
+		all = append(all, found...)
+		texts := make([]string, len(found))
+		for i, f := range found {
+			texts[i] = text(f)
+		}
+		slices.Sort(texts)
+		now := strings.Join(texts, "\n")
+		if n > 0 && now == before {
+			return all, nil
+		}
+		before = now
 	}
-	return err
+	return all, netlink.ErrDumpInterrupted
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -117,6 +118,15 @@ func (h *Host) target() (host, port string) {
 		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
 	}
 	return u.Hostname(), port
+}
+
+// AnsweredFrom reports whether answers that this host depends on come from a port: DNS's, or that of the API or the proxy.
+func (h *Host) AnsweredFrom(port uint16) bool {
+	if port == 53 || port == 853 {
+		return true
+	}
+	_, p := h.target()
+	return p != "" && p == strconv.Itoa(int(port))
 }
 
 // connect tries the addresses of a name one after the other, as a client does.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 const (
@@ -22,29 +23,83 @@ const (
 	maxConfSize = 64 << 10
 	// maxNameservers bounds what one file adds. glibc and musl ask three, systemd-resolved lists every link's.
 	maxNameservers = 32
+	// readMost is how long a look at the host waits for the files.
+	readMost = 2 * time.Second
 )
 
-var errNotRegular = errors.New("not a regular file")
+var (
+	errNotRegular = errors.New("not a regular file")
+	errDiskHangs  = errors.New("the file system does not answer")
+)
 
-// resolvers are those that the host asks. Where systemd-resolved's stub is one of them, they are those behind it too; a
-// problem says that they are not known, an error that the host's own cannot be read.
-func (h *Host) resolvers() (addrs []netip.Addr, problem, err error) {
-	addrs, err = h.nameservers(resolvConf)
+// conf is what the files say about the resolvers.
+type conf struct {
+	addrs   []netip.Addr
+	problem error // the resolvers behind systemd-resolved are not known
+	err     error // the host's own cannot be read
+}
+
+// equal reports whether both say the same.
+func (c conf) equal(o conf) bool {
+	return slices.Equal(c.addrs, o.addrs) && errorText(c.problem) == errorText(o.problem) && errorText(c.err) == errorText(o.err)
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// files reads the resolvers from below a directory, one reader at a time.
+type files struct {
+	root string
+	most time.Duration // how long a reading is waited for
+	busy chan struct{} // capacity 1: there is a reader
+}
+
+// read returns what the files say now. It does not wait for a file system that hangs: the reader of that one is left
+// behind, and until it has ended every reading is an error.
+func (f *files) read() conf {
+	timer := time.NewTimer(f.most)
+	defer timer.Stop()
+	hangs := conf{err: fmt.Errorf("read the resolvers: %w; those known before stay whitelisted", errDiskHangs)}
+	select {
+	case f.busy <- struct{}{}:
+	case <-timer.C:
+		return hangs
+	}
+	confC := make(chan conf, 1)
+	go func() {
+		defer func() { <-f.busy }()
+		confC <- f.resolvers()
+	}()
+	select {
+	case c := <-confC:
+		return c
+	case <-timer.C:
+		return hangs
+	}
+}
+
+// resolvers reads those that the host asks. Where systemd-resolved's stub is one of them, those behind it are among them.
+func (f *files) resolvers() conf {
+	addrs, err := f.nameservers(resolvConf)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, nil // then libraries ask loopback (resolv.conf(5))
+		return conf{} // then libraries ask loopback (resolv.conf(5))
 	case err != nil:
-		return addrs, nil, fmt.Errorf("read the resolvers: %w; name them in SIKKER_WHITELIST until that works", err)
+		return conf{addrs: addrs, err: fmt.Errorf("read the resolvers: %w; name them in SIKKER_WHITELIST until that works", err)}
 	case !slices.ContainsFunc(addrs, isStub):
-		return addrs, nil, nil
+		return conf{addrs: addrs}
 	}
-	behind, err := h.nameservers(stubConf)
-	addrs = append(addrs, behind...)
+	behind, err := f.nameservers(stubConf)
+	c := conf{addrs: append(addrs, behind...)}
 	if err != nil {
-		problem = fmt.Errorf("read the resolvers behind systemd-resolved: %w; "+
+		c.problem = fmt.Errorf("read the resolvers behind systemd-resolved: %w; "+
 			"in a container mount that directory read-only, or name them in SIKKER_WHITELIST", err)
 	}
-	return addrs, problem, nil
+	return c
 }
 
 // isStub is true for the addresses that systemd-resolved listens on.
@@ -53,8 +108,8 @@ func isStub(a netip.Addr) bool {
 }
 
 // nameservers reads one file. Of a file that is too large it reads the beginning, and says so.
-func (h *Host) nameservers(name string) ([]netip.Addr, error) {
-	path := filepath.Join(h.o.Root, filepath.FromSlash(name))
+func (f *files) nameservers(name string) ([]netip.Addr, error) {
+	path := filepath.Join(f.root, filepath.FromSlash(name))
 	text, err := readCapped(path)
 	if err != nil {
 		return nil, err

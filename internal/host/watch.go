@@ -2,87 +2,138 @@ package host
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 const (
 	// watchSettle is how long changes are gathered: an interface that comes up brings a handful of them.
-	watchSettle = 500 * time.Millisecond
-	// watchGap is the shortest time between two calls: a router that advertises itself every few seconds renews the host's
-	// addresses each time, and nothing has changed.
-	watchGap = 10 * time.Second
+	watchSettle = 250 * time.Millisecond
+	// watchBuffer is the socket's receive buffer, in bytes. The kernel counts some 1,000 bytes for a message.
+	watchBuffer = 4 << 20
+	// filesEvery is how often the files with the resolvers are read. Reading both takes 30 µs.
+	filesEvery = 500 * time.Millisecond
 )
 
-// Watch calls changed, until ctx ends, when addresses or default routes of the host have changed. Then it returns nil. It
-// fails when the kernel tells no more: what was missed meanwhile can be found by Discover.
+// Watch calls changed when it has subscribed, since nothing reports a change from before, and then, until ctx ends, when
+// addresses or default routes of the host have changed or may have. Then it returns nil. It fails when the kernel reports
+// no more.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
-	stopC := make(chan struct{})
-	errC := make(chan error, 2)
-	failed := func(err error) {
-		select {
-		case errC <- err:
-		default: // one is enough to end it
-		}
+	f, err := subscribe(watchBuffer)
+	if err != nil {
+		return fmt.Errorf("watch addresses and routes: %w", err)
 	}
-	routeC, addrC := make(chan netlink.RouteUpdate, 64), make(chan netlink.AddrUpdate, 64)
-	if err := netlink.RouteSubscribeWithOptions(routeC, stopC, netlink.RouteSubscribeOptions{ErrorCallback: failed}); err != nil {
-		close(stopC)
-		return fmt.Errorf("watch routes: %w", err)
-	}
-	if err := netlink.AddrSubscribeWithOptions(addrC, stopC, netlink.AddrSubscribeOptions{ErrorCallback: failed}); err != nil {
-		close(stopC)
-		drain(routeC)
-		return fmt.Errorf("watch addresses: %w", err)
-	}
-	err := gather(ctx, routeC, addrC, errC, changed)
-	close(stopC) // the library's goroutines close the channels when they have ended
-	drain(routeC)
-	drain(addrC)
-	return err
+	defer func() { _ = f.Close() }() // nothing was written
+	return gather(ctx, f, changed)
 }
 
-// gather calls changed once for changes that come close together.
-func gather(ctx context.Context, routeC <-chan netlink.RouteUpdate, addrC <-chan netlink.AddrUpdate, errC <-chan error, changed func()) error {
-	var (
-		settleC <-chan time.Time
-		last    time.Time
-	)
-	soon := func() {
-		if settleC == nil {
-			settleC = time.After(max(watchSettle, watchGap-time.Since(last)))
+// gather calls changed at once, and then once for changes that come close together.
+func gather(ctx context.Context, f *os.File, changed func()) error {
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	changed()
+	buf := make([]byte, 64<<10)
+	settling := false
+	for {
+		_, err := f.Read(buf)
+		var deadline time.Time
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			settling = false
+			changed()
+		// ENOBUFS says that messages were lost: what they reported is found by looking.
+		case err != nil && !errors.Is(err, unix.ENOBUFS):
+			return fmt.Errorf("watch addresses and routes: %w", err)
+		case settling:
+			continue
+		default:
+			settling = true
+			deadline = time.Now().Add(watchSettle)
+		}
+		if err := f.SetReadDeadline(deadline); err != nil {
+			return fmt.Errorf("watch addresses and routes: %w", err)
+		}
+		if ctx.Err() != nil { // its deadline may just have been replaced
+			return nil
 		}
 	}
+}
+
+// subscribe opens a socket that the kernel reports changes of addresses and default routes to. It belongs to the calling
+// thread's network namespace. The library's subscription is not used: it hands every route of a full table to a channel,
+// and ends at the first overrun.
+func subscribe(buffer int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "rtnetlink")
+	filter := defaultsOnly()
+	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("filter routes: %w", err), f.Close())
+	}
+	// Forcing needs CAP_NET_ADMIN in the first user namespace; without it the limit of the host is what can be had.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
+	}
+	const groups = unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		return nil, errors.Join(fmt.Errorf("subscribe: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// defaultsOnly is a socket filter that passes every message but those about routes to less than half of the addresses. A
+// router's full table, a million routes that change all day, then costs nothing here and overruns nothing.
+func defaultsOnly() []unix.SockFilter {
+	typeAt := uint32(4) // the low byte of nlmsg_type: rtnetlink has no type above 255
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		typeAt++
+	}
+	const (
+		dstLenAt = unix.SizeofNlMsghdr + 1 // of a struct rtmsg
+		load     = unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
+		equal    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		greater  = unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K
+		give     = unix.BPF_RET | unix.BPF_K
+	)
+	return []unix.SockFilter{
+		{Code: load, K: typeAt},
+		{Code: equal, K: unix.RTM_NEWROUTE, Jt: 1},
+		{Code: equal, K: unix.RTM_DELROUTE, Jf: 2},
+		{Code: load, K: dstLenAt},
+		{Code: greater, K: 1, Jt: 1}, // as isDefault
+		{Code: give, K: 1 << 16},
+		{Code: give, K: 0},
+	}
+}
+
+// WatchFiles calls changed, until ctx ends, while the files with the resolvers hold others than Local read last. Then it
+// returns nil. They are read every filesEvery: a file that is written, replaced, mounted over, or that a link begins to
+// point at looks the same that way, and there is no watch to lose.
+func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
+	t := time.NewTicker(filesEvery)
+	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-errC:
-			return fmt.Errorf("watch addresses and routes: %w", err)
-		case u, ok := <-routeC:
-			if !ok {
-				return fmt.Errorf("watch routes: %w", unix.EPIPE)
-			}
-			if isDefault(u.Route) {
-				soon()
-			}
-		case _, ok := <-addrC:
-			if !ok {
-				return fmt.Errorf("watch addresses: %w", unix.EPIPE)
-			}
-			soon()
-		case <-settleC:
-			settleC, last = nil, time.Now()
+		case <-t.C:
+		}
+		r := h.files.read()
+		h.mu.Lock()
+		same := h.conf == nil || r.equal(*h.conf)
+		h.mu.Unlock()
+		if !same {
 			changed()
 		}
-	}
-}
-
-// drain takes what is still in a channel until its sender closes it, so that the sender ends.
-func drain[T any](c <-chan T) {
-	for range c { // nothing is to be done with it
 	}
 }

@@ -2,43 +2,267 @@ package host
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestWatch: a new address is told, and the watching ends when it is asked to.
+// watching runs a watch until the test ends and returns what receives a value at each change.
+func watching(t *testing.T, watch func(context.Context, func()) error) <-chan struct{} {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	changedC := make(chan struct{}, 4096)
+	doneC := make(chan error, 1)
+	go func() { doneC <- watch(ctx, func() { changedC <- struct{}{} }) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-doneC:
+			if err != nil {
+				t.Errorf("watch: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("still watching")
+		}
+	})
+	return changedC
+}
+
+// kernelWatch watches a namespace through a socket with a receive buffer of that many bytes.
+func kernelWatch(t *testing.T, ns *nettest.NS, buffer int) <-chan struct{} {
+	t.Helper()
+	var (
+		f   *os.File
+		err error
+	)
+	ns.Do(func() { f, err = subscribe(buffer) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return watching(t, func(ctx context.Context, changed func()) error { return gather(ctx, f, changed) })
+}
+
+func mustChange(t *testing.T, when string, changedC <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-changedC:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: no change is reported", when)
+	}
+}
+
+func mustNotChange(t *testing.T, when string, changedC <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-changedC:
+		t.Fatalf("%s: a change is reported", when)
+	case <-time.After(4 * watchSettle):
+	}
+}
+
+// TestWatch: a watch reports what may have changed before it, addresses, default routes and links, and no other routes.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
+	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24", "2001:db8::10/64"), nil)
+	time.Sleep(2 * time.Second) // the kernel makes up link-local addresses when it gets to it
+	changedC := kernelWatch(t, server, watchBuffer)
+	mustChange(t, "at the start", changedC)
+	mustNotChange(t, "nothing", changedC)
+	for _, cmd := range []string{
+		"addr add 198.51.100.1/32 dev sg0",
+		"route add default via 192.0.2.2",
+		"route change default via 192.0.2.3",
+		"route del default",
+		"-6 route add default via 2001:db8::2 table 100",
+		"route add 0.0.0.0/1 via 192.0.2.2",
+		"link set sg0 down",
+	} {
+		server.Run("ip", strings.Fields(cmd)...)
+		mustChange(t, cmd, changedC)
+	}
+	server.Run("ip", "link", "set", "sg0", "up")
+	mustChange(t, "link up", changedC)
+	for len(changedC) > 0 || !quiet(changedC) {
+		<-changedC
+	}
+	server.Run("ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.2")
+	server.Run("ip", "-6", "route", "add", "2001:db8:1::/48", "dev", "sg0")
+	mustNotChange(t, "routes to networks", changedC)
+}
+
+// quiet reports whether nothing more is reported.
+func quiet(changedC <-chan struct{}) bool {
+	time.Sleep(4 * watchSettle)
+	return len(changedC) == 0
+}
+
+// TestWatchFullTable: a router's full table neither delays nor hides a change of the default route, and looking at such a
+// host is quick.
+func TestWatchFullTable(t *testing.T) {
+	t.Parallel()
+	const routes = 150_000
+	server, peer := nettest.New(t), nettest.New(t)
+	server.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") // no link-local address comes late
 	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	changedC := make(chan struct{}, 16)
-	doneC := make(chan error, 1)
+	changedC := kernelWatch(t, server, 4096) // with which a hundred messages overrun the socket
+	mustChange(t, "at the start", changedC)
+	if !quiet(changedC) {
+		<-changedC
+	}
+	batch := filepath.Join(t.TempDir(), "routes")
+	var b strings.Builder
+	for i := range routes {
+		fmt.Fprintf(&b, "route add 100.%d.%d.%d/32 via 192.0.2.2\n", i>>16, i>>8&255, i&255)
+	}
+	if err := os.WriteFile(batch, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server.Run("ip", "-batch", batch)
+	if n := len(changedC); n != 0 {
+		t.Errorf("%d changes are reported of routes that do not matter", n)
+	}
+	server.Run("ip", "route", "add", "default", "via", "192.0.2.1")
+	mustChange(t, "default route", changedC)
 	h := New(Options{Root: t.TempDir(), Proxy: noProxy})
-	go server.Do(func() { doneC <- h.Watch(ctx, func() { changedC <- struct{}{} }) })
-	// Nothing says when the watching has begun: addresses are added until one is noticed.
-	deadline := time.After(10 * time.Second)
-	for noticed := false; !noticed; {
-		server.Run("ip", "addr", "add", "198.51.100.0/32", "dev", "sg0")
-		select {
-		case <-changedC:
-			noticed = true
-		case <-time.After(2 * watchSettle):
-			server.Run("ip", "addr", "del", "198.51.100.0/32", "dev", "sg0")
-		case <-deadline:
-			t.Fatal("no change was told")
+	began := time.Now()
+	var w Whitelist
+	server.Do(func() { w = h.Local() })
+	took := time.Since(began)
+	t.Logf("looking at %d routes took %v", routes, took)
+	if took > 3*time.Second {
+		t.Errorf("looking at %d routes took %v", routes, took)
+	}
+	if !contains(w, "192.0.2.1/32") || len(w.Problems) != 0 {
+		t.Errorf("the gateway is not found: %v %v", w.Prefixes(), w.Problems)
+	}
+}
+
+func contains(w Whitelist, p string) bool {
+	for _, q := range w.Prefixes() {
+		if q == netip.MustParsePrefix(p) {
+			return true
 		}
 	}
-	cancel()
-	select {
-	case err := <-doneC:
+	return false
+}
+
+// TestWatchOverrun: messages that the kernel could not deliver are a change, and the watch goes on.
+func TestWatchOverrun(t *testing.T) {
+	t.Parallel()
+	server, peer := nettest.New(t), nettest.New(t)
+	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
+	var (
+		f   *os.File
+		err error
+	)
+	server.Do(func() { f, err = subscribe(4096) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	// They are not read meanwhile, and the buffer holds ten of them.
+	for i := range 200 {
+		server.Run("ip", "addr", "add", fmt.Sprintf("198.51.100.%d/32", i), "dev", "sg0")
+	}
+	changedC := watching(t, func(ctx context.Context, changed func()) error { return gather(ctx, f, changed) })
+	mustChange(t, "at the start", changedC)
+	mustChange(t, "overrun", changedC)
+	if !quiet(changedC) {
+		<-changedC
+	}
+	server.Run("ip", "addr", "del", "198.51.100.7/32", "dev", "sg0")
+	mustChange(t, "after the overrun", changedC)
+}
+
+// TestWatchFiles: resolvers are noticed however the file comes to name them.
+func TestWatchFiles(t *testing.T) {
+	t.Parallel()
+	dir := root(t, map[string]string{
+		"etc/resolv.conf":                 "nameserver 192.0.2.1\n",
+		"run/systemd/resolve/resolv.conf": "nameserver 192.0.2.90\n",
+		"elsewhere/resolv.conf":           "nameserver 192.0.2.4\n",
+		"mounted":                         "nameserver 192.0.2.6\n",
+	})
+	file := filepath.Join(dir, "etc/resolv.conf")
+	h := testHost(Options{Root: dir}, kernel{})
+	h.Local()
+	changedC := watching(t, h.WatchFiles)
+	must := func(err error) {
+		t.Helper()
 		if err != nil {
-			t.Errorf("watch: %v", err)
+			t.Fatal(err)
 		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("still watching")
+	}
+	write := func(name, text string) { t.Helper(); must(os.WriteFile(name, []byte(text), 0o600)) }
+	for _, tt := range []struct {
+		name   string
+		change func()
+		want   string
+	}{
+		{"written in place", func() { write(file, "nameserver 192.0.2.2\n") }, "192.0.2.2/32"},
+		{"replaced by rename", func() {
+			write(file+".new", "nameserver 192.0.2.3\n")
+			must(os.Rename(file+".new", file))
+		}, "192.0.2.3/32"},
+		{"removed", func() { must(os.Remove(file)) }, ""},
+		{"a link to another directory", func() { must(os.Symlink("../elsewhere/resolv.conf", file)) }, "192.0.2.4/32"},
+		{"what the link points at", func() { write(filepath.Join(dir, "elsewhere/resolv.conf"), "nameserver 192.0.2.5\n") }, "192.0.2.5/32"},
+		{"the stub of systemd-resolved", func() {
+			must(os.Remove(file))
+			write(file, "nameserver 127.0.0.53\n")
+		}, "192.0.2.90/32"},
+		{"behind the stub", func() {
+			name := filepath.Join(dir, "run/systemd/resolve/resolv.conf")
+			write(name+".new", "nameserver 192.0.2.91\n")
+			must(os.Rename(name+".new", name))
+		}, "192.0.2.91/32"},
+		{"the directory is replaced", func() {
+			must(os.Rename(filepath.Join(dir, "etc"), filepath.Join(dir, "old")))
+			must(os.Mkdir(filepath.Join(dir, "etc"), 0o700))
+			write(file, "nameserver 192.0.2.7\n")
+		}, "192.0.2.7/32"},
+	} {
+		tt.change()
+		mustChange(t, tt.name, changedC)
+		for h.Local(); len(changedC) > 0; {
+			<-changedC
+		}
+		if w := h.Local(); tt.want != "" && !contains(w, tt.want) {
+			t.Errorf("%s: %s is not found in %v", tt.name, tt.want, w.Prefixes())
+		}
+	}
+	if os.Geteuid() == 0 {
+		must(unix.Mount(filepath.Join(dir, "mounted"), file, "", unix.MS_BIND, ""))
+		defer func() { _ = unix.Unmount(file, unix.MNT_DETACH) }()
+		mustChange(t, "mounted over", changedC)
+		h.Local()
+	}
+}
+
+// TestFileSystemHangs: a file system that does not answer delays a look at the host by readMost at most, and what was known
+// stays.
+func TestFileSystemHangs(t *testing.T) {
+	t.Parallel()
+	h := testHost(Options{Root: root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})}, kernel{})
+	h.Local()
+	h.files.most = 50 * time.Millisecond
+	h.files.busy <- struct{}{} // a reader that hangs
+	w := h.Local()
+	if !contains(w, "192.0.2.1/32") || len(w.Problems) != 1 || !strings.Contains(w.Problems[0].Error(), errDiskHangs.Error()) {
+		t.Errorf("got %v and problems %v", w.Prefixes(), w.Problems)
+	}
+	<-h.files.busy
+	if w := h.Local(); len(w.Problems) != 0 {
+		t.Errorf("problems afterwards: %v", w.Problems)
 	}
 }

@@ -54,6 +54,9 @@ type Whitelist struct {
 	// Problems are the sources that could not be read, or not whole. Each says what to do about it.
 	Problems []error
 
+	Number uint64 // of two whitelists of one Host, the newer one has the higher number
+
+	uplinks  []string       // the default routes that can be used
 	prefixes []netip.Prefix // sorted, each once
 	counts   [kinds]int
 }
@@ -61,6 +64,22 @@ type Whitelist struct {
 // Prefixes are all entries, canonical and sorted, each once. A single address is the prefix that holds it alone. One may
 // lie inside another.
 func (w Whitelist) Prefixes() []netip.Prefix { return slices.Clone(w.prefixes) }
+
+// Gained reports whether the host has an address, a default route that can be used, a resolver or an address of a name now
+// that it did not have before.
+func (w Whitelist) Gained(before Whitelist) bool {
+	for _, u := range w.uplinks {
+		if !slices.Contains(before.uplinks, u) {
+			return true
+		}
+	}
+	for _, p := range w.prefixes {
+		if _, had := slices.BinarySearchFunc(before.prefixes, p, netip.Prefix.Compare); !had {
+			return true
+		}
+	}
+	return false
+}
 
 // IPs is how many of the entries are single addresses, those inside a listed range included: it counts what was found,
 // not what the union covers.
