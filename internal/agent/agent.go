@@ -152,6 +152,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, "health endpoint", a.server.Run, a.server.Listen) })
 	g.Go(func() error { return a.keep(ctx, "watch on addresses and routes", a.watchHost, nil) })
+	g.Go(func() error { return a.host.WatchFiles(ctx, a.surveys.changed) })
 	g.Go(func() error { return a.surveys.Run(ctx) })
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.watchOutlet(ctx) })
@@ -312,7 +313,7 @@ func (a *Agent) askToPull(ctx context.Context, accept bool) control.Outcome {
 }
 
 func (a *Agent) watchHost(ctx context.Context) error {
-	return a.host.Watch(ctx, func() { a.surveys.ask() })
+	return a.host.Watch(ctx, a.surveys.changed)
 }
 
 func (a *Agent) watchRules(ctx context.Context) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -55,6 +56,7 @@ type enforcer struct {
 	failure   error       // why the last pull did not succeed, nil when it did
 	stale     error       // why what is in force is not what is wanted now, nil when it is
 	again     *time.Timer // tries once more to put it in force; nil until it was needed
+	offline   offline
 	wait      *backoff.ExponentialBackOff
 	repair    repairer
 }
@@ -73,6 +75,7 @@ type order struct {
 // turn is what was found out, off the enforcing task, which must not wait for the network.
 type turn struct {
 	order   order
+	before  host.Whitelist // the host when it began
 	verdict vet.Verdict
 	err     error // of the pull
 	own     ownList
@@ -99,13 +102,16 @@ func (a *Agent) enforce(ctx context.Context) error {
 		case t := <-e.turnC:
 			a.takeCustom(t.own)
 			next.reset(a.refresh(ctx, t))
+			e.offline.pulled(t.err, t.before)
 			if !running && ctx.Err() == nil {
 				running = true
 				a.tellRunning()
 			}
 			a.end(ctx)
+			a.pullIfNetwork(next)
 		case <-a.surveys.newsC:
 			a.takeSurvey(ctx)
+			a.pullIfNetwork(next)
 		case <-next.tickC():
 			if next.due() {
 				a.begin(ctx, order{})
@@ -139,8 +145,11 @@ func (a *Agent) begin(ctx context.Context, o order) {
 	vo := vet.Options{Baseline: e.baseline, Shrunk: e.shrunk, Overrule: o.accept}
 	go func() { // enforce waits for it
 		surveyedC := a.surveys.ask() // a list is measured by a look at the host that is no older than the pull
-		t := turn{order: o, own: a.readCustom()}
+		t := turn{order: o, before: a.surveys.first(ctx), own: a.readCustom()}
 		t.verdict, t.err = a.pull(ctx, vo)
+		if unreached(t.err) {
+			a.surveys.ask() // the API may have another address
+		}
 		a.surveys.await(ctx, surveyedC, surveyMost)
 		e.turnC <- t
 	}()

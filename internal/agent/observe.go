@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +63,9 @@ func (a *Agent) collect() {
 	a.recorder.add(w, now)
 	a.tellStuck()
 	a.seen.add(w.Hits, a.cfg.Ports)
+	if slices.ContainsFunc(w.Hits, a.needed) {
+		a.surveys.doubt()
+	}
 	o := &a.observer
 	o.window = o.window.With(w)
 	if n, err := a.dropped(); err == nil {
@@ -69,6 +73,11 @@ func (a *Agent) collect() {
 		o.peak = max(o.peak, o.growth+growth)
 		o.dropped, o.growth = n.Packets(), growth
 	}
+}
+
+// needed reports whether a hit looks like an answer of something that this host depends on: a resolver, the API or the proxy.
+func (a *Agent) needed(h sensor.Hit) bool {
+	return h.Kind == sensor.Answer && a.host.AnsweredFrom(h.Port)
 }
 
 // tellWindow logs one window: most packets first, at most maxLines lines, and then one for the rest. A count that may be

@@ -113,6 +113,9 @@ func (a *Agent) tellReported(out report.Outcome) {
 func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Duration {
 	wait := b.NextBackOff()
 	a.remember(err, reportError)
+	if unreached(err) {
+		a.surveys.ask() // the API may have another address, which is listed
+	}
 	if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
 		wait = max(wait, wait+quota.RetryAfter)
 		a.log.Info("Today's report quota is spent; what is queued waits", zap.String("retryIn", wait.Round(time.Second).String()))

@@ -21,7 +21,7 @@ func TestSurveyAfterChange(t *testing.T) {
 		s := newSurveyor(
 			func(context.Context) host.Whitelist {
 				n := changes.Load()
-				time.Sleep(time.Second)
+				time.Sleep(200 * time.Millisecond)
 				seen.Store(n)
 				return host.Whitelist{}
 			},
@@ -81,6 +81,88 @@ func TestSurveyAwait(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestDoubtIsPaced: however often answers are dropped, they bring about a survey at most every doubtEvery, and never none.
+func TestDoubtIsPaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var surveys atomic.Int64
+		s := newSurveyor(
+			func(context.Context) host.Whitelist { surveys.Add(1); return host.Whitelist{} },
+			func(context.Context) host.Whitelist { return host.Whitelist{} })
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC := make(chan error, 1)
+		go func() { doneC <- s.Run(ctx) }()
+		s.doubt()
+		synctest.Wait()
+		if n := surveys.Load(); n != 1 {
+			t.Errorf("%d surveys at once, want 1", n)
+		}
+		for range 750 {
+			s.doubt()
+			time.Sleep(doubtEvery / 500)
+		}
+		if n := surveys.Load(); n != 2 {
+			t.Errorf("%d surveys in one and a half doubtEvery, want 2", n)
+		}
+		time.Sleep(doubtEvery)
+		if n := surveys.Load(); n != 3 {
+			t.Errorf("%d surveys after the last doubt, want 3", n)
+		}
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestIncompleteSurveyIsRepeated: what could not be found is looked for again soon, and less and less often.
+func TestIncompleteSurveyIsRepeated(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var surveys, problems atomic.Int64
+		problems.Store(1)
+		look := func(context.Context) host.Whitelist {
+			return host.Whitelist{Problems: make([]error, problems.Load())}
+		}
+		s := newSurveyor(func(ctx context.Context) host.Whitelist { surveys.Add(1); return look(ctx) }, look)
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC := make(chan error, 1)
+		go func() { doneC <- s.Run(ctx) }()
+		s.ask()
+		for _, tt := range []struct {
+			after time.Duration
+			want  int64
+		}{{time.Second, 1}, {surveyAgain, 2}, {2 * surveyAgain, 3}, {4 * surveyAgain, 4}} {
+			time.Sleep(tt.after)
+			if n := surveys.Load(); n != tt.want {
+				t.Errorf("%d surveys, want %d", n, tt.want)
+			}
+		}
+		problems.Store(0)
+		time.Sleep(8*surveyAgain + time.Second)
+		n := surveys.Load()
+		time.Sleep(surveyEvery - time.Minute)
+		if now := surveys.Load(); now > n+1 {
+			t.Errorf("%d surveys although the last was complete", now-n)
+		}
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestOlderSurveyDoesNotReplaceNewer: a part that took long does not put back what was known when it was composed.
+func TestOlderSurveyDoesNotReplaceNewer(t *testing.T) {
+	t.Parallel()
+	s := newSurveyor(nil, nil)
+	s.publish(survey{white: host.Whitelist{Number: 7}})
+	s.publish(survey{white: host.Whitelist{Number: 6}})
+	if v, _ := s.newest(); v.white.Number != 7 {
+		t.Errorf("the newest survey is number %d, want 7", v.white.Number)
+	}
 }
 
 // TestSurveyNewest: there is none before the first, and then the last that was published.

@@ -1,0 +1,45 @@
+package agent
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+)
+
+// offline remembers that the last pull reached nobody. The next pull waits out a backoff, unless the host gains something to
+// reach the API by: a route, an address, a resolver.
+type offline struct {
+	since *host.Whitelist // the host before that pull; nil if it reached the API
+}
+
+// pulled takes the error of a pull, and the host as it was when the pull began.
+func (o *offline) pulled(err error, before host.Whitelist) {
+	o.since = nil
+	if unreached(err) {
+		o.since = &before
+	}
+}
+
+// over reports whether the host has gained something since the pull, or since over reported so.
+func (o *offline) over(now host.Whitelist) bool {
+	if o.since == nil || !now.Gained(*o.since) {
+		return false
+	}
+	o.since = &now
+	return true
+}
+
+// pullIfNetwork makes a pull due if the last one reached nobody and the network has come since.
+func (a *Agent) pullIfNetwork(next *alarm) {
+	e := &a.enforcer
+	v, ok := a.surveys.newest()
+	if !ok || e.busy || !e.offline.over(v.white) {
+		return
+	}
+	e.wait.Reset() // the waits before were for another network
+	next.reset(leastWait)
+	a.log.Info("The network has changed; the pull that failed is tried again", zap.Duration("in", leastWait.Round(time.Second)))
+	a.setStatus(func(s *Status) { s.nextPull = a.clock.after(leastWait) })
+}
