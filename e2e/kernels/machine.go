@@ -126,6 +126,7 @@ type reader struct {
 	at    *result // suite under way
 	start time.Time
 	lines []string // that it has printed
+	log   *os.File // the same
 }
 
 // outcome is a line of `go test -v` that ends a test or a subtest.
@@ -151,14 +152,24 @@ func (r *reader) line(text string) {
 	case strings.HasPrefix(text, "@@ booted "):
 		_, _ = fmt.Fprintf(r.out, "%s: %s\n", r.kernel, strings.TrimPrefix(text, "@@ booted "))
 	case strings.HasPrefix(text, "@@ begin "):
-		r.at, r.start, r.lines = &result{kernel: r.kernel, suite: words[2]}, time.Now(), nil
+		r.begin(words[2])
 	case strings.HasPrefix(text, "@@ end ") && r.at != nil && len(words) == 4:
 		r.at.code, _ = strconv.Atoi(words[3])
 		r.at.ended = true
 		r.finish()
 	case r.at != nil:
 		r.lines = append(r.lines, text)
+		_, _ = fmt.Fprintln(r.log, text) // for a reader who does not want to wait
 		r.count(outcome.FindStringSubmatch(text))
+	}
+}
+
+// begin begins a suite.
+func (r *reader) begin(name string) {
+	r.at, r.start, r.lines = &result{kernel: r.kernel, suite: name}, time.Now(), nil
+	var err error
+	if r.log, err = os.Create(filepath.Join(r.logs, r.kernel+"."+name+".log")); err != nil {
+		_, _ = fmt.Fprintln(r.out, err)
 	}
 }
 
@@ -190,10 +201,7 @@ func (r *reader) finish() {
 		r.done = map[string]result{}
 	}
 	r.done[r.at.suite] = *r.at
-	log := filepath.Join(r.logs, r.kernel+"."+r.at.suite+".log")
-	if err := os.WriteFile(log, []byte(strings.Join(r.lines, "\n")+"\n"), 0o600); err != nil {
-		_, _ = fmt.Fprintln(r.out, err)
-	}
+	_ = r.log.Close() // see begin
 	if !r.at.ok() {
 		said := slices.DeleteFunc(slices.Clone(r.lines), func(l string) bool { return quiet.MatchString(l) })
 		_, _ = fmt.Fprintln(r.out, strings.Join(said[max(0, len(said)-shown):], "\n"))

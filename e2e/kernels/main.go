@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,17 +32,44 @@ func run() int {
 	}
 	kernels := flag.String("kernels", strings.Join(names, " "), "the kernels to boot, separated by spaces")
 	only := flag.String("suites", "", "a regular expression of the suites to run; empty is all")
+	quick := flag.Bool("quick", false, "run a part of the slow suites, as CI does")
 	cache := flag.String("cache", "bin/.kernels", "the folder of the images and logs")
 	flag.Parse()
-	if err := kernelsPass(ctx, os.Stdout, strings.Fields(*kernels), *only, *cache); err != nil {
+	all := suites()
+	if *quick {
+		all = quickly(all)
+	}
+	wanted, err := matching(all, *only)
+	if err == nil {
+		err = kernelsPass(ctx, os.Stdout, strings.Fields(*kernels), wanted, *cache)
+	}
+	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "kernels:", err)
 		return 1
 	}
 	return 0
 }
 
+// matching returns the suites whose names match the pattern.
+func matching(all []suite, pattern string) ([]suite, error) {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, fmt.Errorf("read the pattern of suites: %w", err)
+	}
+	var wanted []suite
+	for _, s := range all {
+		if re.MatchString(s.name) {
+			wanted = append(wanted, s)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil, fmt.Errorf("no suite matches %q", pattern)
+	}
+	return wanted, nil
+}
+
 // kernelsPass runs the suites in each of the kernels, one kernel at a time, and writes the results to out.
-func kernelsPass(ctx context.Context, out io.Writer, kernels []string, only, cache string) error {
+func kernelsPass(ctx context.Context, out io.Writer, kernels []string, wanted []suite, cache string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("debootstrap needs root: run `sudo make kernels`")
 	}
@@ -49,33 +77,13 @@ func kernelsPass(ctx context.Context, out io.Writer, kernels []string, only, cac
 	if err != nil {
 		return err
 	}
-	pattern, err := regexp.Compile(only)
-	if err != nil {
-		return fmt.Errorf("read the pattern of suites: %w", err)
-	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return err
 	}
-	var wanted []suite
-	for _, s := range suites() {
-		if pattern.MatchString(s.name) {
-			wanted = append(wanted, s)
-		}
-	}
-	if len(wanted) == 0 {
-		return fmt.Errorf("no suite matches %q", only)
-	}
+	tellLeftOut(out, wanted)
 	payload := filepath.Join(cache, "payload.tar")
 	if err := pack(ctx, payload, wanted); err != nil {
 		return fmt.Errorf("build the tests: %w", err)
-	}
-	for _, s := range wanted {
-		if s.without != "" {
-			_, _ = fmt.Fprintf(out, "not run in any kernel: %s %s: %s\n", s.name, s.skip, s.without)
-		}
-		if s.smaller != "" {
-			_, _ = fmt.Fprintf(out, "smaller than on the machine itself: %s: %s\n", s.name, s.smaller)
-		}
 	}
 	var results []result
 	for _, r := range chosen {
@@ -92,6 +100,26 @@ func kernelsPass(ctx context.Context, out io.Writer, kernels []string, only, cac
 	return summarize(out, results)
 }
 
+// tellLeftOut prints what of the suites is not run, or with smaller numbers.
+func tellLeftOut(out io.Writer, wanted []suite) {
+	for _, s := range suites() {
+		at := slices.IndexFunc(wanted, func(w suite) bool { return w.name == s.name })
+		if at < 0 {
+			_, _ = fmt.Fprintf(out, "not run, as -suites wants: %s\n", s.name)
+			continue
+		}
+		if w := wanted[at]; w.run != s.run {
+			_, _ = fmt.Fprintf(out, "of %s only %s is run, as -quick wants\n", w.name, w.run)
+		}
+		if s.without != "" {
+			_, _ = fmt.Fprintf(out, "not run in any kernel: %s %s: %s\n", s.name, s.skip, s.without)
+		}
+		if s.smaller != "" {
+			_, _ = fmt.Fprintf(out, "smaller than on the machine itself: %s: %s\n", s.name, s.smaller)
+		}
+	}
+}
+
 // choose returns the releases that have these kernels.
 func choose(kernels []string) ([]release, error) {
 	var chosen []release
@@ -100,12 +128,7 @@ func choose(kernels []string) ([]release, error) {
 		known = append(known, r.kernel)
 	}
 	for _, k := range kernels {
-		at := -1
-		for i := range known {
-			if known[i] == k {
-				at = i
-			}
-		}
+		at := slices.Index(known, k)
 		if at < 0 {
 			return nil, fmt.Errorf("unknown kernel %q: there are %s", k, strings.Join(known, ", "))
 		}

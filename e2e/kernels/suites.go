@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,6 +23,7 @@ type suite struct {
 	skip string // tests not to run, a pattern of -test.skip
 	// without says why skip is not run, smaller which numbers -test.short makes smaller. Both are printed.
 	without, smaller string
+	quick            string        // run of a quick run, for CI; empty is run
 	args             []string      // runs this instead of the tests
 	limit            time.Duration // by software a processor is some twenty times as slow
 }
@@ -32,9 +34,13 @@ func suites() []suite {
 			name: "nft", dir: "internal/firewall/nft", limit: 5 * time.Minute,
 			smaller: "TestRefreshEverySecond refreshes 10 times, not 60",
 		},
-		{name: "ipset", dir: "internal/firewall/ipset", limit: 10 * time.Minute},
 		{
-			name: "firewall", dir: "internal/firewall", limit: 10 * time.Minute,
+			name: "ipset", dir: "internal/firewall/ipset", limit: 15 * time.Minute,
+			quick: "^(TestMissing|TestLock|TestWatch|TestForeignSet)$",
+		},
+		{
+			name: "firewall", dir: "internal/firewall", limit: 20 * time.Minute,
+			quick:   "^(TestBlocks|TestRefreshUnderTraffic|TestTelemetry|TestCrash|TestHalfAMillion)$/^(nftables|iptables-legacy)$",
 			smaller: "TestHalfAMillion loads 50,000 entries, TestRefreshUnderTraffic a tenth of its own, TestCrash kills 4 times, not 15",
 			skip:    "^TestRealList$", without: "the published list is no part of the project",
 		},
@@ -42,10 +48,22 @@ func suites() []suite {
 		{name: "host", dir: "internal/host", limit: 5 * time.Minute},
 		{name: "demo", args: []string{"bin/demo"}, limit: 3 * time.Minute},
 		{
-			name: "scenarios", dir: "e2e", run: "^TestScripts$", limit: 15 * time.Minute,
-			skip: "^TestScripts$/^metrics$", without: "it needs Prometheus, which has no part in the kernel",
+			name: "scenarios", dir: "e2e", run: "^TestScripts$", limit: 20 * time.Minute,
+			quick: "^TestScripts$/^(main|crash|conflict|cleanup|whitelist|guards|iptables|hanging_disk)$",
+			skip:  "^TestScripts$/^metrics$", without: "it needs Prometheus, which has no part in the kernel",
 		},
 	}
+}
+
+// quickly returns the suites with only their quick tests.
+func quickly(all []suite) []suite {
+	quick := slices.Clone(all)
+	for i, s := range quick {
+		if s.quick != "" {
+			quick[i].run = s.quick
+		}
+	}
+	return quick
 }
 
 // binary is the path of the suite's test program in the project's folder.
