@@ -14,8 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// requireEnv, when set to 1, turns the skip of a test that needs root into a failure.
-const requireEnv = "SIKKERGUARD_REQUIRE_NETNS"
+// requireEnv, when set to 1, turns the skip of a test that needs root into a failure. When set to requireNever, such tests
+// are skipped also as root: for a quick loop.
+const (
+	requireEnv   = "SIKKERGUARD_REQUIRE_NETNS"
+	requireNever = "never"
+)
 
 // NS is one network namespace, a host of the test's own. It ends with the test.
 type NS struct {
@@ -27,6 +31,9 @@ type NS struct {
 // SIKKERGUARD_REQUIRE_NETNS=1.
 func New(tb testing.TB) *NS {
 	tb.Helper()
+	if os.Getenv(requireEnv) == requireNever {
+		tb.Skipf("%s=%s", requireEnv, requireNever)
+	}
 	if os.Geteuid() != 0 {
 		Skip(tb, "network namespaces need root")
 	}
