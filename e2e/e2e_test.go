@@ -52,7 +52,7 @@ func TestScripts(t *testing.T) {
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
 			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
-			"piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
+			"port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
 			"answer": cmdAnswer, "datagram": cmdDatagram, "ping": cmdPing, "socket": cmdSocket,
 			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
 		},
@@ -110,7 +110,8 @@ type world struct {
 	started          []*process // all of them
 	agents           []*process // the agents among them
 	settled          int
-	reader           *os.File // of what the newest piped agent says
+	held             map[string]io.Closer // by other programs
+	reader           *os.File             // of what the newest piped agent says
 	crowd            crowd
 }
 
@@ -129,7 +130,7 @@ func setUp(env *testscript.Env, bin string) error {
 	if !ok {
 		return errors.New("testscript does not hand out a testing.TB")
 	}
-	w := &world{tb: tb, bin: bin, server: nettest.New(tb), attacker: nettest.New(tb)}
+	w := &world{tb: tb, bin: bin, server: nettest.New(tb), attacker: nettest.New(tb), held: map[string]io.Closer{}}
 	nettest.Link(w.server, w.attacker, "eth0",
 		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")},
 		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")})
@@ -407,14 +408,39 @@ func cmdReports(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("reports.txt"), []byte(strings.Join(lines, "")), 0o600))
 }
 
-// nflog GROUP: another program takes the NFLOG group, until the script ends.
-func cmdNflog(ts *testscript.TestScript, _ bool, args []string) {
+// nflog GROUP, ! nflog GROUP: another program takes the NFLOG group, until the script ends; or lets go of it.
+func cmdNflog(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Check(of(ts).held["nflog "+args[0]].Close())
+		return
+	}
 	group, err := strconv.ParseUint(args[0], 10, 16)
 	ts.Check(err)
 	s := sensor.New(sensor.Options{Group: uint16(group)})
 	of(ts).server.Do(func() { err = s.Open() })
 	ts.Check(err)
-	ts.Defer(func() { _ = s.Close() })
+	of(ts).hold(ts, "nflog "+args[0], s)
+}
+
+// port N, ! port N: another program listens on 127.0.0.1 port N, until the script ends; or no longer.
+func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Check(of(ts).held["port "+args[0]].Close())
+		return
+	}
+	var (
+		l   net.Listener
+		err error
+	)
+	of(ts).server.Do(func() { l, err = net.Listen("tcp", "127.0.0.1:"+args[0]) })
+	ts.Check(err)
+	of(ts).hold(ts, "port "+args[0], l)
+}
+
+// hold keeps what another program holds, until the script ends.
+func (w *world) hold(ts *testscript.TestScript, what string, c io.Closer) {
+	w.held[what] = c
+	ts.Defer(func() { _ = c.Close() })
 }
 
 // get PATH STATUS: asks the health endpoint until it answers with this status; the body goes to get.txt.

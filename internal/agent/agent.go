@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -51,7 +50,8 @@ type Agent struct {
 	feed    *feed.Feed
 	sensor  *sensor.Sensor
 	server  *server.Server
-	control *control.Server  // nil when it cannot be had
+	control *control.Server
+	helpers helpers          // which of these are kept running
 	fw      firewall.Backend // nil in a dry run
 	gate    *gate            // what fw is, once it was opened
 	gaps    []string         // of the firewall, that were told; the enforcing task's own
@@ -132,6 +132,12 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
 	a.applied = newApplied()
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
+	a.control = control.New(control.Options{Dir: cfg.StateDir, Pull: a.askToPull})
+	a.helpers = helpers{
+		health:  &helper{code: condHealth, open: a.server.Listen, run: a.server.Run},
+		sensor:  &helper{code: condSensor, open: a.sensor.Open, run: a.sensor.Run},
+		control: &helper{code: condControl, open: a.control.Listen, run: a.control.Run},
+	}
 	a.status.Store(&Status{State: StateStarting, enforcing: StateStarting, Version: o.Version, DryRun: cfg.DryRun})
 	return a, nil
 }
@@ -150,21 +156,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stop()
 	var sensing, controlling, recording, delivering errgroup.Group
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.keep(ctx, "health endpoint", a.server.Run, a.server.Listen) })
-	g.Go(func() error { return a.keep(ctx, "watch on addresses and routes", a.watchHost, nil) })
+	g.Go(func() error { return a.keep(ctx, a.helpers.health) })
+	g.Go(func() error { return a.keep(ctx, &helper{code: condHostWatch, run: a.watchHost}) })
 	g.Go(func() error { return a.host.WatchFiles(ctx, a.surveys.changed) })
 	g.Go(func() error { return a.surveys.Run(ctx) })
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.watchOutlet(ctx) })
-	if a.control != nil { // a file of the disk, which goes when this ends
-		controlling.Go(func() error { return a.keep(ctx, "control socket", a.control.Run, a.control.Listen) })
-	}
+	// A file of the disk, which may hang: it is waited for last.
+	controlling.Go(func() error { return a.keep(ctx, a.helpers.control) })
 	// It is not waited for before the rules are removed, in case the supervisor does not read what it is told.
 	sensing.Go(func() error { return a.supervise(afterwards, ctx.Done()) })
 	if !a.cfg.DryRun {
-		sensing.Go(func() error { return a.keep(afterwards, "NFLOG listener", a.sensor.Run, a.sensor.Open) })
+		sensing.Go(func() error { return a.keep(afterwards, a.helpers.sensor) })
 		recording.Go(func() error { return a.recordAll(afterwards) })
-		g.Go(func() error { return a.keep(ctx, "watch on the rules", a.watchRules, nil) })
+		g.Go(func() error { return a.keep(ctx, &helper{code: condRulesWatch, run: a.watchRules}) })
 		g.Go(func() error { return a.observe(ctx) })
 		if a.reporter != nil {
 			delivering.Go(func() error { return a.deliver(ctx) })
@@ -238,8 +243,8 @@ func short(d time.Duration) string {
 	}
 }
 
-// open claims what the agent needs of the host, before anything is changed: the firewall first, because its library
-// wants a low descriptor; then the NFLOG group and the port, which another program may hold.
+// open claims what the agent wants of the host, before anything is changed: the firewall first, because its library wants a
+// low descriptor, and because it alone is needed. The NFLOG group and the port, which another program may hold, are tried.
 func (a *Agent) open() error {
 	if !a.cfg.DryRun {
 		fw, err := firewall.Open(firewall.Options{
@@ -258,40 +263,16 @@ func (a *Agent) open() error {
 			a.enforcer.left = true
 			a.log.Info("The rules of an agent that was killed are in force until a list replaces them")
 		}
-		if err := a.sensor.Open(); err != nil {
-			return err
-		}
-	}
-	if err := a.server.Listen(); err != nil {
-		return err
-	}
-	if note := a.server.Note(); note != "" {
-		a.log.Info(note)
-	}
-	if err := a.openControl(); err != nil {
-		return err
-	}
-	if !a.cfg.DryRun {
+		a.tryOpen(a.helpers.sensor)
+		a.beginCounting()
 		a.store = a.newStore()
 		if a.cfg.ReportEnabled {
 			a.reporter = report.New(report.Options{Queue: queue{a.store, a.tellWithdrawn, a.exempt}, API: a.api})
 		}
-		return a.beginCounting()
 	}
-	return nil
-}
-
-// openControl makes the control socket. Protection does not depend on it, so the agent also runs without; but not beside
-// another that uses the same state.
-func (a *Agent) openControl() error {
-	c := control.New(control.Options{Dir: a.cfg.StateDir, Pull: a.askToPull})
-	switch err := c.Listen(); {
-	case errors.Is(err, control.ErrTaken) && !a.cfg.DryRun:
-		return err
-	case err != nil:
-		a.log.Warn("`sikkerguard pull` will not reach this agent", zap.Error(err))
-	default:
-		a.control = c
+	a.tryOpen(a.helpers.health)
+	if note := a.server.Note(); note != "" {
+		a.log.Info(note)
 	}
 	return nil
 }
@@ -322,10 +303,7 @@ func (a *Agent) watchRules(ctx context.Context) error {
 
 // close lets go of what open claimed.
 func (a *Agent) close() error {
-	errs := []error{a.sensor.Close(), a.server.Close()}
-	if a.control != nil {
-		errs = append(errs, a.control.Close())
-	}
+	errs := []error{a.sensor.Close(), a.server.Close(), a.control.Close()}
 	if a.fw != nil {
 		errs = append(errs, a.fw.Close())
 	}
@@ -352,24 +330,4 @@ func (a *Agent) tellRemoved(err error) {
 	if a.fw != nil && err == nil {
 		a.log.Info("Firewall rules removed")
 	}
-}
-
-// keep runs a task that protection does not depend on until ctx ends, and when it fails says so, opens it anew if need be,
-// and runs it again.
-func (a *Agent) keep(ctx context.Context, what string, run func(context.Context) error, open func() error) error {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval = time.Second, time.Minute
-	for ctx.Err() == nil {
-		err := run(ctx)
-		for err != nil && ctx.Err() == nil {
-			wait := b.NextBackOff()
-			a.log.Warn("Lost the "+what+", the rules stay in force", zap.Error(err), zap.Duration("retryIn", wait.Round(time.Second)))
-			sleep(ctx, wait)
-			err = nil
-			if open != nil {
-				err = open()
-			}
-		}
-	}
-	return nil
 }

@@ -33,6 +33,14 @@ const (
 	condAge       Code = "list-age-unknown"
 	condReports   Code = "reports-kept"
 	condDryRun    Code = "dry-run"
+
+	condHealth        Code = "health-port"
+	condSensor        Code = "nflog"
+	condControl       Code = "control-socket"
+	condDatabase      Code = "database"
+	condDatabaseHangs Code = "database-hangs"
+	condHostWatch     Code = "host-watch"
+	condRulesWatch    Code = "rules-watch"
 )
 
 // condition is one row of the table: a state in which the agent is less than well. It holds until its own cause ends.
@@ -85,6 +93,48 @@ func conditions() []condition {
 			message: "The log does not reach its reader, and lines are dropped when its buffer is full",
 			remedy: "Look at what reads the agent's output: a stopped terminal, a full disk, journald, Docker's log driver. " +
 				"If it is gone for good, restart the agent when that suits you.",
+		},
+		{
+			code: condHealth, severity: SeverityDegraded,
+			message: "The health endpoint is not available, the rules stay in force",
+			ended:   "The health endpoint is available",
+			remedy: "If another program has the port, stop that program, or set SIKKER_HEALTH_PORT to a free one and restart the agent. " +
+				"It is tried again by itself.",
+		},
+		{
+			code: condSensor, severity: SeverityDegraded,
+			message: "Blocked connections are not seen, and so neither logged nor reported; the rules stay in force",
+			ended:   "Blocked connections are seen",
+			remedy: "If another program listens to the NFLOG group, stop that program, or set SIKKER_NFLOG_GROUP to another and restart the " +
+				"agent. It is tried again by itself.",
+		},
+		{
+			code: condControl, severity: SeverityDegraded,
+			message: "`sikkerguard pull` does not reach this agent, the rules stay in force",
+			ended:   "`sikkerguard pull` reaches this agent",
+			remedy:  "The detail says why its socket in SIKKER_STATE_DIR cannot be made. It is tried again by itself; SIGHUP is a pull, too.",
+		},
+		{
+			code: condDatabase, severity: SeverityDegraded, quiet: true,
+			message: "Blocked connections are not recorded now; they are kept in memory meanwhile",
+			remedy:  "Look at the disk of SIKKER_STATE_DIR: is it full, read-only, or does it hang? It is tried again by itself.",
+		},
+		{
+			code: condDatabaseHangs, severity: SeverityDegraded, quiet: true,
+			message: "The database does not answer; blocked connections are kept in memory meanwhile",
+			remedy:  "Look at the disk of SIKKER_STATE_DIR. When it answers, what waits is recorded.",
+		},
+		{
+			code: condHostWatch, severity: SeverityDegraded,
+			message: "Changes of addresses and routes are not noticed, the rules stay in force",
+			ended:   "Changes of addresses and routes are noticed",
+			remedy:  "It is tried again by itself. The next pull looks at addresses and routes as well.",
+		},
+		{
+			code: condRulesWatch, severity: SeverityDegraded,
+			message: "Changes that other programs make to the rules are not noticed, the rules stay in force",
+			ended:   "Changes that other programs make to the rules are noticed",
+			remedy:  "It is tried again by itself. `/healthz` asks the kernel for the rules each time.",
 		},
 		{
 			code: condDryRun, severity: SeverityWarning, quiet: true,

@@ -16,28 +16,23 @@ type dropCount struct {
 	since ruleset.Counters // dropped since this process began
 	base  ruleset.Counters // dropped before that, since the database was made
 
-	loaded  bool // base is known
+	begun   bool // began is known
+	loaded  bool // base is known, which is after began
 	inexact bool // something was dropped that is in no figure
 	kept    store.Counters
 }
 
-// beginCounting reads where the kernel's counters are now: rules of a run before this one have counted on.
-func (a *Agent) beginCounting() error {
-	n, err := a.fw.Counters()
-	if err != nil {
-		return err
-	}
-	a.drops.began, a.drops.raw = n, n
-	return nil
-}
+// beginCounting reads where the kernel's counters are now: rules of a run before this one have counted on. If the kernel
+// does not say, counting begins when it does.
+func (a *Agent) beginCounting() { _, _ = a.dropped() }
 
 // loadCounters reads what runs before this one counted.
 func (a *Agent) loadCounters(ctx context.Context) {
 	d := &a.drops
 	d.mu.Lock()
-	loaded := d.loaded
+	loaded, begun := d.loaded, d.begun
 	d.mu.Unlock()
-	if loaded {
+	if loaded || !begun {
 		return
 	}
 	c, err := a.store.Counters(ctx)
@@ -65,7 +60,11 @@ func (a *Agent) dropped() (ruleset.Counters, error) {
 	defer d.mu.Unlock()
 	n, err := a.fw.Counters()
 	if err != nil {
+		d.inexact = d.inexact || !d.begun // by then it may have counted what was dropped since the start
 		return d.since, err
+	}
+	if !d.begun {
+		d.began, d.raw, d.begun = n, n, true
 	}
 	if n.Packets4 < d.raw.Packets4 || n.Packets6 < d.raw.Packets6 {
 		d.inexact = true // somebody else took them away, and what they had counted since they were read

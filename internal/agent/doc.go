@@ -11,6 +11,7 @@
 // agent.go is the lifecycle: what is opened at the start, in which order, and what is taken away at the end. status.go is
 // the one immutable Status that the health endpoint reads.
 //
-// It fails at the start when something it needs is not to be had; then nothing has been changed. Later nothing but being
-// told to stop ends it: a refused list, a silent API or a lost socket is told and tried again.
+// It fails at the start when the firewall is not to be had; then nothing has been changed. What only watches (health
+// endpoint, NFLOG group, control socket, database) may be missing: a condition holds while it is, and it is tried again
+// (keep.go). Later nothing but being told to stop ends it.
 package agent

@@ -167,7 +167,7 @@ func (a *Agent) end(ctx context.Context) {
 
 // restore puts the list of the last run in force, before the network is tried: a reboot without the API loses nothing.
 func (a *Agent) restore(ctx context.Context) {
-	c, err := a.feed.Kept()
+	c, err := within(keepMost, "reading of the kept list", a.feed.Kept)
 	var damaged *feed.DamagedError
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):

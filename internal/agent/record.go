@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -28,6 +29,9 @@ const (
 	// keepWait is how long who asks for the counters waits for them to be kept first.
 	keepWait = time.Second
 )
+
+// errDatabaseHangs is a use of the database that takes longer than any may.
+var errDatabaseHangs = errors.New("the database does not answer")
 
 // recorder is between what is seen and the database. Nothing waits for the disk but the recording task: what is seen is
 // handed over in memory, and what others want to know of the database was read before.
@@ -170,6 +174,8 @@ func (a *Agent) recordAll(ctx context.Context) error {
 
 // beginRecording opens the database, and reads what the runs before this one counted.
 func (a *Agent) beginRecording() {
+	a.recorder.using(true)
+	defer a.recorder.using(false)
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	err := a.store.Open(ctx)
@@ -311,6 +317,7 @@ func (a *Agent) tellStore(err error) {
 		a.log.Info("Blocked connections are recorded again")
 	}
 	r.failing = err != nil
+	a.setCondition(condDatabase, err)
 }
 
 // tellStuck says that the database does not answer, which the task that waits for it cannot say, and that it does again.
@@ -318,10 +325,12 @@ func (a *Agent) tellStuck() {
 	switch r, hangs := &a.recorder, a.recorder.hangs(time.Now()); {
 	case hangs && !r.stuck:
 		r.stuck = true
+		a.setCondition(condDatabaseHangs, errDatabaseHangs)
 		a.log.Warn("The database does not answer: look at the disk of SIKKER_STATE_DIR; blocked connections are kept in memory meanwhile")
 	case !hangs && r.stuck:
 		r.stuck = false
 		a.log.Info("The database answers again")
+		a.setCondition(condDatabaseHangs, nil)
 	}
 }
 

@@ -29,6 +29,29 @@ func (a *Agent) waitFor(what string, most time.Duration, wait func() error) erro
 	}
 }
 
+// within returns what get returns, or an error if that takes longer than most. A get that hangs, as on a disk, ends with
+// the process.
+func within[T any](most time.Duration, what string, get func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	doneC := make(chan result, 1)
+	go func() {
+		value, err := get()
+		doneC <- result{value, err}
+	}()
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case r := <-doneC:
+		return r.value, r.err
+	case <-timer.C:
+		var none T
+		return none, fmt.Errorf("the %s takes longer than %v: look at the disk of SIKKER_STATE_DIR", what, most)
+	}
+}
+
 // pending is what is to be waited for, and for how long at most.
 type pending struct {
 	what string

@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestLossesFarApart: a helper that is lost every month is opened again within seconds, however
+// often that was.
+func TestLossesFarApart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := logged(t)
+		var blind []time.Duration
+		lost := time.Now()
+		h := &helper{code: condHostWatch, run: func(ctx context.Context) error {
+			blind = append(blind, time.Since(lost))
+			sleep(ctx, 30*24*time.Hour)
+			lost = time.Now()
+			return errors.New("lost")
+		}}
+		ctx, cancel := context.WithTimeout(t.Context(), 13*30*24*time.Hour)
+		defer cancel()
+		if err := a.keep(ctx, h); err != nil {
+			t.Error(err)
+		}
+		if len(blind) != 13 {
+			t.Fatalf("ran %d times", len(blind))
+		}
+		for i, d := range blind {
+			if d > 2*againFirst {
+				t.Errorf("after %d losses it was away for %v", i, d)
+			}
+		}
+	})
+}
+
+// TestHelperThatCannotBeHad: it is tried again after a second and later once a minute; its
+// condition holds all the while, and ends when it works. Losses in a row count as one trouble.
+func TestHelperThatCannotBeHad(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, logs := logged(t)
+		a.setStatus(func(s *Status) { s.enforcing = StateActive })
+		var tries []time.Time
+		failC := make(chan error)
+		free := false
+		h := &helper{
+			code: condHealth,
+			open: func() error {
+				tries = append(tries, time.Now())
+				if !free {
+					return errors.New("the port is taken")
+				}
+				return nil
+			},
+			run: func(ctx context.Context) error {
+				select {
+				case err := <-failC:
+					return err
+				case <-ctx.Done():
+					return nil
+				}
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		a.tryOpen(h)
+		doneC := make(chan error, 1)
+		go func() { doneC <- a.keep(ctx, h) }()
+		time.Sleep(time.Hour)
+		if s := a.status.Load(); s.State != StateDegraded || s.Reason != "the port is taken" || !s.holds(condHealth) {
+			t.Errorf("meanwhile it is %s: %s", s.State, s.Reason)
+		}
+		if d := tries[1].Sub(tries[0]); d > 2*againFirst || len(tries) < 40 || len(tries) > 130 {
+			t.Errorf("tried again after %v, and %d times in an hour", d, len(tries))
+		}
+		free = true
+		time.Sleep(2 * againMost)
+		if s := a.status.Load(); s.State != StateActive || s.holds(condHealth) {
+			t.Errorf("then it is %s: %s", s.State, s.Reason)
+		}
+		failC <- errors.New("lost")
+		synctest.Wait()
+		if s := a.status.Load(); s.State != StateDegraded || s.Reason != "lost" {
+			t.Errorf("when it is lost it is %s: %s", s.State, s.Reason)
+		}
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Error(err)
+		}
+		if n := logs.FilterMessage(conditionRow(condHealth).message).Len(); n != 2 {
+			t.Errorf("logged %d times that it is not available, want once each time", n)
+		}
+	})
+}
+
+// TestWatchThatFailsAtOnce: a watch that ends as soon as it begins is never said to work.
+func TestWatchThatFailsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := logged(t)
+		a.setStatus(func(s *Status) { s.enforcing = StateActive })
+		h := &helper{code: condHostWatch, run: func(context.Context) error {
+			time.Sleep(settledAfter / 2)
+			if s := a.status.Load(); s.State != StateDegraded {
+				t.Errorf("it is %s", s.State)
+			}
+			return errors.New("no buffer space")
+		}}
+		a.setCondition(condHostWatch, errors.New("no buffer space"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := a.keep(ctx, h); err != nil {
+			t.Error(err)
+		}
+	})
+}
