@@ -3,6 +3,7 @@ package nft
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,6 +46,23 @@ func TestRefreshEverySecond(t *testing.T) {
 		for i := range times {
 			h.apply(next(uint64(i)+1), list("10.0.0.0/8"))
 			<-tick.C
+		}
+	})
+}
+
+// TestNewSetUnderTraffic has listed sources become members of large networks and addresses again, while they send. The set
+// that they go to is new and takes the kernel some milliseconds: a rule that looked it up at once would let them through.
+func TestNewSetUnderTraffic(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	blocked := nettest.Addrs("62.1.1.1", "12.0.7.9", "13.0.0.1")
+	wide := blocklist.New(slices.Concat(networks(30_000, 25), list("62.0.0.0/7", "13.0.0.0/25").Prefixes()))
+	narrow := blocklist.New(slices.Concat(random(1000, 1), list("62.1.1.1", "12.0.7.9", "13.0.0.1").Prefixes()))
+	h.apply(narrow, list())
+	h.Under(blocked, nettest.Addrs("9.9.9.9"), func() {
+		for range 3 {
+			h.apply(wide, list())
+			h.apply(narrow, list())
 		}
 	})
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -49,17 +47,23 @@ type Table struct {
 	keep  bool                // of Options
 	lock  *lock.Lock
 
+	// countAttr is the attribute by which the kernel tells how many elements a set has. Tests hide it, as kernels before
+	// 6.16 do.
+	countAttr uint16
+
 	mu        sync.Mutex
 	conn      *nftables.Conn      // lasting: with it the kernel's ownership ends
+	asks      *nftables.Conn      // lasting, to ask with
 	port      uint32              // netlink port of conn
-	replace   bool                // a table with other flags is there: it makes way in the first batch
 	committed bool                // the Apply under way has changed what is enforced
 	enforce   bool                // the kernel has rules of ours
 	live      []setPlan           // the sets that those rules look up
 	now       blocklist.Blocklist // what those sets hold; empty when a dead agent filled them
+	held      map[string]int      // at most so many elements each set has, by its name in the kernel; absent: unknown
 	block     []setPlan           // what the last batch put in place
 	allow     []setPlan
 	rules     map[string][]string // by chain, as read after the last batch; nil before that
+	counts    map[string]uint32   // elements by set, as told after the last batch; nil before that
 	entries   [2]int              // of the list, by family
 }
 
@@ -74,36 +78,17 @@ func Open(o Options) (*Table, error) {
 	if found != nil && found.Owner != 0 {
 		return nil, fmt.Errorf("%w (its netlink port, mostly its process ID, is %d)", ErrOwned, found.Owner)
 	}
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(sockOptions))
-	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", diagnose(err))
-	}
-	flags, err := probe(conn, o.Keep)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("try nf_tables: %w", err), conn.CloseLasting())
-	}
-	port, err := conn.GetPortID()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ask for the netlink port: %w", err), conn.CloseLasting())
+	t := &Table{keep: o.Keep, countAttr: nftaSetCount, held: map[string]int{}}
+	if err := t.connect(); err != nil {
+		return nil, errors.Join(err, t.Close())
 	}
 	// A table without an owner, ours or that of an agent that is told to keep its rules, says of no agent that it runs.
-	held, err := claim()
-	if err != nil {
-		return nil, errors.Join(err, conn.CloseLasting())
+	if t.lock, err = claim(); err != nil {
+		return nil, errors.Join(err, t.Close())
 	}
-	t := &Table{conn: conn, port: port, flags: flags, keep: o.Keep, lock: held}
-	if found != nil {
-		// A table that a dead agent left behind. One with the same flags is taken over as it is; the kernel converts no
-		// other, so that one makes way in the transaction that puts the new one in its place.
-		// Of a table whose owner is dead the kernel shows the flag persist alone.
-		left := found.Flags
-		if left&nftables.TableFlagPersist != 0 {
-			left |= nftables.TableFlagOwner
-		}
-		t.enforce = left == flags
-		t.replace = !t.enforce
-	}
-	if t.enforce {
+	// A table that a dead agent left behind enforces what it did until the first Apply. That one takes it over, or, where it
+	// cannot be, puts the new one in its place.
+	if t.enforce = found != nil && adoptable(found.Flags, t.flags); t.enforce {
 		if err := t.adopt(); err != nil {
 			return nil, errors.Join(fmt.Errorf("take over table inet %s: %w", tableName, err), t.Close())
 		}
@@ -111,9 +96,26 @@ func Open(o Options) (*Table, error) {
 	return t, nil
 }
 
+// connect opens the connections and finds out which flags the kernel takes.
+func (t *Table) connect() (err error) {
+	if t.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(sockOptions)); err != nil {
+		return fmt.Errorf("open netlink socket: %w", diagnose(err))
+	}
+	if t.asks, err = nftables.New(nftables.AsLasting()); err != nil {
+		return fmt.Errorf("open netlink socket: %w", diagnose(err))
+	}
+	if t.flags, err = probe(t.conn, t.keep); err != nil {
+		return fmt.Errorf("try nf_tables: %w", err)
+	}
+	if t.port, err = t.conn.GetPortID(); err != nil {
+		return fmt.Errorf("ask for the netlink port: %w", err)
+	}
+	return nil
+}
+
 // adopt finds out what the rules of a dead agent look up. What the sets hold is not read: that takes minutes.
 func (t *Table) adopt() error {
-	have, err := kernelSets()
+	have, err := kernelSets(t.countAttr)
 	if err != nil {
 		return err
 	}
@@ -148,7 +150,7 @@ func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
 	// Without persist an owned table would go with its owner, which is not what keep asks for: then no flag at all.
 	for _, flags := range []nftables.TableFlags{wanted, 0} {
 		scratch := &nftables.Table{Name: probeName, Family: nftables.TableFamilyINet, Flags: flags}
-		b := batch{conn: conn, table: scratch}
+		b := newBatch(conn, scratch, nil)
 		sets := probeSets()
 		b.begin(sets)
 		b.rules(rules(sets[:len(sets)-2], sets[len(sets)-2:], ruleset.Ruleset{LogGroup: 1, LogRate: 1}))
@@ -209,12 +211,12 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 	t.committed = false
 	if err := t.write(block, allow, rs); err != nil {
 		err = fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
-		if t.committed {
+		if t.committed || errors.Is(err, errUnsure) {
 			err = fmt.Errorf("%w: %w", ruleset.ErrMismatch, err)
 		}
 		return ruleset.Evidence{}, err
 	}
-	t.block, t.allow, t.rules = block, allow, nil
+	t.block, t.allow, t.rules, t.counts = block, allow, nil, nil
 	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
 	e, err := t.verify()
 	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {
@@ -226,145 +228,15 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 
 // explain says what an error of a transaction on the table means.
 func (t *Table) explain(err error) error {
+	if errors.Is(err, errUnsure) {
+		return err
+	}
 	if errors.Is(err, unix.EPERM) {
 		if found, ferr := findTable(); ferr == nil && found != nil && found.Owner != 0 && found.Owner != t.port {
 			return fmt.Errorf("%w: %w", ErrOwned, err)
 		}
 	}
 	return classify(err)
-}
-
-// write brings the kernel to the wanted sets and rules, so that a source which is on the list before and after is dropped
-// all the while. A flush and fill of one set is seamless; three things are not, and get transactions of their own before:
-//
-//   - a set that the rules are to look up for the first time is filled before a rule does, because a rule and the elements
-//     of a new set do not become visible in the same instant;
-//   - what moves to a set that is looked up earlier is added there first, and the rules look into old and new sets both,
-//     because a packet on its way through the rules may see one set before the change and another one after it;
-//   - a set that has become too small is replaced that way by a larger one under another name, and then by one under its
-//     own name.
-func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
-	for {
-		have, err := t.sets()
-		if err != nil {
-			return err
-		}
-		moved := make(map[string][]netip.Prefix, len(block))
-		for _, s := range block {
-			moved[s.name] = movers(t.now, t.live, s)
-		}
-		renamed := false
-		name := func(sets []setPlan) []setPlan {
-			named := slices.Clone(sets)
-			for i, s := range named {
-				named[i].kernel = freeName(s, have, len(moved[s.name]))
-				renamed = renamed || named[i].kernel != s.name
-			}
-			return named
-		}
-		nextBlock, nextAllow := name(block), name(allow)
-		b := batch{conn: t.conn, table: t.table(), have: have}
-		if t.enforce {
-			if err := t.bridge(b, nextBlock, nextAllow, moved, rs); err != nil {
-				return err
-			}
-		}
-		if err := t.swap(b, nextBlock, nextAllow, rs); err != nil {
-			return err
-		}
-		if !renamed {
-			return nil
-		}
-	}
-}
-
-// freeName is what the set is called in the next batch: its own name, unless a set has it that is too small for what is
-// to be in it, or for what is in it and what moves to it.
-func freeName(s setPlan, have map[string]kernelSet, moved int) string {
-	for name := s.name; ; name += "_grown" {
-		k, ok := have[name]
-		if !ok || s.interval || int(k.size) >= max(s.count, int(k.count)+moved) {
-			return name
-		}
-	}
-}
-
-// sets are the table's sets that the next batch finds.
-func (t *Table) sets() (map[string]kernelSet, error) {
-	if t.replace {
-		return nil, nil
-	}
-	return kernelSets()
-}
-
-// bridge prepares the live rules for the next batch: new sets are filled, what moves is added, and the rules look into the
-// sets of before and of afterwards. Nothing that is dropped before is let through. Mostly there is nothing to do.
-func (t *Table) bridge(b batch, block, allow []setPlan, moved map[string][]netip.Prefix, rs ruleset.Ruleset) error {
-	live := func(s setPlan) bool {
-		return slices.ContainsFunc(t.live, func(l setPlan) bool { return l.kernel == s.kernel })
-	}
-	var fresh, added []setPlan
-	for _, s := range slices.Concat(allow, block) {
-		switch extra := moved[s.name]; {
-		case !live(s):
-			fresh = append(fresh, s)
-		case len(extra) > 0:
-			s.elements, s.count = slices.Values(extra), len(extra)
-			added = append(added, s)
-		}
-	}
-	if len(fresh) > 0 {
-		b.begin(fresh)
-		b.fill(fresh)
-		if err := b.commit(); err != nil {
-			return err
-		}
-	}
-	if len(fresh)+len(added) == 0 {
-		return nil
-	}
-	for _, l := range t.live {
-		if slices.ContainsFunc(slices.Concat(allow, block), func(s setPlan) bool { return s.kernel == l.kernel }) {
-			continue
-		}
-		if l.takes == nil {
-			allow = append(allow, l)
-		} else {
-			block = append(block, l)
-		}
-	}
-	b.begin(slices.Concat(allow, block))
-	b.rules(rules(block, allow, rs))
-	for _, s := range added {
-		b.elements(b.sets[s.kernel], s)
-	}
-	err := b.commit()
-	t.committed = t.committed || err == nil
-	return err
-}
-
-// swap sends the one idempotent batch: everything created if it is absent, chains and sets flushed, rules, elements, and
-// the sets that no rule looks up any more deleted.
-func (t *Table) swap(b batch, block, allow []setPlan, rs ruleset.Ruleset) error {
-	all := slices.Concat(allow, block)
-	if t.replace {
-		t.conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet})
-	}
-	b.begin(all)
-	b.rules(rules(block, allow, rs))
-	b.fill(all)
-	b.deleteOthers(all)
-	if !t.replace {
-		if err := b.deleteForeign(); err != nil {
-			return err
-		}
-	}
-	if err := b.commit(); err != nil {
-		return err
-	}
-	t.replace, t.enforce, t.committed = false, true, true
-	t.live, t.now = all, rs.Block
-	return nil
 }
 
 func (t *Table) table() *nftables.Table {
@@ -386,8 +258,9 @@ func (t *Table) Disarm() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.enforce = false // what the watch sees from now on is no loss
-	t.conn.FlushChain(&nftables.Chain{Name: baseChain, Table: t.table()})
-	if err := t.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	b := newBatch(t.conn, t.table(), nil)
+	b.conn.FlushChain(&nftables.Chain{Name: baseChain, Table: b.table})
+	if err := b.commit(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("flush chain %s: %w", baseChain, classify(err))
 	}
 	return nil
@@ -401,22 +274,29 @@ func (t *Table) Remove() error {
 	if err != nil {
 		return err
 	}
-	t.enforce, t.live, t.now = false, nil, blocklist.Blocklist{}
+	t.enforce, t.live, t.now, t.held = false, nil, blocklist.Blocklist{}, map[string]int{}
 	if found == nil {
 		return nil
 	}
-	t.conn.DelTable(found)
-	if err := t.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	b := newBatch(t.conn, found, nil)
+	b.conn.DelTable(found)
+	if err := b.commit(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete table inet %s: %w", tableName, classify(err))
 	}
 	return nil
 }
 
-// Close ends the connection, and with it the ownership of the table.
+// Close ends the connections, and with them the ownership of the table.
 func (t *Table) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return errors.Join(t.conn.CloseLasting(), t.lock.Close())
+	var errs []error
+	for _, c := range []*nftables.Conn{t.conn, t.asks} {
+		if c != nil {
+			errs = append(errs, c.CloseLasting())
+		}
+	}
+	return errors.Join(append(errs, t.lock.Close())...)
 }
 
 // claim takes the lock. Its error is ErrOwned when an agent has it.

@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"os"
@@ -9,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -117,6 +115,22 @@ func (h *host) counters() (n ruleset.Counters, err error) {
 	h.tb.Helper()
 	h.Do(func() { n, err = h.table.Counters() })
 	return n, err
+}
+
+// TestTopOfRange lists the networks that reach the last address: their intervals have no end.
+func TestTopOfRange(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	h.apply(list("254.0.0.0/7", "62.0.0.0/7", "fe00::/7"), list("255.255.255.0/24", "ffff:ffff:ffff::/48"))
+	h.Check("listed", nettest.Addrs("254.0.0.0", "255.255.254.255", "fe12::1"), nettest.Addrs("61.1.1.1"))
+	if n, err := h.counters(); err != nil || n.Packets4 != 2 || n.Packets6 != 1 {
+		t.Errorf("counters: %+v, %v", n, err)
+	}
+	h.apply(list("224.0.0.0/3", "8000::/1"), list()) // another width
+	h.Check("half", nettest.Addrs("254.0.0.0", "255.255.255.254", "fe12::1"), nettest.Addrs("61.1.1.1"))
+	if n, err := h.counters(); err != nil || n.Packets4 != 4 || n.Packets6 != 2 {
+		t.Errorf("counters: %+v, %v", n, err)
+	}
 }
 
 // TestEmptySets shows that sets which hold nothing any more are gone.
@@ -230,9 +244,7 @@ func (h *host) adopt() {
 			h.tb.Fatal(err)
 		}
 		h.open(Options{Keep: keep})
-		if h.table.replace || !h.table.enforce {
-			h.tb.Error("the table is made anew, not taken over")
-		}
+		handle := h.handle()
 		defer func() {
 			if after, err := h.counters(); err != nil || after.Packets4 < before.Packets4 {
 				h.tb.Errorf("counters went from %+v to %+v, %v", before, after, err)
@@ -240,12 +252,22 @@ func (h *host) adopt() {
 		}()
 		h.Check("opened again", nettest.Addrs("203.0.113.9"), nil)
 		h.apply(list("45.9.20.7", "5.6.7.8"), list())
+		if got := h.handle(); got != handle {
+			h.tb.Errorf("the table's handle went from %s to %s: it is new, not taken over", handle, got)
+		}
 	})
 	h.Check("adopted", nettest.Addrs("5.6.7.8"), nettest.Addrs("203.0.113.9"))
 	n, err := h.counters()
 	if err != nil || n.Packets4 < 3 {
 		h.tb.Errorf("counters after adoption: %+v, %v", n, err)
 	}
+}
+
+// handle is the number that the kernel gave the table: a new table has another one.
+func (h *host) handle() string {
+	h.tb.Helper()
+	text := h.Run("nft", "--handle", "list", "table", "inet", tableName)
+	return regexp.MustCompile(`table inet sikkerguard \{ (?:# progname \S+ )?# handle (\d+)`).FindStringSubmatch(text)[1]
 }
 
 func TestOpenErrors(t *testing.T) {
@@ -339,6 +361,21 @@ func TestMismatch(t *testing.T) {
 		{"bad table deleted", "delete table inet sikkerguard"},
 		{"bad table put to sleep", "add table inet sikkerguard { flags dormant; }"},
 		{"bad policy", "add chain inet sikkerguard prerouting { policy drop; }"},
+		{
+			"bad chain on another hook", "flush chain inet sikkerguard prerouting; delete chain inet sikkerguard prerouting; " +
+				"add chain inet sikkerguard prerouting { type filter hook input priority -300; }; " +
+				"add rule inet sikkerguard prerouting ip saddr @blocklist4_32 jump blocked4; " +
+				"add rule inet sikkerguard prerouting ip saddr and 255.255.255.0 @blocklist4_24 jump blocked4; " +
+				"add rule inet sikkerguard prerouting ip saddr @blocklist4_any jump blocked4",
+		},
+		{
+			"bad set whose elements time out", "flush chain inet sikkerguard prerouting; delete set inet sikkerguard blocklist4_24; " +
+				"add set inet sikkerguard blocklist4_24 { type ipv4_addr; size 4096; timeout 1h; }; " +
+				"add element inet sikkerguard blocklist4_24 { 45.9.20.0 }; " +
+				"add rule inet sikkerguard prerouting ip saddr @blocklist4_32 jump blocked4; " +
+				"add rule inet sikkerguard prerouting ip saddr and 255.255.255.0 @blocklist4_24 jump blocked4; " +
+				"add rule inet sikkerguard prerouting ip saddr @blocklist4_any jump blocked4",
+		},
 		{"bad chain of somebody's", "add chain inet sikkerguard evil { type filter hook prerouting priority -400; policy drop; }"},
 	}
 	for _, tt := range tests {
@@ -353,87 +390,5 @@ func TestMismatch(t *testing.T) {
 		})
 		h.apply(block, list()) // the same code repairs
 		h.Check("after "+tt.name, nettest.Addrs("203.0.113.9", "62.1.1.1"), nettest.Addrs("203.0.113.8"))
-	}
-}
-
-// TestPresent: a look at the kernel tells at once that the table, its base chain or its effect is gone, and does not wait
-// for who changes it.
-func TestPresent(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{})
-	h.table.flags = 0 // as on a kernel without owner
-	h.apply(list("203.0.113.9"), list())
-	present := func() (err error) {
-		h.Do(func() { err = h.table.Present() })
-		return err
-	}
-	h.table.mu.Lock()
-	err := present()
-	h.table.mu.Unlock()
-	if err != nil {
-		t.Fatalf("in force: %v", err)
-	}
-	for _, change := range []string{
-		"delete table inet sikkerguard", "flush ruleset", "add table inet sikkerguard { flags dormant; }",
-		"delete chain inet sikkerguard prerouting",
-	} {
-		if strings.HasPrefix(change, "delete chain") {
-			h.Run("nft", "flush chain inet sikkerguard prerouting")
-		}
-		h.Run("nft", change)
-		if err := present(); !errors.Is(err, ruleset.ErrMismatch) {
-			t.Errorf("%s: got %v, want %v", change, err, ruleset.ErrMismatch)
-		}
-		h.apply(list("203.0.113.9"), list())
-		if err := present(); err != nil {
-			t.Errorf("put right after %s: %v", change, err)
-		}
-	}
-}
-
-// TestWatch changes the kernel underneath a table that others may change: each change is told within a second or so, and
-// changes of other tables are not.
-func TestWatch(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{})
-	h.table.flags = 0 // as on a kernel without owner
-	block := list("203.0.113.9", "45.9.20.0/24")
-	h.apply(block, list())
-	ctx, cancel := context.WithCancel(t.Context())
-	lostC, doneC := make(chan error, 16), make(chan error, 1)
-	go func() {
-		var err error
-		h.Do(func() { err = h.table.Watch(ctx, func(err error) { lostC <- err }) })
-		doneC <- err
-	}()
-	h.Run("nft", "add table inet other")
-	h.apply(list("203.0.113.9", "45.9.20.0/24", "5.6.7.8"), list("10.0.0.0/8")) // our own change
-	h.apply(block, list())
-	time.Sleep(2 * watchInterval)
-	select {
-	case err := <-lostC:
-		t.Errorf("nothing was lost: %v", err)
-	default:
-	}
-	for _, change := range []string{
-		"delete table inet sikkerguard", "flush ruleset", "flush set inet sikkerguard blocklist4_24", "flush chain inet sikkerguard blocked4",
-	} {
-		h.Run("nft", change)
-		start := time.Now()
-		select {
-		case err := <-lostC:
-			if !errors.Is(err, ruleset.ErrMismatch) {
-				t.Errorf("%s: got %v, want %v", change, err, ruleset.ErrMismatch)
-			}
-			t.Logf("%s: noticed after %v: %v", change, time.Since(start), err)
-		case <-time.After(10 * time.Second):
-			t.Fatalf("%s: not noticed", change)
-		}
-		h.apply(block, list())
-		h.Check("repaired after "+change, nettest.Addrs("203.0.113.9", "45.9.20.1"), nettest.Addrs("203.0.113.8"))
-	}
-	cancel()
-	if err := <-doneC; err != nil {
-		t.Errorf("watch: %v", err)
 	}
 }

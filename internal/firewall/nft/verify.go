@@ -12,26 +12,37 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// samples is how many elements of a set are looked up, spread evenly, the first and the last among them.
+// samples is how many elements of a set are looked up, spread evenly, the first and the last among
+// them.
 const samples = 16
 
-// verify asks the kernel for the element count of each set, some of the elements, and the chains and their rules. It
-// changes nothing.
+// verify asks the kernel for the element count of each set, some of the elements, and the chains
+// and their rules. It changes nothing. The first time after a batch it remembers the counts, of
+// which more than one may be plausible; later they must be the same.
 func (t *Table) verify() (ruleset.Evidence, error) {
 	e := ruleset.Evidence{Entries4: t.entries[0], Entries6: t.entries[1], Counted: true}
-	have, err := kernelSets()
+	l, err := t.layout()
 	if err != nil {
+		return e, err
+	}
+	if l == nil {
+		return e, fmt.Errorf("%w: table inet %s is missing", ruleset.ErrMismatch, tableName)
+	}
+	if err := l.verifyChains(); err != nil {
 		return e, err
 	}
 	if err := t.verifyRules(); err != nil {
 		return e, err
 	}
 	for _, s := range slices.Concat(t.block, t.allow) {
-		k, ok := have[s.name]
-		if !ok {
+		k, ok := l.sets[s.name]
+		switch {
+		case !ok:
 			return e, fmt.Errorf("%w: set %s is missing", ruleset.ErrMismatch, s.name)
+		case !k.like(s):
+			return e, fmt.Errorf("%w: set %s is of another kind", ruleset.ErrMismatch, s.name)
 		}
-		if k.counted && !s.plausible(int(k.count)) {
+		if was, seen := t.counts[s.name]; k.counted && (!s.plausible(int(k.count)) || seen && was != k.count) {
 			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ruleset.ErrMismatch, s.name, k.count, s.count)
 		}
 		e.Counted = e.Counted && k.counted
@@ -44,12 +55,19 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 	for _, s := range t.block {
 		e.Elements += s.count
 	}
+	t.counts = map[string]uint32{}
+	for name, k := range l.sets {
+		if k.counted {
+			t.counts[name] = k.count
+		}
+	}
 	return e, nil
 }
 
-// plausible says whether the kernel may count so many elements in the set. In a hash set it counts the elements. In an
-// interval set it counts both ends of each interval, and kernels differ in whether they tell that number or half of it;
-// an interval that reaches the top of the address space has one end.
+// plausible says whether the kernel may count so many elements in the set. In a hash set it counts
+// the elements. In an interval set it counts both ends of each interval, and kernels differ in
+// whether they tell that number or half of it; an interval that reaches the top of the address
+// space has one end.
 func (s setPlan) plausible(count int) bool {
 	if !s.interval {
 		return count == s.count
@@ -65,10 +83,6 @@ func (s setPlan) plausible(count int) bool {
 
 // sample looks up some elements of a set, in one request.
 func (t *Table) sample(s setPlan) (int, error) {
-	c, err := nftables.New()
-	if err != nil {
-		return 0, err
-	}
 	step := max(1, (s.count-1)/(samples-1))
 	var probes []nftables.SetElement
 	i := 0
@@ -78,7 +92,7 @@ func (t *Table) sample(s setPlan) (int, error) {
 		}
 		i++
 	}
-	found, err := c.FindSetElements(s.set(t.table()), probes)
+	found, err := t.asks.FindSetElements(s.set(t.table()), probes)
 	if errors.Is(err, unix.ENOENT) {
 		return 0, fmt.Errorf("%w: set %s lacks one of %d sampled elements", ruleset.ErrMismatch, s.name, len(probes))
 	}
@@ -91,68 +105,48 @@ func (t *Table) sample(s setPlan) (int, error) {
 	return len(probes), nil
 }
 
-// verifyRules checks that the base chain hangs on its hook and that each chain has as many rules as it was given. The first
-// time after a batch it remembers them; later they must be the same.
-func (t *Table) verifyRules() error {
-	c, err := nftables.New()
-	if err != nil {
-		return err
+// verifyChains checks that packets come to our rules: the table is awake, the base chain hangs on
+// its hook, and there are no chains but ours.
+func (l *layout) verifyChains() error {
+	if l.flags&nftables.TableFlagDormant != 0 {
+		return fmt.Errorf("%w: the table is dormant", ruleset.ErrMismatch)
 	}
+	if foreign := l.foreign(); len(foreign) > 0 {
+		return fmt.Errorf("%w: there is a chain %s", ruleset.ErrMismatch, foreign[0])
+	}
+	for _, c := range chains(nil) {
+		k, ok := l.chains[c.Name]
+		switch {
+		case !ok:
+			return fmt.Errorf("%w: chain %s is missing", ruleset.ErrMismatch, c.Name)
+		case !k.like(c):
+			return fmt.Errorf("%w: chain %s is not on its hook", ruleset.ErrMismatch, c.Name)
+		case c.Policy != nil && k.policy != uint32(*c.Policy):
+			return fmt.Errorf("%w: the policy of chain %s is not accept", ruleset.ErrMismatch, c.Name)
+		}
+	}
+	return nil
+}
+
+// verifyRules checks that each chain has as many rules as it was given. The first time after a
+// batch it remembers them; later they must be the same.
+func (t *Table) verifyRules() error {
 	have, err := kernelRules()
 	if err != nil {
 		return err
-	}
-	table, err := findTable()
-	if err != nil {
-		return err
-	}
-	if table != nil && table.Flags&nftables.TableFlagDormant != 0 {
-		return fmt.Errorf("%w: the table is dormant", ruleset.ErrMismatch)
-	}
-	foreign, err := foreignChains(c)
-	if err != nil {
-		return err
-	}
-	if len(foreign) > 0 {
-		return fmt.Errorf("%w: there is a chain %s", ruleset.ErrMismatch, foreign[0].Name)
 	}
 	want := map[string]int{}
 	for _, r := range rules(t.block, t.allow, ruleset.Ruleset{}) {
 		want[r.chain]++
 	}
-	for _, chain := range chains(t.table()) {
-		got, err := c.ListChain(chain.Table, chain.Name)
-		if errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("%w: chain %s is missing", ruleset.ErrMismatch, chain.Name)
+	for _, c := range chains(nil) {
+		if n := len(have[c.Name]); n != want[c.Name] {
+			return fmt.Errorf("%w: chain %s has %d rules, not %d", ruleset.ErrMismatch, c.Name, n, want[c.Name])
 		}
-		if err != nil {
-			return fmt.Errorf("look for chain %s: %w", chain.Name, err)
-		}
-		if chain.Hooknum != nil && (got.Hooknum == nil || *got.Hooknum != *chain.Hooknum || *got.Priority != *chain.Priority) {
-			return fmt.Errorf("%w: chain %s is not on its hook", ruleset.ErrMismatch, chain.Name)
-		}
-		if chain.Policy != nil && (got.Policy == nil || *got.Policy != *chain.Policy) {
-			return fmt.Errorf("%w: the policy of chain %s is not accept", ruleset.ErrMismatch, chain.Name)
-		}
-		if n := len(have[chain.Name]); n != want[chain.Name] {
-			return fmt.Errorf("%w: chain %s has %d rules, not %d", ruleset.ErrMismatch, chain.Name, n, want[chain.Name])
-		}
-		if t.rules != nil && !slices.Equal(have[chain.Name], t.rules[chain.Name]) {
-			return fmt.Errorf("%w: a rule of chain %s was exchanged", ruleset.ErrMismatch, chain.Name)
+		if t.rules != nil && !slices.Equal(have[c.Name], t.rules[c.Name]) {
+			return fmt.Errorf("%w: a rule of chain %s was exchanged", ruleset.ErrMismatch, c.Name)
 		}
 	}
 	t.rules = have
 	return nil
-}
-
-// foreignChains are chains of the table that somebody else made.
-func foreignChains(c *nftables.Conn) ([]*nftables.Chain, error) {
-	all, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
-	}
-	own := chains(&nftables.Table{})
-	return slices.DeleteFunc(all, func(c *nftables.Chain) bool {
-		return c.Table.Name != tableName || slices.ContainsFunc(own, func(o *nftables.Chain) bool { return o.Name == c.Name })
-	}), nil
 }

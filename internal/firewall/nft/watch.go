@@ -77,19 +77,17 @@ func (t *Table) Present() error {
 	if found.Flags&nftables.TableFlagDormant != 0 {
 		return fmt.Errorf("%w: the table is dormant", ruleset.ErrMismatch)
 	}
-	c, err := nftables.New()
+	have, err := kernelChains()
 	if err != nil {
 		return err
 	}
-	for _, chain := range chains(found) {
-		if chain.Hooknum == nil {
-			continue
-		}
-		if _, err := c.ListChain(found, chain.Name); errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("%w: chain %s is missing", ruleset.ErrMismatch, chain.Name)
-		} else if err != nil {
-			return fmt.Errorf("look for chain %s: %w", chain.Name, err)
-		}
+	base := chains(nil)[0]
+	k, ok := have[base.Name]
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: chain %s is missing", ruleset.ErrMismatch, base.Name)
+	case !k.like(base):
+		return fmt.Errorf("%w: chain %s is not on its hook", ruleset.ErrMismatch, base.Name)
 	}
 	return nil
 }

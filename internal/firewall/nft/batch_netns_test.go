@@ -1,0 +1,215 @@
+package nft
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestBuildError has a part of a transaction fail to be built: nothing is sent, then or with a
+// later one, and the rules in force stay.
+func TestBuildError(t *testing.T) {
+	t.Parallel()
+	errPart := errors.New("a part")
+	tests := []struct {
+		name  string
+		spoil func(b *batch)
+		want  error
+	}{
+		{"bad part that returns its error", func(b *batch) { b.err(errPart) }, errPart},
+		{"bad set", func(b *batch) { b.err(b.conn.AddSet(&nftables.Set{Table: b.table, Anonymous: true}, nil)) }, errBuild},
+		{"bad rule, of which the library keeps the error", func(b *batch) {
+			b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: chains(b.table)[0], Exprs: []expr.Any{&expr.Numgen{Type: 99}}})
+		}, errBuild},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, Options{})
+			h.apply(list("203.0.113.9"), list())
+			before := h.listed()
+			spoiled := func() *batch {
+				block := planBlock(list("5.6.7.8"))
+				b := newBatch(h.table.conn, h.table.table(), nil)
+				b.begin(block)
+				b.rules(rules(block, nil, ruleset.Ruleset{LogGroup: 100, LogRate: 1}))
+				b.fill(block)
+				tt.spoil(b)
+				return b
+			}
+			h.Do(func() {
+				if err := h.table.send(spoiled()); !errors.Is(err, errBuild) || !errors.Is(err, tt.want) || inTheWay(err) {
+					t.Errorf("got %v, want %v and %v", err, errBuild, tt.want)
+				}
+			})
+			if diff := cmp.Diff(before, h.listed()); diff != "" {
+				t.Errorf("the table changed (-want +got):\n%s", diff)
+			}
+			h.Check("not built", nettest.Addrs("203.0.113.9"), nettest.Addrs("5.6.7.8"))
+
+			// The queued messages are not sent with the next transaction.
+			h.Do(func() {
+				b := newBatch(h.table.conn, h.table.table(), nil)
+				b.conn.AddTable(b.table)
+				if err := b.commit(); err != nil {
+					t.Errorf("the next transaction: %v", err)
+				}
+			})
+			if diff := cmp.Diff(before, h.listed()); diff != "" {
+				t.Errorf("the table changed with the next transaction (-want +got):\n%s", diff)
+			}
+			h.apply(list("203.0.113.10"), list())
+			h.Check("applied", nettest.Addrs("203.0.113.10"), nettest.Addrs("5.6.7.8", "203.0.113.9"))
+		})
+	}
+}
+
+// TestNothingBuilt commits a batch that holds nothing but an error.
+func TestNothingBuilt(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	errPart := errors.New("a part")
+	b := newBatch(h.table.conn, h.table.table(), nil)
+	b.err(errPart)
+	h.Do(func() {
+		if err := b.commit(); !errors.Is(err, errPart) {
+			t.Errorf("got %v, want %v", err, errPart)
+		}
+	})
+}
+
+// TestLostAnswer tells apart transactions that the kernel refused, that were not sent, and that it
+// may have taken.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		err    error
+		unsure bool
+	}{
+		{"OK the kernel refuses a message", &netlink.OpError{Op: "receive", Err: unix.EEXIST, Sequence: 7}, false},
+		{"OK too large to be sent", &netlink.OpError{Op: "send-messages", Err: unix.EMSGSIZE}, false},
+		{"bad answers that were dropped", &netlink.OpError{Op: "receive", Err: unix.ENOBUFS}, true},
+		{"bad socket that cannot be polled", unix.EBADF, true},
+		{"OK not encoded", errors.New("attribute is too long"), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			err := outcome(tt.err)
+			if !errors.Is(err, tt.err) || errors.Is(err, errUnsure) != tt.unsure || tt.unsure && inTheWay(err) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// change is one message of the kernel about a change of our table: its type, and what is in it.
+type change struct {
+	kind uint16
+	data string
+}
+
+// transactions returns the changes that the kernel tells of while f runs, those of each transaction
+// together.
+func (h *host) transactions(f func()) [][]change {
+	h.tb.Helper()
+	var c *netlink.Conn
+	var err error
+	h.Do(func() { c, err = netlink.Dial(unix.NETLINK_NETFILTER, nil) })
+	if err == nil {
+		err = errors.Join(c.SetReadBuffer(16<<20), c.JoinGroup(unix.NFNLGRP_NFTABLES))
+	}
+	if err != nil {
+		h.tb.Fatal(err)
+	}
+	doneC := make(chan [][]change)
+	go func() {
+		all := [][]change{nil}
+		for {
+			messages, err := c.Receive()
+			if err != nil {
+				doneC <- all
+				return
+			}
+			for _, m := range messages {
+				switch kind := uint16(m.Header.Type) & 0xff; {
+				case kind == unix.NFT_MSG_NEWGEN:
+					all = append(all, nil)
+				case strings.Contains(string(m.Data), tableName+"\x00"):
+					all[len(all)-1] = append(all[len(all)-1], change{kind, string(m.Data)})
+				case strings.Contains(string(m.Data), "the-end\x00"):
+					doneC <- all[:len(all)-1]
+					return
+				}
+			}
+		}
+	}()
+	f()
+	h.Run("nft", "add table inet the-end; delete table inet the-end")
+	all := <-doneC
+	if err := c.Close(); err != nil {
+		h.tb.Error(err)
+	}
+	return all
+}
+
+// first returns the number of the first transaction with a change of a kind that holds all of these
+// texts, or -1.
+func first(all [][]change, kind uint16, texts ...string) int {
+	return slices.IndexFunc(all, func(tx []change) bool {
+		return slices.ContainsFunc(tx, func(c change) bool {
+			return c.kind == kind && !slices.ContainsFunc(texts, func(s string) bool { return !strings.Contains(c.data, s) })
+		})
+	})
+}
+
+// TestBridges looks at the order in which the kernel is given a change, because a packet on its way
+// falls through the gap of a wrong order once in a million.
+func TestBridges(t *testing.T) {
+	t.Parallel()
+	t.Run("a set is filled before a rule looks it up", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t, Options{})
+		h.apply(list("62.1.1.1"), list())
+		all := h.transactions(func() { h.apply(list("62.0.0.0/7", "9.9.9.0/24"), list("9.9.9.9")) })
+		for _, set := range []string{"blocklist4_any\x00", "blocklist4_24\x00", "whitelist4\x00"} {
+			filled, used := first(all, unix.NFT_MSG_NEWSETELEM, set), first(all, unix.NFT_MSG_NEWRULE, set)
+			if filled < 0 || used <= filled {
+				t.Errorf("%s is filled in transaction %d and looked up in %d", set, filled, used)
+			}
+		}
+	})
+	t.Run("an address is in the new set before it leaves the old one", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t, Options{})
+		h.apply(list("45.9.20.0/24", "45.9.21.0/24", "203.0.113.9"), list())
+		all := h.transactions(func() { h.apply(list("45.9.20.7", "45.9.21.0/24", "203.0.113.9"), list()) })
+		added, left := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_32\x00", "\x2d\x09\x14\x07"),
+			first(all, unix.NFT_MSG_DELSETELEM, "blocklist4_24\x00", "\x2d\x09\x14\x00")
+		if added < 0 || left <= added {
+			t.Errorf("it is added in transaction %d and its network deleted in %d", added, left)
+		}
+	})
+	t.Run("a set that grows is looked up beside its successor", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t, Options{})
+		h.apply(list("203.0.113.9"), list())
+		all := h.transactions(func() { h.apply(repeat(minSize+1, 32), list()) })
+		filled, used := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_32_grown\x00"), first(all, unix.NFT_MSG_NEWRULE, "blocklist4_32_grown\x00")
+		back, gone := first(all[used+1:], unix.NFT_MSG_NEWSETELEM, "blocklist4_32\x00"), first(all, unix.NFT_MSG_DELSET, "blocklist4_32_grown\x00")
+		if filled < 0 || used <= filled || back < 0 || gone <= used+1+back {
+			t.Errorf("filled in transaction %d, looked up in %d, its successor filled in %d, gone in %d", filled, used, used+1+back, gone)
+		}
+	})
+}

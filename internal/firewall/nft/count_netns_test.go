@@ -1,0 +1,221 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// noCount is an attribute that no kernel sends: with it in the place of the count, none is told, as
+// before Linux 6.16.
+const noCount = 0x3fff
+
+// bothKernels runs a test as on a kernel that tells element counts, and as on one that does not.
+func bothKernels(t *testing.T, o Options, test func(h *host, counted bool)) {
+	t.Helper()
+	t.Parallel()
+	for _, counted := range []bool{true, false} {
+		if counted && !nettest.CountsElements(t) {
+			continue
+		}
+		t.Run(fmt.Sprintf("counted=%t", counted), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, o)
+			h.hide(counted)
+			test(h, counted)
+		})
+	}
+}
+
+func (h *host) hide(counted bool) {
+	if !counted {
+		h.table.countAttr = noCount
+	}
+}
+
+// addresses are n addresses side by side from 11.0.0.0, and others.
+func addresses(n int, others ...string) blocklist.Blocklist {
+	return blocklist.New(slices.Concat(repeat(n, 32).Prefixes(), list(others...).Prefixes()))
+}
+
+// networks are n networks of /24 side by side from 12.0.0.0.
+func networks(n, length int) []netip.Prefix {
+	var ps []netip.Prefix
+	for i := range n {
+		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4([4]byte{12, byte(i >> 8), byte(i), 0}), length))
+	}
+	return ps
+}
+
+// TestNearlyFull has entries move into a set that is nearly full: for a moment it holds what it
+// held and what moves, which is more than it takes. Each Apply succeeds, without a gap and without
+// a new table.
+func TestNearlyFull(t *testing.T) {
+	bothKernels(t, Options{}, func(h *host, counted bool) {
+		t := h.tb
+		const size = 2 * minSize
+		blocked := nettest.Addrs("203.0.113.9", "12.0.7.0", "11.0.0.1")
+		h.apply(addresses(minSize-100, "203.0.113.9"), list()) // the set is made for twice as many
+		with := func(addrs int, nets []netip.Prefix) blocklist.Blocklist {
+			return blocklist.New(slices.Concat(addresses(addrs, "203.0.113.9").Prefixes(), nets))
+		}
+		h.apply(with(size-50, networks(200, 24)), list())
+		handle := h.handle()
+		h.Under(blocked, nettest.Addrs("9.9.9.9"), func() {
+			// 200 networks become one address each, and 200 addresses go. The set takes what it
+			// had, and what it gets, but not both.
+			h.apply(with(size-250, networks(200, 32)), list())
+			h.apply(with(size-50, networks(200, 24)), list())
+			h.apply(with(size-250, networks(200, 32)), list("10.0.0.0/8"))
+			h.apply(with(size-201, networks(200, 24)), list())
+			h.apply(with(size-400, networks(200, 32)), list()) // as many as it takes
+			h.apply(with(size-50, networks(200, 24)), list())
+			h.apply(with(size, networks(200, 32)), list()) // more than it takes
+		})
+		h.Check("moved", blocked, nettest.Addrs("12.0.7.1", "9.9.9.9"))
+		if got := h.handle(); got != handle {
+			t.Errorf("the table's handle went from %s to %s: it was made anew", handle, got)
+		}
+		e, err := h.tryApply(with(size, networks(200, 32)), list())
+		if err != nil || e.Counted != counted || e.Sampled == 0 {
+			t.Errorf("evidence: %+v, %v", e, err)
+		}
+	})
+}
+
+// TestNearlyFullAfterKill ends a change after what moves was added and before the rest: what is
+// there then counts for the next one, in the same agent and in one that takes over.
+func TestNearlyFullAfterKill(t *testing.T) {
+	bothKernels(t, Options{Keep: true}, func(h *host, counted bool) {
+		t := h.tb
+		const size = minSize
+		h.apply(addresses(minSize/2, "203.0.113.9"), list())
+		size2 := 2 * size // of blocklist4_32
+		before := blocklist.New(slices.Concat(addresses(size2-251, "203.0.113.9").Prefixes(), networks(250, 24)))
+		h.apply(before, list())
+		after := planBlock(blocklist.New(slices.Concat(addresses(size2-251, "203.0.113.9").Prefixes(), networks(250, 32))))
+		for _, again := range []bool{false, true} {
+			h.Do(func() {
+				l, err := h.table.layout()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				h.table.bound(l)
+				moved := map[string][]netip.Prefix{after[0].name: movers(h.table.now, h.table.live, after[0])}
+				if err := h.table.bridge(l.sets, after, nil, moved, ruleset.Ruleset{LogGroup: 100, LogRate: 10}); err != nil {
+					t.Error(err)
+				}
+			})
+			if again {
+				h.orphan()
+				h.open(Options{Keep: true})
+				h.hide(counted)
+			}
+			handle := h.handle()
+			// Other addresses of the same networks move now.
+			other := slices.Concat(addresses(size2-251, "203.0.113.9").Prefixes(), networks(250, 24)[:150])
+			for _, p := range networks(250, 32)[150:] {
+				other = append(other, netip.PrefixFrom(p.Addr().Next(), 32))
+			}
+			h.Under(nettest.Addrs("203.0.113.9", "12.0.200.1"), nil, func() { h.apply(blocklist.New(other), list()) })
+			if got := h.handle(); got != handle {
+				t.Errorf("the table's handle went from %s to %s: it was made anew", handle, got)
+			}
+			h.apply(before, list())
+		}
+	})
+}
+
+// TestFilledByOthers has another program fill a set, which a kernel that tells no counts does not
+// show: what moves there finds no room, and a new table takes the place of the old one.
+func TestFilledByOthers(t *testing.T) {
+	bothKernels(t, Options{}, func(h *host, counted bool) {
+		h.table.flags = 0 // as on a kernel without owner: others may change the table
+		h.apply(blocklist.New(slices.Concat(addresses(1000, "203.0.113.9").Prefixes(), networks(200, 24))), list("203.0.113.1"))
+		h.Run("nft", "add element inet sikkerguard blocklist4_32 { "+strings.Join(slices.Collect(func(yield func(string) bool) {
+			for i := range 3000 {
+				if !yield(fmt.Sprintf("13.0.%d.%d", i/256, i%256)) {
+					return
+				}
+			}
+		}), ", ")+" }")
+		h.Under(nettest.Addrs("203.0.113.9", "12.0.7.0"), nettest.Addrs("9.9.9.9"), func() {
+			h.apply(blocklist.New(slices.Concat(addresses(1000, "203.0.113.9").Prefixes(), networks(200, 32))), list("203.0.113.1"))
+		})
+		h.Check("applied", nettest.Addrs("203.0.113.9", "12.0.7.0"), nettest.Addrs("12.0.7.1", "13.0.0.1", "203.0.113.1"))
+	})
+}
+
+// TestRoomLeft moves entries to a set that has room for them: it stays the same, also where the
+// kernel tells no counts.
+func TestRoomLeft(t *testing.T) {
+	bothKernels(t, Options{}, func(h *host, _ bool) {
+		t := h.tb
+		h.apply(addresses(1000, "12.0.1.0/24"), list())
+		all := h.transactions(func() { h.apply(addresses(1000, "12.0.1.9"), list()) })
+		if first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_32\x00") != 0 || first(all, unix.NFT_MSG_NEWSET, grown) >= 0 {
+			t.Error("a set that has room is replaced")
+		}
+	})
+}
+
+// TestAdoptedGrows takes over a table whose sets are too small for the list to come.
+func TestAdoptedGrows(t *testing.T) {
+	bothKernels(t, Options{Keep: true}, func(h *host, counted bool) {
+		blocked := nettest.Addrs("203.0.113.9", "62.1.1.1", "45.9.20.7")
+		h.apply(addresses(minSize, "203.0.113.9", "62.0.0.0/7", "45.9.20.0/24"), list("203.0.113.1"))
+		for _, n := range []int{2 * minSize, 5 * minSize, 3, 60_000} {
+			h.orphan()
+			h.Under(blocked, nettest.Addrs("9.9.9.9"), func() {
+				h.open(Options{Keep: true})
+				h.hide(counted)
+				h.apply(addresses(n, "203.0.113.9", "62.0.0.0/7", "45.9.20.7"), list("203.0.113.1"))
+			})
+			h.Check(fmt.Sprint(n, " entries"), append(blocked, netip.AddrFrom4([4]byte{11, 0, 0, 2})), nettest.Addrs("45.9.20.8", "203.0.113.1"))
+		}
+	})
+}
+
+// TestSeenWithoutCounts changes sets underneath. Some changes show in the counts alone, and are
+// seen if the kernel tells them.
+func TestSeenWithoutCounts(t *testing.T) {
+	bothKernels(t, Options{}, func(h *host, counted bool) {
+		t := h.tb
+		h.table.flags = 0 // as on a kernel without owner: others may change the table
+		block, allow := addresses(5000, "62.0.0.0/7"), list("192.0.2.1", "192.0.2.3")
+		for _, tt := range []struct {
+			name, nft string
+			sampled   bool
+		}{
+			{"bad set flushed", "flush set inet sikkerguard blocklist4_32", true},
+			{"bad first element gone", "delete element inet sikkerguard blocklist4_32 { 11.0.0.0 }", true},
+			{"bad last element gone", "delete element inet sikkerguard blocklist4_32 { 11.0.19.135 }", true},
+			{"bad interval gone", "delete element inet sikkerguard whitelist4 { 192.0.2.3 }", true},
+			{"bad element gone", "delete element inet sikkerguard blocklist4_32 { 11.0.0.77 }", false},
+			{"bad element more", "add element inet sikkerguard blocklist4_32 { 9.9.9.9 }", false},
+			{"bad interval more", "add element inet sikkerguard whitelist4 { 192.0.2.9 }", false},
+			{"bad network more", "add element inet sikkerguard blocklist4_any { 9.0.0.0/8 }", false},
+		} {
+			h.apply(block, allow)
+			h.Run("nft", tt.nft)
+			h.Do(func() {
+				e, err := h.table.Verify()
+				if got := errors.Is(err, ruleset.ErrMismatch); got != (tt.sampled || counted) || err == nil && e.Counted {
+					t.Errorf("%s: got %+v, %v", tt.name, e, err)
+				}
+			})
+			h.apply(block, allow)
+			h.Check("after "+tt.name, nettest.Addrs("11.0.0.0", "11.0.0.77", "11.0.19.135", "62.1.1.1"), nettest.Addrs("9.9.9.9"))
+		}
+	})
+}

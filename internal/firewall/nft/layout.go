@@ -1,0 +1,323 @@
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Attributes that x/sys/unix does not name (linux/netfilter/nf_tables.h).
+const (
+	// nftaSetCount is NFTA_SET_COUNT (since Linux 6.16): how many elements a set has. Reading the
+	// elements back to count them takes minutes.
+	nftaSetCount       = 20
+	nftaSetExpr        = 17 // NFTA_SET_EXPR
+	nftaSetExpressions = 18 // NFTA_SET_EXPRESSIONS
+	nftaChainFlags     = 10 // NFTA_CHAIN_FLAGS
+	nftaObjName        = 2  // NFTA_OBJ_NAME and NFTA_FLOWTABLE_NAME
+
+	// chainBase is NFT_CHAIN_BASE: the chain hangs on a hook.
+	chainBase = 1
+)
+
+// layout is everything that the kernel has in the table, without the elements and the contents of
+// rules.
+type layout struct {
+	flags  nftables.TableFlags
+	chains map[string]kernelChain
+	sets   map[string]kernelSet // maps are among them
+	objs   []kernelObject       // that are no counters of ours
+	flows  []string             // flowtables
+}
+
+// kernelChain is a chain as the kernel tells of it.
+type kernelChain struct {
+	flags, hook, policy uint32
+	priority            int32
+	kind                string // filter, nat or route, if it is a base chain
+}
+
+// kernelSet is a set or map as the kernel tells of it, without its elements.
+type kernelSet struct {
+	flags, keyType, keyLen uint32
+	special                bool   // it has a timeout, data, expressions or another policy: no set of ours has
+	size                   uint32 // 0: none
+	count                  uint32 // see bound
+	counted                bool   // the kernel told the count
+}
+
+// kernelObject is a named object; packets and bytes are those of a counter.
+type kernelObject struct {
+	name           string
+	kind           nftables.ObjType
+	packets, bytes uint64
+}
+
+// layout reads the table, nil when there is none.
+func (t *Table) layout() (*layout, error) {
+	found, err := findTable()
+	if err != nil || found == nil {
+		return nil, err
+	}
+	l := &layout{flags: found.Flags}
+	if l.chains, err = kernelChains(); err != nil {
+		return nil, err
+	}
+	if l.sets, err = kernelSets(t.countAttr); err != nil {
+		return nil, err
+	}
+	objs, err := kernelObjects()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range objs {
+		own := slices.ContainsFunc(families(), func(f family) bool { return o.name == dropPrefix+f.name })
+		if !own || o.kind != nftables.ObjTypeCounter {
+			l.objs = append(l.objs, o)
+		}
+	}
+	l.flows, err = kernelFlowtables()
+	return l, err
+}
+
+// odd returns why the table cannot become ours by additions and deletions, because another program
+// changed it or another version of the agent made it. It is empty if the table can.
+func (l *layout) odd(flags nftables.TableFlags) string {
+	if !adoptable(l.flags, flags) {
+		return "it has other flags"
+	}
+	for _, c := range chains(nil) {
+		switch k, ok := l.chains[c.Name]; {
+		case ok && !k.like(c):
+			return fmt.Sprintf("chain %s is of another kind", c.Name)
+		case !ok && c.Hooknum != nil: // to a table that it takes over in the same transaction the kernel adds no base chain
+			return fmt.Sprintf("chain %s is missing", c.Name)
+		}
+	}
+	for _, s := range shapes() {
+		for name, k := range l.sets {
+			if plainName(name) == s.name && !k.like(s) {
+				return fmt.Sprintf("set %s is of another kind", name)
+			}
+		}
+	}
+	return ""
+}
+
+// adoptable reports whether a table with the flags have can be taken over with the flags want: the
+// kernel converts no other. Of a table whose owner is dead it shows the flag persist alone.
+func adoptable(have, want nftables.TableFlags) bool {
+	if have&nftables.TableFlagPersist != 0 {
+		have |= nftables.TableFlagOwner
+	}
+	return have == want
+}
+
+// foreign are the chains that are none of ours, in the order of their names.
+func (l *layout) foreign() []string {
+	own := map[string]bool{}
+	for _, c := range chains(nil) {
+		own[c.Name] = true
+	}
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(l.chains)), func(name string) bool { return own[name] })
+}
+
+// like reports whether AddChain with c makes the chain equal to c. The policy may differ: the
+// kernel changes it in place.
+func (k kernelChain) like(c *nftables.Chain) bool {
+	if c.Hooknum == nil {
+		return k.flags == 0
+	}
+	// Kernels before 5.7 tell no flags of a chain.
+	return k.flags&^chainBase == 0 && k.kind == string(c.Type) && k.hook == uint32(*c.Hooknum) && k.priority == int32(*c.Priority)
+}
+
+// like reports whether the set is equal to s but for its size. Only a hash set of ours has a size.
+func (k kernelSet) like(s setPlan) bool {
+	want := s.set(nil)
+	flags := uint32(0)
+	if s.interval {
+		flags = unix.NFT_SET_INTERVAL
+	}
+	return k.flags == flags && k.keyType == want.KeyType.GetNFTMagic() && k.keyLen == want.KeyType.Bytes && !k.special &&
+		(!s.interval || k.size == 0)
+}
+
+// kernelChains reads the chains of the table.
+func kernelChains() (map[string]kernelChain, error) {
+	all := map[string]kernelChain{}
+	err := dump(unix.NFT_MSG_GETCHAIN, func(ad *netlink.AttributeDecoder) {
+		var table, name string
+		var k kernelChain
+		for ad.Next() {
+			switch ad.Type() {
+			case nftaTable:
+				table = ad.String()
+			case unix.NFTA_CHAIN_NAME:
+				name = ad.String()
+			case unix.NFTA_CHAIN_TYPE:
+				k.kind = ad.String()
+			case unix.NFTA_CHAIN_POLICY:
+				k.policy = ad.Uint32()
+			case nftaChainFlags:
+				k.flags = ad.Uint32()
+			case unix.NFTA_CHAIN_HOOK:
+				nested(ad, func(ad *netlink.AttributeDecoder) {
+					switch ad.Type() {
+					case unix.NFTA_HOOK_HOOKNUM:
+						k.hook = ad.Uint32()
+					case unix.NFTA_HOOK_PRIORITY:
+						k.priority = int32(ad.Uint32())
+					}
+				})
+				k.flags |= chainBase
+			}
+		}
+		if table == tableName { // the kernel tells those of all tables of the family
+			all[name] = k
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	return all, nil
+}
+
+// kernelSets reads the sets and maps of the table, without their elements. countAttr is the
+// attribute that tells the number of those.
+func kernelSets(countAttr uint16) (map[string]kernelSet, error) {
+	sets := map[string]kernelSet{}
+	err := dump(unix.NFT_MSG_GETSET, func(ad *netlink.AttributeDecoder) {
+		table, name, s := decodeSet(ad, countAttr)
+		if table == tableName {
+			sets[name] = s
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list sets: %w", err)
+	}
+	return sets, nil
+}
+
+// decodeSet reads the answer to GETSET.
+func decodeSet(ad *netlink.AttributeDecoder, countAttr uint16) (table, name string, s kernelSet) {
+	for ad.Next() {
+		switch ad.Type() {
+		case nftaTable:
+			table = ad.String()
+		case unix.NFTA_SET_NAME:
+			name = ad.String()
+		case unix.NFTA_SET_FLAGS:
+			s.flags = ad.Uint32()
+		case unix.NFTA_SET_KEY_TYPE:
+			s.keyType = ad.Uint32()
+		case unix.NFTA_SET_KEY_LEN:
+			s.keyLen = ad.Uint32()
+		case unix.NFTA_SET_POLICY:
+			s.special = s.special || ad.Uint32() != unix.NFT_SET_POL_PERFORMANCE
+		case unix.NFTA_SET_TIMEOUT, unix.NFTA_SET_GC_INTERVAL, unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_OBJ_TYPE,
+			nftaSetExpr, nftaSetExpressions:
+			s.special = true
+		case countAttr:
+			s.count, s.counted = ad.Uint32(), true
+		case unix.NFTA_SET_DESC:
+			nested(ad, func(ad *netlink.AttributeDecoder) {
+				if ad.Type() == unix.NFTA_SET_DESC_SIZE {
+					s.size = ad.Uint32()
+				}
+			})
+		}
+	}
+	return table, name, s
+}
+
+// kernelObjects reads the named objects of the table.
+func kernelObjects() ([]kernelObject, error) {
+	var objs []kernelObject
+	err := dump(unix.NFT_MSG_GETOBJ, func(ad *netlink.AttributeDecoder) {
+		var table string
+		var o kernelObject
+		for ad.Next() {
+			switch ad.Type() {
+			case nftaTable:
+				table = ad.String()
+			case nftaObjName:
+				o.name = ad.String()
+			case unix.NFTA_OBJ_TYPE: // the kernel tells it before the data
+				o.kind = nftables.ObjType(ad.Uint32())
+			case unix.NFTA_OBJ_DATA:
+				if o.kind == nftables.ObjTypeCounter {
+					nested(ad, func(ad *netlink.AttributeDecoder) {
+						switch ad.Type() {
+						case unix.NFTA_COUNTER_PACKETS:
+							o.packets = ad.Uint64()
+						case unix.NFTA_COUNTER_BYTES:
+							o.bytes = ad.Uint64()
+						}
+					})
+				}
+			}
+		}
+		if table == tableName {
+			objs = append(objs, o)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list objects: %w", err)
+	}
+	return objs, nil
+}
+
+// kernelFlowtables names the flowtables of the table.
+func kernelFlowtables() ([]string, error) {
+	var names []string
+	err := dump(unix.NFT_MSG_GETFLOWTABLE, func(ad *netlink.AttributeDecoder) {
+		var table, name string
+		for ad.Next() {
+			switch ad.Type() {
+			case nftaTable:
+				table = ad.String()
+			case nftaObjName:
+				name = ad.String()
+			}
+		}
+		if table == tableName {
+			names = append(names, name)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list flowtables: %w", err)
+	}
+	return names, nil
+}
+
+// nested hands each attribute within the present one to decode.
+func nested(ad *netlink.AttributeDecoder, decode func(*netlink.AttributeDecoder)) {
+	ad.Nested(func(ad *netlink.AttributeDecoder) error {
+		ad.ByteOrder = binary.BigEndian
+		for ad.Next() {
+			decode(ad)
+		}
+		return nil
+	})
+}
+
+// grown is the end of the name of a set that takes the place of a smaller one.
+const grown = "_grown"
+
+// plainName is the name of a set without the ends that say that it took the place of a smaller one.
+func plainName(name string) string {
+	for {
+		short, ok := strings.CutSuffix(name, grown)
+		if !ok {
+			return name
+		}
+		name = short
+	}
+}
