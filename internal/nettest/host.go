@@ -15,7 +15,8 @@ const recvPort = 9
 var (
 	server4 = netip.MustParseAddr("192.0.2.1")
 	server6 = netip.MustParseAddr("2001:db8::1")
-	friend  = netip.MustParseAddr("192.0.2.99") // never on a list
+	friend  = netip.MustParseAddr("192.0.2.99")   // never on a list
+	friend6 = netip.MustParseAddr("2001:db8::99") // only before a test has rules
 )
 
 // Host is a server and an attacker that may send to it from any source.
@@ -34,7 +35,24 @@ func NewHost(tb testing.TB) *Host {
 		[]netip.Prefix{netip.PrefixFrom(server4, 24), netip.PrefixFrom(server6, 64)},
 		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")})
 	server.DefaultRoute("sg0")
-	return &Host{NS: server, Sender: NewSender(tb, attacker, server, "sg0"), Recv: Listen(tb, server, recvPort)}
+	h := &Host{NS: server, Sender: NewSender(tb, attacker, server, "sg0"), Recv: Listen(tb, server, recvPort)}
+	h.awaitIPv6()
+	return h
+}
+
+// awaitIPv6 waits until datagrams over IPv6 arrive: the kernel makes the routes some time after the link came up.
+func (h *Host) awaitIPv6() {
+	h.tb.Helper()
+	const text = "IPv6 is up"
+	for end := time.Now().Add(10 * time.Second); ; {
+		h.Send(friend6, text)
+		if h.Recv.Await(text, 20*time.Millisecond) {
+			return
+		}
+		if time.Now().After(end) {
+			h.tb.Fatal("no datagram over IPv6 arrives")
+		}
+	}
 }
 
 // Send sends one datagram from src.
