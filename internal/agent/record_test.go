@@ -70,3 +70,19 @@ func TestRows(t *testing.T) {
 		t.Errorf("%d wait; rows (-want +got):\n%s", len(waiting), diff)
 	}
 }
+
+// TestSpecialSources: a source of special-purpose space was never on the list, and is in no report and no history.
+func TestSpecialSources(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.evidence.publish(blocks("10.0.0.7/32", "127.0.0.9/32", "fe80::9/128", "203.0.113.9/32"))
+	var hits []sensor.Hit
+	for _, source := range []string{"10.0.0.7", "127.0.0.9", "fe80::9", "203.0.113.9"} {
+		k := sensor.Key{Source: netip.MustParseAddr(source), Port: 22, Protocol: sensor.TCP, Kind: sensor.Attempt}
+		hits = append(hits, sensor.Hit{Key: k, Packets: 1})
+	}
+	rows, waiting := a.rows(hits)
+	if len(rows) != 1 || rows[0].Source.String() != "203.0.113.9" || rows[0].Silent || len(waiting) != 0 {
+		t.Errorf("rows %+v, waiting %+v; want 203.0.113.9 alone", rows, waiting)
+	}
+}

@@ -1,0 +1,85 @@
+package store_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+)
+
+// mount mounts an image of ext4 and returns where. Nothing is written but what a program asks to be: not for minutes.
+func mount(t *testing.T, image string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop,commit=900", image, dir).CombinedOutput(); err != nil {
+		nettest.Skip(t, "no file system of its own: "+string(out))
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// TestPowerLoss takes what the disk has at the moment when Add returns, as a loss of power would leave it: what was recorded
+// is there.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		nettest.Skip(t, "a disk of the test's own needs root")
+	}
+	image := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
+		nettest.Skip(t, "mkfs.ext4: "+string(out))
+	}
+	s := open(t, mount(t, image))
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 1))
+	unix.Sync() // from here on, only what Add itself has written counts
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 4))
+	raw, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(t.TempDir(), "left")
+	if err := os.WriteFile(left, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	after := open(t, mount(t, left))
+	if rows, err := after.Batch(t.Context(), 10); err != nil || len(rows) != 1 || rows[0].Packets != 5 {
+		t.Errorf("after a loss of power: %+v, %v; want all 5 packets", rows, err)
+	}
+}
+
+// TestPrivate: the files of the database can be read by their owner alone, also if another program made them otherwise.
+func TestPrivate(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string]bool{"a new one": false, "one that was open to all": true} {
+		dir := t.TempDir()
+		if before {
+			if err := os.WriteFile(filepath.Join(dir, "sikkerguard.db"), nil, 0o644); err != nil { //nolint:gosec // that is the test
+				t.Fatal(err)
+			}
+		}
+		s := open(t, dir)
+		if err := s.Add(t.Context(), store.Record{From: noon, To: noon, Hits: []store.Hit{hit("203.0.113.9", 22, "ssh", 1)}, Report: true}); err != nil {
+			t.Fatal(err)
+		}
+		files, err := os.ReadDir(dir)
+		if err != nil || len(files) < 2 {
+			t.Fatalf("%s: %v, %v", name, files, err)
+		}
+		for _, f := range files {
+			if info, err := f.Info(); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %s has mode %v, %v", name, f.Name(), info.Mode(), err)
+			}
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package sikkerapi
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestProxy has a proxy in the environment, for both schemes. It carries https, and never sees a request by plain http, which
+// would show it the key. The environment is read once a process, so the client is in one of its own.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	if base := os.Getenv("SIKKERAPI_TEST_BASE"); base != "" {
+		c, err := New(testKey, WithBaseURL(base))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		_, _ = c.Status(ctx) // no API is there
+		c.CloseIdleConnections()
+		return
+	}
+	for _, tt := range []struct{ name, base, want string }{
+		{"OK https goes by the proxy", "https://10.255.255.254:9", "CONNECT 10.255.255.254:9"},
+		{"bad plain http does not", "http://10.255.255.254:9", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			var asked []string
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				defer mu.Unlock()
+				asked = append(asked, r.Method+" "+r.Host)
+				if r.Header.Get("Authorization") != "" {
+					t.Error("the proxy sees the key")
+				}
+				w.WriteHeader(http.StatusBadGateway)
+			}))
+			t.Cleanup(srv.Close)
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxy$") //nolint:gosec // this very program
+			cmd.Env = append(os.Environ(), "SIKKERAPI_TEST_BASE="+tt.base, "HTTP_PROXY="+srv.URL, "HTTPS_PROXY="+srv.URL,
+				"http_proxy="+srv.URL, "https_proxy="+srv.URL, "NO_PROXY=", "no_proxy=")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if got := strings.Join(asked, "; "); got != tt.want {
+				t.Errorf("the proxy was asked %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
