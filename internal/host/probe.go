@@ -2,10 +2,12 @@ package host
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +28,10 @@ const probeTimeout = time.Second
 type Check struct {
 	Name string // as in "gateway 192.0.2.254"
 	Err  error  // nil: it was reached
+
+	// Relayed says that a resolver on this host itself was asked, which asks others. If the check fails, it is those that
+	// are not reached.
+	Relayed bool
 }
 
 // Checks are what was asked at one moment.
@@ -58,9 +64,9 @@ func (cs Checks) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Probe asks whether what the last Discover found can be reached: each gateway by its neighbour entry or by ICMP; each
-// resolver by a query for the API's name; the API, or the proxy before it, by a connection. It takes about a second
-// at most. Sockets are opened on goroutines of its own, hence in the process's network namespace.
+// Probe asks whether what the last Discover found can be reached: each gateway by ICMP and by its neighbour entry; each
+// resolver by a query for a name below the API's that no cache has; the API, or the proxy before it, by a connection. It
+// takes about a second at most. Sockets are opened on goroutines of its own, hence in the process's network namespace.
 func (h *Host) Probe(ctx context.Context) Checks {
 	h.mu.Lock()
 	probes := h.probes()
@@ -70,15 +76,16 @@ func (h *Host) Probe(ctx context.Context) Checks {
 	checks := make(Checks, len(probes))
 	var wg sync.WaitGroup
 	for i, p := range probes {
-		wg.Go(func() { checks[i] = Check{Name: p.name, Err: p.ask(ctx)} })
+		wg.Go(func() { checks[i] = Check{Name: p.name, Err: p.ask(ctx), Relayed: p.relayed} })
 	}
 	wg.Wait()
 	return checks
 }
 
 type probe struct {
-	name string
-	ask  func(context.Context) error
+	name    string
+	relayed bool
+	ask     func(context.Context) error
 }
 
 // probes is what there is to ask.
@@ -88,17 +95,25 @@ func (h *Host) probes() []probe {
 		if a.Is6() && a.IsLinkLocalUnicast() {
 			continue // which link it is on was not kept, and no list can hold it
 		}
-		ps = append(ps, probe{"gateway " + a.String(), func(ctx context.Context) error { return reachGateway(ctx, a) }})
+		ps = append(ps, probe{
+			name: "gateway " + a.String(), ask: func(ctx context.Context) error { return reachGateway(ctx, a) },
+		})
 	}
 	name := ""
 	if h.o.APIURL != nil {
 		name = h.o.APIURL.Hostname()
 	}
 	for _, a := range h.last[kindResolver] {
-		ps = append(ps, probe{"resolver " + a.String(), func(ctx context.Context) error { return query(ctx, a, name) }})
+		relays := a.IsLoopback() || slices.Contains(h.last[kindHost], a)
+		ps = append(ps, probe{
+			name: "resolver " + a.String(), relayed: relays,
+			ask: func(ctx context.Context) error { return query(ctx, a, uncached(name), relays) },
+		})
 	}
 	if host, port := h.target(); host != "" {
-		ps = append(ps, probe{"API " + net.JoinHostPort(host, port), func(ctx context.Context) error { return h.connect(ctx, host, port) }})
+		ps = append(ps, probe{
+			name: "API " + net.JoinHostPort(host, port), ask: func(ctx context.Context) error { return h.connect(ctx, host, port) },
+		})
 	}
 	return ps
 }
@@ -141,11 +156,17 @@ func (h *Host) connect(ctx context.Context, host, port string) error {
 	return err
 }
 
-// query asks a resolver for a name. Any answer to it is an answer: whether the name exists does not matter here.
-func query(ctx context.Context, server netip.Addr, name string) error {
+// uncached returns a name below name that nobody has asked for, so that no cache has the answer.
+func uncached(name string) string {
 	if _, err := netip.ParseAddr(name); err == nil || name == "" {
 		name = "sikkerapi.com" // an address is no name to ask for
 	}
+	return strings.ToLower(rand.Text()[:16]) + "." + strings.TrimPrefix(name, ".")
+}
+
+// query asks a resolver for a name. Any answer of the resolver will do: whether the name exists does not matter here. But a
+// resolver on this host, which relays the question, must have had the answer from others: that the name exists or not.
+func query(ctx context.Context, server netip.Addr, name string, relays bool) error {
 	qname, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
 	if err != nil {
 		return fmt.Errorf("ask for %q: %w", name, err)
@@ -177,9 +198,14 @@ func query(ctx context.Context, server netip.Addr, name string) error {
 			return err
 		}
 		var p dnsmessage.Parser
-		if hdr, err := p.Start(buf[:n]); err == nil && hdr.ID == msg.ID && hdr.Response {
-			return nil
+		hdr, err := p.Start(buf[:n])
+		switch {
+		case err != nil || hdr.ID != msg.ID || !hdr.Response:
+			continue
+		case relays && hdr.RCode != dnsmessage.RCodeSuccess && hdr.RCode != dnsmessage.RCodeNameError:
+			return fmt.Errorf("it answers %v", hdr.RCode)
 		}
+		return nil
 	}
 }
 

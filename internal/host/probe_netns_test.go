@@ -6,10 +6,13 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
@@ -156,5 +159,83 @@ func TestGatewayIsReachedByPingOrAsNeighbour(t *testing.T) {
 	}
 	if err := reach("192.0.2.77"); err == nil {
 		t.Error("an address that nothing has is reached")
+	}
+}
+
+// TestProbeOfCachingResolver: a resolver on this host that has the API's name in its cache is not reached unless it gets
+// answers from those that it asks.
+func TestProbeOfCachingResolver(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		server := nettest.New(t)
+		server.Run("ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
+		server.Rerun(t)
+		return
+	}
+	var rcode atomic.Int32
+	var mu sync.Mutex
+	asked := map[string]bool{}
+	for _, addr := range []string{"127.0.0.1:53", "192.0.2.1:53"} {
+		c, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		go func() {
+			buf := make([]byte, 512)
+			for {
+				n, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				var p dnsmessage.Parser
+				_, err = p.Start(buf[:n])
+				q, qerr := p.Question()
+				if err != nil || qerr != nil {
+					continue
+				}
+				mu.Lock()
+				asked[q.Name.String()] = true
+				mu.Unlock()
+				answer := byte(rcode.Load())
+				if q.Name.String() == "api.example.org." { // from the cache
+					answer = 0
+				}
+				buf[2], buf[3] = 0x80, answer
+				_, _ = c.WriteTo(buf[:n], from)
+			}
+		}()
+	}
+	h := New(Options{APIURL: &url.URL{Scheme: "https", Host: "api.example.org"}, Resolver: names{}, Proxy: noProxy})
+	h.last[kindResolver] = addrs("127.0.0.1")
+	for _, tt := range []struct {
+		rcode   dnsmessage.RCode
+		reached bool
+	}{
+		{dnsmessage.RCodeSuccess, true},
+		{dnsmessage.RCodeNameError, true},
+		{dnsmessage.RCodeServerFailure, false},
+		{dnsmessage.RCodeRefused, false},
+	} {
+		rcode.Store(int32(tt.rcode))
+		c := h.Probe(t.Context())[0]
+		if (c.Err == nil) != tt.reached || !c.Relayed {
+			t.Errorf("%v: %+v", tt.rcode, c)
+		}
+	}
+	// A resolver at an address of this host's own relays as well.
+	h.last[kindResolver], h.last[kindHost] = addrs("192.0.2.1"), addrs("192.0.2.1")
+	if c := h.Probe(t.Context())[0]; !c.Relayed || c.Err == nil {
+		t.Errorf("resolver at the host's own address: %+v", c)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) != 5 {
+		t.Errorf("asked for %v, want five names", asked)
+	}
+	for name := range asked {
+		if !strings.HasSuffix(name, ".api.example.org.") {
+			t.Errorf("asked for %s", name)
+		}
 	}
 }
