@@ -20,27 +20,33 @@ func TestResults(t *testing.T) {
 	}{
 		{
 			"OK", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n    --- PASS: TestA/b (0.00s)\n--- SKIP: TestC (0.00s)\r\n@@ end nft 0\r\n@@ begin demo\nhello\n@@ end demo 0\n",
-			[]string{"2 passed   0 failed   1 skipped", "0 passed   0 failed   0 skipped"}, true,
+			[]string{"2 passed   0 failed   1 skipped", "0 passed   0 failed   0 skipped"},
+			true,
 		},
 		{
 			"bad test", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n--- FAIL: TestB (0.01s)\n    b_test.go:1: oh\n@@ end nft 1\n@@ begin demo\n@@ end demo 0\n",
-			[]string{"FAILED, exit code 1", "ok"}, false,
+			[]string{"FAILED, exit code 1", "ok"},
+			false,
 		},
 		{
 			"bad panic: no test is said to have failed", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\npanic: oh\n@@ end nft 2\n@@ begin demo\n@@ end demo 0\n",
-			[]string{"FAILED, exit code 2", "ok"}, false,
+			[]string{"FAILED, exit code 2", "ok"},
+			false,
 		},
 		{
 			"bad no test ran", boot + "@@ begin nft\nPASS\n@@ end nft 0\n@@ begin demo\n@@ end demo 0\n",
-			[]string{"FAILED, exit code 0", "ok"}, false,
+			[]string{"FAILED, exit code 0", "ok"},
+			false,
 		},
 		{
 			"bad took too long", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n@@ end nft 124\n@@ begin demo\n@@ end demo 0\n",
-			[]string{"took too long", "ok"}, false,
+			[]string{"took too long", "ok"},
+			false,
 		},
 		{
 			"bad cut off", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n",
-			[]string{"DID NOT RUN", "DID NOT RUN"}, false,
+			[]string{"DID NOT RUN", "DID NOT RUN"},
+			false,
 		},
 		{"bad no boot", "", []string{"DID NOT RUN", "DID NOT RUN"}, false},
 	}
