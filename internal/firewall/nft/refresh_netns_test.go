@@ -1,9 +1,11 @@
 package nft
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,4 +67,38 @@ func TestNewSetUnderTraffic(t *testing.T) {
 			h.apply(narrow, list())
 		}
 	})
+}
+
+// TestIntervalsUnderTraffic refreshes a large interval set while listed and unlisted sources send: as the running kernel is,
+// and as on one before 6.17, which misses elements of a set that a transaction fills.
+func TestIntervalsUnderTraffic(t *testing.T) {
+	t.Parallel()
+	for _, steady := range slices.Compact([]bool{steadyIntervals(release()), false}) {
+		t.Run(fmt.Sprintf("steady=%t", steady), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, Options{})
+			h.table.steady = steady
+			if told := strings.Contains(strings.Join(h.table.Info().Detours, "|"), "(Linux 6.17)"); told == steady {
+				t.Errorf("detours: %q", h.table.Info().Detours)
+			}
+			always, never := nettest.Addrs("62.1.1.1", "222.9.9.9", "2001:db8:0:b123::1"), nettest.Addrs("192.0.2.50", "9.9.9.9", "2001:db9::1")
+			next := func(seed uint64) blocklist.Blocklist {
+				ps := list("62.0.0.0/7", "222.9.9.0/25", "2001:db8:0:b000::/52", "203.0.113.9").Prefixes()
+				for _, p := range random(6000, seed) { // too many to be expanded into addresses
+					ps = append(ps, netip.PrefixFrom(p.Addr(), 25).Masked())
+				}
+				return blocklist.New(ps)
+			}
+			h.apply(next(0), list("10.0.0.0/8"))
+			h.Under(always, never, func() {
+				for i := range 8 {
+					h.apply(next(uint64(i)+1), list("10.0.0.0/8", "192.0.2.50"))
+				}
+			})
+			h.Check("after", always, never)
+			if out := h.Run("nft", "list", "table", "inet", tableName); strings.Contains(out, grown) {
+				t.Errorf("a set is left behind:\n%s", out)
+			}
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -50,6 +51,8 @@ type Table struct {
 	// countAttr is the attribute by which the kernel tells how many elements a set has. Tests hide it, as kernels before
 	// 6.16 do.
 	countAttr uint16
+	steady    bool        // see steadyIntervals
+	uncounted atomic.Bool // the kernel did not tell the number of elements of a set
 
 	mu        sync.Mutex
 	conn      *nftables.Conn      // lasting: with it the kernel's ownership ends
@@ -78,7 +81,7 @@ func Open(o Options) (*Table, error) {
 	if found != nil && found.Owner != 0 {
 		return nil, fmt.Errorf("%w (its netlink port, mostly its process ID, is %d)", ErrOwned, found.Owner)
 	}
-	t := &Table{keep: o.Keep, countAttr: nftaSetCount, held: map[string]int{}}
+	t := &Table{keep: o.Keep, countAttr: nftaSetCount, steady: steadyIntervals(release()), held: map[string]int{}}
 	if err := t.connect(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -193,6 +196,12 @@ func (t *Table) Info() ruleset.Info {
 	}
 	if t.flags&nftables.TableFlagPersist != 0 {
 		i.Features = append(i.Features, featurePersist)
+	}
+	if t.uncounted.Load() {
+		i.Detours = append(i.Detours, "this kernel tells no element counts (Linux 6.16): a list is verified by samples and by its rules")
+	}
+	if !t.steady {
+		i.Detours = append(i.Detours, "interval sets of this kernel miss elements while they are filled (Linux 6.17): each refresh fills new ones, and takes longer")
 	}
 	return i
 }

@@ -46,6 +46,9 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ruleset.ErrMismatch, s.name, k.count, s.count)
 		}
 		e.Counted = e.Counted && k.counted
+		if !k.counted {
+			t.uncounted.Store(true)
+		}
 		n, err := t.sample(s)
 		if err != nil {
 			return e, err

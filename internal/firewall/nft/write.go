@@ -52,8 +52,8 @@ func inTheWay(err error) bool {
 //   - what moves to a set that is looked up earlier is added there first, and the rules look into
 //     old and new sets both, because a packet on its way through the rules may see one set before
 //     the change and another one after it;
-//   - a set that has become too small is replaced that way by a larger one under another name, and
-//     then by one under its own name.
+//   - a set that has become too small, or that the kernel cannot fill seamlessly, is replaced that
+//     way by one under another name, and then by one under its own name.
 func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 	for {
 		l, err := t.layout()
@@ -77,18 +77,19 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 		name := func(sets []setPlan) []setPlan {
 			named := slices.Clone(sets)
 			for i, s := range named {
-				named[i].kernel = freeName(s, have, len(moved[s.name]))
+				named[i].kernel = t.freeName(s, have, len(moved[s.name]))
 				renamed = renamed || named[i].kernel != s.name
 			}
 			return named
 		}
 		nextBlock, nextAllow := name(block), name(allow)
+		var filled map[string]bool
 		if t.enforce && there {
-			if err := t.bridge(have, nextBlock, nextAllow, moved, rs); err != nil {
+			if filled, err = t.bridge(have, nextBlock, nextAllow, moved, rs); err != nil {
 				return err
 			}
 		}
-		if err := t.swap(newBatch(t.conn, t.table(), have), l, nextBlock, nextAllow, rs); err != nil {
+		if err := t.swap(newBatch(t.conn, t.table(), have), l, nextBlock, nextAllow, filled, rs); err != nil {
 			return err
 		}
 		if !renamed {
@@ -114,11 +115,17 @@ func (t *Table) bound(l *layout) {
 }
 
 // freeName is what the set is called in the next batch: its own name, unless a set has it that is
-// too small for what is to be in it, or for what is in it and what moves to it.
-func freeName(s setPlan, have map[string]kernelSet, moved int) string {
+// too small for what is to be in it, or for what is in it and what moves to it, or that must not be
+// filled while rules look it up.
+func (t *Table) freeName(s setPlan, have map[string]kernelSet, moved int) string {
 	for name := s.name; ; name += grown {
 		k, ok := have[name]
-		if !ok || s.interval || int(k.size) >= max(s.count, int(k.count)+moved) {
+		switch {
+		case !ok:
+			return name
+		case s.interval && (t.steady || !t.enforce):
+			return name
+		case !s.interval && int(k.size) >= max(s.count, int(k.count)+moved):
 			return name
 		}
 	}
@@ -126,8 +133,10 @@ func freeName(s setPlan, have map[string]kernelSet, moved int) string {
 
 // bridge prepares the live rules for the next batch: new sets are filled, what moves is added, and
 // the rules look into the sets of before and of afterwards. Nothing that is dropped before is let
-// through. Mostly there is nothing to do.
-func (t *Table) bridge(have map[string]kernelSet, block, allow []setPlan, moved map[string][]netip.Prefix, rs ruleset.Ruleset) error {
+// through. Mostly there is nothing to do. It returns the names of the sets that it filled.
+func (t *Table) bridge(have map[string]kernelSet, block, allow []setPlan, moved map[string][]netip.Prefix,
+	rs ruleset.Ruleset,
+) (map[string]bool, error) {
 	live := func(s setPlan) bool {
 		return slices.ContainsFunc(t.live, func(l setPlan) bool { return l.kernel == s.kernel })
 	}
@@ -141,16 +150,20 @@ func (t *Table) bridge(have map[string]kernelSet, block, allow []setPlan, moved 
 			added = append(added, s)
 		}
 	}
+	filled := map[string]bool{}
 	if len(fresh) > 0 {
 		b := newBatch(t.conn, t.table(), have)
 		b.begin(fresh)
 		b.fill(fresh)
 		if err := t.send(b); err != nil {
-			return err
+			return nil, err
+		}
+		for _, s := range fresh {
+			filled[s.kernel] = true
 		}
 	}
 	if len(fresh)+len(added) == 0 {
-		return nil
+		return filled, nil
 	}
 	for _, l := range t.live {
 		if slices.ContainsFunc(slices.Concat(allow, block), func(s setPlan) bool { return s.kernel == l.kernel }) {
@@ -170,18 +183,18 @@ func (t *Table) bridge(have map[string]kernelSet, block, allow []setPlan, moved 
 	}
 	err := t.send(b)
 	t.committed = t.committed || err == nil
-	return err
+	return filled, err
 }
 
 // swap sends the one idempotent batch, which may have been begun: everything created if it is
 // absent, chains and sets flushed, rules, elements, and the sets that no rule looks up any more and
-// all of l that is another program's deleted.
-func (t *Table) swap(b *batch, l *layout, block, allow []setPlan, rs ruleset.Ruleset) error {
+// all of l that is another program's deleted. The sets named in filled hold their elements already.
+func (t *Table) swap(b *batch, l *layout, block, allow []setPlan, filled map[string]bool, rs ruleset.Ruleset) error {
 	all := slices.Concat(allow, block)
 	b.begin(all)
 	b.flushForeign(l)
 	b.rules(rules(block, allow, rs))
-	b.fill(all)
+	b.fill(slices.DeleteFunc(slices.Clone(all), func(s setPlan) bool { return filled[s.kernel] }))
 	b.deleteOthers(all)
 	b.deleteForeign(l)
 	if err := t.send(b); err != nil {
@@ -206,7 +219,7 @@ func (t *Table) replace(l *layout, block, allow []setPlan, rs ruleset.Ruleset) e
 	for name := range l.sets {
 		b.holds[name] = gone
 	}
-	return t.swap(b, &layout{}, block, allow, rs)
+	return t.swap(b, &layout{}, block, allow, nil, rs)
 }
 
 // send commits a batch, and remembers how many elements its sets have now.
