@@ -21,6 +21,11 @@ const (
 	// writeBuffer is the send buffer of the socket, in bytes. A batch is one message to the kernel, and must fit: 500,000
 	// IPv4 intervals take 20 MB. It costs nothing until it is used.
 	writeBuffer = 64 << 20
+	// ownerPatience is how long Open waits for a table that has an owner. The kernel ends the ownership when the last copy of the
+	// owner's socket is closed. An agent that was killed is not gone at once, and a process that is being started has copies
+	// of its parent's sockets until it becomes another program.
+	ownerPatience = time.Second
+	ownerPause    = 20 * time.Millisecond
 	// readBuffer takes the acknowledgements of a batch, in bytes.
 	readBuffer = 4 << 20
 )
@@ -74,19 +79,17 @@ type Table struct {
 // early in the life of the process: the library panics on a descriptor of 1024 or more. The errors are those that doc.go
 // names.
 func Open(o Options) (*Table, error) {
-	found, err := findTable()
-	if err != nil {
-		return nil, fmt.Errorf("ask for nf_tables: %w", diagnose(err))
-	}
-	if found != nil && found.Owner != 0 {
-		return nil, fmt.Errorf("%w (its netlink port, mostly its process ID, is %d)", ErrOwned, found.Owner)
-	}
 	t := &Table{keep: o.Keep, countAttr: nftaSetCount, steady: steadyIntervals(release()), held: map[string]int{}}
-	if err := t.connect(); err != nil {
-		return nil, errors.Join(err, t.Close())
-	}
 	// A table without an owner, ours or that of an agent that is told to keep its rules, says of no agent that it runs.
+	var err error
 	if t.lock, err = claim(); err != nil {
+		return nil, err
+	}
+	found, err := unowned()
+	if err == nil {
+		err = t.connect()
+	}
+	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	// A table that a dead agent left behind enforces what it did until the first Apply. That one takes it over, or, where it
@@ -97,6 +100,22 @@ func Open(o Options) (*Table, error) {
 		}
 	}
 	return t, nil
+}
+
+// unowned returns the table as the kernel has it, nil when there is none, and ErrOwned if it still has an owner after
+// ownerPatience.
+func unowned() (*nftables.Table, error) {
+	for start := time.Now(); ; time.Sleep(ownerPause) {
+		found, err := findTable()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("ask for nf_tables: %w", diagnose(err))
+		case found == nil || found.Owner == 0:
+			return found, nil
+		case time.Since(start) >= ownerPatience:
+			return nil, fmt.Errorf("%w (its netlink port, mostly its process ID, is %d)", ErrOwned, found.Owner)
+		}
+	}
 }
 
 // connect opens the connections and finds out which flags the kernel takes.

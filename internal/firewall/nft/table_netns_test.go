@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -333,6 +334,18 @@ func TestOpenErrors(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestOpenAfterAMoment: an agent that was killed may still own its table for a moment, and the next one waits for it.
+func TestOpenAfterAMoment(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{Keep: true})
+	h.apply(list("203.0.113.9"), list())
+	first := h.table
+	time.AfterFunc(ownerPatience/4, func() { _ = first.Close() })
+	h.open(Options{Keep: true})
+	h.apply(list("203.0.113.9", "5.6.7.8"), list())
+	h.Check("the second", nettest.Addrs("203.0.113.9", "5.6.7.8"), nil)
 }
 
 // dropCapabilities takes every capability from the calling thread.
