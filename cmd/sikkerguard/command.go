@@ -114,13 +114,15 @@ func pullCommand(environ []string, out io.Writer) *cobra.Command {
 		Short: "Have the agent on this host pull its list now, and print what came of it",
 		Long: `Have the agent on this host pull its list now, and print what came of it. The exit code is 0 when the list is in force.
 
-The agent refuses a list that looks wrong: one that is empty, has more than twice or less than half the entries of the one
-before, holds an entry wider than /8 (IPv4) or /16 (IPv6), or covers a tenth of the public IPv4 addresses. When you know it
-to be right, --accept has it enforced this once. What the whitelist protects stays protected.`,
+The agent refuses a list that looks wrong: one that is empty, has more than twice or less than half the entries of those
+before, holds an entry wider than /8 (IPv4) or /16 (IPv6), or covers a tenth of the addresses in use. The refusal names the
+list, which is kept aside. When you know it to be right, --accept has that list enforced, or the one that the API gives now if
+no guard refuses it. Another list that is refused is shown and not enforced. A list that would block a good part of the
+Internet cannot be accepted. --accept also tries a list again that was rolled back. Whitelisted addresses stay reachable.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return pull(cmd.Context(), environ, out, accept) },
 	}
-	cmd.Flags().BoolVar(&accept, "accept", false, "enforce the list even if a guard refuses it")
+	cmd.Flags().BoolVar(&accept, "accept", false, "enforce the list that was refused and kept aside")
 	return cmd
 }
 

@@ -120,6 +120,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		lostC:  make(chan error, 1),
 
 		evidence: evidence{outbound: outbound{ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts}},
+		enforcer: newEnforcer(),
 		recorder: recorder{askC: make(chan chan<- struct{})},
 		readyC:   make(chan struct{}, 1), changedC: make(chan struct{}, 1), pulseC: make(chan struct{}),
 	}

@@ -8,10 +8,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -93,6 +93,7 @@ func (a *Agent) try(ctx context.Context, d desired, before host.Checks) error {
 		return &RollbackError{Broken: guilty, Entries: d.block.Len()}
 	}
 	a.log.Info("It is not the list; that stays in force", zap.Stringer("notReached", broken))
+	a.enforcer.doubt.about(broken)
 	return nil
 }
 
@@ -149,13 +150,20 @@ func (a *Agent) ruleset(d desired) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: d.block, Allow: d.allow, LogGroup: a.cfg.NFLOGGroup, LogRate: a.cfg.LogRate}
 }
 
-// suspect tries whether the list in force is why the API is not reached. A list is measured by what worked before it, and at
-// a boot nothing did; later the host may begin to depend on something that is listed. So when a pull finds nobody and answers
-// to this host were dropped, those who answered are let in for a moment. When more works then, and not without them again, the
-// list is taken out of force. Answers can be forged, so it is not tried often.
-func (a *Agent) suspect(ctx context.Context, pull error) error {
+// suspect accuses the list in force if a pull found nobody.
+func (a *Agent) suspect(ctx context.Context, pull error) {
+	if unreached(pull) {
+		_ = a.accuse(ctx) // which remembers it
+	}
+}
+
+// accuse tries whether the list in force is why something is not reached. A list is measured by what worked before it, and at
+// a boot nothing did; later the host may begin to depend on something that is listed. So if answers to this host were dropped,
+// those who answered are let in for a moment. If more works then, and not without them again, the list is taken out of force,
+// which is remembered as what putInForce failed with. Answers can be forged, so it is not tried often.
+func (a *Agent) accuse(ctx context.Context) error {
 	e := &a.enforcer
-	if !unreached(pull) || a.cfg.DryRun || e.enforced == nil || time.Since(e.suspected) < suspectAgain {
+	if a.cfg.DryRun || e.enforced == nil || time.Since(e.suspected) < suspectAgain {
 		return nil
 	}
 	asked := a.seen.answered()
@@ -183,14 +191,20 @@ func (a *Agent) suspect(ctx context.Context, pull error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
-		return errors.Join(err, a.undo())
+		err = errors.Join(err, a.undo())
 	case len(guilty) == 0:
 		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", d.block.Len()))
 		return nil
+	default:
+		if e.fresh == nil {
+			e.fresh = &pulled{e.pulled, e.pulledAt, e.kept} // tried again when the rejection has ended
+		}
+		e.enforced = nil
+		a.setPulled(pulled{})
+		err = errors.Join(&RollbackError{Broken: guilty, Entries: d.block.Len()}, a.undo())
 	}
-	e.enforced = nil
-	a.setPulled(blocklist.Blocklist{}, moment{})
-	return errors.Join(&RollbackError{Broken: guilty, Entries: d.block.Len()}, a.undo())
+	a.takeApplied(err)
+	return err
 }
 
 // unreached says whether a pull failed because nobody answered.
@@ -209,10 +223,31 @@ func (a *Agent) inForce(d desired) {
 	a.tellSaved(d)
 }
 
+// publishFailures makes the status say why the list that is wanted is not in force, each reason by itself.
+func (a *Agent) publishFailures() {
+	e := &a.enforcer
+	var pull, refused, rolledBack, kernel error
+	if _, ok := errors.AsType[*vet.RefusalError](e.failure); !ok {
+		pull = e.failure
+	}
+	if e.refused.err != nil {
+		refused = e.refused.err
+	}
+	if _, ok := errors.AsType[*RollbackError](e.unapplied); ok {
+		rolledBack = e.unapplied
+	} else {
+		kernel = e.unapplied
+	}
+	a.setCondition(condRefresh, pull)
+	a.setCondition(condRefused, refused)
+	a.setCondition(condRolledBack, rolledBack)
+	a.setCondition(condKernel, kernel)
+}
+
 // publish makes the status say what is in force, and what is not as it should be.
 func (a *Agent) publish() {
 	e := &a.enforcer
-	a.setCondition(condRefresh, e.failure)
+	a.publishFailures()
 	a.setCondition(condWhitelist, e.stale)
 	var repairing error
 	if e.repair.timer != nil {

@@ -106,7 +106,7 @@ func TestTimesInStatus(t *testing.T) {
 	wall, boot := time.Unix(0, 0), time.Hour
 	a.clock = clock{wall: func() time.Time { return wall }, boot: func() time.Duration { return boot }}
 	a.setStatus(func(s *Status) { s.enforcing = StateActive })
-	a.setPulled(blocks("203.0.113.9/32"), a.clock.now())
+	a.setPulled(pulled{list: blocks("203.0.113.9/32"), at: a.clock.now()})
 	a.setStatus(func(s *Status) { s.nextPull = a.clock.after(24 * time.Hour) })
 	boot += 2 * time.Hour
 	wall = noon // NTP has come
@@ -124,7 +124,7 @@ func TestTimesInStatus(t *testing.T) {
 	}
 
 	wall = noon
-	a.setPulled(blocks("203.0.113.9/32"), moment{wall: noon.AddDate(0, 0, 3)})
+	a.setPulled(pulled{list: blocks("203.0.113.9/32"), at: moment{wall: noon.AddDate(0, 0, 3)}})
 	a.setStatus(func(s *Status) { s.Kept = true })
 	s = a.now()
 	var held []Code

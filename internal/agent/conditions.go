@@ -23,16 +23,20 @@ type Code string
 
 // The conditions.
 const (
-	condRules     Code = "rules-changed"
-	condMissing   Code = "rules-missing"
-	condRefresh   Code = "refresh-failed"
-	condTrial     Code = "list-on-trial"
-	condOld       Code = "list-old"
-	condWhitelist Code = "whitelist-stale"
-	condLog       Code = "log-stalled"
-	condAge       Code = "list-age-unknown"
-	condReports   Code = "reports-kept"
-	condDryRun    Code = "dry-run"
+	condRules      Code = "rules-changed"
+	condMissing    Code = "rules-missing"
+	condRefresh    Code = "refresh-failed"
+	condRefused    Code = "list-refused"
+	condRolledBack Code = "list-rolled-back"
+	condKernel     Code = "kernel-refuses"
+	condTrial      Code = "list-on-trial"
+	condUnkept     Code = "list-not-kept"
+	condOld        Code = "list-old"
+	condWhitelist  Code = "whitelist-stale"
+	condLog        Code = "log-stalled"
+	condAge        Code = "list-age-unknown"
+	condReports    Code = "reports-kept"
+	condDryRun     Code = "dry-run"
 
 	condHealth        Code = "health-port"
 	condSensor        Code = "nflog"
@@ -74,6 +78,23 @@ func conditions() []condition {
 			remedy:  "The detail says why. It is tried again by itself; `sikkerguard pull` tries at once.",
 		},
 		{
+			code: condRefused, severity: SeverityDegraded, quiet: true,
+			message: "A guard refused the list that the API gave",
+			remedy: "The detail says why. If it names `sikkerguard pull --accept` and the list is right, run that. It ends with the next " +
+				"list that passes.",
+		},
+		{
+			code: condRolledBack, severity: SeverityDegraded, quiet: true,
+			message: "The list was taken out of force again, because with it this host reached less",
+			remedy: "Add the addresses that the detail names to `SIKKER_WHITELIST`. The list is tried again after an hour, if it differs, " +
+				"or by `sikkerguard pull --accept`.",
+		},
+		{
+			code: condKernel, severity: SeverityDegraded, quiet: true,
+			message: "The kernel does not take the rules that are wanted",
+			remedy:  "The detail says what it answered. The list at hand is tried again by itself, without another pull.",
+		},
+		{
 			code: condTrial, severity: SeverityDegraded,
 			message: "This host reaches less than before, and rules are out of force for moments to find out whether the list is why",
 			remedy:  "Wait: it takes seconds. The log says what came of it.",
@@ -93,6 +114,11 @@ func conditions() []condition {
 			message: "The log does not reach its reader, and lines are dropped when its buffer is full",
 			remedy: "Look at what reads the agent's output: a stopped terminal, a full disk, journald, Docker's log driver. " +
 				"If it is gone for good, restart the agent when that suits you.",
+		},
+		{
+			code: condUnkept, severity: SeverityDegraded, quiet: true,
+			message: "The list in force is not on the disk; a start without the API would not protect",
+			remedy:  "Make room on the disk of `SIKKER_STATE_DIR`, or let it be written. It is tried again every minute.",
 		},
 		{
 			code: condHealth, severity: SeverityDegraded,

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -24,41 +23,58 @@ const (
 	// lookBriefly is how long the first survey may take before the kept list is enforced: a host without network must not
 	// wait for its protection.
 	lookBriefly = time.Second
-	// keepMost is how long the enforcing task waits for the list to be kept.
-	keepMost = 5 * time.Second
 )
-
-// errKeeping is a disk that hangs since the list before.
-var errKeeping = errors.New("the list before is still being written: the disk hangs")
 
 // enforcer is what the enforcing task remembers from one turn to the next.
 type enforcer struct {
 	pulled   blocklist.Blocklist // the last list of the API that was accepted
 	pulledAt moment              // when; zero: none was yet
-	keeping  sync.Mutex          // held while it is written to the disk
+	kept     bool                // it is of the run before
+	fresh    *pulled             // a list that was accepted and is not in force yet; nil for none
 	own      blocklist.Blocklist // the operator's list as it was read last
 	baseline int                 // entries of the API's list last in force, for the guards
-	shrunk   int                 // entries of the last pull's list, when it was refused for having shrunk
+	refused  refused
+
+	keeper      *keeper // writes the list in force to the disk
+	asideKeeper *keeper // writes the refused list
 
 	turnC  chan turn // the turn under way ends here
 	busy   bool      // one is under way
 	queued *order    // what was asked for meanwhile
 
-	whitelist string      // the log lines that were printed last
-	problems  []string    // of the newest survey, which were logged
-	saved     string      // what was told last of what is listed and whitelisted
-	enforced  *desired    // nil while nothing is in force, but for
-	left      bool        // the rules of a killed agent, which were in force at the start and still are
-	entries4  int         // of the list, which the kernel was last shown to enforce, by family: a host without
-	entries6  int         // IPv6 rules enforces none of that family
-	rejected  *rejection  // rules that cut this host off; nil for none
-	suspected time.Time   // when a list was suspected last
-	failure   error       // why the last pull did not succeed, nil when it did
+	whitelist string     // the log lines that were printed last
+	problems  []string   // of the newest survey, which were logged
+	saved     string     // what was told last of what is listed and whitelisted
+	enforced  *desired   // nil while nothing is in force, but for
+	left      bool       // the rules of a killed agent, which were in force at the start and still are
+	entries4  int        // of the list, which the kernel was last shown to enforce, by family: a host without
+	entries6  int        // IPv6 rules enforces none of that family
+	rejected  *rejection // rules that cut this host off; nil for none
+	suspected time.Time  // when a list was suspected last
+	failure   error      // why the last pull did not succeed, nil when it did
+	unapplied error      // why what is wanted did not come in force, nil when it did
+	retry     *later     // puts it in force once more, without a pull
+	doubt     doubt
 	stale     error       // why what is in force is not what is wanted now, nil when it is
 	again     *time.Timer // tries once more to put it in force; nil until it was needed
 	offline   offline
 	wait      *backoff.ExponentialBackOff
+	wasted    int // lists that were downloaded since one came in force
 	repair    repairer
+}
+
+func newEnforcer() enforcer {
+	return enforcer{
+		wait: newBackoff(), retry: newLater(retryFirst, retryMost), doubt: doubt{wait: newLater(doubtFirst, retryMost)},
+		keeper: newKeeper(), asideKeeper: newKeeper(),
+	}
+}
+
+// pulled is a list of the API that was accepted.
+type pulled struct {
+	list blocklist.Blocklist
+	at   moment // zero: there is none
+	kept bool   // it is of the run before
 }
 
 // desired is what is in force, or is to be.
@@ -68,7 +84,7 @@ type desired struct {
 
 // order says what a turn is to do beside pulling.
 type order struct {
-	accept bool                     // enforce a list that a guard refuses
+	accept bool                     // enforce the list that was refused
 	askers []chan<- control.Outcome // capacity 1 each: nobody needs to wait
 }
 
@@ -85,13 +101,20 @@ type turn struct {
 // until ctx ends. Meanwhile it looks after what is in force.
 func (a *Agent) enforce(ctx context.Context) error {
 	e := &a.enforcer
-	e.wait, e.turnC = newBackoff(), make(chan turn)
+	e.turnC = make(chan turn)
 	a.restore(ctx)
 	offer(a.readyC, struct{}{})
-	a.begin(ctx, order{})
-	next := newAlarm(a.clock, a.cfg.PullInterval)
+	a.restoreRefused()
+	first := a.firstPull()
+	next := newAlarm(a.clock, first)
 	defer next.stop()
-	running := false
+	running := first > 0
+	if running {
+		a.tellRunning()
+	} else {
+		next.reset(a.cfg.PullInterval)
+		a.begin(ctx, order{})
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,6 +149,18 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.takeLoss(err)
 		case <-e.repair.due():
 			a.restoreRules(ctx)
+		case <-e.retry.due():
+			a.tryAgain(ctx)
+		case <-e.doubt.due():
+			a.doubtAgain(ctx)
+		case err := <-e.keeper.doneC:
+			a.takeKept(err)
+		case <-e.keeper.due():
+			e.keeper.retry()
+		case err := <-e.asideKeeper.doneC:
+			e.asideKeeper.done(err)
+		case <-e.asideKeeper.due():
+			e.asideKeeper.retry()
 		case <-a.pulseC: // the supervisor is told that enforcing goes on
 		}
 	}
@@ -142,7 +177,7 @@ func (a *Agent) begin(ctx context.Context, o order) {
 		return
 	}
 	e.busy = true
-	vo := vet.Options{Baseline: e.baseline, Shrunk: e.shrunk, Overrule: o.accept}
+	vo := vet.Options{Baseline: e.baseline, Largest: a.feed.Largest(), Shrunk: e.refused.shrunk, Grown: e.refused.grown}
 	go func() { // enforce waits for it
 		surveyedC := a.surveys.ask() // a list is measured by a look at the host that is no older than the pull
 		t := turn{order: o, before: a.surveys.first(ctx), own: a.readCustom()}
@@ -192,17 +227,14 @@ func (a *Agent) restore(ctx context.Context) {
 		return
 	}
 	a.takeCustom(a.readCustom())
-	a.setPulled(v.List, moment{wall: c.Pulled})
-	a.setStatus(func(s *Status) { s.Kept = true })
 	a.enforcer.baseline = v.List.Len()
+	a.enforcer.fresh = &pulled{list: v.List, at: moment{wall: c.Pulled}, kept: true}
 	if !a.cfg.DryRun {
 		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", c.Pulled.Format(time.RFC3339)))
 	}
-	if err := a.apply(ctx, a.wanted()); err != nil && ctx.Err() == nil {
-		a.remember(err, applyError)
+	if err := a.putInForce(ctx); err != nil && ctx.Err() == nil {
 		a.log.Error("The kept list is not enforced", zap.Error(err))
-		a.setPulled(blocklist.Blocklist{}, moment{})
-		a.setStatus(func(s *Status) { s.Kept = false })
+		a.publish()
 	}
 }
 
@@ -212,38 +244,19 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 	if ctx.Err() != nil {
 		return a.cfg.PullInterval
 	}
-	before, beforeAt, wasKept := a.enforcer.pulled, a.enforcer.pulledAt, a.status.Load().Kept
+	e := &a.enforcer
+	if t.order.accept {
+		e.rejected = nil // the operator has it tried again
+	}
 	a.judge(t)
-	want := a.wanted()
-	a.enforcer.failure = t.err // what is published when the list is in force
-	// When there is no new list and nothing would change, or there is nothing to block yet, the kernel is left alone.
-	var applyErr error
-	if t.err == nil || !want.equal(a.enforcer.enforced) && (a.enforcer.enforced != nil || want.block.Len() > 0) {
-		applyErr = a.apply(ctx, want)
+	if err := a.putInForce(ctx); err == nil {
+		a.suspect(ctx, t.err)
 	}
 	if ctx.Err() != nil {
 		return a.cfg.PullInterval
 	}
-	if t.err == nil && applyErr == nil {
-		a.keepList()
-	}
-	if applyErr != nil { // it is not in force, and the status speaks of what is
-		a.setPulled(before, beforeAt)
-		a.setStatus(func(s *Status) { s.Kept = wasKept })
-	}
-	if applyErr == nil {
-		applyErr = a.suspect(ctx, t.err)
-	}
-	if ctx.Err() != nil {
-		return a.cfg.PullInterval
-	}
-	a.enforcer.failure = errors.Join(t.err, applyErr)
-	a.remember(applyErr, applyError)
-	wait := a.cfg.PullInterval
-	if a.enforcer.failure == nil {
-		a.enforcer.wait.Reset()
-	} else {
-		wait = a.retryIn(a.enforcer.failure)
+	wait := a.nextPull()
+	if e.failure != nil || e.unapplied != nil {
 		a.tellFailure(wait)
 	}
 	a.publish()
@@ -254,49 +267,43 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 	return wait
 }
 
-// judge remembers an accepted list, and counts a refused one.
+// judge takes what a pull came to as the list that is wanted, or remembers why not.
 func (a *Agent) judge(t turn) {
+	e := &a.enforcer
 	a.remember(t.err, pullError)
 	a.setStatus(func(s *Status) { s.Pulls = s.Pulls.with(pullResult(t.err)) })
-	if refusal, ok := errors.AsType[*vet.RefusalError](t.err); ok {
-		a.enforcer.shrunk = 0
-		if refusal.Guard == vet.GuardShrink {
-			a.enforcer.shrunk = refusal.Entries
+	e.failure = t.err
+	refusal, isRefused := errors.AsType[*vet.RefusalError](t.err)
+	aside := e.refused.aside
+	switch {
+	case t.err == nil:
+		a.accept(pulled{list: t.verdict.List, at: a.clock.now()})
+		a.tellVerdict(t.verdict)
+	case isRefused && refusal.Overrulable() && e.pulledAt != (moment{}) && refusal.List.Equal(e.pulled):
+		a.accept(pulled{list: refusal.List, at: a.clock.now()}) // it was accepted before, and is in force
+	case t.order.accept && aside != nil && (!isRefused || refusal.Overrulable()):
+		if isRefused && !refusal.List.Equal(aside.List) {
+			a.log.Warn("The API gives another list now, which is judged at the next pull; enforcing the one that was refused and shown",
+				zap.String("list", aside.Aside), zap.Error(refusal))
 		}
-		a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(refusal.Guard)) })
+		a.accept(pulled{list: aside.List, at: e.refused.at})
+	case isRefused:
+		a.refuse(refusal)
 	}
-	if t.err != nil {
-		return
-	}
-	v := t.verdict
+}
+
+// accept takes a list as the one that is wanted.
+func (a *Agent) accept(p pulled) {
+	a.enforcer.fresh, a.enforcer.failure = &p, nil
+	a.unrefuse()
+}
+
+func (a *Agent) tellVerdict(v vet.Verdict) {
 	a.log.Debug("List accepted", zap.Int("lines", v.Lines), zap.Int("entries", v.List.Len()), zap.Int("repeated", v.Repeated),
 		zap.Int("specialPurpose", v.Special), zap.Int("malformed", v.Bad))
 	if v.Bad > 0 {
 		a.log.Warn("The pulled list has lines that are no address; they are left out",
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
-	}
-	a.enforcer.shrunk = 0
-	a.setPulled(v.List, a.clock.now())
-	a.setStatus(func(s *Status) { s.Kept = false })
-}
-
-// keepList makes the list, which is in force, the one that the next is measured against and that the next start begins with.
-func (a *Agent) keepList() {
-	a.enforcer.baseline = a.enforcer.pulled.Len()
-	if a.cfg.DryRun {
-		return
-	}
-	e := &a.enforcer
-	err := errKeeping
-	if e.keeping.TryLock() {
-		list, at := e.pulled, a.clock.wallOf(e.pulledAt)
-		err = a.waitFor("list to be kept", keepMost, func() error {
-			defer e.keeping.Unlock()
-			return a.feed.Keep(list, at)
-		})
-	}
-	if err != nil {
-		a.log.Warn("The list cannot be kept: a start without the API would not protect", zap.Error(err))
 	}
 }
 
@@ -311,6 +318,11 @@ func (d desired) equal(e *desired) bool {
 	return e != nil && d.block.Equal(e.block) && d.allow.Equal(e.allow)
 }
 
+// uselessError is a list that was downloaded, and counts in the quota, but could not be read.
+type uselessError struct{ error }
+
+func (e uselessError) Unwrap() error { return e.error }
+
 // pull asks the API for its list and vets it. It touches nothing of the enforcing task's.
 func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	body, err := a.feed.Pull(ctx)
@@ -319,13 +331,7 @@ func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	}
 	v, err := vet.Vet(body, o)
 	if err = errors.Join(err, body.Close()); err != nil {
-		return vet.Verdict{}, fmt.Errorf("vet blacklist: %w", err)
+		return vet.Verdict{}, uselessError{fmt.Errorf("vet blacklist: %w", err)}
 	}
 	return v, nil
-}
-
-// setPulled remembers the API's list, one that passed the guards.
-func (a *Agent) setPulled(list blocklist.Blocklist, at moment) {
-	a.enforcer.pulled, a.enforcer.pulledAt = list, at
-	a.setStatus(func(s *Status) { s.pulled = at })
 }

@@ -18,6 +18,11 @@ const (
 	// retryUnauthorized is how long a refused key waits. It is mostly the operator who has to change it, but a fault of the API
 	// or of something before it looks the same.
 	retryUnauthorized = time.Hour
+	// quickDownloads is how many lists that cannot be read are followed by another pull soon, while nothing is in force.
+	quickDownloads = 3
+	// spreadUnknown is how far apart downloads are that lead to nothing, in the end, if the API does not tell the quota. The
+	// free tier has 24 a day; the first few come sooner.
+	spreadUnknown = 75 * time.Minute
 	// askedMost bounds the wait that an answer of a passing failure asks for. A CDN before the API may ask for a week, and the
 	// host may be without a list.
 	askedMost = time.Hour
@@ -30,13 +35,14 @@ func newBackoff() *backoff.ExponentialBackOff {
 	return b
 }
 
-// retryIn is how long to wait after a failure.
+// retryIn returns how long the next pull waits after a failure of the pull or of the list.
 func (a *Agent) retryIn(err error) time.Duration {
 	wait := max(a.enforcer.wait.NextBackOff(), asked(err))
 	var (
 		quota    *sikkerapi.QuotaError
 		refusal  *vet.RefusalError
 		rollback *RollbackError
+		useless  uselessError
 	)
 	switch {
 	case errors.As(err, &quota):
@@ -45,7 +51,54 @@ func (a *Agent) retryIn(err error) time.Duration {
 	case errors.Is(err, sikkerapi.ErrUnauthorized):
 		wait = retryUnauthorized
 	case errors.As(err, &refusal), errors.As(err, &rollback):
-		wait = max(wait, retryRefused, spread(a.feed.Quota(), time.Now()))
+		wait = max(wait, retryRefused, a.spareQuota())
+	case errors.As(err, &useless):
+		if least := a.spareQuota(); a.enforcer.enforced != nil || a.enforcer.wasted > quickDownloads {
+			wait = max(wait, least)
+		}
+	}
+	return min(wait, a.cfg.PullInterval)
+}
+
+// spareQuota counts a list that was downloaded and is of no use, and returns how long the next download waits so that the
+// quota lasts: if the API does not tell it, longer each time.
+func (a *Agent) spareQuota() time.Duration {
+	e := &a.enforcer
+	e.wasted++
+	if q := a.feed.Quota(); q.Known {
+		return spread(q, time.Now())
+	}
+	return min(retryRefused<<min(e.wasted-1, 8), spreadUnknown)
+}
+
+// nextPull returns how long the next pull waits after this turn. A list that is at hand and did not come in force needs no
+// pull, unless it is the list's fault.
+func (a *Agent) nextPull() time.Duration {
+	e := &a.enforcer
+	rollback, rolledBack := errors.AsType[*RollbackError](e.unapplied)
+	switch {
+	case e.failure != nil:
+		return a.retryIn(e.failure)
+	case rolledBack:
+		return a.retryIn(rollback)
+	}
+	e.wait.Reset()
+	return a.cfg.PullInterval
+}
+
+// firstPull returns how long the first pull of this run waits; 0 for not at all. If the list of the run before is in force and
+// more than half of the quota is spent, as by an agent that restarts in a loop, what is left of the quota is spread.
+func (a *Agent) firstPull() time.Duration {
+	e := &a.enforcer
+	q := a.feed.Quota()
+	if e.enforced == nil || !e.kept || !q.Known || 2*q.Remaining >= q.Limit {
+		return 0
+	}
+	now := a.clock.now().wall
+	least := spread(q, now)
+	wait := least - now.Sub(e.pulledAt.wall)
+	if wait <= 0 || wait > least { // it is time, or one of the clocks is wrong
+		return 0
 	}
 	return min(wait, a.cfg.PullInterval)
 }

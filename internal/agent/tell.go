@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -74,7 +75,7 @@ func (a *Agent) tellSaved(d desired) {
 
 // tellFailure says what did not work and what is enforced all the same.
 func (a *Agent) tellFailure(wait time.Duration) {
-	err := a.enforcer.failure
+	err := errors.Join(a.enforcer.failure, a.enforcer.unapplied)
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
 	n, would := a.status.Load().BlockedIPs, a.status.Load().WouldBlock
 	switch {
@@ -96,7 +97,7 @@ func (a *Agent) tellFailure(wait time.Duration) {
 // outcome is what came of the last turn, for who asked for it.
 func (a *Agent) outcome() control.Outcome {
 	n, would := a.status.Load().BlockedIPs, a.status.Load().WouldBlock
-	switch err := a.enforcer.failure; {
+	switch err := errors.Join(a.enforcer.failure, a.enforcer.unapplied); {
 	case err != nil && a.cfg.DryRun:
 		return control.Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}
 	case err != nil && a.enforcer.left:

@@ -23,13 +23,17 @@ const (
 // trial finds out whether rules are why this host reaches less than before. With and without put the rules in force and take
 // them out; without leaves as much in force as is not in doubt.
 type trial struct {
-	probe         func(context.Context) host.Checks
+	probe         func(context.Context, ...string) host.Checks // of the named checks, or all
 	with, without func(context.Context) error
 }
 
 // broken returns the checks that worked before and fail now, twice.
 func (t trial) broken(ctx context.Context, before host.Checks) host.Checks {
-	return t.failing(ctx, slices.DeleteFunc(slices.Clone(before), func(c host.Check) bool { return c.Err != nil }))
+	worked := slices.DeleteFunc(slices.Clone(before), func(c host.Check) bool { return c.Err != nil })
+	if len(worked) == 0 {
+		return nil
+	}
+	return t.stillFailing(ctx, host.Broken(worked, t.ask(ctx, worked)))
 }
 
 // failing returns those of the checks that fail now, twice.
@@ -37,7 +41,7 @@ func (t trial) failing(ctx context.Context, checks host.Checks) host.Checks {
 	if len(checks) == 0 {
 		return nil
 	}
-	return t.stillFailing(ctx, failedOf(t.probe(ctx), checks))
+	return t.stillFailing(ctx, failedOf(t.ask(ctx, checks), checks))
 }
 
 // unreached returns all checks that fail now, twice.
@@ -50,7 +54,16 @@ func (t trial) stillFailing(ctx context.Context, checks host.Checks) host.Checks
 	if len(checks) == 0 || !sleep(ctx, probeAgain) {
 		return nil
 	}
-	return failedOf(t.probe(ctx), checks)
+	return failedOf(t.ask(ctx, checks), checks)
+}
+
+// ask probes some checks alone: those that do not matter here may take long to fail.
+func (t trial) ask(ctx context.Context, checks host.Checks) host.Checks {
+	names := make([]string, len(checks))
+	for i, c := range checks {
+		names[i] = c.Name
+	}
+	return t.probe(ctx, names...)
 }
 
 // prove returns those of the checks that fail because of the rules: they work without the rules and fail with them, in each
@@ -79,9 +92,9 @@ func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, erro
 
 // working returns those of the checks that work now. If none does, they are asked once more.
 func (t trial) working(ctx context.Context, checks host.Checks) host.Checks {
-	work := workedOf(t.probe(ctx), checks)
+	work := workedOf(t.ask(ctx, checks), checks)
 	if len(work) == 0 && sleep(ctx, probeAgain) {
-		return workedOf(t.probe(ctx), checks)
+		return workedOf(t.ask(ctx, checks), checks)
 	}
 	return work
 }
@@ -119,4 +132,12 @@ type rejection struct {
 // of reports whether d is the rules that were rejected. A nil rejection is of none.
 func (r *rejection) of(d desired) bool {
 	return r != nil && time.Since(r.at) < rejectedFor && d.equal(&r.rules)
+}
+
+// left returns how long the rejection lasts yet.
+func (r *rejection) left() time.Duration {
+	if r == nil {
+		return 0
+	}
+	return max(0, rejectedFor-time.Since(r.at))
 }

@@ -47,7 +47,7 @@ func (h *hostile) trial() trial {
 	return trial{probe: h.probe, with: change("with", true), without: change("without", false)}
 }
 
-func (h *hostile) probe(ctx context.Context) host.Checks {
+func (h *hostile) probe(ctx context.Context, names ...string) host.Checks {
 	at := time.Since(h.began)
 	h.probes++
 	gateway, api := host.Check{Name: "gateway"}, host.Check{Name: "API"}
@@ -63,7 +63,7 @@ func (h *hostile) probe(ctx context.Context) host.Checks {
 	if gateway.Err != nil || api.Err != nil {
 		sleep(ctx, time.Second)
 	}
-	return host.Checks{gateway, api}
+	return slices.DeleteFunc(host.Checks{gateway, api}, func(c host.Check) bool { return !slices.Contains(names, c.Name) })
 }
 
 // judge has a trial as apply has it.

@@ -39,7 +39,7 @@ type Outcome struct {
 // Options say where the socket is and what a request does.
 type Options struct {
 	Dir string // the state directory
-	// Pull asks for a pull and waits for what comes of it. accept has a list enforced that a guard refuses.
+	// Pull asks for a pull and waits for what comes of it. accept has the list enforced that was refused and kept aside.
 	Pull func(ctx context.Context, accept bool) Outcome
 }
 

@@ -29,8 +29,10 @@ type Refused struct {
 // pulled take its place.
 func (f *Feed) KeepAside(list blocklist.Blocklist, pulled time.Time, r Refused) error {
 	err := f.write(asideName, list, pulled, []header{
-		{"guard", strconv.Quote(r.Guard)}, {"reason", strconv.Quote(r.Reason)},
-		{"shrunk", strconv.Itoa(r.Shrunk)}, {"grown", strconv.Itoa(r.Grown)},
+		{"guard", strconv.Quote(r.Guard)},
+		{"reason", strconv.Quote(r.Reason)},
+		{"shrunk", strconv.Itoa(r.Shrunk)},
+		{"grown", strconv.Itoa(r.Grown)},
 	})
 	if err != nil {
 		return fmt.Errorf("keep refused list: %w", err)

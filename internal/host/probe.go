@@ -64,13 +64,17 @@ func (cs Checks) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Probe asks whether what the last Discover found can be reached: each gateway by ICMP and by its neighbour entry; each
-// resolver by a query for a name below the API's that no cache has; the API, or the proxy before it, by a connection. It
-// takes about a second at most. Sockets are opened on goroutines of its own, hence in the process's network namespace.
-func (h *Host) Probe(ctx context.Context) Checks {
+// Probe asks whether what the last Discover found can be reached: each gateway by its neighbour entry or by ICMP; each
+// resolver by a query for a name below the API's that no cache has; the API, or the proxy before it, by a connection. If
+// names of checks are given, only those are asked: one that does not answer takes the time of all. It takes about a second
+// at most. Sockets are opened on goroutines of its own, hence in the process's network namespace.
+func (h *Host) Probe(ctx context.Context, names ...string) Checks {
 	h.mu.Lock()
 	probes := h.probes()
 	h.mu.Unlock()
+	if len(names) > 0 {
+		probes = slices.DeleteFunc(probes, func(p probe) bool { return !slices.Contains(names, p.name) })
+	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	checks := make(Checks, len(probes))

@@ -98,6 +98,9 @@ func TestProbe(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("checks (-want +got):\n%s\n%v", diff, before)
 	}
+	if only := h.Probe(t.Context(), "resolver 192.0.2.2", "gateway 192.0.2.77"); len(only) != 1 || only[0].Name != "resolver 192.0.2.2" {
+		t.Errorf("of one check that is there and one that is not: %v", only)
+	}
 	if b := Broken(before, h.Probe(t.Context())); len(b) != 0 {
 		t.Errorf("broken: %v", b)
 	}

@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+)
+
+// doubtFirst is how long after a list was acquitted it is doubted again.
+const doubtFirst = suspectAgain
+
+// doubt is what was not reached when a list was acquitted, because it was not reached without the list either. An outage may
+// have hidden that the list cuts it off as well, so it is looked at again until it is reached.
+type doubt struct {
+	checks host.Checks
+	wait   *later
+}
+
+// about has the checks looked at again.
+func (d *doubt) about(checks host.Checks) {
+	d.checks = checks
+	d.wait.done()
+	d.wait.again()
+}
+
+// done ends the doubt.
+func (d *doubt) done() {
+	d.checks = nil
+	d.wait.done()
+}
+
+// due is ready when it is time to look.
+func (d *doubt) due() <-chan time.Time { return d.wait.due() }
+
+// doubtAgain looks whether what was not reached still is not, and if so whether the list in force is why.
+func (a *Agent) doubtAgain(ctx context.Context) {
+	d := &a.enforcer.doubt
+	d.wait.stop()
+	failing := trial{probe: a.host.Probe}.failing(ctx, d.checks)
+	switch {
+	case ctx.Err() != nil:
+	case len(failing) == 0 || a.enforcer.enforced == nil:
+		a.log.Info("Reached again", zap.Stringer("what", d.checks))
+		d.done()
+	default:
+		d.wait.again()
+		if a.accuse(ctx) != nil && ctx.Err() == nil {
+			d.done()
+			a.tellFailure(a.enforcer.retry.left())
+			a.publish()
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// refused is what the guards have refused since a list was accepted. The last list that the operator may accept is kept aside,
+// in memory and on the disk: that one was shown, so that one is enforced when the operator accepts it.
+type refused struct {
+	err           *vet.RefusalError // the last refusal; nil if a list was accepted since
+	aside         *vet.RefusalError // the last refusal of a list that may be accepted; nil for none
+	at            moment            // when the list kept aside was pulled
+	shrunk, grown int               // for vet.Options
+}
+
+// add takes a refusal of now into account. It reports whether another list is kept aside now.
+func (r *refused) add(err *vet.RefusalError, now moment) bool {
+	r.err = err
+	switch err.Guard {
+	case vet.GuardShrink:
+		r.shrunk, r.grown = err.Entries, 0
+	case vet.GuardGrowth:
+		r.shrunk, r.grown = 0, err.Entries
+	case vet.GuardEntries, vet.GuardMalformed, vet.GuardEmpty, vet.GuardWidth, vet.GuardCoverage: // which tell nothing of a size
+	}
+	if !err.Overrulable() {
+		return false
+	}
+	r.aside, r.at = err, now
+	err.Aside = asideName(err.List, now.wall)
+	return true
+}
+
+// asideName names a list that is kept aside, for the operator.
+func asideName(list blocklist.Blocklist, at time.Time) string {
+	return fmt.Sprintf("list %.12s of %d entries, pulled %s", feed.Checksum(list), list.Len(), at.UTC().Format(time.RFC3339))
+}
+
+// refuse takes a refusal into account, and has the list kept aside if the operator may accept it.
+func (a *Agent) refuse(err *vet.RefusalError) {
+	r := &a.enforcer.refused
+	a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(err.Guard)) })
+	if !r.add(err, a.clock.now()) || a.cfg.DryRun {
+		return
+	}
+	list, at := err.List, a.clock.wallOf(r.at)
+	what := feed.Refused{Guard: string(err.Guard), Reason: err.Reason, Shrunk: r.shrunk, Grown: r.grown}
+	a.keepAside(func() error { return a.feed.KeepAside(list, at, what) })
+}
+
+// unrefuse forgets the refusals: a list was accepted, by the guards or the operator.
+func (a *Agent) unrefuse() {
+	r := &a.enforcer.refused
+	kept := r.aside != nil
+	*r = refused{}
+	if kept && !a.cfg.DryRun {
+		a.keepAside(a.feed.DropAside)
+	}
+}
+
+// keepAside has a change of the refused list written to the disk. Protection does not depend on it.
+func (a *Agent) keepAside(write func() error) {
+	if err := a.enforcer.asideKeeper.keep(write, keepAsideMost); err != nil {
+		a.log.Debug("The refused list is not on the disk yet", zap.Error(err))
+	}
+}
+
+// restoreRefused reads the list that the run before kept aside.
+func (a *Agent) restoreRefused() {
+	c, err := within(keepAsideMost, "reading of the refused list", a.feed.Aside)
+	if errors.Is(err, feed.ErrNoCopy) {
+		return
+	}
+	var v vet.Verdict
+	if err == nil {
+		v, err = vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+	}
+	if err != nil {
+		a.log.Warn("The refused list of the run before is left out", zap.Error(err))
+		return
+	}
+	refusal := &vet.RefusalError{
+		Guard: vet.Guard(c.Guard), Entries: v.List.Len(), Reason: c.Reason, List: v.List, Aside: asideName(v.List, c.Pulled),
+	}
+	a.enforcer.refused = refused{err: refusal, aside: refusal, at: moment{wall: c.Pulled}, shrunk: c.Shrunk, grown: c.Grown}
+	a.publishFailures()
+}

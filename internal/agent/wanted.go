@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"go.uber.org/zap"
+)
+
+// putInForce puts in force what is wanted now. A list that was accepted and is not in force yet is part of it; if that is proven
+// to cut this host off, what the list before it makes is wanted. An error is remembered, and putInForce called again later.
+func (a *Agent) putInForce(ctx context.Context) error {
+	a.enforcer.unapplied = nil // it is published when the list is in force
+	err := a.applyWanted(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	a.takeApplied(err)
+	return err
+}
+
+// takeApplied remembers what came of an attempt to put in force what is wanted, and schedules the next.
+func (a *Agent) takeApplied(err error) {
+	e := &a.enforcer
+	e.unapplied = err
+	a.remember(err, applyError)
+	_, rolledBack := errors.AsType[*RollbackError](err)
+	switch {
+	case err == nil:
+		e.retry.done()
+	case rolledBack:
+		e.retry.in(e.rejected.left() + leastWait)
+	default:
+		e.retry.again()
+	}
+}
+
+func (a *Agent) applyWanted(ctx context.Context) error {
+	e := &a.enforcer
+	if e.fresh == nil {
+		// If nothing would change, or there is nothing to block yet, the kernel is left alone.
+		want := a.wanted()
+		if want.equal(e.enforced) || e.enforced == nil && want.block.Len() == 0 {
+			return nil
+		}
+		return a.apply(ctx, want)
+	}
+	before := pulled{e.pulled, e.pulledAt, e.kept}
+	a.setPulled(*e.fresh)
+	err := a.apply(ctx, a.wanted())
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil:
+		e.fresh, e.wasted = nil, 0
+		a.keepList()
+		return nil
+	}
+	a.setPulled(before) // the status speaks of what is in force
+	if _, rolledBack := errors.AsType[*RollbackError](err); rolledBack && e.enforced != nil {
+		if want := a.wanted(); !want.equal(e.enforced) { // the whitelist or the operator's list changed as well
+			err = errors.Join(err, a.apply(ctx, want))
+		}
+	}
+	return err
+}
+
+// tryAgain puts in force what did not come in force before, without a pull.
+func (a *Agent) tryAgain(ctx context.Context) {
+	e := &a.enforcer
+	e.retry.stop()
+	if err := a.putInForce(ctx); err != nil && ctx.Err() == nil {
+		a.tellFailure(e.retry.left())
+	}
+	a.publish()
+}
+
+// setPulled remembers the API's list of what is in force, or is being put in force.
+func (a *Agent) setPulled(p pulled) {
+	e := &a.enforcer
+	e.pulled, e.pulledAt, e.kept = p.list, p.at, p.kept
+	a.setStatus(func(s *Status) {
+		s.pulled, s.Kept = p.at, p.kept
+	})
+}
+
+// keepList makes the list, which is in force, the one that the next is measured against and that the next start begins with.
+func (a *Agent) keepList() {
+	e := &a.enforcer
+	e.baseline = e.pulled.Len()
+	a.feed.InForce(e.baseline, a.clock.now().wall)
+	if a.cfg.DryRun || e.kept {
+		return
+	}
+	list, at := e.pulled, a.clock.wallOf(e.pulledAt)
+	err := e.keeper.keep(func() error { return a.feed.Keep(list, at) }, keepMost)
+	if err != nil {
+		a.log.Warn("The list cannot be kept: a start without the API would not protect", zap.Error(err))
+	}
+	a.setCondition(condUnkept, err)
+}
+
+// takeKept takes the result of a write that the enforcing task did not wait for.
+func (a *Agent) takeKept(err error) {
+	switch written := a.enforcer.keeper.done(err); {
+	case written:
+		a.log.Info("The list is kept now")
+		a.setCondition(condUnkept, nil)
+	case err != nil:
+		a.setCondition(condUnkept, err)
+	}
+}
