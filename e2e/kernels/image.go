@@ -16,14 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// release is a release of Debian: its kernel, and its own nft, iptables, ipset and iproute2 with it.
+// release is a release of Debian: its kernel, and its own nft, iptables, ipset and iproute2 with
+// it.
 type release struct{ kernel, suite string }
 
 func releases() []release {
 	return []release{{"5.10", "bullseye"}, {"6.1", "bookworm"}, {"6.12", "trixie"}}
 }
 
-// packages are what the tests need besides a minimal Debian.
+// packages are needed by the tests, besides a minimal Debian.
 const packages = "linux-image-amd64,nftables,iproute2,iptables,ipset,kmod,procps,e2fsprogs"
 
 // init is the first process of the machine.
@@ -31,11 +32,11 @@ const packages = "linux-image-amd64,nftables,iproute2,iptables,ipset,kmod,procps
 //go:embed init.sh
 var initScript []byte
 
-// image is what qemu boots.
+// image is the files that qemu boots.
 type image struct{ disk, kernel, initrd string }
 
-// image returns the release's image under dir, and makes it when there is none. It is never written to again: the machine
-// keeps its changes to itself.
+// image returns the release's image under dir, and makes it when there is none. It is never written
+// to again: the machine keeps its changes to itself.
 func (r release) image(ctx context.Context, out io.Writer, dir string) (image, error) {
 	at := func(end string) string { return filepath.Join(dir, r.suite+end) }
 	img := image{disk: at(".ext4"), kernel: at(".vmlinuz"), initrd: at(".initrd")}
@@ -94,10 +95,11 @@ func (r release) bootstrap(ctx context.Context, root string, img image) error {
 	return command(ctx, "mke2fs", "-q", "-t", "ext4", "-d", root, img.disk, "2G")
 }
 
-// mirror returns the address that apt gets Debian's packages from on this machine. It is empty, debootstrap's default, if
-// apt gets none of Debian's.
+// mirror returns the address that apt gets Debian's packages from on this machine. It is empty,
+// debootstrap's default, if apt gets none of Debian's.
 func mirror(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").Output()
+	ask := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+	out, err := ask.Output()
 	if err != nil {
 		return "", fmt.Errorf("ask apt for its mirror: %w", err)
 	}
@@ -109,7 +111,8 @@ func mirror(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// remove deletes a root with everything that an interrupted debootstrap has mounted in it.
+// remove deletes a root. First it unmounts everything that an interrupted debootstrap has mounted
+// in it.
 func remove(root string) error {
 	for _, dir := range []string{"/proc", "/sys", "/dev/pts", "/dev"} {
 		for unix.Unmount(root+dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
@@ -118,7 +121,7 @@ func remove(root string) error {
 	return os.RemoveAll(root)
 }
 
-// command runs a program. The error has the end of what it printed.
+// command runs a program. The error has the end of its output.
 func command(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestResults reads what a machine says on its serial line: a suite passed only if it ran to its end and nothing failed.
+// TestResults reads what a machine says on its serial line: a suite passed only if it ran to its
+// end and nothing failed.
 func TestResults(t *testing.T) {
 	t.Parallel()
 	const boot = "@@ booted 6.1.0\r\n"

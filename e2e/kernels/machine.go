@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// bootLimit is how long the machine may take from its start to the first suite, and from the last one to its end. It
-	// takes some ten seconds.
+	// bootLimit is how long the machine may take from its start to the first suite, and from the
+	// last one to its end. It takes some ten seconds.
 	bootLimit = 3 * time.Minute
 	// shown is how many lines of a suite that did not pass are printed; all of them are in its log.
 	shown = 150
@@ -33,7 +33,7 @@ type machine struct {
 	out     io.Writer
 }
 
-// result is what came of one suite in one kernel.
+// result is the outcome of one suite in one kernel.
 type result struct {
 	kernel, suite           string
 	passed, failed, skipped int
@@ -59,7 +59,8 @@ func (r result) String() string {
 	case !r.ok():
 		state = fmt.Sprintf("FAILED, exit code %d", r.code)
 	}
-	line := fmt.Sprintf("%-5s %-10s %4d passed %3d failed %3d skipped %5.0fs  %s", r.kernel, r.suite, r.passed, r.failed, r.skipped, r.took.Seconds(), state)
+	line := fmt.Sprintf("%-5s %-10s %4d passed %3d failed %3d skipped %5.0fs  %s",
+		r.kernel, r.suite, r.passed, r.failed, r.skipped, r.took.Seconds(), state)
 	if len(r.names) > 0 {
 		line += "; skipped: " + strings.Join(r.names, ", ")
 	}
@@ -88,11 +89,12 @@ func (m machine) run(ctx context.Context, kernel string, wanted []suite) []resul
 	return results
 }
 
-// boot runs qemu until the machine switches itself off, and gives read what its second serial line says. The processor is
-// emulated, so that it runs anywhere.
+// boot runs qemu until the machine switches itself off, and hands the output of its second serial
+// line to read. The processor is emulated, so that it runs anywhere.
 func (m machine) boot(ctx context.Context, read func(io.Reader) error) error {
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "4G", "-smp", "2",
-		"-nic", "none", "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "file:"+m.console, "-serial", "stdio",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-m", "4G", "-smp", "2", "-nic", "none", "-display", "none", "-monitor", "none", "-no-reboot",
+		"-serial", "file:"+m.console, "-serial", "stdio",
 		"-kernel", m.image.kernel, "-initrd", m.image.initrd,
 		"-append", "root=/dev/vda rw console=ttyS0 init=/init.sh quiet panic=1 mitigations=off audit=0",
 		"-drive", "file="+m.image.disk+",format=raw,if=virtio,snapshot=on",
@@ -115,7 +117,7 @@ func (m machine) boot(ctx context.Context, read func(io.Reader) error) error {
 	return readErr
 }
 
-// reader understands what guestScript says.
+// reader reads the output of guestScript.
 type reader struct {
 	kernel string
 	wanted []suite
@@ -210,7 +212,8 @@ func (r *reader) finish() {
 	r.at = nil
 }
 
-// results are those of all suites, in their order, and whether one is bad. A suite that was cut off is one that did not end.
+// results are those of all suites, in their order, and whether one is bad. A suite that was cut off
+// is one that did not end.
 func (r *reader) results() (all []result, bad bool) {
 	if r.at != nil {
 		r.finish()

@@ -1,6 +1,6 @@
-// Command kernels boots kernels of Debian under qemu and runs the tests on the kernel in each: those of both firewall
-// backends, the sensor and the host, the demo, and the scenarios. It prints one line a kernel and suite, and exits with 1
-// when a test failed or a suite did not run.
+// Command kernels boots kernels of Debian under qemu and runs the tests on the kernel in each:
+// those of both firewall backends, the sensor and the host, the demo, and the scenarios. It prints
+// one line a kernel and suite, and exits with 1 when a test failed or a suite did not run.
 //
 // It is run by `make kernels`, as root, from the project's folder.
 package main
@@ -68,7 +68,8 @@ func matching(all []suite, pattern string) ([]suite, error) {
 	return wanted, nil
 }
 
-// kernelsPass runs the suites in each of the kernels, one kernel at a time, and writes the results to out.
+// kernelsPass runs the suites in each of the kernels, one kernel at a time, and writes the results
+// to out.
 func kernelsPass(ctx context.Context, out io.Writer, kernels []string, wanted []suite, cache string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("debootstrap needs root: run `sudo make kernels`")
@@ -91,7 +92,8 @@ func kernelsPass(ctx context.Context, out io.Writer, kernels []string, wanted []
 		if err != nil {
 			return fmt.Errorf("make the image of %s: %w", r.suite, err)
 		}
-		m := machine{image: img, payload: payload, console: filepath.Join(cache, r.kernel+".console.log"), logs: cache, out: out}
+		console := filepath.Join(cache, r.kernel+".console.log")
+		m := machine{image: img, payload: payload, console: console, logs: cache, out: out}
 		results = append(results, m.run(ctx, r.kernel, wanted)...)
 		if err := ctx.Err(); err != nil {
 			return err
@@ -100,7 +102,7 @@ func kernelsPass(ctx context.Context, out io.Writer, kernels []string, wanted []
 	return summarize(out, results)
 }
 
-// tellLeftOut prints what of the suites is not run, or with smaller numbers.
+// tellLeftOut prints the suites and tests that are not run, or run with smaller numbers.
 func tellLeftOut(out io.Writer, wanted []suite) {
 	for _, s := range suites() {
 		at := slices.IndexFunc(wanted, func(w suite) bool { return w.name == s.name })

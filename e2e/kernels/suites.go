@@ -21,7 +21,8 @@ type suite struct {
 	dir  string // folder of the package, and where it runs
 	run  string // tests to run, a pattern of -test.run; empty is all
 	skip string // tests not to run, a pattern of -test.skip
-	// without says why skip is not run, smaller which numbers -test.short makes smaller. Both are printed.
+	// without says why skip is not run, smaller which numbers -test.short makes smaller. Both are
+	// printed.
 	without, smaller string
 	quick            string        // run of a quick run, for CI; empty is run
 	args             []string      // runs this instead of the tests
@@ -41,7 +42,8 @@ func suites() []suite {
 		{
 			name: "firewall", dir: "internal/firewall", limit: 20 * time.Minute,
 			quick:   "^(TestBlocks|TestRefreshUnderTraffic|TestTelemetry|TestCrash|TestHalfAMillion)$/^(nftables|iptables-legacy)$",
-			smaller: "TestHalfAMillion loads 50,000 entries, TestRefreshUnderTraffic a tenth of its own, TestCrash kills 4 times, not 15",
+			smaller: "TestHalfAMillion loads 50,000 entries, TestRefreshUnderTraffic a tenth of its own, " +
+				"TestCrash kills 4 times, not 15",
 			skip:    "^TestRealList$", without: "the published list is no part of the project",
 		},
 		{name: "sensor", dir: "internal/sensor", limit: 5 * time.Minute},
@@ -102,8 +104,8 @@ echo "@@ booted $(uname -r), $(nft --version), $(iptables --version), $(ipset --
 	return b.String()
 }
 
-// pack builds the tests and programs as static binaries, and puts them with their files into an archive. The machine sees it
-// as a disk.
+// pack builds the tests and programs as static binaries, and puts them with their files into an
+// archive. The machine sees it as a disk.
 func pack(ctx context.Context, file string, wanted []suite) error {
 	build := func(args ...string) error {
 		cmd := exec.CommandContext(ctx, "go", args...)
@@ -113,7 +115,9 @@ func pack(ctx context.Context, file string, wanted []suite) error {
 		}
 		return nil
 	}
-	if err := build("build", "-ldflags", "-X main.version=1.0.0", "-o", "bin/.kernels/tests/", "./cmd/sikkerguard", "./e2e/apisim/sikkerapi-sim", "./e2e/demo"); err != nil {
+	err := build("build", "-ldflags", "-X main.version=1.0.0", "-o", "bin/.kernels/tests/",
+		"./cmd/sikkerguard", "./e2e/apisim/sikkerapi-sim", "./e2e/demo")
+	if err != nil {
 		return err
 	}
 	f, err := os.Create(file)
@@ -124,12 +128,14 @@ func pack(ctx context.Context, file string, wanted []suite) error {
 	for _, name := range []string{"sikkerguard", "sikkerapi-sim", "demo"} {
 		err = errors.Join(err, a.file("bin/.kernels/tests/"+name, "bin/"+name))
 	}
-	err = errors.Join(err, a.file("e2e/demo/blacklist.txt", "e2e/demo/blacklist.txt"), a.text("guest.sh", guestScript(wanted)))
+	err = errors.Join(err, a.file("e2e/demo/blacklist.txt", "e2e/demo/blacklist.txt"),
+		a.text("guest.sh", guestScript(wanted)))
 	for _, s := range wanted {
 		if s.args != nil {
 			continue
 		}
-		err = errors.Join(err, build("test", "-c", "-tags", "e2e", "-o", s.binary(), "./"+s.dir), a.file(s.binary(), s.binary()), a.folder(s.dir, s.dir+"/testdata"))
+		err = errors.Join(err, build("test", "-c", "-tags", "e2e", "-o", s.binary(), "./"+s.dir),
+			a.file(s.binary(), s.binary()), a.folder(s.dir, s.dir+"/testdata"))
 	}
 	return errors.Join(err, a.w.Close(), f.Close())
 }
@@ -165,7 +171,7 @@ func (a archive) text(name, content string) error {
 	return err
 }
 
-// folder adds dir, empty, and what is under files, if it is there.
+// folder adds dir, empty, and the files under files, if that exists.
 func (a archive) folder(dir, files string) error {
 	if err := a.w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
 		return err

@@ -15,8 +15,8 @@ const (
 	TablePersist = 1 << 2 // Linux 6.9
 )
 
-// TakesTable asks the kernel whether a table may have these flags. It is for tests that expect a limitation where a kernel
-// lacks a feature, and so it shares no code with the agent.
+// TakesTable asks the kernel whether a table may have these flags. It is for tests that expect a
+// limitation where a kernel lacks a feature, and so it shares no code with the agent.
 func TakesTable(tb testing.TB, flags uint32) bool {
 	tb.Helper()
 	name := attribute(unix.NFTA_TABLE_NAME, []byte("asked\x00"))
@@ -36,7 +36,8 @@ func TakesTable(tb testing.TB, flags uint32) bool {
 	}
 }
 
-// CountsElements asks the kernel whether it tells how many elements a set has, as it does since Linux 6.16.
+// CountsElements asks the kernel whether it tells how many elements a set has, as it does since
+// Linux 6.16.
 func CountsElements(tb testing.TB) bool {
 	tb.Helper()
 	const nftaSetCount = 20 // linux/netfilter/nf_tables.h

@@ -1,8 +1,10 @@
-// Package lock keeps a second agent from the rules of the first. A lock is an abstract UNIX address. The kernel keeps one
-// name space of them for each network namespace, as it does rules and sets, shares it between containers that share the
-// network, and frees the name when the last copy of its socket is closed.
+// Package lock keeps a second agent from the rules of the first. A lock is an abstract UNIX
+// address. The kernel keeps one name space of them for each network namespace, as it does rules and
+// sets, shares it between containers that share the network, and frees the name when the last copy
+// of its socket is closed.
 //
-// Any local user may bind such a name first, and that must not keep the agent from protecting. Then there is no lock.
+// Any local user may bind such a name first, and that must not keep the agent from protecting. Then
+// there is no lock.
 package lock
 
 import (
@@ -17,8 +19,9 @@ import (
 )
 
 const (
-	// patience is how long Claim waits for a name that is taken. A process that is being started has copies of its
-	// parent's sockets until it becomes another program: the lock of an agent that was killed may still be taken for a moment.
+	// patience is how long Claim waits for a name that is taken. A process that is being started
+	// has copies of its parent's sockets until it becomes another program: the lock of an agent
+	// that was killed may still be taken for a moment.
 	patience = time.Second
 	pause    = 20 * time.Millisecond
 )
@@ -36,9 +39,10 @@ type Lock struct {
 	listener net.Listener // nil: a process without rights holds the name
 }
 
-// Claim takes the lock of this name in the network namespace of the calling thread. The error is a *HeldError if the name is
-// held by a process that may change the firewall: root, or the user of this one. If another user holds it, the agent works
-// without a lock, rather than not at all; Real tells.
+// Claim takes the lock of this name in the network namespace of the calling thread. The error is a
+// *HeldError if the name is held by a process that may change the firewall: root, or the user of
+// this one. If another user holds it, the agent works without a lock, rather than not at all, and Real
+// reports false.
 func Claim(name string) (*Lock, error) {
 	for start := time.Now(); ; time.Sleep(pause) {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", "@"+name)

@@ -48,8 +48,8 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// TestClaimOfStranger: the name is taken by a process that cannot be an agent, one of another user or one that does not
-// listen. That keeps no agent from starting.
+// TestClaimOfStranger: the name is taken by a process that cannot be an agent, one of another user
+// or one that does not listen. That keeps no agent from starting.
 func TestClaimOfStranger(t *testing.T) {
 	t.Parallel()
 	for what, bind := range map[string]func() (interface{ Close() error }, error){
@@ -90,7 +90,8 @@ func TestClaimOfStranger(t *testing.T) {
 	}
 }
 
-// TestClaimAfterAMoment: a process that is being started still has a copy of the socket of an agent that is gone.
+// TestClaimAfterAMoment: a process that is being started still has a copy of the socket of an agent
+// that is gone.
 func TestClaimAfterAMoment(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
