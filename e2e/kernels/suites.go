@@ -41,10 +41,10 @@ func suites() []suite {
 		},
 		{
 			name: "firewall", dir: "internal/firewall", limit: 20 * time.Minute,
-			quick:   "^(TestBlocks|TestRefreshUnderTraffic|TestTelemetry|TestCrash|TestHalfAMillion)$/^(nftables|iptables-legacy)$",
+			quick: "^(TestBlocks|TestRefreshUnderTraffic|TestTelemetry|TestCrash|TestHalfAMillion)$/^(nftables|iptables-legacy)$",
 			smaller: "TestHalfAMillion loads 50,000 entries, TestRefreshUnderTraffic a tenth of its own, " +
 				"TestCrash kills 4 times, not 15",
-			skip:    "^TestRealList$", without: "the published list is no part of the project",
+			skip: "^TestRealList$", without: "the published list is no part of the project",
 		},
 		{name: "sensor", dir: "internal/sensor", limit: 5 * time.Minute},
 		{name: "host", dir: "internal/host", limit: 5 * time.Minute},
