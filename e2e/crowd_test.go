@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -50,12 +51,15 @@ var manners = []struct {
 	{"GET /status HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n", "sikkerguard_healthy 1\n", true},
 }
 
-// crowd N: N clients connect to the health endpoint, over IPv4 and IPv6, and ask at once.
+// crowd N: N clients, a tenth of them with -short, connect to the health endpoint, over IPv4 and IPv6, and ask at once.
 func cmdCrowd(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	c := &w.crowd
 	n, err := strconv.Atoi(args[0])
 	ts.Check(err)
+	if testing.Short() {
+		n /= 10
+	}
 	w.server.Do(func() {
 		for i := range n {
 			conn, derr := net.Dial("tcp", endpoint(i))

@@ -31,17 +31,22 @@ import (
 )
 
 const (
-	testKey = "sk_test_e2e_0123456789"
-	// patience is how long anything may take that a script waits for.
-	patience = 30 * time.Second
+	testKey  = "sk_test_e2e_0123456789"
 	recvPort = 9
 )
+
+// patience is how long anything may take that a script waits for; -short makes it longer, for a
+// processor that is emulated.
+var patience = 30 * time.Second
 
 // TestScripts runs every script of testdata, each with a server and an attacker of its own.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	nettest.New(t) // skips, or fails, before anything is built
 	bin := programs(t)
+	if testing.Short() {
+		patience = 2 * time.Minute
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
 		Setup: func(env *testscript.Env) error { return setUp(env, bin) },
