@@ -91,6 +91,7 @@ func (s suite) command() string {
 func guestScript(wanted []suite) string {
 	var b strings.Builder
 	b.WriteString(`project=/tmp/project
+modprobe loop # its device files appear with it: no udev makes them
 export SIKKERGUARD_REQUIRE_NETNS=1 SIKKERGUARD_E2E_BIN=$project/bin
 echo "@@ booted $(uname -r), $(nft --version), $(iptables --version), $(ipset --version)"
 `)
