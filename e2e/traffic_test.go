@@ -110,15 +110,19 @@ func cmdPing(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// socket PORT: opens a UDP socket of the server that may send from that port, until the script ends.
+// socket PORT [DEST:PORT]: opens a UDP socket of the server at that port, until the script ends, and sends a datagram from it.
 func cmdSocket(ts *testscript.TestScript, _ bool, args []string) {
 	var conn net.PacketConn
 	var err error
 	of(ts).server.Do(func() {
-		conn, err = (&net.ListenConfig{}).ListenPacket(context.Background(), "udp4", ":"+args[0]) //nolint:usetesting // a script has none
+		conn, err = (&net.ListenConfig{}).ListenPacket(context.Background(), "udp4", ":"+args[0])
 	})
 	ts.Check(err)
 	ts.Defer(func() { _ = conn.Close() })
+	if len(args) > 1 {
+		_, err = conn.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(args[1])))
+		ts.Check(err)
+	}
 }
 
 // flood SOURCE N: sends N connection requests to port 22, one from each of N addresses that begin at SOURCE.

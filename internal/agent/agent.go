@@ -119,7 +119,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		pullC:  make(chan order),
 		lostC:  make(chan error, 1),
 
-		evidence: evidence{outbound: outbound{ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts}},
+		evidence: evidence{outbound: outbound{
+			ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts, tracks: host.Tracks, peers: host.UDPPeers,
+		}},
 		enforcer: newEnforcer(),
 		recorder: recorder{askC: make(chan chan<- struct{})},
 		readyC:   make(chan struct{}, 1), changedC: make(chan struct{}, 1), pulseC: make(chan struct{}),

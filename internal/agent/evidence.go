@@ -90,15 +90,17 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 		}
 	case sensor.ICMP, sensor.ICMPv6:
 	default:
-		if !e.outbound.isService(h.Port, h.Source, h.First) {
+		if !e.outbound.isService(h.Port, h.Source, h.Last) {
 			return silent
 		}
 	}
 	return dubious
 }
 
-// see remembers what the observing task saw, as far as it can prove anything.
-func (e *evidence) see(hits []sensor.Hit) {
+// see remembers what the observing task saw until now, as far as it can prove anything.
+func (e *evidence) see(hits []sensor.Hit, now time.Time) {
+	e.outbound.look(now)
+	e.outbound.check(hits, now)
 	for _, h := range hits {
 		if e.judge(h) == dubious {
 			e.add(h)

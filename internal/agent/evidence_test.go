@@ -20,6 +20,7 @@ func witness(t *testing.T) *Agent {
 		return []host.UDPSocket{{Port: 11211}, {Port: 161, Peer: netip.MustParseAddr("203.0.113.9")}}, nil
 	}
 	a.evidence.outbound.local = func() (uint16, uint16, error) { return 32768, 60999, nil }
+	a.evidence.outbound.tracks = func() bool { return false }
 	a.evidence.publish(blocks("203.0.113.9/32", "198.51.100.0/24"))
 	return a
 }
@@ -30,8 +31,7 @@ func observed(a *Agent, t0 time.Time, source string, protocol sensor.Protocol, p
 	for _, d := range after {
 		k := sensor.Key{Source: netip.MustParseAddr(source), Port: port, Protocol: protocol, Kind: sensor.Attempt}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: t0.Add(d), Last: t0.Add(d)}}
-		a.evidence.outbound.look(t0.Add(d))
-		a.evidence.see(hits)
+		a.evidence.see(hits, t0.Add(d))
 		rows, waiting := a.rows(hits)
 		for range 2 { // a transaction that failed is tried again
 			rows, waiting = a.rows(hits)
@@ -125,11 +125,43 @@ func TestSocketOfBefore(t *testing.T) {
 	}
 }
 
+// TestTrackedConnections: where the kernel tracks connections, it tells who began, whatever sockets there are; and what it
+// does not tell is not reported.
+func TestTrackedConnections(t *testing.T) {
+	t.Parallel()
+	const source = "203.0.113.9"
+	began := map[netip.Addr]bool{netip.MustParseAddr(source): true}
+	for name, tt := range map[string]struct {
+		peers func() (map[netip.Addr]bool, error)
+		want  uint64
+	}{
+		"OK a source that began":       {func() (map[netip.Addr]bool, error) { return nil, nil }, 4},
+		"bad this host began":          {func() (map[netip.Addr]bool, error) { return began, nil }, 0},
+		"bad there are too many flows": {func() (map[netip.Addr]bool, error) { return nil, host.ErrFlows }, 0},
+	} {
+		a := witness(t)
+		a.evidence.outbound.tracks, a.evidence.outbound.peers = func() bool { return true }, tt.peers
+		if n, _ := observed(a, time.Now(), source, sensor.UDP, 11211, 0, 2*time.Second, 4*time.Second, 6*time.Second); n != tt.want {
+			t.Errorf("%s: %d packets are reported, want %d", name, n, tt.want)
+		}
+	}
+	// The entry of a flow ends half a minute after its last datagram; answers that come later are still answers.
+	a, now := witness(t), time.Now()
+	known := began
+	a.evidence.outbound.tracks = func() bool { return true }
+	a.evidence.outbound.peers = func() (map[netip.Addr]bool, error) { return known, nil }
+	observed(a, now, source, sensor.UDP, 53, 0)
+	known = nil
+	if n, _ := observed(a, now, source, sensor.UDP, 53, time.Minute, 2*time.Minute, 3*time.Minute); n != 0 {
+		t.Errorf("%d packets of answers are reported", n)
+	}
+}
+
 // TestListOfBefore: a packet that the list before dropped is judged by it, and by none before that.
 func TestListOfBefore(t *testing.T) {
 	t.Parallel()
 	var e evidence
-	hit := sensor.Hit{Key: key(22, sensor.Attempt), Packets: 1}
+	hit := sensor.Hit{Key: key(sensor.Attempt), Packets: 1}
 	if e.judge(hit) != silent {
 		t.Error("without a list it is reported")
 	}
@@ -153,7 +185,7 @@ func TestProofsAreBounded(t *testing.T) {
 	for i := range 3 * maxProofs {
 		k := sensor.Key{Source: netip.AddrFrom4([4]byte{16, byte(i >> 16), byte(i >> 8), byte(i)}), Port: 22, Protocol: sensor.TCP}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: now, Last: now}}
-		a.evidence.see(hits)
+		a.evidence.see(hits, now)
 		a.evidence.settle(nil, []store.Hit{{Source: k.Source}})
 	}
 	e := &a.evidence

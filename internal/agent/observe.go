@@ -56,10 +56,8 @@ func (a *Agent) observe(ctx context.Context) error {
 
 // collect hands what was seen since the last time to the recorder, and adds it to the window.
 func (a *Agent) collect() {
-	now := time.Now()
-	a.evidence.outbound.look(now)
-	w := a.sensor.Take()
-	a.evidence.see(w.Hits)
+	w, now := a.sensor.Take(), time.Now()
+	a.evidence.see(w.Hits, now)
 	a.recorder.add(w, now)
 	a.tellStuck()
 	a.seen.add(w.Hits, a.cfg.Ports)

@@ -1,34 +1,46 @@
 package agent
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
 const (
 	// lookSockets is how often the sockets are looked at, and socketShare bounds the share of time that looking takes: a
 	// resolver may have tens of thousands of them.
 	lookSockets, socketShare = time.Second, 1000
+	// flowShare bounds likewise the share of time that reading the tracked connections takes, while datagrams come.
+	flowShare = 20
 	// socketFor is how long a socket counts after it was seen last. Answers come that late at most.
 	socketFor = 5 * time.Minute
 )
 
-// outbound knows from which ports this host may have sent datagrams. What comes to such a port can be an answer: datagrams
-// have no flag that says who began, and the packets are dropped before the kernel looks whether it knows the connection.
+// outbound knows whether this host may have sent datagrams to a source before. What comes from it then can be an answer:
+// datagrams have no flag that says who began, and the packets are dropped before the kernel looks whether it knows the
+// connection. Where the kernel tracks connections it is asked; else each socket that is not connected may have sent.
 type outbound struct {
 	ports   config.PortMap
 	sockets func() ([]host.UDPSocket, error) // nil: none are looked at
 	local   func() (first, last uint16, err error)
+	tracks  func() bool
+	peers   func() (map[netip.Addr]bool, error)
 
 	mu          sync.Mutex
 	due         time.Time
 	seen        map[host.UDPSocket]time.Time
 	first, last uint16 // the ports of clients
 	blind       bool   // the sockets could not be read: any port may have sent
+
+	tracked bool                     // the kernel tracks connections
+	flowDue time.Time                // when they may be read again
+	checked time.Time                // when they were read last
+	sent    map[netip.Addr]time.Time // to which this host began to send, of the sources of datagrams
 }
 
 // look looks at the sockets and the range of local ports when it is time to.
@@ -54,24 +66,69 @@ func (o *outbound) look(now time.Time) {
 	if o.first, o.last, err = o.local(); err != nil {
 		o.first, o.last = 1024, 65535 // what needs no privilege
 	}
+	o.tracked = o.tracks()
 	o.due = now.Add(max(lookSockets, socketShare*time.Since(begin)))
 }
 
-// isService reports whether a datagram to a port that came at that time can only have begun something: SIKKER_PORT_MAP names
-// the port, it is none that the kernel gives to clients, and no socket of this host could have sent from it to the source.
-func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool {
-	if _, named := o.ports.Name(port); !named {
-		return false
-	}
+// check asks the kernel whether this host began to send to the sources of datagrams, where it tracks that. Hits that come
+// sooner than it may be asked again are not known to be no answers.
+func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.sockets == nil || o.blind || o.last == 0 || port >= o.first && port <= o.last {
-		return false
+	if !o.tracked || now.Before(o.flowDue) {
+		return
 	}
-	for _, peer := range []netip.Addr{{}, source} { // a socket that is not connected may send to anyone
-		if seen, ok := o.seen[host.UDPSocket{Port: port, Peer: peer}]; ok && at.Sub(seen) <= socketFor {
-			return false
+	var sources []netip.Addr
+	for _, h := range hits {
+		if h.Kind == sensor.Attempt && h.Protocol == sensor.UDP && o.named(h.Port) {
+			sources = append(sources, h.Source)
 		}
 	}
-	return true
+	if len(sources) == 0 {
+		return
+	}
+	begin := time.Now()
+	peers, err := o.peers()
+	o.flowDue = now.Add(flowShare * time.Since(begin))
+	if err != nil {
+		return // whether they are answers is not known then
+	}
+	o.checked = now
+	if o.sent == nil {
+		o.sent = map[netip.Addr]time.Time{}
+	}
+	maps.DeleteFunc(o.sent, func(_ netip.Addr, at time.Time) bool { return now.Sub(at) > socketFor })
+	for _, s := range sources {
+		if peers[s] {
+			o.sent[s] = now
+		}
+	}
+}
+
+// named reports whether a port is that of a service: SIKKER_PORT_MAP names it, and it is none that the kernel gives to
+// clients.
+func (o *outbound) named(port uint16) bool {
+	_, named := o.ports.Name(port)
+	return named && o.last != 0 && (port < o.first || port > o.last)
+}
+
+// found reports whether s was there shortly before that time.
+func (o *outbound) found(s host.UDPSocket, at time.Time) bool {
+	seen, ok := o.seen[s]
+	return ok && at.Sub(seen) <= socketFor
+}
+
+// isService reports whether a datagram of a source to a port that came at that time can only have begun something.
+func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.sockets == nil, o.blind, !o.named(port), o.found(host.UDPSocket{Port: port, Peer: source}, at):
+		return false
+	case o.tracked:
+		last, sent := o.sent[source]
+		return !at.After(o.checked) && (!sent || at.Sub(last) > socketFor)
+	default:
+		return !o.found(host.UDPSocket{Port: port}, at)
+	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-func key(port uint16, kind sensor.Kind) sensor.Key {
-	return sensor.Key{Source: netip.MustParseAddr("203.0.113.9"), Port: port, Protocol: sensor.TCP, Kind: kind}
+func key(kind sensor.Kind) sensor.Key {
+	return sensor.Key{Source: netip.MustParseAddr("203.0.113.9"), Port: 22, Protocol: sensor.TCP, Kind: kind}
 }
 
 // TestRecorderSince: what waits was seen after the collection before it, and the first of all not before there was time.
@@ -20,7 +20,7 @@ func TestRecorderSince(t *testing.T) {
 	t.Parallel()
 	var r recorder
 	noon := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
-	w := sensor.Window{Hits: []sensor.Hit{{Key: key(22, sensor.Attempt), Packets: 1}}}
+	w := sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 1}}}
 	for _, want := range []struct{ from, to time.Time }{
 		{noon, noon}, {noon, noon.Add(time.Second)}, {noon.Add(time.Second), noon.Add(2 * time.Second)},
 	} {
@@ -36,7 +36,7 @@ func TestUnrecorded(t *testing.T) {
 	t.Parallel()
 	var r recorder
 	at := time.Now()
-	r.add(sensor.Window{Hits: []sensor.Hit{{Key: key(22, sensor.Attempt), Packets: 1}}}, at)
+	r.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 1}}}, at)
 	r.waiting.Overflow = 7
 	want := func(when string) {
 		if got := r.unrecorded(); got != 7 {
@@ -59,7 +59,7 @@ func TestRows(t *testing.T) {
 	a.evidence.publish(blocks("203.0.113.9/32"))
 	var hits []sensor.Hit
 	for _, kind := range []sensor.Kind{sensor.Attempt, sensor.Answer, sensor.Other} {
-		hits = append(hits, sensor.Hit{Key: key(22, kind), Packets: 3})
+		hits = append(hits, sensor.Hit{Key: key(kind), Packets: 3})
 	}
 	row := store.Hit{Source: hits[0].Source, Protocol: 6, Port: 22, Service: "ssh", Packets: 3}
 	want := []store.Hit{row, row, row}

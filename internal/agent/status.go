@@ -220,7 +220,7 @@ func quotaStatus(q sikkerapi.Quota, now time.Time) *QuotaStatus {
 	const day = 24 * time.Hour
 	switch left := s.Reset.Sub(now); {
 	case left <= 0: // it is there again, each day
-		s.Reset, s.Remaining = s.Reset.Add((-left/day+1)*day), s.Limit
+		s.Reset, s.Remaining = s.Reset.Add(-left.Truncate(day)+day), s.Limit
 	case left > 2*day: // the clock was put back
 		s.Reset, s.Remaining = now.UTC().Truncate(day).Add(day), s.Limit
 	}

@@ -19,7 +19,7 @@ func TestWhitelistedFromMemory(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
 	a.evidence.publish(blocks("203.0.113.9/32"))
-	a.recorder.add(sensor.Window{Hits: []sensor.Hit{{Key: key(22, sensor.Attempt), Packets: 9}}}, time.Now())
+	a.recorder.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 9}}}, time.Now())
 	w, _, _ := a.recorder.take()
 	if rows, _ := a.rows(w.Hits); len(rows) != 1 || rows[0].Silent {
 		t.Errorf("rows %+v; want one that is reported", rows)

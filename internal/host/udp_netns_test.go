@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -15,14 +16,14 @@ func TestUDPSockets(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
 	ns.Do(func() {
-		open, err := net.ListenUDP("udp", &net.UDPAddr{Port: 5060}) //nolint:noctx // it opens at once
+		open, err := net.ListenUDP("udp", &net.UDPAddr{Port: 5060})
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer func() { _ = open.Close() }()
 		for _, peer := range []string{"127.0.0.9:7000", "[::1]:7000"} {
-			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))) //nolint:noctx // likewise
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer)))
 			if err != nil {
 				t.Error(err)
 				return
@@ -58,6 +59,37 @@ func TestLocalPorts(t *testing.T) {
 		}
 		if first, last, err := LocalPorts(); err != nil || first != 20000 || last != 30000 {
 			t.Errorf("got %d to %d, %v; want 20000 to 30000", first, last, err)
+		}
+	})
+}
+
+// TestUDPPeers: without rules that track connections nothing is known and nothing is loaded; with them, to whom this host
+// began to send.
+func TestUDPPeers(t *testing.T) {
+	t.Parallel()
+	ns := nettest.New(t)
+	ns.Do(func() {
+		if Tracks() {
+			t.Error("connections are tracked in a new namespace")
+		}
+		nft := exec.CommandContext(t.Context(), "nft", "add table inet t; add chain inet t out { type filter hook output priority 0; }; "+
+			"add rule inet t out ct state new counter")
+		if out, err := nft.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+			return
+		}
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 5060})
+		if err == nil {
+			_, err = conn.WriteToUDPAddrPort([]byte("hello"), netip.MustParseAddrPort("127.0.0.9:7000"))
+			defer func() { _ = conn.Close() }()
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		peers, err := UDPPeers()
+		if err != nil || !Tracks() || len(peers) != 1 || !peers[netip.MustParseAddr("127.0.0.9")] {
+			t.Errorf("tracks %t, peers %v, %v; want 127.0.0.9", Tracks(), peers, err)
 		}
 	})
 }
