@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
 			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
-			"port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
+			"lock": cmdLock, "port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
 			"answer": cmdAnswer, "datagram": cmdDatagram, "ping": cmdPing, "socket": cmdSocket,
 			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
 		},
@@ -440,6 +440,18 @@ func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
 	of(ts).server.Do(func() { l, err = net.Listen("tcp", "127.0.0.1:"+args[0]) })
 	ts.Check(err)
 	of(ts).hold(ts, "port "+args[0], l)
+}
+
+// lock FILE, ! lock FILE: another agent holds the lock FILE, until the script ends; or lets go of it.
+func cmdLock(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Check(of(ts).held["lock "+args[0]].Close())
+		return
+	}
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
+	ts.Check(err)
+	ts.Check(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	of(ts).hold(ts, "lock "+args[0], f)
 }
 
 // hold keeps what another program holds, until the script ends.

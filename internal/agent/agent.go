@@ -23,6 +23,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/report"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/server"
+	"github.com/sikkerapi/sikkerguard/internal/statedir"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -47,6 +48,7 @@ type Agent struct {
 	clock   clock
 	host    *host.Host
 	surveys *surveyor
+	dir     *statedir.Dir
 	feed    *feed.Feed
 	sensor  *sensor.Sensor
 	server  *server.Server
@@ -108,11 +110,8 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, o: o, log: o.Log, clock: systemClock(),
-		host: host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
-		feed: feed.New(feed.Options{
-			API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
-			ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, StateDir: cfg.StateDir,
-		}),
+		host:   host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		dir:    statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
 		api:    client,
 		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
 		told:   map[string]bool{},
@@ -129,13 +128,17 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if a.log == nil {
 		a.log = zap.NewNop()
 	}
+	a.feed = feed.New(feed.Options{
+		API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
+		ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, StateDir: cfg.StateDir, Guard: a.useStateDir,
+	})
 	a.surveys = newSurveyor(
 		func(context.Context) host.Whitelist { return a.host.Local() },
 		func(ctx context.Context) host.Whitelist { return a.host.Names(ctx) })
 	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
 	a.applied = newApplied()
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
-	a.control = control.New(control.Options{Dir: cfg.StateDir, Pull: a.askToPull})
+	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull})
 	a.helpers = helpers{
 		health:  &helper{code: condHealth, open: a.server.Listen, run: a.server.Run},
 		sensor:  &helper{code: condSensor, open: a.sensor.Open, run: a.sensor.Run},
@@ -167,6 +170,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watchOutlet(ctx) })
 	// A file of the disk, which may hang: it is waited for last.
 	controlling.Go(func() error { return a.keep(ctx, a.helpers.control) })
+	controlling.Go(func() error { return a.watchStateDir(ctx) })
 	// It is not waited for before the rules are removed, in case the supervisor does not read what it is told.
 	sensing.Go(func() error { return a.supervise(afterwards, ctx.Done()) })
 	if !a.cfg.DryRun {
@@ -313,6 +317,7 @@ func (a *Agent) close() error {
 	if a.store != nil {
 		errs = append(errs, a.store.Close())
 	}
+	errs = append(errs, a.dir.Close())
 	return errors.Join(errs...)
 }
 

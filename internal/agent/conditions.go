@@ -38,6 +38,7 @@ const (
 	condReports    Code = "reports-kept"
 	condDryRun     Code = "dry-run"
 
+	condStateDir      Code = "state-dir"
 	condHealth        Code = "health-port"
 	condSensor        Code = "nflog"
 	condControl       Code = "control-socket"
@@ -116,7 +117,13 @@ func conditions() []condition {
 				"If it is gone for good, restart the agent when that suits you.",
 		},
 		{
-			code: condUnkept, severity: SeverityDegraded, quiet: true,
+			code: condStateDir, severity: SeverityDegraded,
+			message: "The state directory is not used: no list, history or report is kept over a restart; the rules stay in force",
+			ended:   "The state directory is used",
+			remedy:  "The detail says what to change. It is tried again by itself.",
+		},
+		{
+			code: condUnkept, severity: SeverityDegraded, hiddenBy: condStateDir, quiet: true,
 			message: "The list in force is not on the disk; a start without the API would not protect",
 			remedy:  "Make room on the disk of `SIKKER_STATE_DIR`, or let it be written. It is tried again every minute.",
 		},
@@ -135,13 +142,13 @@ func conditions() []condition {
 				"agent. It is tried again by itself.",
 		},
 		{
-			code: condControl, severity: SeverityDegraded,
+			code: condControl, severity: SeverityDegraded, hiddenBy: condStateDir,
 			message: "`sikkerguard pull` does not reach this agent, the rules stay in force",
 			ended:   "`sikkerguard pull` reaches this agent",
 			remedy:  "The detail says why its socket in SIKKER_STATE_DIR cannot be made. It is tried again by itself; SIGHUP is a pull, too.",
 		},
 		{
-			code: condDatabase, severity: SeverityDegraded, quiet: true,
+			code: condDatabase, severity: SeverityDegraded, hiddenBy: condStateDir, quiet: true,
 			message: "Blocked connections are not recorded now; they are kept in memory meanwhile",
 			remedy:  "Look at the disk of SIKKER_STATE_DIR: is it full, read-only, or does it hang? It is tried again by itself.",
 		},

@@ -140,7 +140,7 @@ func (r *recorder) keepNow() {
 // newStore makes the database's client. A database that cannot be opened is tried again each time that there is something
 // to record.
 func (a *Agent) newStore() *store.Store {
-	return store.New(store.Options{Dir: a.cfg.StateDir, Damaged: func(d *store.DamagedError) {
+	return store.New(store.Options{Dir: a.cfg.StateDir, Guard: a.useStateDir, Damaged: func(d *store.DamagedError) {
 		a.log.Warn("The database of blocked connections", zap.Error(d))
 	}})
 }

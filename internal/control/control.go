@@ -39,6 +39,8 @@ type Outcome struct {
 // Options say where the socket is and what a request does.
 type Options struct {
 	Dir string // the state directory
+	// Guard makes the state directory if need be, and returns why its files must not be used now; nil: it is only made.
+	Guard func() error
 	// Pull asks for a pull and waits for what comes of it. accept has the list enforced that was refused and kept aside.
 	Pull func(ctx context.Context, accept bool) Outcome
 }
@@ -50,14 +52,19 @@ type Server struct {
 }
 
 // New makes a Server. Nothing is opened yet.
-func New(o Options) *Server { return &Server{o: o} }
+func New(o Options) *Server {
+	if o.Guard == nil {
+		o.Guard = func() error { return os.MkdirAll(o.Dir, 0o700) }
+	}
+	return &Server{o: o}
+}
 
 // ErrTaken means that another agent answers at the socket.
 var ErrTaken = errors.New("another agent uses this state directory: stop it, or set SIKKER_STATE_DIR to another")
 
 // Listen makes the socket, in the place of one that a dead agent left.
 func (s *Server) Listen() error {
-	if err := os.MkdirAll(s.o.Dir, 0o700); err != nil {
+	if err := s.o.Guard(); err != nil {
 		return fmt.Errorf("make control socket: %w", err)
 	}
 	path := filepath.Join(s.o.Dir, socketName)

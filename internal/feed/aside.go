@@ -64,6 +64,9 @@ func (f *Feed) Aside() (Refused, error) {
 
 // DropAside removes the refused list, if there is one.
 func (f *Feed) DropAside() error {
+	if err := f.o.Guard(); err != nil {
+		return fmt.Errorf("remove refused list: %w", err)
+	}
 	err := os.Remove(filepath.Join(f.o.StateDir, asideName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove refused list: %w", err)

@@ -40,6 +40,8 @@ type Options struct {
 	ScoreMin int    // lowest confidence score, 1–100
 	Custom   string // path of the operator's list; empty: none
 	StateDir string // where the last good list is kept
+	// Guard makes the state directory if need be, and returns why its files must not be used now; nil: it is only made.
+	Guard func() error
 }
 
 // Feed fetches lists. In memory it keeps the quota, and how large the largest list of the last days was.
@@ -53,7 +55,12 @@ type Feed struct {
 }
 
 // New makes a Feed. Nothing is fetched yet.
-func New(o Options) *Feed { return &Feed{o: o} }
+func New(o Options) *Feed {
+	if o.Guard == nil {
+		o.Guard = func() error { return os.MkdirAll(o.StateDir, 0o700) }
+	}
+	return &Feed{o: o}
+}
 
 // Pull asks the API for the blacklist. The caller reads the body, an address or network a line, and closes it; reading
 // fails when the body is cut short or longer than sikkerapi.BlacklistMaxBytes, and when the pull takes longer than five

@@ -70,7 +70,7 @@ func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) error {
 
 // write replaces a copy in the state directory.
 func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, extra []header) (err error) {
-	if err := os.MkdirAll(f.o.StateDir, 0o700); err != nil {
+	if err := f.o.Guard(); err != nil {
 		return err
 	}
 	f.sweep(name)
@@ -147,6 +147,9 @@ func (f *Feed) Kept() (Copy, error) {
 // read reads a copy from the state directory, and those of its headers that not every copy has. A damaged one is moved to
 // damagedName.
 func (f *Feed) read(name string) (Copy, map[string]string, error) {
+	if err := f.o.Guard(); err != nil {
+		return Copy{}, nil, fmt.Errorf("read kept list: %w", err)
+	}
 	raw, err := readCapped(filepath.Join(f.o.StateDir, name))
 	switch {
 	case errors.Is(err, os.ErrNotExist):

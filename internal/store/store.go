@@ -70,7 +70,9 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 
 // Options say where the database is.
 type Options struct {
-	Dir     string              // the state directory; made if need be
+	Dir string // the state directory; made if need be
+	// Guard makes the state directory if need be, and returns why its files must not be used now; nil: it is only made.
+	Guard   func() error
 	Damaged func(*DamagedError) // told when a database was set aside and a new one takes its place; nil: nobody
 }
 
@@ -87,7 +89,12 @@ type Store struct {
 }
 
 // New makes a Store. Nothing is opened yet.
-func New(o Options) *Store { return &Store{o: o, most: MaxQueue, hourly: maxHourly} }
+func New(o Options) *Store {
+	if o.Guard == nil {
+		o.Guard = func() error { return os.MkdirAll(o.Dir, 0o700) }
+	}
+	return &Store{o: o, most: MaxQueue, hourly: maxHourly}
+}
 
 // Open opens the database of the state directory, and makes it if need be. An error says why it cannot be used now.
 func (s *Store) Open(ctx context.Context) error {
@@ -99,11 +106,11 @@ func (s *Store) Open(ctx context.Context) error {
 func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.o.Guard(); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
 	if s.db != nil {
 		return s.db, nil
-	}
-	if err := os.MkdirAll(s.o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
 	}
 	db, err := open(ctx, s.path())
 	if isDamage(err) {
