@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,15 +11,15 @@ import (
 
 // hands are the two clocks of a test. Its wall clock goes on with time.Now, and the time since boot with it.
 type hands struct {
-	set, slept time.Duration // by how much the wall clock was set, and how long the host was suspended
+	set, slept atomic.Int64 // by how much the wall clock was set, and how long the host was suspended, in ns
 	began      time.Time
 }
 
 func (h *hands) clock() clock {
 	h.began = time.Now()
 	return clock{
-		wall: func() time.Time { return time.Now().Round(0).Add(h.set + h.slept) },
-		boot: func() time.Duration { return time.Hour + time.Since(h.began) + h.slept },
+		wall: func() time.Time { return time.Now().Round(0).Add(time.Duration(h.set.Load() + h.slept.Load())) },
+		boot: func() time.Duration { return time.Hour + time.Since(h.began) + time.Duration(h.slept.Load()) },
 	}
 }
 
@@ -50,7 +51,8 @@ func TestAlarm(t *testing.T) {
 				for {
 					<-a.tickC()
 					if time.Since(begin) >= time.Hour {
-						h.set, h.slept = tt.set, tt.slept
+						h.set.Store(int64(tt.set))
+						h.slept.Store(int64(tt.slept))
 					}
 					if a.due() {
 						break

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,12 +48,12 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		a.setStatus(func(s *Status) { s.enforcing = StateActive })
 		var tries []time.Time
 		failC := make(chan error)
-		free := false
+		var free atomic.Bool
 		h := &helper{
 			code: condHealth,
 			open: func() error {
 				tries = append(tries, time.Now())
-				if !free {
+				if !free.Load() {
 					return errors.New("the port is taken")
 				}
 				return nil
@@ -71,13 +72,14 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		doneC := make(chan error, 1)
 		go func() { doneC <- a.keep(ctx, h) }()
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if s := a.status.Load(); s.State != StateDegraded || s.Reason != "the port is taken" || !s.holds(condHealth) {
 			t.Errorf("meanwhile it is %s: %s", s.State, s.Reason)
 		}
 		if d := tries[1].Sub(tries[0]); d > 2*againFirst || len(tries) < 40 || len(tries) > 130 {
 			t.Errorf("tried again after %v, and %d times in an hour", d, len(tries))
 		}
-		free = true
+		free.Store(true)
 		time.Sleep(2 * againMost)
 		if s := a.status.Load(); s.State != StateActive || s.holds(condHealth) {
 			t.Errorf("then it is %s: %s", s.State, s.Reason)

@@ -114,7 +114,7 @@ func asked(err error) time.Duration {
 
 // spread is how far apart pulls must be for a quota to last until it is there anew: 0 when that is not known.
 func spread(q sikkerapi.Quota, now time.Time) time.Duration {
-	if !q.Known || q.Remaining == 0 || !q.Reset.After(now) {
+	if !q.Known || q.Remaining <= 0 || !q.Reset.After(now) {
 		return 0
 	}
 	return min(q.Reset.Sub(now), 24*time.Hour) / time.Duration(q.Remaining) // further off, the clock was put back

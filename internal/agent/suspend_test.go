@@ -49,7 +49,7 @@ func TestPullIsDueAfterSuspend(t *testing.T) {
 			{"awake", 0, 20 * time.Hour, 2},
 			{"a day later", 0, 5 * time.Hour, 3},
 		} {
-			h.slept += step.slept
+			h.slept.Add(int64(step.slept))
 			time.Sleep(step.then)
 			if n := api.pulls.Load(); n != step.pulls {
 				t.Errorf("%s: %d pulls, want %d", step.name, n, step.pulls)
