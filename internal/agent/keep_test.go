@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -46,13 +47,16 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, logs := logged(t)
 		a.setStatus(func(s *Status) { s.enforcing = StateActive })
+		var mu sync.Mutex // holds tries
 		var tries []time.Time
 		failC := make(chan error)
 		var free atomic.Bool
 		h := &helper{
 			code: condHealth,
 			open: func() error {
+				mu.Lock()
 				tries = append(tries, time.Now())
+				mu.Unlock()
 				if !free.Load() {
 					return errors.New("the port is taken")
 				}
@@ -76,9 +80,11 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		if s := a.status.Load(); s.State != StateDegraded || s.Reason != "the port is taken" || !s.holds(condHealth) {
 			t.Errorf("meanwhile it is %s: %s", s.State, s.Reason)
 		}
+		mu.Lock()
 		if d := tries[1].Sub(tries[0]); d > 2*againFirst || len(tries) < 40 || len(tries) > 130 {
 			t.Errorf("tried again after %v, and %d times in an hour", d, len(tries))
 		}
+		mu.Unlock()
 		free.Store(true)
 		time.Sleep(2 * againMost)
 		if s := a.status.Load(); s.State != StateActive || s.holds(condHealth) {
