@@ -32,7 +32,8 @@ type suite struct {
 func suites() []suite {
 	return []suite{
 		{
-			name: "nft", dir: "internal/firewall/nft", limit: 5 * time.Minute,
+			name: "nft", dir: "internal/firewall/nft", limit: 15 * time.Minute,
+			quick: "^(TestGolden|TestCrash|TestOpenErrors|TestMismatch|TestWatch|TestIntervalsUnderTraffic|TestNearlyFull)$",
 			smaller: "TestRefreshEverySecond refreshes 10 times, not 60",
 		},
 		{
@@ -41,7 +42,7 @@ func suites() []suite {
 		},
 		{
 			name: "firewall", dir: "internal/firewall", limit: 20 * time.Minute,
-			quick: "^(TestBlocks|TestRefreshUnderTraffic|TestTelemetry|TestCrash|TestHalfAMillion)$/^(nftables|iptables-legacy)$",
+			quick: "^(TestBlocks|TestRefreshUnderTraffic|TestCrash)$/^(nftables|iptables-legacy)$",
 			smaller: "TestHalfAMillion loads 50,000 entries, TestRefreshUnderTraffic a tenth of its own, " +
 				"TestCrash kills 4 times, not 15",
 			skip: "^TestRealList$", without: "the published list is no part of the project",
