@@ -33,7 +33,7 @@ func suites() []suite {
 	return []suite{
 		{
 			name: "nft", dir: "internal/firewall/nft", limit: 15 * time.Minute,
-			quick: "^(TestGolden|TestCrash|TestOpenErrors|TestMismatch|TestWatch|TestIntervalsUnderTraffic|TestNearlyFull)$",
+			quick:   "^(TestGolden|TestCrash|TestOpenErrors|TestMismatch|TestWatch|TestIntervalsUnderTraffic|TestNearlyFull)$",
 			smaller: "TestRefreshEverySecond refreshes 10 times, not 60",
 		},
 		{
