@@ -89,8 +89,8 @@ func programs(t *testing.T) string {
 }
 
 // kernelHas is a condition of the scripts: [owner] is a kernel on which nobody else can change our table, and which takes it
-// away with an agent that is killed; [persist] is one that can keep such a table. What a script says without one of them is
-// the limitation that its kernel has.
+// away with an agent that is killed; [persist] is one that can keep such a table; [counts] is one that tells how many
+// elements a set has. A script that negates one expects the limitation.
 func kernelHas(t *testing.T, cond string) (bool, error) {
 	t.Helper()
 	switch cond {
@@ -98,6 +98,8 @@ func kernelHas(t *testing.T, cond string) (bool, error) {
 		return nettest.TakesTable(t, nettest.TableOwner), nil
 	case "persist":
 		return nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist), nil
+	case "counts":
+		return nettest.CountsElements(t), nil
 	default:
 		return false, fmt.Errorf("unknown condition %s", cond)
 	}
