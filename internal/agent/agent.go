@@ -78,6 +78,7 @@ type Agent struct {
 	pulseC   chan struct{} // unbuffered: that the enforcing task takes from it shows that it goes on
 	unheard  bool          // the supervisor could not be told; the supervising task's own
 
+	custom   *customReader
 	enforcer enforcer // the enforcing task's own
 	observer observer // the observing task's own
 
@@ -130,11 +131,14 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a.feed = feed.New(feed.Options{
 		API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
-		ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, StateDir: cfg.StateDir, Guard: a.useStateDir,
+		ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: cfg.StateDir, Guard: a.useStateDir,
 	})
 	a.surveys = newSurveyor(
 		func(context.Context) host.Whitelist { return a.host.Local() },
 		func(ctx context.Context) host.Whitelist { return a.host.Names(ctx) })
+	if cfg.CustomBlacklist != "" {
+		a.custom = newCustomReader(a.feed.Custom)
+	}
 	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
 	a.applied = newApplied()
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
@@ -166,6 +170,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.keep(ctx, &helper{code: condHostWatch, run: a.watchHost}) })
 	g.Go(func() error { return a.host.WatchFiles(ctx, a.surveys.changed) })
 	g.Go(func() error { return a.surveys.Run(ctx) })
+	if a.custom != nil {
+		g.Go(func() error { return a.custom.Run(ctx) })
+	}
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.watchOutlet(ctx) })
 	// A file of the disk, which may hang: it is waited for last.

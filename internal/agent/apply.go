@@ -249,6 +249,7 @@ func (a *Agent) publish() {
 	e := &a.enforcer
 	a.publishFailures()
 	a.setCondition(condWhitelist, e.stale)
+	a.setCondition(condCovered, e.covered())
 	var repairing error
 	if e.repair.timer != nil {
 		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)
@@ -260,9 +261,9 @@ func (a *Agent) publish() {
 			s.enforcing = StateUnprotected
 		}
 		if e.enforced != nil && a.cfg.DryRun {
-			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.Len()
+			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.list.Len()
 		} else if e.enforced != nil {
-			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.Len()
+			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.list.Len()
 			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
 		if a.cfg.DryRun {

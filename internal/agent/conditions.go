@@ -33,6 +33,8 @@ const (
 	condUnkept     Code = "list-not-kept"
 	condOld        Code = "list-old"
 	condWhitelist  Code = "whitelist-stale"
+	condCovered    Code = "whitelist-covers-lists"
+	condCustom     Code = "custom-list"
 	condLog        Code = "log-stalled"
 	condAge        Code = "list-age-unknown"
 	condReports    Code = "reports-kept"
@@ -109,6 +111,18 @@ func conditions() []condition {
 			code: condWhitelist, severity: SeverityDegraded, quiet: true,
 			message: "The safety whitelist in force is not the host's as it is now",
 			remedy:  "It is tried again by itself. The detail says what the kernel answered.",
+		},
+		{
+			code: condCovered, severity: SeverityDegraded,
+			message: "The whitelist covers everything that the lists hold: nothing is blocked",
+			ended:   "The whitelist no longer covers everything that the lists hold",
+			remedy:  "Look for entries of SIKKER_WHITELIST that are too wide.",
+		},
+		{
+			code: condCustom, severity: SeverityDegraded, quiet: true,
+			message: "The custom blacklist cannot be taken as its file is now; what it held before stays",
+			remedy: "The detail says why. Correct the file; it is read at each pull, and at once with `kill -HUP`. " +
+				"A file with nothing but a comment empties the list.",
 		},
 		{
 			code: condLog, severity: SeverityDegraded, quiet: true, // a line about it would be dropped, too

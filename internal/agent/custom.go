@@ -1,49 +1,120 @@
 package agent
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// ownList is the operator's list as it was read.
+// customBriefly is how long a start or a pull waits for the operator's file. It is read without them if it takes longer.
+const customBriefly = time.Second
+
+// ownList is the operator's list.
 type ownList struct {
-	there   bool // there is one
-	verdict vet.Verdict
-	err     error
+	list  blocklist.Blocklist // as it was last read well
+	since moment              // when list was read first; zero if it never was
+	taken *customReading      // the newest reading that was taken
+	bad   string              // the bad lines that were logged last
+	err   string              // of the newest reading, as it was logged; empty for none
+
+	keeper *keeper              // writes list to the disk
+	kept   *blocklist.Blocklist // what the disk has, or keeper is to write; nil if that is not known
 }
 
-// readCustom reads the operator's list. It touches nothing of the enforcing task's: the file may be on a disk that hangs.
-func (a *Agent) readCustom() ownList {
-	file, err := a.feed.Custom()
-	if err == nil && file == nil {
-		return ownList{}
-	}
-	o := ownList{there: true, err: err}
-	if err == nil {
-		o.verdict, err = vet.Custom(file)
-		o.err = errors.Join(err, file.Close())
-	}
-	return o
+// CustomStatus is the operator's own list.
+type CustomStatus struct {
+	Entries  int        `json:"entries"`
+	Since    *time.Time `json:"since"`    // when this content was first read, maybe by an earlier run; null if none was
+	BadLines int        `json:"badLines"` // lines that are left out
+	Error    string     `json:"error"`    // why the file, as it is now, is not taken; empty if it is
 }
 
-// takeCustom remembers the operator's list. What is wrong with it is told, and the rest of it counts. When it could not be
-// read, what it held before stays.
-func (a *Agent) takeCustom(o ownList) {
-	if !o.there {
-		a.enforcer.own = blocklist.Blocklist{}
+// restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
+func (a *Agent) restoreOwn() {
+	c, err := within(keepMost, "reading of the kept custom blacklist", a.feed.KeptCustom)
+	switch {
+	case errors.Is(err, feed.ErrNoCopy):
+		return
+	case err != nil:
+		a.log.Warn("The kept custom blacklist cannot be read", zap.Error(err))
 		return
 	}
-	if o.err != nil {
-		a.log.Warn(fmt.Sprintf("Custom blacklist cannot be read, what it held before stays (%d entries)", a.enforcer.own.Len()),
-			zap.String("file", a.cfg.CustomBlacklist), zap.Error(o.err))
+	v, err := vet.Custom(bytes.NewReader(c.Body))
+	if err != nil && c.Entries > 0 {
+		a.log.Warn("The kept custom blacklist is left out", zap.Error(err))
 		return
 	}
-	v := o.verdict
+	o := &a.enforcer.own
+	o.list, o.since, o.kept = v.List, moment{wall: c.Pulled}, &v.List
+	a.showOwn(0, "")
+}
+
+// takeOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of the list counts. If the file
+// cannot be read or is refused, what it held before stays.
+func (a *Agent) takeOwn() {
+	o := &a.enforcer.own
+	r := a.custom.newest()
+	if r == nil || r == o.taken {
+		return
+	}
+	o.taken = r
+	if r.err != nil {
+		a.refuseOwn(r.err)
+		return
+	}
+	v := r.verdict
+	a.tellBadLines(v)
+	before := o.list.Len()
+	switch n := v.List.Len(); {
+	case n < before && 2*n < before:
+		a.log.Warn(fmt.Sprintf("Custom blacklist shrank to %d entries, it had %d", n, before), zap.String("file", a.cfg.CustomBlacklist))
+	case o.err != "":
+		a.log.Info(fmt.Sprintf("Custom blacklist is read again (%d entries)", n))
+	}
+	if o.since == (moment{}) || !v.List.Equal(o.list) {
+		o.list, o.since = v.List, a.clock.now()
+	}
+	o.err = ""
+	a.setCondition(condCustom, nil)
+	a.showOwn(v.Bad, "")
+	a.keepOwn()
+}
+
+// refuseOwn logs why the operator's file is not taken, once while that lasts.
+func (a *Agent) refuseOwn(err error) {
+	o := &a.enforcer.own
+	if text := err.Error(); text != o.err {
+		o.err = text
+		is := "cannot be read"
+		if _, refused := errors.AsType[*vet.RefusalError](err); refused {
+			is = "is refused"
+		}
+		a.log.Warn(fmt.Sprintf("Custom blacklist %s, what it held before stays (%d entries)", is, o.list.Len()),
+			zap.String("file", a.cfg.CustomBlacklist), zap.Error(err))
+	}
+	a.setCondition(condCustom, err)
+	a.showOwn(0, o.err)
+}
+
+// tellBadLines logs the lines of the operator's list that are left out, if they are not those that were logged last.
+func (a *Agent) tellBadLines(v vet.Verdict) {
+	o := &a.enforcer.own
+	bad := fmt.Sprint(v.Bad, v.Special)
+	for i := 0; i < len(v.Malformed) && i < shown; i++ {
+		bad += v.Malformed[i].Error()
+	}
+	if bad == o.bad {
+		return
+	}
+	o.bad = bad
 	for i, bad := range v.Malformed {
 		if i == shown {
 			a.log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-shown))
@@ -54,5 +125,40 @@ func (a *Agent) takeCustom(o ownList) {
 	if v.Special > 0 {
 		a.log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))
 	}
-	a.enforcer.own = v.List
+}
+
+// showOwn publishes the operator's list in the status.
+func (a *Agent) showOwn(bad int, err string) {
+	o := &a.enforcer.own
+	c := &CustomStatus{Entries: o.list.Len(), BadLines: bad, Error: a.plain(err)}
+	if o.since != (moment{}) {
+		at := a.clock.wallOf(o.since).UTC().Truncate(time.Second)
+		c.Since = &at
+	}
+	a.setStatus(func(s *Status) { s.CustomList = c })
+}
+
+// keepOwn keeps the operator's list on the disk, if the disk does not have it, so that the next start has it even if the
+// file is gone or damaged.
+func (a *Agent) keepOwn() {
+	o := &a.enforcer.own
+	if a.cfg.DryRun || o.kept != nil && o.kept.Equal(o.list) {
+		return
+	}
+	list, at := o.list, a.clock.wallOf(o.since)
+	o.kept = &list
+	if err := o.keeper.keep(func() error { return a.feed.KeepCustom(list, at) }, keepMost); err != nil {
+		a.log.Warn("The custom blacklist cannot be kept yet: a start without its file would not have it", zap.Error(err))
+	}
+}
+
+// awaitOwn waits briefly for a reading of the operator's list.
+func (a *Agent) awaitOwn(ctx context.Context, readC <-chan struct{}) {
+	timer := time.NewTimer(customBriefly)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-readC:
+	case <-timer.C:
+	}
 }

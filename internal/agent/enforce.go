@@ -31,7 +31,7 @@ type enforcer struct {
 	pulledAt moment              // when; zero: none was yet
 	kept     bool                // it is of the run before
 	fresh    *pulled             // a list that was accepted and is not in force yet; nil for none
-	own      blocklist.Blocklist // the operator's list as it was read last
+	own      ownList             // the operator's list
 	baseline int                 // entries of the API's list last in force, for the guards
 	refused  refused
 
@@ -66,7 +66,7 @@ type enforcer struct {
 func newEnforcer() enforcer {
 	return enforcer{
 		wait: newBackoff(), retry: newLater(retryFirst, retryMost), doubt: doubt{wait: newLater(doubtFirst, retryMost)},
-		keeper: newKeeper(), asideKeeper: newKeeper(),
+		keeper: newKeeper(), asideKeeper: newKeeper(), own: ownList{keeper: newKeeper()},
 	}
 }
 
@@ -94,7 +94,6 @@ type turn struct {
 	before  host.Whitelist // the host when it began
 	verdict vet.Verdict
 	err     error // of the pull
-	own     ownList
 }
 
 // enforce puts the kept list in force and then pulls, at once and at every interval, sooner after a failure or when asked,
@@ -123,7 +122,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 			}
 			return nil
 		case t := <-e.turnC:
-			a.takeCustom(t.own)
+			a.takeOwn()
 			next.reset(a.refresh(ctx, t))
 			e.offline.pulled(t.err, t.before)
 			if !running && ctx.Err() == nil {
@@ -135,6 +134,9 @@ func (a *Agent) enforce(ctx context.Context) error {
 		case <-a.surveys.newsC:
 			a.takeSurvey(ctx)
 			a.pullIfNetwork(next)
+		case <-a.custom.news():
+			a.takeOwn()
+			a.reconcile(ctx, "Custom blacklist changed")
 		case <-next.tickC():
 			if next.due() {
 				a.begin(ctx, order{})
@@ -157,6 +159,10 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.takeKept(err)
 		case <-e.keeper.due():
 			e.keeper.retry()
+		case err := <-e.own.keeper.doneC:
+			e.own.keeper.done(err)
+		case <-e.own.keeper.due():
+			e.own.keeper.retry()
 		case err := <-e.asideKeeper.doneC:
 			e.asideKeeper.done(err)
 		case <-e.asideKeeper.due():
@@ -169,6 +175,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 // begin starts a turn, or has one follow the turn that is under way.
 func (a *Agent) begin(ctx context.Context, o order) {
 	e := &a.enforcer
+	readC := a.custom.ask() // a pull that hangs does not keep the operator's list waiting
 	if e.busy {
 		if q := e.queued; q != nil {
 			o.accept, o.askers = o.accept || q.accept, append(q.askers, o.askers...)
@@ -180,12 +187,13 @@ func (a *Agent) begin(ctx context.Context, o order) {
 	vo := vet.Options{Baseline: e.baseline, Largest: a.feed.Largest(), Shrunk: e.refused.shrunk, Grown: e.refused.grown}
 	go func() { // enforce waits for it
 		surveyedC := a.surveys.ask() // a list is measured by a look at the host that is no older than the pull
-		t := turn{order: o, before: a.surveys.first(ctx), own: a.readCustom()}
+		t := turn{order: o, before: a.surveys.first(ctx)}
 		t.verdict, t.err = a.pull(ctx, vo)
 		if unreached(t.err) {
 			a.surveys.ask() // the API may have another address
 		}
 		a.surveys.await(ctx, surveyedC, surveyMost)
+		a.awaitOwn(ctx, readC)
 		e.turnC <- t
 	}()
 }
@@ -200,42 +208,65 @@ func (a *Agent) end(ctx context.Context) {
 	}
 }
 
-// restore puts the list of the last run in force, before the network is tried: a reboot without the API loses nothing.
+// restore puts the lists of the last run and the operator's file in force, before the network is tried: a reboot without the
+// API loses nothing.
 func (a *Agent) restore(ctx context.Context) {
-	c, err := within(keepMost, "reading of the kept list", a.feed.Kept)
-	var damaged *feed.DamagedError
-	switch {
-	case errors.Is(err, feed.ErrNoCopy):
-		return
-	case errors.As(err, &damaged):
-		a.log.Warn("The kept list is damaged and was set aside", zap.Error(err), zap.String("aside", damaged.Aside))
-		return
-	case err != nil:
-		a.log.Warn("The kept list cannot be read", zap.Error(err))
-		return
-	case c.Request != a.feed.Request():
-		a.log.Info("The kept list is of another API, key or score, and is left alone")
-		return
-	}
-	// It was accepted once; only what is no list at all is refused now.
-	v, err := vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
-	if err != nil {
-		a.log.Warn("The kept list is left out", zap.Error(err))
+	readC := a.custom.ask()
+	a.restoreOwn()
+	kept := a.restorePulled()
+	if !kept && a.cfg.CustomBlacklist == "" {
 		return
 	}
 	if !a.surveys.await(ctx, a.surveys.ask(), lookBriefly) {
 		return
 	}
-	a.takeCustom(a.readCustom())
-	a.enforcer.baseline = v.List.Len()
-	a.enforcer.fresh = &pulled{list: v.List, at: moment{wall: c.Pulled}, kept: true}
-	if !a.cfg.DryRun {
-		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", c.Pulled.Format(time.RFC3339)))
+	a.awaitOwn(ctx, readC)
+	a.takeOwn()
+	e := &a.enforcer
+	if !kept {
+		e.failure = errNotPulled
+	}
+	switch {
+	case kept && !a.cfg.DryRun:
+		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", e.fresh.at.wall.Format(time.RFC3339)))
+	case !kept && e.own.list.Len() == 0:
+		return
 	}
 	if err := a.putInForce(ctx); err != nil && ctx.Err() == nil {
 		a.log.Error("The kept list is not enforced", zap.Error(err))
 		a.publish()
 	}
+}
+
+// errNotPulled is the state between a start and the end of its first pull.
+var errNotPulled = errors.New("the first pull of this run is under way")
+
+// restorePulled takes the API's list as the last run had it, and reports whether there is one.
+func (a *Agent) restorePulled() bool {
+	c, err := within(keepMost, "reading of the kept list", a.feed.Kept)
+	var damaged *feed.DamagedError
+	switch {
+	case errors.Is(err, feed.ErrNoCopy):
+		return false
+	case errors.As(err, &damaged):
+		a.log.Warn("The kept list is damaged and was set aside", zap.Error(err), zap.String("aside", damaged.Aside))
+		return false
+	case err != nil:
+		a.log.Warn("The kept list cannot be read", zap.Error(err))
+		return false
+	case c.Request != a.feed.Request():
+		a.log.Info("The kept list is of another API, key or score, and is left alone")
+		return false
+	}
+	// It was accepted once; only what is no list at all is refused now.
+	v, err := vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+	if err != nil {
+		a.log.Warn("The kept list is left out", zap.Error(err))
+		return false
+	}
+	a.enforcer.baseline = v.List.Len()
+	a.enforcer.fresh = &pulled{list: v.List, at: moment{wall: c.Pulled}, kept: true}
+	return true
 }
 
 // refresh takes what a pull came to into force, and tells. It returns how long to wait for the next. Whatever failed, what
@@ -311,7 +342,15 @@ func (a *Agent) tellVerdict(v vet.Verdict) {
 // whitelisted.
 func (a *Agent) wanted() desired {
 	allow := a.allowed()
-	return desired{block: a.enforcer.pulled.Union(a.enforcer.own).Without(allow), allow: allow}
+	return desired{block: a.enforcer.pulled.Union(a.enforcer.own.list).Without(allow), allow: allow}
+}
+
+// covered returns an error if the whitelist covers all that the lists hold, so that nothing is blocked.
+func (e *enforcer) covered() error {
+	if listed := e.pulled.Len() + e.own.list.Len(); e.enforced != nil && listed > 0 && e.enforced.block.Len() == 0 {
+		return fmt.Errorf("the whitelist covers all %d entries of the lists", listed)
+	}
+	return nil
 }
 
 func (d desired) equal(e *desired) bool {

@@ -39,6 +39,7 @@ type Status struct {
 	ListAge    string            `json:"listAge"`       // of the list in force; unknown if a clock was wrong; empty while there is none
 	Kept       bool              `json:"kept"`          // the list in force is the one kept from the last run
 	Custom     int               `json:"customEntries"` // of the operator's own list
+	CustomList *CustomStatus     `json:"customList"`    // null if none is configured
 	NextPull   *time.Time        `json:"nextPull"`
 	Pulls      Counts            `json:"pulls"`     // by what came of them
 	Refused    Counts            `json:"refused"`   // lists refused, by guard

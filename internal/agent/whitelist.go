@@ -65,7 +65,10 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 	if ctx.Err() != nil {
 		return
 	}
-	if e.enforced == nil && e.pulled.Len()+e.own.Len() == 0 {
+	if _, ok := a.surveys.newest(); !ok {
+		return // without an allowlist nothing may be put in force; the first survey calls this
+	}
+	if e.enforced == nil && e.pulled.Len()+e.own.list.Len() == 0 {
 		return // there is nothing to enforce yet
 	}
 	switch want := a.wanted(); {

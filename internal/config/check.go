@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -73,6 +74,14 @@ func setPortMap(l *loader, value string) string {
 	return entries(bad)
 }
 
+// CustomCopy is the name of the copy of the custom blacklist in the state directory.
+const CustomCopy = "custom.txt"
+
+// lookMost is how long a file may take to show whether it can be read.
+const lookMost = 2 * time.Second
+
+// setCustomBlacklist takes the path of a file that can be read. Once it was read there is a copy, so that a file that is
+// missing later, or on a file system that hangs, does not keep a host from its protection.
 func setCustomBlacklist(l *loader, path string) string {
 	if path == "" {
 		return ""
@@ -80,22 +89,42 @@ func setCustomBlacklist(l *loader, path string) string {
 	if !filepath.IsAbs(path) {
 		return must(path, "an absolute path")
 	}
-	// Asked before opening: opening a pipe waits for a writer.
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		err = errNotRegular
-	}
-	if err == nil {
-		var f *os.File
-		if f, err = os.Open(path); err == nil {
-			err = f.Close()
+	l.cfg.CustomBlacklist = path
+	doneC := make(chan error, 1)
+	go func() { doneC <- readable(path) }() // what hangs ends with the process
+	timer := time.NewTimer(lookMost)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		l.cfg.Warnings = append(l.cfg.Warnings, fmt.Sprintf("SIKKER_CUSTOM_BLACKLIST: the file system of %s does not answer", quote(path)))
+	case err := <-doneC:
+		if err == nil {
+			break
 		}
-	}
-	if err != nil {
+		if readable(filepath.Join(l.values[viperKey("SIKKER_STATE_DIR")], CustomCopy)) == nil {
+			break // the agent says what is wrong with the file, and uses the copy
+		}
+		l.cfg.CustomBlacklist = ""
 		return fmt.Sprintf("%s (%v)", must(path, "a file that can be read"), reason(err))
 	}
-	l.cfg.CustomBlacklist = path
 	return ""
+}
+
+// readable returns an error for what is no regular file or cannot be opened.
+func readable(path string) error {
+	// Asked before opening: opening a pipe waits for a writer.
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errNotRegular
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func setStateDir(l *loader, path string) string {

@@ -170,3 +170,23 @@ func TestWhitelistOfNearlyEverythingIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestCustomBlacklistMayBeMissingOnceItWasRead has the copy that the agent keeps: a host is not left without protection
+// because a file is gone.
+func TestCustomBlacklistMayBeMissingOnceItWasRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, path := range []string{filepath.Join(dir, "gone.txt"), dir} {
+		state := t.TempDir()
+		environ := []string{"SIKKER_API_KEY=" + testKey, "SIKKER_CUSTOM_BLACKLIST=" + path, "SIKKER_STATE_DIR=" + state}
+		if _, err := config.Load(environ); err == nil || !strings.Contains(err.Error(), "must be a file that can be read") {
+			t.Errorf("%s: got %v, want a problem", path, err)
+		}
+		if err := os.WriteFile(filepath.Join(state, config.CustomCopy), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := config.Load(environ); err != nil || cfg.CustomBlacklist != path {
+			t.Errorf("%s: got %q, %v", path, cfg.CustomBlacklist, err)
+		}
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -20,12 +19,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-const (
-	// pullTimeout ends a pull, from the first packet to the last byte of the body: 64 MiB in 5 minutes are 1.8 Mbit/s.
-	pullTimeout = 5 * time.Minute
-	// maxCustom is the largest operator's file, in bytes; as much as is taken from the API.
-	maxCustom = sikkerapi.BlacklistMaxBytes
-)
+// pullTimeout ends a pull, from the first packet to the last byte of the body: 64 MiB in 5 minutes are 1.8 Mbit/s.
+const pullTimeout = 5 * time.Minute
 
 // Lister is what the feed needs of the API's client.
 type Lister interface {
@@ -39,7 +34,9 @@ type Options struct {
 	Key      string // the key: they make a list's Request, nothing else
 	ScoreMin int    // lowest confidence score, 1–100
 	Custom   string // path of the operator's list; empty: none
-	StateDir string // where the last good list is kept
+
+	CustomCopy string // name of its copy in the state directory
+	StateDir   string // where the last good list is kept
 	// Guard makes the state directory if need be, and returns why its files must not be used now; nil: it is only made.
 	Guard func() error
 }
@@ -146,46 +143,3 @@ func (b *body) Close() error {
 	defer b.cancel()
 	return b.ReadCloser.Close()
 }
-
-// ErrCustomTooLarge means that the operator's file has more than 64 MiB.
-var ErrCustomTooLarge = errors.New("the file has more than 64 MiB")
-
-// Custom opens the operator's list, or returns nil when none is configured. The caller reads and closes it.
-func (f *Feed) Custom() (io.ReadCloser, error) {
-	if f.o.Custom == "" {
-		return nil, nil
-	}
-	// Asked before opening: opening a pipe waits for a writer.
-	info, err := os.Stat(f.o.Custom)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("read %s: it is no regular file", f.o.Custom)
-	}
-	file, err := os.Open(f.o.Custom)
-	if err != nil {
-		return nil, err
-	}
-	return &capped{file: file, left: maxCustom}, nil
-}
-
-// capped is a file that fails beyond a number of bytes.
-type capped struct {
-	file *os.File
-	left int64
-}
-
-func (c *capped) Read(p []byte) (int, error) {
-	if int64(len(p)) > c.left+1 {
-		p = p[:c.left+1] // one byte more than allowed tells that there is more
-	}
-	n, err := c.file.Read(p)
-	if c.left -= int64(n); c.left < 0 {
-		c.left = 0
-		return 0, ErrCustomTooLarge
-	}
-	return n, err
-}
-
-func (c *capped) Close() error { return c.file.Close() }

@@ -108,6 +108,7 @@ type Verdict struct {
 	Special   int          // entries that lay in special-purpose space, wholly or in part, which was cut away
 
 	commented bool         // there is a comment
+	listed    int          // entries before special-purpose space was cut away
 	wide      netip.Prefix // an entry wider than a feed may have, as it was listed; not valid when there is none
 }
 
@@ -153,11 +154,12 @@ func (v *Verdict) guard(o Options) *RefusalError {
 	if refusal := v.covers(maxPublicPercent); refusal != nil {
 		return refusal
 	}
-	return guardSize(n, o)
+	return guardSize(n, min(n, v.listed), o)
 }
 
-// guardSize compares the number of entries with those of the lists before. It returns nil if nothing speaks against it.
-func guardSize(n int, o Options) *RefusalError {
+// guardSize compares the number of entries with those of the lists before. It returns nil if nothing speaks against it. A wide
+// entry around special-purpose space becomes many; listed counts it as the one that it was, so that it is no growth.
+func guardSize(n, listed int, o Options) *RefusalError {
 	if o.Baseline == 0 {
 		return nil
 	}
@@ -166,7 +168,7 @@ func guardSize(n int, o Options) *RefusalError {
 		largest, name = o.Largest, "largest list of the last days"
 	}
 	switch {
-	case n > maxGrowth*largest && n > maxGrowth*o.Grown:
+	case listed > maxGrowth*largest && listed > maxGrowth*o.Grown:
 		return refuse(GuardGrowth, "it has %d entries, the %s had %d, and more than %d times as many are taken when another pull confirms it",
 			n, name, largest, maxGrowth)
 	case n*maxShrink < o.Baseline && (o.Shrunk == 0 || n*maxShrink < o.Shrunk):
@@ -235,7 +237,7 @@ func read(r io.Reader, parse func(string) (netip.Prefix, error)) (Verdict, []net
 func (v *Verdict) settle(ps []netip.Prefix) {
 	n := len(ps)
 	list := blocklist.New(ps)
-	v.Repeated = n - list.Len()
+	v.Repeated, v.listed = n-list.Len(), list.Len()
 	v.List, v.Special = list.Blockable()
 	for p := range list.All() {
 		if isWide(p) {

@@ -222,6 +222,15 @@ func TestVetAgainstTheListBefore(t *testing.T) {
 	}
 }
 
+// TestVetWideEntryIsNoGrowth has one entry that becomes many around special-purpose space.
+func TestVetWideEntryIsNoGrowth(t *testing.T) {
+	t.Parallel()
+	v, err := vet.Vet(strings.NewReader("192.0.0.0/8\n"), vet.Options{Baseline: 2})
+	if err != nil || v.List.Len() < 10 {
+		t.Errorf("got %d entries, %v", v.List.Len(), err)
+	}
+}
+
 // TestVetOverruled shows that what is no list cannot be overruled into one.
 func TestVetOverruled(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,140 @@
+package feed
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// maxCustom is the largest operator's file, in bytes; as much as is taken from the API.
+const maxCustom = sikkerapi.BlacklistMaxBytes
+
+// Errors of the operator's file.
+var (
+	// ErrCustomTooLarge means that the file has more than 64 MiB.
+	ErrCustomTooLarge = errors.New("the file has more than 64 MiB")
+	// ErrCustomChanging means that another program wrote the file while it was read.
+	ErrCustomChanging = errors.New("the file changes while it is read")
+	// ErrCustomUnended means that the last line does not end: another program may still be writing it.
+	ErrCustomUnended = errors.New("the last line of the file does not end")
+)
+
+// CustomFile is the operator's list, open. It is a reader; close it.
+type CustomFile struct {
+	capped
+
+	path   string
+	before os.FileInfo
+}
+
+// Custom opens the operator's list, or returns nil when none is configured. The caller reads and closes it.
+func (f *Feed) Custom() (*CustomFile, error) {
+	if f.o.Custom == "" {
+		return nil, nil
+	}
+	// Asked before opening: opening a pipe waits for a writer.
+	info, err := os.Stat(f.o.Custom)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %s: it is no regular file", f.o.Custom)
+	}
+	file, err := os.Open(f.o.Custom)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = file.Stat(); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &CustomFile{capped: capped{file: file, left: maxCustom}, path: f.o.Custom, before: info}, nil
+}
+
+// Whole reports whether the file was whole while it was read. The error is ErrCustomChanging, ErrCustomUnended, or one of
+// reading.
+func (c *CustomFile) Whole() error {
+	after, err := os.Stat(c.path)
+	if err != nil {
+		return err
+	}
+	if !sameState(c.before, after) {
+		return ErrCustomChanging
+	}
+	size := after.Size()
+	head, tail := make([]byte, min(2, size)), make([]byte, min(2, size))
+	for at, part := range map[int64][]byte{0: head, size - int64(len(tail)): tail} {
+		if _, err := c.file.ReadAt(part, at); err != nil {
+			return err
+		}
+	}
+	switch {
+	case size == 0, bytes.Equal(head, []byte{0x1f, 0x8b}): // a gzip file shows by itself where it ends
+		return nil
+	case tail[len(tail)-1] == '\n', bytes.Equal(tail, []byte("\n\x00")): // the latter in UTF-16
+		return nil
+	}
+	return ErrCustomUnended
+}
+
+// SameAs reports whether another reading of the file, before this one, found it in the same state.
+func (c *CustomFile) SameAs(earlier *CustomFile) bool {
+	return earlier != nil && sameState(earlier.before, c.before)
+}
+
+func sameState(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
+// KeepCustom keeps what the operator's list held, as Keep does with a pulled list.
+func (f *Feed) KeepCustom(list blocklist.Blocklist, read time.Time) error {
+	if err := f.write(f.o.CustomCopy, list, read, []header{{"file", f.customID()}}); err != nil {
+		return fmt.Errorf("keep custom list: %w", err)
+	}
+	return nil
+}
+
+// KeptCustom reads the copy of the operator's list. The error is ErrNoCopy, also for a copy of another file, a
+// *DamagedError, or one of reading.
+func (f *Feed) KeptCustom() (Copy, error) {
+	if f.o.Custom == "" {
+		return Copy{}, ErrNoCopy
+	}
+	c, extra, err := f.read(f.o.CustomCopy)
+	if err == nil && extra["file"] != f.customID() {
+		return Copy{}, ErrNoCopy
+	}
+	return c, err
+}
+
+// customID identifies the operator's file by a checksum of its path.
+func (f *Feed) customID() string {
+	sum := sha256.Sum256([]byte(f.o.Custom))
+	return hex.EncodeToString(sum[:])
+}
+
+// capped is a file that fails beyond a number of bytes.
+type capped struct {
+	file *os.File
+	left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if int64(len(p)) > c.left+1 {
+		p = p[:c.left+1] // one byte more than allowed tells that there is more
+	}
+	n, err := c.file.Read(p)
+	if c.left -= int64(n); c.left < 0 {
+		c.left = 0
+		return 0, ErrCustomTooLarge
+	}
+	return n, err
+}
+
+func (c *capped) Close() error { return c.file.Close() }
