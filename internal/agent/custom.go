@@ -107,10 +107,7 @@ func (a *Agent) refuseOwn(err error) {
 // tellBadLines logs the lines of the operator's list that are left out, if they are not those that were logged last.
 func (a *Agent) tellBadLines(v vet.Verdict) {
 	o := &a.enforcer.own
-	bad := fmt.Sprint(v.Bad, v.Special)
-	for i := 0; i < len(v.Malformed) && i < shown; i++ {
-		bad += v.Malformed[i].Error()
-	}
+	bad := fmt.Sprint(v.Bad, v.Special, v.Malformed[:min(len(v.Malformed), shown)])
 	if bad == o.bad {
 		return
 	}
