@@ -29,6 +29,15 @@ func newOwnScene(t *testing.T, path, state string) *ownScene {
 	return &ownScene{t, a, logs, path}
 }
 
+// next ends the agent and returns the next run with the same state directory.
+func (s *ownScene) next(state string) *ownScene {
+	s.t.Helper()
+	if err := s.a.dir.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	return newOwnScene(s.t, s.path, state)
+}
+
 // read has the file read once, as it is, and taken.
 func (s *ownScene) read() {
 	s.t.Helper()
@@ -50,7 +59,7 @@ func (s *ownScene) entries() string {
 	return strings.Join(ss, " ")
 }
 
-// warnings returns what was logged since it was last asked for, without debug lines.
+// lines returns what was logged since it was last asked for, without debug lines.
 func (s *ownScene) lines() (ss []string) {
 	for _, e := range s.logs.TakeAll() {
 		ss = append(ss, e.Message)
@@ -105,7 +114,7 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			}
 
 			// The next run has it too, before it reads the file.
-			next := newOwnScene(t, path, state)
+			next := s.next(state)
 			next.a.restoreOwn()
 			if next.entries() != list || !next.a.status.Load().CustomList.Since.Equal(since) {
 				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.status.Load().CustomList)
@@ -115,6 +124,9 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 				t.Errorf("after a restart, when the file was read: %q", next.entries())
 			}
 
+			if err := next.a.dir.Close(); err != nil {
+				t.Fatal(err)
+			}
 			_ = os.RemoveAll(path)
 			s.write("203.0.113.1\n203.0.113.2\n")
 			s.read()
@@ -146,7 +158,7 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
 	s.write("")
-	next := newOwnScene(t, path, state)
+	next := s.next(state)
 	next.a.restoreOwn()
 	next.read()
 	if next.entries() != "" || !next.a.status.Load().holds(condCustom) {
