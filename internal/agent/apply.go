@@ -137,7 +137,7 @@ func (a *Agent) enact(ctx context.Context, d desired) (ruleset.Evidence, error) 
 	}
 	if err == nil {
 		v := &VerifiedStatus{
-			At: *inFuture(0), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
+			At: *thisSecond(), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
 		}
 		a.tellGaps()
 		a.setStatus(func(s *Status) { s.Verified = v })

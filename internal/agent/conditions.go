@@ -255,7 +255,7 @@ func conditionRow(code Code) condition {
 // withCondition returns a copy of held with the condition of row in it, or without it, in the order of the table. The time
 // since when it holds stays.
 func withCondition(held []ConditionStatus, row condition, detail string, holds bool) []ConditionStatus {
-	since := *inFuture(0)
+	since := *thisSecond()
 	var now []ConditionStatus
 	for _, r := range conditions() {
 		i := slices.IndexFunc(held, func(c ConditionStatus) bool { return c.Code == r.code })

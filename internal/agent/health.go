@@ -103,7 +103,7 @@ func (a *Agent) remember(err error, which func(*LastErrors) **LastError) {
 	if err == nil {
 		return
 	}
-	e := &LastError{Time: *inFuture(0), Text: a.plain(err.Error())}
+	e := &LastError{Time: *thisSecond(), Text: a.plain(err.Error())}
 	a.setStatus(func(s *Status) { *which(&s.Errors) = e })
 }
 

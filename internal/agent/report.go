@@ -106,7 +106,7 @@ func (a *Agent) tellReported(out report.Outcome) {
 			a.log.Warn("SikkerAPI rejects reports for this reason; they are dropped", zap.String("reason", reason), zap.Int("rows", n))
 		}
 	}
-	a.setStatus(func(s *Status) { s.LastReport = inFuture(0) })
+	a.setStatus(func(s *Status) { s.LastReport = thisSecond() })
 }
 
 // tellUnreported says why a report did not get through, and returns how long to wait.

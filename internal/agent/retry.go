@@ -120,8 +120,8 @@ func spread(q sikkerapi.Quota, now time.Time) time.Duration {
 	return min(q.Reset.Sub(now), 24*time.Hour) / time.Duration(q.Remaining) // further off, the clock was put back
 }
 
-// inFuture is the time after d, as the status shows times: UTC, to the second.
-func inFuture(d time.Duration) *time.Time {
-	t := time.Now().Add(d).UTC().Truncate(time.Second)
+// thisSecond returns the time as the status shows times: UTC, to the second.
+func thisSecond() *time.Time {
+	t := time.Now().UTC().Truncate(time.Second)
 	return &t
 }
