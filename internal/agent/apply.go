@@ -211,7 +211,8 @@ func (a *Agent) accuse(ctx context.Context) error {
 func unreached(pull error) bool {
 	_, temporary := errors.AsType[*sikkerapi.TemporaryError](pull)
 	_, answered := errors.AsType[*sikkerapi.APIError](pull)
-	return temporary && !answered
+	_, downloaded := errors.AsType[uselessError](pull)
+	return temporary && !answered && !downloaded
 }
 
 // inForce remembers what is in force.

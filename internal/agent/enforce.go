@@ -184,7 +184,7 @@ func (a *Agent) begin(ctx context.Context, o order) {
 		return
 	}
 	e.busy = true
-	vo := vet.Options{Baseline: e.baseline, Largest: a.feed.Largest(), Shrunk: e.refused.shrunk, Grown: e.refused.grown}
+	vo := a.vetOptions()
 	go func() { // enforce waits for it
 		surveyedC := a.surveys.ask() // a list is measured by a look at the host that is no older than the pull
 		t := turn{order: o, before: a.surveys.first(ctx)}
@@ -196,6 +196,12 @@ func (a *Agent) begin(ctx context.Context, o order) {
 		a.awaitOwn(ctx, readC)
 		e.turnC <- t
 	}()
+}
+
+// vetOptions returns the sizes that the next list is measured against.
+func (a *Agent) vetOptions() vet.Options {
+	e := &a.enforcer
+	return vet.Options{Baseline: e.baseline, Largest: a.feed.Largest(), Shrunk: e.refused.shrunk, Grown: e.refused.grown}
 }
 
 // end makes room for the next turn, and begins it when one was asked for.
@@ -301,7 +307,6 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 // judge takes what a pull came to as the list that is wanted, or remembers why not.
 func (a *Agent) judge(t turn) {
 	e := &a.enforcer
-	a.remember(t.err, pullError)
 	a.setStatus(func(s *Status) { s.Pulls = s.Pulls.with(pullResult(t.err)) })
 	e.failure = t.err
 	refusal, isRefused := errors.AsType[*vet.RefusalError](t.err)
@@ -320,7 +325,9 @@ func (a *Agent) judge(t turn) {
 		a.accept(pulled{list: aside.List, at: e.refused.at})
 	case isRefused:
 		a.refuse(refusal)
+		e.failure = fmt.Errorf("vet blacklist: %w", refusal) // which names the list now
 	}
+	a.remember(e.failure, pullError)
 }
 
 // accept takes a list as the one that is wanted.

@@ -21,6 +21,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 // hooked is the kernel with something that happens after it took rules, and an error that it may answer.
@@ -227,5 +229,135 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 	}
 	if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
 		t.Errorf("the acquittal is not told: %v", logs.All())
+	}
+}
+
+// answers makes it known that answers of api to this host were dropped.
+func answers(a *Agent) {
+	a.seen.add([]sensor.Hit{{Key: sensor.Key{Source: api.Addr(), Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, a.cfg.Ports)
+}
+
+// TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When the outage has ended it is
+// doubted again, and taken out of force.
+func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, _ := bench(t)
+	h.after = func() { outage(t, 5*time.Second) }
+	if err := a.apply(t.Context(), desired{block: listOf("203.0.113.0/24", "198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	if a.enforcer.doubt.due() == nil {
+		t.Fatal("the list is not doubted again")
+	}
+	time.Sleep(6 * time.Second) // the outage ends
+	a.doubtAgain(t.Context())
+	if a.enforcer.enforced == nil || a.enforcer.doubt.due() == nil {
+		t.Fatal("without answers that are dropped the list is blamed, or the doubt has ended")
+	}
+	answers(a)
+	a.doubtAgain(t.Context())
+	if s := a.status.Load(); s.Rollbacks != 1 || s.State != StateUnprotected || !s.holds(condRolledBack) {
+		t.Errorf("%s, %d rollbacks, %q", s.State, s.Rollbacks, s.Reason)
+	}
+	if !reaches(t) {
+		t.Error("the API is not reached")
+	}
+	if a.enforcer.doubt.due() != nil || a.enforcer.retry.due() == nil {
+		t.Error("the doubt goes on, or the list is not tried again later")
+	}
+}
+
+// TestADoubtEnds: when what was not reached is reached again, the list that was acquitted is not doubted any more.
+func TestADoubtEnds(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, _ := bench(t)
+	h.after = func() { outage(t, 5*time.Second) }
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	a.doubtAgain(t.Context())
+	if a.enforcer.doubt.due() == nil {
+		t.Error("the doubt ends before the outage")
+	}
+	for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
+	}
+	a.doubtAgain(t.Context())
+	if a.enforcer.doubt.due() != nil || a.status.Load().Rollbacks != 0 {
+		t.Error("the doubt does not end with the outage")
+	}
+}
+
+// TestAListIsAccusedRarely: answers can be forged, so those who answered are let in at most every five minutes.
+func TestAListIsAccusedRarely(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, logs := bench(t)
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	outage(t, time.Minute)
+	away := &sikkerapi.TemporaryError{Err: errors.New("connection refused")}
+	for range 3 {
+		answers(a)
+		before := h.tries.Load()
+		a.suspect(t.Context(), away)
+		if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 1 {
+			t.Errorf("%d times let in", lettings)
+		}
+		if h.tries.Load() != before && h.tries.Load() != before+2 {
+			t.Errorf("the rules were changed %d times", h.tries.Load()-before)
+		}
+	}
+	a.enforcer.suspected = time.Now().Add(-5 * time.Minute)
+	answers(a)
+	a.suspect(t.Context(), away)
+	if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 2 {
+		t.Errorf("after five minutes: %d times let in", lettings)
+	}
+}
+
+// TestARejectedListHoldsNothingUp: while the API's list is rejected, a new whitelist comes in force with the list before.
+func TestARejectedListHoldsNothingUp(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, _, _ := bench(t)
+	give := func(list, allow blocklist.Blocklist) error {
+		a.surveys.publish(survey{allow: allow})
+		a.enforcer.fresh = &pulled{list: list, at: a.clock.now()}
+		return a.putInForce(t.Context())
+	}
+	bad := listOf("203.0.113.0/24")
+	if err := give(listOf("198.51.100.0/24"), blocklist.Blocklist{}); err != nil {
+		t.Fatal(err)
+	}
+	var r *RollbackError
+	for i, allow := range []blocklist.Blocklist{{}, listOf("198.51.100.7/32")} {
+		if err := give(bad, allow); !errors.As(err, &r) {
+			t.Errorf("turn %d: got %v", i, err)
+		}
+		if e := a.enforcer.enforced; !e.allow.Equal(allow) || e.block.Contains(api.Addr()) || !e.block.Contains(netip.MustParseAddr("198.51.100.8")) {
+			t.Errorf("turn %d: in force: %v but %v", i, e.block.Prefixes(), e.allow.Prefixes())
+		}
+	}
+	a.reconcile(t.Context(), "changed")
+	if a.enforcer.stale != nil {
+		t.Errorf("the whitelist is stale: %v", a.enforcer.stale)
+	}
+	if err := give(bad, listOf("203.0.113.50/32")); err != nil || !a.enforcer.enforced.block.Contains(netip.MustParseAddr("203.0.113.51")) {
+		t.Errorf("with the API whitelisted: %v", err)
 	}
 }

@@ -1,0 +1,445 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	zapobserver "go.uber.org/zap/zaptest/observer"
+
+	"github.com/sikkerapi/sikkerguard/internal/control"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+)
+
+// toyKernel is a kernel that keeps what it was told, or refuses it.
+type toyKernel struct {
+	firewall.Backend
+
+	err   error // for all rules but those in force
+	rules ruleset.Ruleset
+}
+
+func (m *toyKernel) Apply(_ context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	if m.err != nil && !rs.Block.Equal(m.rules.Block) {
+		return ruleset.Evidence{}, m.err
+	}
+	m.rules = rs
+	return m.Verify()
+}
+
+func (m *toyKernel) Verify() (ruleset.Evidence, error) {
+	return ruleset.Evidence{Entries4: m.rules.Block.Len4(), Entries6: m.rules.Block.Len6()}, nil
+}
+
+func (m *toyKernel) Remove() error                     { m.rules = ruleset.Ruleset{}; return nil }
+func (*toyKernel) Disarm() error                       { return nil }
+func (*toyKernel) Present() error                      { return nil }
+func (*toyKernel) Counters() (ruleset.Counters, error) { return ruleset.Counters{}, nil }
+func (*toyKernel) Info() ruleset.Info                  { return ruleset.Info{} }
+func (m *toyKernel) blocks(addr string) bool {
+	return m.rules.Block.Contains(netip.MustParseAddr(addr))
+}
+
+// lab is an API, a kernel in memory and an agent between them whose turns the test makes.
+type lab struct {
+	t      *testing.T
+	dir    string
+	url    string
+	list   string // what the API gives
+	cut    int    // bytes of it, before the connection breaks; 0 for all
+	status int    // of its answers; 0 for 200
+	quota  int    // what it says of the quota; 0 for nothing
+	pulls  int    // that it was asked for
+
+	kernel *toyKernel
+	a      *Agent
+	logs   *zapobserver.ObservedLogs
+	wait   time.Duration // for the next pull
+}
+
+func newLab(t *testing.T, list string) *lab {
+	t.Helper()
+	l := &lab{t: t, dir: filepath.Join(t.TempDir(), "state"), list: list}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		l.pulls++
+		if l.quota > 0 {
+			w.Header().Set("X-Daily-Limit", strconv.Itoa(l.quota))
+			w.Header().Set("X-Daily-Remaining", strconv.Itoa(max(0, l.quota-l.pulls)))
+		}
+		if l.status != 0 {
+			w.WriteHeader(l.status)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(len(l.list)))
+		body := l.list
+		if l.cut > 0 {
+			body = body[:l.cut]
+		}
+		_, _ = fmt.Fprint(w, body)
+	}))
+	t.Cleanup(srv.Close)
+	l.url = srv.URL
+	l.restart()
+	return l
+}
+
+// restart makes another agent of the same state directory, as after a kill.
+func (l *lab) restart() {
+	l.t.Helper()
+	l.a, l.logs = logged(l.t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
+	l.kernel = &toyKernel{}
+	l.a.fw, l.a.host = l.kernel, host.New(host.Options{Root: l.t.TempDir()})
+	l.a.surveys.publish(survey{})
+	close(l.a.surveys.next) // no survey is waited for
+	l.a.restore(l.t.Context())
+	l.a.restoreRefused()
+}
+
+// pull makes a turn as the loop does.
+func (l *lab) pull(accept bool) control.Outcome {
+	l.t.Helper()
+	doneC := make(chan control.Outcome, 1)
+	t := turn{order: order{accept: accept, askers: []chan<- control.Outcome{doneC}}}
+	t.verdict, t.err = l.a.pull(l.t.Context(), l.a.vetOptions())
+	l.wait = l.a.refresh(l.t.Context(), t)
+	return <-doneC
+}
+
+// want pulls and compares what came of it.
+func (l *lab) want(accept, ok bool, text string) {
+	l.t.Helper()
+	if o := l.pull(accept); o.OK != ok || !strings.Contains(o.Text, text) {
+		l.t.Errorf("pull, accept %v: got %v %q, want %v %q", accept, o.OK, o.Text, ok, text)
+	}
+}
+
+func (l *lab) conditions() []Code {
+	var codes []Code
+	for _, c := range l.a.status.Load().Conditions {
+		codes = append(codes, c.Code)
+	}
+	return codes
+}
+
+func (l *lab) wantConditions(want ...Code) {
+	l.t.Helper()
+	if got := l.conditions(); fmt.Sprint(got) != fmt.Sprint(want) {
+		l.t.Errorf("conditions: got %v, want %v", got, want)
+	}
+}
+
+// hosts is a list of n addresses of a /16.
+func hosts(net string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%s.%d.%d\n", net, i>>8, i&0xff)
+	}
+	return b.String()
+}
+
+// TestNoSizeIsRefusedForEver: a list that shrank and comes back is taken at once, and one that grows for good when another pull
+// confirms it, over restarts too.
+func TestNoSizeIsRefusedForEver(t *testing.T) {
+	t.Parallel()
+	for _, restarts := range []bool{false, true} {
+		l := newLab(t, hosts("203.0", 5000))
+		step := func(n int, ok bool, text string) {
+			t.Helper()
+			if restarts {
+				l.restart()
+			}
+			l.list = hosts("203.0", n)
+			l.want(false, ok, text)
+		}
+		step(5000, true, "Blocking 5000 IPs")
+		step(20, false, "shrink guard")
+		step(20, true, "Blocking 20 IPs")
+		step(5000, true, "Blocking 5000 IPs")
+		step(20000, false, "growth guard")
+		l.wantConditions(condRefused)
+		step(19990, true, "Blocking 19990 IPs")
+		l.wantConditions()
+	}
+}
+
+// TestGuardsMeasureAgainstTheKeptList: the first pull after a restart is measured against the list of the run before, and with
+// another score against nothing.
+func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 10))
+	l.want(false, true, "Blocking 10 IPs")
+	l.restart()
+	l.list = hosts("203.0", 21)
+	l.want(false, false, "it has 21 entries, the list before had 10")
+	l.restart()
+	l.list = hosts("203.0", 4)
+	l.want(false, false, "it has 4 entries, the list before had 10")
+	l.restart()
+	l.a.cfg.ScoreMin = 60
+	l.a, _ = logged(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir, "SIKKER_SCORE_MIN=60")
+	l.a.fw, l.a.host = l.kernel, host.New(host.Options{Root: t.TempDir()})
+	l.a.surveys.publish(survey{})
+	l.a.restore(t.Context())
+	l.a.restoreRefused()
+	l.wantConditions()
+	l.list = hosts("203.0", 1000)
+	l.want(false, true, "Blocking 1000 IPs")
+}
+
+// TestAcceptEnforcesTheListThatWasShown: --accept enforces the list that was refused, whatever the API gives at that moment,
+// after a restart too; but nothing if that is no list at all.
+func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
+	t.Parallel()
+	shown := hosts("203.0", 9)
+	for name, tt := range map[string]struct {
+		now     string // what the API gives when the operator accepts
+		status  int
+		restart bool
+		ok      bool
+		text    string
+		blocks  string // an address that is blocked then
+	}{
+		"OK the same list":                      {now: shown, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
+		"OK the same list, after a restart":     {now: shown, restart: true, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
+		"OK another list that would be refused": {now: hosts("198.51", 9000), ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
+		"OK that, after a restart":              {now: hosts("198.51", 9000), restart: true, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
+		"OK another list that passes":           {now: hosts("198.51", 5), ok: true, text: "Blocking 5 IPs", blocks: "198.51.0.4"},
+		"OK nothing, because the API is down":   {status: 503, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
+		"bad no list":                           {now: "<html>\n", text: "lines are no address", blocks: "192.1.0.77"},
+		"bad a list of the Internet":            {now: "0.0.0.0/0\n", text: "cannot be accepted", blocks: "192.1.0.77"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, "192.1.0.77\n203.0.0.1\n203.0.0.2\n203.0.0.3\n")
+			l.want(false, true, "Blocking 4 IPs")
+			l.list = shown
+			l.want(false, false, "it is kept aside as list ")
+			l.wantConditions(condRefused)
+			if tt.restart {
+				l.restart()
+				l.wantConditions(condRefused)
+			}
+			l.list, l.status = tt.now, tt.status
+			l.want(true, tt.ok, tt.text)
+			if !l.kernel.blocks(tt.blocks) || l.kernel.blocks("198.51.9.9") || l.kernel.blocks("8.8.8.8") {
+				t.Errorf("in force: %v", l.kernel.rules.Block.Prefixes())
+			}
+			if _, err := os.Stat(filepath.Join(l.dir, "blacklist.refused.txt")); tt.ok != errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the refused list on the disk: %v", err)
+			}
+			if !tt.ok {
+				l.wantConditions(condRefused)
+				return
+			}
+			l.wantConditions()
+			l.status = 0
+			l.list = shown
+			if tt.blocks == "203.0.0.8" { // it is not refused again
+				l.want(false, true, "Blocking 9 IPs")
+			}
+		})
+	}
+}
+
+// TestNothingToAccept: without a list that was refused and shown, --accept judges the one that comes.
+func TestNothingToAccept(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.want(true, true, "Blocking 4 IPs")
+	l.list = "62.0.0.0/7\n203.0.0.1\n203.0.0.2\n"
+	l.want(true, false, "width guard")
+	if l.kernel.blocks("62.1.2.3") {
+		t.Error("a list that was never shown is enforced")
+	}
+	l.want(true, true, "Blocking 3 IPs")
+	l.want(false, true, "Blocking 3 IPs") // one equal to the list that was accepted is not refused again
+	for _, vast := range []string{"0.0.0.0/0\n", "0.0.0.0/1\n128.0.0.0/1\n", "::/0\n"} {
+		l.list = vast
+		for range 2 {
+			if o := l.pull(true); o.OK || strings.Contains(o.Text, "--accept") || !l.kernel.blocks("62.1.2.3") || l.kernel.blocks("8.8.8.8") {
+				t.Errorf("%q: %+v", vast, o)
+			}
+		}
+	}
+}
+
+// TestAKernelFailureTakesNoPull: the list at hand is tried again until the kernel takes it, and then kept; the API is not asked.
+func TestAKernelFailureTakesNoPull(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.want(false, true, "Blocking 4 IPs")
+	for name, refusal := range map[string]error{"refuses": errors.New("no buffer space available"), "answers wrongly": firewall.ErrMismatch} {
+		l.list = hosts("203.0", 4)
+		l.want(false, true, "Blocking 4 IPs")
+		l.list, l.kernel.err = hosts("203.0", 5), refusal
+		l.want(false, false, refusal.Error())
+		l.wantConditions(condKernel)
+		if l.wait != l.a.cfg.PullInterval {
+			t.Errorf("%s: the next pull comes after %v", name, l.wait)
+		}
+		pulls := l.pulls
+		select {
+		case <-l.a.enforcer.retry.due():
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: the list at hand is not tried again", name)
+		}
+		l.a.tryAgain(t.Context())
+		l.wantConditions(condKernel)
+		l.kernel.err = nil
+		l.a.tryAgain(t.Context())
+		if s := l.a.status.Load(); s.State != StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
+			t.Errorf("%s: %s, blocking %d, %d more pulls", name, s.State, s.BlockedIPs, l.pulls-pulls)
+		}
+		l.wantConditions()
+		if c, err := l.a.feed.Kept(); err != nil || c.Entries != 5 {
+			t.Errorf("%s: kept: %d entries, %v", name, c.Entries, err)
+		}
+		if l.a.enforcer.retry.due() != nil {
+			t.Errorf("%s: it is tried again although it is in force", name)
+		}
+	}
+}
+
+// TestTheKeptListIsTriedAgain: a kernel that refuses the kept list at the start takes it later, without the API.
+func TestTheKeptListIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.want(false, true, "Blocking 4 IPs")
+	l.a, l.logs = logged(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
+	l.kernel = &toyKernel{err: errors.New("no buffer space available")}
+	l.a.fw, l.a.host = l.kernel, host.New(host.Options{Root: t.TempDir()})
+	l.a.surveys.publish(survey{})
+	l.a.restore(t.Context())
+	if l.a.enforcer.enforced != nil || l.a.enforcer.retry.due() == nil {
+		t.Fatal("the kernel took it, or it is not tried again")
+	}
+	l.status = http.StatusServiceUnavailable
+	l.kernel.err = nil
+	l.a.tryAgain(t.Context())
+	if s := l.a.status.Load(); s.BlockedIPs != 4 || !s.Kept || s.State != StateActive {
+		t.Errorf("%s, blocking %d, kept %v", s.State, s.BlockedIPs, s.Kept)
+	}
+}
+
+// TestDownloadsAreSpreadOverTheQuota: whatever is wrong with the lists of a day, the quota of the free tier lasts for it.
+func TestDownloadsAreSpreadOverTheQuota(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(*lab){
+		"cut short":         func(l *lab) { l.cut = 10 },
+		"refused":           func(l *lab) { l.list = "62.0.0.0/7\n" },
+		"no list":           func(l *lab) { l.list = "<html>\n" },
+		"kernel refuses":    func(l *lab) { l.kernel.err = errors.New("no buffer space available") },
+		"grows and shrinks": func(l *lab) { l.list = hosts("203.0", 1+5000*(l.pulls%2)) },
+	} {
+		for _, quota := range []int{0, 24} {
+			for _, first := range []bool{true, false} {
+				l := newLab(t, hosts("203.0", 4))
+				if !first {
+					l.want(false, true, "Blocking 4 IPs")
+				}
+				l.quota, l.pulls = quota, 0
+				for total := time.Duration(0); total < 24*time.Hour; total += l.wait {
+					spoil(l)
+					l.pull(false)
+					if !first && l.wait < retryRefused && l.pulls > 1 {
+						t.Errorf("%s, quota %d: pull %d is followed by another in %v", name, quota, l.pulls, l.wait)
+					}
+				}
+				if l.pulls > 24 {
+					t.Errorf("%s, quota %d, first %v: %d downloads in a day", name, quota, first, l.pulls)
+				}
+			}
+		}
+	}
+}
+
+// TestACutListIsTriedSoonWhileNothingIsInForce: the quota is there to be used when the host has no protection.
+func TestACutListIsTriedSoonWhileNothingIsInForce(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.quota, l.cut = 24, 10
+	if l.want(false, false, "Not blocking anything"); l.wait > 10*time.Second {
+		t.Errorf("the next pull comes after %v", l.wait)
+	}
+	l.cut = 0
+	l.want(false, true, "Blocking 4 IPs")
+	l.cut = 10
+	if l.want(false, false, "Still blocking 4 IPs"); l.wait < 30*time.Minute {
+		t.Errorf("while a list is in force, the next pull comes after %v", l.wait)
+	}
+}
+
+// TestARestartLoopSparesTheQuota: an agent that restarts all the time enforces the kept list, and leaves half of the quota.
+func TestARestartLoopSparesTheQuota(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.quota = 24
+	for range 20 {
+		if l.a.firstPull() == 0 {
+			l.want(false, true, "Blocking 4 IPs")
+		}
+		l.restart()
+		if !l.kernel.blocks("203.0.0.3") {
+			t.Fatal("the kept list is not in force")
+		}
+	}
+	if l.pulls > 13 {
+		t.Errorf("%d pulls in 20 restarts", l.pulls)
+	}
+	if wait := l.a.firstPull(); wait <= 0 || wait > 3*time.Hour {
+		t.Errorf("the first pull waits %v", wait)
+	}
+	if q := l.a.Status().Quota.Pulls; q == nil || q.Remaining != 24-l.pulls {
+		t.Errorf("the quota is not known after a restart: %+v", q)
+	}
+}
+
+// TestTheListIsKeptWhenTheDiskHasRoom: a list that could not be kept is kept as soon as that works, and the status tells until
+// then.
+func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.a.enforcer.keeper.wait = newLater(time.Second, time.Second) // the test is in a hurry
+	if err := os.WriteFile(l.dir, nil, 0o600); err != nil {       // where the directory should be
+		t.Fatal(err)
+	}
+	l.want(false, true, "Blocking 4 IPs")
+	l.wantConditions(condUnkept)
+	if s := l.a.Status(); s.State != StateDegraded || !strings.Contains(s.Reason, "keep list") {
+		t.Errorf("%s %q", s.State, s.Reason)
+	}
+	step := func() {
+		t.Helper()
+		select {
+		case <-l.a.enforcer.keeper.due():
+		case <-time.After(time.Minute):
+			t.Fatal("it is not tried again")
+		}
+		l.a.enforcer.keeper.retry()
+		l.a.takeKept(<-l.a.enforcer.keeper.doneC)
+	}
+	step()
+	l.wantConditions(condUnkept)
+	if err := os.Remove(l.dir); err != nil {
+		t.Fatal(err)
+	}
+	step()
+	l.wantConditions()
+	if c, err := l.a.feed.Kept(); err != nil || c.Entries != 4 {
+		t.Errorf("kept: %d entries, %v", c.Entries, err)
+	}
+	if l.a.enforcer.keeper.due() != nil {
+		t.Error("it is written again although it is kept")
+	}
+}
