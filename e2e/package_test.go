@@ -184,7 +184,7 @@ func (h host) checkProcess(t *testing.T) {
 		}
 	}
 	// What is not seen here: errors that the sandbox causes and the agent lives with.
-	if log := h.Sh("journalctl --unit sikkerguard --output cat"); regexp.MustCompile(`(?m) (WARN|ERROR) |not permitted|denied`).MatchString(
+	if log := h.Sh("journalctl --unit sikkerguard --output cat"); regexp.MustCompile(`(?m) (WARN [^O]|ERROR )|not permitted|denied`).MatchString(
 		log[strings.LastIndex(log, "Score threshold"):]) {
 		t.Errorf("the journal:\n%s", log)
 	}

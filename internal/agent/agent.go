@@ -134,7 +134,10 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: cfg.StateDir, Guard: a.useStateDir,
 	})
 	a.surveys = newSurveyor(
-		func(context.Context) host.Whitelist { return a.host.Local() },
+		func(context.Context) host.Whitelist {
+			defer a.lookAround()
+			return a.host.Local()
+		},
 		func(ctx context.Context) host.Whitelist { return a.host.Names(ctx) })
 	if cfg.CustomBlacklist != "" {
 		a.custom = newCustomReader(a.feed.Custom)

@@ -39,6 +39,8 @@ const (
 	condAge        Code = "list-age-unknown"
 	condReports    Code = "reports-kept"
 	condDryRun     Code = "dry-run"
+	condNamespace  Code = "namespace-alone"
+	condBridged    Code = "guests-not-covered"
 
 	condStateDir      Code = "state-dir"
 	condHealth        Code = "health-port"
@@ -187,6 +189,18 @@ func conditions() []condition {
 			code: condDryRun, severity: SeverityWarning, quiet: true,
 			message: "This is a dry run: nothing is blocked",
 			remedy:  "Take SIKKER_DRY_RUN out of the settings and restart the agent, when it has shown enough.",
+		},
+		{
+			code: condNamespace, severity: SeverityWarning,
+			message: "Only a network namespace of its own is guarded, as that of one container, and not the machine",
+			ended:   "The machine's own network is guarded",
+			remedy:  "To guard the machine, run the agent in its network: `network_mode: host`, `hostNetwork: true`, `docker run --network host`.",
+		},
+		{
+			code: condBridged, severity: SeverityWarning,
+			message: "Guests on a bridge of this host are not covered",
+			ended:   "Guests on bridges of this host are covered",
+			remedy:  "Run an agent in each guest, or have frames filtered (docs/nftables.md, Guests).",
 		},
 		{
 			code: condAge, severity: SeverityWarning, quiet: true,

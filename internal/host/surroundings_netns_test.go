@@ -1,0 +1,49 @@
+package host_test
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestSurroundings makes, of real devices, the network of a container and a bridge with a guest on it.
+func TestSurroundings(t *testing.T) {
+	t.Parallel()
+	server, outside := nettest.New(t), nettest.New(t)
+	root := t.TempDir() // that of a container: its engine's mark, and namespaces of its own
+	for path, target := range map[string]string{"proc/self/ns/net": "net:[1]", "proc/self/ns/pid": "pid:[1]", ".dockerenv": "/dev/null"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, filepath.Join(root, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := host.New(host.Options{Root: root})
+	look := func(when string, contained, bridged bool) {
+		t.Helper()
+		var c, b error
+		server.Do(func() { c, b = h.Surroundings() })
+		if errors.Is(c, host.ErrContained) != contained || errors.Is(b, host.ErrBridged) != bridged {
+			t.Errorf("%s: contained %v, want %v; bridged %v, want %v", when, c, contained, b, bridged)
+		}
+	}
+	look("loopback alone", false, false)
+	nettest.Link(server, outside, "eth0", []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, nil)
+	look("a veth", true, false)
+	server.Run("ip", "link", "add", "br0", "type", "bridge")
+	server.Run("ip", "link", "set", "br0", "up")
+	look("a bridge, as where an engine runs", false, false)
+	server.Run("ip", "link", "set", "eth0", "master", "br0")
+	look("a guest on it", false, false)
+	server.Run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+	server.Run("ip", "link", "set", "up0", "master", "br0", "up")
+	look("a guest beside an uplink", false, true)
+	server.Run("ip", "link", "set", "up0", "nomaster")
+	look("without the uplink", false, false)
+}
