@@ -260,8 +260,8 @@ func (a *Agent) restorePulled() bool {
 	case err != nil:
 		a.log.Warn("The kept list cannot be read", zap.Error(err))
 		return false
-	case c.Request != a.feed.Request():
-		a.log.Info("The kept list is of another API, key or score, and is left alone")
+	case c.Request != a.feed.Request() && c.Source != a.feed.Source():
+		a.log.Info("The kept list is of another API or score, and is left alone")
 		return false
 	}
 	// It was accepted once; only what is no list at all is refused now.
@@ -270,7 +270,11 @@ func (a *Agent) restorePulled() bool {
 		a.log.Warn("The kept list is left out", zap.Error(err))
 		return false
 	}
-	a.enforcer.baseline = v.List.Len()
+	if c.Request == a.feed.Request() {
+		a.enforcer.baseline = v.List.Len()
+	} else { // with it the same host and account were protected; the new key may have lists of another size
+		a.log.Info("The kept list was pulled with another key; the first list of this key replaces it, whatever its size")
+	}
 	a.enforcer.fresh = &pulled{list: v.List, at: moment{wall: c.Pulled}, kept: true}
 	return true
 }

@@ -32,7 +32,7 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 	want := feed.Refused{
 		Guard: "growth", Reason: "it holds \"\u00e9\n# sha256: 00\"", Grown: 2,
 		Copy: feed.Copy{
-			Pulled: at, From: "https://a.example", Request: f.Request(), Entries: 2, Body: []byte("198.51.100.0/24\n203.0.113.9\n"),
+			Pulled: at, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: 2, Body: []byte("198.51.100.0/24\n203.0.113.9\n"),
 		},
 	}
 	if err := f.KeepAside(refused, at, want); err != nil {

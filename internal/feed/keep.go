@@ -34,6 +34,7 @@ type Copy struct {
 	Pulled  time.Time // when it came from the API, UTC
 	From    string    // the API's base URL
 	Request string    // what was asked for, as Feed.Request tells it
+	Source  string    // where and what for, whatever the key, as Feed.Source tells it; empty in a copy of an early version
 	Entries int       // addresses and networks
 	Body    []byte    // an address or network a line; checked against its checksum
 }
@@ -54,8 +55,14 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 
 // Request identifies what is asked for: the API, the key, the score. Lists of different requests are not measured against
 // each other. It is a checksum, and tells nothing of the key.
-func (f *Feed) Request() string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{f.o.URL, f.o.Key, strconv.Itoa(f.o.ScoreMin)}, "\x00")))
+func (f *Feed) Request() string { return checksum(f.o.URL, f.o.Key, strconv.Itoa(f.o.ScoreMin)) }
+
+// Source identifies the API and the score, whatever the key is. A list of the same source is good to begin with after the
+// key was rotated: the host and its account are the same.
+func (f *Feed) Source() string { return checksum(f.o.URL, strconv.Itoa(f.o.ScoreMin)) }
+
+func checksum(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -80,8 +87,8 @@ func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, ex
 	}
 	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing once it has replaced the old one
 	w := bufio.NewWriter(file)
-	_, err = fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# entries: %d\n",
-		copyVersion, pulled.UTC().Format(time.RFC3339), f.o.URL, f.Request(), list.Len())
+	_, err = fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# source: %s\n# entries: %d\n",
+		copyVersion, pulled.UTC().Format(time.RFC3339), f.o.URL, f.Request(), f.Source(), list.Len())
 	for _, h := range extra {
 		_, werr := fmt.Fprintf(w, "# %s: %s\n", h.name, h.value)
 		err = errors.Join(err, werr)
@@ -217,6 +224,8 @@ func parseCopy(raw []byte) (Copy, map[string]string, error) {
 			c.From = value
 		case "request":
 			c.Request = value
+		case "source":
+			c.Source = value
 		case "entries":
 			c.Entries, err = strconv.Atoi(value)
 		case "sha256":

@@ -51,7 +51,7 @@ func TestKeep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := feed.Copy{Pulled: pulled, From: "https://a.example", Request: f.Request(), Entries: l.Len(), Body: []byte{}}
+		want := feed.Copy{Pulled: pulled, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: l.Len(), Body: []byte{}}
 		for p := range l.All() {
 			want.Body = append(want.Body, strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")+"\n"...)
 		}
@@ -159,6 +159,9 @@ func TestRequest(t *testing.T) {
 		{URL: "https://a.example", Key: "sk_test_a", ScoreMin: 51},
 	} {
 		r := feed.New(o).Request()
+		if s := feed.New(o).Source(); (s == feed.New(feed.Options{URL: "https://a.example", ScoreMin: 50}).Source()) != (o.URL == "https://a.example" && o.ScoreMin == 50) {
+			t.Errorf("source %q of %+v", s, o)
+		}
 		if seen[r] || strings.Contains(r, "sk_test") {
 			t.Errorf("request %q of %+v", r, o)
 		}
