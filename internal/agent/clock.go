@@ -7,7 +7,8 @@ import (
 )
 
 const (
-	// leastWait is the shortest wait between two attempts at anything that may fail, whatever a computation comes to.
+	// leastWait is the shortest wait between two attempts at anything that may fail, whatever a
+	// computation comes to.
 	leastWait = time.Second
 	// alarmTick is how often a wait looks at the clocks.
 	alarmTick = time.Minute
@@ -15,8 +16,8 @@ const (
 	maxSkew = time.Hour
 )
 
-// clock tells the time in two ways. The wall clock may be wrong and be set. The time since boot is set by no one and goes on
-// while the host is suspended, unlike the clock that Go's timers use.
+// clock has the time in two ways. The wall clock may be wrong and be set. The time since boot is
+// set by no one and goes on while the host is suspended, unlike the clock that Go's timers use.
 type clock struct {
 	wall func() time.Time
 	boot func() time.Duration
@@ -42,14 +43,15 @@ type moment struct {
 // now returns the present moment.
 func (c clock) now() moment { return moment{wall: c.wall().Round(0), boot: c.boot()} }
 
-// passed returns how long ago m was by the clock that says more: a wall clock that was put right, or the time since boot.
+// passed returns how long ago m was by the clock that says more: a wall clock that was put right,
+// or the time since boot.
 func (c clock) passed(m moment) time.Duration {
 	now := c.now()
 	return max(now.wall.Sub(m.wall), now.boot-m.boot)
 }
 
-// age returns how long ago m was. ok is false if that cannot be told: m is of an earlier run, and the wall clock is wrong now
-// or was wrong then.
+// age returns how long ago m was. ok is false if that is unknown: m is of an earlier run, and the
+// wall clock is wrong now or was wrong then.
 func (c clock) age(m moment) (age time.Duration, ok bool) {
 	now := c.now()
 	if m.boot != 0 {
@@ -59,7 +61,8 @@ func (c clock) age(m moment) (age time.Duration, ok bool) {
 	return max(0, age), plausible(m.wall) && plausible(now.wall) && age >= -maxSkew
 }
 
-// wallOf returns the wall time of m, by the clock as it is now if the clock of then cannot be right.
+// wallOf returns the wall time of m, by the clock as it is now if the clock of then cannot be
+// right.
 func (c clock) wallOf(m moment) time.Time {
 	now := c.now()
 	if m.boot == 0 || plausible(m.wall) || !plausible(now.wall) {
@@ -74,11 +77,12 @@ func (c clock) after(wait time.Duration) moment {
 	return moment{wall: m.wall.Add(wait), boot: m.boot + wait}
 }
 
-// plausible reports whether a wall clock can have shown t. This program is of 2026: an earlier clock has not been set yet.
+// plausible reports whether a wall clock can have shown t. This program is of 2026: an earlier
+// clock has not been set yet.
 func plausible(t time.Time) bool { return t.Year() >= 2026 }
 
-// alarm is the end of a wait, by the clock that says more. Every wait between two pulls, reports or attempts passes through
-// reset, which never makes it shorter than leastWait.
+// alarm is the end of a wait, by the clock that says more. Every wait between two pulls, reports or
+// attempts passes through reset, which never makes it shorter than leastWait.
 type alarm struct {
 	clock clock
 	began moment

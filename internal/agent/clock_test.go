@@ -9,7 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// hands are the two clocks of a test. Its wall clock goes on with time.Now, and the time since boot with it.
+// hands are the two clocks of a test. Its wall clock goes on with time.Now, and the time since boot
+// with it.
 type hands struct {
 	set, slept atomic.Int64 // by how much the wall clock was set, and how long the host was suspended, in ns
 	began      time.Time
@@ -23,7 +24,8 @@ func (h *hands) clock() clock {
 	}
 }
 
-// TestAlarm ends a wait when its time has come by the wall clock or since boot, and never sooner than a second.
+// TestAlarm ends a wait when its time has come by the wall clock or since boot, and never sooner
+// than a second.
 func TestAlarm(t *testing.T) {
 	t.Parallel()
 	const wait = 24 * time.Hour
@@ -66,8 +68,8 @@ func TestAlarm(t *testing.T) {
 	}
 }
 
-// TestAge: the age of a list of this run does not depend on the wall clock; that of a kept one is unknown while a clock is or
-// was wrong.
+// TestAge: the age of a list of this run does not depend on the wall clock; that of a kept one is
+// unknown while a clock is or was wrong.
 func TestAge(t *testing.T) {
 	t.Parallel()
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -98,8 +100,8 @@ func TestAge(t *testing.T) {
 	}
 }
 
-// TestTimesInStatus: a list of this run keeps its age and place in time when the clock is put right, and a kept list of the
-// future has none; the status says so, and stays active.
+// TestTimesInStatus: a list of this run keeps its age and place in time when the clock is put
+// right, and a kept list of the future has none; the status says so, and stays active.
 func TestTimesInStatus(t *testing.T) {
 	t.Parallel()
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)

@@ -11,18 +11,20 @@ import (
 )
 
 const (
-	// provenBy and provenOver are how many packets a source must send, and over more than which time, before a report about it
-	// is sure enough to be sent without an entry of its own or a connection attempt. The kernel delivers events up to 100 ms
-	// late.
+	// provenBy and provenOver are how many packets a source must send, and over more than which
+	// time, before a report about it is sure enough to be sent without an entry of its own or a
+	// connection attempt. The kernel delivers events up to 100 ms late.
 	provenBy, provenOver = 3, time.Second + 100*time.Millisecond
-	// maxProofs bounds the sources that are remembered, in two generations; a generation also ends with proofFor. Beyond it the
-	// source that was seen least recently is forgotten, and begins anew.
+	// maxProofs bounds the sources that are remembered, in two generations; a generation also ends
+	// with proofFor. Beyond it the source that was seen least recently is forgotten, and begins
+	// anew.
 	maxProofs, proofFor = 1 << 15, 12 * time.Hour
-	// maxHeld bounds the hits that wait for the proof of their source, a few MB. What has no room is in the history alone.
+	// maxHeld bounds the hits that wait for the proof of their source, a few MB. Those without room
+	// are in the history alone.
 	maxHeld = 1 << 14
 )
 
-// verdict says whether a hit is reported.
+// verdict is whether a hit is reported.
 type verdict uint8
 
 const (
@@ -31,9 +33,9 @@ const (
 	certain                // at once
 )
 
-// evidence decides which hits are reported, so that nobody innocent is. Packets can be forged and networks have neighbours:
-// an address that the API itself lists is reported from its first connection attempt, and anything else of what the API
-// lists after three packets over more than a second.
+// evidence decides which hits are reported. Packets can be forged and networks have neighbours: an
+// address that the API itself lists is reported from its first connection attempt, and any other
+// packets of the API's entries after three of them over more than a second.
 type evidence struct {
 	outbound outbound
 
@@ -44,7 +46,7 @@ type evidence struct {
 	held       int       // hits, of all proofs together
 }
 
-// proof is what is known of a source that needs one.
+// proof is the state of a source that needs one.
 type proof struct {
 	packets     uint64
 	first, last time.Time
@@ -53,7 +55,8 @@ type proof struct {
 
 func (p *proof) complete() bool { return p.packets >= provenBy && p.last.Sub(p.first) > provenOver }
 
-// publish makes list the API's list that is put in force. The one before still counts for packets that it dropped.
+// publish makes list the API's list that is put in force. The one before still counts for packets
+// that it dropped.
 func (e *evidence) publish(list blocklist.Blocklist) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -62,7 +65,8 @@ func (e *evidence) publish(list blocklist.Blocklist) {
 	}
 }
 
-// entry returns the entry of the API's list that covers a source. An entry of the operator's own list is none.
+// entry returns the entry of the API's list that covers a source. An entry of the operator's own
+// list is none.
 func (e *evidence) entry(source netip.Addr) (netip.Prefix, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -97,7 +101,8 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 	return dubious
 }
 
-// see remembers what the observing task saw until now, as far as it can prove anything.
+// see takes hits of the observing task, which end now, and remembers those that help to prove their
+// source.
 func (e *evidence) see(hits []sensor.Hit, now time.Time) {
 	e.outbound.look(now)
 	e.outbound.check(hits, now)
@@ -160,7 +165,8 @@ func (e *evidence) proven(source netip.Addr) (held []store.Hit, ok bool) {
 	return p.held, true
 }
 
-// settle is called when rows have been recorded: those that waited wait no longer, and the dubious ones begin to wait.
+// settle is called when rows have been recorded: those that waited wait no longer, and the dubious
+// ones begin to wait.
 func (e *evidence) settle(rows, dubious []store.Hit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

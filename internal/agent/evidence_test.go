@@ -11,8 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// witness is an agent whose API lists 203.0.113.9 and 198.51.100.0/24, whose operator lists 192.0.2.9, and which has one
-// socket: of a server at the port of memcached.
+// witness is an agent whose API lists 203.0.113.9 and 198.51.100.0/24, whose operator lists
+// 192.0.2.9, and which has one socket: of a server at the port of memcached.
 func witness(t *testing.T) *Agent {
 	t.Helper()
 	a, _ := logged(t)
@@ -25,8 +25,8 @@ func witness(t *testing.T) *Agent {
 	return a
 }
 
-// observed hands the agent packets of a source, one at each of the times after t0, as the observing and the recording task
-// do, and returns what goes into reports and into the history.
+// observed hands the agent packets of a source, one at each of the times after t0, as the observing
+// and the recording task do, and returns what goes into reports and into the history.
 func observed(a *Agent, t0 time.Time, source string, protocol sensor.Protocol, port uint16, after ...time.Duration) (reported, kept uint64) {
 	for _, d := range after {
 		k := sensor.Key{Source: netip.MustParseAddr(source), Port: port, Protocol: protocol, Kind: sensor.Attempt}
@@ -49,8 +49,9 @@ func observed(a *Agent, t0 time.Time, source string, protocol sensor.Protocol, p
 	return reported, kept
 }
 
-// TestNobodyInnocentIsReported: an address that the API lists is reported from its first connection attempt, and anything
-// else after three packets over more than a second, with the packets before; a datagram only if it cannot be an answer.
+// TestNobodyInnocentIsReported: an address that the API lists is reported from its first connection
+// attempt, and anything else after three packets over more than a second, with the packets before;
+// a datagram only if it cannot be an answer.
 func TestNobodyInnocentIsReported(t *testing.T) {
 	t.Parallel()
 	ms := func(ns ...int) (ds []time.Duration) {
@@ -102,7 +103,8 @@ func TestNobodyInnocentIsReported(t *testing.T) {
 	}
 }
 
-// TestSocketOfBefore: a socket counts for some minutes after it is gone, and sockets that cannot be read count as there.
+// TestSocketOfBefore: a socket counts for some minutes after it is gone, and sockets that cannot be
+// read count as there.
 func TestSocketOfBefore(t *testing.T) {
 	t.Parallel()
 	a, now := witness(t), time.Now()
@@ -125,8 +127,8 @@ func TestSocketOfBefore(t *testing.T) {
 	}
 }
 
-// TestTrackedConnections: where the kernel tracks connections, it tells who began, whatever sockets there are; and what it
-// does not tell is not reported.
+// TestTrackedConnections: where the kernel tracks connections, it tells who began, whatever sockets
+// there are; and what it does not tell is not reported.
 func TestTrackedConnections(t *testing.T) {
 	t.Parallel()
 	const source = "203.0.113.9"
@@ -145,7 +147,8 @@ func TestTrackedConnections(t *testing.T) {
 			t.Errorf("%s: %d packets are reported, want %d", name, n, tt.want)
 		}
 	}
-	// The entry of a flow ends half a minute after its last datagram; answers that come later are still answers.
+	// The entry of a flow ends half a minute after its last datagram; answers that come later are
+	// still answers.
 	a, now := witness(t), time.Now()
 	known := began
 	a.evidence.outbound.tracks = func() bool { return true }
@@ -177,7 +180,8 @@ func TestListOfBefore(t *testing.T) {
 	}
 }
 
-// TestProofsAreBounded: however many sources are forged, the proofs and the hits that wait for them are so many at most.
+// TestProofsAreBounded: however many sources are forged, the proofs and the hits that wait for them
+// are so many at most.
 func TestProofsAreBounded(t *testing.T) {
 	t.Parallel()
 	a, now := witness(t), time.Now()

@@ -12,18 +12,20 @@ import (
 )
 
 const (
-	// lookSockets is how often the sockets are looked at, and socketShare bounds the share of time that looking takes: a
-	// resolver may have tens of thousands of them.
+	// lookSockets is how often the sockets are looked at, and socketShare bounds the share of time
+	// that looking takes: a resolver may have tens of thousands of them.
 	lookSockets, socketShare = time.Second, 1000
-	// flowShare bounds likewise the share of time that reading the tracked connections takes, while datagrams come.
+	// flowShare bounds likewise the share of time that reading the tracked connections takes, while
+	// datagrams come.
 	flowShare = 20
 	// socketFor is how long a socket counts after it was seen last. Answers come that late at most.
 	socketFor = 5 * time.Minute
 )
 
-// outbound knows whether this host may have sent datagrams to a source before. What comes from it then can be an answer:
-// datagrams have no flag that says who began, and the packets are dropped before the kernel looks whether it knows the
-// connection. Where the kernel tracks connections it is asked; else each socket that is not connected may have sent.
+// outbound knows whether this host may have sent datagrams to a source before. Datagrams from it
+// can be answers then: datagrams have no flag that says who began, and the packets are dropped
+// before the kernel looks whether it knows the connection. Where the kernel tracks connections it
+// is asked; else each socket that is not connected may have sent.
 type outbound struct {
 	ports   config.PortMap
 	sockets func() ([]host.UDPSocket, error) // nil: none are looked at
@@ -64,14 +66,14 @@ func (o *outbound) look(now time.Time) {
 		}
 	}
 	if o.first, o.last, err = o.local(); err != nil {
-		o.first, o.last = 1024, 65535 // what needs no privilege
+		o.first, o.last = 1024, 65535 // those that need no privilege
 	}
 	o.tracked = o.tracks()
 	o.due = now.Add(max(lookSockets, socketShare*time.Since(begin)))
 }
 
-// check asks the kernel whether this host began to send to the sources of datagrams, where it tracks that. Hits that come
-// sooner than it may be asked again are not known to be no answers.
+// check asks the kernel whether this host began to send to the sources of datagrams, where it
+// tracks that. Hits that come sooner than it may be asked again are not known to be no answers.
 func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -105,8 +107,8 @@ func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	}
 }
 
-// named reports whether a port is that of a service: SIKKER_PORT_MAP names it, and it is none that the kernel gives to
-// clients.
+// named reports whether a port is that of a service: SIKKER_PORT_MAP names it, and it is none that
+// the kernel gives to clients.
 func (o *outbound) named(port uint16) bool {
 	_, named := o.ports.Name(port)
 	return named && o.last != 0 && (port < o.first || port > o.last)
@@ -118,7 +120,8 @@ func (o *outbound) found(s host.UDPSocket, at time.Time) bool {
 	return ok && at.Sub(seen) <= socketFor
 }
 
-// isService reports whether a datagram of a source to a port that came at that time can only have begun something.
+// isService reports whether a datagram of a source to a port that came at that time can only have
+// begun something.
 func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

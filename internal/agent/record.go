@@ -230,9 +230,9 @@ func (a *Agent) recordSome(r store.Record) error {
 	return a.store.Add(ctx, r)
 }
 
-// rows returns hits as the database has them, and those of them that are reported when their source is proven. Hits of a
-// proven source that waited for that are among the rows. What proves no attempt is kept and not reported; of what was
-// whitelisted while its hits were in memory, neither.
+// rows returns hits as the database has them, and those of them that wait for the proof of their
+// source. Hits that waited for it are among the rows once there is proof. Hits that prove no
+// attempt are kept and not reported, nor are those of a source that was whitelisted meanwhile.
 func (a *Agent) rows(hits []sensor.Hit) (rows, waiting []store.Hit) {
 	rows = make([]store.Hit, 0, len(hits))
 	special := blocklist.Special()

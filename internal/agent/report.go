@@ -19,8 +19,9 @@ import (
 const (
 	// lastReport is how long the last batch may take when the agent stops.
 	lastReport = 5 * time.Second
-	// unclearMost is the longest wait after answers that prove nothing. The first wait is an ordinary one, the second is a
-	// sixteenth of it, and each further one twice as long: an API that takes rows and cannot say so gets few of them twice.
+	// unclearMost is the longest wait after answers that prove nothing. The first wait is an
+	// ordinary one, the second is a sixteenth of it, and each further one twice as long: an API
+	// that takes rows and cannot say so gets few of them twice.
 	unclearMost = 24 * time.Hour
 	// maxTold is how many reasons are remembered that rows were rejected for, each told once.
 	maxTold = 100
@@ -43,8 +44,8 @@ func (a *Agent) deliver(ctx context.Context) error {
 	}
 }
 
-// reportAll sends batch after batch until as many rows were sent as were there at its start, or something fails, and returns
-// how long to wait.
+// reportAll sends batch after batch until as many rows were sent as were there at its start, or
+// something fails, and returns how long to wait.
 func (a *Agent) reportAll(ctx context.Context, wait *backoff.ExponentialBackOff) time.Duration {
 	left, err := a.reporter.Queued(ctx)
 	if err != nil {
@@ -160,8 +161,8 @@ type queue struct {
 	exempt    func(netip.Addr) bool // sources that are not reported
 }
 
-// Batch returns the next batch. Sources that were whitelisted since they were queued, also while the batch was in flight, are
-// taken out of the queue first.
+// Batch returns the next batch. Sources that were whitelisted since they were queued, also while
+// the batch was in flight, are taken out of the queue first.
 func (q queue) Batch(ctx context.Context, most int) ([]report.Row, error) {
 	batch, err := q.Store.Batch(ctx, most)
 	if slices.ContainsFunc(batch, func(r store.Row) bool { return q.exempt(r.Source) }) {

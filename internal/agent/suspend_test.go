@@ -23,8 +23,8 @@ func (l *lister) Blacklist(context.Context, sikkerapi.BlacklistQuery) (*sikkerap
 	return &sikkerapi.BlacklistStream{ReadCloser: io.NopCloser(strings.NewReader("203.0.113.9\n"))}, nil
 }
 
-// TestPullIsDueAfterSuspend suspends a host that pulls once a day, by a clock that Go's timers do not see: it pulls within a
-// minute of waking up, once, and a day later again.
+// TestPullIsDueAfterSuspend suspends a host that pulls once a day, by a clock that Go's timers do
+// not see: it pulls within a minute of waking up, once, and a day later again.
 func TestPullIsDueAfterSuspend(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -14,7 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// TestWhitelistedFromMemory whitelists a source while its hits are in memory: they are kept in the history and not queued.
+// TestWhitelistedFromMemory whitelists a source while its hits are in memory: they are kept in the
+// history and not queued.
 func TestWhitelistedFromMemory(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
@@ -30,8 +31,8 @@ func TestWhitelistedFromMemory(t *testing.T) {
 	}
 }
 
-// TestWhitelistedInFlight whitelists a source when its row is queued, when it is in flight, and when an answer puts it back:
-// each time the next batch is without it, and the rest is reported.
+// TestWhitelistedInFlight whitelists a source when its row is queued, when it is in flight, and
+// when an answer puts it back: each time the next batch is without it, and the rest is reported.
 func TestWhitelistedInFlight(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t)

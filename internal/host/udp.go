@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// procNet has the files of the calling thread's network namespace (proc(5)). They are there without any privilege.
+// procNet has the files of the calling thread's network namespace (proc(5)). They are there without
+// any privilege.
 const procNet = "/proc/thread-self/net/"
 
 // UDPSocket is a UDP socket of this host.
@@ -26,8 +27,8 @@ type UDPSocket struct {
 	Peer netip.Addr // that it is connected to; not valid if it is not, and then it may send to anyone
 }
 
-// UDPSockets returns the UDP sockets of this network namespace, those of both families. Sockets of containers in other
-// namespaces are not among them.
+// UDPSockets returns the UDP sockets of this network namespace, those of both families. Sockets of
+// containers in other namespaces are not among them.
 func UDPSockets() ([]UDPSocket, error) {
 	var all []UDPSocket
 	for _, name := range []string{"udp", "udp6"} {
@@ -47,8 +48,8 @@ func UDPSockets() ([]UDPSocket, error) {
 	return all, nil
 }
 
-// parseSockets reads /proc/net/udp or udp6: after a line of titles, a line a socket, whose second and third field are the
-// local and the remote address.
+// parseSockets reads /proc/net/udp or udp6: after a line of titles, a line a socket, whose second
+// and third field are the local and the remote address.
 func parseSockets(r io.Reader) ([]UDPSocket, error) {
 	var sockets []UDPSocket
 	lines := bufio.NewScanner(r)
@@ -74,8 +75,8 @@ func parseSockets(r io.Reader) ([]UDPSocket, error) {
 	return sockets, lines.Err()
 }
 
-// parseAddrPort reads an address as the kernel prints it there: words of 32 bits in the byte order of the host, in
-// hexadecimal, a colon, and the port.
+// parseAddrPort reads an address as the kernel prints it there: words of 32 bits in the byte order
+// of the host, in hexadecimal, a colon, and the port.
 func parseAddrPort(text string) (netip.AddrPort, error) {
 	words, portText, ok := strings.Cut(text, ":")
 	raw, err := hex.DecodeString(words)
@@ -90,8 +91,8 @@ func parseAddrPort(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, uint16(port)), nil
 }
 
-// LocalPorts returns the first and the last of the ports that the kernel gives to clients of this network namespace:
-// net.ipv4.ip_local_port_range, which holds for IPv6 too.
+// LocalPorts returns the first and the last of the ports that the kernel gives to clients of this
+// network namespace: net.ipv4.ip_local_port_range, which holds for IPv6 too.
 func LocalPorts() (first, last uint16, err error) {
 	raw, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
@@ -103,14 +104,15 @@ func LocalPorts() (first, last uint16, err error) {
 	return first, last, nil
 }
 
-// maxFlows is how many connections the kernel may track for UDPPeers to read them: reading takes about 8 µs and 600 bytes
-// each.
+// maxFlows is how many connections the kernel may track for UDPPeers to read them: reading takes
+// about 8 µs and 600 bytes each.
 const maxFlows = 30_000
 
 // ErrFlows means that the kernel tracks more connections than are read at a time.
 var ErrFlows = errors.New("the kernel tracks too many connections")
 
-// Tracks reports whether the kernel tracks the connections of this network namespace. Nothing is loaded for the answer.
+// Tracks reports whether the kernel tracks the connections of this network namespace. Nothing is
+// loaded for the answer.
 func Tracks() bool {
 	n, err := flows()
 	return err == nil && n > 0
@@ -126,9 +128,10 @@ func flows() (n int, err error) {
 	return n, err
 }
 
-// UDPPeers returns the addresses to which this host, or a container whose packets it forwards, began to send datagrams, as
-// far as the kernel tracks that: an entry stays for 30 seconds after the last datagram. It needs CAP_NET_ADMIN. The error is
-// ErrFlows if there are too many connections to read them.
+// UDPPeers returns the addresses to which this host, or a container whose packets it forwards,
+// began to send datagrams, as far as the kernel tracks that: an entry stays for 30 seconds after
+// the last datagram. It needs CAP_NET_ADMIN. The error is ErrFlows if there are too many
+// connections to read them.
 func UDPPeers() (map[netip.Addr]bool, error) {
 	if n, err := flows(); err != nil || n > maxFlows {
 		return nil, fmt.Errorf("read UDP flows: %w", cmp.Or(err, ErrFlows))

@@ -63,8 +63,8 @@ func TestLocalPorts(t *testing.T) {
 	})
 }
 
-// TestUDPPeers: without rules that track connections nothing is known and nothing is loaded; with them, to whom this host
-// began to send.
+// TestUDPPeers: without rules that track connections nothing is known and nothing is loaded; with
+// them, to whom this host began to send.
 func TestUDPPeers(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)

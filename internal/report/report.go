@@ -22,19 +22,20 @@ const (
 	// maxAlone is how many rows in a row may be dropped because the API refuses a request that holds nothing else. Beyond it
 	// the rows are not what it refuses.
 	maxAlone = 3
-	// maxSent is how often a batch is sent while nothing proves whether the API took it. Then a single row is sent instead,
-	// until an answer proves something: an API that takes rows and cannot say so gets each of the others twice at most.
+	// maxSent is how often a batch is sent while nothing proves whether the API took it. Then a
+	// single row is sent instead, until an answer proves something: an API that takes rows and
+	// cannot say so gets each of the others twice at most.
 	maxSent = 2
 	// recordTimeout bounds the recording of an answer, which is finished even when the agent is being stopped.
 	recordTimeout = 10 * time.Second
 	day           = 24 * time.Hour
-	// maxAge and maxSkew bound the times that a report tells: a row waits for months at most, and a clock that was put right
-	// since was wrong by more than a few minutes.
+	// maxAge and maxSkew bound the times that a report tells: a row waits for months at most, and a
+	// clock that was put right since was wrong by more than a few minutes.
 	maxAge, maxSkew = 366 * day, 5 * time.Minute
 )
 
-// UnclearError is an answer with a status of success that proves nothing: its counts are missing or do not add up, or its
-// body cannot be read. The rows are kept.
+// UnclearError is an answer with a status of success that proves nothing: its counts are missing or
+// do not add up, or its body cannot be read. The rows are kept.
 type UnclearError struct {
 	Times int // answers in a row that proved nothing, this one among them
 	Err   error
@@ -120,13 +121,15 @@ type Outcome struct {
 // Queued returns how many rows wait.
 func (r *Reporter) Queued(ctx context.Context) (int, error) { return r.o.Queue.Queued(ctx) }
 
-// InDoubt reports whether no answer proves what became of a batch that was sent as often as it may be.
+// InDoubt reports whether no answer proves what became of a batch that was sent as often as it may
+// be.
 func (r *Reporter) InDoubt() bool { return r.doubt >= maxSent }
 
-// Deliver sends one batch of rows, the busiest first, at most as many as the quota has left. With an error none of the batch
-// was taken as far as is known. Rows go back among those that wait when the API said so; after anything else they are sent
-// again as they are, because the API may have taken them, but not more than maxSent times. An answer that could not be
-// recorded is recorded first, and nothing is sent before that works.
+// Deliver sends one batch of rows, the busiest first, at most as many as the quota has left. With
+// an error none of the batch was taken as far as is known. Rows go back among those that wait when
+// the API said so; after anything else they are sent again as they are, because the API may have
+// taken them, but not more than maxSent times. An answer that could not be recorded is recorded
+// first, and nothing is sent before that works.
 func (r *Reporter) Deliver(ctx context.Context) (Outcome, error) {
 	if r.answered != nil {
 		return r.record(ctx)
@@ -201,9 +204,10 @@ func (r *Reporter) ask(ctx context.Context) error {
 	return nil
 }
 
-// renew begins a new day of the quota when the time has come, or when the clock was put back so far that it would not come
-// today. Either the wall clock or the time that has passed decides: the latter stops while the host is suspended. A quota
-// of nothing is forgotten, so that a key that gets one is noticed.
+// renew begins a new day of the quota when the time has come, or when the clock was put back so far
+// that it would not come today. Either the wall clock or the time that has passed decides: the
+// latter stops while the host is suspended. A quota of nothing is forgotten, so that a key that
+// gets one is noticed.
 func (r *Reporter) renew(now time.Time) {
 	switch left := r.until.Sub(now); {
 	case r.daily < 0, left > 0 && left <= day && now.Round(0).Before(r.until.Round(0)):
@@ -214,7 +218,8 @@ func (r *Reporter) renew(now time.Time) {
 	}
 }
 
-// midnight returns the next midnight UTC, when quotas reset. The result has a monotonic reading if now has one.
+// midnight returns the next midnight UTC, when quotas reset. The result has a monotonic reading if
+// now has one.
 func midnight(now time.Time) time.Time {
 	return now.Add(now.UTC().Truncate(day).Add(day).Sub(now.Round(0)))
 }
@@ -252,8 +257,9 @@ func (r *Reporter) refused(ctx context.Context, n int, err error) (Outcome, erro
 	}
 }
 
-// doubtful keeps a batch that the API may have taken or not, and passes the error on. The batch goes again as it is; after
-// maxSent times its rows go back among those that wait, and one of them is sent alone to find out.
+// doubtful keeps a batch that the API may have taken or not, and passes the error on. The batch
+// goes again as it is; after maxSent times its rows go back among those that wait, and one of them
+// is sent alone to find out.
 func (r *Reporter) doubtful(ctx context.Context, err error) (Outcome, error) {
 	r.doubt++
 	if !r.InDoubt() {
@@ -300,7 +306,8 @@ func (r *Reporter) halve(ctx context.Context, n int, err error) (Outcome, error)
 	}
 }
 
-// learn remembers what is left of the quota until it is there again, at midnight UTC unless the API says otherwise.
+// learn remembers what is left of the quota until it is there again, at midnight UTC unless the API
+// says otherwise.
 func (r *Reporter) learn(q sikkerapi.Quota) {
 	if !q.Known {
 		return
@@ -324,8 +331,8 @@ func (r *Reporter) Quota() sikkerapi.Quota {
 	return sikkerapi.Quota{}
 }
 
-// report returns the row as the API takes it. Times that cannot be are left out: the clock was wrong when the row was
-// recorded, or is wrong now.
+// report returns the row as the API takes it. Times that cannot be are left out: the clock was
+// wrong when the row was recorded, or is wrong now.
 func (r Row) report(now time.Time) sikkerapi.Report {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d packet%s dropped", r.Packets, plural(r.Packets))

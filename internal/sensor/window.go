@@ -135,8 +135,8 @@ type sum struct {
 	first, last time.Duration
 }
 
-// hits unpacks a table, at the moment now, which is so long after the tally was made. The wall clock of this moment counts:
-// it may have been set since the tally was made.
+// hits unpacks a table, at the moment now, which is so long after the tally was made. The wall
+// clock of this moment counts: it may have been set since the tally was made.
 func hits(table map[key]sum, now time.Time, since time.Duration) []Hit {
 	if len(table) == 0 {
 		return nil

@@ -14,8 +14,8 @@ const (
 	// maxHourly is how many rows of hits an hour may have, and maxHits all hours together, some 200 MB. A listed network
 	// that knocks on every port could otherwise fill the disk.
 	maxHourly, maxHits = 100_000, 3_000_000
-	// confirmWithin is how soon after the previous call of Prune another one confirms the clock, and pruneHours is how many
-	// hours with hits one call deletes for their age.
+	// confirmWithin is how soon after the previous call of Prune another one confirms the clock,
+	// and pruneHours is how many hours with hits one call deletes for their age.
 	confirmWithin, pruneHours = 3 * time.Hour, 2
 )
 
@@ -100,11 +100,13 @@ func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) er
 	return count(ctx, tx, "unkept", unkept)
 }
 
-// Prune deletes hits that are older than 30 days, and then the oldest while there are too many. It is called every hour.
+// Prune deletes hits that are older than 30 days, and then the oldest while there are too many. It
+// is called every hour.
 //
-// The clock may be wrong, and what is deleted is gone. So the age counts only if the previous call saw a time shortly
-// before now, and then two hours with hits go at most: a clock that jumps ahead deletes nothing at once and little until it
-// is put right. Hits that lie more than 30 days ahead, which such a clock leaves, go in the same way.
+// The clock may be wrong, and what is deleted is gone. So the age counts only if the previous call
+// saw a time shortly before now, and then two hours with hits go at most: a clock that jumps ahead
+// deletes nothing at once and little until it is put right. Hits that lie more than 30 days ahead,
+// which such a clock leaves, go in the same way.
 func (s *Store) Prune(ctx context.Context, now time.Time) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
 		var before int64

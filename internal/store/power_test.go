@@ -12,7 +12,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// mount mounts an image of ext4 and returns where. Nothing is written but what a program asks to be: not for minutes.
+// mount mounts an image of ext4 and returns where. Nothing is written but what a program asks to
+// be: not for minutes.
 func mount(t *testing.T, image string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -23,8 +24,8 @@ func mount(t *testing.T, image string) string {
 	return dir
 }
 
-// TestPowerLoss takes what the disk has at the moment when Add returns, as a loss of power would leave it: what was recorded
-// is there.
+// TestPowerLoss takes what the disk has at the moment when Add returns, as a loss of power would
+// leave it: what was recorded is there.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -58,13 +59,14 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// TestPrivate: the files of the database can be read by their owner alone, also if another program made them otherwise.
+// TestPrivate: the files of the database can be read by their owner alone, also if another program
+// made them otherwise.
 func TestPrivate(t *testing.T) {
 	t.Parallel()
 	for name, before := range map[string]bool{"a new one": false, "one that was open to all": true} {
 		dir := t.TempDir()
 		if before {
-			if err := os.WriteFile(filepath.Join(dir, "sikkerguard.db"), nil, 0o644); err != nil { //nolint:gosec // that is the test
+			if err := os.WriteFile(filepath.Join(dir, "sikkerguard.db"), nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}

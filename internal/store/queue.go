@@ -164,8 +164,9 @@ func (s *Store) Queued(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// Batch returns the batch in flight, from this process or one before it that did not learn the answer. If there is none, the
-// up to most rows with the most packets become it. Their times do not matter: a clock that was wrong keeps no row here.
+// Batch returns the batch in flight, from this process or one before it that did not learn the
+// answer. If there is none, the up to most rows with the most packets become it. Their times do not
+// matter: a clock that was wrong keeps no row here.
 func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
 	const flying = "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1 ORDER BY packets DESC, source, service"
 	err = s.transact(ctx, func(tx *sql.Tx) error {

@@ -10,14 +10,16 @@ import (
 )
 
 var (
-	// ErrUnauthorized means that the API refuses the key: 401, missing or invalid; 403, disabled or expired. The API says so
-	// in JSON of its own; the same status from a proxy, CDN or portal proves nothing about the key.
+	// ErrUnauthorized means that the API refuses the key: 401, missing or invalid; 403, disabled or
+	// expired. The API says so in JSON of its own; the same status from a proxy, CDN or portal
+	// proves nothing about the key.
 	ErrUnauthorized = errors.New("the API refuses the key: check it")
 	// ErrRedirect means that the API answered with a redirect. None is followed, so that the key stays with its host.
 	ErrRedirect = errors.New("the API answered with a redirect, and none is followed: check the base URL")
 	// ErrDecompress means that a compressed body is corrupt.
 	ErrDecompress = errors.New("decompress body")
-	// ErrMalformed means that the answer has a status of success and another content than was agreed.
+	// ErrMalformed means that the answer has a status of success and another content than was
+	// agreed.
 	ErrMalformed = errors.New("malformed answer")
 	// ErrBatchTooLarge means that a bulk report has more than MaxReports rows or MaxReportBytes bytes: send it in parts.
 	ErrBatchTooLarge = errors.New("bulk report is too large")
@@ -73,8 +75,8 @@ func (e *APIError) refusesKey() bool {
 	return e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden
 }
 
-// isRedirect reports whether a status sends the client elsewhere (RFC 9110, 15.4). The others of 300 to 399 do not: 304
-// answers a conditional request, and none is made.
+// isRedirect reports whether a status sends the client elsewhere (RFC 9110, 15.4). The others of
+// 300 to 399 do not: 304 answers a conditional request, and none is made.
 func isRedirect(status int) bool {
 	switch status {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
@@ -106,9 +108,10 @@ func (e *QuotaError) Error() string {
 	return s
 }
 
-// TemporaryError is what is worth another try: no connection, no answer in time, or a body cut short (errors.Is tells
-// io.ErrUnexpectedEOF). errors.As finds the *APIError of an answer: a 5xx; a 401 or 403 that is not the API's own; a 429
-// although the quota is not spent, or that is not the API's own.
+// TemporaryError is what is worth another try: no connection, no answer in time, or a body cut
+// short (errors.Is tells io.ErrUnexpectedEOF). errors.As finds the *APIError of an answer: a 5xx; a
+// 401 or 403 that is not the API's own; a 429 although the quota is not spent, or that is not the
+// API's own.
 type TemporaryError struct {
 	Endpoint   string        // as APIError.Endpoint
 	RetryAfter time.Duration // 0–24 h, what the answer asked for; 0 when nothing was said

@@ -90,8 +90,9 @@ func retryAfter(s string, now time.Time) (wait time.Duration, ok bool) {
 	return min(at.Sub(now), maxRetryAfter), true
 }
 
-// retryAfterOf reads the Retry-After header of an answer. A date in it is measured against the server's own clock, the Date
-// header, because the clock of this host may be wrong; against now where the server's makes no sense of it.
+// retryAfterOf reads the Retry-After header of an answer. A date in it is measured against the
+// server's own clock, the Date header, because the clock of this host may be wrong; against now
+// where the server's makes no sense of it.
 func retryAfterOf(h http.Header, now time.Time) (wait time.Duration, ok bool) {
 	s := h.Get("Retry-After")
 	if sent, err := http.ParseTime(h.Get("Date")); err == nil {

@@ -48,9 +48,10 @@ type BulkReportResult struct {
 // BulkReport reports addresses, each row counting by itself. The API may take some rows and reject others, which is no
 // error. No reports are no request.
 //
-// Rows count as taken only by an answer with a status of success, any 2xx, whose total is the number of rows and whose
-// accepted and rejected make up the total. Any other answer of success is ErrMalformed: an accepting status alone (202, 204)
-// proves nothing, as a proxy or a challenge page sends it too.
+// Rows count as taken only by an answer with a status of success, any 2xx, whose total is the
+// number of rows and whose accepted and rejected make up the total. Any other answer of success is
+// ErrMalformed: an accepting status alone (202, 204) proves nothing, as a proxy or a challenge page
+// sends it too.
 //
 // Before anything is sent it fails with a *RowError that names the first row that breaks the limits, or with
 // ErrBatchTooLarge. After a *TemporaryError, ErrMalformed or the context's end the rows may have been taken or not.

@@ -98,8 +98,8 @@ func (c *Client) noAnswer(ctx context.Context, r request, err error) error {
 	return &TemporaryError{Endpoint: r.endpoint(), Err: c.clean(err)}
 }
 
-// refusal makes the error of an answer that is no success. An answer that is not the API's own proves nothing: neither that
-// the key is refused nor that a quota is spent.
+// refusal makes the error of an answer that is no success. An answer that is not the API's own
+// proves nothing: neither that the key is refused nor that a quota is spent.
 func (c *Client) refusal(resp *http.Response, b io.Reader, r request) error {
 	now := c.now()
 	wait, told := retryAfterOf(resp.Header, now)
@@ -122,8 +122,9 @@ func (c *Client) refusal(resp *http.Response, b io.Reader, r request) error {
 	return api
 }
 
-// spent reports whether a 429 means that the daily quota is spent. With quota left it is a limit of requests at a time,
-// of the API or of a proxy before it; such a limit ends long before the day does.
+// spent reports whether a 429 means that the daily quota is spent. With quota left it is a limit of
+// requests at a time, of the API or of a proxy before it; such a limit ends long before the day
+// does.
 func spent(q Quota, waitTold, own, page bool) bool {
 	switch {
 	case q.Known:
@@ -146,8 +147,8 @@ func isPage(h http.Header) bool {
 	}
 }
 
-// message returns the text of an error and whether it is the API's own, which is JSON with an error in it. Of any other
-// body it returns the beginning, as far as that can be read.
+// message returns the text of an error and whether it is the API's own, which is JSON with an error
+// in it. Of any other body it returns the beginning, as far as that can be read.
 func (c *Client) message(r io.Reader) (text string, own bool) {
 	raw, _ := io.ReadAll(io.LimitReader(r, maxErrorBody))
 	var said struct {
