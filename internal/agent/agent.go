@@ -70,8 +70,9 @@ type Agent struct {
 
 	allow atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
 
-	pullC chan order // what the enforcing task is asked
-	lostC chan error // capacity 1: the rules are no longer what was applied
+	pullC     chan order    // what the enforcing task is asked
+	answeredC chan struct{} // capacity 1: answers were dropped that this host may need
+	lostC     chan error    // capacity 1: the rules are no longer what was applied
 
 	readyC   chan struct{} // capacity 1: what there is to enforce at the start is in force
 	changedC chan struct{} // capacity 1: the status was published anew
@@ -86,10 +87,11 @@ type Agent struct {
 	status  atomic.Pointer[Status]
 	started time.Time
 
-	seen    seen
-	glance  *shared[error]  // whether the kernel has the rules
-	reading *shared[Status] // for the health endpoint
-	applied prometheus.Histogram
+	seen      seen
+	answerers answerers
+	glance    *shared[error]  // whether the kernel has the rules
+	reading   *shared[Status] // for the health endpoint
+	applied   prometheus.Histogram
 }
 
 // offer hands a value to a task that looks for it when it has time. When one is waiting already, this one adds nothing.
@@ -111,13 +113,14 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, o: o, log: o.Log, clock: systemClock(),
-		host:   host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
-		dir:    statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
-		api:    client,
-		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
-		told:   map[string]bool{},
-		pullC:  make(chan order),
-		lostC:  make(chan error, 1),
+		host:      host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		dir:       statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
+		api:       client,
+		sensor:    sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
+		told:      map[string]bool{},
+		pullC:     make(chan order),
+		lostC:     make(chan error, 1),
+		answeredC: make(chan struct{}, 1),
 
 		evidence: evidence{outbound: outbound{
 			ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts, tracks: host.Tracks, peers: host.UDPPeers,

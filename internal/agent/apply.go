@@ -60,41 +60,47 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	case err != nil:
 		return err
 	}
-	if err := a.try(ctx, d, before); err != nil {
+	if d, err = a.try(ctx, d, before); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
 		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
 	}
 	a.inForce(d)
-	a.log.Info(fmt.Sprintf("Blocking %d IPs", ev.Entries()))
+	a.log.Info(fmt.Sprintf("Blocking %d IPs", e.entries4+e.entries6))
 	a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
 	return nil
 }
 
-// try returns nil if d, which has just been put in force, is not proven to cut this host off from what it reached before. Else d
-// is out of force, and the error is a *RollbackError.
-func (a *Agent) try(ctx context.Context, d desired, before host.Checks) error {
-	t := trial{
-		probe:   a.host.Probe,
-		with:    func(ctx context.Context) error { _, err := a.enact(ctx, d); return err },
-		without: func(context.Context) error { return a.putBack() },
-	}
-	broken := t.broken(ctx, before)
+// try returns the rules in force if d, which has just been put in force, is not proven to cut this host off from what it
+// reached before: d, or d with resolvers let through that a resolver on this host needs. Else d is out of force, and the
+// error is a *RollbackError.
+func (a *Agent) try(ctx context.Context, d desired, before host.Checks) (desired, error) {
+	broken := trial{probe: a.host.Probe}.broken(ctx, before)
 	if len(broken) == 0 {
-		return nil
+		return d, nil
+	}
+	d, exempted, err := a.exemptUpstreams(ctx, d, broken)
+	if err != nil {
+		return d, errors.Join(err, a.undo())
+	}
+	t := trial{probe: a.host.Probe, with: a.enforcing(d), without: func(context.Context) error { return a.putBack() }}
+	if exempted {
+		if broken = t.failing(ctx, broken); len(broken) == 0 {
+			return d, nil
+		}
 	}
 	guilty, err := a.proof(ctx, t, broken, d)
 	switch {
 	case err != nil:
-		return errors.Join(err, a.undo())
+		return d, errors.Join(err, a.undo())
 	case len(guilty) > 0:
-		return &RollbackError{Broken: guilty, Entries: d.block.Len()}
+		return d, &RollbackError{Broken: guilty, Entries: d.block.Len()}
 	}
 	a.log.Info("It is not the list; that stays in force", zap.Stringer("notReached", broken))
 	a.enforcer.doubt.about(broken)
-	return nil
+	return d, nil
 }
 
 // proof has t prove which of the broken checks are the fault of d, and rejects d if some are. The status says so meanwhile.
@@ -182,6 +188,17 @@ func (a *Agent) accuse(ctx context.Context) error {
 	}
 	broken := t.unreached(ctx)
 	if len(broken) == 0 {
+		return nil
+	}
+	switch let, exempted, err := a.exemptUpstreams(ctx, d, broken); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		err = errors.Join(err, a.undo())
+		a.takeApplied(err)
+		return err
+	case exempted:
+		a.inForce(let)
 		return nil
 	}
 	a.log.Warn("The API is not reached, and answers to this host are dropped: letting those in for a moment who answered",

@@ -38,6 +38,8 @@ const (
 	condLog        Code = "log-stalled"
 	condAge        Code = "list-age-unknown"
 	condReports    Code = "reports-kept"
+	condSurvey     Code = "whitelist-incomplete"
+	condUpstream   Code = "resolver-listed"
 	condDryRun     Code = "dry-run"
 	condNamespace  Code = "namespace-alone"
 	condBridged    Code = "guests-not-covered"
@@ -177,13 +179,24 @@ func conditions() []condition {
 			code: condHostWatch, severity: SeverityDegraded,
 			message: "Changes of addresses and routes are not noticed, the rules stay in force",
 			ended:   "Changes of addresses and routes are noticed",
-			remedy:  "It is tried again by itself. The next pull looks at addresses and routes as well.",
+			remedy:  "It is tried again by itself. Meanwhile they are looked at every three minutes.",
 		},
 		{
 			code: condRulesWatch, severity: SeverityDegraded,
 			message: "Changes that other programs make to the rules are not noticed, the rules stay in force",
 			ended:   "Changes that other programs make to the rules are noticed",
 			remedy:  "It is tried again by itself. `/healthz` asks the kernel for the rules each time.",
+		},
+		{
+			code: condSurvey, severity: SeverityWarning, quiet: true,
+			message: "Not everything that this host depends on can be found; what was found before stays whitelisted",
+			remedy:  "The detail says what to do. It is looked for again by itself, at least every three minutes.",
+		},
+		{
+			code: condUpstream, severity: SeverityWarning, quiet: true,
+			message: "A resolver on this host asks others that are on the list; those it needs are let through",
+			remedy: "Have it ask other resolvers, or name those in SIKKER_WHITELIST. An exemption ends by itself when the address is on no " +
+				"list any more or not needed.",
 		},
 		{
 			code: condDryRun, severity: SeverityWarning, quiet: true,

@@ -58,6 +58,7 @@ type enforcer struct {
 	stale     error       // why what is in force is not what is wanted now, nil when it is
 	again     *time.Timer // tries once more to put it in force; nil until it was needed
 	offline   offline
+	exempt    exemptions
 	wait      *backoff.ExponentialBackOff
 	wasted    int // lists that were downloaded since one came in force
 	repair    repairer
@@ -129,6 +130,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 				running = true
 				a.tellRunning()
 			}
+			a.retestExemptions(ctx)
 			a.end(ctx)
 			a.pullIfNetwork(next)
 		case <-a.surveys.newsC:
@@ -167,6 +169,8 @@ func (a *Agent) enforce(ctx context.Context) error {
 			e.asideKeeper.done(err)
 		case <-e.asideKeeper.due():
 			e.asideKeeper.retry()
+		case <-a.answeredC:
+			a.suspectUpstreams(ctx)
 		case <-a.pulseC: // the supervisor is told that enforcing goes on
 		}
 	}

@@ -61,8 +61,10 @@ func (a *Agent) collect() {
 	a.recorder.add(w, now)
 	a.tellStuck()
 	a.seen.add(w.Hits, a.cfg.Ports)
+	a.answerers.add(w.Hits, time.Now())
 	if slices.ContainsFunc(w.Hits, a.needed) {
 		a.surveys.doubt()
+		offer(a.answeredC, struct{}{})
 	}
 	o := &a.observer
 	o.window = o.window.With(w)

@@ -25,8 +25,9 @@ import (
 // api is where the host's API is, at the other end of the link.
 var api = netip.MustParseAddrPort("203.0.113.50:9080")
 
-// inside runs the test on a server with one neighbour, which has api's address and accepts connections on its port.
-func inside(t *testing.T) {
+// inside runs the test on a server with one neighbour, which has api's address and accepts connections on its port. more
+// has the neighbour do other things.
+func inside(t *testing.T, more ...func(other *nettest.NS)) {
 	t.Helper()
 	server, other := nettest.New(t), nettest.New(t)
 	nettest.Link(server, other, "eth0",
@@ -52,6 +53,9 @@ func inside(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
+	for _, f := range more {
+		f(other)
+	}
 	server.Rerun(t)
 }
 

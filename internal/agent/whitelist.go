@@ -29,10 +29,12 @@ func (a *Agent) takeSurvey(ctx context.Context) {
 		}
 	}
 	e.problems = problems
+	a.setCondition(condSurvey, errors.Join(v.white.Problems...))
 	a.reconcile(ctx, "Addresses or routes of the host changed")
 }
 
-// allowed composes the allowlist from the newest survey, and logs it if that differs from the one that was logged last.
+// allowed composes the allowlist: what the newest survey found, with the operator's entries, and the exemptions. It logs the
+// survey's part if that differs from the one that was logged last.
 func (a *Agent) allowed() blocklist.Blocklist {
 	v, ok := a.surveys.newest()
 	if !ok {
@@ -51,10 +53,11 @@ func (a *Agent) allowed() blocklist.Blocklist {
 	a.setStatus(func(s *Status) {
 		s.Whitelist.IPs, s.Whitelist.Ranges, s.Whitelist.Kinds = w.IPs(), w.Ranges(), w.Kinds()
 	})
-	if old := a.allow.Load(); old == nil || !old.Equal(v.allow) {
-		a.allow.Store(&v.allow)
+	allow := v.allow.Union(a.enforcer.exempt.list())
+	if old := a.allow.Load(); old == nil || !old.Equal(allow) {
+		a.allow.Store(&allow)
 	}
-	return v.allow
+	return allow
 }
 
 // reconcile puts in force what is wanted now, if it differs from what is in force. That is logged by the sentence why. If

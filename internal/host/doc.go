@@ -9,6 +9,7 @@
 // gave at the last complete look stays whitelisted. Files and answers from the network are capped, and what is no
 // address in them is passed over.
 //
-// What cannot be seen: resolvers that a stub on loopback other than systemd-resolved asks, and gateways of nexthop objects
-// on a host that sets net.ipv4.nexthop_compat_mode=0. The operator's entries are the way out for both.
+// What cannot be seen: resolvers that a stub on loopback other than systemd-resolved asks (Probe notices when they are not
+// reached), and gateways of nexthop objects on a host that sets net.ipv4.nexthop_compat_mode=0. The operator's entries are
+// the way out for both.
 package host

@@ -1,0 +1,266 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+)
+
+const (
+	// answerFresh is how long a dropped answer speaks for its source: a resolver asks a silent upstream again and again.
+	answerFresh = 30 * time.Second
+	// maxAnswerers is how many sources of dropped answers are remembered, and maxUpstreams how many of them are tried.
+	maxAnswerers, maxUpstreams = 256, 16
+	// retestUpstreams is the shortest time between two tests of whether an exemption is needed: a test of one that is costs
+	// the host its DNS for about two seconds.
+	retestUpstreams = 6 * time.Hour
+)
+
+// answerers remembers whose answers to this host were dropped lately. One task adds, another reads.
+type answerers struct {
+	mu   sync.Mutex
+	last map[netip.Addr]answer
+}
+
+type answer struct {
+	dns bool // from a port of DNS
+	at  time.Time
+}
+
+// add takes what was seen now.
+func (s *answerers) add(hits []sensor.Hit, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range hits {
+		if h.Kind != sensor.Answer {
+			continue
+		}
+		if s.last == nil {
+			s.last = map[netip.Addr]answer{}
+		}
+		if _, known := s.last[h.Source]; !known && len(s.last) >= maxAnswerers {
+			s.forgetOne()
+		}
+		s.last[h.Source] = answer{dns: s.last[h.Source].dns || h.Port == 53 || h.Port == 853, at: now}
+	}
+}
+
+// forgetOne makes room: of the sources that did not answer from a port of DNS, or else of all, the oldest goes.
+func (s *answerers) forgetOne() {
+	var oldest netip.Addr
+	for addr, a := range s.last {
+		o := s.last[oldest]
+		if !oldest.IsValid() || a.dns != o.dns && !a.dns || a.dns == o.dns && a.at.Before(o.at) {
+			oldest = addr
+		}
+	}
+	delete(s.last, oldest)
+}
+
+// on returns the sources that answered lately and are on the list, at most maxUpstreams: those of DNS first, and the newest
+// first.
+func (s *answerers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []netip.Addr
+	for addr, a := range s.last {
+		if now.Sub(a.at) <= answerFresh && list.Contains(addr) {
+			found = append(found, addr)
+		}
+	}
+	slices.SortFunc(found, func(x, y netip.Addr) int {
+		a, b := s.last[x], s.last[y]
+		if a.dns != b.dns {
+			return map[bool]int{true: -1, false: 1}[a.dns]
+		}
+		return cmp.Or(b.at.Compare(a.at), x.Compare(y))
+	})
+	return found[:min(len(found), maxUpstreams)]
+}
+
+// exemptions are addresses that are on the list and let through all the same, because this host was proven to need them: a
+// resolver on this host asks them. They belong to the enforcing task.
+type exemptions struct {
+	addrs     []netip.Addr
+	retested  time.Time // when they were last tested
+	suspected time.Time // when a listed upstream was suspected in vain
+}
+
+// list returns them as a part of the allowlist.
+func (x *exemptions) list() blocklist.Blocklist { return single(x.addrs) }
+
+// without returns those other than addr.
+func without(addrs []netip.Addr, addr netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a == addr })
+}
+
+// single returns the list of the addresses.
+func single(addrs []netip.Addr) blocklist.Blocklist {
+	ps := make([]netip.Prefix, len(addrs))
+	for i, a := range addrs {
+		ps[i] = netip.PrefixFrom(a, a.BitLen())
+	}
+	return blocklist.New(ps)
+}
+
+// letting returns d with the addresses let through.
+func (d desired) letting(addrs []netip.Addr) desired {
+	s := single(addrs)
+	return desired{block: d.block.Without(s), allow: d.allow.Union(s)}
+}
+
+// relayed returns the checks by which a resolver on this host was asked, which asks others.
+func relayed(checks host.Checks) host.Checks {
+	return slices.DeleteFunc(slices.Clone(checks), func(c host.Check) bool { return !c.Relayed })
+}
+
+// exemptUpstreams finds out whether d, which is in force, keeps a resolver on this host from those that it asks, by the
+// checks that fail. If it does, as few addresses are exempted as that takes; nothing else of the list is touched. It returns
+// what is in force then, and whether that is other than d. After an error either may be in force.
+func (a *Agent) exemptUpstreams(ctx context.Context, d desired, broken host.Checks) (desired, bool, error) {
+	broken = relayed(broken)
+	candidates := a.answerers.on(d.block, time.Now())
+	if len(broken) == 0 || len(candidates) == 0 {
+		return d, false, nil
+	}
+	t := trial{
+		probe:   a.host.Probe,
+		with:    a.enforcing(d),
+		without: a.enforcing(d.letting(candidates)),
+	}
+	guilty, err := t.prove(ctx, broken)
+	if err != nil || len(guilty) == 0 {
+		return d, false, err
+	}
+	// Anyone can forge answers of the address that he wants to be let through. An address that is not needed is not.
+	needed := candidates
+	for _, c := range candidates {
+		fewer := without(needed, c)
+		if len(fewer) == 0 {
+			break
+		}
+		if err := a.enforcing(d.letting(fewer))(ctx); err != nil {
+			return d, false, fmt.Errorf("find the resolver that is needed: %w", err)
+		}
+		if len(t.working(ctx, guilty)) == len(guilty) {
+			needed = fewer
+		}
+	}
+	if err := a.enforcing(d.letting(needed))(ctx); err != nil {
+		return d, false, fmt.Errorf("let the resolver through: %w", err)
+	}
+	if ctx.Err() != nil {
+		return d, false, ctx.Err()
+	}
+	a.log.Warn("A resolver on this host asks others that are on the list; those it needs are let through",
+		zap.Stringer("notReached", guilty), zap.Stringers("exempted", needed))
+	x := &a.enforcer.exempt
+	x.addrs, x.retested = append(x.addrs, needed...), time.Now()
+	a.publishExemptions()
+	return d.letting(needed), true, nil
+}
+
+// enforcing returns a step of a trial that puts d in force.
+func (a *Agent) enforcing(d desired) func(context.Context) error {
+	return func(ctx context.Context) error { _, err := a.enact(ctx, d); return err }
+}
+
+// publishExemptions makes the status name the addresses that are exempted.
+func (a *Agent) publishExemptions() {
+	var held error
+	if addrs := a.enforcer.exempt.addrs; len(addrs) > 0 {
+		texts := make([]string, len(addrs))
+		for i, addr := range addrs {
+			texts[i] = addr.String()
+		}
+		held = fmt.Errorf("let through: %s", strings.Join(texts, ", "))
+	}
+	a.setCondition(condUpstream, held)
+}
+
+// suspectUpstreams is called if answers were dropped that this host may need. A list is measured by what worked before it;
+// later a resolver on this host may begin to ask others, and at a boot it may not be there yet.
+func (a *Agent) suspectUpstreams(ctx context.Context) {
+	e := &a.enforcer
+	if a.cfg.DryRun || e.enforced == nil || time.Since(e.exempt.suspected) < doubtEvery ||
+		len(a.answerers.on(e.enforced.block, time.Now())) == 0 {
+		return
+	}
+	e.exempt.suspected = time.Now()
+	d := *e.enforced
+	broken := relayed(trial{probe: a.host.Probe}.unreached(ctx))
+	if len(broken) == 0 {
+		return
+	}
+	d, exempted, err := a.exemptUpstreams(ctx, d, broken)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		a.log.Warn("It cannot be found out whether the list keeps a resolver from those that it asks", zap.Error(err))
+		if err := a.undo(); err != nil {
+			a.publish()
+		}
+	case exempted:
+		a.inForce(d)
+	default: // not asked again soon, since answers can be forged
+		a.log.Info("It is not the list that keeps a resolver on this host from those that it asks", zap.Stringer("notReached", broken))
+		e.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
+	}
+}
+
+// retestExemptions ends exemptions that are not needed: the address is on no list any more or whitelisted by itself, or the
+// resolver does without it now.
+func (a *Agent) retestExemptions(ctx context.Context) {
+	e := &a.enforcer
+	if len(e.exempt.addrs) == 0 || e.enforced == nil || ctx.Err() != nil {
+		return
+	}
+	v, _ := a.surveys.newest()
+	listed := e.pulled.Union(e.own.list).Without(v.allow)
+	due := time.Since(e.exempt.retested) >= retestUpstreams
+	for _, addr := range slices.Clone(e.exempt.addrs) {
+		if !listed.Contains(addr) || due && a.needless(ctx, addr) {
+			e.exempt.addrs = without(e.exempt.addrs, addr)
+			a.log.Info("An address of the list that was let through is not needed any more", zap.Stringer("address", addr))
+		}
+	}
+	if due {
+		e.exempt.retested = time.Now()
+	}
+	a.publishExemptions()
+	a.reconcile(ctx, "What is let through has changed")
+}
+
+// needless reports whether the resolvers on this host work without the exemption of addr. What is in force is as before.
+func (a *Agent) needless(ctx context.Context, addr netip.Addr) bool {
+	e := &a.enforcer
+	before := relayed(a.host.Probe(ctx))
+	before = slices.DeleteFunc(before, func(c host.Check) bool { return c.Err != nil })
+	if len(before) == 0 {
+		return false // nothing can be proven now
+	}
+	x := e.exempt.addrs
+	e.exempt.addrs = without(x, addr)
+	d := a.wanted()
+	e.exempt.addrs = x
+	t := trial{probe: a.host.Probe}
+	if err := a.enforcing(d)(ctx); err != nil {
+		return false
+	}
+	broken := t.failing(ctx, before)
+	if err := a.undo(); err != nil {
+		a.publish()
+	}
+	return len(broken) == 0 && ctx.Err() == nil
+}
