@@ -112,7 +112,7 @@ func TestNearlyFullAfterKill(t *testing.T) {
 				}
 				h.table.bound(l)
 				moved := map[string][]netip.Prefix{after[0].name: movers(h.table.now, h.table.live, after[0])}
-				if _, err := h.table.bridge(l.sets, after, nil, moved, ruleset.Ruleset{LogGroup: 100, LogRate: 10}); err != nil {
+				if err := h.table.bridge(l.sets, map[string]bool{}, after, nil, moved, ruleset.Ruleset{LogGroup: 100, LogRate: 10}); err != nil {
 					t.Error(err)
 				}
 			})

@@ -89,7 +89,8 @@ func TestIntervalsUnderTraffic(t *testing.T) {
 				}
 				return blocklist.New(ps)
 			}
-			h.apply(next(0), list("10.0.0.0/8"))
+			h.apply(list("203.0.113.9"), list("10.0.0.0/8"))
+			h.apply(next(0), list("10.0.0.0/8")) // one interval set is there, others are new
 			h.Under(always, never, func() {
 				for i := range 8 {
 					h.apply(next(uint64(i)+1), list("10.0.0.0/8", "192.0.2.50"))

@@ -43,6 +43,10 @@ func inTheWay(err error) bool {
 	return errors.As(err, new(syscall.Errno))
 }
 
+// passes is how often change goes through the table at most: once, and once more if a set had to have
+// another name for a while.
+const passes = 2
+
 // change changes the table so that a source which is on the list before and after is dropped all
 // the while. A flush and fill of one set is seamless; three things are not, and get transactions of
 // their own before:
@@ -55,7 +59,8 @@ func inTheWay(err error) bool {
 //   - a set that has become too small, or that the kernel cannot fill seamlessly, is replaced that
 //     way by one under another name, and then by one under its own name.
 func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
-	for {
+	filled := map[string]bool{} // sets, by their names in the kernel, that this change has filled
+	for range passes {
 		l, err := t.layout()
 		if err != nil {
 			return err
@@ -77,15 +82,14 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 		name := func(sets []setPlan) []setPlan {
 			named := slices.Clone(sets)
 			for i, s := range named {
-				named[i].kernel = t.freeName(s, have, len(moved[s.name]))
+				named[i].kernel = t.freeName(s, have, filled, len(moved[s.name]))
 				renamed = renamed || named[i].kernel != s.name
 			}
 			return named
 		}
 		nextBlock, nextAllow := name(block), name(allow)
-		var filled map[string]bool
 		if t.enforce && there {
-			if filled, err = t.bridge(have, nextBlock, nextAllow, moved, rs); err != nil {
+			if err := t.bridge(have, filled, nextBlock, nextAllow, moved, rs); err != nil {
 				return err
 			}
 		}
@@ -96,6 +100,7 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 			return nil
 		}
 	}
+	return errors.New("the sets of the table do not get their own names")
 }
 
 // bound gives each set of which the kernel does not tell how many elements it has a count that is
@@ -116,14 +121,14 @@ func (t *Table) bound(l *layout) {
 
 // freeName is what the set is called in the next batch: its own name, unless a set has it that is
 // too small for what is to be in it, or for what is in it and what moves to it, or that must not be
-// filled while rules look it up.
-func (t *Table) freeName(s setPlan, have map[string]kernelSet, moved int) string {
+// filled while rules look it up. One that was filled already keeps its name.
+func (t *Table) freeName(s setPlan, have map[string]kernelSet, filled map[string]bool, moved int) string {
 	for name := s.name; ; name += grown {
 		k, ok := have[name]
 		switch {
 		case !ok:
 			return name
-		case s.interval && (t.steady || !t.enforce):
+		case s.interval && (t.steady || !t.enforce || filled[name]):
 			return name
 		case !s.interval && int(k.size) >= max(s.count, int(k.count)+moved):
 			return name
@@ -133,10 +138,10 @@ func (t *Table) freeName(s setPlan, have map[string]kernelSet, moved int) string
 
 // bridge prepares the live rules for the next batch: new sets are filled, what moves is added, and
 // the rules look into the sets of before and of afterwards. Nothing that is dropped before is let
-// through. Mostly there is nothing to do. It returns the names of the sets that it filled.
-func (t *Table) bridge(have map[string]kernelSet, block, allow []setPlan, moved map[string][]netip.Prefix,
-	rs ruleset.Ruleset,
-) (map[string]bool, error) {
+// through. Mostly there is nothing to do. It adds the sets that it filled to filled.
+func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block, allow []setPlan,
+	moved map[string][]netip.Prefix, rs ruleset.Ruleset,
+) error {
 	live := func(s setPlan) bool {
 		return slices.ContainsFunc(t.live, func(l setPlan) bool { return l.kernel == s.kernel })
 	}
@@ -150,20 +155,19 @@ func (t *Table) bridge(have map[string]kernelSet, block, allow []setPlan, moved 
 			added = append(added, s)
 		}
 	}
-	filled := map[string]bool{}
 	if len(fresh) > 0 {
 		b := newBatch(t.conn, t.table(), have)
 		b.begin(fresh)
 		b.fill(fresh)
 		if err := t.send(b); err != nil {
-			return nil, err
+			return err
 		}
 		for _, s := range fresh {
 			filled[s.kernel] = true
 		}
 	}
 	if len(fresh)+len(added) == 0 {
-		return filled, nil
+		return nil
 	}
 	for _, l := range t.live {
 		if slices.ContainsFunc(slices.Concat(allow, block), func(s setPlan) bool { return s.kernel == l.kernel }) {
@@ -183,7 +187,7 @@ func (t *Table) bridge(have map[string]kernelSet, block, allow []setPlan, moved 
 	}
 	err := t.send(b)
 	t.committed = t.committed || err == nil
-	return filled, err
+	return err
 }
 
 // swap sends the one idempotent batch, which may have been begun: everything created if it is
