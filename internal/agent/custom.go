@@ -14,7 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// customBriefly is how long a start or a pull waits for the operator's file. It is read without them if it takes longer.
+// customBriefly is how long a start or a pull waits for the operator's file. It is read without
+// them if it takes longer.
 const customBriefly = time.Second
 
 // ownList is the operator's list.
@@ -26,7 +27,7 @@ type ownList struct {
 	err   string              // of the newest reading, as it was logged; empty for none
 
 	keeper *keeper              // writes list to the disk
-	kept   *blocklist.Blocklist // what the disk has, or keeper is to write; nil if that is not known
+	kept   *blocklist.Blocklist // the list that is on the disk or that keeper writes; nil if that is not known
 }
 
 // CustomStatus is the operator's own list.
@@ -57,8 +58,8 @@ func (a *Agent) restoreOwn() {
 	a.showOwn(0, "")
 }
 
-// takeOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of the list counts. If the file
-// cannot be read or is refused, what it held before stays.
+// takeOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of
+// the list counts. If the file cannot be read or is refused, the list that it held before stays.
 func (a *Agent) takeOwn() {
 	o := &a.enforcer.own
 	r := a.custom.newest()
@@ -104,7 +105,8 @@ func (a *Agent) refuseOwn(err error) {
 	a.showOwn(0, o.err)
 }
 
-// tellBadLines logs the lines of the operator's list that are left out, if they are not those that were logged last.
+// tellBadLines logs the lines of the operator's list that are left out, if they are not those that
+// were logged last.
 func (a *Agent) tellBadLines(v vet.Verdict) {
 	o := &a.enforcer.own
 	bad := fmt.Sprint(v.Bad, v.Special, v.Malformed[:min(len(v.Malformed), shown)])
@@ -135,8 +137,8 @@ func (a *Agent) showOwn(bad int, err string) {
 	a.setStatus(func(s *Status) { s.CustomList = c })
 }
 
-// keepOwn keeps the operator's list on the disk, if the disk does not have it, so that the next start has it even if the
-// file is gone or damaged.
+// keepOwn keeps the operator's list on the disk, if the disk does not have it, so that the next
+// start has it even if the file is gone or damaged.
 func (a *Agent) keepOwn() {
 	o := &a.enforcer.own
 	if a.cfg.DryRun || o.kept != nil && o.kept.Equal(o.list) {

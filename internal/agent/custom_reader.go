@@ -14,7 +14,8 @@ import (
 const (
 	// customHangs is how long a reading of the operator's file may take before it counts as failed.
 	customHangs = 10 * time.Second
-	// customSettles is how long a file whose last line does not end must stay as it is to count as whole.
+	// customSettles is how long a file whose last line does not end must stay as it is to count as
+	// whole.
 	customSettles = 5 * time.Second
 	// customChanges is how long after a reading a file that changed meanwhile is read once more.
 	customChanges = time.Second
@@ -25,21 +26,23 @@ const (
 // errCustomHangs is a file system that does not answer.
 var errCustomHangs = fmt.Errorf("the file system does not answer within %s", customHangs)
 
-// customReading is one reading of the operator's list: the verdict, or the reason why there is none.
+// customReading is one reading of the operator's list: the verdict, or the reason why there is
+// none.
 type customReading struct {
 	verdict vet.Verdict
 	err     error
 }
 
-// customReader reads the operator's list and keeps the newest reading. Nothing waits for it but for a limited time: the file
-// may be on a disk or a network that hangs. A nil reader is that of a host without such a list.
+// customReader reads the operator's list and keeps the newest reading. Nothing waits for it but for
+// a limited time: the file may be on a disk or a network that hangs. A nil reader is that of a host
+// without such a list.
 type customReader struct {
 	open func() (*feed.CustomFile, error)
 
 	askC  chan struct{} // capacity 1: a reading is due
 	newsC chan struct{} // capacity 1: there is a newer reading
 
-	mu      sync.Mutex      // guards what follows
+	mu      sync.Mutex      // guards the fields below
 	last    *customReading  // the newest; nil before the first
 	waiting []chan struct{} // closed when a reading is published
 
@@ -57,7 +60,8 @@ func newCustomReader(open func() (*feed.CustomFile, error)) *customReader {
 	return &customReader{open: open, askC: make(chan struct{}, 1), newsC: make(chan struct{}, 1)}
 }
 
-// Run reads the file whenever that is asked for, until ctx ends. Then it returns nil, also while the file system hangs.
+// Run reads the file whenever that is asked for, until ctx ends. Then it returns nil, also while
+// the file system hangs.
 func (r *customReader) Run(ctx context.Context) error {
 	var again <-chan time.Time
 	for {
@@ -86,7 +90,8 @@ type customTry struct {
 	whole error
 }
 
-// try reads the file once. It reports whether ctx is alive. A goroutine that hangs ends with the process.
+// try reads the file once. It reports whether ctx is alive. A goroutine that hangs ends with the
+// process.
 func (r *customReader) try(ctx context.Context) (customTry, bool) {
 	doneC := make(chan customTry, 1)
 	go func() { doneC <- r.read() }()
@@ -117,7 +122,8 @@ func (r *customReader) read() (t customTry) {
 	return t
 }
 
-// settle publishes a reading of a whole file, and returns after how long another must be read once more.
+// settle publishes a reading of a whole file, and returns after how long another must be read once
+// more.
 func (r *customReader) settle(t customTry, now time.Time) time.Duration {
 	s := &r.settling
 	same := t.file != nil && t.file.SameAs(s.file)

@@ -103,7 +103,8 @@ func TestCustomReaderTakesAFileThatStays(t *testing.T) {
 	})
 }
 
-// TestCustomReaderReadsAgainWhatChanged has another program write the file during each of the first readings.
+// TestCustomReaderReadsAgainWhatChanged has another program write the file during each of the first
+// readings.
 func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")
@@ -131,7 +132,8 @@ func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
 	})
 }
 
-// TestCustomReaderOutlivesAHangingFileSystem opens a file that does not answer: that is reported, and the end is not delayed.
+// TestCustomReaderOutlivesAHangingFileSystem opens a file that does not answer: that is reported,
+// and the end is not delayed.
 func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")

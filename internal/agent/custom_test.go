@@ -67,7 +67,8 @@ func (s *ownScene) lines() (ss []string) {
 	return ss
 }
 
-// TestOwnListKeepsWhatItHeld damages the operator's file in the ways in which jobs that fetch it do.
+// TestOwnListKeepsWhatItHeld damages the operator's file in the ways in which jobs that fetch it
+// do.
 func TestOwnListKeepsWhatItHeld(t *testing.T) {
 	t.Parallel()
 	const good, list = "203.0.113.1\n203.0.113.2\n203.0.113.3\n", "203.0.113.1/32 203.0.113.2/32 203.0.113.3/32"
@@ -141,7 +142,8 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 	}
 }
 
-// TestOwnListIsEmptiedOnPurpose has a file with a comment alone. The next run does not bring the old list back.
+// TestOwnListIsEmptiedOnPurpose has a file with a comment alone. The next run does not bring the
+// old list back.
 func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	t.Parallel()
 	path, state := filepath.Join(t.TempDir(), "list.txt"), t.TempDir()
@@ -242,7 +244,8 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	}
 }
 
-// TestOwnListWaitsForAnAllowlist: before the first survey nothing is put in force, as the gateway may be listed.
+// TestOwnListWaitsForAnAllowlist: before the first survey nothing is put in force, as the gateway
+// may be listed.
 func TestOwnListWaitsForAnAllowlist(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)

@@ -5,21 +5,23 @@ import (
 	"net/netip"
 )
 
-// public6 is about how many /64 networks of IPv6 are in use: those of the 116 networks of /16 that IANA had given to the
-// regional registries by 2026 (seven of /12, and parts of four more). The whole of 2000::/3 is seventy times that, and a
-// list that covers a hundredth of it can cover every host there is.
+// public6 is about how many /64 networks of IPv6 are in use: those of the 116 networks of /16 that
+// IANA had given to the regional registries by 2026 (seven of /12, and parts of four more). The
+// whole of 2000::/3 is seventy times that, and a list that covers a hundredth of it can cover every
+// host there is.
 const public6 = 116 * (1 << 48)
 
-// Coverage returns the shares of the public IPv4 and of the IPv6 address space in use that b covers, 1 for all of it.
-// Special-purpose space counts as the rest: ask a Blockable list.
+// Coverage returns the shares of the public IPv4 and of the IPv6 address space in use that b
+// covers, 1 for all of it. Special-purpose space counts as the rest: ask a Blockable list.
 func (b Blocklist) Coverage() (v4, v6 float64) {
 	public4 := math.Exp2(32) - size(Special().v4, 32)
 	addresses, networks := b.Size()
 	return addresses / public4, networks / public6
 }
 
-// Size returns how many IPv4 addresses and how many IPv6 networks of /64 b covers. The number of IPv4 is the largest of
-// three: of addresses of IPv4 itself, of those that stand for one by NAT64, and of those that do by 6to4.
+// Size returns how many IPv4 addresses and how many IPv6 networks of /64 b covers. The number of
+// IPv4 is the largest of three: of addresses of IPv4 itself, of those that stand for one by NAT64,
+// and of those that do by 6to4.
 func (b Blocklist) Size() (addresses, networks float64) {
 	var nat, six float64
 	for _, p := range b.v6 {

@@ -12,8 +12,8 @@ var (
 	ErrZone     = errors.New("has a zone: leave out the % and what follows")
 )
 
-// Parse reads an address, or a network in CIDR notation, as a canonical prefix. An address is the prefix that holds it
-// alone. The error is ErrZone or ErrNoPrefix.
+// Parse reads an address, or a network in CIDR notation, as a canonical prefix. An address is the
+// prefix that holds it alone. The error is ErrZone or ErrNoPrefix.
 func Parse(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "%") {
 		return netip.Prefix{}, ErrZone
@@ -30,13 +30,14 @@ func Parse(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// Canonical is p without host bits and with IPv4-mapped IPv6 turned into IPv4. It is false for an invalid prefix. A
-// prefix of a zoned address is invalid by itself (netip.PrefixFrom).
+// Canonical is p without host bits and with IPv4-mapped IPv6 turned into IPv4. It is false for an
+// invalid prefix. A prefix of a zoned address is invalid by itself (netip.PrefixFrom).
 func Canonical(p netip.Prefix) (netip.Prefix, bool) {
 	if !p.IsValid() {
 		return netip.Prefix{}, false
 	}
-	// ::ffff:0:0/96 holds the mapped addresses (RFC 4291, 2.5.5.2); a shorter mask reaches beyond it.
+	// ::ffff:0:0/96 holds the mapped addresses (RFC 4291, 2.5.5.2); a shorter mask reaches beyond
+	// it.
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}

@@ -2,7 +2,7 @@ package blocklist
 
 import "net/netip"
 
-// use is for what the addresses of a space are.
+// use is the purpose of the addresses of a space.
 type use int
 
 const (
@@ -18,12 +18,13 @@ type space struct {
 	use    use
 }
 
-// spaces is the table of the special-purpose space, as of 2026: the rows of the IANA IPv4 and IPv6 Special-Purpose Address
-// Registries (RFC 6890) whose addresses are not globally reachable, with multicast and 240.0.0.0/4.
+// spaces is the table of the special-purpose space, as of 2026: the rows of the IANA IPv4 and IPv6
+// Special-Purpose Address Registries (RFC 6890) whose addresses are not globally reachable, with
+// multicast and 240.0.0.0/4.
 //
-// The documentation ranges (RFC 5737, RFC 3849, RFC 9637) are left out: no host on the Internet has them, and tests use
-// them. Teredo (2001::/32) and 6to4 (2002::/16) are left out, because their addresses belong to hosts on the Internet. So
-// are the 6to4 relays (192.88.99.0/24).
+// The documentation ranges (RFC 5737, RFC 3849, RFC 9637) are left out: no host on the Internet has
+// them, and tests use them. Teredo (2001::/32) and 6to4 (2002::/16) are left out, because their
+// addresses belong to hosts on the Internet. So are the 6to4 relays (192.88.99.0/24).
 func spaces() []space {
 	return []space{
 		{"0.0.0.0/8", useOther},           // this network (RFC 791)
@@ -43,7 +44,7 @@ func spaces() []space {
 		{"::/128", useOther},              // unspecified (RFC 4291)
 		{"::1/128", useLoopback},          // loopback (RFC 4291)
 		{"::ffff:0:0/96", useOther},       // IPv4-mapped (RFC 4291): no packet has them
-		{"64:ff9b:1::/48", useOther},      // NAT64 for local use (RFC 8215); Blockable judges its addresses by their IPv4
+		{"64:ff9b:1::/48", useOther},      // NAT64 for local use (RFC 8215), but for publicNAT64
 		{"100::/64", useOther},            // discard only (RFC 6666)
 		{"100:0:0:1::/64", useOther},      // dummy prefix (RFC 9780)
 		{"2001::/23", useOther},           // IETF protocol assignments (RFC 2928), with benchmarking and ORCHID
@@ -62,8 +63,9 @@ func spaces() []space {
 	}
 }
 
-// Special is the space that is never blocked, whatever a list says: none of it is a host on the Internet, and much of it
-// is needed by this host. The IPv6 forms of IPv4 addresses (6to4, NAT64) are in it where their IPv4 is.
+// Special is the space that is never blocked, whatever a list says: none of it is a host on the
+// Internet, and much of it is needed by this host. The IPv6 forms of IPv4 addresses (6to4, NAT64)
+// are in it where their IPv4 is.
 func Special() Blocklist {
 	var special, reachable []netip.Prefix
 	for _, s := range spaces() {

@@ -18,7 +18,8 @@ func blockable(ss ...string) ([]string, int) {
 	return texts(rest), cut
 }
 
-// TestSpecialFollowsTheRegistries has one address of each row of the two IANA registries, by "globally reachable".
+// TestSpecialFollowsTheRegistries has one address of each row of the two IANA registries, by
+// "globally reachable".
 func TestSpecialFollowsTheRegistries(t *testing.T) {
 	t.Parallel()
 	never := []string{
@@ -49,8 +50,8 @@ func TestSpecialFollowsTheRegistries(t *testing.T) {
 	}
 }
 
-// TestTranslatedAddressesAreJudgedByTheirIPv4 is about a host that has IPv6 alone, whose IPv4 neighbours have addresses of
-// NAT64.
+// TestTranslatedAddressesAreJudgedByTheirIPv4 is about a host that has IPv6 alone, whose IPv4
+// neighbours have addresses of NAT64.
 func TestTranslatedAddressesAreJudgedByTheirIPv4(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

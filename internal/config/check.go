@@ -91,7 +91,7 @@ func setCustomBlacklist(l *loader, path string) string {
 	}
 	l.cfg.CustomBlacklist = path
 	doneC := make(chan error, 1)
-	go func() { doneC <- readable(path) }() // what hangs ends with the process
+	go func() { doneC <- readable(path) }() // a goroutine that hangs ends with the process
 	timer := time.NewTimer(lookMost)
 	defer timer.Stop()
 	select {
@@ -102,7 +102,7 @@ func setCustomBlacklist(l *loader, path string) string {
 			break
 		}
 		if readable(filepath.Join(l.values[viperKey("SIKKER_STATE_DIR")], CustomCopy)) == nil {
-			break // the agent says what is wrong with the file, and uses the copy
+			break // the agent reports the file as a condition and uses the copy
 		}
 		l.cfg.CustomBlacklist = ""
 		return fmt.Sprintf("%s (%v)", must(path, "a file that can be read"), reason(err))
@@ -110,7 +110,7 @@ func setCustomBlacklist(l *loader, path string) string {
 	return ""
 }
 
-// readable returns an error for what is no regular file or cannot be opened.
+// readable returns an error unless path is a regular file that can be opened.
 func readable(path string) error {
 	// Asked before opening: opening a pipe waits for a writer.
 	info, err := os.Stat(path)

@@ -109,7 +109,8 @@ in use, together: they would disable the firewall. If the whitelist covers every
 
 ## Custom blacklist
 
-One address or network a line, IPv4 or IPv6; '#' and ';' begin a comment.
+One address or network a line, IPv4 or IPv6; '#', ';' and '//' begin a comment. The text is UTF-8 or UTF-16, and may be
+compressed by gzip.
 
 '''
 # scanners of last night
@@ -118,12 +119,24 @@ One address or network a line, IPv4 or IPv6; '#' and ';' begin a comment.
 2001:db8:bad::/48
 '''
 
-A network wider than /8 (IPv4) or /16 (IPv6) is a bad line: it would block a good part of the Internet.
+The file is read at the start, at each pull, and at once with 'kill -HUP'. It waits for no network and is enforced alone while
+the API has given no list yet.
 
-At the start the file must be there and readable. It is read at each pull (at once with 'kill -HUP') and merged with the
-list of the API. A bad line is left out, and the first ones are named in the log with their numbers. A file that cannot
-be read later, or has more than 64 MiB, is left out and the log says so. Private and other special-purpose addresses are
-never blocked, nor is what the whitelist holds. While the API has given no list yet, the file is enforced alone.
+- A bad line is left out. The log names the first ones with their numbers, and '/status' counts them.
+- A network wider than /8 (IPv4) or /16 (IPv6) is a bad line: it would block a good part of the Internet. IPv4 networks in IPv6
+  form (IPv4-mapped, NAT64, 6to4) are as wide as the IPv4 network.
+- A last line that does not end with a newline may be half of an address. It is taken when the file has stayed as it is for five
+  seconds.
+
+**What the file held before stays**, also over a restart, if the file cannot be read, is empty, has no good line or more bad
+lines than good ones (a page instead of a list), is no text, has more than 64 MiB, or covers more than a quarter of the public
+IPv4 addresses or of the IPv6 addresses in use. The log says so once, and the condition 'custom-list' holds until the file is
+taken again. **To empty the list, leave a comment alone in the file**, such as '# none'. A list that shrinks to less than half
+is taken, and the log says so.
+
+At the first start the file must be there and readable. Later starts have the copy in the state directory.
+
+Never blocked, whatever a list says: what the whitelist holds, and special-purpose addresses ([security.md](security.md)).
 
 ## Port map
 

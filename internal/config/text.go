@@ -7,8 +7,9 @@ import (
 	"github.com/agnivade/levenshtein"
 )
 
-// unquoted returns a value without what files of variables leave in it, because only a shell would remove it: spaces, quotes
-// around it, and a comment, which begins with # behind a space. A value of several lines keeps its comments.
+// unquoted returns a value without the parts that only a shell would remove and that files of
+// variables leave in it: spaces, quotes around it, and a comment, which begins with # behind a space.
+// A value of several lines keeps its comments.
 func unquoted(value string) string {
 	value = trimmed(value)
 	for opening, closing := range map[string]string{`"`: `"`, "'": "'", "“": "”", "‘": "’"} {
@@ -37,10 +38,12 @@ func trimmed(text string) string {
 	return strings.TrimFunc(text, func(r rune) bool { return unicode.IsSpace(r) || r == '\ufeff' || r == '\u200b' })
 }
 
-// maxTypos is by how many letters a name may differ from that of a variable and still be meant for it.
+// maxTypos is by how many letters a name may differ from that of a variable and still be meant for
+// it.
 const maxTypos = 2
 
-// meant returns the names that do not begin with SIKKER_ and are hardly anything but a misspelt variable, by the variable.
+// meant returns the names that do not begin with SIKKER_ and are hardly anything but a misspelt
+// variable, by the variable.
 func meant(names []string) map[string]string {
 	found := map[string]string{}
 	for _, name := range names {
@@ -63,8 +66,8 @@ func meant(names []string) map[string]string {
 	return found
 }
 
-// warnOfNames warns of a name that is not read and that a variable is missing for. The missing key is a problem, told where
-// it is missed.
+// warnOfNames warns of a name that is not read and that a variable is missing for. For the key, a
+// problem says so.
 func (l *loader) warnOfNames() {
 	for _, v := range variables() {
 		if name, ok := l.meant[v.name]; ok && l.values[viperKey(v.name)] == v.def && v.name != apiKey && v.name != apiKeyFile {

@@ -23,7 +23,8 @@ func wrapped(value string) []string {
 	}
 }
 
-// TestLoadTakesValuesAsFilesLeaveThem puts every kind of value into the forms that a shell would have cleaned.
+// TestLoadTakesValuesAsFilesLeaveThem puts every kind of value into the forms that a shell would
+// have cleaned.
 func TestLoadTakesValuesAsFilesLeaveThem(t *testing.T) {
 	t.Parallel()
 	list := filepath.Join(t.TempDir(), "my list.txt")
@@ -171,8 +172,8 @@ func TestWhitelistOfNearlyEverythingIsRefused(t *testing.T) {
 	}
 }
 
-// TestCustomBlacklistMayBeMissingOnceItWasRead has the copy that the agent keeps: a host is not left without protection
-// because a file is gone.
+// TestCustomBlacklistMayBeMissingOnceItWasRead has the copy that the agent keeps: a host is not
+// left without protection because a file is gone.
 func TestCustomBlacklistMayBeMissingOnceItWasRead(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

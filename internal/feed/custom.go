@@ -22,7 +22,8 @@ var (
 	ErrCustomTooLarge = errors.New("the file has more than 64 MiB")
 	// ErrCustomChanging means that another program wrote the file while it was read.
 	ErrCustomChanging = errors.New("the file changes while it is read")
-	// ErrCustomUnended means that the last line does not end: another program may still be writing it.
+	// ErrCustomUnended means that the last line does not end: another program may still be writing
+	// it.
 	ErrCustomUnended = errors.New("the last line of the file does not end")
 )
 
@@ -34,7 +35,8 @@ type CustomFile struct {
 	before os.FileInfo
 }
 
-// Custom opens the operator's list, or returns nil when none is configured. The caller reads and closes it.
+// Custom opens the operator's list, or returns nil when none is configured. The caller reads and
+// closes it.
 func (f *Feed) Custom() (*CustomFile, error) {
 	if f.o.Custom == "" {
 		return nil, nil
@@ -57,8 +59,8 @@ func (f *Feed) Custom() (*CustomFile, error) {
 	return &CustomFile{capped: capped{file: file, left: maxCustom}, path: f.o.Custom, before: info}, nil
 }
 
-// Whole reports whether the file was whole while it was read. The error is ErrCustomChanging, ErrCustomUnended, or one of
-// reading.
+// Whole reports whether the file was whole while it was read. The error is ErrCustomChanging,
+// ErrCustomUnended, or one of reading.
 func (c *CustomFile) Whole() error {
 	after, err := os.Stat(c.path)
 	if err != nil {
@@ -92,7 +94,7 @@ func sameState(a, b os.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// KeepCustom keeps what the operator's list held, as Keep does with a pulled list.
+// KeepCustom keeps the operator's list, as Keep does with a pulled list.
 func (f *Feed) KeepCustom(list blocklist.Blocklist, read time.Time) error {
 	if err := f.write(f.o.CustomCopy, list, read, []header{{"file", f.customID()}}); err != nil {
 		return fmt.Errorf("keep custom list: %w", err)
@@ -100,8 +102,8 @@ func (f *Feed) KeepCustom(list blocklist.Blocklist, read time.Time) error {
 	return nil
 }
 
-// KeptCustom reads the copy of the operator's list. The error is ErrNoCopy, also for a copy of another file, a
-// *DamagedError, or one of reading.
+// KeptCustom reads the copy of the operator's list. The error is ErrNoCopy, also for a copy of
+// another file, a *DamagedError, or one of reading.
 func (f *Feed) KeptCustom() (Copy, error) {
 	if f.o.Custom == "" {
 		return Copy{}, ErrNoCopy

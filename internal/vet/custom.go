@@ -8,13 +8,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// Custom reads the operator's own list, which may be UTF-8 or UTF-16 text, also compressed by gzip. A bad line is left out
-// and named in Malformed. A line that is wider than what a feed may have is bad too: it would block a good part of the
-// Internet. Special-purpose space is cut away.
+// Custom reads the operator's own list, which may be UTF-8 or UTF-16 text, also compressed by gzip.
+// A bad line is left out and named in Malformed. A line that is wider than what a feed may have is
+// bad too: it would block a good part of the Internet. Special-purpose space is cut away.
 //
-// The error is one of reading, or a *RefusalError: for a file that is no text, that has no good line, that has more bad
-// lines than good ones, or that covers more than a quarter of the addresses in use. A file that holds nothing but a comment
-// is accepted as an empty list: the operator says so on purpose.
+// The error is one of reading, or a *RefusalError: for a file that is no text, that has no good
+// line, that has more bad lines than good ones, or that covers more than a quarter of the addresses
+// in use. A file that holds nothing but a comment is accepted as an empty list: the operator says
+// so on purpose.
 func Custom(r io.Reader) (Verdict, error) {
 	r, err := plainText(r)
 	if err != nil {

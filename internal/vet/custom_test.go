@@ -154,7 +154,7 @@ func TestCustomCutShort(t *testing.T) {
 // TestCustomCompressedIsCapped shows that a small file cannot hold a text without an end.
 func TestCustomCompressedIsCapped(t *testing.T) {
 	t.Parallel()
-	_, err := vet.Custom(strings.NewReader(gzipped(t, "203.0.113.9\n"+strings.Repeat("# nothing\n", 7<<20))))
+	_, err := vet.Custom(strings.NewReader(gzipped(t, "203.0.113.9\n"+strings.Repeat("#"+strings.Repeat("x", 4000)+"\n", 17_000))))
 	if err == nil || !strings.Contains(err.Error(), "64 MiB") {
 		t.Errorf("got %v, want an error that names the limit", err)
 	}

@@ -12,14 +12,16 @@ import (
 	"unicode/utf8"
 )
 
-// maxText is the longest text that a compressed file may hold, in bytes: as much as a file may have.
+// maxText is the longest text that a compressed file may hold, in bytes: as much as a file may
+// have.
 const maxText = 64 << 20
 
 // errBinary is a file in a form that is not read.
 var errBinary = errors.New("it is no text: write one address or network a line, as UTF-8")
 
-// plainText returns the text of r as UTF-8. Text that is UTF-16, as some Windows programs write it, or compressed by gzip
-// is converted while it is read. The error is one of reading, or a *RefusalError for another binary form.
+// plainText returns the text of r as UTF-8. Text that is UTF-16, as some Windows programs write it,
+// or compressed by gzip is converted while it is read. The error is one of reading, or a
+// *RefusalError for another binary form.
 func plainText(r io.Reader) (io.Reader, error) {
 	br := bufio.NewReader(r)
 	head, err := peek(br)
@@ -56,8 +58,8 @@ func peek(br *bufio.Reader) ([]byte, error) {
 	return head, nil
 }
 
-// byteOrder returns the order of bytes of UTF-16 text, nil for another text. Without a byte order mark, the zeroes in the
-// first character tell it: a list begins with ASCII.
+// byteOrder returns the order of bytes of UTF-16 text, nil for another text. Without a byte order
+// mark, the zeroes in the first character tell it: a list begins with ASCII.
 func byteOrder(head []byte) binary.ByteOrder {
 	if len(head) < 2 {
 		return nil
@@ -71,7 +73,8 @@ func byteOrder(head []byte) binary.ByteOrder {
 	return nil
 }
 
-// utf16Reader reads UTF-16 as UTF-8. What is no character becomes U+FFFD, and the line with it a bad one.
+// utf16Reader reads UTF-16 as UTF-8. What is no character becomes U+FFFD, and the line with it a
+// bad one.
 type utf16Reader struct {
 	r     *bufio.Reader
 	order binary.ByteOrder
