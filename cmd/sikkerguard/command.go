@@ -17,7 +17,6 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/plain"
-	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
 // command is the whole command line. Everything is configured by environ; out gets what is asked for, and the log. Nothing
@@ -67,19 +66,7 @@ Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for e
 				return err
 			},
 		},
-		&cobra.Command{
-			Use:   "healthcheck",
-			Short: "Exit with 0 if the agent on this host enforces its list, else with 1 and the reason",
-			Long: `Exit with 0 and "OK" if the agent on this host enforces its list, with 0 and "OK, dry run: nothing is blocked" if a
-dry run has a current one; else with 1 and one line why.
-
-It asks /healthz on 127.0.0.1, then on [::1], at the port SIKKER_HEALTH_PORT, waits five seconds at most, and needs neither
-the API key nor privileges: for HEALTHCHECK in an image, and for scripts.`,
-			Example: `  sikkerguard healthcheck
-  docker exec sikkerguard sikkerguard healthcheck`,
-			Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error { return healthcheck(cmd.Context(), environ, out) },
-		},
+		healthcheckCommand(environ, out),
 		pullCommand(environ, out),
 		&cobra.Command{
 			Use:   "cleanup",
@@ -189,22 +176,4 @@ func runAgent(ctx context.Context, environ []string, out io.Writer) error {
 		return err
 	}
 	return a.Run(ctx)
-}
-
-// healthcheckTimeout is how long an agent may take to answer.
-const healthcheckTimeout = 5 * time.Second
-
-func healthcheck(ctx context.Context, environ []string, out io.Writer) error {
-	port, err := config.HealthPort(environ)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
-	defer cancel()
-	answer, err := server.Healthcheck(ctx, port)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(out, answer)
-	return err
 }

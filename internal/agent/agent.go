@@ -19,6 +19,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/report"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
@@ -89,8 +90,10 @@ type Agent struct {
 
 	seen      seen
 	answerers answerers
-	glance    *shared[error]  // whether the kernel has the rules
-	reading   *shared[Status] // for the health endpoint
+	glance    *shared[error]            // whether the kernel has the rules
+	counting  *shared[ruleset.Counters] // dropped since the start
+	reading   *shared[Status]           // for the health endpoint
+	heart     heart
 	applied   prometheus.Histogram
 }
 
@@ -146,9 +149,13 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		a.custom = newCustomReader(a.feed.Custom)
 	}
 	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
+	a.counting = newShared(0, func() ruleset.Counters {
+		n, _ := a.dropped()
+		return n
+	})
 	a.applied = newApplied()
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
-	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull})
+	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull, Health: a.Health, Alive: a.alive})
 	a.helpers = helpers{
 		health:  &helper{code: condHealth, open: a.server.Listen, run: a.server.Run},
 		sensor:  &helper{code: condSensor, open: a.sensor.Open, run: a.sensor.Run},
@@ -181,6 +188,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.watchOutlet(ctx) })
+	g.Go(func() error { return a.watchPulse(ctx) })
 	// A file of the disk, which may hang: it is waited for last.
 	controlling.Go(func() error { return a.keep(ctx, a.helpers.control) })
 	controlling.Go(func() error { return a.watchStateDir(ctx) })

@@ -44,6 +44,8 @@ const (
 	condNamespace  Code = "namespace-alone"
 	condBridged    Code = "guests-not-covered"
 
+	condSilent        Code = "kernel-silent"
+	condStuck         Code = "enforcer-stuck"
 	condStateDir      Code = "state-dir"
 	condHealth        Code = "health-port"
 	condSensor        Code = "nflog"
@@ -78,6 +80,17 @@ func conditions() []condition {
 			code: condMissing, severity: SeverityUnprotected, hiddenBy: condRules, quiet: true,
 			message: "The kernel does not have the firewall rules",
 			remedy:  "They are restored by themselves within seconds. If they are not, restart the agent.",
+		},
+		{
+			code: condSilent, severity: SeverityUnprotected, quiet: true,
+			message: "The kernel does not answer whether it has the firewall rules",
+			remedy:  "Look at the load of this host, and in `dmesg`. Another program may hold the firewall, as one that loads a large ruleset does.",
+		},
+		{
+			code: condStuck, severity: SeverityDegraded,
+			message: "The task that enforces the list does not go on; the rules stay in force as they are",
+			ended:   "The task that enforces the list goes on",
+			remedy:  "Restart the agent if it lasts. Its stacks (SIGQUIT ends it and prints them) say where it hangs.",
 		},
 		{
 			code: condRefresh, severity: SeverityDegraded, quiet: true,

@@ -10,7 +10,9 @@ import (
 
 // dropCount makes one figure, which never goes back, of the kernel's counters, which begin anew with each table.
 type dropCount struct {
-	mu    sync.Mutex
+	reading sync.Mutex // held while the kernel is read: an older figure after a newer one would look like a table made anew
+
+	mu    sync.Mutex       // holds what follows; never while the kernel, which may hang, is read
 	began ruleset.Counters // the kernel's when this process began: rules that a killed one left have counted on
 	raw   ruleset.Counters // the kernel's, when they were read last
 	since ruleset.Counters // dropped since this process began
@@ -56,9 +58,11 @@ func (d *dropCount) load(c store.Counters) {
 // dropped reads the kernel's counters, and returns what was dropped since this process began.
 func (a *Agent) dropped() (ruleset.Counters, error) {
 	d := &a.drops
-	d.mu.Lock() // before reading: an older figure after a newer one would look like a table made anew
-	defer d.mu.Unlock()
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	n, err := a.fw.Counters()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err != nil {
 		d.inexact = d.inexact || !d.begun // by then it may have counted what was dropped since the start
 		return d.since, err
@@ -71,6 +75,17 @@ func (a *Agent) dropped() (ruleset.Counters, error) {
 	}
 	d.since, d.raw = plus(d.since, grown(n, d.raw)), n
 	return d.since, nil
+}
+
+// droppedSoon is dropped for who must not wait for a kernel that hangs: then it returns what was dropped when the kernel
+// answered last, as it does when the kernel answers with an error.
+func (a *Agent) droppedSoon() ruleset.Counters {
+	if since, ok := a.counting.within(kernelMost); ok {
+		return since
+	}
+	a.drops.mu.Lock()
+	defer a.drops.mu.Unlock()
+	return a.drops.since
 }
 
 // takeAway removes the rules. Nothing is dropped any more when the counters are read for the last time. What cannot be

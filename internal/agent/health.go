@@ -11,6 +11,8 @@ import (
 const (
 	// readEvery is the shortest time between two readings of the kernel or the database for who asks how the agent does.
 	readEvery = 100 * time.Millisecond
+	// kernelMost is how long the kernel may take to answer before that is what is answered.
+	kernelMost = 2 * time.Second
 	// maxText is the longest error that the status repeats, in bytes.
 	maxText = 500
 )
@@ -31,7 +33,10 @@ const ageUnknown = "unknown"
 func (a *Agent) now() Status {
 	s := *a.status.Load()
 	if s.State == StateActive || s.State == StateDegraded {
-		if err := a.glance.get(); err != nil {
+		switch err, answered := a.glance.within(kernelMost); {
+		case !answered:
+			s.Conditions = withCondition(s.Conditions, conditionRow(condSilent), "", true)
+		case err != nil:
 			s.Conditions = withCondition(s.Conditions, conditionRow(condMissing), a.detail(err), true)
 		}
 	}

@@ -28,26 +28,47 @@ type reading[T any] struct {
 	value T
 }
 
-// get reads, or waits for a reading that has not begun yet.
+// get returns a value that was read after the call began.
 func (s *shared[T]) get() T {
-	s.mu.Lock()
-	if r := s.next; r != nil {
-		s.mu.Unlock()
-		<-r.doneC
-		return r.value
-	}
-	r := &reading[T]{doneC: make(chan struct{})}
-	s.next = r
-	s.mu.Unlock()
-	defer close(r.doneC)
+	r := s.ask()
+	<-r.doneC
+	return r.value
+}
 
+// within is get, but reports false after most: the kernel or a disk hangs. However many ask meanwhile, no more than two
+// goroutines wait for it.
+func (s *shared[T]) within(most time.Duration) (value T, ok bool) {
+	r := s.ask()
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-r.doneC:
+		return r.value, true
+	case <-timer.C:
+		return value, false
+	}
+}
+
+// ask returns a reading that has not begun yet.
+func (s *shared[T]) ask() *reading[T] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == nil {
+		s.next = &reading[T]{doneC: make(chan struct{})}
+		go s.serve(s.next)
+	}
+	return s.next
+}
+
+// serve reads when it is its turn.
+func (s *shared[T]) serve(r *reading[T]) {
+	defer close(r.doneC)
 	s.turnC <- struct{}{}
 	defer func() { <-s.turnC }()
 	time.Sleep(time.Until(s.last.Add(s.every)))
 	s.mu.Lock()
-	s.next = nil // who asks from now on gets a later one
+	s.next = nil // a call from now on gets a later one
 	s.mu.Unlock()
 	s.last = time.Now()
 	r.value = s.read()
-	return r.value
 }

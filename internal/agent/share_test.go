@@ -2,6 +2,7 @@ package agent
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +52,34 @@ func TestShared(t *testing.T) {
 		time.Sleep(time.Second)
 		if ask(); reads != before+1 {
 			t.Errorf("a single question: %d readings, want 1", reads-before)
+		}
+	})
+}
+
+// TestSharedThatHangs: a reading that does not end holds up each question for a bounded time, is one reading however many
+// ask, and is over when it ends.
+func TestSharedThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hangC := make(chan struct{})
+		var waiting atomic.Int32
+		s := newShared(100*time.Millisecond, func() int {
+			waiting.Add(1)
+			<-hangC
+			return 7
+		})
+		for range 100 {
+			start := time.Now()
+			if _, ok := s.within(2 * time.Second); ok || time.Since(start) != 2*time.Second {
+				t.Fatalf("answered %v after %v", ok, time.Since(start))
+			}
+		}
+		if n := waiting.Load(); n != 1 {
+			t.Errorf("%d readings are under way", n)
+		}
+		close(hangC)
+		if v, ok := s.within(2 * time.Second); !ok || v != 7 {
+			t.Errorf("afterwards %v, %v", v, ok)
 		}
 	})
 }

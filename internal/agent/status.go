@@ -194,7 +194,7 @@ func (a *Agent) Status() Status {
 			s.Features = append(s.Features, "element counts")
 		}
 		totals := a.sensor.Totals() // before the counter, which has then counted every packet that was seen
-		since, _ := a.dropped()     // when the kernel does not answer, as it was last
+		since := a.droppedSoon()
 		if sum, exact, ok := a.total(); ok {
 			s.Dropped = &DroppedStatus{
 				Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6, Exact: exact,

@@ -1,7 +1,8 @@
-// Package control lets the operator ask a running agent for a pull, over a socket in the state directory.
+// Package control lets the operator ask a running agent for a pull, and how it is, over a socket in the state directory.
 //
-// The socket's mode is 0600 and its directory's 0700: who may open it is who may read the API key. It speaks HTTP, and
-// knows one request. What a pull does is the agent's business.
+// The socket's mode is 0600 and its directory's 0700: a user who may open it may also read the API key. So no other user of
+// the host can take it or keep it busy, as they can with a TCP port. It speaks HTTP, and knows three requests. A pull and the
+// health are the agent's business.
 //
 // It can fail because the socket cannot be made (the agent then runs without one), or because no agent answers.
 package control
@@ -19,14 +20,21 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 const (
 	socketName = "control.sock"
 	pullPath   = "/pull"
+	healthPath = "/healthz"
+	alivePath  = "/alive"
+	// maxConns bounds the connections and maxPulls the pulls that wait at a time: the rest of the connections stays for the
+	// health.
+	maxConns, maxPulls = 64, 16
 	// maxAnswer is the longest answer that is read, in bytes.
 	maxAnswer      = 64 << 10
-	headerTimeout  = 5 * time.Second
+	headerTimeout  = 2 * time.Second // less than a health check waits
 	maxHeaderBytes = 8 << 10
 )
 
@@ -43,12 +51,17 @@ type Options struct {
 	Guard func() error
 	// Pull asks for a pull and waits for what comes of it. accept has the list enforced that was refused and kept aside.
 	Pull func(ctx context.Context, accept bool) Outcome
+	// Health reports whether the agent does what it is configured to do, with a line why not; nil: it is never asked.
+	Health func() (ok bool, text string)
+	// Alive returns why the agent should be ended and started again, nil if it goes on; nil: it is never asked.
+	Alive func() error
 }
 
 // Server is the agent's end.
 type Server struct {
 	o        Options
 	listener net.Listener
+	pulls    chan struct{} // full while no more may wait
 }
 
 // New makes a Server. Nothing is opened yet.
@@ -56,7 +69,7 @@ func New(o Options) *Server {
 	if o.Guard == nil {
 		o.Guard = func() error { return os.MkdirAll(o.Dir, 0o700) }
 	}
-	return &Server{o: o}
+	return &Server{o: o, pulls: make(chan struct{}, maxPulls)}
 }
 
 // ErrTaken means that another agent answers at the socket.
@@ -88,22 +101,46 @@ func (s *Server) Listen() error {
 
 // Run answers until ctx ends, and returns nil. The socket goes with it.
 func (s *Server) Run(ctx context.Context) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+pullPath, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		// A client that has gone away loses only the answer.
-		_ = json.NewEncoder(w).Encode(s.o.Pull(r.Context(), r.URL.Query().Get("accept") == "true"))
-	})
 	srv := &http.Server{
-		Handler: mux, ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: s.handler(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: log.New(io.Discard, "", 0),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
+	srv.SetKeepAlivesEnabled(false) // a client that stays after its answer would keep one of few connections from others
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	if err := srv.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(netutil.LimitListener(s.listener, maxConns)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve control socket: %w", err)
 	}
 	return nil
+}
+
+// handler routes the requests. A client that has gone away loses only the answer.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+pullPath, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		o := Outcome{Text: fmt.Sprintf("%d pulls are waiting already: wait for one of them", maxPulls)}
+		select {
+		case s.pulls <- struct{}{}:
+			defer func() { <-s.pulls }()
+			o = s.o.Pull(r.Context(), r.URL.Query().Get("accept") == "true")
+		default:
+		}
+		_ = json.NewEncoder(w).Encode(o)
+	})
+	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) {
+		var o Outcome
+		o.OK, o.Text = s.o.Health()
+		_ = json.NewEncoder(w).Encode(o)
+	})
+	mux.HandleFunc("GET "+alivePath, func(w http.ResponseWriter, _ *http.Request) {
+		o := Outcome{OK: true}
+		if err := s.o.Alive(); err != nil {
+			o = Outcome{Text: err.Error()}
+		}
+		_ = json.NewEncoder(w).Encode(o)
+	})
+	return mux
 }
 
 // Close removes the socket of a Server that was never run.
@@ -117,32 +154,57 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Pull asks the agent whose state directory is dir for a pull, and waits for what comes of it.
+// Pull asks the agent whose state directory is dir for a pull, and waits for its outcome.
 func Pull(ctx context.Context, dir string, accept bool) (Outcome, error) {
-	path := filepath.Join(dir, socketName)
+	path := pullPath
+	if accept {
+		path += "?accept=true"
+	}
+	o, err := ask(ctx, dir, http.MethodPost, path)
+	socket := filepath.Join(dir, socketName)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return o, fmt.Errorf("not permitted to open %s: run this as the user the agent runs as, mostly root", socket)
+	case errors.Is(err, errAnswer):
+		return o, err
+	case err != nil:
+		return o, fmt.Errorf("no agent answers at %s: is it running, and is SIKKER_STATE_DIR the same? (%w)", socket, err)
+	}
+	return o, nil
+}
+
+// Health asks the agent whose state directory is dir whether it does what it is configured to do. An error means that none
+// answers there.
+func Health(ctx context.Context, dir string) (Outcome, error) {
+	return ask(ctx, dir, http.MethodGet, healthPath)
+}
+
+// Alive asks the agent whose state directory is dir whether it goes on. An error means that none answers there.
+func Alive(ctx context.Context, dir string) (Outcome, error) {
+	return ask(ctx, dir, http.MethodGet, alivePath)
+}
+
+// errAnswer is an answer that cannot be read.
+var errAnswer = errors.New("read the agent's answer")
+
+// ask sends one request to the agent.
+func ask(ctx context.Context, dir, method, path string) (Outcome, error) {
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, socketName))
 	}}}
 	defer client.CloseIdleConnections()
-	url := "http://agent" + pullPath
-	if accept {
-		url += "?accept=true"
-	}
 	var o Outcome
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
 	if err != nil {
 		return o, err
 	}
 	res, err := client.Do(req)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return o, fmt.Errorf("not permitted to open %s: run this as the user the agent runs as, mostly root", path)
-	case err != nil:
-		return o, fmt.Errorf("no agent answers at %s: is it running, and is SIKKER_STATE_DIR the same? (%w)", path, err)
+	if err != nil {
+		return o, err
 	}
 	defer func() { _ = res.Body.Close() }() // it was only read
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&o); err != nil {
-		return o, fmt.Errorf("read the agent's answer: %w", err)
+		return o, fmt.Errorf("%w: %w", errAnswer, err)
 	}
 	return o, nil
 }

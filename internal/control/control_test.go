@@ -3,10 +3,14 @@ package control_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -120,5 +124,66 @@ func TestAgentStops(t *testing.T) {
 	}
 	if err := <-doneC; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHealth: the answer comes over the socket, also while as many pulls wait as may, and beside connections that say nothing.
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var begun atomic.Int32
+	s := control.New(control.Options{
+		Dir:    dir,
+		Health: func() (bool, string) { return false, "unprotected: pull blacklist: 503" },
+		Alive:  func() error { return nil },
+		Pull: func(ctx context.Context, _ bool) control.Outcome {
+			begun.Add(1)
+			<-ctx.Done()
+			return control.Outcome{}
+		},
+	})
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	doneC := make(chan error, 1)
+	go func() { doneC <- s.Run(ctx) }()
+	const askers = 100
+	refusedC := make(chan control.Outcome, askers)
+	var asking sync.WaitGroup
+	for range askers {
+		asking.Go(func() {
+			if o, err := control.Pull(t.Context(), dir, false); err == nil && o.Text != "" {
+				refusedC <- o
+			}
+		})
+	}
+	refused := <-refusedC
+	for range 100 { // silent ones
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", filepath.Join(dir, "control.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+	}
+	brief, end := context.WithTimeout(t.Context(), 20*time.Second) // some headers may be waited for before
+	defer end()
+	o, err := control.Health(brief, dir)
+	if want := (control.Outcome{Text: "unprotected: pull blacklist: 503"}); err != nil || o != want {
+		t.Errorf("health: %+v, %v", o, err)
+	}
+	if o, err := control.Alive(brief, dir); err != nil || !o.OK {
+		t.Errorf("alive: %+v, %v", o, err)
+	}
+	if n := begun.Load(); n > 16 || refused.OK || !strings.Contains(refused.Text, "waiting already") {
+		t.Errorf("%d pulls wait; the next is told %+v", n, refused)
+	}
+	cancel()
+	if err := <-doneC; err != nil {
+		t.Error(err)
+	}
+	asking.Wait()
+	if _, err := control.Health(t.Context(), dir); err == nil {
+		t.Error("answers after the end")
 	}
 }

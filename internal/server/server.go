@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -26,7 +25,7 @@ import (
 const healthy = "OK"
 
 const (
-	maxConns        = 64 // at a time, on each of the two addresses
+	maxConns        = 64 // at a time, on both addresses together
 	maxHeaderBytes  = 8 << 10
 	maxAnswer       = 4 << 10         // bytes of an answer that a health check reads
 	headerTimeout   = 2 * time.Second // less than a health check waits: silent clients must not make it fail
@@ -84,7 +83,7 @@ func (s *Server) listen() error {
 		l, err := lc.Listen(context.Background(), "tcp", netip.AddrPortFrom(netip.MustParseAddr(host), port).String())
 		switch {
 		case err == nil:
-			s.listeners = append(s.listeners, netutil.LimitListener(l, maxConns))
+			s.listeners = append(s.listeners, l)
 			port = s.Port()
 		case host == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)):
 			s.note = "The health endpoint answers on 127.0.0.1 alone: this host has no IPv6 loopback"
@@ -125,7 +124,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	srv.SetKeepAlivesEnabled(false) // who stays after its answer would keep one of few connections from others
 	g, gctx := errgroup.WithContext(ctx)
+	crowd := newCrowd(maxConns)
 	for _, l := range s.listeners {
+		l = crowd.listen(l)
 		g.Go(func() error {
 			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve health endpoint: %w", err)
@@ -238,6 +239,9 @@ func (s *Server) status(w http.ResponseWriter) {
 	_, _ = io.WriteString(w, plain.Text(string(raw))+"\n") // a client that has gone away loses nothing
 }
 
+// ErrNotHealthy means that an agent answers, and is not healthy.
+var ErrNotHealthy = errors.New("not healthy")
+
 // Healthcheck asks the agent on this host, over IPv4 and then IPv6, and returns its answer, one line, when it does what it is
 // configured to do. Else the error says why, or that nobody answers. Each family has half of the time that ctx leaves: another program may hold the
 // port in one of them and say nothing.
@@ -285,5 +289,5 @@ func ask(ctx context.Context, client *http.Client, addr netip.AddrPort) (answere
 	if answer == "" {
 		answer = res.Status
 	}
-	return true, "", fmt.Errorf("not healthy: %s", answer)
+	return true, "", fmt.Errorf("%w: %s", ErrNotHealthy, answer)
 }

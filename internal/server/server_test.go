@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,7 +21,15 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if args := os.Getenv(crowdEnv); args != "" {
+		if err := crowd(args); err != nil {
+			panic(err) // TestMain has no other way to fail
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // source is an agent whose health can be set.
 type source struct {

@@ -134,12 +134,22 @@ func TestManifests(t *testing.T) {
 	}
 	checkMounts(t, c, spec, box)
 	checkSecurity(t, *box.SecurityContext)
-	for _, p := range []*corev1.Probe{box.ReadinessProbe, box.LivenessProbe} {
-		if i := slices.IndexFunc(box.Env, func(e corev1.EnvVar) bool { return e.Name == "SIKKER_HEALTH_PORT" }); box.Env[i].Value != p.HTTPGet.Port.String() {
-			t.Errorf("port of a probe %v, want %s", p.HTTPGet.Port, box.Env[i].Value)
-		}
-		if p.HTTPGet.Host != "127.0.0.1" {
-			t.Errorf("a probe asks %q, where nothing listens", p.HTTPGet.Host)
+	checkProbes(t, box)
+}
+
+// checkProbes has both probes ask over the control socket, and the liveness probe not for the health. Neither gives up before
+// `sikkerguard healthcheck` does, after five seconds.
+func checkProbes(t *testing.T, box corev1.Container) {
+	t.Helper()
+	for _, tt := range []struct {
+		probe *corev1.Probe
+		want  []string
+	}{
+		{box.ReadinessProbe, []string{"/usr/local/bin/sikkerguard", "healthcheck"}},
+		{box.LivenessProbe, []string{"/usr/local/bin/sikkerguard", "healthcheck", "--alive"}},
+	} {
+		if tt.probe.Exec == nil || !slices.Equal(tt.probe.Exec.Command, tt.want) || tt.probe.TimeoutSeconds <= 5 {
+			t.Errorf("a probe is %+v, want more than five seconds for %q", tt.probe, tt.want)
 		}
 	}
 }
