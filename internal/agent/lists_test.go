@@ -62,10 +62,11 @@ type lab struct {
 	quota  int    // what it says of the quota; 0 for nothing
 	pulls  int    // that it was asked for
 
-	kernel *toyKernel
-	a      *Agent
-	logs   *zapobserver.ObservedLogs
-	wait   time.Duration // for the next pull
+	refusing error // of the kernel, after a restart
+	kernel   *toyKernel
+	a        *Agent
+	logs     *zapobserver.ObservedLogs
+	wait     time.Duration // for the next pull
 }
 
 func newLab(t *testing.T, list string) *lab {
@@ -94,11 +95,14 @@ func newLab(t *testing.T, list string) *lab {
 	return l
 }
 
-// restart makes another agent of the same state directory, as after a kill.
-func (l *lab) restart() {
+// restart makes another agent of the same state directory, as after a kill. vars are settings that it has changed.
+func (l *lab) restart(vars ...string) {
 	l.t.Helper()
-	l.a, l.logs = logged(l.t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
-	l.kernel = &toyKernel{}
+	if l.a != nil {
+		_ = l.a.dir.Close()
+	}
+	l.a, l.logs = logged(l.t, append([]string{"SIKKER_API_URL=" + l.url, "SIKKER_STATE_DIR=" + l.dir}, vars...)...)
+	l.kernel = &toyKernel{err: l.refusing}
 	l.a.fw, l.a.host = l.kernel, host.New(host.Options{Root: l.t.TempDir()})
 	l.a.surveys.publish(survey{})
 	close(l.a.surveys.next) // no survey is waited for
@@ -185,16 +189,14 @@ func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
 	l.restart()
 	l.list = hosts("203.0", 4)
 	l.want(false, false, "it has 4 entries, the list before had 10")
-	l.restart()
-	l.a.cfg.ScoreMin = 60
-	l.a, _ = logged(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir, "SIKKER_SCORE_MIN=60")
-	l.a.fw, l.a.host = l.kernel, host.New(host.Options{Root: t.TempDir()})
-	l.a.surveys.publish(survey{})
-	l.a.restore(t.Context())
-	l.a.restoreRefused()
-	l.wantConditions()
 	l.list = hosts("203.0", 1000)
-	l.want(false, true, "Blocking 1000 IPs")
+	for _, change := range []string{"SIKKER_SCORE_MIN=60", "SIKKER_API_KEY=sk_test_rotated"} {
+		l.restart(change)
+		l.wantConditions()
+		l.want(false, true, "Blocking 1000 IPs")
+		l.restart() // back: the kept list is of the other request
+		l.want(false, true, "Blocking 1000 IPs")
+	}
 }
 
 // TestAcceptEnforcesTheListThatWasShown: --accept enforces the list that was refused, whatever the API gives at that moment,
@@ -233,7 +235,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 			l.list, l.status = tt.now, tt.status
 			l.want(true, tt.ok, tt.text)
 			if !l.kernel.blocks(tt.blocks) || l.kernel.blocks("198.51.9.9") || l.kernel.blocks("8.8.8.8") {
-				t.Errorf("in force: %v", l.kernel.rules.Block.Prefixes())
+				t.Errorf("in force: %d entries", l.kernel.rules.Block.Len())
 			}
 			if _, err := os.Stat(filepath.Join(l.dir, "blacklist.refused.txt")); tt.ok != errors.Is(err, os.ErrNotExist) {
 				t.Errorf("the refused list on the disk: %v", err)
@@ -316,11 +318,8 @@ func TestTheKeptListIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	l.want(false, true, "Blocking 4 IPs")
-	l.a, l.logs = logged(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
-	l.kernel = &toyKernel{err: errors.New("no buffer space available")}
-	l.a.fw, l.a.host = l.kernel, host.New(host.Options{Root: t.TempDir()})
-	l.a.surveys.publish(survey{})
-	l.a.restore(t.Context())
+	l.refusing = errors.New("no buffer space available")
+	l.restart()
 	if l.a.enforcer.enforced != nil || l.a.enforcer.retry.due() == nil {
 		t.Fatal("the kernel took it, or it is not tried again")
 	}
@@ -411,7 +410,8 @@ func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	l.a.enforcer.keeper.wait = newLater(time.Second, time.Second) // the test is in a hurry
-	if err := os.WriteFile(l.dir, nil, 0o600); err != nil {       // where the directory should be
+	inTheWay := filepath.Join(l.dir, "blacklist.txt")
+	if err := os.MkdirAll(inTheWay, 0o700); err != nil { // stands for a disk that takes nothing
 		t.Fatal(err)
 	}
 	l.want(false, true, "Blocking 4 IPs")
@@ -431,7 +431,7 @@ func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
 	}
 	step()
 	l.wantConditions(condUnkept)
-	if err := os.Remove(l.dir); err != nil {
+	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
 	step()

@@ -87,9 +87,12 @@ func (a *Agent) setPulled(p pulled) {
 // keepList makes the list, which is in force, the one that the next is measured against and that the next start begins with.
 func (a *Agent) keepList() {
 	e := &a.enforcer
+	if e.kept { // it is there, and restore knows what is measured against it
+		return
+	}
 	e.baseline = e.pulled.Len()
 	a.feed.InForce(e.baseline, a.clock.now().wall)
-	if a.cfg.DryRun || e.kept {
+	if a.cfg.DryRun {
 		return
 	}
 	list, at := e.pulled, a.clock.wallOf(e.pulledAt)
