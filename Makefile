@@ -57,6 +57,11 @@ kernels: ## Run the tests on Debian's kernels 5.10, 6.1 and 6.12 (root, an hour;
 	@$(GO) build -o bin/ ./e2e/kernels
 	@bin/kernels -kernels '$(KERNELS)' -suites '$(SUITES)' $(if $(QUICK),-quick) -cache bin/.kernels
 
+.PHONY: soak
+soak: ## Troubles at random for 20 minutes, and packets that tell whether the promises hold (root; SOAK=5m SEED=n)
+	@e2e/install-deps nft ip mkfs.ext4 gcc
+	SOAK='$(SOAK)' SEED='$(SEED)' $(GO) test -v -count=1 -timeout 0 -tags e2e_soak ./e2e/soak
+
 .PHONY: image
 image: ## Build the image, sikkerguard:VERSION
 	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t sikkerguard:$(VERSION) -t sikkerguard .
