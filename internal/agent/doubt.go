@@ -42,8 +42,10 @@ func (a *Agent) doubtAgain(ctx context.Context) {
 	failing := trial{probe: a.host.Probe}.failing(ctx, d.checks)
 	switch {
 	case ctx.Err() != nil:
-	case len(failing) == 0 || a.enforcer.enforced == nil:
-		a.log.Info("Reached again", zap.Stringer("what", d.checks))
+	case a.enforcer.enforced == nil:
+		d.done() // no list is in force that could be why
+	case len(failing) == 0:
+		a.log.Info("Reached again, with the list in force", zap.Stringer("checks", d.checks))
 		d.done()
 	default:
 		d.wait.again()

@@ -110,6 +110,8 @@ func (a *Agent) enforce(ctx context.Context) error {
 	defer next.stop()
 	running := first > 0
 	if running {
+		a.log.Info("The first pull waits: most of the quota is spent, and the kept list is in force", zap.Duration("in", first.Round(time.Second)))
+		a.setStatus(func(s *Status) { s.nextPull = a.clock.after(first) })
 		a.tellRunning()
 	} else {
 		next.reset(a.cfg.PullInterval)
@@ -302,7 +304,7 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 	}
 	wait := a.nextPull()
 	if e.failure != nil || e.unapplied != nil {
-		a.tellFailure(wait)
+		a.tellFailure(min(wait, e.retry.left()))
 	}
 	a.publish()
 	a.setStatus(func(s *Status) { s.nextPull = a.clock.after(wait) })

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"math"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -31,8 +32,13 @@ func (l *later) in(wait time.Duration) {
 	l.timer, l.at = time.NewTimer(wait), time.Now().Add(wait)
 }
 
-// left returns how long it is until the attempt.
-func (l *later) left() time.Duration { return time.Until(l.at) }
+// left returns how long it is until the attempt. Without one it is longer than any other wait.
+func (l *later) left() time.Duration {
+	if l.timer == nil {
+		return math.MaxInt64
+	}
+	return time.Until(l.at)
+}
 
 // done forgets the attempt and how often it failed.
 func (l *later) done() {
