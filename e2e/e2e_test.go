@@ -58,7 +58,7 @@ func TestScripts(t *testing.T) {
 			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
 			"lock": cmdLock, "port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
-			"answer": cmdAnswer, "datagram": cmdDatagram, "ping": cmdPing, "socket": cmdSocket,
+			"answer": cmdAnswer, "documented": cmdDocumented, "datagram": cmdDatagram, "ping": cmdPing, "socket": cmdSocket,
 			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
 		},
 		Condition:           func(cond string) (bool, error) { return kernelHas(t, cond) },
@@ -364,6 +364,19 @@ func cmdNft(ts *testscript.TestScript, neg bool, args []string) {
 // on PROGRAM ARGS: runs a program on the server; its output goes to on.txt.
 func cmdOn(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("on.txt"), []byte(of(ts).server.Run(args[0], args[1:]...)), 0o600))
+}
+
+// documented PAGE TEXT FILE: the block of shell on a page of docs that has TEXT in it goes to FILE.
+func cmdDocumented(ts *testscript.TestScript, _ bool, args []string) {
+	page, err := os.ReadFile(filepath.Join("../docs", args[0]))
+	ts.Check(err)
+	for i, part := range strings.Split(string(page), "```") {
+		if code, isShell := strings.CutPrefix(part, "sh\n"); i%2 == 1 && isShell && strings.Contains(code, args[1]) {
+			ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(code), 0o600))
+			return
+		}
+	}
+	ts.Fatalf("docs/%s has no shell with %q in it", args[0], args[1])
 }
 
 // firewall FILE: everything that the server's firewall is made of goes to FILE, but for counters and the time.

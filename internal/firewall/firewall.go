@@ -99,6 +99,7 @@ func open(o Options, openNFT func(nft.Options) (Backend, error)) (Backend, error
 	if err != nil {
 		return nil, err
 	}
+	c.lookForFlowtables()
 	return c, nil
 }
 
@@ -109,7 +110,8 @@ type chosen struct {
 	reason string
 	gaps   []string
 
-	left atomic.Pointer[string] // the gap that the other backend left, nil when none is known
+	left    atomic.Pointer[string] // the gap that the other backend left, nil when none is known
+	offload atomic.Pointer[string] // the gap that flowtables are, nil when there is none
 
 	mu    sync.Mutex
 	other func() error // removes what the other backend left; nil when nothing is left
@@ -154,10 +156,24 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 func (c *chosen) Info() ruleset.Info {
 	i := c.Backend.Info()
 	i.Reason, i.Gaps = c.reason, slices.Concat(i.Gaps, c.gaps)
-	if left := c.left.Load(); left != nil {
-		i.Gaps = append(i.Gaps, *left)
+	for _, gap := range []*string{c.left.Load(), c.offload.Load()} {
+		if gap != nil {
+			i.Gaps = append(i.Gaps, *gap)
+		}
 	}
 	return i
+}
+
+// lookForFlowtables makes a gap of flowtables, which other programs come and go with.
+func (c *chosen) lookForFlowtables() {
+	names, err := nft.Flowtables()
+	if err != nil || len(names) == 0 { // without nf_tables there are none
+		c.offload.Store(nil)
+		return
+	}
+	gap := fmt.Sprintf("packets of forwarded flows that are offloaded (flowtable %s) pass before the rules: "+
+		"a source that is listed while its flow lasts gets through in that flow until it ends", strings.Join(names, ", "))
+	c.offload.Store(&gap)
 }
 
 // Apply also ends what the other backend left. When that fails it is a gap until it succeeds, and no failure: the list is in
@@ -167,6 +183,7 @@ func (c *chosen) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 	if err != nil {
 		return e, err
 	}
+	c.lookForFlowtables()
 	if err := c.end(); err != nil {
 		left := fmt.Sprintf("what an agent with another SIKKER_BACKEND left may be in force too (it is tried again with the next list; `sikkerguard cleanup`, while the agent is stopped, removes it): %s", oneLine(err))
 		c.left.Store(&left)

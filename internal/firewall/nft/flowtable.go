@@ -1,0 +1,60 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// nftaFlowtableName is the attribute NFTA_FLOWTABLE_NAME (linux/netfilter/nf_tables.h).
+const nftaFlowtableName = 2
+
+// Flowtables names the flowtables of this host, each with its table. Packets of a flow that a flowtable has taken over pass
+// before the prerouting hook. It fails when the kernel has no nf_tables or when this process is not permitted.
+func Flowtables() ([]string, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list flowtables: %w", err)
+	}
+	defer func() { _ = c.Close() }() // it was only asked
+	request := netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETFLOWTABLE),
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, 0}, // of every family
+	}
+	for range dumpTries {
+		replies, err := c.Execute(request)
+		if err != nil {
+			return nil, fmt.Errorf("list flowtables: %w", err)
+		}
+		if slices.ContainsFunc(replies, interrupted) {
+			continue
+		}
+		return flowtableNames(replies)
+	}
+	return nil, errors.New("list flowtables: the firewall changes all the time")
+}
+
+// flowtableNames reads the names out of the kernel's answer, in order.
+func flowtableNames(replies []netlink.Message) ([]string, error) {
+	var names []string
+	err := decodeAll(replies, func(ad *netlink.AttributeDecoder) {
+		var table, name string
+		for ad.Next() {
+			switch ad.Type() {
+			case nftaTable:
+				table = ad.String()
+			case nftaFlowtableName:
+				name = ad.String()
+			}
+		}
+		names = append(names, name+" of table "+table)
+	})
+	slices.Sort(names)
+	return names, err
+}
