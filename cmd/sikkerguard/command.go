@@ -43,7 +43,7 @@ Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for e
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), environ, raw) },
+		RunE:          func(cmd *cobra.Command, _ []string) error { return runAgent(cmd, environ, raw, false) },
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate(versionLine())
@@ -51,12 +51,7 @@ Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for e
 	root.SetContext(context.Background())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		&cobra.Command{
-			Use:   "run",
-			Short: "Protect this host until told to stop (the default)",
-			Args:  cobra.NoArgs,
-			RunE:  root.RunE,
-		},
+		runCommand(environ, raw),
 		&cobra.Command{
 			Use:   "version",
 			Short: "Print the version and the commit it was built from",
@@ -153,11 +148,34 @@ type configError struct{ error }
 // flushMost is how long the end of the process waits for a reader of the log that does not read.
 const flushMost = 2 * time.Second
 
+func runCommand(environ []string, out io.Writer) *cobra.Command {
+	var wait bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Protect this host until told to stop (the default)",
+		Long: `Protect this host until told to stop (the default).
+
+A variable that is not valid ends it with exit code 78, which a service manager need not try again. Docker tries every exit code
+again: with --wait-for-config it stays, names on stderr what is not valid, answers so to ` + "`sikkerguard healthcheck`" + `, which makes the
+container unhealthy, and begins when files that variables name have been corrected.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAgent(cmd, environ, out, wait) },
+	}
+	cmd.Flags().BoolVar(&wait, "wait-for-config", false, "wait for valid variables instead of ending with exit code 78")
+	return cmd
+}
+
 // runAgent runs until SIGTERM or SIGINT.
-func runAgent(ctx context.Context, environ []string, out io.Writer) error {
-	ctx, hangupC, stop := heed(ctx)
+func runAgent(cmd *cobra.Command, environ []string, out io.Writer, wait bool) error {
+	ctx, hangupC, stop := heed(cmd.Context())
 	defer stop()
 	cfg, err := config.Load(environ)
+	if err != nil && wait {
+		cfg, err = awaitConfig(ctx, environ, err, cmd.ErrOrStderr())
+		if ctx.Err() != nil {
+			return nil // it was told to stop
+		}
+	}
 	if err != nil {
 		return configError{err}
 	}

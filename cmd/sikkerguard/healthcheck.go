@@ -15,7 +15,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-// healthcheckTimeout is how long an agent may take to answer, and socketShare the part of it for the control socket.
+// healthcheckTimeout is how long an agent may take to answer, and socketShare the part of it for
+// the control socket.
 const healthcheckTimeout, socketShare = 5 * time.Second, 3 * time.Second
 
 func healthcheckCommand(environ []string, out io.Writer) *cobra.Command {
@@ -88,7 +89,8 @@ func bySocket(ctx context.Context, dir string, alive bool) (answer string, err e
 	}
 }
 
-// byPort asks the agent over TCP. To a question whether it is alive any answer of its health is yes.
+// byPort asks the agent over TCP. To a question whether it is alive any answer of its health is
+// yes.
 func byPort(ctx context.Context, port uint16, alive bool) (answer string, err error) {
 	answer, err = server.Healthcheck(ctx, port)
 	if alive && errors.Is(err, server.ErrNotHealthy) {

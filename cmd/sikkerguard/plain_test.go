@@ -251,7 +251,7 @@ func TestHostilePeer(t *testing.T) {
 			}
 			said := out.String()
 			judge(t, "log", said, regexp.MustCompile(`^\d\d:\d\d:\d\d (INFO|WARN|ERROR) (?:[^a]|a[^l])|^SikkerGuard v|^Firewall protection`))
-			if !strings.Contains(said, tt.evil) || !strings.Contains(said, "Custom blacklist cannot be read") {
+			if !strings.Contains(said, tt.evil) || !strings.Contains(said, "Custom blacklist is refused") {
 				t.Errorf("the log does not say %q:\n%s", tt.evil, said)
 			}
 		})

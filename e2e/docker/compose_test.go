@@ -81,6 +81,10 @@ func TestCompose(t *testing.T) {
 		w.isBefore(t, before)
 		w.allReach(t)
 	})
+	t.Run("a setting that is not valid", func(t *testing.T) {
+		w.begin(t)
+		w.invalid(t)
+	})
 	t.Run("500,000 entries", func(t *testing.T) {
 		w.begin(t)
 		w.manyEntries(t)
@@ -263,6 +267,42 @@ func (w *world) isBefore(t *testing.T, before string) {
 	if diff := cmp.Diff(before, w.ruleset()); diff != "" {
 		t.Errorf("the host's ruleset is not what it was before (-before +now):\n%s", diff)
 	}
+}
+
+// invalid has a setting that is not valid leave the container up, unhealthy and with the reason, and not restart it for ever.
+// When it is corrected `docker compose up -d` is enough.
+func (w *world) invalid(t *testing.T) {
+	t.Helper()
+	path := filepath.Join(w.dir, ".env")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(slices.Clone(good), "\nSIKKER_SCORE_MIN=101\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.compose(t, "up", "-d", "--no-build")
+	await(t, "the reason in the health check", func() bool {
+		out, err := w.try("exec", container, "sikkerguard", "healthcheck")
+		return err != nil && strings.Contains(out+err.Error(), "SIKKER_SCORE_MIN")
+	})
+	await(t, "an unhealthy container", func() bool {
+		state := w.docker(t, "inspect", "-f", "{{.State.Status}} {{.RestartCount}} {{.State.Health.Status}}", container)
+		if !strings.HasPrefix(state, "running 0 ") {
+			t.Fatalf("the container is %q, want running 0", state)
+		}
+		return strings.HasSuffix(state, " unhealthy")
+	})
+	if log := w.must(t, "sh", "-c", "docker logs "+container+" 2>&1"); strings.Count(log, "SIKKER_SCORE_MIN") != 1 {
+		t.Errorf("the log does not say once why:\n%s", log)
+	}
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.compose(t, "up", "-d", "--no-build")
+	w.healthy(t)
+	w.enforces(t)
+	w.compose(t, "down", "-v")
 }
 
 // manyEntries has the agent load and refresh half a million addresses within compose.yaml's memory limit.

@@ -8,21 +8,23 @@ import (
 )
 
 const (
-	// pulseEvery is how often the enforcing task is asked for a pulse, and stuckAfter how long it may go without one. It may be
-	// busy that long with a large list, as with the watchdog of the systemd unit.
+	// pulseEvery is how often the enforcing task is asked for a pulse, and stuckAfter how long it
+	// may go without one. It may be busy that long with a large list, as with the watchdog of the
+	// systemd unit.
 	pulseEvery, stuckAfter = 30 * time.Second, 3 * time.Minute
 )
 
 // errStuck is an enforcing task without a pulse.
 var errStuck = errors.New("it gave no sign of life for three minutes")
 
-// heart tells whether the enforcing task goes on, for those who ask without a service manager's watchdog, such as a liveness
-// probe.
+// heart tells whether the enforcing task goes on, for those who ask without a service manager's
+// watchdog, such as a liveness probe.
 type heart struct {
 	stopped atomic.Bool
 }
 
-// watchPulse asks the enforcing task for a pulse now and then, until ctx ends. That it takes a value from pulseC is one.
+// watchPulse asks the enforcing task for a pulse now and then, until ctx ends. That it takes a
+// value from pulseC is one.
 func (a *Agent) watchPulse(ctx context.Context) error {
 	stuck := time.NewTimer(stuckAfter)
 	defer stuck.Stop()

@@ -9,8 +9,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// TestEnforcerThatHangs: three minutes without a pulse of the enforcing task are a condition and a reason to restart; both end
-// when it goes on.
+// TestEnforcerThatHangs: three minutes without a pulse of the enforcing task are a condition and a
+// reason to restart; both end when it goes on.
 func TestEnforcerThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -48,8 +48,8 @@ func TestEnforcerThatHangs(t *testing.T) {
 	})
 }
 
-// TestKernelThatHangs: the health is answered in time, and that the kernel does not answer is what it says. The status comes,
-// too, with the counters as they were read last.
+// TestKernelThatHangs: the health is answered in time, and that the kernel does not answer is what
+// it says. The status comes, too, with the counters as they were read last.
 func TestKernelThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

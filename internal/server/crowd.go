@@ -5,8 +5,9 @@ import (
 	"sync"
 )
 
-// crowd is the connections of a Server. When there are too many, the user who has most of them loses the oldest: a local
-// user who opens thousands and says nothing takes none from others, nor keeps anybody waiting.
+// crowd is the connections of a Server. When there are too many, the user who has most of them
+// loses the oldest: a local user who opens thousands and says nothing takes none from others, nor
+// keeps anybody waiting.
 type crowd struct {
 	most  int
 	owner func(net.Conn) uint32 // the user who holds the other end
@@ -25,7 +26,8 @@ type member struct {
 	order uint64 // of two, the older one has the lower
 }
 
-// nobodyKnown is the user of a connection whose user the kernel does not tell. Such connections share one part.
+// nobodyKnown is the user of a connection whose user the kernel does not tell. Such connections
+// share one part.
 const nobodyKnown = ^uint32(0)
 
 func newCrowd(most int) *crowd {

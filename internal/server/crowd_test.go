@@ -20,7 +20,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-// crowdEnv makes the test binary a local user who opens connections to an address and says nothing: user ID, how many, where.
+// crowdEnv makes the test binary a local user who opens connections to an address and says nothing:
+// user ID, how many, where.
 const crowdEnv = "SIKKERGUARD_TEST_CROWD"
 
 // crowd opens n connections, says so, and holds them until its standard input ends.
@@ -47,7 +48,8 @@ func crowd(args string) error {
 	return err
 }
 
-// opens has another user open connections that say nothing, and returns when they are open. They stay until the test ends.
+// opens has another user open connections that say nothing, and returns when they are open. They
+// stay until the test ends.
 func opens(t *testing.T, uid, n int, addr string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
@@ -86,8 +88,8 @@ func asRoot(t *testing.T) {
 	t.Skip("takes root")
 }
 
-// TestIdleConnections: a local user who opens 3,000 connections and says nothing neither keeps others from an answer nor ends
-// a connection of theirs that is older.
+// TestIdleConnections: a local user who opens 3,000 connections and says nothing neither keeps
+// others from an answer nor ends a connection of theirs that is older.
 func TestIdleConnections(t *testing.T) {
 	asRoot(t)
 	for _, host := range []string{"127.0.0.1", "::1"} {
@@ -121,7 +123,8 @@ func TestIdleConnections(t *testing.T) {
 	}
 }
 
-// held are how many of n connections that say nothing are still open after a moment that is shorter than the header timeout.
+// held are how many of n connections that say nothing are still open after a moment that is shorter
+// than the header timeout.
 func held(t *testing.T, addr string, n int) int {
 	t.Helper()
 	var conns []net.Conn
@@ -146,8 +149,8 @@ func held(t *testing.T, addr string, n int) int {
 	return open
 }
 
-// TestConnectionsAreBounded: of 300 connections of one user 64 are kept at most; and each that says nothing, or only a part of
-// a request, is ended within seconds.
+// TestConnectionsAreBounded: of 300 connections of one user 64 are kept at most; and each that says
+// nothing, or only a part of a request, is ended within seconds.
 func TestConnectionsAreBounded(t *testing.T) {
 	addr, _ := start(t, &source{})
 	if n := held(t, addr, 300); n > 64 || n == 0 {

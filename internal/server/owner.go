@@ -14,7 +14,8 @@ import (
 
 const (
 	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY of linux/sock_diag.h
-	// sizes and offsets of struct inet_diag_req_v2 and struct inet_diag_msg of linux/inet_diag.h, in bytes
+	// sizes and offsets of struct inet_diag_req_v2 and struct inet_diag_msg of linux/inet_diag.h,
+	// in bytes
 	diagRequestSize, diagIDAt     = 56, 8
 	diagAnswerSize, diagAnswerUID = 72, 64
 	diagSourceAt, diagDestAt      = diagIDAt + 4, diagIDAt + 20
@@ -22,8 +23,8 @@ const (
 	ownerMost                     = time.Second // the kernel answers at once
 )
 
-// owner returns the user who holds the other end of a connection on loopback, nobodyKnown if the kernel does not tell: it has
-// no sock_diag, or the other end is closed.
+// owner returns the user who holds the other end of a connection on loopback, nobodyKnown if the
+// kernel does not tell: it has no sock_diag, or the other end is closed.
 func owner(conn net.Conn) uint32 {
 	uid, err := askOwner(conn)
 	if err != nil {
@@ -66,7 +67,8 @@ func askOwner(conn net.Conn) (uint32, error) {
 // errDiag is an answer of sock_diag that is none.
 var errDiag = errors.New("the kernel answers with something else than a socket")
 
-// diagRequest is a struct inet_diag_req_v2 that asks for one TCP socket by its own address and that of its other end.
+// diagRequest is a struct inet_diag_req_v2 that asks for one TCP socket by its own address and that
+// of its other end.
 func diagRequest(own, other netip.AddrPort) []byte {
 	b := make([]byte, diagRequestSize)
 	b[0], b[1] = unix.AF_INET, unix.IPPROTO_TCP
