@@ -130,9 +130,13 @@ func awaitExit(pid int) {
 	}
 }
 
-// Run runs a program in the namespace and returns what it printed; an exit code other than 0 fails the test.
+// Run runs a program in the namespace and returns what it printed; an exit code other than 0 fails
+// the test. The legacy iptables waits for those of other tests: they share one lock.
 func (n *NS) Run(name string, args ...string) string {
 	n.tb.Helper()
+	if name == "iptables-legacy" || name == "ip6tables-legacy" {
+		args = append([]string{"--wait", "60"}, args...)
+	}
 	var (
 		out []byte
 		err error
