@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
@@ -44,13 +45,15 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 		return nil
 	}
 	e := &a.enforcer
-	same := d.equal(e.enforced) // rules that are in force already can change nothing for the worse
-	if !same && e.rejected.of(d) {
+	// Rules that block nothing more than those in force can cut this host off from nothing. They need no proof, and an allowlist
+	// that grows is in force within milliseconds.
+	harmless := e.enforced != nil && coveredBy(d.block, e.enforced.block)
+	if !harmless && e.rejected.of(d) {
 		return &RollbackError{Entries: d.block.Len(), Again: true}
 	}
 	a.evidence.publish(e.pulled)
 	var before host.Checks
-	if !same {
+	if !harmless {
 		before = a.host.Probe(ctx)
 	}
 	ev, err := a.enact(ctx, d)
@@ -66,11 +69,25 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
 	}
+	rejected := e.rejected
 	a.inForce(d)
+	if harmless && !rejected.of(d) {
+		e.rejected = rejected // they are as harmful as before
+	}
 	a.log.Info(fmt.Sprintf("Blocking %d IPs", e.entries4+e.entries6))
 	a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
 	return nil
+}
+
+// coveredBy reports whether outer covers every entry of inner.
+func coveredBy(inner, outer blocklist.Blocklist) bool {
+	for p := range inner.All() {
+		if q, ok := outer.Covering(p.Addr()); !ok || q.Bits() > p.Bits() {
+			return false
+		}
+	}
+	return true
 }
 
 // try returns the rules in force if d, which has just been put in force, is not proven to cut this host off from what it

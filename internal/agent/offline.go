@@ -1,15 +1,9 @@
 package agent
 
-import (
-	"time"
+import "github.com/sikkerapi/sikkerguard/internal/host"
 
-	"go.uber.org/zap"
-
-	"github.com/sikkerapi/sikkerguard/internal/host"
-)
-
-// offline remembers that the last pull reached nobody. The next pull waits out a backoff, unless the host gains something to
-// reach the API by: a route, an address, a resolver.
+// offline remembers that the last pull did not reach the API. The next pull waits out a backoff,
+// unless the host gains something to reach the API by: a route, an address, a resolver.
 type offline struct {
 	since *host.Whitelist // the host before that pull; nil if it reached the API
 }
@@ -31,7 +25,8 @@ func (o *offline) over(now host.Whitelist) bool {
 	return true
 }
 
-// pullIfNetwork makes a pull due if the last one reached nobody and the network has come since.
+// pullIfNetwork makes a pull due if the last one did not reach the API and the network has come
+// since.
 func (a *Agent) pullIfNetwork(next *alarm) {
 	e := &a.enforcer
 	v, ok := a.surveys.newest()
@@ -40,6 +35,6 @@ func (a *Agent) pullIfNetwork(next *alarm) {
 	}
 	e.wait.Reset() // the waits before were for another network
 	next.reset(leastWait)
-	a.log.Info("The network has changed; the pull that failed is tried again", zap.Duration("in", leastWait.Round(time.Second)))
+	a.log.Info("The network has changed; the pull that failed is tried again")
 	a.setStatus(func(s *Status) { s.nextPull = a.clock.after(leastWait) })
 }

@@ -12,18 +12,23 @@ import (
 )
 
 const (
-	// surveyEvery is the longest time between two surveys of the kernel and the files, and namesEvery of the names. They are
-	// the net under the watches: a change that none of them reports is found within it. A large service answers with other
-	// addresses each time, so names are asked for less often.
+	// surveyEvery is the longest time between two surveys of the kernel and the files, and
+	// namesEvery of the names. They are the net under the watches: a change that none of them
+	// reports is found within it. A large service answers with other addresses each time, so names
+	// are asked for less often.
 	surveyEvery, namesEvery = 3 * time.Minute, 15 * time.Minute
-	// surveyGap is the shortest time between two surveys. After one that took long it is longer, up to gapMost: a router with
-	// the whole Internet's routes must not spend its time on listing them.
+	// surveyGap is the shortest time between two surveys. After one that took long it is longer, up
+	// to gapMost: a router with the whole Internet's routes must not spend its time on listing
+	// them.
 	surveyGap, gapMost = time.Second, 10 * time.Second
-	// surveyMost is how long a pull waits for a survey that began with it. Names take ten seconds to fail.
+	// surveyMost is how long a pull waits for a survey that began with it. Names take ten seconds
+	// to fail.
 	surveyMost = 15 * time.Second
-	// surveyAgain is how long after a survey that was not complete the next one begins. It doubles up to surveyEvery.
+	// surveyAgain is how long after a survey that was not complete the next one begins. It doubles
+	// up to surveyEvery.
 	surveyAgain = 5 * time.Second
-	// doubtEvery is the shortest time between two surveys that dropped answers bring about: anyone can forge those.
+	// doubtEvery is the shortest time between two surveys that dropped answers bring about: anyone
+	// can forge those.
 	doubtEvery = 30 * time.Second
 )
 
@@ -37,10 +42,11 @@ func newSurvey(w host.Whitelist) survey {
 	return survey{white: w, allow: blocklist.New(w.Prefixes())}
 }
 
-// surveyor looks at the host and keeps the newest survey. A survey has two parts: the kernel and the files take
-// milliseconds, the names seconds if DNS does not work. Each part is published when it has ended, and neither waits for
-// the other. A part that is asked for while it is under way begins once more after it, so that the newest survey is never
-// older than the last change that was reported.
+// surveyor looks at the host and keeps the newest survey. A survey has two parts: the kernel and
+// the files take milliseconds, the names seconds if DNS does not work. Each part is published when
+// it has ended, and neither waits for the other. A part that is asked for while it is under way
+// begins once more after it, so that the newest survey is never older than the last change that was
+// reported.
 type surveyor struct {
 	local func(context.Context) host.Whitelist // looks at the kernel and the files
 	names func(context.Context) host.Whitelist // resolves the names, and returns all that is known
@@ -50,7 +56,7 @@ type surveyor struct {
 	newsC  chan struct{} // capacity 1: there is a newer survey
 	firstC chan struct{} // closed when there is a survey
 
-	mu     sync.Mutex      // guards what follows
+	mu     sync.Mutex      // guards the fields below
 	last   *survey         // the newest; nil before the first
 	whole  bool            // the next survey has names, whatever its first part finds
 	next   chan struct{}   // closed when the survey that begins next has ended
@@ -69,7 +75,8 @@ func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
 	}
 }
 
-// Run makes a survey whenever one is asked for, and every surveyEvery, until ctx ends. Then it returns nil.
+// Run makes a survey whenever one is asked for, and every surveyEvery, until ctx ends. Then it
+// returns nil.
 func (s *surveyor) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { return s.repeat(ctx, s.askC, surveyEvery, gapMost, s.lookLocal) })
@@ -77,9 +84,11 @@ func (s *surveyor) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// repeat calls look whenever askC has a value and at least every so often. Between two calls it waits ten times as long as
-// the first took, but from surveyGap to most.
-func (s *surveyor) repeat(ctx context.Context, askC <-chan struct{}, every, most time.Duration, look func(context.Context)) error {
+// repeat calls look whenever askC has a value and at least every so often. Between two calls it
+// waits ten times as long as the first took, but from surveyGap to most.
+func (s *surveyor) repeat(
+	ctx context.Context, askC <-chan struct{}, every, most time.Duration, look func(context.Context),
+) error {
 	net := time.NewTicker(every)
 	defer net.Stop()
 	for {
@@ -97,7 +106,8 @@ func (s *surveyor) repeat(ctx context.Context, askC <-chan struct{}, every, most
 	}
 }
 
-// lookLocal makes the first part of a survey, and has the second follow if it found something new or was asked for.
+// lookLocal makes the first part of a survey, and has the second follow if it found something new
+// or was asked for.
 func (s *surveyor) lookLocal(ctx context.Context) {
 	s.mu.Lock()
 	doneC, whole, before := s.next, s.whole, s.last
@@ -183,7 +193,8 @@ func (s *surveyor) first(ctx context.Context) host.Whitelist {
 	return v.white
 }
 
-// ask has a survey of everything begin after this call. The channel is closed when that survey has ended.
+// ask has a survey of everything begin after this call. The channel is closed when that survey has
+// ended.
 func (s *surveyor) ask() <-chan struct{} {
 	s.mu.Lock()
 	doneC := s.next
@@ -196,7 +207,8 @@ func (s *surveyor) ask() <-chan struct{} {
 // changed has a survey begin after a change of the host. Names are resolved if the change matters.
 func (s *surveyor) changed() { offer(s.askC, struct{}{}) }
 
-// doubt has a survey of everything made because answers that this host may need were dropped, at most one in doubtEvery.
+// doubt has a survey of everything made because answers that this host may need were dropped, at
+// most one in doubtEvery.
 func (s *surveyor) doubt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,8 +223,8 @@ func (s *surveyor) doubt() {
 	})
 }
 
-// await waits for doneC at most for a time, and for the first part of the first survey as long as that takes. It reports
-// whether ctx is alive.
+// await waits for doneC at most for a time, and for the first part of the first survey as long as
+// that takes. It reports whether ctx is alive.
 func (s *surveyor) await(ctx context.Context, doneC <-chan struct{}, most time.Duration) bool {
 	timer := time.NewTimer(most)
 	defer timer.Stop()

@@ -48,8 +48,8 @@ func (s *scene) surveyed(addr string) {
 	s.t.Fatalf("no survey found %s", addr)
 }
 
-// TestNewestSurveyWins changes the host's addresses while a pull takes long. The whitelist from before the pull is not put
-// back, whatever the pull comes to.
+// TestNewestSurveyWins changes the host's addresses while a pull takes long. The whitelist from
+// before the pull is not put back, whatever the pull comes to.
 func TestNewestSurveyWins(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -115,8 +115,8 @@ func (s *scene) pullsFail(n int) {
 	}
 }
 
-// TestPullWhenNetworkComes: a host that boots without a network is protected as soon as that comes, however long the next
-// attempt would have been away.
+// TestPullWhenNetworkComes: a host that boots without a network is protected as soon as that comes,
+// however long the next attempt would have been away.
 func TestPullWhenNetworkComes(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -188,7 +188,8 @@ func (m *moving) LookupNetIP(context.Context, string, string) ([]netip.Addr, err
 	return []netip.Addr{*m.addr.Load()}, nil
 }
 
-// TestResolverIsFollowed: a resolver that is on the list is let through within two seconds of the file naming it.
+// TestResolverIsFollowed: a resolver that is on the list is let through within two seconds of the
+// file naming it.
 func TestResolverIsFollowed(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -225,8 +226,8 @@ func TestResolverIsFollowed(t *testing.T) {
 	s.end()
 }
 
-// TestDroppedAnswersAreDoubted: the API's name moves to an address that is on the list. The answers that are dropped have the
-// name resolved again, but forged ones do not do so in a loop.
+// TestDroppedAnswersAreDoubted: the API's name moves to an address that is on the list. The answers
+// that are dropped have the name resolved again, but forged ones do not do so in a loop.
 func TestDroppedAnswersAreDoubted(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -252,4 +253,44 @@ func TestDroppedAnswersAreDoubted(t *testing.T) {
 		t.Error("the API is not reached")
 	}
 	s.end()
+}
+
+// TestWideningNeedsNoProof: an allowlist that grows is in force at once, although nothing is reached.
+// One that also shrinks, with rules that were rejected, is widened.
+func TestWideningNeedsNoProof(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, _, _ := bench(t)
+	e := &a.enforcer
+	e.pulled = listOf("198.51.100.1/32", "203.0.113.0/24")
+	survey := func(allow ...string) { a.surveys.publish(survey{allow: listOf(allow...)}) }
+	survey("203.0.113.50/32")
+	if err := a.apply(t.Context(), a.wanted()); err != nil {
+		t.Fatal(err)
+	}
+	survey("203.0.113.50/32", "203.0.113.71/32")
+	began := time.Now()
+	a.takeSurvey(t.Context())
+	if took := time.Since(began); took > probeAgain || !whitelisted(t, "203.0.113.71") {
+		t.Errorf("whitelisted %v after %v", whitelisted(t, "203.0.113.71"), took)
+	}
+	survey("203.0.113.72/32") // without the API, from which this cuts off
+	a.takeSurvey(t.Context())
+	if e.rejected == nil || e.stale == nil {
+		t.Fatal("the rules were not rejected")
+	}
+	for _, addr := range []string{"203.0.113.50", "203.0.113.71", "203.0.113.72"} {
+		if !whitelisted(t, addr) {
+			t.Errorf("%s is not whitelisted", addr)
+		}
+	}
+	if !reaches(t) {
+		t.Error("the API is not reached")
+	}
+	if !a.status.Load().holds(condWhitelist) {
+		t.Error("the status does not say that the whitelist is not the host's")
+	}
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -10,10 +11,11 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestSurveyAfterChange: a change that is reported while a survey is under way is in the survey after it, whichever part
-// of the survey takes long.
+// TestSurveyAfterChange: a change that is reported while a survey is under way is in the survey
+// after it, whichever part of the survey takes long.
 func TestSurveyAfterChange(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -51,8 +53,8 @@ func TestSurveyAfterChange(t *testing.T) {
 	})
 }
 
-// TestSurveyAwait: a pull waits for a survey that began with it, but for names that do not resolve no longer than it says;
-// for the first survey it waits until there is one.
+// TestSurveyAwait: a pull waits for a survey that began with it, but for names that do not resolve
+// no longer than it says; for the first survey it waits until there is one.
 func TestSurveyAwait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,7 +85,8 @@ func TestSurveyAwait(t *testing.T) {
 	})
 }
 
-// TestDoubtIsPaced: however often answers are dropped, they bring about a survey at most every doubtEvery, and never none.
+// TestDoubtIsPaced: however often answers are dropped, they bring about a survey at most every
+// doubtEvery, and never none.
 func TestDoubtIsPaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -117,7 +120,8 @@ func TestDoubtIsPaced(t *testing.T) {
 	})
 }
 
-// TestIncompleteSurveyIsRepeated: what could not be found is looked for again soon, and less and less often.
+// TestIncompleteSurveyIsRepeated: what could not be found is looked for again soon, and less and
+// less often.
 func TestIncompleteSurveyIsRepeated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -154,7 +158,8 @@ func TestIncompleteSurveyIsRepeated(t *testing.T) {
 	})
 }
 
-// TestOlderSurveyDoesNotReplaceNewer: a part that took long does not put back what was known when it was composed.
+// TestOlderSurveyDoesNotReplaceNewer: a part that took long does not put back what was known when
+// it was composed.
 func TestOlderSurveyDoesNotReplaceNewer(t *testing.T) {
 	t.Parallel()
 	s := newSurveyor(nil, nil)
@@ -178,6 +183,48 @@ func TestSurveyNewest(t *testing.T) {
 		s.publish(survey{allow: blocklist.New([]netip.Prefix{netip.PrefixFrom(addr, 32)})})
 		if v, ok := s.newest(); !ok || !v.allow.Contains(addr) {
 			t.Error("the newest is not the last that was published")
+		}
+	}
+}
+
+// TestUnreachedAPIIsLookedFor: the API may have moved to an address that is on the list, so its name
+// is resolved again after a report that does not reach it, and not after one that is answered.
+func TestUnreachedAPIIsLookedFor(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		err  error
+		want int
+	}{
+		{"OK no connection", &sikkerapi.TemporaryError{Err: errors.New("connection refused")}, 1},
+		{"bad quota", &sikkerapi.QuotaError{RetryAfter: time.Hour}, 0},
+		{"bad key", sikkerapi.ErrUnauthorized, 0},
+	} {
+		a, _ := logged(t)
+		a.tellUnreported(tt.err, newBackoff())
+		if got := len(a.surveys.askC); got != tt.want {
+			t.Errorf("%s: %d surveys are asked for, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestCoveredBy: rules that block less are told from those that block more.
+func TestCoveredBy(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name         string
+		inner, outer []string
+		want         bool
+	}{
+		{"OK nothing", nil, nil, true},
+		{"OK less", []string{"192.0.2.1/32"}, []string{"192.0.2.1/32", "2001:db8::/64"}, true},
+		{"OK a part", []string{"192.0.2.0/25", "2001:db8::1/128"}, []string{"192.0.2.0/24", "2001:db8::/64"}, true},
+		{"bad more", []string{"192.0.2.1/32", "192.0.2.2/32"}, []string{"192.0.2.1/32"}, false},
+		{"bad wider", []string{"192.0.2.0/24"}, []string{"192.0.2.0/25"}, false},
+		{"bad other family", []string{"::/64"}, []string{"0.0.0.0/1"}, false},
+	} {
+		if got := coveredBy(listOf(tt.inner...), listOf(tt.outer...)); got != tt.want {
+			t.Errorf("%s: got %v", tt.name, got)
 		}
 	}
 }

@@ -18,12 +18,14 @@ import (
 )
 
 const (
-	// answerFresh is how long a dropped answer speaks for its source: a resolver asks a silent upstream again and again.
+	// answerFresh is how long a dropped answer speaks for its source: a resolver asks a silent
+	// upstream again and again.
 	answerFresh = 30 * time.Second
-	// maxAnswerers is how many sources of dropped answers are remembered, and maxUpstreams how many of them are tried.
+	// maxAnswerers is how many sources of dropped answers are remembered, and maxUpstreams how many
+	// of them are tried.
 	maxAnswerers, maxUpstreams = 256, 16
-	// retestUpstreams is the shortest time between two tests of whether an exemption is needed: a test of one that is costs
-	// the host its DNS for about two seconds.
+	// retestUpstreams is the shortest time between two tests of whether an exemption is needed: a
+	// test of one that is costs the host its DNS for about two seconds.
 	retestUpstreams = 6 * time.Hour
 )
 
@@ -38,7 +40,7 @@ type answer struct {
 	at  time.Time
 }
 
-// add takes what was seen now.
+// add takes the hits of this moment.
 func (s *answerers) add(hits []sensor.Hit, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,7 +58,8 @@ func (s *answerers) add(hits []sensor.Hit, now time.Time) {
 	}
 }
 
-// forgetOne makes room: of the sources that did not answer from a port of DNS, or else of all, the oldest goes.
+// forgetOne makes room: of the sources that did not answer from a port of DNS, or else of all, the
+// oldest goes.
 func (s *answerers) forgetOne() {
 	var oldest netip.Addr
 	for addr, a := range s.last {
@@ -68,8 +71,8 @@ func (s *answerers) forgetOne() {
 	delete(s.last, oldest)
 }
 
-// on returns the sources that answered lately and are on the list, at most maxUpstreams: those of DNS first, and the newest
-// first.
+// on returns the sources that answered lately and are on the list, at most maxUpstreams: those of
+// DNS first, and the newest first.
 func (s *answerers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,8 +92,8 @@ func (s *answerers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
 	return found[:min(len(found), maxUpstreams)]
 }
 
-// exemptions are addresses that are on the list and let through all the same, because this host was proven to need them: a
-// resolver on this host asks them. They belong to the enforcing task.
+// exemptions are addresses that are on the list and let through all the same, because this host was
+// proven to need them: a resolver on this host asks them. They belong to the enforcing task.
 type exemptions struct {
 	addrs     []netip.Addr
 	retested  time.Time // when they were last tested
@@ -125,9 +128,10 @@ func relayed(checks host.Checks) host.Checks {
 	return slices.DeleteFunc(slices.Clone(checks), func(c host.Check) bool { return !c.Relayed })
 }
 
-// exemptUpstreams finds out whether d, which is in force, keeps a resolver on this host from those that it asks, by the
-// checks that fail. If it does, as few addresses are exempted as that takes; nothing else of the list is touched. It returns
-// what is in force then, and whether that is other than d. After an error either may be in force.
+// exemptUpstreams finds out whether d, which is in force, keeps a resolver on this host from those
+// that it asks, by the checks that fail. If it does, as few addresses are exempted as that takes;
+// nothing else of the list is touched. It returns the rules in force then, and whether they are
+// other than d. After an error either may be in force.
 func (a *Agent) exemptUpstreams(ctx context.Context, d desired, broken host.Checks) (desired, bool, error) {
 	broken = relayed(broken)
 	candidates := a.answerers.on(d.block, time.Now())
@@ -143,7 +147,8 @@ func (a *Agent) exemptUpstreams(ctx context.Context, d desired, broken host.Chec
 	if err != nil || len(guilty) == 0 {
 		return d, false, err
 	}
-	// Anyone can forge answers of the address that he wants to be let through. An address that is not needed is not.
+	// Anyone can forge answers of the address that he wants to be let through. An address that is
+	// not needed is not.
 	needed := candidates
 	for _, c := range candidates {
 		fewer := without(needed, c)
@@ -189,8 +194,9 @@ func (a *Agent) publishExemptions() {
 	a.setCondition(condUpstream, held)
 }
 
-// suspectUpstreams is called if answers were dropped that this host may need. A list is measured by what worked before it;
-// later a resolver on this host may begin to ask others, and at a boot it may not be there yet.
+// suspectUpstreams is called if answers were dropped that this host may need. A list is blamed only
+// for checks that worked before it; later a resolver on this host may begin to ask others, and at a
+// boot it may not be there yet.
 func (a *Agent) suspectUpstreams(ctx context.Context) {
 	e := &a.enforcer
 	if a.cfg.DryRun || e.enforced == nil || time.Since(e.exempt.suspected) < doubtEvery ||
@@ -214,13 +220,14 @@ func (a *Agent) suspectUpstreams(ctx context.Context) {
 	case exempted:
 		a.inForce(d)
 	default: // not asked again soon, since answers can be forged
-		a.log.Info("It is not the list that keeps a resolver on this host from those that it asks", zap.Stringer("notReached", broken))
+		a.log.Info("It is not the list that keeps a resolver on this host from those that it asks",
+			zap.Stringer("notReached", broken))
 		e.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
 	}
 }
 
-// retestExemptions ends exemptions that are not needed: the address is on no list any more or whitelisted by itself, or the
-// resolver does without it now.
+// retestExemptions ends exemptions that are not needed: the address is on no list any more or
+// whitelisted by itself, or the resolver does without it now.
 func (a *Agent) retestExemptions(ctx context.Context) {
 	e := &a.enforcer
 	if len(e.exempt.addrs) == 0 || e.enforced == nil || ctx.Err() != nil {
@@ -232,7 +239,8 @@ func (a *Agent) retestExemptions(ctx context.Context) {
 	for _, addr := range slices.Clone(e.exempt.addrs) {
 		if !listed.Contains(addr) || due && a.needless(ctx, addr) {
 			e.exempt.addrs = without(e.exempt.addrs, addr)
-			a.log.Info("An address of the list that was let through is not needed any more", zap.Stringer("address", addr))
+			a.log.Info("An address of the list that was let through is not needed any more",
+				zap.Stringer("address", addr))
 		}
 	}
 	if due {
@@ -242,7 +250,8 @@ func (a *Agent) retestExemptions(ctx context.Context) {
 	a.reconcile(ctx, "What is let through has changed")
 }
 
-// needless reports whether the resolvers on this host work without the exemption of addr. What is in force is as before.
+// needless reports whether the resolvers on this host work without the exemption of addr. The rules
+// in force are the same afterwards.
 func (a *Agent) needless(ctx context.Context, addr netip.Addr) bool {
 	e := &a.enforcer
 	before := relayed(a.host.Probe(ctx))

@@ -24,7 +24,8 @@ const (
 	liar     = "203.0.113.66" // sends what looks like answers of DNS, all the time
 )
 
-// upstreams has the neighbour answer questions at upstream and second, and send forged answers from liar.
+// upstreams has the neighbour answer questions at upstream and second, and send forged answers from
+// liar.
 func upstreams(t *testing.T) func(*nettest.NS) {
 	t.Helper()
 	return func(other *nettest.NS) {
@@ -81,7 +82,8 @@ func noSuchName(msg []byte) []byte {
 	return msg
 }
 
-// relay is a resolver on loopback that asks another, and has the name in its cache that a host without its wits would ask for.
+// relay is a resolver on loopback that asks another, and has the name in its cache that a host
+// without its wits would ask for.
 type relay struct{ upstream atomic.Pointer[string] }
 
 func (r *relay) ask(upstream string) { r.upstream.Store(&upstream) }
@@ -130,7 +132,8 @@ func relayRoot(t *testing.T) string {
 	return root
 }
 
-// exempted returns the detail of the condition that an upstream is let through; empty if it does not hold.
+// exempted returns the detail of the condition that an upstream is let through; empty if it does
+// not hold.
 func exempted(a *Agent) string {
 	for _, c := range a.Status().Conditions {
 		if c.Code == condUpstream {
@@ -142,8 +145,9 @@ func exempted(a *Agent) string {
 
 const relayList = "198.51.100.1\n" + upstream + "\n" + liar + "\n"
 
-// TestListedUpstreamIsLetThrough: a list holds the resolver that the one on loopback asks. That one is let through as long as
-// it is on the list, named in log and status, and everything else is blocked: an address that forges answers as well.
+// TestListedUpstreamIsLetThrough: a list holds the resolver that the one on loopback asks. That one
+// is let through as long as it is on the list, named in log and status, and everything else is
+// blocked: an address that forges answers as well.
 func TestListedUpstreamIsLetThrough(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -183,7 +187,8 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	s.end()
 }
 
-// TestListedUpstreamOfALateResolver: the resolver on loopback begins when the list is in force already.
+// TestListedUpstreamOfALateResolver: the resolver on loopback begins when the list is in force
+// already.
 func TestListedUpstreamOfALateResolver(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -212,8 +217,8 @@ func TestListedUpstreamOfALateResolver(t *testing.T) {
 	s.end()
 }
 
-// TestForgedAnswersExemptNothing: the resolver on loopback has lost those that it asks for another reason, and a listed
-// address sends what looks like answers.
+// TestForgedAnswersExemptNothing: the resolver on loopback has lost those that it asks for another
+// reason, and a listed address sends what looks like answers.
 func TestForgedAnswersExemptNothing(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()

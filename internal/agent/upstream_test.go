@@ -9,8 +9,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
-// TestAnswerers: listed sources are found whose answers were dropped lately, those of DNS first, and a flood of others does
-// not push those out.
+// TestAnswerers: listed sources are found whose answers were dropped lately, those of DNS first,
+// and a flood of others does not push those out.
 func TestAnswerers(t *testing.T) {
 	t.Parallel()
 	var s answerers

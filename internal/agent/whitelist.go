@@ -14,7 +14,7 @@ import (
 // adaptAgain is how long after a failure the whitelist is brought up to date once more.
 const adaptAgain = 30 * time.Second
 
-// takeSurvey logs what the newest survey could not find, once while it lasts, and puts in force what is wanted now.
+// takeSurvey logs the problems of the newest survey, each once while it lasts, and reconciles.
 func (a *Agent) takeSurvey(ctx context.Context) {
 	v, ok := a.surveys.newest()
 	if !ok {
@@ -33,8 +33,8 @@ func (a *Agent) takeSurvey(ctx context.Context) {
 	a.reconcile(ctx, "Addresses or routes of the host changed")
 }
 
-// allowed composes the allowlist: what the newest survey found, with the operator's entries, and the exemptions. It logs the
-// survey's part if that differs from the one that was logged last.
+// allowed composes the allowlist: the finds of the newest survey, with the operator's entries, and
+// the exemptions. It logs the survey's part if that differs from the one that was logged last.
 func (a *Agent) allowed() blocklist.Blocklist {
 	v, ok := a.surveys.newest()
 	if !ok {
@@ -60,9 +60,9 @@ func (a *Agent) allowed() blocklist.Blocklist {
 	return allow
 }
 
-// reconcile puts in force what is wanted now, if it differs from what is in force. That is logged by the sentence why. If
-// it fails it is tried again after adaptAgain. A source of what is wanted (a survey, a list) delivers its newest value and
-// then has this called by the enforcing task.
+// reconcile puts the rules that are wanted now in force, if others are. That is logged by the
+// sentence why. If it fails it is tried again after adaptAgain. A source (a survey, a list) delivers
+// its newest value and then has this called by the enforcing task.
 func (a *Agent) reconcile(ctx context.Context, why string) {
 	e := &a.enforcer
 	if ctx.Err() != nil {
@@ -88,10 +88,28 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // which would be logged every time
 			a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
 		}
+		a.widen(ctx)
 		e.stale = err
 		a.remember(err, applyError)
 		a.publish()
 		a.reconcileAgain()
+	}
+}
+
+// widen adds the allowlist that is wanted to the one in force, if the rules that are wanted as a whole
+// were rejected: the addresses that this host depends on now are let through in any case.
+func (a *Agent) widen(ctx context.Context) {
+	e := &a.enforcer
+	if e.enforced == nil || e.rejected == nil {
+		return
+	}
+	allow := a.allowed()
+	wide := desired{block: e.enforced.block.Without(allow), allow: e.enforced.allow.Union(allow)}
+	if wide.equal(e.enforced) {
+		return
+	}
+	if err := a.apply(ctx, wide); err != nil && ctx.Err() == nil {
+		a.log.Warn("The safety whitelist cannot be widened", zap.Error(err))
 	}
 }
 

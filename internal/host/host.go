@@ -34,10 +34,10 @@ type Host struct {
 
 	looking, resolving sync.Mutex // one look at the kernel and the files at a time, and one at the names
 
-	mu                sync.Mutex            // guards what follows
-	conf              *conf                 // what the files said at the last look at them; nil before the first
+	mu                sync.Mutex            // guards the fields below
+	conf              *conf                 // the files at the last look at them; nil before the first
 	last              map[kind][]netip.Addr // what each source gave when it was last read whole
-	now               map[kind][]netip.Addr // what of each source is whitelisted
+	now               map[kind][]netip.Addr // the whitelisted addresses of each source
 	uplinks           []string              // the default routes that can be used
 	problems, unnamed []error               // of the last look at the kernel and the files, and of the last at the names
 	composed          uint64                // how many whitelists were
@@ -64,8 +64,9 @@ func (h *Host) Discover(ctx context.Context) Whitelist {
 	return h.Names(ctx)
 }
 
-// Local looks at the kernel and at files. The whitelist is usable whatever its problems: what was found earlier and cannot
-// be found now is in it, as are the addresses that Names found last. It takes milliseconds.
+// Local looks at the kernel and at files. The whitelist is usable whatever its problems: it holds
+// finds of earlier that cannot be found now, and the addresses that Names found last. It takes
+// milliseconds.
 //
 // The kernel is asked on the calling goroutine's thread, hence about that thread's network namespace.
 func (h *Host) Local() Whitelist {
@@ -87,8 +88,9 @@ func (h *Host) Local() Whitelist {
 	return h.whitelist()
 }
 
-// Names resolves the names of the API and of the proxy before it. The whitelist holds what Local found last, too. It takes
-// at most ten seconds, most of them when no name resolves; when ctx ends, names are not waited for.
+// Names resolves the names of the API and of the proxy before it. The whitelist also holds the last
+// finds of Local. It takes at most ten seconds, most of them when no name resolves; when ctx ends,
+// names are not waited for.
 func (h *Host) Names(ctx context.Context) Whitelist {
 	h.resolving.Lock()
 	defer h.resolving.Unlock()
@@ -106,7 +108,7 @@ func (h *Host) Names(ctx context.Context) Whitelist {
 	return h.whitelist()
 }
 
-// whitelist composes what was found last. The caller holds mu.
+// whitelist composes the last finds. The caller holds mu.
 func (h *Host) whitelist() Whitelist {
 	var s survey
 	for k, addrs := range h.now {
@@ -122,8 +124,8 @@ func (h *Host) whitelist() Whitelist {
 	return w
 }
 
-// settle keeps what of a source is whitelisted: what was found, and when it could not be read whole, what it gave the last
-// time that it could. The caller holds mu.
+// settle keeps the addresses of a source that are whitelisted: those found, and if it could not be
+// read whole, those found the last time that it could. The caller holds mu.
 func (h *Host) settle(k kind, found []netip.Addr, err error) {
 	if err != nil {
 		h.now[k] = slices.Concat(found, h.last[k])

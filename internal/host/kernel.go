@@ -30,7 +30,8 @@ type kernel struct {
 	addressesErr error
 }
 
-// problems returns the errors of both halves, as one that says what to do when the kernel told nothing at all.
+// problems returns the errors of both halves. If the kernel answered nothing at all, it is one error
+// that names the way out.
 func (k kernel) problems() []error {
 	if k.gatewaysErr == nil || k.addressesErr == nil || len(k.gateways)+len(k.addresses) > 0 {
 		return present(k.gatewaysErr, k.addressesErr)
@@ -90,8 +91,9 @@ func readDefaults(h *netlink.Handle) ([]netlink.Route, error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := whole(func() ([]netlink.Route, error) {
 			var routes []netlink.Route
-			// Naming no table, and asking for that, is the library's way to get all of them. One at a time: a router with
-			// the whole Internet's routes has a million. The kernel has no filter by destination; 150,000 routes take 0.1 s.
+			// Naming no table, and asking for that, is the library's way to get all of them. One at a
+			// time: a router with the whole Internet's routes has a million. The kernel has no filter
+			// by destination; 150,000 routes take 0.1 s.
 			err := h.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE,
 				func(r netlink.Route) bool {
 					if isDefault(r) {
@@ -147,10 +149,11 @@ func appendIP(to []netip.Addr, ip net.IP) []netip.Addr {
 	return to
 }
 
-// whole repeats a dump that the kernel calls interrupted, because something changed under it, until one is not or two in a
-// row hold the same: on a router whose table changes all the time every dump is interrupted, by others than are looked for.
-// If neither comes about it returns everything that any of them held, with the error: an address too many in the whitelist
-// does less harm than one too few.
+// whole repeats a dump that the kernel calls interrupted, because something changed under it, until
+// one is not or two in a row hold the same: on a router whose table changes all the time every dump
+// is interrupted, by other routes than are looked for. If neither comes about it returns everything
+// that any of them held, with the error: an address too many in the whitelist does less harm than
+// one too few.
 func whole[T any](dump func() ([]T, error), text func(T) string) ([]T, error) {
 	var (
 		all    []T

@@ -29,8 +29,8 @@ type Check struct {
 	Name string // as in "gateway 192.0.2.254"
 	Err  error  // nil: it was reached
 
-	// Relayed says that a resolver on this host itself was asked, which asks others. If the check fails, it is those that
-	// are not reached.
+	// Relayed reports that a resolver on this host itself was asked, which asks others. If the check
+	// fails, it is those that are not reached.
 	Relayed bool
 }
 
@@ -64,10 +64,10 @@ func (cs Checks) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Probe asks whether what the last Discover found can be reached: each gateway by its neighbour entry or by ICMP; each
-// resolver by a query for a name below the API's that no cache has; the API, or the proxy before it, by a connection. If
-// names of checks are given, only those are asked: one that does not answer takes the time of all. It takes about a second
-// at most. Sockets are opened on goroutines of its own, hence in the process's network namespace.
+// Probe asks whether the finds of the last Discover can be reached: each gateway by ICMP and by its
+// neighbour entry; each resolver by a query for a name below the API's that no cache has; the API, or
+// the proxy before it, by a connection. It takes about a second at most. Sockets are opened on
+// goroutines of its own, hence in the process's network namespace.
 func (h *Host) Probe(ctx context.Context, names ...string) Checks {
 	h.mu.Lock()
 	probes := h.probes()
@@ -116,7 +116,8 @@ func (h *Host) probes() []probe {
 	}
 	if host, port := h.target(); host != "" {
 		ps = append(ps, probe{
-			name: "API " + net.JoinHostPort(host, port), ask: func(ctx context.Context) error { return h.connect(ctx, host, port) },
+			name: "API " + net.JoinHostPort(host, port),
+			ask:  func(ctx context.Context) error { return h.connect(ctx, host, port) },
 		})
 	}
 	return ps
@@ -139,7 +140,8 @@ func (h *Host) target() (host, port string) {
 	return u.Hostname(), port
 }
 
-// AnsweredFrom reports whether answers that this host depends on come from a port: DNS's, or that of the API or the proxy.
+// AnsweredFrom reports whether answers that this host depends on come from a port: DNS's, or that of
+// the API or the proxy.
 func (h *Host) AnsweredFrom(port uint16) bool {
 	if port == 53 || port == 853 {
 		return true
@@ -160,7 +162,7 @@ func (h *Host) connect(ctx context.Context, host, port string) error {
 	return err
 }
 
-// uncached returns a name below name that nobody has asked for, so that no cache has the answer.
+// uncached returns a new name below name, to which no cache has the answer.
 func uncached(name string) string {
 	if _, err := netip.ParseAddr(name); err == nil || name == "" {
 		name = "sikkerapi.com" // an address is no name to ask for
@@ -168,8 +170,9 @@ func uncached(name string) string {
 	return strings.ToLower(rand.Text()[:16]) + "." + strings.TrimPrefix(name, ".")
 }
 
-// query asks a resolver for a name. Any answer of the resolver will do: whether the name exists does not matter here. But a
-// resolver on this host, which relays the question, must have had the answer from others: that the name exists or not.
+// query asks a resolver for a name. Any answer of the resolver will do: whether the name exists does
+// not matter here. But a resolver on this host, which relays the question, must have had the answer
+// from others: that the name exists or not.
 func query(ctx context.Context, server netip.Addr, name string, relays bool) error {
 	qname, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
 	if err != nil {

@@ -12,17 +12,19 @@ import (
 )
 
 const (
-	// watchSettle is how long changes are gathered: an interface that comes up brings a handful of them.
+	// watchSettle is how long changes are gathered: an interface that comes up brings a handful of
+	// them.
 	watchSettle = 250 * time.Millisecond
-	// watchBuffer is the socket's receive buffer, in bytes. The kernel counts some 1,000 bytes for a message.
+	// watchBuffer is the socket's receive buffer, in bytes. The kernel counts some 1,000 bytes for
+	// a message.
 	watchBuffer = 4 << 20
 	// filesEvery is how often the files with the resolvers are read. Reading both takes 30 µs.
-	filesEvery = 500 * time.Millisecond
+	filesEvery = 250 * time.Millisecond
 )
 
-// Watch calls changed when it has subscribed, since nothing reports a change from before, and then, until ctx ends, when
-// addresses or default routes of the host have changed or may have. Then it returns nil. It fails when the kernel reports
-// no more.
+// Watch calls changed when it has subscribed, since nothing reports a change from before, and then,
+// until ctx ends, when addresses or default routes of the host have changed or may have. Then it
+// returns nil. It fails when the kernel reports no more.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
 	f, err := subscribe(watchBuffer)
 	if err != nil {
@@ -48,7 +50,7 @@ func gather(ctx context.Context, f *os.File, changed func()) error {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			settling = false
 			changed()
-		// ENOBUFS says that messages were lost: what they reported is found by looking.
+		// ENOBUFS says that messages were lost. A look finds the changes.
 		case err != nil && !errors.Is(err, unix.ENOBUFS):
 			return fmt.Errorf("watch addresses and routes: %w", err)
 		case settling:
@@ -66,9 +68,9 @@ func gather(ctx context.Context, f *os.File, changed func()) error {
 	}
 }
 
-// subscribe opens a socket that the kernel reports changes of addresses and default routes to. It belongs to the calling
-// thread's network namespace. The library's subscription is not used: it hands every route of a full table to a channel,
-// and ends at the first overrun.
+// subscribe opens a socket that the kernel reports changes of addresses and default routes to. It
+// belongs to the calling thread's network namespace. The library's subscription is not used: it
+// hands every route of a full table to a channel, and ends at the first overrun.
 func subscribe(buffer int) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -76,11 +78,12 @@ func subscribe(buffer int) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), "rtnetlink")
 	filter := defaultsOnly()
-	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("filter routes: %w", err), f.Close())
 	}
-	// Forcing needs CAP_NET_ADMIN in the first user namespace; without it the limit of the host is what can be had.
+	// Forcing needs CAP_NET_ADMIN in the first user namespace; without it the host's limit counts.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
 	}
@@ -91,8 +94,9 @@ func subscribe(buffer int) (*os.File, error) {
 	return f, nil
 }
 
-// defaultsOnly is a socket filter that passes every message but those about routes to less than half of the addresses. A
-// router's full table, a million routes that change all day, then costs nothing here and overruns nothing.
+// defaultsOnly is a socket filter that passes every message but those about routes to less than
+// half of the addresses. A router's full table, a million routes that change all day, then costs
+// nothing here and overruns nothing.
 func defaultsOnly() []unix.SockFilter {
 	typeAt := uint32(4) // the low byte of nlmsg_type: rtnetlink has no type above 255
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
@@ -116,12 +120,14 @@ func defaultsOnly() []unix.SockFilter {
 	}
 }
 
-// WatchFiles calls changed, until ctx ends, while the files with the resolvers hold others than Local read last. Then it
-// returns nil. They are read every filesEvery: a file that is written, replaced, mounted over, or that a link begins to
-// point at looks the same that way, and there is no watch to lose.
+// WatchFiles calls changed, until ctx ends, while the files with the resolvers hold others than
+// Local read last. Then it returns nil. They are read every filesEvery, and twice the same counts:
+// a file that is written, replaced, mounted over, or that a link begins to point at looks the same
+// that way, and there is no watch to lose.
 func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
 	t := time.NewTicker(filesEvery)
 	defer t.Stop()
+	var before conf
 	for {
 		select {
 		case <-ctx.Done():
@@ -132,8 +138,9 @@ func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
 		h.mu.Lock()
 		same := h.conf == nil || r.equal(*h.conf)
 		h.mu.Unlock()
-		if !same {
+		if !same && r.equal(before) { // twice: a file that is being written is not whole
 			changed()
 		}
+		before = r
 	}
 }

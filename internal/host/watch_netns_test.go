@@ -69,7 +69,8 @@ func mustNotChange(t *testing.T, when string, changedC <-chan struct{}) {
 	}
 }
 
-// TestWatch: a watch reports what may have changed before it, addresses, default routes and links, and no other routes.
+// TestWatch: a watch reports what may have changed before it, addresses, default routes and links,
+// and no other routes.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
@@ -106,11 +107,14 @@ func quiet(changedC <-chan struct{}) bool {
 	return len(changedC) == 0
 }
 
-// TestWatchFullTable: a router's full table neither delays nor hides a change of the default route, and looking at such a
-// host is quick.
+// TestWatchFullTable: a router's full table neither delays nor hides a change of the default route,
+// and looking at such a host is quick.
 func TestWatchFullTable(t *testing.T) {
 	t.Parallel()
-	const routes = 150_000
+	routes := 150_000
+	if testing.Short() {
+		routes = 10_000
+	}
 	server, peer := nettest.New(t), nettest.New(t)
 	server.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") // no link-local address comes late
 	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
@@ -249,8 +253,8 @@ func TestWatchFiles(t *testing.T) {
 	}
 }
 
-// TestFileSystemHangs: a file system that does not answer delays a look at the host by readMost at most, and what was known
-// stays.
+// TestFileSystemHangs: a file system that does not answer delays a look at the host by readMost at
+// most, and what was known stays.
 func TestFileSystemHangs(t *testing.T) {
 	t.Parallel()
 	h := testHost(Options{Root: root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})}, kernel{})
