@@ -18,8 +18,14 @@ func Parse(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "%") {
 		return netip.Prefix{}, ErrZone
 	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
+	var p netip.Prefix
+	if strings.Contains(s, "/") {
+		network, err := netip.ParsePrefix(s)
+		if err != nil {
+			return netip.Prefix{}, ErrNoPrefix
+		}
+		p = network
+	} else {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
 			return netip.Prefix{}, ErrNoPrefix

@@ -181,3 +181,55 @@ func TestCoverage(t *testing.T) {
 		t.Errorf("all of public IPv4: got %v", v4)
 	}
 }
+
+// FuzzBlockable states what holds of the blockable part of any list: it is a part of the list, it has
+// nothing special-purpose in it, also by the IPv4 that it stands for, and it loses nothing a second
+// time.
+func FuzzBlockable(f *testing.F) {
+	f.Add([]byte("\x01\x60\x0a\x00\x00\x01\x02\x80\x0a\x00\x00\x01\x03\x18\x0a\x00\x00\x00\x00\x07\x0a\x00\x00\x00"))
+	f.Add([]byte("\x04\x80\x08\x08\x08\x08\x02\x68\x08\x00\x00\x00\x05\x00\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var ps []netip.Prefix
+		for ; len(data) >= 6; data = data[6:] {
+			var a [16]byte
+			switch data[0] % 6 {
+			case 0:
+				ps = append(ps, netip.PrefixFrom(netip.AddrFrom4([4]byte(data[2:6])), int(data[1])%33))
+				continue
+			case 1:
+				copy(a[:], []byte{0, 0x64, 0xff, 0x9b})
+				copy(a[12:], data[2:6])
+			case 2:
+				copy(a[:], []byte{0, 0x64, 0xff, 0x9b, 0, 1, data[2]})
+				copy(a[12:], data[2:6])
+			case 3:
+				copy(a[:], []byte{0x20, 0x02})
+				copy(a[2:], data[2:6])
+			case 4:
+				copy(a[:], []byte{0, 0x64, 0xff, 0x9b, 0, 1, data[2], data[3], 0, data[4], data[5]})
+			case 5:
+				copy(a[:], data[2:6])
+			}
+			ps = append(ps, netip.PrefixFrom(netip.AddrFrom16(a), int(data[1])%129))
+		}
+		list, special := blocklist.New(ps), blocklist.Special()
+		rest, _ := list.Blockable()
+		if out := rest.Without(list); out.Len() > 0 {
+			t.Fatalf("%v is not on the list", texts(out))
+		}
+		if again, cut := rest.Blockable(); cut != 0 || !again.Equal(rest) {
+			t.Fatalf("a second time %d entries lose something: %v, then %v", cut, texts(rest), texts(again))
+		}
+		local := netip.MustParsePrefix("64:ff9b:1::/48")
+		for p := range rest.All() {
+			if !local.Overlaps(p) {
+				if c, ok := special.Covering(p.Addr()); ok {
+					t.Fatalf("%v is in %v", p, c)
+				}
+			}
+			if v4, ok := blocklist.Embedded(p); ok && !local.Overlaps(p) && special.Contains(v4.Addr()) {
+				t.Fatalf("%v stands for %v", p, v4)
+			}
+		}
+	})
+}

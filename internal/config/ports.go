@@ -44,11 +44,11 @@ func parsePorts(value string) (PortMap, []string) {
 	return PortMap{names: defaults}, append(bad, more...)
 }
 
-// parseEntries reads entries like ssh=22,2222;http=80. A name given twice has the ports of both; a port has one name.
+// parseEntries reads entries like ssh=22,2222;http=80, also one a line. A name given twice has the ports of both; a port has one name.
 func parseEntries(value string) (map[uint16]string, []string) {
 	names := map[uint16]string{}
 	var bad []string
-	for text := range strings.SplitSeq(value, ";") {
+	for text := range strings.SplitSeq(strings.ReplaceAll(value, "\n", ";"), ";") {
 		text = strings.TrimSpace(text)
 		if text == "" {
 			continue

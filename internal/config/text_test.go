@@ -126,6 +126,17 @@ func TestLoadNeverShowsAKeyWithBearer(t *testing.T) {
 	}
 }
 
+// TestPortMapOfSeveralLines takes an entry a line, as a YAML block gives them.
+func TestPortMapOfSeveralLines(t *testing.T) {
+	t.Parallel()
+	cfg, err := config.Load([]string{"SIKKER_API_KEY=" + testKey, "SIKKER_PORT_MAP=game=25565\r\nweb=8888,8889\n"})
+	game, _ := cfg.Ports.Name(25565)
+	web, _ := cfg.Ports.Name(8889)
+	if err != nil || game != "game" || web != "web" {
+		t.Errorf("got %q, %q, %v", game, web, err)
+	}
+}
+
 // TestWhitelistSeparators takes a list as operators write lists.
 func TestWhitelistSeparators(t *testing.T) {
 	t.Parallel()
