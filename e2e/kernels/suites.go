@@ -38,11 +38,11 @@ func suites() []suite {
 		},
 		{
 			name: "ipset", dir: "internal/firewall/ipset", limit: 15 * time.Minute,
-			quick: "^(TestMissing|TestLock|TestWatch|TestForeignSet)$",
+			quick: "^(TestMissing|TestLock|TestForeignSet)$",
 		},
 		{
 			name: "firewall", dir: "internal/firewall", limit: 20 * time.Minute,
-			quick: "^(TestBlocks|TestRefreshUnderTraffic|TestCrash)$/^(nftables|iptables-legacy)$",
+			quick: "^(TestBlocks|TestRefreshUnderTraffic)$/^(nftables|iptables-legacy)$",
 			smaller: "TestHalfAMillion loads 50,000 entries, TestRefreshUnderTraffic a tenth of its own, " +
 				"TestCrash kills 4 times, not 15",
 			skip: "^TestRealList$", without: "the published list is no part of the project",
@@ -53,7 +53,7 @@ func suites() []suite {
 		{
 			name: "scenarios", dir: "e2e", run: "^TestScripts$", limit: 20 * time.Minute,
 			smaller: "crowd has 100 clients, not 1,000",
-			quick:   "^TestScripts$/^(main|crash|conflict|cleanup|whitelist|guards|iptables|hanging_disk)$",
+			quick:   "^TestScripts$/^(main|crash|conflict|cleanup|iptables|hanging_disk)$",
 			skip:    "^TestScripts$/^metrics$", without: "it needs Prometheus, which has no part in the kernel",
 		},
 	}
