@@ -18,6 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// limit ends a demo that hangs. It takes half a minute, and ten times that where the processor is
+// emulated and busy.
+const limit = 5 * time.Minute
+
 func main() { os.Exit(run()) }
 
 func run() int {
@@ -25,7 +29,7 @@ func run() int {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 
 	var err error

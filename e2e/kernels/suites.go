@@ -49,7 +49,7 @@ func suites() []suite {
 		},
 		{name: "sensor", dir: "internal/sensor", limit: 5 * time.Minute},
 		{name: "host", dir: "internal/host", limit: 5 * time.Minute},
-		{name: "demo", args: []string{"bin/demo"}, limit: 3 * time.Minute},
+		{name: "demo", args: []string{"bin/demo"}, limit: 6 * time.Minute},
 		{
 			name: "scenarios", dir: "e2e", run: "^TestScripts$", limit: 20 * time.Minute,
 			smaller: "crowd has 100 clients, not 1,000",
