@@ -72,6 +72,9 @@ func TestTranslatedAddressesAreJudgedByTheirIPv4(t *testing.T) {
 		{"64:ff9b:1:ff0a:0:1::", ""},                           // 10.0.0.1 behind 64:ff9b:1:ff00::/56
 		{"64:ff9b:1:abcd:a:0:100:0", ""},                       // 10.0.0.1 behind a /64
 		{"64:ff9b:1:808:8:800::", "64:ff9b:1:808:8:800::/128"}, // 8.8.8.8 behind a /48
+		// Bits 64 to 71 are not zero, so that it is 1.0.0.0 behind a /96 and nothing behind a /64.
+		{"64:ff9b:1:abcd:10a:0:100:0", "64:ff9b:1:abcd:10a:0:100:0/128"},
+		{"64:ff9b:1:abcd:8:808:a00:0", ""}, // 8.8.8.10 behind a /64, 10.0.0.0 behind a /96
 		{"64:ff9b:1::8.8.8.8", "64:ff9b:1::808:808/128"},
 		{"64:ff9b:1:abcd::8.8.8.8", "64:ff9b:1:abcd::808:808/128"},
 		{"2002:a00:1::/48", ""},
@@ -106,6 +109,7 @@ func TestBlockableCutsOutOfWiderEntries(t *testing.T) {
 		{"OK anycast inside of protocol assignments", "192.0.0.0/28", []string{"192.0.0.9/32", "192.0.0.10/32"}},
 		{"OK NAT64", "64:ff9b::8.0.0.0/102", []string{"64:ff9b::800:0/103", "64:ff9b::b00:0/104"}},
 		{"OK NAT64 for local use", "64:ff9b:1:7::8.0.0.0/102", []string{"64:ff9b:1:7::800:0/103", "64:ff9b:1:7::b00:0/104"}},
+		{"OK one part of NAT64 for local use", "64:ff9b:1:7::10.0.0.0/103", []string{"64:ff9b:1:7::b00:0/104"}},
 		{"OK 6to4", "2002:800::/22", []string{"2002:800::/23", "2002:b00::/24"}},
 	}
 	for _, tt := range tests {
@@ -116,6 +120,25 @@ func TestBlockableCutsOutOfWiderEntries(t *testing.T) {
 		got, cut := blockable(p.String(), "203.0.113.9/32")
 		if diff := cmp.Diff(append([]string{}, tt.want...), slices.DeleteFunc(got, func(s string) bool { return s == "203.0.113.9/32" })); diff != "" || cut != 1 {
 			t.Errorf("%s: %d cut, entries (-want +got):\n%s", tt.name, cut, diff)
+		}
+	}
+}
+
+func TestEmbedded(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"64:ff9b::8.8.8.8": "8.8.8.8/32", "64:ff9b::10.0.0.0/104": "10.0.0.0/8", "64:ff9b::/96": "0.0.0.0/0", "64:ff9b::/64": "0.0.0.0/0",
+		"64:ff9b:1:7::8.8.8.8": "8.8.8.8/32", "64:ff9b:1:7::/96": "0.0.0.0/0", "64:ff9b:1::/48": "0.0.0.0/0",
+		"2002:808:808::1": "8.8.8.8/32", "2002:a00::/24": "10.0.0.0/8", "2002::/16": "0.0.0.0/0", "2000::/3": "0.0.0.0/0",
+		"2001::/16": "", "64:ff9b:2::1": "", "8.8.8.8": "", "fc00::/7": "",
+	} {
+		p, err := blocklist.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v4, ok := blocklist.Embedded(p)
+		if got := v4.String(); ok != (want != "") || ok && got != want {
+			t.Errorf("%s: got %s, %v, want %q", in, got, ok, want)
 		}
 	}
 }

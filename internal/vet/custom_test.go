@@ -140,9 +140,13 @@ func TestCustomAccepts(t *testing.T) {
 	}
 }
 
-// TestCustomCutShort shows that a damaged gzip file is an error and not a shorter list.
+// TestCustomCutShort shows that a damaged file makes no other address and no shorter list.
 func TestCustomCutShort(t *testing.T) {
 	t.Parallel()
+	cut := utf16Text(binary.LittleEndian, "203.0.113.1\n203.0.113.45")
+	if v, err := vet.Custom(strings.NewReader(cut[:len(cut)-1])); err != nil || entries(v) != "203.0.113.1/32" {
+		t.Errorf("UTF-16 cut inside a character: got %q, %v", entries(v), err)
+	}
 	whole := gzipped(t, addresses(1000))
 	for _, in := range []string{whole[:5], whole[:len(whole)/2], whole[:len(whole)-1], whole[:len(whole)-5] + "xxxxx"} {
 		if v, err := vet.Custom(strings.NewReader(in)); err == nil || v.List.Len() > 0 {
