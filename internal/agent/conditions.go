@@ -126,7 +126,7 @@ func conditions() []condition {
 		},
 		{
 			code: condWhitelist, severity: SeverityDegraded, quiet: true,
-			message: "The safety whitelist in force is not the host's as it is now",
+			message: "The rules in force lack the newest whitelist or custom blacklist",
 			remedy:  "It is tried again by itself. The detail says what the kernel answered.",
 		},
 		{

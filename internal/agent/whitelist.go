@@ -86,7 +86,7 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 	}
 	if err := a.apply(ctx, a.wanted()); err != nil && ctx.Err() == nil {
 		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // which would be logged every time
-			a.log.Warn("The safety whitelist is not up to date; tried again soon", zap.Error(err))
+			a.log.Warn("The rules in force lack the newest whitelist or custom blacklist; tried again soon", zap.Error(err))
 		}
 		a.widen(ctx)
 		e.stale = err
