@@ -72,8 +72,8 @@ func TestUDPPeers(t *testing.T) {
 		if Tracks() {
 			t.Error("connections are tracked in a new namespace")
 		}
-		nft := exec.CommandContext(t.Context(), "nft", "add table inet t; add chain inet t out { type filter hook output priority 0; }; "+
-			"add rule inet t out ct state new counter")
+		nft := exec.CommandContext(t.Context(), "nft", "add table inet t; add chain inet t sent { type filter hook output priority 0; }; "+
+			"add rule inet t sent ct state new counter")
 		if out, err := nft.CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)
 			return

@@ -259,6 +259,7 @@ func TestFileSystemHangs(t *testing.T) {
 	t.Parallel()
 	h := testHost(Options{Root: root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})}, kernel{})
 	h.Local()
+	most := h.files.most
 	h.files.most = 50 * time.Millisecond
 	h.files.busy <- struct{}{} // a reader that hangs
 	w := h.Local()
@@ -266,6 +267,7 @@ func TestFileSystemHangs(t *testing.T) {
 		t.Errorf("got %v and problems %v", w.Prefixes(), w.Problems)
 	}
 	<-h.files.busy
+	h.files.most = most
 	if w := h.Local(); len(w.Problems) != 0 {
 		t.Errorf("problems afterwards: %v", w.Problems)
 	}
