@@ -196,3 +196,21 @@ func TestDeliver(t *testing.T) {
 		})
 	}
 }
+
+// TestLastBatchInDoubt: when the agent stops, a batch that was sent as often as it may be is not sent once more.
+func TestLastBatchInDoubt(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	unclear := fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("no total"))
+	m := &memory{waiting: []report.Row{aRow("ssh"), aRow("http")}, errs: []error{unclear, unclear}}
+	a.reporter = report.New(report.Options{Queue: m, API: m})
+	_, _ = a.reporter.Deliver(t.Context())
+	for range 2 { // the first is the second time
+		if err := a.lastBatch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(m.at) != 2 || len(m.waiting)+len(m.flying) != 2 {
+		t.Errorf("sent %d times, %d rows are kept; want 2 and 2", len(m.at), len(m.waiting)+len(m.flying))
+	}
+}

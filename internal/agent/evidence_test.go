@@ -203,3 +203,31 @@ func TestProofsAreBounded(t *testing.T) {
 		t.Errorf("%d proofs, %d hits wait and %d are counted; want %d and %d at most", n, held, e.held, 2*maxProofs, maxHeld)
 	}
 }
+
+// TestHeldAreCounted: the count of hits that wait goes down when they are reported and when their
+// source is forgotten, and not while it is seen again and again.
+func TestHeldAreCounted(t *testing.T) {
+	t.Parallel()
+	a, now := witness(t), time.Now()
+	e := &a.evidence
+	const neighbour = "198.51.100.7"
+	if observed(a, now, neighbour, sensor.TCP, 22, 0, time.Second); e.held != 2 {
+		t.Errorf("%d hits wait, want 2", e.held)
+	}
+	if n, _ := observed(a, now, neighbour, sensor.TCP, 22, 2*time.Second); n != 3 || e.held != 0 {
+		t.Errorf("%d packets are reported and %d hits wait, want 3 and none", n, e.held)
+	}
+	const other = "198.51.100.8"
+	observed(a, now, other, sensor.TCP, 22, 0)
+	observed(a, now.Add(proofFor+time.Hour), other, sensor.TCP, 22, 0) // two at most, far apart
+	observed(a, now.Add(2*proofFor+2*time.Hour), "198.51.100.9", sensor.TCP, 22, 0)
+	if e.held != 3 {
+		t.Errorf("%d hits wait, want 3", e.held)
+	}
+	for i := range 2 {
+		observed(a, now.Add(time.Duration(4+i)*(proofFor+time.Hour)), "198.51.100.10", sensor.TCP, 22, 0)
+	}
+	if e.held != 2 {
+		t.Errorf("%d hits wait when their sources are forgotten, want 2", e.held)
+	}
+}

@@ -224,6 +224,22 @@ func TestRefusesEverything(t *testing.T) {
 	}
 }
 
+// TestProxyRefusesContent has a proxy that says 400 or 413 in a page of its own: no row is dropped for that.
+func TestProxyRefusesContent(t *testing.T) {
+	t.Parallel()
+	q := &queue{t: t, waiting: rows(4)}
+	a := &api{answer: func([]sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		return sikkerapi.BulkReportResult{}, &sikkerapi.APIError{StatusCode: 413, Foreign: true}
+	}}
+	r := report.New(report.Options{Queue: q, API: a})
+	for range 10 {
+		_, _ = r.Deliver(t.Context())
+	}
+	if n, _ := q.Queued(t.Context()); n != 4 || q.rejected != 0 || len(a.got[len(a.got)-1]) != 1 {
+		t.Errorf("%d rows are left, %d were dropped, %d are sent at once; want 4, 0 and 1", n, q.rejected, len(a.got[len(a.got)-1]))
+	}
+}
+
 // TestUnrecorded has a disk that is full when the API has answered: the answer is recorded later, and nothing sent again.
 func TestUnrecorded(t *testing.T) {
 	t.Parallel()

@@ -103,6 +103,9 @@ func TestHits(t *testing.T) {
 	add(noon.Add(59*time.Minute), hit(1), hit(3), hit(4), hit(5))
 	check("a full hour", map[int64]uint64{h: 8}, 4)
 	add(noon.Add(time.Hour), hit(5))
+	held := hit(5)
+	held.Held = true // is there already
+	add(noon.Add(time.Hour), held)
 	check("the next hour", map[int64]uint64{h: 8, h + 1: 2}, 4)
 	if err := s.Prune(t.Context(), noon.Add(keepHits)); err != nil {
 		t.Fatal(err)

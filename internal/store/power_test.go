@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,9 +42,17 @@ func TestPowerLoss(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
 		nettest.Skip(t, "mkfs.ext4: "+string(out))
 	}
-	s := open(t, mount(t, image))
+	dir := mount(t, image)
+	s := open(t, dir)
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 1))
-	unix.Sync() // from here on, only what Add itself has written counts
+	root, err := os.Open(dir)
+	if err == nil {
+		err = errors.Join(unix.Syncfs(int(root.Fd())), root.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// From here on, only data that Add itself writes to the disk counts.
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 4))
 	raw, err := os.ReadFile(image)
 	if err != nil {

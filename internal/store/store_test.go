@@ -191,6 +191,28 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// TestHeld: hits that waited for a proof are in the history already, and their report has the times of
+// their packets.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	first, last := noon.Add(-time.Minute), noon.Add(-time.Second)
+	h := hit("203.0.113.9", 22, "ssh", 5)
+	h.First, h.Last = first, last
+	silent, held := h, h
+	silent.Silent, held.Held = true, true
+	add(t, s, noon, silent)
+	if n, err := s.Queued(t.Context()); err != nil || n != 0 {
+		t.Errorf("%d rows are queued, %v; want none", n, err)
+	}
+	add(t, s, noon, held)
+	got, err := s.Batch(t.Context(), 10)
+	want := []store.Row{row("203.0.113.9", "ssh", 5, first, last, 22)}
+	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
+		t.Errorf("batch (-want +got):\n%s%v", diff, err)
+	}
+}
+
 // TestClockAheadSendsRows: rows that a clock recorded while it was years ahead are sent when it has been put right.
 func TestClockAheadSendsRows(t *testing.T) {
 	t.Parallel()

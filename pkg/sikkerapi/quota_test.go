@@ -45,6 +45,10 @@ func TestQuota(t *testing.T) {
 			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC)},
 		},
 		{
+			name: "OK old, a reset that has passed", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "1000000000"),
+			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23},
+		},
+		{
 			name: "OK old, senseless reset", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "99999999999"),
 			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23},
 		},
