@@ -41,6 +41,7 @@ type Host struct {
 	uplinks           []string              // the default routes that can be used
 	problems, unnamed []error               // of the last look at the kernel and the files, and of the last at the names
 	composed          uint64                // how many whitelists were
+	alone             error                 // the last ErrContained of Surroundings
 }
 
 // New makes a host. Nothing is read yet.

@@ -63,7 +63,16 @@ func (l link) tap() bool { return l.kind == "tun" || l.kind == "tuntap" }
 // The kernel is asked on the calling goroutine's thread, hence about that thread's network namespace.
 func (h *Host) Surroundings() (contained, bridged error) {
 	links := readLinks()
-	return h.contained(links), h.bridged(links)
+	contained, bridged = h.contained(links), h.bridged(links)
+	// While no device is up, as when the link is down, they tell nothing new.
+	tells := slices.ContainsFunc(links, func(l link) bool { return l.switches() || l.up && (l.carries() || l.tap()) })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if contained == nil && !tells {
+		contained = h.alone
+	}
+	h.alone = contained
+	return contained, bridged
 }
 
 // readLinks lists the network devices, those that the kernel told of when it could not tell of all.
