@@ -162,6 +162,9 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	s.write("")
 	next := s.next(state)
 	next.a.restoreOwn()
+	if said := next.lines(); said != nil || next.a.status.Load().CustomList == nil {
+		t.Errorf("an empty copy is not taken: %q", said)
+	}
 	next.read()
 	if next.entries() != "" || !next.a.status.Load().holds(condCustom) {
 		t.Errorf("after a restart: %q", next.entries())

@@ -115,6 +115,19 @@ func TestLoadNamesTheVariableThatIsMeant(t *testing.T) {
 	}
 }
 
+// TestLoadDoesNotWarnOfAKeyThatIsNotMissed has the key in a file, and a name that is not read.
+func TestLoadDoesNotWarnOfAKeyThatIsNotMissed(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(testKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load([]string{"SIKKER_API_KEY_FILE=" + file, "SIKKERAPI_KEY=" + testKey})
+	if err != nil || len(cfg.Warnings) > 0 {
+		t.Errorf("got %q, %v", cfg.Warnings, err)
+	}
+}
+
 // TestLoadNeverShowsAKeyWithBearer puts a key with its header into the wrong variable.
 func TestLoadNeverShowsAKeyWithBearer(t *testing.T) {
 	t.Parallel()
