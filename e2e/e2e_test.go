@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
 			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
-			"lock": cmdLock, "port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
+			"stream": cmdStream, "told": cmdTold, "lock": cmdLock, "port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
 			"answer": cmdAnswer, "documented": cmdDocumented, "datagram": cmdDatagram, "ping": cmdPing, "socket": cmdSocket,
 			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
 		},

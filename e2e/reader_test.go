@@ -4,13 +4,17 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -88,6 +92,76 @@ func cmdStatus(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 		return re.Match(raw)
 	})
+}
+
+// stream SOURCE PORT RATE, ! stream: connection requests come, RATE a second, until the script says
+// so or ends.
+func cmdStream(ts *testscript.TestScript, neg bool, args []string) {
+	w := of(ts)
+	if neg {
+		ts.Check(w.held["stream"].Close())
+		return
+	}
+	src := netip.MustParseAddr(args[0])
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	rate, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	s := &stream{stopC: make(chan struct{}), doneC: make(chan struct{})}
+	go s.run(time.Second/time.Duration(rate), func() {
+		w.sender.SYN(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)))
+	})
+	w.hold(ts, "stream", s)
+}
+
+// stream is packets that come until it is closed.
+type stream struct {
+	once         sync.Once
+	stopC, doneC chan struct{}
+}
+
+func (s *stream) run(every time.Duration, send func()) {
+	defer close(s.doneC)
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.stopC:
+			return
+		case <-ticker.C:
+			send()
+		}
+	}
+}
+
+// Close returns when the last packet has been sent.
+func (s *stream) Close() error {
+	s.once.Do(func() { close(s.stopC) })
+	<-s.doneC
+	return nil
+}
+
+// told N SOURCE: the lines of agent N about a source add up to the packets that /status, as get has
+// it, says were dropped.
+func cmdTold(ts *testscript.TestScript, _ bool, args []string) {
+	log, err := os.ReadFile(ts.MkAbs("agent" + args[0] + ".log"))
+	ts.Check(err)
+	told := 0
+	for _, m := range regexp.MustCompile(`BLOCKED `+regexp.QuoteMeta(args[1])+`:\S+ .* x(\d+)(\+?)`).FindAllStringSubmatch(string(log), -1) {
+		n, err := strconv.Atoi(m[1])
+		ts.Check(err)
+		if m[2] != "" {
+			ts.Fatalf("a count that is not exact: %s", m[0])
+		}
+		told += n
+	}
+	raw, err := os.ReadFile(ts.MkAbs("get.txt"))
+	ts.Check(err)
+	var status struct{ Dropped struct{ PacketsIPv4 int } }
+	ts.Check(json.Unmarshal(raw, &status))
+	if told != status.Dropped.PacketsIPv4 || told == 0 {
+		ts.Fatalf("the log tells of %d packets, and %d were dropped", told, status.Dropped.PacketsIPv4)
+	}
 }
 
 // unguarded DURATION: within that time no table of ours is in the kernel any more.
