@@ -47,9 +47,10 @@ func (a *Agent) tryOpen(h *helper) {
 func (a *Agent) keep(ctx context.Context, h *helper) error {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = againFirst, againMost
-	for first := true; ; first = false {
+	tried := h.open != nil && a.status.Load().holds(h.code) // it failed just now
+	for ; ; tried = false {
 		var err error
-		if h.open != nil && !h.opened && !(first && a.status.Load().holds(h.code)) { // that failure just now counts
+		if h.open != nil && !h.opened && !tried {
 			a.tryOpen(h)
 		}
 		if h.open == nil || h.opened {
@@ -60,10 +61,7 @@ func (a *Agent) keep(ctx context.Context, h *helper) error {
 				b.Reset()
 			}
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			a.setCondition(h.code, err)
 		}
 		wait := b.NextBackOff()

@@ -37,7 +37,7 @@ func crowd(args string) error {
 		return err
 	}
 	for range count {
-		c, err := net.Dial("tcp", addr)
+		c, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", addr)
 		if err != nil {
 			return err
 		}
