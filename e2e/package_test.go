@@ -75,6 +75,7 @@ func TestPackage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	checkRelease(t, filepath.Join(h.Shared, "dist"))
+	h.Sh("rm -rf /var/lib/sikkerguard") // of the machine whose files these are
 	const install = "dpkg --install /shared/dist/sikkerguard_1.0.0_amd64.deb"
 	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") {
 		t.Errorf("the installation does not say what to do next:\n%s", out)

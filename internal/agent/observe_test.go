@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,8 @@ import (
 
 func testConfig(t *testing.T, vars ...string) config.Config {
 	t.Helper()
-	cfg, err := config.Load(append([]string{"SIKKER_API_KEY=sk_test_unit"}, vars...))
+	// Never the state directory of the machine that the test runs on.
+	cfg, err := config.Load(append([]string{"SIKKER_API_KEY=sk_test_unit", "SIKKER_STATE_DIR=" + filepath.Join(t.TempDir(), "state")}, vars...))
 	if err != nil {
 		t.Fatal(err)
 	}
