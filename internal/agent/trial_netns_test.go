@@ -154,7 +154,14 @@ func TestARejectedListComesBack(t *testing.T) {
 	if err := a.apply(t.Context(), first); err != nil {
 		t.Errorf("the rules in force are rejected: %v", err)
 	}
-	again(false, bad) // another one was in force in between
+	again(false, bad) // what was rejected was forgotten with that
+	again(true, bad)
+	for _, next := range []desired{{block: listOf("198.51.100.2/32")}, first} {
+		if err := a.apply(t.Context(), next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again(false, bad) // others were in force in between
 	again(true, bad)
 	a.enforcer.rejected.at = time.Now().Add(-rejectedFor)
 	again(false, bad)
