@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestContainedIsTold: an agent in a container's network warns of it once, with what to do, and ends that when the network is
+// no longer a container's. The state stays: it never refuses to protect the container.
+func TestContainedIsTold(t *testing.T) {
+	t.Parallel()
+	container, outside := nettest.New(t), nettest.New(t)
+	nettest.Link(container, outside, "eth0", []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, nil)
+	root := t.TempDir()
+	for path, target := range map[string]string{"proc/self/ns/net": "net:[1]", "proc/self/ns/pid": "pid:[1]", ".dockerenv": "/dev/null"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, filepath.Join(root, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, logs := logged(t)
+	a.host = host.New(host.Options{Root: root})
+	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	for range 2 {
+		container.Do(a.lookAround)
+	}
+	s := a.status.Load()
+	if !s.holds(condNamespace) || s.holds(condBridged) || s.State != StateActive || s.Reason != "" {
+		t.Errorf("in a container's network: %s %q, %+v", s.State, s.Reason, s.Conditions)
+	}
+	row := conditionRow(condNamespace)
+	if told := logs.FilterMessage(row.message).TakeAll(); len(told) != 1 || told[0].ContextMap()["remedy"] != row.remedy {
+		t.Errorf("it was told as %+v", told)
+	}
+	container.Run("ip", "link", "add", "docker0", "type", "bridge") // it is an engine's host
+	container.Do(a.lookAround)
+	if s := a.status.Load(); s.holds(condNamespace) || logs.FilterMessage(row.ended).Len() != 1 {
+		t.Errorf("on an engine's host: %+v", s.Conditions)
+	}
+}
