@@ -228,3 +228,67 @@ func TestCoveredBy(t *testing.T) {
 		}
 	}
 }
+
+// TestSurveysArePaced: a look that takes long is not repeated all the time, however much changes, and
+// names are resolved only if something new was found or everything was asked for.
+func TestSurveysArePaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var looks, names atomic.Int64
+		s := newSurveyor(
+			func(context.Context) host.Whitelist {
+				looks.Add(1)
+				time.Sleep(500 * time.Millisecond)
+				return host.Whitelist{}
+			},
+			func(context.Context) host.Whitelist { names.Add(1); return host.Whitelist{} })
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC := make(chan error, 1)
+		go func() { doneC <- s.Run(ctx) }()
+		<-s.ask()
+		for range 600 {
+			s.changed()
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := looks.Load(); n < 10 || n > 12 { // half a second in five and a half
+			t.Errorf("%d looks in a minute, want 11", n)
+		}
+		if n := names.Load(); n != 1 {
+			t.Errorf("names were resolved %d times, want once: nothing new was found", n)
+		}
+		<-s.ask()
+		if n := names.Load(); n != 2 {
+			t.Errorf("names were resolved %d times, want twice: they were asked for", n)
+		}
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestNetworkEndsTheBackoff: when the network has come, a pull that fails once more is tried again soon.
+func TestNetworkEndsTheBackoff(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	e := &a.enforcer
+	for range 10 {
+		e.wait.NextBackOff()
+	}
+	next := newAlarm(a.clock, time.Hour)
+	defer next.stop()
+	e.offline.pulled(&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, host.Whitelist{})
+	a.surveys.publish(newSurvey(host.New(host.Options{Root: t.TempDir()}).Discover(t.Context())))
+	a.pullIfNetwork(next)
+	if next.wait > leastWait {
+		t.Errorf("the pull is due in %v", next.wait)
+	}
+	if wait := e.wait.NextBackOff(); wait > 2*retryFirst {
+		t.Errorf("the next failure is waited out for %v", wait)
+	}
+	next.reset(time.Hour)
+	a.pullIfNetwork(next)
+	if next.wait != time.Hour {
+		t.Error("a pull is due although nothing new was found")
+	}
+}

@@ -272,3 +272,41 @@ func TestFileSystemHangs(t *testing.T) {
 		t.Errorf("problems afterwards: %v", w.Problems)
 	}
 }
+
+// TestGainedNetwork: a cable that is plugged in again is something gained, as is an address.
+func TestGainedNetwork(t *testing.T) {
+	t.Parallel()
+	server, peer := nettest.New(t), nettest.New(t)
+	for _, ns := range []*nettest.NS{server, peer} {
+		ns.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") // no link-local address comes late
+	}
+	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
+	server.Run("ip", "route", "add", "default", "via", "192.0.2.1")
+	h := New(Options{Root: t.TempDir(), Proxy: noProxy})
+	look := func() (w Whitelist) { server.Do(func() { w = h.Local() }); return w }
+	await := func(what string, uplinks int) Whitelist {
+		t.Helper()
+		w := look()
+		for end := time.Now().Add(10 * time.Second); len(w.uplinks) != uplinks; w = look() {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %v", what, w.uplinks)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return w
+	}
+	plugged := await("plugged in", 1)
+	peer.Run("ip", "link", "set", "sg0", "down")
+	unplugged := await("unplugged", 0)
+	if unplugged.Gained(plugged) {
+		t.Error("something is gained by a cable that is unplugged")
+	}
+	peer.Run("ip", "link", "set", "sg0", "up")
+	if again := await("plugged in again", 1); !again.Gained(unplugged) || again.Gained(plugged) {
+		t.Error("a cable that is plugged in again is not what is gained")
+	}
+	server.Run("ip", "addr", "add", "198.51.100.1/32", "dev", "sg0")
+	if w := look(); !w.Gained(plugged) || plugged.Gained(w) {
+		t.Error("an address is not what is gained")
+	}
+}
