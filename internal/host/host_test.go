@@ -313,7 +313,7 @@ func TestWhole(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name        string
-		interrupted []int // what each dump holds that is interrupted; a whole one holds 7
+		interrupted []int // the content of each interrupted dump, 0 for none; a whole one holds 7
 		then        error
 		want        []int
 		err         error
@@ -322,6 +322,7 @@ func TestWhole(t *testing.T) {
 		{name: "OK at once", want: []int{7}, dumps: 1},
 		{name: "OK at last", interrupted: []int{1, 2, 3, 4}, want: []int{1, 2, 3, 4, 7}, dumps: dumpAttempts},
 		{name: "OK two agree", interrupted: []int{1, 2, 2, 3}, want: []int{1, 2, 2}, dumps: 3},
+		{name: "OK interrupted at the begin", interrupted: []int{0}, want: []int{7}, dumps: 2},
 		{
 			name: "bad: interrupted for ever", interrupted: []int{1, 2, 1, 2, 1, 2},
 			want: []int{1, 2, 1, 2, 1}, err: netlink.ErrDumpInterrupted, dumps: dumpAttempts,
@@ -333,6 +334,9 @@ func TestWhole(t *testing.T) {
 			dumps := 0
 			got, err := whole(func() ([]int, error) {
 				if dumps++; dumps <= len(tt.interrupted) {
+					if tt.interrupted[dumps-1] == 0 {
+						return nil, netlink.ErrDumpInterrupted
+					}
 					return []int{tt.interrupted[dumps-1]}, netlink.ErrDumpInterrupted
 				}
 				return []int{7}, tt.then
