@@ -118,7 +118,8 @@ func (s *soak) look(now time.Time) {
 // tally is what a kind of trouble brought about.
 type tally struct {
 	times, passed, lost int
-	longest             time.Duration // that a source which is protected was lost
+	longest             time.Duration // that a source which is not to be dropped was lost
+	longestAt           time.Time
 	away                time.Duration // that the agent was not active
 }
 
@@ -281,11 +282,14 @@ func (s *soak) finish() {
 // report prints the summary.
 func (s *soak) report(rss string) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-28s %5s %14s %12s %12s %12s\n", "trouble", "times", "listed passed", "others lost", "longest loss", "not active")
+	fmt.Fprintf(&b, "%-28s %5s %14s %12s %20s %12s\n", "trouble", "times", "listed passed", "others lost", "longest loss", "not active")
 	for _, name := range slices.Sorted(maps.Keys(s.tallies)) {
 		y := s.tallies[name]
-		fmt.Fprintf(&b, "%-28s %5d %14d %12d %12v %12v\n", name, y.times, y.passed, y.lost, y.longest.Round(10*time.Millisecond),
-			y.away.Round(100*time.Millisecond))
+		longest := "0s"
+		if y.longest > 0 {
+			longest = fmt.Sprintf("%v at %.0fs", y.longest.Round(10*time.Millisecond), y.longestAt.Sub(s.began).Seconds())
+		}
+		fmt.Fprintf(&b, "%-28s %5d %14d %12d %20s %12v\n", name, y.times, y.passed, y.lost, longest, y.away.Round(100*time.Millisecond))
 	}
 	fmt.Fprintf(&b, "(a packet counts for each trouble that was under way)\n%s\nagents: %d; resident at the end: %s; promises broken: %d",
 		s.traffic.totals(), s.agent.starts, rss, len(s.broken))

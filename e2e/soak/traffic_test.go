@@ -249,7 +249,11 @@ func (t *traffic) arrives(src *source, p packet) {
 		if !src.lostFrom.IsZero() {
 			took := p.at.Sub(src.lostFrom)
 			src.longest = max(src.longest, took)
-			t.s.blame(src.lostFrom, func(y *tally) { y.longest = max(y.longest, took) })
+			t.s.blame(src.lostFrom, func(y *tally) {
+				if took > y.longest {
+					y.longest, y.longestAt = took, src.lostFrom
+				}
+			})
 		}
 		src.lostFrom = time.Time{}
 		return
