@@ -16,8 +16,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestDemoLeavesNothing ends the demo, in all the ways that a person, make or a terminal can, while both hosts and everything
-// on them run. Then there is no process of it and no host.
+// TestDemoLeavesNothing ends the demo, in all the ways that a person, make or a terminal can, while
+// both hosts and everything on them run. Then there is no process of it and no host.
 func TestDemoLeavesNothing(t *testing.T) {
 	t.Parallel()
 	nettest.New(t) // skips, or fails, before anything is built

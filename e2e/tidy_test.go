@@ -12,7 +12,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestKeysStayOutOfGit: git passes over every file that the pages tell the operator to keep a key or settings in.
+// TestKeysStayOutOfGit: git passes over every file that the pages tell the operator to keep a key
+// or settings in.
 func TestKeysStayOutOfGit(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -42,8 +43,8 @@ func TestKeysStayOutOfGit(t *testing.T) {
 	}
 }
 
-// TestKeysAreForRootAlone runs the commands of the pages that write a file with the key in it, as a shell with the usual umask
-// does: no other user may read what they wrote.
+// TestKeysAreForRootAlone runs the commands of the pages that write a file with the key in it, as a
+// shell with the usual umask does: no other user may read what they wrote.
 func TestKeysAreForRootAlone(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ page, command, file string }{
@@ -81,8 +82,8 @@ func TestKeysAreForRootAlone(t *testing.T) {
 	}
 }
 
-// TestInstallWaitsForAnotherApt: while another apt holds the lock of the package lists, install-deps asks again; for that of
-// dpkg it has apt wait.
+// TestInstallWaitsForAnotherApt: while another apt holds the lock of the package lists,
+// install-deps asks again; for that of dpkg it has apt wait.
 func TestInstallWaitsForAnotherApt(t *testing.T) {
 	t.Parallel()
 	nettest.New(t) // it needs root

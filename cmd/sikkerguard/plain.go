@@ -11,11 +11,12 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
-// maxText is the longest text from elsewhere that a line on the terminal or a field of the log holds, in bytes.
+// maxText is the longest text from elsewhere that a line on the terminal or a field of the log
+// holds, in bytes.
 const maxText = 1000
 
-// complaint returns the line on stderr that says why a command failed. Problems of the configuration have a line each; their
-// values are quoted.
+// complaint returns the line on stderr that says why a command failed. Problems of the
+// configuration have a line each; their values are quoted.
 func complaint(err error) string {
 	if _, ok := errors.AsType[configError](err); ok {
 		return plain.Text(fmt.Sprintf("sikkerguard: %v\n", err))
@@ -42,8 +43,8 @@ func (c plainCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	return c.Core.Write(e, plainFields(fields))
 }
 
-// plainFields makes the texts among fields plain. Encoders escape newlines in the others, and the writer below them passes
-// on no character that a terminal obeys.
+// plainFields makes the texts among fields plain. Encoders escape newlines in the others, and the
+// writer below them passes on no character that a terminal obeys.
 func plainFields(fields []zapcore.Field) []zapcore.Field {
 	all := make([]zapcore.Field, len(fields))
 	for i, f := range fields {

@@ -33,10 +33,12 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 )
 
-// hostile is text that a terminal obeys, that reads as another one, or that begins a line of its own.
+// hostile is text that a terminal obeys, that reads as another one, or that begins a line of its
+// own.
 const hostile = "evil\x1b[2J\x1b]0;owned\a\r\n18:05:21 INFO all is well\x7f\u009b31m\u202egnp\u2066\u200b\xff\xfe"
 
-// judge fails the test when text, which was printed at where, holds what a terminal obeys or a line that is not from line.
+// judge fails the test when text, which was printed at where, holds what a terminal obeys or a line
+// that is not from line.
 func judge(t *testing.T, where, text string, line *regexp.Regexp) {
 	t.Helper()
 	for l := range strings.Lines(text) {
@@ -53,7 +55,8 @@ func judge(t *testing.T, where, text string, line *regexp.Regexp) {
 	}
 }
 
-// TestHostileEnvironment: values of variables, names of variables and of files are shown as what they are.
+// TestHostileEnvironment: values of variables, names of variables and of files are shown as what
+// they are.
 func TestHostileEnvironment(t *testing.T) {
 	t.Parallel()
 	key := "SIKKER_API_KEY=sk_test_plain"
@@ -164,8 +167,9 @@ func hostilePeer(t *testing.T, names int, answer http.HandlerFunc) (url string) 
 	return "https://localhost:" + port
 }
 
-// TestHostilePeer runs the agent, as a dry run, against an API that does its worst, and looks at all that it prints, answers
-// and tells: log, /status, /healthz, `sikkerguard pull` and `sikkerguard healthcheck`.
+// TestHostilePeer runs the agent, as a dry run, against an API that does its worst, and looks at
+// all that it prints, answers and tells: log, /status, /healthz, `sikkerguard pull` and
+// `sikkerguard healthcheck`.
 func TestHostilePeer(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

@@ -20,8 +20,9 @@ const inside = "inside"
 // hostsDir is where `ip netns` mounts the hosts. The demo has a tmpfs of its own there.
 const hostsDir = "/var/run/netns"
 
-// contain runs the demo as the first process of a process namespace, with mounts of its own. Whatever ends it, a SIGKILL of
-// this process or of make too, the kernel then kills every process of the demo, and the hosts and files go with the last one.
+// contain runs the demo as the first process of a process namespace, with mounts of its own.
+// Whatever ends it, a SIGKILL of this process or of make too, the kernel then kills every process
+// of the demo, and the hosts and files go with the last one.
 func contain() error {
 	runtime.LockOSThread() // Pdeathsig is sent when the thread ends that started the process
 	if os.Geteuid() != 0 {
@@ -30,7 +31,7 @@ func contain() error {
 	if err := os.MkdirAll(hostsDir, 0o755); err != nil {
 		return err
 	}
-	// When make ends without a word, this process is told.
+	// When make is killed, the kernel sends this process a signal.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
 		return fmt.Errorf("ask for a signal when the parent ends: %w", err)
 	}
@@ -65,7 +66,8 @@ func mountHosts() error {
 	return nil
 }
 
-// story is the writer of the demo's output. When nothing can be written any more, as after `make demo | head`, the demo ends.
+// story is the writer of the demo's output. When nothing can be written any more, as after `make
+// demo | head`, the demo ends.
 type story struct {
 	out io.Writer
 	end context.CancelCauseFunc

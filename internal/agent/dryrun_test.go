@@ -27,7 +27,8 @@ func TestDryRunIsNotGreen(t *testing.T) {
 	if line := a.statusLine(); line != "Dry run, nothing is blocked: would block 3 IPs" {
 		t.Errorf("the service manager is told %q", line)
 	}
-	// A container in a dry run is not to be restarted, and who reads the answer sees that it is one.
+	// A container in a dry run is not to be restarted, and who reads the answer sees that it is
+	// one.
 	if ok, text := a.Health(); !ok || !strings.Contains(text, "nothing is blocked") {
 		t.Errorf("health: %v %q", ok, text)
 	}
@@ -36,8 +37,8 @@ func TestDryRunIsNotGreen(t *testing.T) {
 	}
 }
 
-// TestDashboardShowsDryRun: of the values that the panel Protection can have, 1 alone is green. A dry run, whose health is 0
-// and whose state dry-run is 1, is -1.
+// TestDashboardShowsDryRun: of the values that the panel Protection can have, 1 alone is green. A
+// dry run, whose health is 0 and whose state dry-run is 1, is -1.
 func TestDashboardShowsDryRun(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile("../../deploy/grafana/dashboards/sikkerguard.json")

@@ -1,7 +1,7 @@
 package agent
 
-// lookAround makes conditions of what about this host keeps the list from covering all that an operator may expect. Neither
-// is a reason not to start.
+// lookAround makes conditions of what about this host keeps the list from covering all that an
+// operator may expect. Neither is a reason not to start.
 func (a *Agent) lookAround() {
 	contained, bridged := a.host.Surroundings()
 	a.setCondition(condNamespace, contained)

@@ -10,8 +10,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestContainedIsTold: an agent in a container's network warns of it once, with what to do, and ends that when the network is
-// no longer a container's. The state stays: it never refuses to protect the container.
+// TestContainedIsTold: an agent in a container's network warns of it once, with what to do, and
+// ends that when the network is no longer a container's. The state stays: it never refuses to
+// protect the container.
 func TestContainedIsTold(t *testing.T) {
 	t.Parallel()
 	container, outside := nettest.New(t), nettest.New(t)

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestFlowtablesAreTold: while another program offloads flows, which then pass before the rules, that is a gap.
+// TestFlowtablesAreTold: while another program offloads flows, which then pass before the rules,
+// that is a gap.
 func TestFlowtablesAreTold(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds() {

@@ -14,19 +14,23 @@ import (
 )
 
 var (
-	// ErrContained means that the network namespace is not the machine's: what is guarded is this namespace alone.
+	// ErrContained means that the network namespace is not the machine's: only this namespace is
+	// guarded.
 	ErrContained = errors.New("this network namespace is not the machine's")
-	// ErrBridged means that packets to guests cross a bridge of this host, and not the host's packet filter.
+	// ErrBridged means that packets to guests cross a bridge of this host, and not the host's
+	// packet filter.
 	ErrBridged = errors.New("frames to guests are bridged past the packet filter")
 )
 
 const (
-	// initPID is the inode of the machine's first process namespace, on every kernel (PROC_PID_INIT_INO).
+	// initPID is the inode of the machine's first process namespace, on every kernel
+	// (PROC_PID_INIT_INO).
 	initPID = "pid:[4026531836]"
-	// initNet is that of its first network namespace, from Linux 6.18 on. Older kernels give the number to none.
+	// initNet is that of its first network namespace, from Linux 6.18 on. Older kernels give the
+	// number to none.
 	initNet = "net:[4026531833]"
-	// engineResolver is where Docker's own resolver answers, in a container on a network that was made by name, as Compose
-	// makes one.
+	// engineResolver is where Docker's own resolver answers, in a container on a network that was
+	// made by name, as Compose makes one.
 	engineResolver = "nameserver 127.0.0.11"
 )
 
@@ -45,7 +49,8 @@ type link struct {
 	away   bool // its other end, or the device below it, is in another network namespace
 }
 
-// carries reports whether l is of a kind that brings a host its packets. Tunnels and the like only wrap them.
+// carries reports whether l is of a kind that brings a host its packets. Tunnels and the like only
+// wrap them.
 func (l link) carries() bool {
 	return slices.Contains([]string{"", "bond", "team", "vlan", "veth", "macvlan", "ipvlan"}, l.kind)
 }
@@ -56,11 +61,13 @@ func (l link) switches() bool { return l.kind == "bridge" || l.kind == "openvswi
 // tap reports whether l ends in a program, such as a virtual machine.
 func (l link) tap() bool { return l.kind == "tun" || l.kind == "tuntap" }
 
-// Surroundings looks at where this host's packets come from. The first error is an ErrContained, or nil when this network
-// namespace is the machine's or when that cannot be known; the second is an ErrBridged, or nil. It takes milliseconds. When
-// the devices cannot be read, neither can the addresses, and Local has that as a problem.
+// Surroundings looks at where this host's packets come from. The first error is an ErrContained, or
+// nil when this network namespace is the machine's or when that cannot be known; the second is an
+// ErrBridged, or nil. It takes milliseconds. When the devices cannot be read, neither can the
+// addresses, and Local has that as a problem.
 //
-// The kernel is asked on the calling goroutine's thread, hence about that thread's network namespace.
+// The kernel is asked on the calling goroutine's thread, hence about that thread's network
+// namespace.
 func (h *Host) Surroundings() (contained, bridged error) {
 	links := readLinks()
 	contained, bridged = h.contained(links), h.bridged(links)
@@ -75,7 +82,7 @@ func (h *Host) Surroundings() (contained, bridged error) {
 	return contained, bridged
 }
 
-// readLinks lists the network devices, those that the kernel told of when it could not tell of all.
+// readLinks lists the network devices, those that the kernel listed when it did not list all.
 func readLinks() []link {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -104,10 +111,11 @@ func readLinks() []link {
 
 // contained returns an ErrContained that says how it was found out.
 //
-// The machine's first process has the machine's network. Where its namespace cannot be read, as in a container, an
-// application's container is told by its engine's marks, and its network by its devices: each one's other end is in another
-// namespace. A container with network_mode host has the machine's devices, or the engine's bridge. A container with an init
-// of its own (LXC, systemd-nspawn) has no such mark: it is a host, and the one that is guarded.
+// The machine's first process has the machine's network. Where its namespace cannot be read, as in
+// a container, an application's container is recognized by its engine's marks, and its network by
+// its devices: each one's other end is in another namespace. A container with network_mode host has
+// the machine's devices, or the engine's bridge. A container with an init of its own (LXC,
+// systemd-nspawn) has no such mark: it is a host, and the one that is guarded.
 func (h *Host) contained(links []link) error {
 	self := h.namespace("self/ns/net")
 	if self == "" || self == initNet {
@@ -145,7 +153,8 @@ func (h *Host) contained(links []link) error {
 	return fmt.Errorf("%w: this is a container (%s), and the other end of %s is outside", ErrContained, mark, outside)
 }
 
-// userNamespace reports whether this process is in another user namespace than the machine's, as one of a rootless engine is.
+// userNamespace reports whether this process is in another user namespace than the machine's, as
+// one of a rootless engine is.
 func (h *Host) userNamespace() bool {
 	raw, err := readCapped(filepath.Join(h.o.Root, "/proc/self/uid_map"))
 	return err == nil && strings.Join(strings.Fields(string(raw)), " ") != "0 0 4294967295"
@@ -160,7 +169,7 @@ func (h *Host) namespace(of string) string {
 	return name
 }
 
-// engineMark returns the mark by which an application's container is told, empty for none.
+// engineMark returns the mark by which an application's container is recognized, empty for none.
 func (h *Host) engineMark() string {
 	for _, name := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := os.Stat(filepath.Join(h.o.Root, name)); err == nil {
@@ -178,8 +187,9 @@ func (h *Host) engineMark() string {
 	return ""
 }
 
-// bridged returns an ErrBridged that names the bridges which connect guests to a network outside, without the packet filter
-// between them. Between guests and networks that the host routes to, as Docker's are, the filter is passed.
+// bridged returns an ErrBridged that names the bridges which connect guests to a network outside,
+// without the packet filter between them. Between guests and networks that the host routes to, as
+// Docker's are, the filter is passed.
 func (h *Host) bridged(links []link) error {
 	var names []string
 	for _, b := range links {
@@ -209,8 +219,8 @@ func (h *Host) bridged(links []link) error {
 	return fmt.Errorf("%w: %s", ErrBridged, strings.Join(names, ", "))
 }
 
-// filtersBridge reports whether br_netfilter passes the frames of a bridge to the packet filters of IP. Without the module
-// /proc/sys/net/bridge is missing.
+// filtersBridge reports whether br_netfilter passes the frames of a bridge to the packet filters of
+// IP. Without the module /proc/sys/net/bridge is missing.
 func (h *Host) filtersBridge(name string) bool {
 	one := func(path string) bool {
 		raw, err := readCapped(filepath.Join(h.o.Root, path))

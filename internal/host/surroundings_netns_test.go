@@ -11,7 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestSurroundings makes, of real devices, the network of a container and a bridge with a guest on it.
+// TestSurroundings makes, of real devices, the network of a container and a bridge with a guest on
+// it.
 func TestSurroundings(t *testing.T) {
 	t.Parallel()
 	server, outside := nettest.New(t), nettest.New(t)

@@ -31,7 +31,8 @@ func rootWith(t *testing.T, files map[string]string) string {
 	return root
 }
 
-// TestContained: a network namespace that is not the machine's is noticed, and a host is not taken for one.
+// TestContained: a network namespace that is not the machine's is noticed, and a host is not taken
+// for one.
 func TestContained(t *testing.T) {
 	t.Parallel()
 	const netA, netB, pidB = "-> net:[4026531840]", "-> net:[4026532281]", "-> pid:[4026532284]"
@@ -96,7 +97,8 @@ func TestContained(t *testing.T) {
 	}
 }
 
-// TestBridged: guests on a bridge whose frames no packet filter sees are noticed, and networks that are routed are not.
+// TestBridged: guests on a bridge whose frames no packet filter sees are noticed, and networks that
+// are routed are not.
 func TestBridged(t *testing.T) {
 	t.Parallel()
 	const call, callOne = "proc/sys/net/bridge/bridge-nf-call-iptables", "sys/class/net/br0/bridge/nf_call_iptables"

@@ -1,8 +1,9 @@
 // Package plain makes text fit to be shown: on a terminal, in a log, in a status line.
 //
-// Text may come from outside: a certificate's names, an API's error, a line of a list, the name of a file. A terminal obeys
-// escape sequences, a bidirectional override makes text read as another one, and a newline begins a line that looks like one
-// of the program's own. Everything that SikkerGuard prints or answers passes here. Nothing here can fail.
+// Text may come from outside: a certificate's names, an API's error, a line of a list, the name of
+// a file. A terminal obeys escape sequences, a bidirectional override makes text read as another
+// one, and a newline begins a line that looks like one of the program's own. Everything that
+// SikkerGuard prints or answers passes here. Nothing here can fail.
 package plain
 
 import (
@@ -16,8 +17,9 @@ import (
 // More ends a line that was cut.
 const More = "…"
 
-// Line returns text as one line of at most most bytes, and More if there was more. Runs of white space and of what cannot
-// be printed, such as control characters, bidirectional overrides and invalid UTF-8, become one space.
+// Line returns text as one line of at most most bytes, and More if there was more. Runs of white
+// space and of what cannot be printed, such as control characters, bidirectional overrides and
+// invalid UTF-8, become one space.
 func Line(text string, most int) string {
 	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || !printable(r) }), " ")
 	if len(text) <= most {
@@ -39,10 +41,11 @@ func Text(text string) string {
 	}, text)
 }
 
-// printable reports whether a terminal shows r and does nothing else. The replacement character stands for invalid UTF-8.
+// printable reports whether a terminal shows r and does nothing else. The replacement character
+// stands for invalid UTF-8.
 func printable(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError }
 
-// Writer passes what is written on to another writer, as Text makes it. Any goroutine may use it.
+// Writer passes text on to another writer, as Text makes it. Any goroutine may use it.
 type Writer struct {
 	mu   sync.Mutex
 	out  io.Writer

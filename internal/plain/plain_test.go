@@ -49,7 +49,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestWriter: a character stays whole however it is cut into writes, and an escape sequence does not become one again.
+// TestWriter: a character stays whole however it is cut into writes, and an escape sequence does
+// not become one again.
 func TestWriter(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

@@ -12,8 +12,9 @@ import (
 // nftaFlowtableName is the attribute NFTA_FLOWTABLE_NAME (linux/netfilter/nf_tables.h).
 const nftaFlowtableName = 2
 
-// Flowtables names the flowtables of this host, each with its table. Packets of a flow that a flowtable has taken over pass
-// before the prerouting hook. It fails when the kernel has no nf_tables or when this process is not permitted.
+// Flowtables names the flowtables of this host, each with its table. Packets of a flow that a
+// flowtable has taken over pass before the prerouting hook. It fails when the kernel has no
+// nf_tables or when this process is not permitted.
 func Flowtables() ([]string, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
