@@ -49,7 +49,7 @@ check: $(LINT) ## A quick loop: vet, lint what changed, unit tests without the k
 e2e: ## Run the image and compose.yaml on a Docker engine in a network namespace (root, some minutes)
 	@e2e/install-deps nft ip dockerd docker docker-compose debootstrap
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./e2e/apisim/sikkerapi-sim
-	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 20m -tags e2e_docker ./e2e/docker
+	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 30m -tags e2e_docker ./e2e/docker
 
 .PHONY: kernels
 kernels: ## Run the tests on Debian's kernels 5.10, 6.1 and 6.12 (root, an hour; KERNELS=6.1 QUICK=1 as CI)

@@ -23,14 +23,36 @@ const (
 	version   = "1.2.3-e2e"
 )
 
-// TestCompose is an operator's day with compose.yaml. Its parts follow on each other.
+// TestCompose is an operator's day with compose.yaml, on this machine's engine.
 func TestCompose(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, "")
+	w.day(t, func(t *testing.T, version string) {
+		t.Helper()
+		w.build(t, version)
+		w.share(t)
+	})
+	t.Run("500,000 entries", func(t *testing.T) {
+		w.begin(t)
+		w.manyEntries(t)
+	})
+}
+
+// TestComposeOnDebian13 is the same day with the engine, Compose, nft and iptables of Debian 13. Run alone, it has that Compose
+// build the image, too.
+func TestComposeOnDebian13(t *testing.T) {
+	w := newWorld(t, debian13(t))
+	w.hasDebianPrograms(t)
+	w.day(t, w.loadOrBuild)
+}
+
+// day is an operator's day with an image that obtain makes. Its parts follow on each other.
+func (w *world) day(t *testing.T, obtain func(t *testing.T, version string)) {
+	t.Helper()
 	w.project(t)
 	t.Run("build", func(t *testing.T) {
 		w.begin(t)
-		w.baseImages(t)
-		w.build(t, version)
+		w.sources(t)
+		obtain(t, version)
 		w.isBuilt(t)
 	})
 	t.Run("read compose files", func(t *testing.T) {
@@ -54,6 +76,7 @@ func TestCompose(t *testing.T) {
 		w.listsTable(t)
 		w.isConfined(t)
 		w.hasPrograms(t)
+		w.guardsTheHost(t)
 	})
 	t.Run("restart while the API is down", func(t *testing.T) {
 		w.begin(t)
@@ -85,9 +108,9 @@ func TestCompose(t *testing.T) {
 		w.begin(t)
 		w.invalid(t)
 	})
-	t.Run("500,000 entries", func(t *testing.T) {
+	t.Run("a container's own network", func(t *testing.T) {
 		w.begin(t)
-		w.manyEntries(t)
+		w.warnsOfBridge(t)
 	})
 }
 
@@ -145,12 +168,13 @@ func (w *world) monitoring(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := w.must(t, "sh", "-c", "cd "+w.dir+" && "+strings.Join(w.client, " ")+" --env-file with.env config")
+	read := w.within("sh", "-c", "cd "+w.dir+" && "+strings.Join(w.client, " ")+" --env-file with.env config")
+	out := w.must(t, read[0], read[1:]...)
 	if err := os.Remove(override); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"SIKKER_SCORE_MIN: 61", "image: prom/prometheus", "image: grafana/grafana", "COMMIT: 0123456789ab"} {
-		if !strings.Contains(strings.ReplaceAll(out, "'", ""), want) {
+		if !strings.Contains(strings.NewReplacer("'", "", `"`, "").Replace(out), want) {
 			t.Errorf("with %s Compose does not read %q:\n%s", line, want, out)
 		}
 	}
@@ -185,6 +209,32 @@ func (w *world) hasPrograms(t *testing.T) {
 	for _, program := range []string{"iptables-legacy-restore", "ip6tables-legacy-restore", "iptables-nft-restore", "ipset"} {
 		w.docker(t, "exec", container, program, "--version")
 	}
+}
+
+// ofItsOwn begins the warning that what is guarded is not the machine.
+const ofItsOwn = "WARN Only a network namespace of its own is guarded"
+
+// guardsTheHost checks that an agent on the host's network does not take it for a container's.
+func (w *world) guardsTheHost(t *testing.T) {
+	t.Helper()
+	if log := w.docker(t, "logs", container); strings.Contains(log, ofItsOwn) {
+		t.Errorf("on the host's network the agent says:\n%s", log)
+	}
+}
+
+// warnsOfBridge starts the agent as an operator does who forgets network_mode: on Docker's own bridge, and on a network that
+// was made by name, as Compose makes one.
+func (w *world) warnsOfBridge(t *testing.T) {
+	t.Helper()
+	w.docker(t, "network", "create", "named")
+	for _, network := range []string{"bridge", "named"} {
+		name := "on-" + network
+		w.docker(t, "run", "-d", "--name", name, "--network", network, "--cap-add", "NET_ADMIN",
+			"-e", "SIKKER_API_KEY="+testKey, "-e", "SIKKER_API_URL=http://127.0.0.1:9", image)
+		await(t, "a warning on network "+network, func() bool { return strings.Contains(w.docker(t, "logs", name), ofItsOwn) })
+		w.docker(t, "rm", "-f", name)
+	}
+	w.docker(t, "network", "rm", "named")
 }
 
 // healthy waits until Docker says that the container is healthy.
@@ -249,9 +299,13 @@ func (w *world) enforces(t *testing.T) {
 // listsTable checks that the operator sees the list in the container and on the host.
 func (w *world) listsTable(t *testing.T) {
 	t.Helper()
+	onHost := []string{"nft", "list", "table", "inet", "sikkerguard"}
+	if w.root != "" {
+		onHost = append([]string{"chroot", w.root}, onHost...)
+	}
 	for where, text := range map[string]string{
 		"in the container": w.docker(t, "exec", container, "nft", "list", "table", "inet", "sikkerguard"),
-		"on the host":      w.host.Run("nft", "list", "table", "inet", "sikkerguard"),
+		"on the host":      w.host.Run(onHost[0], onHost[1:]...),
 	} {
 		for _, want := range []string{"table inet sikkerguard", "203.0.113.9", "2001:db8:bad::", "priority raw"} {
 			if !strings.Contains(text, want) {
@@ -293,7 +347,8 @@ func (w *world) invalid(t *testing.T) {
 		}
 		return strings.HasSuffix(state, " unhealthy")
 	})
-	if log := w.must(t, "sh", "-c", "docker logs "+container+" 2>&1"); strings.Count(log, "SIKKER_SCORE_MIN") != 1 {
+	logs := w.within("sh", "-c", "docker logs "+container+" 2>&1")
+	if log := w.must(t, logs[0], logs[1:]...); strings.Count(log, "SIKKER_SCORE_MIN") != 1 {
 		t.Errorf("the log does not say once why:\n%s", log)
 	}
 	if err := os.WriteFile(path, good, 0o600); err != nil {

@@ -34,18 +34,26 @@ const (
 // engine is a Docker engine in a network namespace.
 type engine struct {
 	dir    string // sockets, state and log; short, for the path of a socket has 108 bytes at most
+	root   string // of Debian 13; empty for this machine
 	env    []string
 	client []string // docker compose, or docker-compose where that is all there is
 	cmd    *exec.Cmd
 	doneC  chan struct{}
 }
 
-// startEngine starts an engine whose host is ns, and ends it with the test.
-func startEngine(t *testing.T, ns *nettest.NS) *engine {
+// startEngine starts an engine whose host is ns, and ends it with the test. It is this machine's, or that of the Debian whose
+// root is given.
+func startEngine(t *testing.T, ns *nettest.NS, root string) *engine {
 	t.Helper()
-	lock(t, dataRoot+".lock")
 	data, err := filepath.Abs(dataRoot)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if root != "" {
+		data += "-" + suite
+	}
+	lock(t, data+".lock")
+	if err := os.MkdirAll(data, 0o710); err != nil {
 		t.Fatal(err)
 	}
 	dir, err := os.MkdirTemp("/run", "sikkerguard-e2e-") //nolint:usetesting // the path must be short
@@ -56,9 +64,9 @@ func startEngine(t *testing.T, ns *nettest.NS) *engine {
 	socket := "unix://" + dir + "/docker.sock"
 	// Every engine has the classic builder, and not every client finds BuildKit: it is for who asks for it.
 	builder := cmp.Or(os.Getenv("DOCKER_BUILDKIT"), "0")
-	e := &engine{dir: dir, doneC: make(chan struct{}), env: append(os.Environ(),
+	e := &engine{dir: dir, root: root, doneC: make(chan struct{}), env: append(os.Environ(),
 		"DOCKER_HOST="+socket, "DOCKER_CONFIG="+dir, "DOCKER_BUILDKIT="+builder, "COMPOSE_PROJECT_NAME=sikkerguard")}
-	e.run(t, ns, "dockerd", "--host", socket, "--data-root", data, "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
+	e.run(t, ns, data, "dockerd", "--host", socket, "--data-root", data, "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
 		"--cgroup-parent", "/"+cgroup, "--log-level", "warn",
 		"--ipv6", "--fixed-cidr-v6", "fd00:d0c::/64", "--experimental", "--ip6tables")
 	t.Cleanup(func() { e.stop(t) })
@@ -82,14 +90,18 @@ func startEngine(t *testing.T, ns *nettest.NS) *engine {
 
 // run starts the engine as the first process of a process namespace, with mounts of its own: whatever ends it, this
 // process being killed too, ends its containers and unmounts what it mounted.
-func (e *engine) run(t *testing.T, ns *nettest.NS, args ...string) {
+func (e *engine) run(t *testing.T, ns *nettest.NS, data string, args ...string) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(e.dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const own = `mount -t proc proc /proc && exec "$@"`
-	e.cmd = exec.Command("sh", append([]string{"-c", own, "sh"}, args...)...)
+	script := []string{"-ec", `mount -t proc proc /proc; exec "$@"`, "sh"}
+	if e.root != "" {
+		script = []string{"-ec", enterDebian, "sh", e.root, e.dir, data}
+	}
+	e.cmd = exec.Command("sh", append(script, args...)...)
+	e.cmd.Env = append(os.Environ(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL,
@@ -170,7 +182,8 @@ func (e *engine) log(t *testing.T) string {
 
 // try runs the client, also when the test was interrupted.
 func (e *engine) try(args ...string) (string, error) {
-	return e.command(context.WithoutCancel(interrupted), patience, "docker", args...)
+	all := e.within(append([]string{"docker"}, args...)...)
+	return e.command(context.WithoutCancel(interrupted), patience, all[0], all[1:]...)
 }
 
 func (e *engine) command(ctx context.Context, limit time.Duration, name string, args ...string) (string, error) {
@@ -185,7 +198,8 @@ func (e *engine) command(ctx context.Context, limit time.Duration, name string, 
 // docker runs the client; what it prints is returned.
 func (e *engine) docker(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := e.command(interrupted, patience, "docker", args...)
+	all := e.within(append([]string{"docker"}, args...)...)
+	out, err := e.command(interrupted, patience, all[0], all[1:]...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,7 @@ const (
 func (e *engine) baseImages(t *testing.T) {
 	t.Helper()
 	want := suite + " " + runtime.Version() + " " + goParts
-	have, err := e.command(interrupted, patience, "docker", "image", "inspect", "-f", `{{index .Config.Labels "`+standIn+`"}}`,
-		baseImage, goImage)
+	have, err := e.try("image", "inspect", "-f", `{{index .Config.Labels "`+standIn+`"}}`, baseImage, goImage)
 	if err == nil && have == want+"\n"+want+"\n" {
 		return
 	}
@@ -83,7 +82,8 @@ func (e *engine) importImage(t *testing.T, root, name string, changes ...string)
 		args = append(args, "--change", c)
 	}
 	archive := exec.CommandContext(interrupted, "tar", "-C", root, "-c", ".")
-	load := exec.CommandContext(interrupted, "docker", append(args, "-", name)...)
+	all := e.within(append([]string{"docker"}, append(args, "-", name)...)...)
+	load := exec.CommandContext(interrupted, all[0], all[1:]...)
 	load.Env = e.env
 	var err error
 	if load.Stdin, err = archive.StdoutPipe(); err != nil {
@@ -108,24 +108,51 @@ func unmount(root string) {
 	}
 }
 
-// build has Compose build the image from the repository as it is. A file beside compose.yaml says how to get out of a
-// namespace that has no way out.
-func (w *world) build(t *testing.T, version string) {
+// sources copies what the image is built from into the project.
+func (w *world) sources(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"Dockerfile", ".dockerignore", "LICENSE", "go.mod", "go.sum", "cmd", "internal", "pkg", "deploy"} {
 		w.must(t, "cp", "-r", "../../"+name, w.dir)
 	}
+	w.env = append(w.env, "COMMIT=0123456789ab")
+}
+
+// build has Compose build the image from the repository as it is. A file beside compose.yaml says how to get out of a
+// namespace that has no way out.
+func (w *world) build(t *testing.T, version string) {
+	t.Helper()
+	w.baseImages(t)
 	network := filepath.Join(w.dir, "network.yaml")
 	if err := os.WriteFile(network, []byte("services: {sikkerguard: {build: {network: host}}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	proxy := wayOut(t, w.host)
-	w.env = append(w.env, "COMMIT=0123456789ab")
-	build := slices.Concat(w.client, []string{
+	build := slices.Concat(w.within(w.client...), []string{
 		"-f", filepath.Join(w.dir, "compose.yaml"), "-f", network, "build",
 		"--build-arg", "VERSION=" + version, "--build-arg", "http_proxy=" + proxy, "--build-arg", "https_proxy=" + proxy,
 	})
 	w.must(t, build[0], build[1:]...)
+}
+
+// builtImages is the file in which one test leaves the images to the next.
+func builtImages() string { return filepath.Join(shared, "images.tar") }
+
+// share leaves the images to the next test: to build them takes longer than everything else.
+func (w *world) share(t *testing.T) {
+	t.Helper()
+	save := w.within("docker", "save", "-o", builtImages(), image, baseImage)
+	w.must(t, save[0], save[1:]...)
+}
+
+// loadOrBuild takes the images that a test before left, or builds them if there was none.
+func (w *world) loadOrBuild(t *testing.T, version string) {
+	t.Helper()
+	if _, err := os.Stat(builtImages()); err != nil {
+		w.build(t, version)
+		return
+	}
+	load := w.within("docker", "load", "-i", builtImages())
+	w.must(t, load[0], load[1:]...)
 }
 
 // must runs what takes its time, and returns what it printed.

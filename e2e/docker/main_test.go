@@ -17,6 +17,9 @@ import (
 // interrupted ends with SIGINT or SIGTERM: what waits for it fails, and the tests clean up.
 var interrupted context.Context
 
+// shared is a directory for what one test leaves to the next.
+var shared string
+
 // serveEnv makes this program the service that is knocked on, on the address it holds. Containers run it so.
 const serveEnv = "SIKKERGUARD_E2E_SERVE"
 
@@ -30,6 +33,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	dir, err := os.MkdirTemp("", "sikkerguard-e2e-")
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	shared = dir
 	m.Run()
 }
 

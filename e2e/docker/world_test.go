@@ -60,7 +60,7 @@ func hostAddr(like netip.Addr) netip.Addr {
 	return netip.MustParseAddr("192.0.2.1")
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, root string) *world {
 	t.Helper()
 	w := &world{host: nettest.New(t), peer: nettest.New(t), dir: t.TempDir()}
 	at := []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}
@@ -79,7 +79,7 @@ func newWorld(t *testing.T) *world {
 		}},
 	}
 	w.list = filepath.Join(t.TempDir(), "list.txt")
-	w.engine = startEngine(t, w.host)
+	w.engine = startEngine(t, w.host, root)
 	t.Cleanup(func() {
 		w.apiDown(t)
 		if w.service != nil {
@@ -119,7 +119,7 @@ func (w *world) copies(t *testing.T, path string) {
 // compose runs Docker Compose on the project.
 func (w *world) compose(t *testing.T, args ...string) {
 	t.Helper()
-	all := slices.Concat(w.client, []string{"-f", filepath.Join(w.dir, "compose.yaml")}, args)
+	all := slices.Concat(w.within(w.client...), []string{"-f", filepath.Join(w.dir, "compose.yaml")}, args)
 	if _, err := w.command(interrupted, patience, all[0], all[1:]...); err != nil {
 		t.Fatal(err)
 	}

@@ -68,6 +68,7 @@ func TestContained(t *testing.T) {
 		{"OK LXC with an init of its own", inside(), []link{lo, away}, ""},
 		{"OK nspawn with an init of its own", inside("proc/self/cgroup", "0::/system.slice/sikkerguard.service\n"), []link{lo, {name: "host0", kind: "veth", up: true, away: true}}, ""},
 		{"OK WSL", machine, []link{lo, physical}, ""},
+		{"OK Docker, network_mode none, and a tunnel of its own", docker, []link{lo, {name: "tun0", kind: "tun", up: true}}, ""},
 		{"OK Docker without a network", docker, []link{lo}, ""},
 		{"OK nothing can be read", nil, []link{lo, away}, ""},
 
@@ -115,6 +116,7 @@ func TestBridged(t *testing.T) {
 		{"OK Docker's network, which is routed", nil, []link{br0, container}, ""},
 		{"OK libvirt's network, which is routed", nil, []link{br0, guest}, ""},
 		{"OK a bridge without guests", nil, []link{br0, uplink}, ""},
+		{"OK libvirt's network, whose hardware address a dummy gives", nil, []link{br0, guest, {name: "virbr0-nic", kind: "dummy", index: 8, master: 5, up: true}}, ""},
 		{"OK frames pass the filter", map[string]string{call: "1\n"}, []link{br0, uplink, guest}, ""},
 		{"OK frames of this bridge pass the filter", map[string]string{call: "0\n", callOne: "1\n"}, []link{br0, uplink, guest}, ""},
 		{"OK a guest that is off", nil, []link{br0, uplink, {name: "vnet0", kind: "tun", index: 6, master: 5}}, ""},
