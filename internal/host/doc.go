@@ -1,5 +1,6 @@
 // Package host finds what this host depends on: the safety whitelist, which no list may ever block. Discover looks at it,
-// Watch says when to look again, and Probe whether what was found can be reached.
+// Watch says when to look again, and Probe whether what was found can be reached. Surroundings notices a network namespace
+// that is not the machine's, and guests whose packets no rule of the host sees.
 //
 // Mine: the default gateways, the resolvers, the host's own addresses, private ranges and loopback, the addresses of the
 // API and of the proxy on the way to it, and what the operator names. Not mine: what is done with them, which list they
