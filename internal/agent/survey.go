@@ -55,7 +55,9 @@ type surveyor struct {
 	nameC  chan struct{} // capacity 1: names are due
 	newsC  chan struct{} // capacity 1: there is a newer survey
 	firstC chan struct{} // closed when there is a survey
+	namedC chan struct{} // closed when names were resolved once, or could not be
 
+	named  sync.Once
 	mu     sync.Mutex      // guards the fields below
 	last   *survey         // the newest; nil before the first
 	whole  bool            // the next survey has names, whatever its first part finds
@@ -70,7 +72,7 @@ type surveyor struct {
 
 func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
 	return &surveyor{
-		local: local, names: names, next: make(chan struct{}), firstC: make(chan struct{}),
+		local: local, names: names, next: make(chan struct{}), firstC: make(chan struct{}), namedC: make(chan struct{}),
 		askC: make(chan struct{}, 1), nameC: make(chan struct{}, 1), newsC: make(chan struct{}, 1),
 	}
 }
@@ -134,6 +136,7 @@ func (s *surveyor) lookNames(ctx context.Context) {
 	s.mu.Unlock()
 	v := newSurvey(s.names(ctx))
 	s.publish(v)
+	s.named.Do(func() { close(s.namedC) })
 	for _, doneC := range halves {
 		close(doneC)
 	}
@@ -183,11 +186,19 @@ func (s *surveyor) newest() (survey, bool) {
 	return *s.last, true
 }
 
-// first waits until there is a survey and returns the newest host; the zero Whitelist if ctx ends.
+// first waits until there is a survey, and briefly until names were resolved once. It returns the
+// newest host; the zero Whitelist if ctx ends.
 func (s *surveyor) first(ctx context.Context) host.Whitelist {
 	select {
 	case <-ctx.Done():
 	case <-s.firstC:
+		timer := time.NewTimer(lookBriefly)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-s.namedC:
+		}
 	}
 	v, _ := s.newest()
 	return v.white
