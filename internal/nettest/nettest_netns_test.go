@@ -28,12 +28,18 @@ func TestPackets(t *testing.T) {
 		{"[2001:db8:ffff::7]:4000", "[2001:db8::1]:9"},
 	} {
 		src, dst := netip.MustParseAddrPort(tt.src), netip.MustParseAddrPort(tt.dst)
-		s.UDP(src, dst, "from "+tt.src)
-		if !r.Await("from "+tt.src, 5*time.Second) {
-			t.Errorf("datagram from %s did not arrive", tt.src)
+		// The kernel makes the routes of IPv6 some time after the link came up.
+		for end := time.Now().Add(10 * time.Second); ; {
+			s.UDP(src, dst, "from "+tt.src)
+			if r.Await("from "+tt.src, 100*time.Millisecond) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("datagram from %s did not arrive", tt.src)
+			}
 		}
-		if got := r.Seen(src.Addr()); got != 1 {
-			t.Errorf("seen from %s: got %d, want 1", tt.src, got)
+		if got := r.Seen(src.Addr()); got == 0 {
+			t.Errorf("seen from %s: got %d, want some", tt.src, got)
 		}
 	}
 }
