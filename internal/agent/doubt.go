@@ -12,8 +12,9 @@ import (
 // doubtFirst is how long after a list was acquitted it is doubted again.
 const doubtFirst = suspectAgain
 
-// doubt is what was not reached when a list was acquitted, because it was not reached without the list either. An outage may
-// have hidden that the list cuts it off as well, so it is looked at again until it is reached.
+// doubt holds the checks that failed when a list was acquitted, because they failed without the
+// list too. An outage may have hidden that the list cuts them off as well, so they are made again
+// until they work.
 type doubt struct {
 	checks host.Checks
 	wait   *later
@@ -35,7 +36,7 @@ func (d *doubt) done() {
 // due is ready when it is time to look.
 func (d *doubt) due() <-chan time.Time { return d.wait.due() }
 
-// doubtAgain looks whether what was not reached still is not, and if so whether the list in force is why.
+// doubtAgain makes the doubted checks again. If they still fail, it accuses the list in force.
 func (a *Agent) doubtAgain(ctx context.Context) {
 	d := &a.enforcer.doubt
 	d.wait.stop()

@@ -52,7 +52,7 @@ type enforcer struct {
 	rejected  *rejection // rules that cut this host off; nil for none
 	suspected time.Time  // when a list was suspected last
 	failure   error      // why the last pull did not succeed, nil when it did
-	unapplied error      // why what is wanted did not come in force, nil when it did
+	unapplied error      // why the wanted rules did not come in force, nil if they did
 	retry     *later     // puts it in force once more, without a pull
 	doubt     doubt
 	stale     error       // why what is in force is not what is wanted now, nil when it is

@@ -6,7 +6,8 @@ import (
 )
 
 const (
-	// keepMost and keepAsideMost are how long the enforcing task waits for a list to be written to the disk.
+	// keepMost and keepAsideMost are how long the enforcing task waits for a list to be written to
+	// the disk.
 	keepMost, keepAsideMost = 5 * time.Second, time.Second
 	// keepAgainFirst and keepAgainMost bound the wait after a list could not be written.
 	keepAgainFirst, keepAgainMost = 5 * time.Second, time.Minute
@@ -15,9 +16,10 @@ const (
 // errKeeping is a disk that hangs since the list before.
 var errKeeping = errors.New("the list before is still being written: the disk hangs")
 
-// keeper writes the newest of something to the disk, which may be full or hang, until it is written. The writing has a
-// goroutine of its own; one that hangs ends with the process. The other methods are for one goroutine, which calls done for
-// each value of doneC and retry when due is ready.
+// keeper writes the newest of something to the disk, which may be full or hang, until it is
+// written. The writing has a goroutine of its own; one that hangs ends with the process. The other
+// methods are for one goroutine, which calls done for each value of doneC and retry when due is
+// ready.
 type keeper struct {
 	doneC chan error   // capacity 1: the result of a write
 	next  func() error // the newest, not written yet; nil for none
@@ -30,8 +32,9 @@ func newKeeper() *keeper {
 	return &keeper{doneC: make(chan error, 1), wait: newLater(keepAgainFirst, keepAgainMost)}
 }
 
-// keep has write done, in the place of an earlier one that is not done yet. It returns the result, or an error if that takes
-// longer than most; then the write goes on, or follows the one that hangs.
+// keep has write done, in the place of an earlier one that is not done yet. It returns the result,
+// or an error if that takes longer than most; then the write goes on, or follows the one that
+// hangs.
 func (k *keeper) keep(write func() error, most time.Duration) error {
 	k.next = write
 	if k.busy {

@@ -7,8 +7,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// later is an attempt that is made once more after each failure, with waits that double up to a limit. The zero value is not
-// usable.
+// later is an attempt that is made once more after each failure, with waits that double up to a
+// limit. The zero value is not usable.
 type later struct {
 	wait  *backoff.ExponentialBackOff
 	timer *time.Timer // nil while nothing is to be tried again

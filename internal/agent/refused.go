@@ -13,8 +13,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// refused is what the guards have refused since a list was accepted. The last list that the operator may accept is kept aside,
-// in memory and on the disk: that one was shown, so that one is enforced when the operator accepts it.
+// refused holds the refusals since a list was accepted. The last list that the operator may accept
+// is kept aside, in memory and on the disk: that list was shown, so that list is enforced when the
+// operator accepts it.
 type refused struct {
 	err           *vet.RefusalError // the last refusal; nil if a list was accepted since
 	aside         *vet.RefusalError // the last refusal of a list that may be accepted; nil for none
@@ -30,7 +31,7 @@ func (r *refused) add(err *vet.RefusalError, now moment) bool {
 		r.shrunk, r.grown = err.Entries, 0
 	case vet.GuardGrowth:
 		r.shrunk, r.grown = 0, err.Entries
-	case vet.GuardEntries, vet.GuardMalformed, vet.GuardEmpty, vet.GuardWidth, vet.GuardCoverage: // which tell nothing of a size
+	case vet.GuardEntries, vet.GuardMalformed, vet.GuardEmpty, vet.GuardWidth, vet.GuardCoverage:
 	}
 	if !err.Overrulable() {
 		return false
@@ -42,7 +43,8 @@ func (r *refused) add(err *vet.RefusalError, now moment) bool {
 
 // asideName names a list that is kept aside, for the operator.
 func asideName(list blocklist.Blocklist, at time.Time) string {
-	return fmt.Sprintf("list %.12s of %d entries, pulled %s", feed.Checksum(list), list.Len(), at.UTC().Format(time.RFC3339))
+	pulled := at.UTC().Format(time.RFC3339)
+	return fmt.Sprintf("list %.12s of %d entries, pulled %s", feed.Checksum(list), list.Len(), pulled)
 }
 
 // refuse takes a refusal into account, and has the list kept aside if the operator may accept it.
@@ -89,8 +91,11 @@ func (a *Agent) restoreRefused() {
 		return
 	}
 	refusal := &vet.RefusalError{
-		Guard: vet.Guard(c.Guard), Entries: v.List.Len(), Reason: c.Reason, List: v.List, Aside: asideName(v.List, c.Pulled),
+		Guard: vet.Guard(c.Guard), Entries: v.List.Len(), Reason: c.Reason,
+		List: v.List, Aside: asideName(v.List, c.Pulled),
 	}
-	a.enforcer.refused = refused{err: refusal, aside: refusal, at: moment{wall: c.Pulled}, shrunk: c.Shrunk, grown: c.Grown}
+	a.enforcer.refused = refused{
+		err: refusal, aside: refusal, at: moment{wall: c.Pulled}, shrunk: c.Shrunk, grown: c.Grown,
+	}
 	a.publishFailures()
 }

@@ -10,18 +10,19 @@ import (
 )
 
 const (
-	// probeAgain is how long after a probe that failed the next one is sent. One lost packet proves nothing.
+	// probeAgain is how long after a probe that failed the next one is sent. One lost packet proves
+	// nothing.
 	probeAgain = 500 * time.Millisecond
-	// trialRounds is how often the same must fail with the rules and work without them. An outage that begins or ends during
-	// a trial does so once.
+	// trialRounds is how often the same must fail with the rules and work without them. An outage
+	// that begins or ends during a trial does so once.
 	trialRounds = 2
-	// rejectedFor is how long rules that cut the host off are not tried again. The network may have changed since, or the
-	// host's needs.
+	// rejectedFor is how long rules that cut the host off are not tried again. The network may have
+	// changed since, or the host's needs.
 	rejectedFor = time.Hour
 )
 
-// trial finds out whether rules are why this host reaches less than before. With and without put the rules in force and take
-// them out; without leaves as much in force as is not in doubt.
+// trial finds out whether rules are why this host reaches less than before. With and without put
+// the rules in force and take them out; without leaves as much in force as is not in doubt.
 type trial struct {
 	probe         func(context.Context, ...string) host.Checks // of the named checks, or all
 	with, without func(context.Context) error
@@ -66,9 +67,10 @@ func (t trial) ask(ctx context.Context, checks host.Checks) host.Checks {
 	return t.probe(ctx, names...)
 }
 
-// prove returns those of the checks that fail because of the rules: they work without the rules and fail with them, in each
-// round. If it returns some, the rules are out of force; if it returns none and no error, they are in force. After an error
-// either may be the case. The rules must be in force when it is called, and the checks fail.
+// prove returns those of the checks that fail because of the rules: they work without the rules and
+// fail with them, in each round. If it returns some, the rules are out of force; if it returns none
+// and no error, they are in force. After an error either may be the case. The rules must be in
+// force when it is called, and the checks fail.
 func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, error) {
 	for round := 1; ; round++ {
 		if err := t.without(ctx); err != nil {
@@ -123,7 +125,8 @@ func named(checks host.Checks, name string) (host.Check, bool) {
 	return checks[i], true
 }
 
-// rejection is rules that were proven to cut this host off. They are not tried again for rejectedFor.
+// rejection is rules that were proven to cut this host off. They are not tried again for
+// rejectedFor.
 type rejection struct {
 	rules desired
 	at    time.Time

@@ -7,8 +7,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// putInForce puts in force what is wanted now. A list that was accepted and is not in force yet is part of it; if that is proven
-// to cut this host off, what the list before it makes is wanted. An error is remembered, and putInForce called again later.
+// putInForce puts the wanted rules in force. They contain a list that was accepted and is not in
+// force yet. If that list is proven to cut this host off, the rules are made of the list before it.
+// An error is remembered, and putInForce is called again later.
 func (a *Agent) putInForce(ctx context.Context) error {
 	a.enforcer.unapplied = nil // it is published when the list is in force
 	err := a.applyWanted(ctx)
@@ -19,7 +20,8 @@ func (a *Agent) putInForce(ctx context.Context) error {
 	return err
 }
 
-// takeApplied remembers what came of an attempt to put in force what is wanted, and schedules the next.
+// takeApplied remembers the result of an attempt to put the wanted rules in force, and schedules
+// the next.
 func (a *Agent) takeApplied(err error) {
 	e := &a.enforcer
 	e.unapplied = err
@@ -65,7 +67,7 @@ func (a *Agent) applyWanted(ctx context.Context) error {
 	return err
 }
 
-// tryAgain puts in force what did not come in force before, without a pull.
+// tryAgain puts the wanted rules in force after a failure, without a pull.
 func (a *Agent) tryAgain(ctx context.Context) {
 	e := &a.enforcer
 	e.retry.stop()
@@ -84,7 +86,8 @@ func (a *Agent) setPulled(p pulled) {
 	})
 }
 
-// keepList makes the list, which is in force, the one that the next is measured against and that the next start begins with.
+// keepList makes the list, which is in force, the one that the next is measured against and that
+// the next start begins with.
 func (a *Agent) keepList() {
 	e := &a.enforcer
 	if e.kept { // it is there, and restore knows what is measured against it

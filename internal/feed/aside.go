@@ -25,8 +25,8 @@ type Refused struct {
 	Grown  int    // entries of the list that was last refused for having grown; 0 for none
 }
 
-// KeepAside keeps a refused list in the state directory, in the place of the one before. r.Copy is not read: the list and
-// pulled take its place.
+// KeepAside keeps a refused list in the state directory, in the place of the one before. r.Copy is
+// not read: the list and pulled take its place.
 func (f *Feed) KeepAside(list blocklist.Blocklist, pulled time.Time, r Refused) error {
 	err := f.write(asideName, list, pulled, []header{
 		{"guard", strconv.Quote(r.Guard)},
@@ -40,8 +40,8 @@ func (f *Feed) KeepAside(list blocklist.Blocklist, pulled time.Time, r Refused) 
 	return nil
 }
 
-// Aside reads the refused list. The error is ErrNoCopy if none of the same request was kept aside, a *DamagedError, or one of
-// reading.
+// Aside reads the refused list. The error is ErrNoCopy if none of the same request was kept aside,
+// a *DamagedError, or one of reading.
 func (f *Feed) Aside() (Refused, error) {
 	c, extra, err := f.read(asideName)
 	if err != nil {

@@ -27,8 +27,8 @@ const (
 	quotaHeader   = "quota"
 )
 
-// InForce tells the Feed that a list of so many entries is in force. The largest of the last seven days is remembered, and
-// kept with the next copy.
+// InForce tells the Feed that a list of so many entries is in force. The largest of the last seven
+// days is remembered, and kept with the next copy.
 func (f *Feed) InForce(entries int, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -57,13 +57,14 @@ func (f *Feed) memory() []header {
 		hs = append(hs, header{largestHeader, fmt.Sprintf("%d %s", l.entries, l.at.UTC().Format(time.RFC3339))})
 	}
 	if q := f.Quota(); q.Known {
-		hs = append(hs, header{quotaHeader, fmt.Sprintf("%d %d %s", q.Remaining, q.Limit, q.Reset.UTC().Format(time.RFC3339))})
+		reset := q.Reset.UTC().Format(time.RFC3339)
+		hs = append(hs, header{quotaHeader, fmt.Sprintf("%d %d %s", q.Remaining, q.Limit, reset)})
 	}
 	return hs
 }
 
-// recall remembers what the headers of a copy say. A header that cannot be read is passed over: a guard then measures against
-// the list alone, and the API tells the quota again.
+// recall remembers what the headers of a copy say. A header that cannot be read is passed over: a
+// guard then measures against the list alone, and the API tells the quota again.
 func (f *Feed) recall(headers map[string]string) {
 	if n, at, ok := cutTime(headers[largestHeader]); ok {
 		if entries, err := strconv.Atoi(n); err == nil && entries > 0 {
