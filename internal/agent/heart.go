@@ -17,7 +17,7 @@ const (
 // errStuck is an enforcing task without a pulse.
 var errStuck = errors.New("it gave no sign of life for three minutes")
 
-// heart tells whether the enforcing task goes on, for those who ask without a service manager's
+// heart knows whether the enforcing task goes on, for those who ask without a service manager's
 // watchdog, such as a liveness probe.
 type heart struct {
 	stopped atomic.Bool

@@ -26,7 +26,7 @@ var errEnded = errors.New("it ended")
 // While it is not available its condition holds, and it is tried again.
 type helper struct {
 	code   Code
-	open   func() error // nil if run opens what it needs
+	open   func() error // nil if run needs nothing opened
 	opened bool         // open succeeded, and run did not use that up yet
 	run    func(context.Context) error
 }

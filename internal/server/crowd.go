@@ -26,7 +26,7 @@ type member struct {
 	order uint64 // of two, the older one has the lower
 }
 
-// nobodyKnown is the user of a connection whose user the kernel does not tell. Such connections
+// nobodyKnown is the user of a connection whose user is not known. Such connections
 // share one part.
 const nobodyKnown = ^uint32(0)
 

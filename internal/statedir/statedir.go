@@ -1,4 +1,4 @@
-// Package statedir guards the state directory. Root writes there, so nobody else may be able to put
+// Package statedir guards the state directory. Root writes there, so no other user may be able to put
 // a file or a link in its place: the directory, each directory above it and each file in it belong
 // to root or to the agent's user, and no other user may write to them. A lock in it keeps a second
 // agent from the same files.
@@ -58,7 +58,7 @@ func New(path string, shared bool) *Dir {
 	return &Dir{path: path, shared: shared, uid: uint32(os.Geteuid())}
 }
 
-// Use makes the directory if it is missing, checks it and what is in it, and takes the lock. nil
+// Use makes the directory if it is missing, checks it and its files, and takes the lock. nil
 // means that its files may be read and written now.
 func (d *Dir) Use() error {
 	d.mu.Lock()
@@ -88,7 +88,7 @@ func (d *Dir) Close() error {
 	return err
 }
 
-// walk goes down to the directory, checks each step, makes what is missing, and returns the path
+// walk goes down to the directory, checks each step, makes missing ones, and returns the path
 // without links. A step is safe to take because the one before it was: only root and the agent can
 // change where it leads.
 func (d *Dir) walk() (string, error) {
@@ -146,7 +146,7 @@ func split(path string) []string {
 }
 
 // checkParent checks a directory on the way. Others may write to one with the sticky bit, such as
-// /tmp: there they can neither remove nor rename what is not theirs.
+// /tmp: there they can neither remove nor rename files of other users.
 func (d *Dir) checkParent(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -172,7 +172,7 @@ func (d *Dir) checkDir(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// checkFiles checks what is in the directory: something may have been put there while others could
+// checkFiles checks the files of the directory: something may have been put there while others could
 // write to it.
 func (d *Dir) checkFiles(dir string) error {
 	entries, err := os.ReadDir(dir)
