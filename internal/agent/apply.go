@@ -249,6 +249,12 @@ func unreached(pull error) bool {
 	return temporary && !answered && !downloaded
 }
 
+// isForeign reports whether an answer is not the API's own, but of a proxy, CDN or portal before it.
+func isForeign(err error) bool {
+	api, ok := errors.AsType[*sikkerapi.APIError](err)
+	return ok && api.Foreign
+}
+
 // inForce remembers what is in force.
 func (a *Agent) inForce(d desired) {
 	e := &a.enforcer

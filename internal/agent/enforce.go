@@ -386,7 +386,10 @@ func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
 	}
 	v, err := vet.Vet(body, o)
-	if err = errors.Join(err, body.Close()); err != nil {
+	if err = errors.Join(err, body.Close()); isForeign(err) {
+		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
+	}
+	if err != nil {
 		return vet.Verdict{}, uselessError{fmt.Errorf("vet blacklist: %w", err)}
 	}
 	return v, nil

@@ -218,7 +218,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 		"OK that, after a restart":              {now: hosts("198.51", 9000), restart: true, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
 		"OK another list that passes":           {now: hosts("198.51", 5), ok: true, text: "Blocking 5 IPs", blocks: "198.51.0.4"},
 		"OK nothing, because the API is down":   {status: 503, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
-		"bad no list":                           {now: "<html>\n", text: "lines are no address", blocks: "192.1.0.77"},
+		"bad no list":                           {now: "no list\n", text: "lines are no address", blocks: "192.1.0.77"},
 		"bad a list of the Internet":            {now: "0.0.0.0/0\n", text: "cannot be accepted", blocks: "192.1.0.77"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -337,7 +337,7 @@ func TestDownloadsAreSpreadOverTheQuota(t *testing.T) {
 	for name, spoil := range map[string]func(*lab){
 		"cut short":         func(l *lab) { l.cut = 10 },
 		"refused":           func(l *lab) { l.list = "62.0.0.0/7\n" },
-		"no list":           func(l *lab) { l.list = "<html>\n" },
+		"no list":           func(l *lab) { l.list = "no list\n" },
 		"kernel refuses":    func(l *lab) { l.kernel.err = errors.New("no buffer space available") },
 		"grows and shrinks": func(l *lab) { l.list = hosts("203.0", 1+5000*(l.pulls%2)) },
 	} {
@@ -376,6 +376,27 @@ func TestACutListIsTriedSoonWhileNothingIsInForce(t *testing.T) {
 	l.cut = 10
 	if l.want(false, false, "Still blocking 4 IPs"); l.wait < 30*time.Minute {
 		t.Errorf("while a list is in force, the next pull comes after %v", l.wait)
+	}
+}
+
+// TestAPageInPlaceOfAListIsTriedSoon: a portal's page with status 200 is no list that a guard refuses.
+func TestAPageInPlaceOfAListIsTriedSoon(t *testing.T) {
+	t.Parallel()
+	for _, page := range []string{"<html>\n", `{"error": "maintenance"}`} {
+		l := newLab(t, page)
+		for range 3 {
+			if l.want(false, false, "the answer is no list"); l.wait > time.Minute {
+				t.Errorf("the next pull comes after %v", l.wait)
+			}
+		}
+		l.wantConditions(condRefresh)
+		l.list = hosts("203.0", 4)
+		l.want(false, true, "Blocking 4 IPs")
+		l.list = page
+		if l.want(false, false, "Still blocking 4 IPs"); l.wait > time.Minute {
+			t.Errorf("while a list is in force, the next pull comes after %v", l.wait)
+		}
+		l.wantConditions(condRefresh)
 	}
 }
 

@@ -23,7 +23,8 @@ const BlacklistMaxBytes = 64 << 20
 // Reading fails with *TooLargeError beyond BlacklistMaxBytes, with *TemporaryError and io.ErrUnexpectedEOF when the body
 // is cut short, with ErrDecompress when it is corrupt, and with the context's error when the context of the request ends,
 // which is the only thing that ends a stalled body. A body without a length must end its last line: else reading fails at
-// its end with *TemporaryError and ErrUnended, after everything was handed out.
+// its end with *TemporaryError and ErrUnended, after everything was handed out. A web page or JSON in place of the list,
+// without a quota, fails at its first byte, with *TemporaryError and an *APIError that is Foreign.
 type BlacklistStream struct {
 	io.ReadCloser
 
@@ -43,9 +44,13 @@ func (c *Client) Blacklist(ctx context.Context, q BlacklistQuery) (*BlacklistStr
 	if err != nil {
 		return nil, err
 	}
+	endpoint := blacklistRequest(v).endpoint()
 	body := io.ReadCloser(a.body)
 	if !a.measured {
-		body = &ended{ReadCloser: a.body, endpoint: blacklistRequest(v).endpoint(), last: '\n'}
+		body = &ended{ReadCloser: body, endpoint: endpoint, last: '\n'}
+	}
+	if !a.quota.Known { // which the API tells with each list
+		body = &list{ReadCloser: body, client: c, endpoint: endpoint}
 	}
 	return &BlacklistStream{ReadCloser: body, Quota: a.quota, ContentType: a.contentType}, nil
 }

@@ -402,3 +402,54 @@ func TestDecodeBlacklist(t *testing.T) {
 		})
 	}
 }
+
+// TestPageIsNoList: a portal or a CDN that answers with status 200 gives no list, and the API is
+// asked again soon.
+func TestPageIsNoList(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		body, kind string
+		zip, page  bool
+		quota      string
+	}{
+		"page":                      {body: "<!DOCTYPE html>\n203.0.113.1\n", kind: "text/html", page: true},
+		"page behind space":         {body: strings.Repeat(" \r\n", 9000) + "\ufeff<html>", page: true},
+		"page, compressed":          {body: "<html>\n", zip: true, page: true},
+		"page without a type":       {body: "<html>\n", page: true},
+		"JSON":                      {body: `{"error": "maintenance"}`, page: true},
+		"list with the type of one": {body: "203.0.113.1\n", kind: "text/html"},
+		"list behind space":         {body: "\n\n203.0.113.1\n"},
+		"page of the API itself":    {body: "<html>\n", quota: "24"},
+		"list and then a page":      {body: "203.0.113.1\n<html>\n"},
+		"nothing":                   {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", tt.kind)
+				w.Header().Set("X-Daily-Limit", tt.quota)
+				w.Header().Set("X-Daily-Used", tt.quota)
+				raw := []byte(tt.body)
+				if tt.zip {
+					w.Header().Set("Content-Encoding", "gzip")
+					raw = zipped(t, tt.body)
+				}
+				_, _ = w.Write(raw)
+			})
+			s, err := c.Blacklist(t.Context(), BlacklistQuery{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = s.Close() }()
+			got, err := io.ReadAll(s)
+			_, temporary := errors.AsType[*TemporaryError](err)
+			api, answered := errors.AsType[*APIError](err)
+			if tt.page != (temporary && answered && api.Foreign) || !tt.page && string(got) != tt.body {
+				t.Errorf("read %q, %v", got, err)
+			}
+			if _, again := s.Read(make([]byte, 9)); tt.page && !errors.Is(again, err) {
+				t.Errorf("read again: %v", again)
+			}
+		})
+	}
+}

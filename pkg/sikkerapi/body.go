@@ -1,6 +1,7 @@
 package sikkerapi
 
 import (
+	"bytes"
 	"compress/flate"
 	"compress/gzip"
 	"context"
@@ -142,6 +143,34 @@ func (e *ended) Read(p []byte) (int, error) {
 	}
 	if errors.Is(err, io.EOF) && e.last != '\n' {
 		err = &TemporaryError{Endpoint: e.endpoint, Err: fmt.Errorf("read body: %w: %w", io.ErrUnexpectedEOF, ErrUnended)}
+	}
+	return n, err
+}
+
+// list fails at the beginning of a text that is a web page or JSON. A proxy, CDN or portal answers
+// so with a status of success, and such an answer is no download that counts.
+type list struct {
+	io.ReadCloser
+
+	client   *Client
+	endpoint string
+	begun    bool  // a byte that is no space was read
+	err      error // of the first read, for all that follow
+}
+
+func (l *list) Read(p []byte) (int, error) {
+	if l.err != nil {
+		return 0, l.err
+	}
+	n, err := l.ReadCloser.Read(p)
+	if start := bytes.TrimLeft(p[:n], " \t\r\n\ufeff"); !l.begun && len(start) > 0 {
+		l.begun = true
+		if start[0] == '<' || start[0] == '{' {
+			l.err = &TemporaryError{Endpoint: l.endpoint, Err: &APIError{
+				StatusCode: http.StatusOK, Message: l.client.text(string(start), maxMessage), Endpoint: l.endpoint, Foreign: true,
+			}}
+			return 0, l.err
+		}
 	}
 	return n, err
 }

@@ -32,8 +32,8 @@ const (
 	maxErrorText = 400
 )
 
-// APIError is an answer that is not 200 and means neither a spent quota nor a passing trouble. errors.Is tells
-// ErrUnauthorized and ErrRedirect.
+// APIError is an answer that is not 200 and means neither a spent quota nor a passing trouble, or the cause of a
+// *TemporaryError. errors.Is tells ErrUnauthorized and ErrRedirect.
 type APIError struct {
 	StatusCode int
 	Message    string // what the API said: from outside, at most 200 characters, all of them printable; may be empty
@@ -54,6 +54,8 @@ func (e *APIError) Error() string {
 		s += ": " + err.Error()
 	case e.refusesKey():
 		s += ": the answer is not the API's own, so a proxy, CDN or portal before it may refuse the request"
+	case e.StatusCode == http.StatusOK:
+		s += ": the answer is no list, so a proxy, CDN or portal before the API may have given it"
 	}
 	return s
 }
@@ -111,7 +113,7 @@ func (e *QuotaError) Error() string {
 // TemporaryError is what is worth another try: no connection, no answer in time, or a body cut
 // short (errors.Is tells io.ErrUnexpectedEOF). errors.As finds the *APIError of an answer: a 5xx; a
 // 401 or 403 that is not the API's own; a 429 although the quota is not spent, or that is not the
-// API's own.
+// API's own; a page or JSON with status 200 in place of a list.
 type TemporaryError struct {
 	Endpoint   string        // as APIError.Endpoint
 	RetryAfter time.Duration // 0–24 h, what the answer asked for; 0 when nothing was said
