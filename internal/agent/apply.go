@@ -24,10 +24,17 @@ type RollbackError struct {
 	Broken  host.Checks // the checks that fail with the list and work without it
 	Entries int         // of the list
 	Again   bool        // it is the list that was rolled back before, and was not tried again
+	Own     bool        // it is the operator's list
 }
 
 func (e *RollbackError) Error() string {
-	if e.Again {
+	switch {
+	case e.Own && len(e.Broken) == 0:
+		return fmt.Sprintf("the custom blacklist of %d entries was rolled back, because with it this host reaches less", e.Entries)
+	case e.Own:
+		return fmt.Sprintf("the custom blacklist of %d entries was rolled back, because with it this host no longer reaches: %v; "+
+			"add its addresses to SIKKER_WHITELIST, or take them out of the file", e.Entries, e.Broken)
+	case e.Again:
 		return fmt.Sprintf("the list of %d entries is the one that was rolled back; it is tried again when it differs, after %s, or by "+
 			"`sikkerguard pull --accept`", e.Entries, short(rejectedFor))
 	}
@@ -51,7 +58,6 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if !harmless && e.rejected.of(d) {
 		return &RollbackError{Entries: d.block.Len(), Again: true}
 	}
-	a.evidence.publish(e.pulled)
 	var before host.Checks
 	if !harmless {
 		before = a.host.Probe(ctx)
@@ -233,7 +239,7 @@ func (a *Agent) accuse(ctx context.Context) error {
 		if e.fresh == nil {
 			e.fresh = &pulled{e.pulled, e.pulledAt, e.kept} // tried again when the rejection has ended
 		}
-		e.enforced = nil
+		e.enforced, e.own.inForce = nil, blocklist.Blocklist{}
 		a.setPulled(pulled{})
 		err = errors.Join(&RollbackError{Broken: guilty, Entries: d.block.Len()}, a.undo())
 	}
@@ -279,6 +285,12 @@ func (a *Agent) publishFailures() {
 	} else {
 		kernel = e.unapplied
 	}
+	switch own := e.own.rejected; {
+	case own != nil && rolledBack != nil:
+		rolledBack = fmt.Errorf("%w; %w", rolledBack, own.err)
+	case own != nil:
+		rolledBack = own.err
+	}
 	a.setCondition(condRefresh, pull)
 	a.setCondition(condRefused, refused)
 	a.setCondition(condRolledBack, rolledBack)
@@ -302,9 +314,9 @@ func (a *Agent) publish() {
 			s.enforcing = StateUnprotected
 		}
 		if e.enforced != nil && a.cfg.DryRun {
-			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.list.Len()
+			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.entries().Len()
 		} else if e.enforced != nil {
-			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.list.Len()
+			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.entries().Len()
 			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
 		if a.cfg.DryRun {

@@ -106,8 +106,8 @@ func conditions() []condition {
 		{
 			code: condRolledBack, severity: SeverityDegraded, quiet: true,
 			message: "The list was taken out of force again, because with it this host reached less",
-			remedy: "Add the addresses that the detail names to `SIKKER_WHITELIST`. The list is tried again after an hour, if it differs, " +
-				"or by `sikkerguard pull --accept`.",
+			remedy: "Add the addresses that the detail names to `SIKKER_WHITELIST`, or take them out of your own list. The list is tried " +
+				"again after an hour, if it differs, or by `sikkerguard pull --accept`.",
 		},
 		{
 			code: condKernel, severity: SeverityDegraded, quiet: true,

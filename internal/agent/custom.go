@@ -26,6 +26,9 @@ type ownList struct {
 	bad   string              // the bad lines that were logged last
 	err   string              // of the newest reading, as it was logged; empty for none
 
+	inForce  blocklist.Blocklist // the entries of it that are in force
+	rejected *ownRejection       // list, which is not in force; nil if it may be
+
 	keeper *keeper              // writes list to the disk
 	kept   *blocklist.Blocklist // the list that is on the disk or that keeper writes; nil if that is not known
 }
@@ -81,6 +84,7 @@ func (a *Agent) takeOwn() {
 		a.log.Info(fmt.Sprintf("Custom blacklist is read again (%d entries)", n))
 	}
 	if o.since == (moment{}) || !v.List.Equal(o.list) {
+		o.forgive()
 		o.list, o.since = v.List, a.clock.now()
 	}
 	o.err = ""

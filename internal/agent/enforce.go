@@ -171,6 +171,9 @@ func (a *Agent) enforce(ctx context.Context) error {
 			e.asideKeeper.done(err)
 		case <-e.asideKeeper.due():
 			e.asideKeeper.retry()
+		case <-e.own.rejected.due():
+			e.own.forgive()
+			a.reconcile(ctx, "Trying the custom blacklist again")
 		case <-a.answeredC:
 			a.suspectUpstreams(ctx)
 		case <-a.pulseC: // the supervisor is told that enforcing goes on
@@ -294,6 +297,7 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 	e := &a.enforcer
 	if t.order.accept {
 		e.rejected = nil // the operator has it tried again
+		e.own.forgive()
 	}
 	a.judge(t)
 	if err := a.putInForce(ctx); err == nil {
@@ -359,12 +363,13 @@ func (a *Agent) tellVerdict(v vet.Verdict) {
 // whitelisted.
 func (a *Agent) wanted() desired {
 	allow := a.allowed()
-	return desired{block: a.enforcer.pulled.Union(a.enforcer.own.list).Without(allow), allow: allow}
+	a.enforcer.own.reconsider(allow)
+	return desired{block: a.enforcer.pulled.Union(a.enforcer.own.entries()).Without(allow), allow: allow}
 }
 
 // covered returns an error if the whitelist covers all that the lists hold, so that nothing is blocked.
 func (e *enforcer) covered() error {
-	if listed := e.pulled.Len() + e.own.list.Len(); e.enforced != nil && listed > 0 && e.enforced.block.Len() == 0 {
+	if listed := e.pulled.Len() + e.own.entries().Len(); e.enforced != nil && listed > 0 && e.enforced.block.Len() == 0 {
 		return fmt.Errorf("the whitelist covers all %d entries of the lists", listed)
 	}
 	return nil

@@ -57,7 +57,7 @@ func (a *Agent) tellDryRun(d desired) {
 // tellSaved says what is listed and not blocked because it is whitelisted, when that has changed: that this host, or what it
 // depends on, is on the list is news to its operator.
 func (a *Agent) tellSaved(d desired) {
-	listed := a.enforcer.pulled.Union(a.enforcer.own.list)
+	listed := a.enforcer.pulled.Union(a.enforcer.own.entries())
 	var examples []string
 	n := 0
 	for p := range d.allow.Overlapping(listed) {

@@ -234,7 +234,7 @@ func (a *Agent) retestExemptions(ctx context.Context) {
 		return
 	}
 	v, _ := a.surveys.newest()
-	listed := e.pulled.Union(e.own.list).Without(v.allow)
+	listed := e.pulled.Union(e.own.entries()).Without(v.allow)
 	due := time.Since(e.exempt.retested) >= retestUpstreams
 	for _, addr := range slices.Clone(e.exempt.addrs) {
 		if !listed.Contains(addr) || due && a.needless(ctx, addr) {

@@ -45,11 +45,11 @@ func (a *Agent) applyWanted(ctx context.Context) error {
 		if want.equal(e.enforced) || e.enforced == nil && want.block.Len() == 0 {
 			return nil
 		}
-		return a.apply(ctx, want)
+		return a.applyNewest(ctx)
 	}
 	before := pulled{e.pulled, e.pulledAt, e.kept}
 	a.setPulled(*e.fresh)
-	err := a.apply(ctx, a.wanted())
+	err := a.applyNewest(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -59,9 +59,10 @@ func (a *Agent) applyWanted(ctx context.Context) error {
 		return nil
 	}
 	a.setPulled(before) // the status speaks of what is in force
-	if _, rolledBack := errors.AsType[*RollbackError](err); rolledBack && e.enforced != nil {
-		if want := a.wanted(); !want.equal(e.enforced) { // the whitelist or the operator's list changed as well
-			err = errors.Join(err, a.apply(ctx, want))
+	if _, rolledBack := errors.AsType[*RollbackError](err); rolledBack {
+		// The whitelist or the operator's list may have changed as well.
+		if want := a.wanted(); !want.equal(e.enforced) && (e.enforced != nil || want.block.Len() > 0) {
+			err = errors.Join(err, a.applyNewest(ctx))
 		}
 	}
 	return err
@@ -81,6 +82,7 @@ func (a *Agent) tryAgain(ctx context.Context) {
 func (a *Agent) setPulled(p pulled) {
 	e := &a.enforcer
 	e.pulled, e.pulledAt, e.kept = p.list, p.at, p.kept
+	a.evidence.publish(e.pulled)
 	a.setStatus(func(s *Status) {
 		s.pulled, s.Kept = p.at, p.kept
 	})

@@ -84,7 +84,7 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 	case e.stale == nil:
 		a.log.Info(why)
 	}
-	if err := a.apply(ctx, a.wanted()); err != nil && ctx.Err() == nil {
+	if err := a.applyNewest(ctx); err != nil && ctx.Err() == nil {
 		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // which would be logged every time
 			a.log.Warn("The rules in force lack the newest whitelist or custom blacklist; tried again soon", zap.Error(err))
 		}

@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// ownTrial is an agent with a list of the API in force, whose task is played by the test.
+type ownTrial struct {
+	*Agent
+
+	t *testing.T
+}
+
+func newOwnTrial(t *testing.T) ownTrial {
+	t.Helper()
+	a, _, _ := bench(t)
+	a.custom = newCustomReader(nil)
+	s := ownTrial{a, t}
+	s.surveys.publish(survey{allow: listOf("192.0.2.2/32")})
+	if err := s.pull("198.51.100.1/32"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// pull has a list of the API accepted, and puts in force what is wanted then.
+func (s ownTrial) pull(prefixes ...string) error {
+	s.accept(pulled{list: listOf(prefixes...), at: s.clock.now()})
+	err := s.putInForce(s.t.Context())
+	s.publish()
+	return err
+}
+
+// read has the operator's list read.
+func (s ownTrial) read(prefixes ...string) {
+	s.custom.publish(customReading{verdict: vet.Verdict{List: listOf(prefixes...)}})
+	s.takeOwn()
+	s.reconcile(s.t.Context(), "Custom blacklist changed")
+}
+
+// expect compares the rules in force, and whether a rollback is told.
+func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
+	s.t.Helper()
+	var got blocklist.Blocklist
+	if e := s.enforcer.enforced; e != nil {
+		got = e.block
+	}
+	if want := listOf(prefixes...); !got.Equal(want) {
+		s.t.Errorf("%s: in force are %v, want %v", when, got.Prefixes(), want.Prefixes())
+	}
+	if !reaches(s.t) {
+		s.t.Errorf("%s: the API is not reached", when)
+	}
+	if st := s.Status(); st.holds(condRolledBack) != rolledBack || st.holds(condWhitelist) {
+		s.t.Errorf("%s: conditions %v", when, st.Conditions)
+	}
+}
+
+// TestOwnListThatCutsOffKeepsNoListOut: the operator's list is rolled back alone. The lists of the
+// API come in force meanwhile, without another trial, and the list itself when it is mended.
+func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := newOwnTrial(t)
+	s.read("198.51.100.7/32")
+	s.expect("with a good list", false, "198.51.100.1/32", "198.51.100.7/32")
+	s.read("198.51.100.8/32", "203.0.113.0/24")
+	s.expect("with a list that cuts off", true, "198.51.100.1/32", "198.51.100.7/32")
+	for range 2 {
+		if err := s.pull("198.51.100.2/32", "198.51.100.3/32"); err != nil {
+			t.Errorf("a new list of the API: %v", err)
+		}
+		s.expect("after a pull", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.7/32")
+		s.takeSurvey(t.Context())
+	}
+	if got := s.Status(); got.Rollbacks != 1 || got.State != StateDegraded || s.nextPull() != s.cfg.PullInterval {
+		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull())
+	}
+	s.read("198.51.100.8/32")
+	s.expect("with the file mended", false, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
+	s.read("203.0.113.0/31", "203.0.113.50/32")
+	s.expect("with another list that cuts off", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
+	s.surveys.publish(survey{allow: listOf("203.0.113.50/32")})
+	s.takeSurvey(t.Context())
+	s.expect("with the whitelist mended", false, "198.51.100.2/32", "198.51.100.3/32", "203.0.113.0/31")
+}
+
+// TestOwnListIsTriedAgain: the rejection of the operator's list ends.
+func TestOwnListIsTriedAgain(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := newOwnTrial(t)
+	for range 2 {
+		s.read("203.0.113.0/24")
+		s.expect("with a list that cuts off", true, "198.51.100.1/32")
+		s.enforcer.own.rejected.again.Reset(0)
+		<-s.enforcer.own.rejected.due()
+		s.enforcer.own.forgive()
+		s.enforcer.rejected = nil
+	}
+	if got := s.Status().Rollbacks; got != 2 {
+		t.Errorf("%d rollbacks", got)
+	}
+}
+
+// TestListThatCutsOffKeepsNoOwnListOut: a list of the API is rolled back alone, with and without
+// one that was in force before it.
+func TestListThatCutsOffKeepsNoOwnListOut(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	for name, before := range map[string][]string{"after another": {"198.51.100.1/32"}, "first": nil} {
+		t.Run(name, func(t *testing.T) {
+			s := newOwnTrial(t)
+			if before == nil {
+				s.enforcer.enforced, s.enforcer.own.inForce = nil, blocklist.Blocklist{}
+				s.setPulled(pulled{})
+			}
+			s.enforcer.own.list = listOf("198.51.100.7/32")
+			var r *RollbackError
+			if err := s.pull("203.0.113.0/24"); !errors.As(err, &r) || r.Own {
+				t.Errorf("a list of the API that cuts off: %v", err)
+			}
+			s.expect("after the pull", true, append(before, "198.51.100.7/32")...)
+			if s.enforcer.own.rejected != nil {
+				t.Error("the operator's list is blamed")
+			}
+		})
+	}
+}
