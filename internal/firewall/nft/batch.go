@@ -166,7 +166,7 @@ func (b *batch) deleteOthers(sets []setPlan) {
 // flushForeign takes the rules out of the chains that are not ours. After that none of theirs
 // refers to anything.
 func (b *batch) flushForeign(l *layout) {
-	for _, name := range l.foreign() {
+	for _, name := range l.separate() {
 		b.conn.FlushChain(&nftables.Chain{Table: b.table, Name: name})
 	}
 }
@@ -174,7 +174,7 @@ func (b *batch) flushForeign(l *layout) {
 // deleteForeign deletes the chains, objects and flowtables of other programs. Sets and maps go
 // before, because maps may refer to the chains and objects that go here.
 func (b *batch) deleteForeign(l *layout) {
-	for _, name := range l.foreign() {
+	for _, name := range l.separate() {
 		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: name})
 	}
 	for _, o := range l.objs {

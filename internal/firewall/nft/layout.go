@@ -24,6 +24,9 @@ const (
 
 	// chainBase is NFT_CHAIN_BASE: the chain hangs on a hook.
 	chainBase = 1
+	// chainBound is NFT_CHAIN_BINDING (since Linux 5.9): the chain is part of a rule, written jump
+	// { … }, and goes with it.
+	chainBound = 4
 )
 
 // layout is everything that the kernel has in the table, without the elements and the contents of
@@ -117,6 +120,12 @@ func adoptable(have, want nftables.TableFlags) bool {
 		have |= nftables.TableFlagOwner
 	}
 	return have == want
+}
+
+// separate are the foreign chains that are no part of a rule. The kernel lets no transaction flush
+// or delete the others.
+func (l *layout) separate() []string {
+	return slices.DeleteFunc(l.foreign(), func(name string) bool { return l.chains[name].flags&chainBound != 0 })
 }
 
 // foreign are the chains that are none of ours, in the order of their names.

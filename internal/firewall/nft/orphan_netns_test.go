@@ -48,6 +48,13 @@ func harms() []harm {
 			"add rule inet sikkerguard other ip saddr vmap @m; add rule inet sikkerguard prerouting jump other"},
 		{name: "anonymous map in our chain", script: "add chain inet sikkerguard evil; " +
 			"insert rule inet sikkerguard prerouting tcp dport vmap { 22 : jump evil, 80 : jump blocked4 }"},
+		{name: "chain that is part of a rule", script: "add chain inet sikkerguard evil { type filter hook input priority 0; }; " +
+			"add rule inet sikkerguard evil tcp dport 22 jump { counter; ip saddr @blocklist4_32 accept; }"},
+		{name: "chain that is part of a rule in our chain", script: "insert rule inet sikkerguard prerouting tcp dport 22 jump { ip saddr @blocklist4_32 accept; }"},
+		{name: "chain on a device", script: "add chain inet sikkerguard evil { type filter hook ingress device lo priority 0; policy drop; }"},
+		{name: "set of networks and ports", script: "add set inet sikkerguard theirs { type ipv4_addr . inet_service; flags interval; }; " +
+			"add element inet sikkerguard theirs { 192.0.2.0/24 . 1-1000 }; add chain inet sikkerguard evil { type filter hook input priority 0; }; " +
+			"add rule inet sikkerguard evil ip saddr . udp dport @theirs drop"},
 		{name: "dynamic set", script: "add set inet sikkerguard seen { type ipv4_addr; size 128; flags dynamic, timeout; timeout 1m; }; " +
 			"add chain inet sikkerguard evil { type filter hook prerouting priority -301; }; add rule inet sikkerguard evil update @seen { ip saddr }"},
 
@@ -72,10 +79,13 @@ func harms() []harm {
 		{name: "set that is too small", script: set("blocklist4_32", "set inet sikkerguard blocklist4_32 { type ipv4_addr; size 2; }"), blunt: true},
 		{name: "set without a size", script: set("blocklist4_32", "set inet sikkerguard blocklist4_32 { type ipv4_addr; }"), blunt: true},
 		{name: "interval set with a size", script: set("whitelist4", "set inet sikkerguard whitelist4 { type ipv4_addr; flags interval; size 1; }"), blunt: true, whole: true},
+		{name: "constant set", script: set("blocklist4_32", "set inet sikkerguard blocklist4_32 { type ipv4_addr; flags constant; elements = { 192.0.2.9 }; }"), blunt: true, whole: true},
 		{name: "set that is a map", script: set("blocklist4_32", "map inet sikkerguard blocklist4_32 { type ipv4_addr : verdict; size 4096; }"), blunt: true, whole: true},
 		{name: "set with a name to grow into", script: "add set inet sikkerguard blocklist4_32_grown { type ipv6_addr; size 8; }", whole: true},
 
 		{name: "object", script: "add limit inet sikkerguard l { rate 1/second; }; add counter inet sikkerguard c"},
+		{name: "our counter in a map", script: "add map inet sikkerguard m { type ipv4_addr : counter; }; " +
+			"add element inet sikkerguard m { 192.0.2.9 : \"blocked4\" }; add chain inet sikkerguard evil; add rule inet sikkerguard evil counter name ip saddr map @m"},
 		{name: "objects in a map", script: "add quota inet sikkerguard q { over 1 mbytes; }; add map inet sikkerguard m { type ipv4_addr : quota; }; " +
 			"add element inet sikkerguard m { 192.0.2.9 : \"q\" }; add chain inet sikkerguard evil; add rule inet sikkerguard evil quota name ip saddr map @m"},
 		{name: "quota called as our counter", script: "flush chain inet sikkerguard blocked4; delete counter inet sikkerguard blocked4; " +
