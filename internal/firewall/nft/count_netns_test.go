@@ -219,3 +219,36 @@ func TestSeenWithoutCounts(t *testing.T) {
 		}
 	})
 }
+
+// TestSamplesAreSpread takes elements out of sets where the kernel tells no counts, a tenth of the
+// list and side by side: wherever they stood, it is seen.
+func TestSamplesAreSpread(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	h.hide(false)
+	h.table.flags = 0 // as on a kernel without owner: others may change the table
+	allow := make([]netip.Prefix, 0, 20)
+	for i := range byte(20) {
+		allow = append(allow, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, 2 * i}), 32))
+	}
+	gone := func(set string, ps []netip.Prefix) {
+		t.Helper()
+		h.apply(addresses(100), blocklist.New(allow))
+		var elements []string
+		for _, p := range ps {
+			elements = append(elements, p.Addr().String())
+		}
+		h.Run("nft", "delete element inet sikkerguard "+set+" { "+strings.Join(elements, ", ")+" }")
+		h.Do(func() {
+			if e, err := h.table.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
+				t.Errorf("%s without %s to %s: got %+v, %v", set, ps[0], ps[len(ps)-1], e, err)
+			}
+		})
+	}
+	for ps := range slices.Chunk(addresses(100).Prefixes(), 10) {
+		gone("blocklist4_32", ps)
+	}
+	for ps := range slices.Chunk(allow, 2) {
+		gone("whitelist4", ps)
+	}
+}

@@ -1,0 +1,49 @@
+package nft
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// TestHalfChanged has the last transaction of a change fail, after an earlier one has changed the
+// rules: Apply says that the kernel enforces something else, and the next one succeeds. Before that,
+// a change of one transaction fails: the rules in force stay, and Apply says so.
+func TestHalfChanged(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	h.table.flags = 0 // as on a kernel without owner: another socket may change the table
+	h.apply(repeat(20_000, 32), list())
+	large := h.table.conn
+	h.Do(func() {
+		var err error
+		// The kernel takes no batch of 20,000 elements through so small a buffer.
+		h.table.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			return errors.Join(c.SetWriteBuffer(64<<10), c.SetOption(netlink.CapAcknowledge, true))
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	small := h.table.conn
+	t.Cleanup(func() { _ = small.CloseLasting() })
+	_, err := h.tryApply(addresses(20_000, "203.0.113.9"), list())
+	if !errors.Is(err, unix.EMSGSIZE) || errors.Is(err, ruleset.ErrMismatch) {
+		t.Errorf("nothing was changed: got %v, want %v alone", err, unix.EMSGSIZE)
+	}
+	// The set of networks is new: it is filled and looked up before the rest is sent.
+	_, err = h.tryApply(addresses(20_000, "45.9.20.0/24"), list())
+	if !errors.Is(err, unix.EMSGSIZE) || !errors.Is(err, ruleset.ErrMismatch) {
+		t.Errorf("a half was changed: got %v, want %v and %v", err, ruleset.ErrMismatch, unix.EMSGSIZE)
+	}
+	h.Check("a half", nettest.Addrs("11.0.0.1", "45.9.20.7"), nettest.Addrs("203.0.113.9"))
+	h.table.conn = large
+	h.apply(addresses(20_000, "203.0.113.9"), list())
+	h.Check("after", nettest.Addrs("11.0.0.1", "203.0.113.9"), nettest.Addrs("45.9.20.7"))
+}
