@@ -46,7 +46,7 @@ func setWhitelist(l *loader, value string) string {
 			family, share = "IPv6", v6
 		}
 		return fmt.Sprintf(": covers %.0f%% of the %s addresses, at most %.0f%% may be: to block nothing, stop the agent",
-			share*100, family, maxWhitelist*100)
+			min(share, 1)*100, family, maxWhitelist*100)
 	}
 	return entries(bad)
 }

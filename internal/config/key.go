@@ -77,32 +77,45 @@ func (l *loader) takeKey(key string) string {
 	return ""
 }
 
-// bareKey returns a key without what it is often copied with: the words of the header that carries it, and quotes.
+// bareKey returns a key without what it is often copied with: the words of the header or of the line that carries it,
+// quotes, also several, and a comma or semicolon.
 func bareKey(text string) string {
-	for _, word := range []string{"authorization:", "bearer"} {
-		if rest := text[min(len(text), len(word)):]; strings.EqualFold(text[:len(text)-len(rest)], word) {
-			text = unquoted(rest)
+	for before := "\x00"; text != before; {
+		before = text
+		for _, word := range []string{"export", apiKey, "=", "authorization", "bearer", ":"} {
+			if rest := text[min(len(text), len(word)):]; strings.EqualFold(text[:len(text)-len(rest)], word) {
+				text = rest
+			}
 		}
+		text = strings.TrimRight(unquoted(text), ",;")
 	}
 	return text
 }
 
-// keyIn returns the key in the content of a file: UTF-8, or UTF-16 as some Windows programs write it, alone or as a line of
-// an environment file.
+// keyIn returns the key in the content of a file: UTF-8, or UTF-16 as some Windows programs write it, as its only line
+// beside comments or as a line of an environment file.
 func keyIn(content []byte) string {
 	text := string(content)
-	if strings.HasPrefix(text, "\xff\xfe") {
-		units := make([]uint16, (len(content)-2)/2)
-		for i := range units {
-			units[i] = binary.LittleEndian.Uint16(content[2+2*i:])
+	for mark, order := range map[string]binary.ByteOrder{"\xff\xfe": binary.LittleEndian, "\xfe\xff": binary.BigEndian} {
+		if strings.HasPrefix(string(content), mark) {
+			units := make([]uint16, (len(content)-2)/2)
+			for i := range units {
+				units[i] = order.Uint16(content[2+2*i:])
+			}
+			text = string(utf16.Decode(units))
 		}
-		text = string(utf16.Decode(units))
 	}
-	text = unquoted(text)
-	if rest, ok := strings.CutPrefix(text, apiKey+"="); ok {
-		text = unquoted(rest)
+	var lines []string
+	for line := range strings.Lines(text) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(trimmed(line), "export "), "=")
+		if trimmed(name) == apiKey {
+			return bareKey(unquoted(line))
+		}
+		if line = unquoted(line); line != "" {
+			lines = append(lines, line)
+		}
 	}
-	return bareKey(text)
+	return bareKey(strings.Join(lines, "\n"))
 }
 
 // holdsKey says whether a text that is no key is one, or holds the one that is configured. Case does not matter: problems

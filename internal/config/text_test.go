@@ -66,17 +66,20 @@ func TestLoadTakesKeyAsCopied(t *testing.T) {
 	t.Parallel()
 	forms := append(wrapped(testKey), wrapped("Bearer "+testKey)...)
 	forms = append(forms, "bearer   "+testKey, "Authorization: Bearer "+testKey, `Bearer "`+testKey+`"`)
+	forms = append(forms, `'"`+testKey+`"'`, `""`+testKey+`""`, testKey+",", `"`+testKey+`";`, "bearer: "+testKey,
+		"SIKKER_API_KEY="+testKey, `export SIKKER_API_KEY='`+testKey+`'`, "SIKKER_API_KEY: "+testKey)
 	for _, form := range forms {
 		cfg, err := config.Load([]string{"SIKKER_API_KEY=" + form})
 		if err != nil || cfg.APIKey.Reveal() != testKey {
 			t.Errorf("%q: got %q, %v", form, cfg.APIKey.Reveal(), err)
 		}
 	}
-	var wide []byte
+	var little, big []byte
 	for _, u := range utf16.Encode([]rune("\ufeff" + testKey + "\r\n")) {
-		wide = binary.LittleEndian.AppendUint16(wide, u)
+		little, big = binary.LittleEndian.AppendUint16(little, u), binary.BigEndian.AppendUint16(big, u)
 	}
-	forms = append(forms, string(wide), "SIKKER_API_KEY="+testKey+"\n", `SIKKER_API_KEY="`+testKey+`"`, testKey+"\n\n")
+	forms = append(forms, string(little), string(big), "SIKKER_API_KEY="+testKey+"\n", testKey+"\n\n", "# my key\n"+testKey+" # of 2026\n",
+		"# .env\nSIKKER_SCORE_MIN=75\nexport SIKKER_API_KEY = \""+testKey+"\"\nSIKKER_API_KEY_FILE=\n")
 	for _, form := range forms {
 		file := filepath.Join(t.TempDir(), "key")
 		if err := os.WriteFile(file, []byte(form), 0o600); err != nil {
@@ -86,6 +89,18 @@ func TestLoadTakesKeyAsCopied(t *testing.T) {
 		if err != nil || cfg.APIKey.Reveal() != testKey {
 			t.Errorf("file %q: got %q, %v", form, cfg.APIKey.Reveal(), err)
 		}
+	}
+}
+
+// TestKeyFileOfTwoKeys: neither of two keys is taken.
+func TestKeyFileOfTwoKeys(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(testKey+"\n"+testKey+"2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load([]string{"SIKKER_API_KEY_FILE=" + file}); err == nil || strings.Contains(err.Error(), testKey) {
+		t.Errorf("got %v", err)
 	}
 }
 

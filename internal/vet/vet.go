@@ -187,9 +187,9 @@ func (v *Verdict) covers(percent int) *RefusalError {
 	v4, v6 := v.List.Coverage()
 	switch most := float64(percent) / 100; {
 	case v4 > most:
-		return refuse(GuardCoverage, "it covers %.0f%% of the public IPv4 addresses, at most %d%% may be", v4*100, percent)
+		return refuse(GuardCoverage, "it covers %.0f%% of the public IPv4 addresses, at most %d%% may be", min(v4, 1)*100, percent)
 	case v6 > most:
-		return refuse(GuardCoverage, "it covers %.0f%% of the IPv6 addresses in use, at most %d%% may be", v6*100, percent)
+		return refuse(GuardCoverage, "it covers %.0f%% of the IPv6 addresses in use, at most %d%% may be", min(v6, 1)*100, percent)
 	}
 	return nil
 }
