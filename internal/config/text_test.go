@@ -66,7 +66,7 @@ func TestLoadTakesKeyAsCopied(t *testing.T) {
 	t.Parallel()
 	forms := append(wrapped(testKey), wrapped("Bearer "+testKey)...)
 	forms = append(forms, "bearer   "+testKey, "Authorization: Bearer "+testKey, `Bearer "`+testKey+`"`)
-	forms = append(forms, `'"`+testKey+`"'`, `""`+testKey+`""`, testKey+",", `"`+testKey+`";`, "bearer: "+testKey,
+	forms = append(forms, `'"`+testKey+`"'`, testKey+",", `"`+testKey+`";`, "bearer: "+testKey,
 		"SIKKER_API_KEY="+testKey, `export SIKKER_API_KEY='`+testKey+`'`, "SIKKER_API_KEY: "+testKey)
 	for _, form := range forms {
 		cfg, err := config.Load([]string{"SIKKER_API_KEY=" + form})
