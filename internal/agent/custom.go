@@ -150,9 +150,30 @@ func (a *Agent) keepOwn() {
 	}
 	list, at := o.list, a.clock.wallOf(o.since)
 	o.kept = &list
-	if err := o.keeper.keep(func() error { return a.feed.KeepCustom(list, at) }, keepMost); err != nil {
-		a.log.Warn("The custom blacklist cannot be kept yet: a start without its file would not have it", zap.Error(err))
+	o.keeper.keep(func() error { return a.feed.KeepCustom(list, at) })
+}
+
+// takeOwnKept takes the result of a write of the operator's list. A failure is logged once while it
+// lasts.
+func (a *Agent) takeOwnKept(err error) {
+	k := a.enforcer.own.keeper
+	failed := k.failed
+	if k.done(err); err != nil && !failed {
+		a.tellOwnUnkept(err)
 	}
+}
+
+// keepOwnHangs takes note of a disk that does not take the operator's list.
+func (a *Agent) keepOwnHangs() {
+	k := a.enforcer.own.keeper
+	if !k.failed {
+		a.tellOwnUnkept(errKeeping)
+	}
+	k.hung()
+}
+
+func (a *Agent) tellOwnUnkept(err error) {
+	a.log.Warn("The custom blacklist cannot be kept yet: a start without its file would not have it", zap.Error(err))
 }
 
 // awaitOwn waits briefly for a reading of the operator's list.

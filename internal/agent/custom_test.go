@@ -26,12 +26,14 @@ type ownScene struct {
 func newOwnScene(t *testing.T, path, state string) *ownScene {
 	t.Helper()
 	a, logs := logged(t, "SIKKER_CUSTOM_BLACKLIST="+path, "SIKKER_STATE_DIR="+state)
+	t.Cleanup(a.enforcer.endKeepers) // they write to a directory that is removed
 	return &ownScene{t, a, logs, path}
 }
 
 // next ends the agent and returns the next run with the same state directory.
 func (s *ownScene) next(state string) *ownScene {
 	s.t.Helper()
+	s.a.enforcer.endKeepers()
 	if err := s.a.dir.Close(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -208,15 +210,16 @@ func TestOwnListIsKeptLater(t *testing.T) {
 	rewrite(t, state, "in the way")
 	s := newOwnScene(t, path, state)
 	s.read()
+	k := s.a.enforcer.own.keeper
+	s.a.takeOwnKept(<-k.doneC)
 	if _, err := s.a.feed.KeptCustom(); err == nil {
 		t.Fatal("it was kept in a file")
 	}
 	if err := os.Remove(state); err != nil {
 		t.Fatal(err)
 	}
-	k := s.a.enforcer.own.keeper
 	k.retry()
-	k.done(<-k.doneC)
+	s.a.takeOwnKept(<-k.doneC)
 	if c, err := s.a.feed.KeptCustom(); err != nil || c.Entries != 1 {
 		t.Errorf("got %+v, %v", c, err)
 	}

@@ -71,6 +71,15 @@ func newEnforcer() enforcer {
 	}
 }
 
+// endKeepers waits for what is being written, but not for a disk that hangs.
+func (e *enforcer) endKeepers() {
+	timer := time.NewTimer(keepMost)
+	defer timer.Stop()
+	for _, k := range []*keeper{e.keeper, e.own.keeper, e.asideKeeper} {
+		k.end(timer.C)
+	}
+}
+
 // pulled is a list of the API that was accepted.
 type pulled struct {
 	list blocklist.Blocklist
@@ -123,6 +132,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 			if e.busy {
 				<-e.turnC // it ends with ctx, unless a disk hangs, and then Run does not wait for it
 			}
+			e.endKeepers()
 			return nil
 		case t := <-e.turnC:
 			a.takeOwn()
@@ -161,10 +171,14 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.doubtAgain(ctx)
 		case err := <-e.keeper.doneC:
 			a.takeKept(err)
+		case <-e.keeper.late():
+			a.keepHangs()
 		case <-e.keeper.due():
 			e.keeper.retry()
 		case err := <-e.own.keeper.doneC:
-			e.own.keeper.done(err)
+			a.takeOwnKept(err)
+		case <-e.own.keeper.late():
+			a.keepOwnHangs()
 		case <-e.own.keeper.due():
 			e.own.keeper.retry()
 		case err := <-e.asideKeeper.doneC:

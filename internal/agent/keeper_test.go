@@ -2,30 +2,41 @@ package agent
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
-// TestKeeperWritesTheNewest: a disk that is full is tried again, at least every minute; one that hangs holds nobody up for long,
-// and when it goes on the newest is written.
+// TestKeeperWritesTheNewest: a disk that is full is tried again, at least every minute; one that
+// hangs holds nothing up and is noticed, and when it goes on the newest is written.
 func TestKeeperWritesTheNewest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := newKeeper()
 		var written []int
-		write := func(n int, err *error, hangs time.Duration) func() error {
-			return func() error {
+		keep := func(n int, err *error, hangs time.Duration) {
+			t.Helper()
+			began := time.Now()
+			k.keep(func() error {
 				time.Sleep(hangs)
 				if *err == nil {
 					written = append(written, n)
 				}
 				return *err
+			})
+			if time.Since(began) > 0 {
+				t.Errorf("%d: keep waits", n)
 			}
 		}
 		full := errors.New("no space left on device")
-		if err := k.keep(write(1, &full, 0), keepMost); !errors.Is(err, full) {
-			t.Errorf("full: got %v", err)
+		keep(1, &full, 0)
+		if k.done(<-k.doneC) || !k.failed {
+			t.Error("full: it is done, or has not failed")
 		}
 		for range 20 {
 			began := time.Now()
@@ -41,17 +52,21 @@ func TestKeeperWritesTheNewest(t *testing.T) {
 		full = nil
 		<-k.due()
 		k.retry()
-		if !k.done(<-k.doneC) || k.due() != nil || len(written) != 1 {
+		if !k.done(<-k.doneC) || k.due() != nil || k.late() != nil || k.failed || len(written) != 1 {
 			t.Errorf("there is room: written %v", written)
 		}
 
+		keep(2, &full, time.Hour)
 		began := time.Now()
-		if err := k.keep(write(2, &full, time.Hour), keepMost); !errors.Is(err, errHangs) || time.Since(began) > 2*keepMost {
-			t.Errorf("it hangs: got %v after %v", err, time.Since(began))
+		<-k.late()
+		if took := time.Since(began); took != keepMost {
+			t.Errorf("that it hangs is noticed after %v", took)
 		}
+		k.hung()
 		for n := 3; n < 5; n++ {
-			if err := k.keep(write(n, &full, 0), keepMost); !errors.Is(err, errKeeping) {
-				t.Errorf("it still hangs: got %v", err)
+			keep(n, &full, 0)
+			if k.late() != nil || !k.failed {
+				t.Error("that it hangs is noticed again, or forgotten")
 			}
 		}
 		if k.done(<-k.doneC) {
@@ -61,6 +76,79 @@ func TestKeeperWritesTheNewest(t *testing.T) {
 			t.Errorf("it goes on: written %v", written)
 		}
 	})
+}
+
+// TestTheEndWaitsForKeepers: a list that came in force just before the agent ends is written, and
+// the newest one; a disk that hangs is not waited for.
+func TestTheEndWaitsForKeepers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnforcer()
+		var written []string
+		write := func(what string, hangs time.Duration) func() error {
+			return func() error {
+				time.Sleep(hangs)
+				written = append(written, what)
+				return nil
+			}
+		}
+		e.keeper.keep(write("list", time.Second))
+		e.keeper.keep(write("newer list", time.Second))
+		e.own.keeper.keep(write("own list", 100*time.Millisecond))
+		e.asideKeeper.keep(write("refused list", time.Hour))
+		began := time.Now()
+		e.endKeepers()
+		if took := time.Since(began); took != keepMost {
+			t.Errorf("the end took %v", took)
+		}
+		if want := []string{"own list", "list", "newer list"}; !slices.Equal(written, want) {
+			t.Errorf("written %v, want %v", written, want)
+		}
+		time.Sleep(2 * time.Hour) // the writer ends
+	})
+}
+
+// TestAHangingDiskHoldsNothingUp: while the kept list is being written to a disk that hangs, the
+// whitelist follows the host, and the status tells of the disk.
+func TestAHangingDiskHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	a, logs := logged(t)
+	a.host = host.New(host.Options{Root: t.TempDir()})
+	a.fw = &stubborn{}
+	e := &a.enforcer
+	goesOnC := make(chan struct{})
+	e.keeper.keep(func() error { <-goesOnC; return nil })
+	e.pulled = blocklist.New(parsed(t, "198.51.100.1", "198.51.100.2"))
+	began := time.Now()
+	a.keepList()
+	e.own.list = blocklist.New(parsed(t, "203.0.113.9"))
+	e.own.keeper.keep(func() error { <-goesOnC; return nil })
+	a.keepOwn()
+	a.surveys.publish(survey{allow: blocklist.New(parsed(t, "198.51.100.2"))})
+	a.takeSurvey(t.Context())
+	if took := time.Since(began); took > keepMost/2 || e.enforced == nil || !e.enforced.allow.Contains(netip.MustParseAddr("198.51.100.2")) {
+		t.Errorf("after %v in force: %+v", took, e.enforced)
+	}
+	for range 2 {
+		a.keepHangs()
+		a.keepOwnHangs()
+	}
+	if s := a.status.Load(); !s.holds(condUnkept) || s.State != StateDegraded {
+		t.Errorf("while it hangs: %s %q", s.State, s.Reason)
+	}
+	for _, text := range []string{"The list cannot be kept", "The custom blacklist cannot be kept yet"} {
+		if n := logs.FilterMessageSnippet(text).Len(); n != 1 {
+			t.Errorf("%q is logged %d times", text, n)
+		}
+	}
+	close(goesOnC)
+	for !e.keeper.done(<-e.keeper.doneC) { // the list, which follows
+	}
+	a.keepList()
+	a.takeKept(<-e.keeper.doneC)
+	if s := a.status.Load(); s.holds(condUnkept) {
+		t.Errorf("afterwards: %s %q", s.State, s.Reason)
+	}
 }
 
 // TestRepairsSlowDown: the first repair of rules that another program changes comes at once. Two programs that fight over them do

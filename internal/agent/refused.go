@@ -56,7 +56,7 @@ func (a *Agent) refuse(err *vet.RefusalError) {
 	}
 	list, at := err.List, a.clock.wallOf(r.at)
 	what := feed.Refused{Guard: string(err.Guard), Reason: err.Reason, Shrunk: r.shrunk, Grown: r.grown}
-	a.keepAside(func() error { return a.feed.KeepAside(list, at, what) })
+	a.enforcer.asideKeeper.keep(func() error { return a.feed.KeepAside(list, at, what) })
 }
 
 // unrefuse forgets the refusals: a list was accepted, by the guards or the operator.
@@ -65,14 +65,7 @@ func (a *Agent) unrefuse() {
 	kept := r.aside != nil
 	*r = refused{}
 	if kept && !a.cfg.DryRun {
-		a.keepAside(a.feed.DropAside)
-	}
-}
-
-// keepAside has a change of the refused list written to the disk. Protection does not depend on it.
-func (a *Agent) keepAside(write func() error) {
-	if err := a.enforcer.asideKeeper.keep(write, keepAsideMost); err != nil {
-		a.log.Debug("The refused list is not on the disk yet", zap.Error(err))
+		a.enforcer.asideKeeper.keep(a.feed.DropAside)
 	}
 }
 

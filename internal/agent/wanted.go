@@ -101,20 +101,37 @@ func (a *Agent) keepList() {
 		return
 	}
 	list, at := e.pulled, a.clock.wallOf(e.pulledAt)
-	err := e.keeper.keep(func() error { return a.feed.Keep(list, at) }, keepMost)
-	if err != nil {
+	e.keeper.keep(func() error { return a.feed.Keep(list, at) })
+}
+
+// takeKept takes the result of a write of the list.
+func (a *Agent) takeKept(err error) {
+	k := a.enforcer.keeper
+	failed := k.failed
+	switch written := k.done(err); {
+	case written:
+		if failed {
+			a.log.Info("The list is kept now")
+		}
+		a.setCondition(condUnkept, nil)
+	case err != nil:
+		a.tellUnkept(failed, err)
+	}
+}
+
+// keepHangs takes note of a disk that does not take the list.
+func (a *Agent) keepHangs() {
+	k := a.enforcer.keeper
+	failed := k.failed
+	k.hung()
+	a.tellUnkept(failed, errKeeping)
+}
+
+// tellUnkept makes the status say why the list is not on the disk. That is logged if no earlier
+// write has failed.
+func (a *Agent) tellUnkept(failed bool, err error) {
+	if !failed {
 		a.log.Warn("The list cannot be kept: a start without the API would not protect", zap.Error(err))
 	}
 	a.setCondition(condUnkept, err)
-}
-
-// takeKept takes the result of a write that the enforcing task did not wait for.
-func (a *Agent) takeKept(err error) {
-	switch written := a.enforcer.keeper.done(err); {
-	case written:
-		a.log.Info("The list is kept now")
-		a.setCondition(condUnkept, nil)
-	case err != nil:
-		a.setCondition(condUnkept, err)
-	}
 }
