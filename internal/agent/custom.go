@@ -20,11 +20,12 @@ const customBriefly = time.Second
 
 // ownList is the operator's list.
 type ownList struct {
-	list  blocklist.Blocklist // as it was last read well
-	since moment              // when list was read first; zero if it never was
-	taken *customReading      // the newest reading that was taken
-	bad   string              // the bad lines that were logged last
-	err   string              // of the newest reading, as it was logged; empty for none
+	list     blocklist.Blocklist // as it was last read well
+	since    moment              // when list was read first; zero if it never was
+	taken    *customReading      // the newest reading that was taken
+	bad      string              // the bad lines that were logged last
+	badLines int                 // of list
+	err      string              // of the newest reading, as it was logged; empty for none
 
 	inForce  blocklist.Blocklist // the entries of it that are in force
 	rejected *ownRejection       // list, which is not in force; nil if it may be
@@ -58,7 +59,7 @@ func (a *Agent) restoreOwn() {
 	}
 	o := &a.enforcer.own
 	o.list, o.since, o.kept = v.List, moment{wall: c.Pulled}, &v.List
-	a.showOwn(0, "")
+	a.showOwn()
 }
 
 // takeOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of
@@ -87,9 +88,9 @@ func (a *Agent) takeOwn() {
 		o.forgive()
 		o.list, o.since = v.List, a.clock.now()
 	}
-	o.err = ""
+	o.err, o.badLines = "", v.Bad
 	a.setCondition(condCustom, nil)
-	a.showOwn(v.Bad, "")
+	a.showOwn()
 	a.keepOwn()
 }
 
@@ -105,8 +106,9 @@ func (a *Agent) refuseOwn(err error) {
 		a.log.Warn(fmt.Sprintf("Custom blacklist %s, what it held before stays (%d entries)", is, o.list.Len()),
 			zap.String("file", a.cfg.CustomBlacklist), zap.Error(err))
 	}
+	o.badLines = 0
 	a.setCondition(condCustom, err)
-	a.showOwn(0, o.err)
+	a.showOwn()
 }
 
 // tellBadLines logs the lines of the operator's list that are left out, if they are not those that
@@ -131,9 +133,13 @@ func (a *Agent) tellBadLines(v vet.Verdict) {
 }
 
 // showOwn publishes the operator's list in the status.
-func (a *Agent) showOwn(bad int, err string) {
+func (a *Agent) showOwn() {
 	o := &a.enforcer.own
-	c := &CustomStatus{Entries: o.list.Len(), BadLines: bad, Error: a.plain(err)}
+	c := &CustomStatus{Entries: o.list.Len(), BadLines: o.badLines, Error: o.err}
+	if c.Error == "" && o.rejected != nil {
+		c.Error = o.rejected.err.Error()
+	}
+	c.Error = a.plain(c.Error)
 	if o.since != (moment{}) {
 		at := a.clock.wallOf(o.since).UTC().Truncate(time.Second)
 		c.Since = &at

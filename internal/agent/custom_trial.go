@@ -68,6 +68,7 @@ func (a *Agent) applyNewest(ctx context.Context) error {
 	switch {
 	case err == nil:
 		o.inForce = o.entries()
+		a.tellOwn()
 		return nil
 	case !rolledBack || ctx.Err() != nil || o.entries().Equal(o.inForce):
 		return err
@@ -82,5 +83,13 @@ func (a *Agent) applyNewest(ctx context.Context) error {
 	a.log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%d entries)", o.inForce.Len()),
 		zap.String("file", a.cfg.CustomBlacklist), zap.Error(o.rejected.err))
 	a.publish()
+	a.tellOwn()
 	return nil
+}
+
+// tellOwn publishes whether the operator's list is rejected, if there is one.
+func (a *Agent) tellOwn() {
+	if a.cfg.CustomBlacklist != "" {
+		a.showOwn()
+	}
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -19,7 +20,7 @@ type ownTrial struct {
 func newOwnTrial(t *testing.T) ownTrial {
 	t.Helper()
 	a, _, _ := bench(t)
-	a.custom = newCustomReader(nil)
+	a.custom, a.cfg.CustomBlacklist = newCustomReader(nil), "/list.txt"
 	s := ownTrial{a, t}
 	s.surveys.publish(survey{allow: listOf("192.0.2.2/32")})
 	if err := s.pull("198.51.100.1/32"); err != nil {
@@ -56,8 +57,12 @@ func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 	if !reaches(s.t) {
 		s.t.Errorf("%s: the API is not reached", when)
 	}
-	if st := s.Status(); st.holds(condRolledBack) != rolledBack || st.holds(condWhitelist) {
+	st := s.Status()
+	if st.holds(condRolledBack) != rolledBack || st.holds(condWhitelist) {
 		s.t.Errorf("%s: conditions %v", when, st.Conditions)
+	}
+	if own := s.enforcer.own.rejected != nil; st.CustomList != nil && strings.Contains(st.CustomList.Error, "was rolled back") != own {
+		s.t.Errorf("%s: the list's error is %q", when, st.CustomList.Error)
 	}
 }
 
