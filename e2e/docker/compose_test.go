@@ -323,6 +323,18 @@ func (w *world) isBefore(t *testing.T, before string) {
 	}
 }
 
+// quickHealth makes Docker ask for health often and from the start, so that a test sees "unhealthy" after seconds. The
+// image waits a minute and a half.
+const quickHealth = `services:
+  sikkerguard:
+    healthcheck:
+      test: [CMD, /usr/local/bin/sikkerguard, healthcheck]
+      start_period: 1s
+      interval: 2s
+      timeout: 6s
+      retries: 3
+`
+
 // invalid has a setting that is not valid leave the container up, unhealthy and with the reason, and not restart it for ever.
 // When it is corrected `docker compose up -d` is enough.
 func (w *world) invalid(t *testing.T) {
@@ -335,7 +347,11 @@ func (w *world) invalid(t *testing.T) {
 	if err := os.WriteFile(path, append(slices.Clone(good), "\nSIKKER_SCORE_MIN=101\n"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.compose(t, "up", "-d", "--no-build")
+	quick := filepath.Join(w.dir, "quick.yaml")
+	if err := os.WriteFile(quick, []byte(quickHealth), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.compose(t, "-f", quick, "up", "-d", "--no-build")
 	await(t, "the reason in the health check", func() bool {
 		out, err := w.try("exec", container, "sikkerguard", "healthcheck")
 		return err != nil && strings.Contains(out+err.Error(), "SIKKER_SCORE_MIN")
