@@ -98,7 +98,7 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 	s.expect("with the whitelist mended", false, "198.51.100.2/32", "198.51.100.3/32", "203.0.113.0/31")
 }
 
-// TestOwnListIsTriedAgain: the rejection of the operator's list ends.
+// TestOwnListIsTriedAgain: the rejection of the operator's list ends, by time or by `pull --accept`.
 func TestOwnListIsTriedAgain(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -117,6 +117,48 @@ func TestOwnListIsTriedAgain(t *testing.T) {
 	if got := s.Status().Rollbacks; got != 2 {
 		t.Errorf("%d rollbacks", got)
 	}
+	s.read("203.0.113.0/24")
+	s.refresh(t.Context(), turn{order: order{accept: true}, err: errNotPulled})
+	s.expect("when the operator has it tried again", true, "198.51.100.1/32")
+	if got := s.Status().Rollbacks; got != 4 {
+		t.Errorf("%d rollbacks in the end", got)
+	}
+}
+
+// TestOwnListThatCutsOffIsTheOnlyOne: nothing is in force without it, and the status says so.
+func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := newOwnTrial(t)
+	s.enforcer.enforced, s.enforcer.own.inForce = nil, blocklist.Blocklist{}
+	s.setPulled(pulled{})
+	s.setStatus(func(st *Status) { st.BlockedIPs = 0 })
+	if err := s.fw.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	s.read("203.0.113.0/24")
+	for _, allow := range []string{"192.0.2.2/32", "192.0.2.3/32"} {
+		s.surveys.publish(survey{allow: listOf(allow)})
+		s.takeSurvey(t.Context())
+		s.expect("after a survey", true)
+		if st := s.Status(); s.enforcer.enforced != nil || st.State != StateUnprotected || st.Rollbacks != 1 {
+			t.Errorf("in force: %v, state %s, %d rollbacks", s.enforcer.enforced, st.State, st.Rollbacks)
+		}
+	}
+	s.surveys.publish(survey{allow: listOf("203.0.113.50/32")})
+	s.takeSurvey(t.Context())
+	s.expect("with the whitelist mended", false, s.allBut("203.0.113.0/24", "203.0.113.50/32")...)
+}
+
+// allBut returns the prefixes of a network around another.
+func (s ownTrial) allBut(network, hole string) (prefixes []string) {
+	for p := range listOf(network).Without(listOf(hole)).All() {
+		prefixes = append(prefixes, p.String())
+	}
+	return prefixes
 }
 
 // TestListThatCutsOffKeepsNoOwnListOut: a list of the API is rolled back alone, with and without

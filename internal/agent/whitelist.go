@@ -75,6 +75,8 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 		return // there is nothing to enforce yet
 	}
 	switch want := a.wanted(); {
+	case e.enforced == nil && e.pulled.Len()+e.own.entries().Len() == 0:
+		return // the operator's list is the only one, and is rejected
 	case want.equal(e.enforced):
 		if e.stale != nil { // the change that could not be followed was taken back
 			e.stale = nil
