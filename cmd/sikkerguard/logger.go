@@ -45,16 +45,22 @@ func notice(enc zapcore.Encoder, lost uint64) []byte {
 func encoder(format config.LogFormat) zapcore.Encoder {
 	enc := zapcore.EncoderConfig{
 		TimeKey: "time", LevelKey: "level", MessageKey: "msg",
-		EncodeLevel:    zapcore.CapitalLevelEncoder,
+		EncodeLevel:    ordinary(zapcore.CapitalLevelEncoder),
 		EncodeTime:     zapcore.TimeEncoderOfLayout(time.TimeOnly),
 		EncodeDuration: zapcore.StringDurationEncoder,
 		LineEnding:     zapcore.DefaultLineEnding,
 	}
 	if format == config.LogJSON {
-		enc.EncodeLevel = zapcore.LowercaseLevelEncoder
+		enc.EncodeLevel = ordinary(zapcore.LowercaseLevelEncoder)
 		enc.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 		return zapcore.NewJSONEncoder(enc)
 	}
 	enc.ConsoleSeparator = " "
 	return zapcore.NewConsoleEncoder(enc)
+}
+
+// ordinary returns a level encoder that knows only the levels of SIKKER_LOG_LEVEL: a contained
+// panic, which zap has a level of its own for, is an error to who reads the log.
+func ordinary(encode zapcore.LevelEncoder) zapcore.LevelEncoder {
+	return func(l zapcore.Level, to zapcore.PrimitiveArrayEncoder) { encode(min(l, zapcore.ErrorLevel), to) }
 }

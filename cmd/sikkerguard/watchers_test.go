@@ -116,3 +116,21 @@ func TestComplainIsBounded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLevelOfPanic: a contained panic is an error in the log, in both formats, and ends nothing.
+func TestLevelOfPanic(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[config.LogFormat]string{
+		config.LogConsole: `^\d\d:\d\d:\d\d ERROR contained\n$`,
+		config.LogJSON:    `^\{"level":"error",`,
+	} {
+		var got bytes.Buffer
+		log, outlet := logger(config.Config{LogLevel: config.LogError, LogFormat: format}, &got)
+		flush := outlet.Start()
+		log.DPanic("contained")
+		flush(time.Minute)
+		if !regexp.MustCompile(want).Match(got.Bytes()) {
+			t.Errorf("%s: the log is %q", format, got.String())
+		}
+	}
+}

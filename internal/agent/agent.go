@@ -55,6 +55,7 @@ type Agent struct {
 	server  *server.Server
 	control *control.Server
 	helpers helpers          // which of these are kept running
+	faults  faults           // of the tasks that are
 	fw      firewall.Backend // nil in a dry run
 	gate    *gate            // what fw is, once it was opened
 	gaps    []string         // of the firewall, that were told; the enforcing task's own
@@ -157,9 +158,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
 	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull, Health: a.Health, Alive: a.alive})
 	a.helpers = helpers{
-		health:  &helper{code: condHealth, open: a.server.Listen, run: a.server.Run},
-		sensor:  &helper{code: condSensor, open: a.sensor.Open, run: a.sensor.Run},
-		control: &helper{code: condControl, open: a.control.Listen, run: a.control.Run},
+		health:  &helper{code: condHealth, open: a.server.Listen, run: a.server.Run, close: a.server.Close},
+		sensor:  &helper{code: condSensor, open: a.sensor.Open, run: a.sensor.Run, close: a.sensor.Close},
+		control: &helper{code: condControl, open: a.control.Listen, run: a.control.Run, close: a.control.Close},
 	}
 	a.status.Store(&Status{State: StateStarting, enforcing: StateStarting, Version: o.Version, DryRun: cfg.DryRun})
 	return a, nil
@@ -181,26 +182,32 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, a.helpers.health) })
 	g.Go(func() error { return a.keep(ctx, &helper{code: condHostWatch, run: a.watchHost}) })
-	g.Go(func() error { return a.host.WatchFiles(ctx, a.surveys.changed) })
-	g.Go(func() error { return a.surveys.Run(ctx) })
+	g.Go(func() error { return a.keep(ctx, task("watch of resolver files", a.watchFiles)) })
+	g.Go(func() error { return a.keep(ctx, task("survey of this host", a.surveys.Run)) })
 	if a.custom != nil {
-		g.Go(func() error { return a.custom.Run(ctx) })
+		g.Go(func() error { return a.keep(ctx, task("reader of the custom blacklist", a.custom.Run)) })
 	}
 	g.Go(func() error { return a.enforce(ctx) })
-	g.Go(func() error { return a.watchOutlet(ctx) })
-	g.Go(func() error { return a.watchPulse(ctx) })
+	if a.o.Outlet != nil {
+		g.Go(func() error { return a.keep(ctx, task("watch of the log", a.watchOutlet)) })
+	}
+	g.Go(func() error { return a.keep(ctx, task("watch of the enforcing task", a.watchPulse)) })
 	// A file of the disk, which may hang: it is waited for last.
 	controlling.Go(func() error { return a.keep(ctx, a.helpers.control) })
-	controlling.Go(func() error { return a.watchStateDir(ctx) })
+	controlling.Go(func() error { return a.keep(ctx, task("watch of the state directory", a.watchStateDir)) })
 	// It is not waited for before the rules are removed, in case the supervisor does not read what it is told.
-	sensing.Go(func() error { return a.supervise(afterwards, ctx.Done()) })
+	if a.o.Supervisor.Notify != nil {
+		stopC := ctx.Done()
+		supervise := func(ctx context.Context) error { return a.supervise(ctx, stopC) }
+		sensing.Go(func() error { return a.keep(afterwards, task("messages to the service manager", supervise)) })
+	}
 	if !a.cfg.DryRun {
 		sensing.Go(func() error { return a.keep(afterwards, a.helpers.sensor) })
-		recording.Go(func() error { return a.recordAll(afterwards) })
+		recording.Go(func() error { return a.keep(afterwards, task("recording", a.recordAll)) })
 		g.Go(func() error { return a.keep(ctx, &helper{code: condRulesWatch, run: a.watchRules}) })
-		g.Go(func() error { return a.observe(ctx) })
+		g.Go(func() error { return a.keep(ctx, task("log of what is blocked", a.observe)) })
 		if a.reporter != nil {
-			delivering.Go(func() error { return a.deliver(ctx) })
+			delivering.Go(func() error { return a.keep(ctx, task("reports", a.deliver)) })
 		}
 	}
 	// The disk may hang, and the tasks with it that use it. The rules go all the same.
@@ -323,6 +330,10 @@ func (a *Agent) askToPull(ctx context.Context, accept bool) control.Outcome {
 
 func (a *Agent) watchHost(ctx context.Context) error {
 	return a.host.Watch(ctx, a.surveys.changed)
+}
+
+func (a *Agent) watchFiles(ctx context.Context) error {
+	return a.host.WatchFiles(ctx, a.surveys.changed)
 }
 
 func (a *Agent) watchRules(ctx context.Context) error {

@@ -54,6 +54,7 @@ const (
 	condDatabaseHangs Code = "database-hangs"
 	condHostWatch     Code = "host-watch"
 	condRulesWatch    Code = "rules-watch"
+	condTask          Code = "task-failed"
 )
 
 // condition is one row of the table: a state in which the agent is less than well. It holds until its own cause ends.
@@ -199,6 +200,12 @@ func conditions() []condition {
 			message: "Changes that other programs make to the rules are not noticed, the rules stay in force",
 			ended:   "Changes that other programs make to the rules are noticed",
 			remedy:  "It is tried again by itself. `/healthz` asks the kernel for the rules each time.",
+		},
+		{
+			code: condTask, severity: SeverityDegraded,
+			message: "A task of the agent failed and is begun again, the rules stay in force",
+			ended:   "All tasks of the agent run",
+			remedy:  "It is a fault of SikkerGuard: report it with the log line that says where. Restart the agent if it lasts.",
 		},
 		{
 			code: condSurvey, severity: SeverityWarning, quiet: true,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -94,7 +95,13 @@ type customTry struct {
 // process.
 func (r *customReader) try(ctx context.Context) (customTry, bool) {
 	doneC := make(chan customTry, 1)
-	go func() { doneC <- r.read() }()
+	go func() {
+		var t customTry
+		if err := panics.Contain(func() error { t = r.read(); return nil }); err != nil {
+			t = customTry{customReading: customReading{err: err}}
+		}
+		doneC <- t
+	}()
 	timer := time.NewTimer(customHangs)
 	defer timer.Stop()
 	for {

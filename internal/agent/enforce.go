@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -14,6 +15,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -288,7 +290,7 @@ func (a *Agent) restorePulled() bool {
 		return false
 	}
 	// It was accepted once; only what is no list at all is refused now.
-	v, err := vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+	v, err := vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
 	if err != nil {
 		a.log.Warn("The kept list is left out", zap.Error(err))
 		return false
@@ -398,13 +400,23 @@ type uselessError struct{ error }
 
 func (e uselessError) Unwrap() error { return e.error }
 
+// vetted is vet.Vet, but returns an error where that panics: a list that does that must end neither
+// the process nor each one after it.
+func vetted(body io.Reader, o vet.Options) (v vet.Verdict, err error) {
+	err = panics.Contain(func() error {
+		v, err = vet.Vet(body, o)
+		return err
+	})
+	return v, err
+}
+
 // pull asks the API for its list and vets it. It touches nothing of the enforcing task's.
 func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	body, err := a.feed.Pull(ctx)
 	if err != nil {
 		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
 	}
-	v, err := vet.Vet(body, o)
+	v, err := vetted(body, o)
 	if err = errors.Join(err, body.Close()); isForeign(err) {
 		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
 	}

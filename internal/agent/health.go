@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
@@ -80,6 +81,18 @@ const dryRunNote = "dry run: nothing is blocked"
 // Health reports whether the agent does what it is configured to do: the rules are in force or, in a dry run, the list is
 // current. The text says why not, or that it is a dry run, which protects nothing and is no reason to restart it.
 func (a *Agent) Health() (ok bool, text string) {
+	err := panics.Contain(func() error {
+		ok, text = a.health()
+		return nil
+	})
+	if err != nil {
+		a.tellPanic(&helper{name: "health"}, err)
+		return false, err.Error()
+	}
+	return ok, text
+}
+
+func (a *Agent) health() (ok bool, text string) {
 	s := a.now()
 	switch {
 	case s.Healthy:
@@ -94,7 +107,18 @@ func (a *Agent) Health() (ok bool, text string) {
 }
 
 // StatusJSON is the status for the health endpoint, of now, however many ask.
-func (a *Agent) StatusJSON() any { return a.reading.get() }
+func (a *Agent) StatusJSON() any {
+	var s Status
+	err := panics.Contain(func() error {
+		s = a.reading.get()
+		return nil
+	})
+	if err != nil {
+		a.tellPanic(&helper{name: "status"}, err)
+		panic(err) // net/http closes the connection
+	}
+	return s
+}
 
 // lost is what the watch calls when somebody else changed the rules. It is published at once: the enforcing task, which
 // puts them right, may be waiting for a probe.

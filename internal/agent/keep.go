@@ -7,6 +7,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 const (
@@ -26,9 +28,16 @@ var errEnded = errors.New("it ended")
 // While it is not available its condition holds, and it is tried again.
 type helper struct {
 	code   Code
+	name   string       // of a task, whose code is condTask; else empty
 	open   func() error // nil if run needs nothing opened
 	opened bool         // open succeeded, and run did not use that up yet
 	run    func(context.Context) error
+	close  func() error // lets go of what open took, which run does unless it panics; nil if run needs nothing opened
+}
+
+// task makes a helper of run. It is not expected to fail, unless by a fault of the agent.
+func task(name string, run func(context.Context) error) *helper {
+	return &helper{code: condTask, name: name, run: run}
 }
 
 // helpers are those that are opened before they run.
@@ -57,15 +66,18 @@ func (a *Agent) keep(ctx context.Context, h *helper) error {
 			h.opened = false
 			start := time.Now()
 			err = a.runHelper(ctx, h)
+			if a.tellPanic(h, err) && h.close != nil {
+				err = errors.Join(err, h.close())
+			}
 			if time.Since(start) >= steadyAfter {
 				b.Reset()
 			}
 		}
 		if err != nil && ctx.Err() == nil {
-			a.setCondition(h.code, err)
+			a.note(h, err)
 		}
 		wait := b.NextBackOff()
-		a.log.Debug("A helper is tried again", zap.String("condition", string(h.code)), zap.Error(err), zap.Duration("in", wait))
+		a.log.Debug("A helper is tried again", zap.String("condition", string(h.code)), zap.String("task", h.name), zap.Error(err), zap.Duration("in", wait))
 		if !sleep(ctx, wait) {
 			return nil
 		}
@@ -75,7 +87,7 @@ func (a *Agent) keep(ctx context.Context, h *helper) error {
 // runHelper runs h until it fails, and ends its condition when it counts as working.
 func (a *Agent) runHelper(ctx context.Context, h *helper) error {
 	doneC := make(chan error, 1)
-	go func() { doneC <- h.run(ctx) }()
+	go func() { doneC <- panics.Contain(func() error { return h.run(ctx) }) }()
 	var settledC <-chan time.Time
 	if h.open == nil {
 		timer := time.NewTimer(settledAfter)
@@ -85,7 +97,7 @@ func (a *Agent) runHelper(ctx context.Context, h *helper) error {
 	for {
 		select {
 		case <-settledC:
-			a.setCondition(h.code, nil)
+			a.note(h, nil)
 		case err := <-doneC:
 			if err == nil {
 				err = errEnded

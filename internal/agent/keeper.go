@@ -3,6 +3,8 @@ package agent
 import (
 	"errors"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 const (
@@ -51,7 +53,7 @@ func (k *keeper) begin() {
 	k.busy, k.stale = true, false
 	k.wait.stop()
 	k.slow = time.NewTimer(keepMost)
-	go func() { k.doneC <- write() }()
+	go func() { k.doneC <- panics.Contain(write) }()
 }
 
 // done takes the result of a write. It reports whether the newest is written.

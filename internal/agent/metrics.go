@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -57,8 +58,20 @@ func (c *collector) Describe(descC chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect reads the status and tells its figures.
+// Collect reads the status and tells its figures. The registry calls it in a goroutine of its own,
+// where a panic would end the process: the scrape fails instead.
 func (c *collector) Collect(metricC chan<- prometheus.Metric) {
+	err := panics.Contain(func() error {
+		c.collect(metricC)
+		return nil
+	})
+	if err != nil {
+		c.agent.tellPanic(&helper{name: "metrics"}, err)
+		metricC <- prometheus.NewInvalidMetric(c.descs[0], err)
+	}
+}
+
+func (c *collector) collect(metricC chan<- prometheus.Metric) {
 	s := c.agent.Status()
 	for i, m := range c.metrics {
 		m.read(&s, func(value float64, labels ...string) {

@@ -30,7 +30,7 @@ func testConfig(t *testing.T, vars ...string) config.Config {
 func logged(t *testing.T, vars ...string) (*Agent, *zapobserver.ObservedLogs) {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.DebugLevel)
-	a, err := New(testConfig(t, vars...), Options{Version: "1.0.0", Log: zap.New(core)})
+	a, err := New(testConfig(t, vars...), Options{Version: "1.0.0", Log: zap.New(core, zap.Development())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"sync"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 // shared is something that is costly to read and may be asked for by many at once. An answer was read after its question
@@ -24,15 +26,25 @@ func newShared[T any](every time.Duration, read func() T) *shared[T] {
 
 // reading is what those who wait for it share.
 type reading[T any] struct {
-	doneC chan struct{}
-	value T
+	doneC    chan struct{}
+	value    T
+	panicked error
+}
+
+// result returns the value, or panics if the reading did: each caller has its own way to contain
+// that.
+func (r *reading[T]) result() T {
+	if r.panicked != nil {
+		panic(r.panicked)
+	}
+	return r.value
 }
 
 // get returns a value that was read after the call began.
 func (s *shared[T]) get() T {
 	r := s.ask()
 	<-r.doneC
-	return r.value
+	return r.result()
 }
 
 // within is get, but reports false after most: the kernel or a disk hangs. However many ask meanwhile, no more than two
@@ -43,7 +55,7 @@ func (s *shared[T]) within(most time.Duration) (value T, ok bool) {
 	defer timer.Stop()
 	select {
 	case <-r.doneC:
-		return r.value, true
+		return r.result(), true
 	case <-timer.C:
 		return value, false
 	}
@@ -70,5 +82,8 @@ func (s *shared[T]) serve(r *reading[T]) {
 	s.next = nil // a call from now on gets a later one
 	s.mu.Unlock()
 	s.last = time.Now()
-	r.value = s.read()
+	r.panicked = panics.Contain(func() error {
+		r.value = s.read()
+		return nil
+	})
 }

@@ -29,9 +29,6 @@ type Supervisor struct {
 // that the process exists.
 func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
 	s := a.o.Supervisor
-	if s.Notify == nil {
-		return nil
-	}
 	var beatC <-chan time.Time
 	if s.Watchdog > 0 {
 		t := time.NewTicker(max(s.Watchdog/2, time.Millisecond)) // a ticker of nothing would panic

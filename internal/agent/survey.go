@@ -9,6 +9,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 const (
@@ -78,12 +79,20 @@ func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
 }
 
 // Run makes a survey whenever one is asked for, and every surveyEvery, until ctx ends. Then it
-// returns nil.
+// returns nil. A panic of one ends it with an error.
 func (s *surveyor) Run(ctx context.Context) error {
-	var g errgroup.Group
-	g.Go(func() error { return s.repeat(ctx, s.askC, surveyEvery, gapMost, s.lookLocal) })
-	g.Go(func() error { return s.repeat(ctx, s.nameC, namesEvery, surveyGap, s.lookNames) })
-	return g.Wait()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return panics.Contain(func() error { return s.repeat(ctx, s.askC, surveyEvery, gapMost, s.lookLocal) })
+	})
+	g.Go(func() error {
+		return panics.Contain(func() error { return s.repeat(ctx, s.nameC, namesEvery, surveyGap, s.lookNames) })
+	})
+	err := g.Wait()
+	if err != nil {
+		s.ask() // the survey that a panic ended is still due
+	}
+	return err
 }
 
 // repeat calls look whenever askC has a value and at least every so often. Between two calls it

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 // ending is how long a task may take to end, and recordEnding the one that records: an attack leaves it tens of thousands of
@@ -18,7 +20,7 @@ var errHangs = errors.New("it hangs, and what was not written is lost if the pro
 // done.
 func (a *Agent) waitFor(what string, most time.Duration, wait func() error) error {
 	doneC := make(chan error, 1)
-	go func() { doneC <- wait() }() // what hangs ends with the process
+	go func() { doneC <- panics.Contain(wait) }() // what hangs ends with the process
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
@@ -38,8 +40,12 @@ func within[T any](most time.Duration, what string, get func() (T, error)) (T, e
 	}
 	doneC := make(chan result, 1)
 	go func() {
-		value, err := get()
-		doneC <- result{value, err}
+		var r result
+		r.err = panics.Contain(func() (err error) {
+			r.value, err = get()
+			return err
+		})
+		doneC <- r
 	}()
 	timer := time.NewTimer(most)
 	defer timer.Stop()

@@ -15,9 +15,6 @@ type Outlet interface {
 
 // watchOutlet has the condition of the log hold while its lines do not get through, until ctx ends.
 func (a *Agent) watchOutlet(ctx context.Context) error {
-	if a.o.Outlet == nil {
-		return nil
-	}
 	every := time.NewTicker(time.Second)
 	defer every.Stop()
 	for held := false; ; {

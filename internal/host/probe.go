@@ -19,6 +19,8 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 // probeTimeout is how long each of the things asked has to answer.
@@ -80,7 +82,10 @@ func (h *Host) Probe(ctx context.Context, names ...string) Checks {
 	checks := make(Checks, len(probes))
 	var wg sync.WaitGroup
 	for i, p := range probes {
-		wg.Go(func() { checks[i] = Check{Name: p.name, Err: p.ask(ctx), Relayed: p.relayed} })
+		wg.Go(func() {
+			err := panics.Contain(func() error { return p.ask(ctx) }) // answers come from outside
+			checks[i] = Check{Name: p.name, Err: err, Relayed: p.relayed}
+		})
 	}
 	wg.Wait()
 	return checks

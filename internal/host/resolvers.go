@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 const (
@@ -72,7 +74,11 @@ func (f *files) read() conf {
 	confC := make(chan conf, 1)
 	go func() {
 		defer func() { <-f.busy }()
-		confC <- f.resolvers()
+		var c conf
+		if err := panics.Contain(func() error { c = f.resolvers(); return nil }); err != nil {
+			c = conf{err: err}
+		}
+		confC <- c
 	}()
 	select {
 	case c := <-confC:

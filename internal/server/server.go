@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
@@ -128,7 +129,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range s.listeners {
 		l = crowd.listen(l)
 		g.Go(func() error {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := panics.Contain(func() error { return srv.Serve(l) }); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve health endpoint: %w", err)
 			}
 			return nil

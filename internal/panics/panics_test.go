@@ -1,0 +1,28 @@
+package panics
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+// TestContain: an error passes, and a panic becomes one that names where it began.
+func TestContain(t *testing.T) {
+	t.Parallel()
+	want := errors.New("as it is")
+	if err := Contain(func() error { return want }); !errors.Is(err, want) {
+		t.Errorf("an error becomes %v", err)
+	}
+	if err := Contain(func() error { return nil }); err != nil {
+		t.Errorf("success becomes %v", err)
+	}
+	var none []int
+	err := Contain(func() error { none[len(none)]++; return nil })
+	p, ok := errors.AsType[*Error](err)
+	if !ok || !strings.Contains(err.Error(), "index out of range") {
+		t.Fatalf("a panic becomes %v", err)
+	}
+	if !strings.HasPrefix(p.Stack, "panics.TestContain.func") || !strings.Contains(p.Stack, "panics_test.go:") {
+		t.Errorf("it began at %s", p.Stack)
+	}
+}
