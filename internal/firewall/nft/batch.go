@@ -83,9 +83,12 @@ func (s setPlan) set(t *nftables.Table) *nftables.Set {
 }
 
 // rules puts these rules, and no others, into the chains.
-func (b *batch) rules(rr []rule) {
+func (b *batch) rules(rr []rule) { b.rulesIn(chains(b.table), rr) }
+
+// rulesIn is rules for these chains.
+func (b *batch) rulesIn(cs []*nftables.Chain, rr []rule) {
 	byName := map[string]*nftables.Chain{}
-	for _, c := range chains(b.table) {
+	for _, c := range cs {
 		b.conn.AddChain(c)
 		byName[c.Name] = c
 	}

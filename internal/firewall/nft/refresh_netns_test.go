@@ -103,3 +103,34 @@ func TestIntervalsUnderTraffic(t *testing.T) {
 		})
 	}
 }
+
+// TestReplacedUnderTraffic takes over a table that has other flags and is replaced whole, while
+// sources send: none that is on the list before and after gets through, none that is whitelisted is
+// dropped, and no other table is left.
+func TestReplacedUnderTraffic(t *testing.T) {
+	t.Parallel()
+	if !nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist) {
+		t.Skip("this kernel leaves no table of other flags behind")
+	}
+	h := newHost(t, Options{Keep: true})
+	blocked := nettest.Addrs("62.1.1.1", "222.9.9.9", "45.9.20.7", "2001:db8:0:b123::1")
+	open := nettest.Addrs("12.0.5.9", "45.9.20.8", "2001:db8:0:b124::1", "9.9.9.9")
+	block := blocklist.New(slices.Concat(networks(50_000, 25),
+		list("62.0.0.0/7", "222.9.9.0/25", "45.9.20.7", "45.9.20.8", "2001:db8:0:b000::/52").Prefixes()))
+	allow := list("12.0.5.8/29", "45.9.20.8", "2001:db8:0:b124::/64")
+	for range 3 {
+		h.apply(block, allow)
+		h.orphan()
+		h.Under(blocked, open, func() {
+			h.open(Options{})
+			h.apply(block, allow)
+		})
+		if out := h.Run("nft", "list", "tables"); out != "table inet sikkerguard\n" {
+			t.Errorf("there are the tables:\n%s", out)
+		}
+		if err := h.table.Close(); err != nil {
+			t.Fatal(err)
+		}
+		h.open(Options{Keep: true})
+	}
+}

@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -32,6 +33,11 @@ type rule struct {
 	exprs []expr.Any
 }
 
+// logs reports whether the rule is the one of logRule.
+func (r rule) logs() bool {
+	return slices.ContainsFunc(r.exprs, func(e expr.Any) bool { _, ok := e.(*expr.Log); return ok })
+}
+
 // chains are the chains of the table: the base chain first, then a drop chain a family.
 func chains(t *nftables.Table) []*nftables.Chain {
 	policy := nftables.ChainPolicyAccept
@@ -50,6 +56,16 @@ func chains(t *nftables.Table) []*nftables.Chain {
 
 // rules are the rules for these sets, in the order in which they stand.
 func rules(block, allow []setPlan, rs ruleset.Ruleset) []rule {
+	return rulesBy(block, allow, rs, func(s setPlan) []rule { return []rule{returnRule(s)} })
+}
+
+// spelled are the same rules without a lookup of allow: each of its elements is a rule. They are in
+// force in the instant in which the kernel takes them, which an interval set is not.
+func spelled(block, allow []setPlan, rs ruleset.Ruleset) []rule {
+	return rulesBy(block, allow, rs, returnRules)
+}
+
+func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, back func(setPlan) []rule) []rule {
 	var rr []rule
 	for _, s := range block {
 		rr = append(rr, lookupRule(s))
@@ -57,7 +73,7 @@ func rules(block, allow []setPlan, rs ruleset.Ruleset) []rule {
 	for _, f := range families() {
 		for _, s := range allow {
 			if s.family.name == f.name {
-				rr = append(rr, returnRule(s))
+				rr = append(rr, back(s)...)
 			}
 		}
 		rr = append(rr, logRule(f, rs), dropRule(f))
@@ -97,6 +113,26 @@ func returnRule(s setPlan) rule {
 			&expr.Lookup{SourceRegister: 1, SetName: s.kernel},
 			&expr.Verdict{Kind: expr.VerdictReturn}),
 	}
+}
+
+// returnRules do the same as returnRule, by one rule for each element.
+func returnRules(s setPlan) []rule {
+	var rr []rule
+	for p := range s.elements {
+		mask := net.CIDRMask(p.Bits(), s.family.width)
+		rr = append(rr, rule{
+			// ip saddr 203.0.113.0/24 return
+			chain: dropPrefix + s.family.name,
+			text:  s.family.saddrText() + " " + p.String() + " return",
+			exprs: append(s.family.loadSource(),
+				&expr.Bitwise{
+					SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
+				},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
+				&expr.Verdict{Kind: expr.VerdictReturn}),
+		})
+	}
+	return rr
 }
 
 // logRule copies a dropped packet to the sensor. The limit comes first, because a limit after log limits nothing, and is

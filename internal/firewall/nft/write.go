@@ -93,7 +93,7 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 				return err
 			}
 		}
-		if err := t.swap(newBatch(t.conn, t.table(), have), l, nextBlock, nextAllow, filled, rs); err != nil {
+		if err := t.swap(l, nextBlock, nextAllow, filled, rs); err != nil {
 			return err
 		}
 		if !renamed {
@@ -190,11 +190,12 @@ func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block,
 	return err
 }
 
-// swap sends the one idempotent batch, which may have been begun: everything created if it is
-// absent, chains and sets flushed, rules, elements, and the sets that no rule looks up any more and
-// all of l that is another program's deleted. The sets named in filled hold their elements already.
-func (t *Table) swap(b *batch, l *layout, block, allow []setPlan, filled map[string]bool, rs ruleset.Ruleset) error {
+// swap sends the one idempotent batch: everything created if it is absent, chains and sets flushed,
+// rules, elements, and the sets that no rule looks up any more and all of l that is another
+// program's deleted. The sets named in filled hold their elements already.
+func (t *Table) swap(l *layout, block, allow []setPlan, filled map[string]bool, rs ruleset.Ruleset) error {
 	all := slices.Concat(allow, block)
+	b := newBatch(t.conn, t.table(), l.sets)
 	b.begin(all)
 	b.flushForeign(l)
 	b.rules(rules(block, allow, rs))
@@ -204,26 +205,44 @@ func (t *Table) swap(b *batch, l *layout, block, allow []setPlan, filled map[str
 	if err := t.send(b); err != nil {
 		return err
 	}
-	t.enforce, t.committed = true, true
-	t.live, t.now = all, rs.Block
+	t.took(all, rs)
 	return nil
 }
 
 // replace deletes the table and makes a new one in the same transaction. Until the kernel has taken
 // that, the old one is in force. The elements of hash sets become visible with the rules, those of
-// interval sets some milliseconds later. The counters keep their values.
+// interval sets some milliseconds later. Until then there is a shield, and the rules spell out the
+// whitelist; a second transaction puts the usual ones in their place. The counters keep their
+// values.
 func (t *Table) replace(l *layout, block, allow []setPlan, rs ruleset.Ruleset) error {
 	counted, err := t.Counters()
 	if err != nil {
 		return err
 	}
+	defer t.shield(block, allow)()
+	all := slices.Concat(allow, block)
 	b := newBatch(t.conn, t.table(), nil)
 	b.counted = counted
 	b.conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet})
 	for name := range l.sets {
 		b.holds[name] = gone
 	}
-	return t.swap(b, &layout{}, block, allow, nil, rs)
+	b.begin(all)
+	b.rules(spelled(block, allow, rs))
+	b.fill(all)
+	if err := t.send(b); err != nil {
+		return err
+	}
+	t.took(all, rs)
+	b = newBatch(t.conn, t.table(), nil)
+	b.rules(rules(block, allow, rs))
+	return t.send(b)
+}
+
+// took notes that the kernel has the rules for rs, and that they look up these sets.
+func (t *Table) took(sets []setPlan, rs ruleset.Ruleset) {
+	t.enforce, t.committed = true, true
+	t.live, t.now = sets, rs.Block
 }
 
 // send commits a batch, and remembers how many elements its sets have now.
