@@ -359,7 +359,7 @@ func (t *traffic) keeps() {
 			}
 			p := t.s.watch.newest()
 			t.mu.Lock()
-			if (p.protects() || p.trial || p.state == "unprotected") && p.asked.After(t.kept[i].from) && t.kept[i].to.IsZero() {
+			if (p.protects() || p.state == "unprotected") && p.asked.After(t.kept[i].from) && t.kept[i].to.IsZero() {
 				t.kept[i].to = p.asked
 			}
 			ended := !t.kept[i].to.IsZero()

@@ -16,11 +16,10 @@ import (
 type poll struct {
 	asked, answered time.Time
 	state, reason   string // empty: no answer
-	trial           bool   // rules are out of force for moments, and the status says so
 }
 
 // protects reports whether the agent says that the list is in force.
-func (p poll) protects() bool { return (p.state == "active" || p.state == "degraded") && !p.trial }
+func (p poll) protects() bool { return p.state == "active" || p.state == "degraded" }
 
 // watch asks for the status all the time.
 type watch struct {
@@ -64,7 +63,7 @@ func (w *watch) run() {
 		w.polls = append(w.polls, p)
 		w.polls = w.polls[max(0, len(w.polls)-5000):]
 		w.mu.Unlock()
-		if p.state != before.state || p.trial != before.trial {
+		if p.state != before.state {
 			w.s.note("  status: %s %s", cmpOr(p.state, "no answer"), p.reason)
 		}
 		if away := p.asked.Sub(before.asked); p.state != "active" && len(w.polls) > 1 {
@@ -105,15 +104,9 @@ func (w *watch) ask() poll {
 		return p
 	}
 	defer func() { _ = res.Body.Close() }()
-	var status struct {
-		Status, Reason string
-		Conditions     []struct{ Code string }
-	}
+	var status struct{ Status, Reason string }
 	if err := json.NewDecoder(res.Body).Decode(&status); err == nil {
 		p.state, p.reason = status.Status, status.Reason
-	}
-	for _, c := range status.Conditions {
-		p.trial = p.trial || c.Code == "list-on-trial"
 	}
 	p.answered = time.Now()
 	return p

@@ -104,9 +104,13 @@ func (a *Agent) try(ctx context.Context, d desired, before host.Checks) (desired
 	if len(broken) == 0 {
 		return d, nil
 	}
-	d, exempted, err := a.exemptUpstreams(ctx, d, broken)
+	d, exempted, err := a.exemptNeeded(ctx, d, relayed(broken), a.answerers.on(d.block, time.Now()))
 	if err != nil {
-		return d, errors.Join(err, a.undo())
+		err = errors.Join(err, a.undo())
+	}
+	a.setCondition(condOpen, nil)
+	if err != nil {
+		return d, err
 	}
 	t := trial{probe: a.host.Probe, with: a.enforcing(d), without: func(context.Context) error { return a.putBack() }}
 	if exempted {
@@ -126,8 +130,13 @@ func (a *Agent) try(ctx context.Context, d desired, before host.Checks) (desired
 	return d, nil
 }
 
-// proof has t prove which of the broken checks are the fault of d, and rejects d if some are. The status says so meanwhile.
+// proof has t prove which of the broken checks are the fault of d, and rejects d if some are. The
+// status says so meanwhile: d is out of force for moments, and the rules of before, or none, are in
+// force.
 func (a *Agent) proof(ctx context.Context, t trial, broken host.Checks, d desired) (host.Checks, error) {
+	if a.enforcer.enforced == nil {
+		a.setStatus(func(s *Status) { s.enforcing = StateUnprotected })
+	}
 	a.setCondition(condTrial, fmt.Errorf("with the list of %d entries this host does not reach: %v", d.block.Len(), broken))
 	defer a.setCondition(condTrial, nil)
 	guilty, err := t.prove(ctx, broken)
@@ -179,72 +188,46 @@ func (a *Agent) ruleset(d desired) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: d.block, Allow: d.allow, LogGroup: a.cfg.NFLOGGroup, LogRate: a.cfg.LogRate}
 }
 
-// suspect accuses the list in force if a pull found nobody.
+// suspect accuses the list in force if a pull reached nothing.
 func (a *Agent) suspect(ctx context.Context, pull error) {
 	if unreached(pull) {
-		_ = a.accuse(ctx) // which remembers it
+		a.accuse(ctx)
 	}
 }
 
-// accuse tries whether the list in force is why something is not reached. A list is measured by what worked before it, and at
-// a boot nothing did; later the host may begin to depend on something that is listed. So if answers to this host were dropped,
-// those who answered are let in for a moment. If more works then, and not without them again, the list is taken out of force,
-// which is remembered as what putInForce failed with. Answers can be forged, so it is not tried often.
-func (a *Agent) accuse(ctx context.Context) error {
+// accuse tries whether the list in force is why something is not reached. A list is measured by the
+// checks that worked before it, and at a boot none did; later the host may begin to depend on an
+// address that is listed. So if answers to this host were dropped, their sources are let in for a
+// moment. If more works then, and not without them again, those that are needed are exempted. Answers
+// can be forged, so it is not tried often.
+func (a *Agent) accuse(ctx context.Context) {
 	e := &a.enforcer
-	if a.cfg.DryRun || e.enforced == nil || time.Since(e.suspected) < suspectAgain {
-		return nil
-	}
-	asked := a.seen.answered()
-	if asked.Len() == 0 {
-		return nil
+	if a.cfg.DryRun || e.enforced == nil || time.Since(e.suspected) < suspectAgain ||
+		len(a.answerers.on(e.enforced.block, time.Now())) == 0 {
+		return
 	}
 	e.suspected = time.Now()
 	d := *e.enforced
-	t := trial{
-		probe: a.host.Probe,
-		with:  func(ctx context.Context) error { _, err := a.enact(ctx, d); return err },
-		without: func(ctx context.Context) error {
-			_, err := a.enact(ctx, desired{block: d.block.Without(asked), allow: d.allow.Union(asked)})
-			return err
-		},
-	}
-	broken := t.unreached(ctx)
-	if len(broken) == 0 {
-		return nil
-	}
-	switch let, exempted, err := a.exemptUpstreams(ctx, d, broken); {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		err = errors.Join(err, a.undo())
-		a.takeApplied(err)
-		return err
-	case exempted:
-		a.inForce(let)
-		return nil
+	broken := trial{probe: a.host.Probe}.unreached(ctx)
+	candidates := a.answerers.on(d.block, time.Now()) // some have answered just now
+	if len(broken) == 0 || len(candidates) == 0 {
+		return
 	}
 	a.log.Warn("The API is not reached, and answers to this host are dropped: letting those in for a moment who answered",
-		zap.Int("sources", asked.Len()))
-	guilty, err := a.proof(ctx, t, broken, d)
+		zap.Int("sources", len(candidates)), zap.Stringer("notReached", broken))
+	defer a.setCondition(condOpen, nil)
+	let, exempted, err := a.exemptNeeded(ctx, d, broken, candidates)
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
 	case err != nil:
-		err = errors.Join(err, a.undo())
-	case len(guilty) == 0:
-		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", d.block.Len()))
-		return nil
+		a.takeApplied(errors.Join(err, a.undo()))
+		a.publish()
+	case exempted:
+		e.wait.Reset() // the pulls that failed did so because of the list
+		a.inForce(let)
 	default:
-		if e.fresh == nil {
-			e.fresh = &pulled{e.pulled, e.pulledAt, e.kept} // tried again when the rejection has ended
-		}
-		e.enforced, e.own.inForce = nil, blocklist.Blocklist{}
-		a.setPulled(pulled{})
-		err = errors.Join(&RollbackError{Broken: guilty, Entries: d.block.Len()}, a.undo())
+		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", d.block.Len()))
 	}
-	a.takeApplied(err)
-	return err
 }
 
 // unreached says whether a pull failed because nobody answered.

@@ -30,6 +30,7 @@ const (
 	condRolledBack Code = "list-rolled-back"
 	condKernel     Code = "kernel-refuses"
 	condTrial      Code = "list-on-trial"
+	condOpen       Code = "list-partly-open"
 	condUnkept     Code = "list-not-kept"
 	condOld        Code = "list-old"
 	condWhitelist  Code = "whitelist-stale"
@@ -39,7 +40,7 @@ const (
 	condAge        Code = "list-age-unknown"
 	condReports    Code = "reports-kept"
 	condSurvey     Code = "whitelist-incomplete"
-	condUpstream   Code = "resolver-listed"
+	condExempt     Code = "needed-is-listed"
 	condDryRun     Code = "dry-run"
 	condNamespace  Code = "namespace-alone"
 	condBridged    Code = "guests-not-covered"
@@ -86,6 +87,11 @@ func conditions() []condition {
 			code: condSilent, severity: SeverityUnprotected, quiet: true,
 			message: "The kernel does not answer whether it has the firewall rules",
 			remedy:  "Look at the load of this host, and in `dmesg`. Another program may hold the firewall, as one that loads a large ruleset does.",
+		},
+		{
+			code: condOpen, severity: SeverityUnprotected,
+			message: "Addresses of the list are let through for moments, to find out whether this host needs them",
+			remedy:  "Wait: it takes seconds. The log says what came of it.",
 		},
 		{
 			code: condStuck, severity: SeverityDegraded,
@@ -213,10 +219,10 @@ func conditions() []condition {
 			remedy:  "The detail says what to do. It is looked for again by itself, at least every three minutes.",
 		},
 		{
-			code: condUpstream, severity: SeverityWarning, quiet: true,
-			message: "A resolver on this host asks others that are on the list; those it needs are let through",
-			remedy: "Have it ask other resolvers, or name those in SIKKER_WHITELIST. An exemption ends by itself when the address is on no " +
-				"list any more or not needed.",
+			code: condExempt, severity: SeverityWarning, quiet: true,
+			message: "This host depends on addresses that are on the list; those it needs are let through",
+			remedy: "Name the addresses in SIKKER_WHITELIST, or have a resolver on this host ask others. An exemption ends by itself " +
+				"when the address is on no list any more or not needed.",
 		},
 		{
 			code: condDryRun, severity: SeverityWarning, quiet: true,

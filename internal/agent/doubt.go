@@ -50,10 +50,6 @@ func (a *Agent) doubtAgain(ctx context.Context) {
 		d.done()
 	default:
 		d.wait.again()
-		if a.accuse(ctx) != nil && ctx.Err() == nil {
-			d.done()
-			a.tellFailure(a.enforcer.retry.left())
-			a.publish()
-		}
+		a.accuse(ctx)
 	}
 }

@@ -2,11 +2,8 @@ package agent
 
 import (
 	"maps"
-	"net/netip"
-	"slices"
 	"sync"
 
-	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
@@ -19,11 +16,7 @@ type seen struct {
 	mu       sync.Mutex
 	services map[string]uint64 // packets
 	missing  uint64            // packets dropped and never seen
-	asked    []netip.Addr      // whose answers to this host were dropped since that was asked last, maxAsked of them
 }
-
-// maxAsked is how many sources of answers are remembered, the last ones.
-const maxAsked = 64
 
 // add counts the hits by service.
 func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
@@ -33,30 +26,12 @@ func (s *seen) add(hits []sensor.Hit, ports config.PortMap) {
 		s.services = map[string]uint64{}
 	}
 	for _, h := range hits {
-		if h.Kind == sensor.Answer && !slices.Contains(s.asked, h.Source) {
-			if len(s.asked) == maxAsked { // the oldest goes: who is needed is asked again and again
-				s.asked = s.asked[1:]
-			}
-			s.asked = append(s.asked, h.Source)
-		}
 		name, ok := ports.Name(h.Port)
 		if !ok || h.Kind == sensor.Answer { // whose port is not this host's
 			name = otherService
 		}
 		s.services[name] += h.Packets
 	}
-}
-
-// answered is whose answers to this host were dropped since the last time.
-func (s *seen) answered() blocklist.Blocklist {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ps := make([]netip.Prefix, len(s.asked))
-	for i, a := range s.asked {
-		ps[i] = netip.PrefixFrom(a, a.BitLen())
-	}
-	s.asked = nil
-	return blocklist.New(ps)
 }
 
 // miss remembers how many packets were never seen, so far.

@@ -16,7 +16,7 @@ const (
 	StateStarting    State = "starting"    // nothing was tried yet
 	StateActive      State = "active"      // the list is current, in force and verified
 	StateDegraded    State = "degraded"    // a list is in force, but not the one wanted: Reason says why
-	StateUnprotected State = "unprotected" // nothing is in force: Reason says why
+	StateUnprotected State = "unprotected" // nothing is in force, or not all of the list: Reason says why
 	StateDryRun      State = "dry-run"     // nothing is touched
 )
 

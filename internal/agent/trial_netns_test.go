@@ -200,52 +200,68 @@ func TestAKernelThatAnswersWronglyIsNotTheListsFault(t *testing.T) {
 	}
 }
 
-// TestTheStatusTellsOfATrial: while a list is out of force to find out whether it is why the API is not reached, the status says
-// so; afterwards it does not.
+// TestTheStatusTellsOfATrial: while a list is out of force to find out whether it is why the API is
+// not reached, the status says so; afterwards it does not. If no rules are in force meanwhile, it
+// says that too.
 func TestTheStatusTellsOfATrial(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
 		return
 	}
-	a, h, logs := bench(t)
-	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
-		t.Fatal(err)
-	}
-	lookedC := make(chan struct{})
-	h.after = func() {
-		outage(t, 5*time.Second)
-		seen := h.tries.Load()
-		go func() {
-			defer close(lookedC)
-			for h.tries.Load() == seen {
-				time.Sleep(time.Millisecond)
+	for name, tt := range map[string]struct {
+		before bool // a list is in force before
+		want   State
+	}{
+		"the first list": {false, StateUnprotected},
+		"another list":   {true, StateDegraded},
+	} {
+		a, h, logs := bench(t)
+		for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
+		}
+		if tt.before {
+			if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+				t.Fatal(err)
 			}
-			s := a.status.Load()
-			if !s.holds(condTrial) || s.State != StateDegraded || !strings.Contains(s.Reason, "does not reach: API api.example:9080") {
-				t.Errorf("during the trial: %s %q", s.State, s.Reason)
-			}
-		}()
-	}
-	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.2/32")}); err != nil {
-		t.Fatal(err)
-	}
-	<-lookedC
-	if s := a.status.Load(); s.holds(condTrial) || s.State != StateActive {
-		t.Errorf("after the trial: %s %q", s.State, s.Reason)
-	}
-	if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
-		t.Errorf("the acquittal is not told: %v", logs.All())
+		}
+		lookedC := make(chan struct{})
+		h.after = func() {
+			outage(t, 5*time.Second)
+			go func() {
+				defer close(lookedC)
+				for end := time.Now().Add(20 * time.Second); !a.status.Load().holds(condTrial) && time.Now().Before(end); {
+					time.Sleep(time.Millisecond)
+				}
+				s := a.status.Load()
+				if s.State != tt.want || !strings.Contains(s.Reason, "does not reach: API api.example:9080") {
+					t.Errorf("%s: during the trial: %s %q", name, s.State, s.Reason)
+				}
+			}()
+		}
+		if err := a.apply(t.Context(), desired{block: listOf("198.51.100.2/32")}); err != nil {
+			t.Fatal(err)
+		}
+		<-lookedC
+		if s := a.status.Load(); s.holds(condTrial) || s.State != StateActive {
+			t.Errorf("%s: after the trial: %s %q", name, s.State, s.Reason)
+		}
+		if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
+			t.Errorf("%s: the acquittal is not told: %v", name, logs.All())
+		}
+		if err := errors.Join(h.Remove(), h.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-// answers makes it known that answers of api to this host were dropped.
-func answers(a *Agent) {
-	a.seen.add([]sensor.Hit{{Key: sensor.Key{Source: api.Addr(), Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, a.cfg.Ports)
+// answers makes it known that answers of an address to this host were dropped.
+func answers(a *Agent, addr netip.Addr) {
+	a.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
 }
 
-// TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When the outage has ended it is
-// doubted again, and taken out of force.
+// TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When the outage has ended the list
+// is doubted again, and the address that the host needs is let through, and no other. While more is let through to find that
+// out, the status does not say that the list is in force.
 func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -265,16 +281,31 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	if a.enforcer.enforced == nil || a.enforcer.doubt.due() == nil {
 		t.Fatal("without answers that are dropped the list is blamed, or the doubt has ended")
 	}
-	answers(a)
+	answers(a, api.Addr())
+	a.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
+	h.after = func() {
+		if s := a.status.Load(); s.State != StateUnprotected || !s.holds(condOpen) {
+			t.Errorf("while addresses are let through: %s %q", s.State, s.Reason)
+		}
+	}
 	a.doubtAgain(t.Context())
-	if s := a.status.Load(); s.Rollbacks != 1 || s.State != StateUnprotected || !s.holds(condRolledBack) {
+	if s := a.status.Load(); s.Rollbacks != 0 || s.State != StateActive || s.holds(condOpen) {
 		t.Errorf("%s, %d rollbacks, %q", s.State, s.Rollbacks, s.Reason)
+	}
+	if detail := exempted(a); detail != "let through: 203.0.113.50" {
+		t.Errorf("the status says %q", detail)
+	}
+	for addr, want := range map[string]bool{"203.0.113.50": true, "203.0.113.66": false, "203.0.113.51": false} {
+		if got := whitelisted(t, addr); got != want {
+			t.Errorf("%s is let through: %v", addr, got)
+		}
 	}
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	if a.enforcer.doubt.due() != nil || a.enforcer.retry.due() == nil {
-		t.Error("the doubt goes on, or the list is not tried again later")
+	a.doubtAgain(t.Context())
+	if a.enforcer.doubt.due() != nil {
+		t.Error("the doubt goes on")
 	}
 }
 
@@ -316,7 +347,7 @@ func TestAListIsAccusedRarely(t *testing.T) {
 	outage(t, time.Minute)
 	away := &sikkerapi.TemporaryError{Err: errors.New("connection refused")}
 	for range 3 {
-		answers(a)
+		answers(a, netip.MustParseAddr("198.51.100.1"))
 		before := h.tries.Load()
 		a.suspect(t.Context(), away)
 		if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 1 {
@@ -327,7 +358,7 @@ func TestAListIsAccusedRarely(t *testing.T) {
 		}
 	}
 	a.enforcer.suspected = time.Now().Add(-5 * time.Minute)
-	answers(a)
+	answers(a, netip.MustParseAddr("198.51.100.1"))
 	a.suspect(t.Context(), away)
 	if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 2 {
 		t.Errorf("after five minutes: %d times let in", lettings)

@@ -21,12 +21,12 @@ const (
 	// answerFresh is how long a dropped answer speaks for its source: a resolver asks a silent
 	// upstream again and again.
 	answerFresh = 30 * time.Second
-	// maxAnswerers is how many sources of dropped answers are remembered, and maxUpstreams how many
+	// maxAnswerers is how many sources of dropped answers are remembered, and maxCandidates how many
 	// of them are tried.
-	maxAnswerers, maxUpstreams = 256, 16
-	// retestUpstreams is the shortest time between two tests of whether an exemption is needed: a
-	// test of one that is costs the host its DNS for about two seconds.
-	retestUpstreams = 6 * time.Hour
+	maxAnswerers, maxCandidates = 256, 64
+	// retestAfter is the shortest time between two tests of whether an exemption is needed: a test
+	// of one that is costs the host its DNS, or whatever needs it, for about two seconds.
+	retestAfter = 6 * time.Hour
 )
 
 // answerers remembers whose answers to this host were dropped lately. One task adds, another reads.
@@ -71,15 +71,20 @@ func (s *answerers) forgetOne() {
 	delete(s.last, oldest)
 }
 
-// on returns the sources that answered lately and are on the list, at most maxUpstreams: those of
-// DNS first, and the newest first.
+// on returns the sources that answered lately and are on the list, at most maxCandidates: those of
+// DNS first, and the newest first. Neither those of DNS nor the others take more than half if there
+// are too many.
 func (s *answerers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []netip.Addr
+	dns := 0
 	for addr, a := range s.last {
 		if now.Sub(a.at) <= answerFresh && list.Contains(addr) {
 			found = append(found, addr)
+			if a.dns {
+				dns++
+			}
 		}
 	}
 	slices.SortFunc(found, func(x, y netip.Addr) int {
@@ -89,13 +94,19 @@ func (s *answerers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
 		}
 		return cmp.Or(b.at.Compare(a.at), x.Compare(y))
 	})
-	return found[:min(len(found), maxUpstreams)]
+	if others := len(found) - dns; len(found) > maxCandidates {
+		first := min(dns, max(maxCandidates/2, maxCandidates-others))
+		found = slices.Concat(found[:first], found[dns:dns+maxCandidates-first])
+	}
+	return found
 }
 
 // exemptions are addresses that are on the list and let through all the same, because this host was
-// proven to need them: a resolver on this host asks them. They belong to the enforcing task.
+// proven to need them: a resolver on this host asks them, or the API is there. They belong to the
+// enforcing task.
 type exemptions struct {
 	addrs     []netip.Addr
+	checks    []string  // names of the checks that need them
 	retested  time.Time // when they were last tested
 	suspected time.Time // when a listed upstream was suspected in vain
 }
@@ -128,16 +139,15 @@ func relayed(checks host.Checks) host.Checks {
 	return slices.DeleteFunc(slices.Clone(checks), func(c host.Check) bool { return !c.Relayed })
 }
 
-// exemptUpstreams finds out whether d, which is in force, keeps a resolver on this host from those
-// that it asks, by the checks that fail. If it does, as few addresses are exempted as that takes;
-// nothing else of the list is touched. It returns the rules in force then, and whether they are
-// other than d. After an error either may be in force.
-func (a *Agent) exemptUpstreams(ctx context.Context, d desired, broken host.Checks) (desired, bool, error) {
-	broken = relayed(broken)
-	candidates := a.answerers.on(d.block, time.Now())
+// exemptNeeded finds out whether d, which is in force, is why the checks fail because it holds some
+// of the candidates. If so, as few of those are exempted as the checks take; nothing else of the list
+// is touched. It returns the rules in force then, and whether they are other than d. After an error
+// either may be in force. The caller ends condOpen when it has put that right.
+func (a *Agent) exemptNeeded(ctx context.Context, d desired, broken host.Checks, candidates []netip.Addr) (desired, bool, error) {
 	if len(broken) == 0 || len(candidates) == 0 {
 		return d, false, nil
 	}
+	a.setCondition(condOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
 	t := trial{
 		probe:   a.host.Probe,
 		with:    a.enforcing(d),
@@ -147,33 +157,53 @@ func (a *Agent) exemptUpstreams(ctx context.Context, d desired, broken host.Chec
 	if err != nil || len(guilty) == 0 {
 		return d, false, err
 	}
-	// Anyone can forge answers of the address that he wants to be let through. An address that is
-	// not needed is not.
-	needed := candidates
-	for _, c := range candidates {
-		fewer := without(needed, c)
-		if len(fewer) == 0 {
-			break
-		}
-		if err := a.enforcing(d.letting(fewer))(ctx); err != nil {
-			return d, false, fmt.Errorf("find the resolver that is needed: %w", err)
-		}
-		if len(t.working(ctx, guilty)) == len(guilty) {
-			needed = fewer
-		}
+	needed, err := a.fewest(ctx, t, d, guilty, candidates)
+	if err == nil {
+		err = a.enforcing(d.letting(needed))(ctx)
 	}
-	if err := a.enforcing(d.letting(needed))(ctx); err != nil {
-		return d, false, fmt.Errorf("let the resolver through: %w", err)
-	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return d, false, ctx.Err()
+	case err != nil:
+		return d, false, fmt.Errorf("let through the addresses that are needed: %w", err)
 	}
-	a.log.Warn("A resolver on this host asks others that are on the list; those it needs are let through",
+	a.log.Warn("This host depends on addresses that are on the list; those it needs are let through",
 		zap.Stringer("notReached", guilty), zap.Stringers("exempted", needed))
 	x := &a.enforcer.exempt
 	x.addrs, x.retested = append(x.addrs, needed...), time.Now()
+	for _, c := range guilty {
+		if !slices.Contains(x.checks, c.Name) {
+			x.checks = append(x.checks, c.Name)
+		}
+	}
 	a.publishExemptions()
 	return d.letting(needed), true, nil
+}
+
+// fewest returns as few of the candidates as must be let through for the checks to work. Another
+// host can forge answers of an address that it wants to be let through; an address that is not needed
+// is left out. Halves, quarters and so on are tried, then each candidate that is left.
+func (a *Agent) fewest(ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr) ([]netip.Addr, error) {
+	needed := slices.Clone(candidates)
+	for n := (len(needed) + 1) / 2; ; n /= 2 {
+		for i := 0; i < len(needed); {
+			fewer := slices.Delete(slices.Clone(needed), i, min(i+n, len(needed)))
+			if len(fewer) == 0 {
+				break
+			}
+			if err := a.enforcing(d.letting(fewer))(ctx); err != nil {
+				return nil, err
+			}
+			if len(t.working(ctx, checks)) == len(checks) {
+				needed = fewer
+			} else {
+				i += n
+			}
+		}
+		if n <= 1 {
+			return needed, nil
+		}
+	}
 }
 
 // enforcing returns a step of a trial that puts d in force.
@@ -191,7 +221,7 @@ func (a *Agent) publishExemptions() {
 		}
 		held = fmt.Errorf("let through: %s", strings.Join(texts, ", "))
 	}
-	a.setCondition(condUpstream, held)
+	a.setCondition(condExempt, held)
 }
 
 // suspectUpstreams is called if answers were dropped that this host may need. A list is blamed only
@@ -209,7 +239,8 @@ func (a *Agent) suspectUpstreams(ctx context.Context) {
 	if len(broken) == 0 {
 		return
 	}
-	d, exempted, err := a.exemptUpstreams(ctx, d, broken)
+	defer a.setCondition(condOpen, nil)
+	d, exempted, err := a.exemptNeeded(ctx, d, broken, a.answerers.on(d.block, time.Now()))
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -235,7 +266,7 @@ func (a *Agent) retestExemptions(ctx context.Context) {
 	}
 	v, _ := a.surveys.newest()
 	listed := e.pulled.Union(e.own.entries()).Without(v.allow)
-	due := time.Since(e.exempt.retested) >= retestUpstreams
+	due := time.Since(e.exempt.retested) >= retestAfter
 	for _, addr := range slices.Clone(e.exempt.addrs) {
 		if !listed.Contains(addr) || due && a.needless(ctx, addr) {
 			e.exempt.addrs = without(e.exempt.addrs, addr)
@@ -246,24 +277,26 @@ func (a *Agent) retestExemptions(ctx context.Context) {
 	if due {
 		e.exempt.retested = time.Now()
 	}
+	if len(e.exempt.addrs) == 0 {
+		e.exempt.checks = nil
+	}
 	a.publishExemptions()
 	a.reconcile(ctx, "What is let through has changed")
 }
 
-// needless reports whether the resolvers on this host work without the exemption of addr. The rules
+// needless reports whether the checks that exemptions are for work without that of addr. The rules
 // in force are the same afterwards.
 func (a *Agent) needless(ctx context.Context, addr netip.Addr) bool {
 	e := &a.enforcer
-	before := relayed(a.host.Probe(ctx))
-	before = slices.DeleteFunc(before, func(c host.Check) bool { return c.Err != nil })
-	if len(before) == 0 {
+	t := trial{probe: a.host.Probe}
+	before := a.host.Probe(ctx, e.exempt.checks...)
+	if slices.ContainsFunc(before, func(c host.Check) bool { return c.Err != nil }) {
 		return false // nothing can be proven now
 	}
 	x := e.exempt.addrs
 	e.exempt.addrs = without(x, addr)
 	d := a.wanted()
 	e.exempt.addrs = x
-	t := trial{probe: a.host.Probe}
 	if err := a.enforcing(d)(ctx); err != nil {
 		return false
 	}

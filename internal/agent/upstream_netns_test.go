@@ -136,7 +136,7 @@ func relayRoot(t *testing.T) string {
 // not hold.
 func exempted(a *Agent) string {
 	for _, c := range a.Status().Conditions {
-		if c.Code == condUpstream {
+		if c.Code == condExempt {
 			return c.Detail
 		}
 	}
@@ -258,7 +258,7 @@ func TestRetestExemptions(t *testing.T) {
 	a.surveys.publish(newSurvey(a.host.Discover(t.Context())))
 	e := &a.enforcer
 	e.pulled = listOf("198.51.100.1/32", upstream+"/32")
-	e.exempt.addrs = []netip.Addr{netip.MustParseAddr(upstream)}
+	e.exempt.addrs, e.exempt.checks = []netip.Addr{netip.MustParseAddr(upstream)}, []string{"resolver 127.0.0.1"}
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func TestRetestExemptions(t *testing.T) {
 	} {
 		r.ask(tt.asks)
 		if tt.due {
-			e.exempt.retested = time.Now().Add(-retestUpstreams)
+			e.exempt.retested = time.Now().Add(-retestAfter)
 		}
 		a.retestExemptions(t.Context())
 		if got := exempted(a) != ""; got != tt.exempted || whitelisted(t, upstream) != tt.exempted {

@@ -40,7 +40,7 @@ func TestAnswerers(t *testing.T) {
 		t.Errorf("%d sources are remembered", len(s.last))
 	}
 	got := s.on(listOf("198.51.0.0/16"), now)
-	if len(got) != maxUpstreams || !slices.Equal(got[:2], want[:2]) {
-		t.Errorf("after a flood: got %v, want %d that begin with %v", got, maxUpstreams, want[:2])
+	if len(got) != maxCandidates || !slices.Equal(got[:2], want[:2]) {
+		t.Errorf("after a flood: got %v, want %d that begin with %v", got, maxCandidates, want[:2])
 	}
 }
