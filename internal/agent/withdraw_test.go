@@ -75,6 +75,28 @@ func TestWhitelistedInFlight(t *testing.T) {
 	}
 }
 
+// TestWhitelistedInThisInstant whitelists a source between the two looks at it: the batch is without
+// it.
+func TestWhitelistedInThisInstant(t *testing.T) {
+	t.Parallel()
+	s := store.New(store.Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = s.Close() })
+	source, looks := netip.MustParseAddr("203.0.113.9"), 0
+	q := queue{Store: s, exempt: func(netip.Addr) bool { looks++; return looks > 1 }, withdrawn: func(int) {}}
+	hits := []store.Hit{{Source: source, Protocol: 6, Port: 22, Service: "ssh", Packets: 9}}
+	if err := s.Add(t.Context(), store.Record{From: time.Now(), To: time.Now(), Hits: hits, Report: true}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if batch, err := q.Batch(t.Context(), 10); err != nil || len(batch) > 0 {
+			t.Errorf("got %v, %v, want an empty batch", batch, err)
+		}
+	}
+	if n, err := s.Queued(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d rows wait, %v", n, err)
+	}
+}
+
 // whitelist makes the sources the safety whitelist.
 func whitelist(a *Agent, prefixes ...string) {
 	list := blocks(prefixes...)
