@@ -14,9 +14,9 @@ const (
 	// maxHourly is how many rows of hits an hour may have, and maxHits all hours together, some 200 MB. A listed network
 	// that knocks on every port could otherwise fill the disk.
 	maxHourly, maxHits = 100_000, 3_000_000
-	// confirmWithin is how soon after the previous call of Prune another one confirms the clock,
-	// and pruneHours is how many hours with hits one call deletes for their age.
-	confirmWithin, pruneHours = 3 * time.Hour, 2
+	// confirmAfter and confirmWithin are how long after the previous call of Prune another one
+	// confirms the clock, and pruneHours is how many hours with hits one call deletes for their age.
+	confirmAfter, confirmWithin, pruneHours = 30 * time.Minute, 3 * time.Hour, 2
 )
 
 // Record is what was seen in a while.
@@ -104,8 +104,9 @@ func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) er
 // is called every hour.
 //
 // The clock may be wrong, and what is deleted is gone. So the age counts only if the previous call
-// saw a time shortly before now, and then two hours with hits go at most: a clock that jumps ahead
-// deletes nothing at once and little until it is put right. Hits that lie more than 30 days ahead,
+// saw a time shortly before now, half an hour at least, and then two hours with hits go at most: a
+// clock that jumps ahead deletes nothing at once and little until it is put right, however often
+// the agent is started meanwhile. Hits that lie more than 30 days ahead,
 // which such a clock leaves, go in the same way.
 func (s *Store) Prune(ctx context.Context, now time.Time) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
@@ -114,10 +115,14 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
+		since := now.Sub(time.Unix(before, 0))
+		if since >= 0 && since < confirmAfter {
+			return thin(ctx, tx) // the agent was started again: that is no other reading
+		}
 		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO totals VALUES ('pruned', ?)", now.Unix()); err != nil {
 			return err
 		}
-		if since := now.Sub(time.Unix(before, 0)); since >= 0 && since <= confirmWithin {
+		if since >= 0 && since <= confirmWithin {
 			if err := expire(ctx, tx, now); err != nil {
 				return err
 			}

@@ -153,6 +153,11 @@ func TestPruneClockAhead(t *testing.T) {
 	if prune(ahead); left() != hours {
 		t.Errorf("one reading left %d of %d hours", left(), hours)
 	}
+	for i := range 100 {
+		if prune(ahead.Add(time.Duration(i) * 10 * time.Second)); left() != hours {
+			t.Fatalf("start %d left %d of %d hours", i, left(), hours)
+		}
+	}
 	prune(ahead.Add(time.Hour))
 	if prune(ahead.Add(2 * time.Hour)); left() < hours-4 {
 		t.Errorf("two hours ahead left %d of %d hours", left(), hours)
