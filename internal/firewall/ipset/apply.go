@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -79,22 +80,27 @@ func (s *Shim) write(ctx context.Context, w *wanted) (err error) {
 	}
 	var temporary []string
 	for _, t := range s.families {
-		if err := foreign(have, t.family); err != nil {
+		if err := foreign(have, t.family, t.whitelist(), t.blocklist()); err != nil {
 			return err
 		}
 		temporary = append(temporary, t.temporary()...)
 	}
-	if err := s.destroy(ctx, temporary...); err != nil { // what was left by an agent that was killed here
-		return fmt.Errorf("remove old temporary sets: %w", err)
+	derr := s.destroy(ctx, spares(temporary...)...) // what was left by an agent that was killed here
+	if have, err = s.sets(ctx); err != nil {
+		return err
+	}
+	names, err := free(have, temporary)
+	if err != nil {
+		return errors.Join(err, derr)
 	}
 	defer func() {
 		// Had this failed, the next Apply or Remove would do it; what is enforced is not touched by it.
-		derr := s.destroy(context.WithoutCancel(ctx), temporary...)
+		derr := s.destroy(context.WithoutCancel(ctx), slices.Sorted(maps.Values(names))...)
 		if err != nil {
 			err = errors.Join(err, derr)
 		}
 	}()
-	steps, err := s.fill(ctx, w)
+	steps, err := s.fill(ctx, w, names)
 	if err != nil {
 		return err
 	}
@@ -112,9 +118,10 @@ func (s *Shim) write(ctx context.Context, w *wanted) (err error) {
 	return nil
 }
 
-// fill fills the temporary sets, and returns the pairs to swap, in that order. Nothing that is whitelisted before and
-// afterwards is blocked in between: a whitelist that loses entries first becomes what both hold.
-func (s *Shim) fill(ctx context.Context, w *wanted) (steps [][2]string, err error) {
+// fill fills the temporary sets, which have these names, and returns the pairs to swap, in that
+// order. Nothing that is whitelisted before and afterwards is blocked in between: a whitelist that
+// loses entries first becomes what both hold.
+func (s *Shim) fill(ctx context.Context, w *wanted, names map[string]string) (steps [][2]string, err error) {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return nil, err
@@ -123,9 +130,10 @@ func (s *Shim) fill(ctx context.Context, w *wanted) (steps [][2]string, err erro
 	var first, then, last [][2]string
 	for i := range s.families {
 		block, allow := w.block[i], w.allow[i]
-		fills = append(fills, block.named(next(block.set)), allow.named(next(allow.set)))
-		then = append(then, [2]string{block.set, next(block.set)})
-		swap := [2]string{allow.set, next(allow.set)}
+		nextBlock, nextAllow := names[next(block.set)], names[next(allow.set)]
+		fills = append(fills, block.named(nextBlock), allow.named(nextAllow))
+		then = append(then, [2]string{block.set, nextBlock})
+		swap := [2]string{allow.set, nextAllow}
 		lost, err := s.losing(ctx, have, allow)
 		if err != nil {
 			return nil, err
@@ -134,7 +142,7 @@ func (s *Shim) fill(ctx context.Context, w *wanted) (steps [][2]string, err erro
 			first = append(first, swap)
 			continue
 		}
-		union := fill{set: both(allow.set), family: allow.family, elements: slices.Concat(allow.elements, lost)}
+		union := fill{set: names[both(allow.set)], family: allow.family, elements: slices.Concat(allow.elements, lost)}
 		fills = append(fills, union)
 		first, last = append(first, [2]string{allow.set, union.set}), append(last, swap)
 	}
@@ -200,11 +208,11 @@ func (s *Shim) make(ctx context.Context, t tables, have map[string]setInfo, fill
 	if err != nil {
 		return err
 	}
-	_, marked := have[t.made()]
+	mark, taken := have[t.made()] // by another program, if it is not ours
 	if !t.legacy {
-		s.made[t.proto] = s.made[t.proto] || marked || !loaded
+		s.made[t.proto] = s.made[t.proto] || mark.own(t.made()) || !loaded
 	}
-	if s.made[t.proto] && !marked {
+	if s.made[t.proto] && !taken {
 		text = append(text, newFill(t.made(), t.family, nil).create()...)
 	}
 	for _, f := range fills {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
@@ -166,13 +168,71 @@ func TestFails(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// The program reads a list that it refuses, in the middle.
-	h.Run("ipset", "create", "sikkerguard-blocklist-next", "hash:net")
-	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-blocklist-next", "src", "-j", "DROP")
-	if err := apply("203.0.113.10/32"); !errors.As(err, &p) || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("with a temporary set that somebody holds: got %v", err)
+	// Another program has every name that a temporary set may have.
+	for _, name := range spares("sikkerguard-blocklist6-next") {
+		h.Run("ipset", "create", name, "hash:ip")
+	}
+	if err := apply("203.0.113.10/32"); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-blocklist6-next") {
+		t.Errorf("without a name for a temporary set: got %v", err)
 	}
 	h.Check("after failures", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10"))
+}
+
+// TestTemporaryNameTaken has another program hold sets under names of temporary ones, after the
+// first list: refreshes go on, and its sets stay as they are.
+func TestTemporaryNameTaken(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	s := start(t, h, strings.Split(path, ":"))
+	apply := func(block, allow []string) {
+		t.Helper()
+		h.Do(func() {
+			if _, err := s.Apply(t.Context(), desired(list(block...), list(allow...))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	apply([]string{"203.0.113.9/32"}, nil)
+	for _, create := range [][]string{
+		{"sikkerguard-blocklist-next", "hash:net"}, // as ours are; a rule looks it up
+		{"sikkerguard-whitelist-both", "hash:net"}, // a set of sets has it
+		{"sikkerguard-blocklist6-next", "hash:net"},
+		{"sikkerguard-whitelist-next", "list:set"},
+		{"sikkerguard-whitelist-next2", "hash:ip"},
+		{"sikkerguard-whitelist6-both", "bitmap:port", "range", "0-100"},
+		{"sikkerguard-probe", "hash:ip"},
+		{"sikkerguard-made-raw", "hash:ip"},
+	} {
+		h.Run("ipset", append([]string{"create"}, create...)...)
+	}
+	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-blocklist-next", "src", "-j", "DROP")
+	h.Run("ipset", "add", "sikkerguard-blocklist-next", "192.0.2.200")
+	h.Run("ipset", "add", "sikkerguard-whitelist-next", "sikkerguard-whitelist-both")
+	theirs := func() string {
+		var lines []string
+		for line := range strings.Lines(h.Run("ipset", "save")) {
+			if !strings.Contains(line, " sikkerguard-blocklist ") && !strings.Contains(line, " sikkerguard-blocklist6 ") &&
+				!strings.Contains(line, " sikkerguard-whitelist ") && !strings.Contains(line, " sikkerguard-whitelist6 ") {
+				lines = append(lines, line)
+			}
+		}
+		return strings.Join(lines, "")
+	}
+	before := theirs()
+	apply([]string{"203.0.113.0/28", "2001:db8:f::1/128"}, []string{"203.0.113.1/32", "203.0.113.2/32"})
+	apply([]string{"203.0.113.0/28", "2001:db8:f::1/128"}, []string{"203.0.113.1/32"}) // the whitelist loses one
+	h.Check("refreshed", nettest.Addrs("203.0.113.9", "203.0.113.2", "2001:db8:f::1"), nettest.Addrs("203.0.113.1"))
+	if diff := cmp.Diff(before, theirs()); diff != "" {
+		t.Errorf("sets of another program, or of ours that are left (-want +got):\n%s", diff)
+	}
+	h.Do(func() {
+		if err := s.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	if diff := cmp.Diff(before, h.Run("ipset", "save")); diff != "" {
+		t.Errorf("after remove (-want +got):\n%s", diff)
+	}
 }
 
 // TestWhitelistMoves refreshes lists whose whitelist overlaps them: what is whitelisted or unlisted before and afterwards

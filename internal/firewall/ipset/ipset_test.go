@@ -136,9 +136,13 @@ func TestParseState(t *testing.T) {
 
 func TestParseSets(t *testing.T) {
 	t.Parallel()
-	got := parseSets("Name: a\nType: hash:net\nRevision: 7\nHeader: family inet hashsize 1024 maxelem 65536\nNumber of entries: 3\n\n" +
-		"Name: old\nType: hash:ip\nHeader: family inet6 hashsize 1024\n")
-	want := map[string]setInfo{"a": {"hash:net", "inet", 3, true}, "old": {"hash:ip", "inet6", 0, false}}
+	got := parseSets("Name: a\nType: hash:net\nRevision: 7\nHeader: family inet hashsize 1024 maxelem 65536\nReferences: 0\nNumber of entries: 3\n\n" +
+		"Name: b\nType: hash:net\nHeader: family inet\nReferences: 2\nNumber of entries: 0\n\nName: old\nType: hash:ip\nHeader: family inet6 hashsize 1024\n")
+	want := map[string]setInfo{
+		"a":   {kind: "hash:net", family: "inet", entries: 3, counted: true},
+		"b":   {kind: "hash:net", family: "inet", counted: true, used: true},
+		"old": {kind: "hash:ip", family: "inet6"},
+	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(setInfo{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

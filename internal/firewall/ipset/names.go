@@ -1,6 +1,7 @@
 package ipset
 
 import (
+	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -44,14 +45,31 @@ func next(set string) string { return set + "-next" }
 // both is the set that holds the whitelist of before and of afterwards, while the blocklist is swapped.
 func both(set string) string { return set + "-both" }
 
-// temporary are the sets that are there during Apply and Open alone, unless an agent was killed there.
+// variants is how many names each set has that is there during Apply alone. Another program may have
+// taken some.
+const variants = 8
+
+// spares are these names and the others that can stand for each.
+func spares(names ...string) []string {
+	var all []string
+	for _, name := range names {
+		all = append(all, name)
+		for i := 2; i <= variants; i++ {
+			all = append(all, fmt.Sprintf("%s%d", name, i))
+		}
+	}
+	return all
+}
+
+// temporary are the sets that are there during Apply alone, unless an agent was killed there. No
+// rule of ours looks them up.
 func (f family) temporary() []string {
-	return []string{next(f.blocklist()), next(f.whitelist()), both(f.whitelist()), f.probe()}
+	return []string{next(f.blocklist()), next(f.whitelist()), both(f.whitelist())}
 }
 
 // own are all sets that may be ours, the ones that rules look up last but one: what marks a table comes after all rules.
 func (f family) own() []string {
-	return append(f.temporary(), f.whitelist(), f.blocklist(), f.made())
+	return append(spares(f.temporary()...), f.probe(), f.whitelist(), f.blocklist(), f.made())
 }
 
 // owner is the family whose sets are called so, if it is a name of ours.

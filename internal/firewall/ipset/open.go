@@ -200,7 +200,7 @@ func (s *Shim) try(ctx context.Context, t tables) error {
 	if err != nil {
 		return err
 	}
-	if err := foreign(have, t.family); err != nil {
+	if err := foreign(have, t.family, t.probe(), t.whitelist(), t.blocklist(), t.made()); err != nil {
 		return err
 	}
 	_, marked := have[t.made()]

@@ -154,7 +154,6 @@ func TestForeignSet(t *testing.T) {
 		{"sikkerguard-whitelist6", "hash:net"},
 		{"sikkerguard-probe", "hash:net", "family", "inet6"},
 		{"sikkerguard-made-raw6", "list:set"},
-		{"sikkerguard-blocklist-next", "hash:net,port"},
 	} {
 		h.Run("ipset", append([]string{"create"}, create...)...)
 		check(fmt.Sprintf("open beside %q", create), func() error { _, err := open(Options{Legacy: true}, strings.Split(path, ":")); return err })

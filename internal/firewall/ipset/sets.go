@@ -88,17 +88,37 @@ type setInfo struct {
 	family  string // inet or inet6
 	entries int
 	counted bool // the program told the number of entries: old ones do not
+	used    bool // rules or other sets refer to it
 }
 
-// own says whether a set of this name is ours: somebody else may have made one of another kind.
+// own reports whether a set of this name is ours. One of another kind is another program's, and so
+// is a temporary one that is used: nothing of ours refers to those.
 func (i setInfo) own(name string) bool {
 	f, ok := owner(name)
+	if i.used && slices.Contains(spares(f.temporary()...), name) {
+		return false
+	}
 	return ok && i.kind == setKind && i.family == f.ipset
 }
 
-// foreign says which set of a family is somebody else's, though its name is ours.
-func foreign(have map[string]setInfo, f family) error {
-	for _, name := range f.own() {
+// free returns a name for each of these temporary sets that no set has, by the usual name.
+func free(have map[string]setInfo, names []string) (map[string]string, error) {
+	got := map[string]string{}
+	for _, name := range names {
+		i := slices.IndexFunc(spares(name), func(n string) bool { _, ok := have[n]; return !ok })
+		if i < 0 {
+			return nil, fmt.Errorf("%w: there are sets %s to %s%d; rename or destroy one (ipset rename %s another-name, ipset destroy %s)",
+				ErrForeign, name, name, variants, name, name)
+		}
+		got[name] = spares(name)[i]
+	}
+	return got, nil
+}
+
+// foreign returns an error that names the first of these sets, of the family, that another program
+// made.
+func foreign(have map[string]setInfo, f family, names ...string) error {
+	for _, name := range names {
 		if info, ok := have[name]; ok && !info.own(name) {
 			return fmt.Errorf("%w: set %s is of type %s and family %q, not %s and %s; rename it (ipset rename %s another-name) or, if nothing needs it, destroy it (ipset destroy %s)",
 				ErrForeign, name, info.kind, info.family, setKind, f.ipset, name, name)
@@ -134,6 +154,8 @@ func parseSets(out string) map[string]setInfo {
 			if words := strings.Fields(value); len(words) > 1 && words[0] == "family" {
 				info.family = words[1]
 			}
+		case "References":
+			info.used = value != "0"
 		case "Number of entries":
 			n, err := strconv.Atoi(value)
 			info.entries, info.counted = n, err == nil
