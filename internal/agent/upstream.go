@@ -27,6 +27,9 @@ const (
 	// retestAfter is the shortest time between two tests of whether an exemption is needed: a test
 	// of one that is costs the host its DNS, or whatever needs it, for about two seconds.
 	retestAfter = 6 * time.Hour
+	// fewestMost bounds the search for the candidates that are needed, which takes a few seconds for
+	// each of them. An outage that begins meanwhile looks as if all were.
+	fewestMost = time.Minute
 )
 
 // answerers remembers whose answers to this host were dropped lately. One task adds, another reads.
@@ -134,7 +137,7 @@ func (d desired) letting(addrs []netip.Addr) desired {
 	return desired{block: d.block.Without(s), allow: d.allow.Union(s)}
 }
 
-// relayed returns the checks by which a resolver on this host was asked, which asks others.
+// relayed returns the checks by which a resolver on or near this host was asked, which asks others.
 func relayed(checks host.Checks) host.Checks {
 	return slices.DeleteFunc(slices.Clone(checks), func(c host.Check) bool { return !c.Relayed })
 }
@@ -180,16 +183,23 @@ func (a *Agent) exemptNeeded(ctx context.Context, d desired, broken host.Checks,
 	return d.letting(needed), true, nil
 }
 
+// errManyNeeded is a search that found no end.
+var errManyNeeded = fmt.Errorf("it takes longer than %v to find the addresses that are needed", fewestMost)
+
 // fewest returns as few of the candidates as must be let through for the checks to work. Another
 // host can forge answers of an address that it wants to be let through; an address that is not needed
 // is left out. Halves, quarters and so on are tried, then each candidate that is left.
 func (a *Agent) fewest(ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr) ([]netip.Addr, error) {
 	needed := slices.Clone(candidates)
+	began := time.Now()
 	for n := (len(needed) + 1) / 2; ; n /= 2 {
 		for i := 0; i < len(needed); {
 			fewer := slices.Delete(slices.Clone(needed), i, min(i+n, len(needed)))
 			if len(fewer) == 0 {
 				break
+			}
+			if time.Since(began) > fewestMost {
+				return nil, errManyNeeded
 			}
 			if err := a.enforcing(d.letting(fewer))(ctx); err != nil {
 				return nil, err
@@ -251,7 +261,7 @@ func (a *Agent) suspectUpstreams(ctx context.Context) {
 	case exempted:
 		a.inForce(d)
 	default: // not asked again soon, since answers can be forged
-		a.log.Info("It is not the list that keeps a resolver on this host from those that it asks",
+		a.log.Info("It is not the list that keeps a resolver from those that it asks",
 			zap.Stringer("notReached", broken))
 		e.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
@@ -31,7 +32,7 @@ type Check struct {
 	Name string // as in "gateway 192.0.2.254"
 	Err  error  // nil: it was reached
 
-	// Relayed reports that a resolver on this host itself was asked, which asks others. If the check
+	// Relayed reports that a resolver on or near this host was asked, which asks others. If the check
 	// fails, it is those that are not reached.
 	Relayed bool
 }
@@ -113,7 +114,7 @@ func (h *Host) probes() []probe {
 		name = h.o.APIURL.Hostname()
 	}
 	for _, a := range h.last[kindResolver] {
-		relays := a.IsLoopback() || slices.Contains(h.last[kindHost], a)
+		relays := h.relays(a)
 		ps = append(ps, probe{
 			name: "resolver " + a.String(), relayed: relays,
 			ask: func(ctx context.Context) error { return query(ctx, a, uncached(name), relays) },
@@ -126,6 +127,12 @@ func (h *Host) probes() []probe {
 		})
 	}
 	return ps
+}
+
+// relays reports whether the resolver at a is here or near, and asks others, whose answers pass this
+// host: on this host, in a container or guest of it, or in its private network.
+func (h *Host) relays(a netip.Addr) bool {
+	return slices.Contains(h.last[kindHost], a) || blocklist.Special().Contains(a)
 }
 
 // target is where a connection to the API begins: the API itself, or the proxy before it.
@@ -176,7 +183,7 @@ func uncached(name string) string {
 }
 
 // query asks a resolver for a name. Any answer of the resolver will do: whether the name exists does
-// not matter here. But a resolver on this host, which relays the question, must have had the answer
+// not matter here. But a resolver that relays the question must have had the answer
 // from others: that the name exists or not.
 func query(ctx context.Context, server netip.Addr, name string, relays bool) error {
 	qname, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")

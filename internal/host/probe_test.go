@@ -1,12 +1,36 @@
 package host
 
 import (
+	"net/netip"
 	"testing"
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 )
+
+// TestRelays: the resolvers whose answers of others can pass this host.
+func TestRelays(t *testing.T) {
+	t.Parallel()
+	h := New(Options{})
+	h.last[kindHost] = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
+	for addr, want := range map[string]bool{
+		"127.0.0.53":      true,
+		"::1":             true,
+		"203.0.113.1":     true, // this host's own
+		"172.17.0.2":      true, // a container
+		"10.0.3.7":        true, // a guest
+		"fd00::53":        true,
+		"100.100.100.100": true, // of a VPN, which answers on this host
+		"169.254.169.253": true, // of a cloud, which answers on the machine below
+		"203.0.113.53":    false,
+		"2001:db8::53":    false,
+	} {
+		if got := h.relays(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: got %v, want %v", addr, got, want)
+		}
+	}
+}
 
 // FuzzIsReply takes packets that anybody can send: none may end the agent.
 func FuzzIsReply(f *testing.F) {
