@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -262,6 +263,31 @@ func TestProxyPassword(t *testing.T) {
 	want := []string{"find the proxy for the API: the value of HTTPS_PROXY or HTTP_PROXY is no URL; correct it"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
+// TestPlainHTTPGoesThroughNoProxy: the client sends a key over plain http to no proxy. So the API
+// itself is what the host depends on, and a name that does not resolve is a problem.
+func TestPlainHTTPGoesThroughNoProxy(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	api := mustURL(t, "http://"+l.Addr().String())
+	proxy := proxyAt(mustURL(t, "http://127.0.0.2:9")) // nothing listens there
+	h := New(Options{APIURL: api, Proxy: proxy})
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	checks := h.Probe(t.Context(), "API "+api.Host)
+	if len(checks) != 1 || checks[0].Err != nil || !h.AnsweredFrom(port) || h.AnsweredFrom(9) {
+		t.Errorf("checks %v; answers from port %d are needed %v, from the proxy's %v", checks, port, h.AnsweredFrom(port), h.AnsweredFrom(9))
+	}
+
+	h = testHost(Options{APIURL: mustURL(t, "http://api.example.org"), Resolver: names{}, Proxy: proxy, Root: t.TempDir()}, kernel{})
+	w := h.Discover(t.Context())
+	if len(w.Problems) != 1 || !strings.Contains(w.Problems[0].Error(), "resolve the API's name") || strings.Contains(w.Kinds(), "proxy") {
+		t.Errorf("problems %v; %s", w.Problems, w.Kinds())
 	}
 }
 

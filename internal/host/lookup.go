@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"time"
 )
 
@@ -42,7 +43,7 @@ func (h *Host) proxy(ctx context.Context) (proxy, error) {
 	if h.o.APIURL == nil {
 		return proxy{}, nil
 	}
-	u, err := h.o.Proxy(h.o.APIURL)
+	u, err := h.before(h.o.APIURL)
 	if err != nil {
 		// The cause quotes the value, and a proxy's URL may hold a password.
 		return proxy{}, fmt.Errorf("find the proxy for the API: %w; correct it", errNoProxyURL)
@@ -55,6 +56,15 @@ func (h *Host) proxy(ctx context.Context) (proxy, error) {
 		err = fmt.Errorf("resolve the proxy's name: %w; check the host's DNS, or name the proxy in SIKKER_WHITELIST", err)
 	}
 	return proxy{used: true, addrs: addrs}, err
+}
+
+// before returns the proxy before u, nil if there is none. Plain http never goes through a proxy,
+// which would read the key.
+func (h *Host) before(u *url.URL) (*url.URL, error) {
+	if u.Scheme == "http" {
+		return nil, nil
+	}
+	return h.o.Proxy(u)
 }
 
 // lookup is the addresses of a name, or the address that it is.

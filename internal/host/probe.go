@@ -141,8 +141,7 @@ func (h *Host) target() (host, port string) {
 	if u == nil || u.Hostname() == "" {
 		return "", ""
 	}
-	// Plain http never goes through a proxy, which would read the key.
-	if p, err := h.o.Proxy(u); err == nil && p != nil && u.Scheme != "http" {
+	if p, err := h.before(u); err == nil && p != nil {
 		u = p
 	}
 	port = u.Port()

@@ -242,3 +242,45 @@ func TestProbeOfCachingResolver(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswerToAnotherQuestion: what does not answer the question that was asked does not prove that
+// the resolver is reached.
+func TestAnswerToAnotherQuestion(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		nettest.New(t).Rerun(t)
+		return
+	}
+	c, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", "127.0.0.1:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	var right atomic.Bool // the question is answered, too
+	go func() {
+		buf := make([]byte, 512)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if n < 12 {
+				continue
+			}
+			buf[0], buf[2], buf[3] = ^buf[0], 0x80, 0 // the ID of another question
+			_, _ = c.WriteTo(buf[:n], from)
+			if buf[0] = ^buf[0]; right.Load() {
+				_, _ = c.WriteTo(buf[:n], from)
+			}
+		}
+	}()
+	h := New(Options{Proxy: noProxy})
+	h.last[kindResolver] = addrs("127.0.0.1")
+	if c := h.Probe(t.Context())[0]; c.Err == nil {
+		t.Errorf("an answer to another question counts: %+v", c)
+	}
+	right.Store(true)
+	if c := h.Probe(t.Context())[0]; c.Err != nil {
+		t.Errorf("the answer is not found behind another: %+v", c)
+	}
+}
