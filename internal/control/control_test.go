@@ -59,6 +59,19 @@ func TestPull(t *testing.T) {
 	}
 }
 
+// TestPullsFollowEachOther: a pull that has its outcome keeps no place from the next, however many
+// there were.
+func TestPullsFollowEachOther(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	serve(t, dir, func(context.Context, bool) control.Outcome { return control.Outcome{OK: true} })
+	for i := range 100 {
+		if got, err := control.Pull(t.Context(), dir, false); err != nil || !got.OK {
+			t.Fatalf("pull %d: %+v, %v", i, got, err)
+		}
+	}
+}
+
 func TestListen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

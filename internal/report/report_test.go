@@ -224,6 +224,31 @@ func TestRefusesEverything(t *testing.T) {
 	}
 }
 
+// TestPoisonNowAndThen has more rows that the API refuses than may be dropped one after the other, but
+// others get through between them: it is the rows that are refused, and they hold up nothing.
+func TestPoisonNowAndThen(t *testing.T) {
+	t.Parallel()
+	q := &queue{t: t, waiting: rows(100)}
+	a := &api{answer: func(rs []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		for _, r := range rs {
+			if r.IP.As4()[3]%10 == 7 {
+				return sikkerapi.BulkReportResult{}, &sikkerapi.APIError{StatusCode: 400, Message: "bad row"}
+			}
+		}
+		return all(rs)
+	}}
+	r := report.New(report.Options{Queue: q, API: a})
+	for n := 0; len(q.waiting)+len(q.flying) > 0; n++ {
+		if n > 200 {
+			t.Fatalf("%d rows left after 200 batches", len(q.waiting))
+		}
+		_, _ = r.Deliver(t.Context())
+	}
+	if q.sent != 90 || q.rejected != 10 {
+		t.Errorf("sent %d, rejected %d; want 90 and 10", q.sent, q.rejected)
+	}
+}
+
 // TestProxyRefusesContent has a proxy that says 400 or 413 in a page of its own: no row is dropped for that.
 func TestProxyRefusesContent(t *testing.T) {
 	t.Parallel()

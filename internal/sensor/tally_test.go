@@ -158,6 +158,29 @@ func TestTallyDeaf(t *testing.T) {
 	}
 }
 
+// TestTallyOfANewSocket: the kernel numbers the events of each socket from 0, so the loss of the first
+// ones of a new socket is counted, however many the old one had.
+func TestTallyOfANewSocket(t *testing.T) {
+	t.Parallel()
+	y := newTally(1)
+	packet := packet4(ICMP, 0, 0)
+	y.start()
+	for seq := range uint32(5) {
+		y.add(&seq, &packet)
+	}
+	y.stop()
+	y.start()
+	y.take() // has the time without a socket
+	y.add(new(uint32(2)), &packet)
+	if w := y.take(); w.Lost != 2 || w.Exact() {
+		t.Errorf("lost %d, exact %v; want 2 and false", w.Lost, w.Exact())
+	}
+	y.add(new(uint32(3)), &packet)
+	if w := y.take(); w.Lost != 0 || !w.Exact() {
+		t.Errorf("then lost %d, exact %v; want 0 and true", w.Lost, w.Exact())
+	}
+}
+
 func TestTallyOverflow(t *testing.T) {
 	t.Parallel()
 	y := newTally(2)

@@ -232,3 +232,29 @@ func TestDamagedWhileOpen(t *testing.T) {
 		t.Errorf("%d rows queued in the new one, %v", n, err)
 	}
 }
+
+// TestDamageIsToldOnce: two uses that find the same damage set the file aside once. The second error
+// may come when a new database is in use, which holds hits and is not damaged.
+func TestDamageIsToldOnce(t *testing.T) {
+	t.Parallel()
+	told := 0
+	s := New(Options{Dir: t.TempDir(), Damaged: func(*DamagedError) { told++ }})
+	t.Cleanup(func() { _ = s.Close() })
+	old, err := s.handle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	hits := []Hit{{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: 22, Packets: 1}}
+	for range 2 {
+		if err := s.failed(old, errCheck); !errors.Is(err, errCheck) {
+			t.Errorf("the damage is told as %v", err)
+		}
+		if err := s.Add(t.Context(), Record{From: noon, To: noon, Hits: hits, Report: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if batch, err := s.Batch(t.Context(), 10); err != nil || len(batch) != 1 || batch[0].Packets != 2 || told != 1 {
+		t.Errorf("queued %v, %v; set aside %d times, want both hits and once", batch, err, told)
+	}
+}
