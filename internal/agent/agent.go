@@ -73,6 +73,7 @@ type Agent struct {
 	allow atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
 
 	pullC     chan order    // what the enforcing task is asked
+	goneC     chan struct{} // capacity 1: the kept list is not on the disk
 	answeredC chan struct{} // capacity 1: answers were dropped that this host may need
 	lostC     chan error    // capacity 1: the rules are no longer what was applied
 
@@ -125,6 +126,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		pullC:     make(chan order),
 		lostC:     make(chan error, 1),
 		answeredC: make(chan struct{}, 1),
+		goneC:     make(chan struct{}, 1),
 
 		evidence: evidence{outbound: outbound{
 			ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts, tracks: host.Tracks, peers: host.UDPPeers,

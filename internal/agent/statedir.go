@@ -18,10 +18,13 @@ func (a *Agent) useStateDir() error {
 	return err
 }
 
-// watchStateDir checks the state directory now and then, until ctx ends.
+// watchStateDir checks the state directory now and then, until ctx ends. The enforcing task hears of
+// a list that is gone, as when an operator or another program emptied the directory.
 func (a *Agent) watchStateDir(ctx context.Context) error {
 	for sleep(ctx, stateDirEvery) {
-		_ = a.useStateDir() // the condition says why
+		if a.useStateDir() == nil && a.feed.Gone() { // else the condition says why
+			offer(a.goneC, struct{}{})
+		}
 	}
 	return nil
 }

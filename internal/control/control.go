@@ -36,6 +36,7 @@ const (
 	maxAnswer      = 64 << 10
 	headerTimeout  = 2 * time.Second // less than a health check waits
 	maxHeaderBytes = 8 << 10
+	watchEvery     = time.Second // how often the socket's file is looked at
 )
 
 // Outcome is what came of a pull.
@@ -60,7 +61,8 @@ type Options struct {
 // Server is the agent's end.
 type Server struct {
 	o        Options
-	listener net.Listener
+	listener *net.UnixListener
+	file     os.FileInfo   // of the socket
 	pulls    chan struct{} // full while no more may wait
 }
 
@@ -88,30 +90,68 @@ func (s *Server) Listen() error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("make control socket: %w", err)
 	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return fmt.Errorf("make control socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	err = os.Chmod(path, 0o600)
+	if err == nil {
+		s.file, err = os.Lstat(path)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("make control socket: %w", err), l.Close())
 	}
 	s.listener = l
 	return nil
 }
 
-// Run answers until ctx ends, and returns nil. The socket goes with it.
+// errGone is a socket whose file was removed or replaced.
+var errGone = errors.New("its file was removed by another program")
+
+// Run answers until ctx ends, and returns nil. The socket goes with it. It fails when the socket's
+// file is gone: nobody reaches the agent by it then.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
 		Handler: s.handler(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: log.New(io.Discard, "", 0),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	srv.SetKeepAlivesEnabled(false) // a client that stays after its answer would keep one of few connections from others
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(netutil.LimitListener(s.listener, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	goneC := make(chan error, 1)
+	go func() {
+		goneC <- s.watch(ctx)
+		_ = srv.Close()
+	}()
+	err := srv.Serve(netutil.LimitListener(s.listener, maxConns))
+	cancel()
+	gone := <-goneC
+	switch {
+	case !errors.Is(err, http.ErrServerClosed):
 		return fmt.Errorf("serve control socket: %w", err)
+	case gone != nil:
+		return fmt.Errorf("serve control socket: %w", gone)
 	}
 	return nil
+}
+
+// watch returns nil when ctx ends, and errGone when the socket's file is gone. The listener then
+// removes no file: one of that name is another's.
+func (s *Server) watch(ctx context.Context) error {
+	path := filepath.Join(s.o.Dir, socketName)
+	every := time.NewTicker(watchEvery)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+			if now, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, s.file) {
+				s.listener.SetUnlinkOnClose(false)
+				return errGone
+			}
+		}
+	}
 }
 
 // handler routes the requests. A client that has gone away loses only the answer.

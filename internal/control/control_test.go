@@ -200,3 +200,42 @@ func TestHealth(t *testing.T) {
 		t.Error("answers after the end")
 	}
 }
+
+// TestRemovedSocket: a socket whose file another program removed or replaced ends with an error, so
+// that its owner makes it again, and leaves the other file alone.
+func TestRemovedSocket(t *testing.T) {
+	t.Parallel()
+	for name, put := range map[string]func(path string) error{
+		"removed":  func(string) error { return nil },
+		"replaced": func(path string) error { return os.WriteFile(path, []byte("another's"), 0o600) },
+	} {
+		dir := filepath.Join(t.TempDir(), "state")
+		path := filepath.Join(dir, "control.sock")
+		s := control.New(control.Options{Dir: dir})
+		if err := s.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		doneC := make(chan error, 1)
+		go func() { doneC <- s.Run(t.Context()) }()
+		if err := errors.Join(os.Remove(path), put(path)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-doneC:
+			if err == nil || !strings.Contains(err.Error(), "removed by another program") {
+				t.Errorf("%s: it ends with %v", name, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: it goes on where nobody reaches it", name)
+		}
+		if _, err := os.Lstat(path); name == "replaced" && err != nil {
+			t.Errorf("%s: the other file is gone: %v", name, err)
+		}
+		if err := s.Listen(); err != nil {
+			t.Errorf("%s: it cannot be made again: %v", name, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -151,6 +151,12 @@ func (f *Feed) Kept() (Copy, error) {
 	return c, nil
 }
 
+// Gone reports whether the copy is missing from the state directory.
+func (f *Feed) Gone() bool {
+	_, err := os.Lstat(filepath.Join(f.o.StateDir, copyName))
+	return errors.Is(err, os.ErrNotExist)
+}
+
 // read reads a copy from the state directory, and those of its headers that not every copy has. A damaged one is moved to
 // damagedName.
 func (f *Feed) read(name string) (Copy, map[string]string, error) {

@@ -258,3 +258,28 @@ func TestDamageIsToldOnce(t *testing.T) {
 		t.Errorf("queued %v, %v; set aside %d times, want both hits and once", batch, err, told)
 	}
 }
+
+// TestRemovedWhileOpen: after another program removed the files, what is added is in new ones, where
+// the next process finds it.
+func TestRemovedWhileOpen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := New(Options{Dir: dir})
+	t.Cleanup(func() { _ = s.Close() })
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	r := Record{From: noon, To: noon, Report: true, Hits: []Hit{{Source: netip.MustParseAddr("6.0.0.1"), Protocol: 6, Port: 22, Service: "ssh", Packets: 1}}}
+	if err := s.Add(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	next := New(Options{Dir: dir})
+	t.Cleanup(func() { _ = next.Close() })
+	if n, err := next.Queued(t.Context()); err != nil || n != 1 {
+		t.Errorf("the next process finds %d rows, %v; want 1", n, err)
+	}
+}

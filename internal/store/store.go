@@ -78,14 +78,15 @@ type Options struct {
 
 // Store is the database. Its methods may be called from several goroutines. Each opens the database when it is not open, so
 // that a disk that was full or missing is used again once it can be; and each that finds it damaged sets it aside, so that
-// the next begins a new one.
+// the next begins a new one. One whose file was removed is begun anew, too.
 type Store struct {
 	o      Options
 	most   int // rows that the queue may have
 	hourly int // rows of hits that an hour may have
 
-	mu sync.Mutex
-	db *sql.DB // nil while it is not open
+	mu   sync.Mutex
+	db   *sql.DB     // nil while it is not open
+	file os.FileInfo // of db
 }
 
 // New makes a Store. Nothing is opened yet.
@@ -110,7 +111,12 @@ func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	if s.db != nil {
-		return s.db, nil
+		if now, err := os.Stat(s.path()); err == nil && os.SameFile(now, s.file) {
+			return s.db, nil
+		}
+		// What is written to a file that was removed is lost with the process.
+		_ = s.db.Close() // what it says of that file is no news
+		s.db = nil
 	}
 	db, err := open(ctx, s.path())
 	if isDamage(err) {
@@ -121,6 +127,9 @@ func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
+	}
+	if s.file, err = os.Stat(s.path()); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
 	}
 	s.db = db
 	return db, nil
