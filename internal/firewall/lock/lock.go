@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,9 +42,8 @@ type Lock struct {
 }
 
 // Claim takes the lock of this name in the network namespace of the calling thread. The error is a
-// *HeldError if the name is held by a process that may change the firewall: root, or the user of
-// this one. If another user holds it, the agent works without a lock, rather than not at all, and Real
-// reports false.
+// *HeldError if the name is held by a process that may be an agent, see agent. If another user holds
+// it, the agent works without a lock, rather than not at all, and Real reports false.
 func Claim(name string) (*Lock, error) {
 	for start := time.Now(); ; time.Sleep(pause) {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", "@"+name)
@@ -56,11 +57,40 @@ func Claim(name string) (*Lock, error) {
 			continue
 		}
 		// Asked once only: the holder accepts no connections, and the kernel queues them.
-		if pid, uid, ok := holder(name); ok && (uid == 0 || int(uid) == os.Geteuid()) {
+		if pid, uid, ok := holder(name); ok && agent(pid, uid) {
 			return nil, &HeldError{PID: pid}
 		}
 		return &Lock{}, nil
 	}
+}
+
+// The users that systemd makes for the run of a unit with DynamicUser, as ours is. No person has one.
+const dynamicFirst, dynamicLast = 61184, 65519
+
+// agent reports whether a process of this user may be an agent: root, the user of this process, or
+// one that systemd made, unless the process is seen to have no right to change the firewall.
+func agent(pid int32, uid uint32) bool {
+	if uid == 0 || int(uid) == os.Geteuid() {
+		return true
+	}
+	if uid < dynamicFirst || uid > dynamicLast {
+		return false
+	}
+	netAdmin, known := hasNetAdmin(pid)
+	return netAdmin || !known
+}
+
+// hasNetAdmin reports whether a process has CAP_NET_ADMIN. It is not known of one in another PID
+// namespace.
+func hasNetAdmin(pid int32) (has, known bool) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false, false
+	}
+	_, after, _ := strings.Cut(string(status), "\nCapEff:")
+	line, _, _ := strings.Cut(after, "\n")
+	set, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	return set&(1<<unix.CAP_NET_ADMIN) != 0, err == nil
 }
 
 // Real reports whether there is a lock, so that a second agent cannot claim it.

@@ -2,8 +2,11 @@ package lock
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
+	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,5 +116,43 @@ func TestClaimAfterAMoment(t *testing.T) {
 	}
 	if err := next.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestClaimOfUnit: the unit's agent runs as a user that systemd made, and has the right to change
+// the firewall. Another service under such a user has not.
+func TestClaimOfUnit(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		caps  []uintptr
+		agent bool
+	}{
+		{"the unit's agent", []uintptr{unix.CAP_NET_ADMIN}, true},
+		{"another service", nil, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ns := nettest.New(t)
+			unit := exec.CommandContext(t.Context(), "/usr/bin/perl", "-MSocket", "-e", `socket(S, PF_UNIX, SOCK_STREAM, 0) `+
+				`&& bind(S, pack_sockaddr_un("\0`+name+`")) && listen(S, 5) || die $!; $| = 1; print "up"; sleep 60`)
+			unit.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 61_200, Gid: 61_200}, AmbientCaps: tt.caps}
+			out, err := unit.StdoutPipe()
+			if err == nil {
+				err = ns.Start(unit)
+			}
+			if err == nil {
+				_, err = io.ReadFull(out, make([]byte, len("up")))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := claim(t, ns)
+			if held := (*HeldError)(nil); errors.As(err, &held) != tt.agent || !tt.agent && (err != nil || l.Real()) {
+				t.Errorf("got %v, %v", l.Real(), err)
+			}
+			_ = unit.Process.Kill()
+			_ = unit.Wait()
+		})
 	}
 }
