@@ -75,6 +75,7 @@ func TestTranslatedAddressesAreJudgedByTheirIPv4(t *testing.T) {
 		// Bits 64 to 71 are not zero, so that it is 1.0.0.0 behind a /96 and nothing behind a /64.
 		{"64:ff9b:1:abcd:10a:0:100:0", "64:ff9b:1:abcd:10a:0:100:0/128"},
 		{"64:ff9b:1:abcd:8:808:a00:0", ""}, // 8.8.8.10 behind a /64, 10.0.0.0 behind a /96
+		{"64:ff9b:1::0.0.0.5", ""},         // no address of a host, however it is read
 		{"64:ff9b:1::8.8.8.8", "64:ff9b:1::808:808/128"},
 		{"64:ff9b:1:abcd::8.8.8.8", "64:ff9b:1:abcd::808:808/128"},
 		{"2002:a00:1::/48", ""},

@@ -116,6 +116,8 @@ func TestBulkReportDistrustsAnswer(t *testing.T) {
 	for _, raw := range []string{
 		``, `{}`, `[]`,
 		`{"total": 2, "accepted": 2}`,
+		`{"total": 2, "accepted": 1}`, // of another batch
+		`{"total": 0, "accepted": 1}`,
 		`{"total": 1, "accepted": 2, "rejected": -1}`,
 		`{"total": 1, "accepted": 0}`,
 		`{"total": 1, "accepted": 1, "errors": [{"row": 1}]}`,
