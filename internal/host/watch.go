@@ -23,8 +23,8 @@ const (
 )
 
 // Watch calls changed when it has subscribed, since nothing reports a change from before, and then,
-// until ctx ends, when addresses or default routes of the host have changed or may have. Then it
-// returns nil. It fails when the kernel reports no more.
+// until ctx ends, when links, addresses or default routes of the host have changed or may have. Then
+// it returns nil. It fails when the kernel reports no more.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
 	f, err := subscribe(watchBuffer)
 	if err != nil {
@@ -68,7 +68,7 @@ func gather(ctx context.Context, f *os.File, changed func()) error {
 	}
 }
 
-// subscribe opens a socket that the kernel reports changes of addresses and default routes to. It
+// subscribe opens a socket that the kernel reports changes of links, addresses and default routes to. It
 // belongs to the calling thread's network namespace. The library's subscription is not used: it
 // hands every route of a full table to a channel, and ends at the first overrun.
 func subscribe(buffer int) (*os.File, error) {
@@ -87,7 +87,8 @@ func subscribe(buffer int) (*os.File, error) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
 	}
-	const groups = unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	// If a cable is plugged in, a link that has its addresses and routes already changes alone.
+	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		return nil, errors.Join(fmt.Errorf("subscribe: %w", err), f.Close())
 	}
@@ -95,14 +96,16 @@ func subscribe(buffer int) (*os.File, error) {
 }
 
 // defaultsOnly is a socket filter that passes every message but those about routes to less than
-// half of the addresses. A router's full table, a million routes that change all day, then costs
-// nothing here and overruns nothing.
+// half of the addresses, and those about a link that are of one protocol alone, as of IPv6 or of a
+// bridge. A router's full table, a million routes that change all day, then costs nothing here and
+// overruns nothing.
 func defaultsOnly() []unix.SockFilter {
 	typeAt := uint32(4) // the low byte of nlmsg_type: rtnetlink has no type above 255
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		typeAt++
 	}
 	const (
+		familyAt = unix.SizeofNlMsghdr     // of a struct ifinfomsg
 		dstLenAt = unix.SizeofNlMsghdr + 1 // of a struct rtmsg
 		load     = unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
 		equal    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
@@ -111,10 +114,15 @@ func defaultsOnly() []unix.SockFilter {
 	)
 	return []unix.SockFilter{
 		{Code: load, K: typeAt},
+		{Code: equal, K: unix.RTM_NEWLINK, Jt: 6},
 		{Code: equal, K: unix.RTM_NEWROUTE, Jt: 1},
 		{Code: equal, K: unix.RTM_DELROUTE, Jf: 2},
 		{Code: load, K: dstLenAt},
 		{Code: greater, K: 1, Jt: 1}, // as isDefault
+		{Code: give, K: 1 << 16},
+		{Code: give, K: 0},
+		{Code: load, K: familyAt},
+		{Code: equal, K: unix.AF_UNSPEC, Jf: 1},
 		{Code: give, K: 1 << 16},
 		{Code: give, K: 0},
 	}

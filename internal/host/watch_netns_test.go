@@ -93,12 +93,44 @@ func TestWatch(t *testing.T) {
 	}
 	server.Run("ip", "link", "set", "sg0", "up")
 	mustChange(t, "link up", changedC)
+	time.Sleep(2 * time.Second) // as above
 	for len(changedC) > 0 || !quiet(changedC) {
 		<-changedC
 	}
 	server.Run("ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.2")
 	server.Run("ip", "-6", "route", "add", "2001:db8:1::/48", "dev", "sg0")
 	mustNotChange(t, "routes to networks", changedC)
+}
+
+// TestWatchCarrier: a cable is plugged into a host whose addresses and routes are set by hand and stay
+// as they are. The watch reports that, and the host has gained its default route.
+func TestWatchCarrier(t *testing.T) {
+	t.Parallel()
+	server, peer := nettest.New(t), nettest.New(t)
+	server.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") // its addresses come and go with the carrier
+	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
+	server.Run("ip", "route", "add", "default", "via", "192.0.2.2")
+	h := New(Options{Root: t.TempDir(), Proxy: noProxy})
+	look := func() (w Whitelist) {
+		server.Do(func() { w = h.Local() })
+		return w
+	}
+	changedC := kernelWatch(t, server, watchBuffer)
+	mustChange(t, "at the start", changedC)
+	before := look()
+	peer.Run("ip", "link", "set", "sg0", "down")
+	mustChange(t, "unplugged", changedC)
+	for len(changedC) > 0 || !quiet(changedC) {
+		<-changedC
+	}
+	unplugged := look()
+	if unplugged.Gained(before) || !before.Gained(unplugged) {
+		t.Fatal("the default route can be used without a carrier")
+	}
+	peer.Run("ip", "link", "set", "sg0", "up")
+	for !look().Gained(unplugged) {
+		mustChange(t, "plugged in", changedC)
+	}
 }
 
 // quiet reports whether nothing more is reported.
