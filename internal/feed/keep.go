@@ -81,7 +81,8 @@ func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, ex
 		return err
 	}
 	f.sweep(name)
-	file, err := renameio.NewPendingFile(filepath.Join(f.o.StateDir, name), renameio.WithPermissions(0o600))
+	file, err := renameio.NewPendingFile(filepath.Join(f.o.StateDir, name), renameio.WithPermissions(0o600),
+		renameio.WithTempDir(f.o.StateDir)) // not in TMPDIR, which others may write to and sweep does not see
 	if err != nil {
 		return err
 	}

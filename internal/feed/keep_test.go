@@ -168,3 +168,20 @@ func TestRequest(t *testing.T) {
 		seen[r] = true
 	}
 }
+
+// TestCopiesAreWrittenInTheStateDir: TMPDIR, a directory that others may write to, has no part in it.
+func TestCopiesAreWrittenInTheStateDir(t *testing.T) {
+	tmp, dir := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	before := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	if err := os.Chtimes(tmp, before, before); err != nil {
+		t.Fatal(err)
+	}
+	f := feed.New(feed.Options{StateDir: dir})
+	if err := f.Keep(blocklist.Blocklist{}, before); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(tmp); err != nil || !info.ModTime().Equal(before) {
+		t.Errorf("TMPDIR was written to: %v, %v", info.ModTime(), err)
+	}
+}
