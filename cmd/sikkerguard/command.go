@@ -31,7 +31,8 @@ func command(environ []string, out io.Writer) *cobra.Command {
 drops what comes from them before connection tracking. It logs what it blocked, and removes every trace when it is
 stopped. Run it as root, or with CAP_NET_ADMIN; all it needs to know is the API key.
 
-Signals: SIGTERM and SIGINT remove the rules and end it, SIGHUP pulls the list at once, a second SIGTERM or SIGINT kills.
+Signals: SIGTERM and SIGINT remove the rules and end it, SIGHUP pulls the list at once. A second SIGTERM or SIGINT kills if
+it comes at least a second after the first; before that it is ignored, as one stop may arrive as two signals.
 Exit codes: 0 when it was told to stop, 78 when a variable is not valid, 1 for everything else.
 
 ` + config.Usage(),
