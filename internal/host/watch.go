@@ -135,7 +135,7 @@ func defaultsOnly() []unix.SockFilter {
 func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
 	t := time.NewTicker(filesEvery)
 	defer t.Stop()
-	var before conf
+	var before *conf // nil before the first reading
 	for {
 		select {
 		case <-ctx.Done():
@@ -146,9 +146,9 @@ func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
 		h.mu.Lock()
 		same := h.conf == nil || r.equal(*h.conf)
 		h.mu.Unlock()
-		if !same && r.equal(before) { // twice: a file that is being written is not whole
+		if !same && before != nil && r.equal(*before) { // twice: a file that is being written is not whole
 			changed()
 		}
-		before = r
+		before = &r
 	}
 }

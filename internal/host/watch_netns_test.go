@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -283,6 +284,44 @@ func TestWatchFiles(t *testing.T) {
 		mustChange(t, "mounted over", changedC)
 		h.Local()
 	}
+}
+
+// TestHalfWrittenFile: a program empties the file before it writes it. A look in between would take
+// the resolvers off the whitelist, so the watch reports nothing that only one reading finds.
+func TestHalfWrittenFile(t *testing.T) {
+	t.Parallel()
+	dir := root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "etc/resolv.conf"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h := testHost(Options{Root: dir}, kernel{})
+		h.Local()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		changes := 0
+		go func() { _ = h.WatchFiles(ctx, func() { changes++ }) }()
+		time.Sleep(filesEvery / 2) // between two readings
+		for range 3 {
+			write("")
+			time.Sleep(filesEvery)
+			write("nameserver 192.0.2.1\n")
+			time.Sleep(filesEvery)
+		}
+		synctest.Wait()
+		if changes != 0 {
+			t.Errorf("%d changes are reported of a file that is as it was", changes)
+		}
+		write("")
+		time.Sleep(2 * filesEvery)
+		synctest.Wait()
+		if changes != 1 {
+			t.Errorf("%d changes are reported of a file that stays empty, want 1", changes)
+		}
+	})
 }
 
 // TestFileSystemHangs: a file system that does not answer delays a look at the host by readMost at
