@@ -195,6 +195,9 @@ func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
 	for _, change := range []string{"SIKKER_SCORE_MIN=60", "SIKKER_API_KEY=sk_test_rotated"} {
 		l.restart(change)
 		l.wantConditions()
+		if kept := l.kernel.blocks("203.0.0.1"); kept != (change == "SIKKER_API_KEY=sk_test_rotated") {
+			t.Errorf("%s: the kept list is in force before the pull: %v", change, kept)
+		}
 		l.want(false, true, "Blocking 1000 IPs")
 		l.restart() // back: the kept list is of the other request
 		l.want(false, true, "Blocking 1000 IPs")
@@ -254,6 +257,42 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 				l.want(false, true, "Blocking 9 IPs")
 			}
 		})
+	}
+}
+
+// TestNoRequestIsLostDuringAPull: a SIGHUP and requests that come while a pull is under way are served
+// by one pull after it, which accepts a list if one of them does. Each asker gets an answer.
+func TestNoRequestIsLostDuringAPull(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	e := &l.a.enforcer
+	e.turnC = make(chan turn) // a pull is under way until next takes its result
+	next := func() order {
+		t.Helper()
+		select {
+		case n := <-e.turnC:
+			l.a.refresh(t.Context(), n)
+			l.a.end(t.Context())
+			return n.order
+		case <-time.After(time.Minute):
+			t.Fatal("no pull was made")
+			return order{}
+		}
+	}
+	one, two := make(chan control.Outcome, 1), make(chan control.Outcome, 1)
+	l.a.begin(t.Context(), order{})
+	l.a.begin(t.Context(), order{})
+	next()
+	l.a.begin(t.Context(), order{accept: true, askers: []chan<- control.Outcome{one}})
+	l.a.begin(t.Context(), order{askers: []chan<- control.Outcome{two}})
+	if o := next(); o.accept || len(o.askers) > 0 {
+		t.Errorf("the pull of the SIGHUP serves %+v, which came later", o)
+	}
+	if o := next(); !o.accept || len(one) != 1 || len(two) != 1 {
+		t.Errorf("accept %v; %d and %d answers, want true, 1 and 1", o.accept, len(one), len(two))
+	}
+	if e.busy || l.pulls != 3 {
+		t.Errorf("%d pulls were made, want 3; another one is under way: %v", l.pulls, e.busy)
 	}
 }
 
