@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
@@ -76,7 +78,7 @@ func TestWatch(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
 	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24", "2001:db8::10/64"), nil)
-	time.Sleep(2 * time.Second) // the kernel makes up link-local addresses when it gets to it
+	awaitLinkLocal(t, server)
 	changedC := kernelWatch(t, server, watchBuffer)
 	mustChange(t, "at the start", changedC)
 	mustNotChange(t, "nothing", changedC)
@@ -94,7 +96,7 @@ func TestWatch(t *testing.T) {
 	}
 	server.Run("ip", "link", "set", "sg0", "up")
 	mustChange(t, "link up", changedC)
-	time.Sleep(2 * time.Second) // as above
+	awaitLinkLocal(t, server)
 	for len(changedC) > 0 || !quiet(changedC) {
 		<-changedC
 	}
@@ -131,6 +133,33 @@ func TestWatchCarrier(t *testing.T) {
 	peer.Run("ip", "link", "set", "sg0", "up")
 	for !look().Gained(unplugged) {
 		mustChange(t, "plugged in", changedC)
+	}
+}
+
+// awaitLinkLocal waits until sg0 has its link-local address, and the kernel knows that no other host
+// has it. That takes seconds.
+func awaitLinkLocal(t *testing.T, ns *nettest.NS) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var (
+			addrs []netlink.Addr
+			err   error
+		)
+		ns.Do(func() {
+			var link netlink.Link
+			if link, err = netlink.LinkByName("sg0"); err == nil {
+				addrs, err = netlink.AddrList(link, netlink.FAMILY_V6)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 }) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("sg0 gets no link-local address")
+		}
 	}
 }
 
