@@ -56,6 +56,7 @@ func (s *Shim) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 		return ruleset.Evidence{}, fmt.Errorf("put the list into ipset and iptables: %w", err)
 	}
 	s.applied = w
+	s.inside.changed()
 	e, err := s.verify(context.WithoutCancel(ctx))
 	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {
 		err = fmt.Errorf("%w, or could not be asked: %w", ruleset.ErrMismatch, err)

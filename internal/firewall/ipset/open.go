@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"iter"
 	"os"
@@ -40,6 +41,7 @@ type Shim struct {
 	mu      sync.Mutex // held for as long as a change takes
 	applied *wanted    // nil before the first Apply and after Remove
 	prints  map[uint8]printing
+	inside  contents       // of the sets
 	changes int            // how often something was changed
 	ended   bool           // nothing of the other kind of iptables is left
 	made    map[uint8]bool // by family, that a table raw was made: somebody may destroy the set that says so
@@ -82,7 +84,8 @@ func open(o Options, dirs []string) (*Shim, error) {
 
 // newShim finds ipset. Without it, which is ErrMissing, only rules can be asked for.
 func newShim(dirs []string) (*Shim, error) {
-	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
+	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{},
+		inside: contents{seed: maphash.MakeSeed()}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
 	if s.ipset = s.run.find("ipset"); s.ipset == "" {
 		return s, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,34 +55,53 @@ func (r runner) find(name string) string {
 // run runs a program, and returns what it printed on standard output and standard error. Its arguments are constants, or
 // names that this package chose.
 func (r runner) run(ctx context.Context, limit time.Duration, stdin []byte, program string, args ...string) (stdout, stderr string, err error) {
+	out := capped{max: maxOutput}
+	stderr, err = r.stream(ctx, limit, stdin, &out, program, args...)
+	if err == nil && out.over {
+		err = &ProgramError{Program: program, Args: args, Code: -1, Err: errTooMuch}
+	}
+	if err == nil {
+		return out.String(), stderr, nil
+	}
+	if e := (*ProgramError)(nil); errors.As(err, &e) {
+		e.Output = said(e.Output, out.String())
+	}
+	return "", "", err
+}
+
+// errTooMuch means that a program printed more than is taken of it.
+var errTooMuch = fmt.Errorf("it printed more than %d bytes", maxOutput)
+
+// stream is run for a program that may print much on standard output, which goes to out.
+func (r runner) stream(ctx context.Context, limit time.Duration, stdin []byte, out io.Writer, program string, args ...string) (stderr string, err error) {
 	// The kernel kills the program when the thread that started it ends, as it does when the agent is killed.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	out, errOut := capped{max: maxOutput}, capped{max: maxOutput}
+	errOut := capped{max: maxOutput}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = []string{"PATH=" + path, "LC_ALL=C"}
 	cmd.Dir = "/"
 	cmd.Stdin = bytes.NewReader(stdin)
-	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd.Stdout, cmd.Stderr = out, &errOut
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = waitDelay
 	err = cmd.Run()
 	if ctx.Err() != nil && err != nil {
 		err = ctx.Err()
 	}
-	if err == nil && (out.over || errOut.over) {
-		err = fmt.Errorf("it printed more than %d bytes", maxOutput)
+	if err == nil && errOut.over {
+		err = errTooMuch
 	}
 	if err == nil {
-		return out.String(), errOut.String(), nil
+		return errOut.String(), nil
 	}
-	e := &ProgramError{Program: program, Args: args, Code: -1, Err: err, Output: said(errOut.String(), out.String())}
+	e := &ProgramError{Program: program, Args: args, Code: -1, Err: err, Output: said(errOut.String())}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() >= 0 {
 		e.Code, e.Err = exit.ExitCode(), nil
 	}
-	return "", "", e
+	return "", e
 }
 
 // said is the beginning of each of these texts, those that are not empty.

@@ -85,11 +85,11 @@ func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 		}
 		counted = counted && info.counted
 	}
-	return counted, nil
+	return counted, s.inside.spoiled
 }
 
-// Watch looks every second, until ctx ends, whether somebody else changed the rules or the number of elements, and calls
-// lost when they no longer are what the last Apply put in place. It calls it again when something else is found, or the
+// Watch looks every second, until ctx ends, whether another program changed the rules or the number of elements, and, less
+// often, whether it exchanged elements. It calls lost when they no longer are what the last Apply put in place. It calls it again when something else is found, or the
 // same after another Apply. The error is one of asking.
 func (s *Shim) Watch(ctx context.Context, lost func(error)) error {
 	ticker := time.NewTicker(watchInterval)
@@ -125,6 +125,12 @@ func (s *Shim) glance(ctx context.Context) (int, error) {
 		return s.changes, nil
 	}
 	_, err := s.look(ctx)
+	if err == nil {
+		err = s.inside.read(ctx, s, slices.Concat(s.applied.block, s.applied.allow))
+	}
+	if err == nil {
+		err = s.inside.spoiled
+	}
 	return s.changes, err
 }
 
