@@ -58,6 +58,7 @@ type Whitelist struct {
 
 	uplinks  []string       // the default routes that can be used
 	prefixes []netip.Prefix // sorted, each once
+	own      []netip.Prefix // likewise: gateways, resolvers and the host's addresses, without those of a link alone
 	counts   [kinds]int
 }
 
@@ -65,16 +66,22 @@ type Whitelist struct {
 // lie inside another.
 func (w Whitelist) Prefixes() []netip.Prefix { return slices.Clone(w.prefixes) }
 
-// Gained reports whether the host has an address, a default route that can be used, a resolver or an address of a name now
-// that it did not have before.
+// Gained reports whether the host has something to reach the API by that it did not have before: an address of its own other
+// than a link's, a default route that can be used, a gateway or a resolver, or a name that resolves. The addresses of a name
+// do not count by themselves: a large service answers with others each time.
 func (w Whitelist) Gained(before Whitelist) bool {
+	for _, k := range []kind{kindAPI, kindProxy} {
+		if w.counts[k] > 0 && before.counts[k] == 0 {
+			return true
+		}
+	}
 	for _, u := range w.uplinks {
 		if !slices.Contains(before.uplinks, u) {
 			return true
 		}
 	}
-	for _, p := range w.prefixes {
-		if _, had := slices.BinarySearchFunc(before.prefixes, p, netip.Prefix.Compare); !had {
+	for _, p := range w.own {
+		if _, had := slices.BinarySearchFunc(before.own, p, netip.Prefix.Compare); !had {
 			return true
 		}
 	}
@@ -147,9 +154,13 @@ func (s *survey) whitelist() Whitelist {
 	for k, ps := range s.found {
 		ps = distinct(ps)
 		w.counts[k] = len(ps)
+		switch kind(k) {
+		case kindGateway, kindResolver, kindHost: // a container that starts brings a link-local address
+			w.own = append(w.own, slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })...)
+		}
 		w.prefixes = append(w.prefixes, ps...)
 	}
-	w.prefixes = distinct(w.prefixes)
+	w.prefixes, w.own = distinct(w.prefixes), distinct(w.own)
 	return w
 }
 
