@@ -260,6 +260,42 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 	}
 }
 
+// moody is a kernel that gives its errors, one for each change, and holds nothing of ours after one.
+type moody struct {
+	*toyKernel
+
+	errs []error
+}
+
+func (m *moody) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	if len(m.errs) == 0 {
+		return m.toyKernel.Apply(ctx, rs)
+	}
+	err := m.errs[0]
+	m.errs, m.rules = m.errs[1:], ruleset.Ruleset{}
+	return ruleset.Evidence{}, err
+}
+
+// TestARollbackThatFailsIsRepaired: if the kernel holds something else than it was told and does not
+// take the list of before either, that list is put back as soon as it does.
+func TestARollbackThatFailsIsRepaired(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.want(false, true, "Blocking 4 IPs")
+	l.a.fw = &moody{l.kernel, []error{firewall.ErrMismatch, errors.New("no buffer space available")}}
+	l.list = hosts("203.0", 6)
+	l.want(false, false, "roll back: no buffer space available")
+	select {
+	case <-l.a.enforcer.repair.due():
+		l.a.restoreRules(t.Context())
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing puts the list back")
+	}
+	if !l.kernel.blocks("203.0.0.3") || l.kernel.blocks("203.0.0.5") {
+		t.Errorf("the kernel has %v", l.kernel.rules.Block)
+	}
+}
+
 // TestNoRequestIsLostDuringAPull: a SIGHUP and requests that come while a pull is under way are served
 // by one pull after it, which accepts a list if one of them does. Each asker gets an answer.
 func TestNoRequestIsLostDuringAPull(t *testing.T) {

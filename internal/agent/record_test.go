@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -84,5 +85,27 @@ func TestSpecialSources(t *testing.T) {
 	rows, waiting := a.rows(hits)
 	if len(rows) != 1 || rows[0].Source.String() != "203.0.113.9" || rows[0].Silent || len(waiting) != 0 {
 		t.Errorf("rows %+v, waiting %+v; want 203.0.113.9 alone", rows, waiting)
+	}
+}
+
+// TestHitsWaitForTheDatabase: hits that the database did not take are recorded with the next ones,
+// and reported.
+func TestHitsWaitForTheDatabase(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.fw = &toyKernel{}
+	full := errors.New("no space left on device")
+	a.store = store.New(store.Options{Dir: t.TempDir(), Guard: func() error { return full }})
+	t.Cleanup(func() { _ = a.store.Close() })
+	a.evidence.publish(blocks("203.0.113.9/32"))
+	for _, packets := range []uint64{47, 3, 1} {
+		a.recorder.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: packets}}}, time.Now())
+		if packets == 1 {
+			full = nil
+		}
+		a.record(true)
+	}
+	if rows, err := a.store.Batch(t.Context(), 10); err != nil || len(rows) != 1 || rows[0].Packets != 51 {
+		t.Errorf("the queue has %+v, %v; want 51 packets", rows, err)
 	}
 }

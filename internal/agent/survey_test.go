@@ -229,6 +229,35 @@ func TestCoveredBy(t *testing.T) {
 	}
 }
 
+// TestGainedAddressIsASurveyOfNames: an address inside a network that is whitelisted already changes
+// no rule, but the host may reach resolvers through it, so the names are resolved. Without any change
+// they are not.
+func TestGainedAddressIsASurveyOfNames(t *testing.T) {
+	t.Parallel()
+	look := func(allow ...netip.Prefix) host.Whitelist {
+		return host.New(host.Options{Root: t.TempDir(), Allow: allow}).Local()
+	}
+	before, after := look(), look(netip.MustParsePrefix("10.77.66.55/32"))
+	if !newSurvey(before).allow.Equal(newSurvey(after).allow) {
+		t.Fatal("the address is in no whitelisted network")
+	}
+	now := before
+	s := newSurveyor(func(context.Context) host.Whitelist { return now }, nil)
+	for i, w := range []host.Whitelist{before, before, after, after} {
+		now = w
+		s.lookLocal(t.Context())
+		asked := false
+		select {
+		case <-s.nameC:
+			asked = true
+		default:
+		}
+		if want := i%2 == 0; asked != want { // the first look has names, too
+			t.Errorf("look %d: names are asked for: %v, want %v", i, asked, want)
+		}
+	}
+}
+
 // TestSurveysArePaced: a look that takes long is not repeated all the time, however much changes, and
 // names are resolved only if something new was found or everything was asked for.
 func TestSurveysArePaced(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
@@ -27,6 +28,33 @@ func list(ss ...string) blocklist.Blocklist {
 		ps = append(ps, netip.MustParsePrefix(s))
 	}
 	return blocklist.New(ps)
+}
+
+// TestKeptIsNoFile: a copy that is a named pipe, whose reader would wait for a writer for ever, is an
+// error at once.
+func TestKeptIsNoFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "blacklist.txt")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	errC := make(chan error, 1)
+	go func() {
+		_, err := kept(t, dir).Kept()
+		errC <- err
+	}()
+	select {
+	case err := <-errC:
+		if err == nil || !strings.Contains(err.Error(), "is no regular file") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for a writer")
+		if w, err := os.OpenFile(pipe, os.O_WRONLY, 0); err == nil { // which lets the reader go
+			_ = w.Close()
+		}
+	}
 }
 
 func TestKeep(t *testing.T) {

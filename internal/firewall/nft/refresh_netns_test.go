@@ -138,3 +138,30 @@ func TestReplacedUnderTraffic(t *testing.T) {
 		h.open(Options{Keep: true})
 	}
 }
+
+// TestReplacedKeepsItsCounters: a table that takes the place of another one goes on counting where
+// that one was.
+func TestReplacedKeepsItsCounters(t *testing.T) {
+	t.Parallel()
+	if !nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist) {
+		t.Skip("this kernel leaves no table of other flags behind")
+	}
+	h := newHost(t, Options{Keep: true})
+	block := list("203.0.113.9", "2001:db8:f::1")
+	h.apply(block, blocklist.Blocklist{})
+	h.Check("before", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nil)
+	before, err := h.counters()
+	if err != nil || before.Packets4 == 0 || before.Packets6 == 0 {
+		t.Fatalf("counted %+v, %v", before, err)
+	}
+	handle := h.handle()
+	h.orphan()
+	h.open(Options{})
+	h.apply(block, blocklist.Blocklist{})
+	if h.handle() == handle {
+		t.Error("the table is the same")
+	}
+	if after, err := h.counters(); err != nil || after != before {
+		t.Errorf("counters went from %+v to %+v, %v", before, after, err)
+	}
+}
