@@ -286,6 +286,7 @@ func (a *Agent) publish() {
 	a.publishFailures()
 	a.setCondition(condWhitelist, e.stale)
 	a.setCondition(condCovered, e.covered())
+	a.setCondition(condEmpty, e.empty())
 	var repairing error
 	if e.repair.timer != nil {
 		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)

@@ -35,6 +35,7 @@ const (
 	condOld        Code = "list-old"
 	condWhitelist  Code = "whitelist-stale"
 	condCovered    Code = "whitelist-covers-lists"
+	condEmpty      Code = "nothing-blocked"
 	condCustom     Code = "custom-list"
 	condLog        Code = "log-stalled"
 	condAge        Code = "list-age-unknown"
@@ -140,7 +141,15 @@ func conditions() []condition {
 			code: condCovered, severity: SeverityDegraded,
 			message: "The whitelist covers everything that the lists hold: nothing is blocked",
 			ended:   "The whitelist no longer covers everything that the lists hold",
-			remedy:  "Look for entries of SIKKER_WHITELIST that are too wide.",
+			remedy: "Look for entries of SIKKER_WHITELIST that are too wide. If it is unset, the lists name only addresses that this host " +
+				"depends on; it ends with a list that names others.",
+		},
+		{
+			code: condEmpty, severity: SeverityDegraded, hiddenBy: condCovered,
+			message: "The list in force is empty: nothing is blocked",
+			ended:   "The list in force is no longer empty",
+			remedy: "Look whether an empty list was accepted, and at SIKKER_SCORE_MIN. `sikkerguard pull` pulls the list now; it ends " +
+				"with a list that has entries.",
 		},
 		{
 			code: condCustom, severity: SeverityDegraded, quiet: true,
@@ -264,10 +273,10 @@ type ConditionStatus struct {
 	Remedy   string    `json:"remedy"`
 }
 
-// reason returns the detail, or the message if there is no detail.
+// reason returns the message with the detail, which need not name its subject.
 func (c ConditionStatus) reason() string {
 	if c.Detail != "" {
-		return c.Detail
+		return c.Message + ": " + c.Detail
 	}
 	return c.Message
 }
@@ -330,17 +339,16 @@ func (s *Status) holds(code Code) bool {
 	return slices.ContainsFunc(s.Conditions, func(c ConditionStatus) bool { return c.Code == code })
 }
 
-// settle derives the state and its reason from what is enforced and from the conditions that hold.
+// settle derives the state and its reason from what is enforced and from the conditions that hold. If the reasons of
+// several are longer than maxText, the details are left out, so that each condition is named.
 func (s *Status) settle() {
 	s.State = s.enforcing
-	var reasons []string
+	var reasons, messages []string
 	for _, c := range s.Conditions {
 		if hidden := conditionRow(c.Code).hiddenBy; hidden != "" && s.holds(hidden) || c.Severity == SeverityWarning {
 			continue
 		}
-		if !slices.Contains(reasons, c.reason()) {
-			reasons = append(reasons, c.reason())
-		}
+		reasons, messages = append(reasons, c.reason()), append(messages, c.Message)
 		switch {
 		case s.State == StateActive && c.Severity == SeverityDegraded:
 			s.State = StateDegraded
@@ -348,5 +356,7 @@ func (s *Status) settle() {
 			s.State = StateUnprotected
 		}
 	}
-	s.Reason = strings.Join(reasons, "; ")
+	if s.Reason = strings.Join(reasons, "; "); len(s.Reason) > maxText && len(reasons) > 1 {
+		s.Reason = strings.Join(messages, "; ")
+	}
 }

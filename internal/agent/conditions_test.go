@@ -74,26 +74,50 @@ func TestSeveralConditions(t *testing.T) {
 			t.Errorf("got %s %q %q, want %s %q %q", s.State, s.Reason, got, state, reason, codes)
 		}
 	}
+	subject := func(code Code) string { return conditionRow(code).message + ": " }
+	wl, re, ru, old := subject(condWhitelist), subject(condRefresh), subject(condRules), subject(condOld)
 	a.setCondition(condWhitelist, errors.New("EPERM"))
-	check(StateDegraded, "EPERM", condWhitelist)
+	check(StateDegraded, wl+"EPERM", condWhitelist)
 	a.setCondition(condRefresh, errors.New("503"))
-	check(StateDegraded, "503; EPERM", condRefresh, condWhitelist)
+	check(StateDegraded, re+"503; "+wl+"EPERM", condRefresh, condWhitelist)
 	a.setCondition(condOld, errors.New("it is old"))
-	check(StateDegraded, "503; EPERM", condRefresh, condOld, condWhitelist)
+	check(StateDegraded, re+"503; "+wl+"EPERM", condRefresh, condOld, condWhitelist)
 	a.setCondition(condRules, errors.New("gone"))
-	check(StateUnprotected, "gone; 503; EPERM", condRules, condRefresh, condOld, condWhitelist)
+	check(StateUnprotected, ru+"gone; "+re+"503; "+wl+"EPERM", condRules, condRefresh, condOld, condWhitelist)
 	a.setCondition(condRefresh, nil)
-	check(StateUnprotected, "gone; it is old; EPERM", condRules, condOld, condWhitelist)
+	check(StateUnprotected, ru+"gone; "+old+"it is old; "+wl+"EPERM", condRules, condOld, condWhitelist)
 	a.setCondition(condRules, nil)
 	a.setCondition(condOld, nil)
-	check(StateDegraded, "EPERM", condWhitelist)
+	check(StateDegraded, wl+"EPERM", condWhitelist)
 	since := a.status.Load().Conditions[0].Since
 	a.setStatus(func(s *Status) { s.Conditions[0].Since = since.Add(-time.Hour) })
 	a.setCondition(condWhitelist, errors.New("EBUSY"))
-	check(StateDegraded, "EBUSY", condWhitelist)
+	check(StateDegraded, wl+"EBUSY", condWhitelist)
 	if got := a.status.Load().Conditions[0].Since; !got.Equal(since.Add(-time.Hour)) {
 		t.Errorf("a condition that goes on began anew: %v", got)
 	}
 	a.setCondition(condWhitelist, nil)
 	check(StateActive, "")
+}
+
+// TestReasonNamesItsSubject: a detail alone does not say what it is about. If there is no room for
+// the details of all conditions, each is still named.
+func TestReasonNamesItsSubject(t *testing.T) {
+	t.Parallel()
+	a, _ := logged(t)
+	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	own, refresh := conditionRow(condCustom).message, conditionRow(condRefresh).message
+	a.setCondition(condCustom, errors.New("the file is empty"))
+	if got, want := a.now().Reason, own+": the file is empty"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	long := strings.Repeat("x", maxText)
+	a.setCondition(condCustom, errors.New(long))
+	if got := a.now().Reason; len(got) > maxText+len("…") || !strings.HasPrefix(got, own+": xxx") {
+		t.Errorf("one with a long detail: %q", got)
+	}
+	a.setCondition(condRefresh, errors.New(long))
+	if got, want := a.now().Reason, refresh+"; "+own; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }

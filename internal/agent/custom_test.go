@@ -237,7 +237,7 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.status.Load(); s.State != StateDegraded || s.Reason != "the whitelist covers all 3 entries of the lists" {
+	if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condCovered).message+": all 3 entries are whitelisted" {
 		t.Errorf("got %s %q", s.State, s.Reason)
 	}
 	if logs.FilterMessage(conditionRow(condCovered).message).Len() != 1 {
@@ -247,6 +247,39 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	a.takeSurvey(t.Context())
 	if s := a.status.Load(); s.State != StateActive {
 		t.Errorf("in the end: %s %q", s.State, s.Reason)
+	}
+}
+
+// TestEmptyListIsNotActive: rules that block nothing are not well, whether the list is empty, as one
+// that the operator accepted, or this host filters neither family of it.
+func TestEmptyListIsNotActive(t *testing.T) {
+	t.Parallel()
+	a, logs := logged(t)
+	a.host = host.New(host.Options{Root: t.TempDir()})
+	a.fw = &stubborn{}
+	list := blocklist.New(parsed(t, "198.51.100.1"))
+	allow := blocklist.New(parsed(t, "192.0.2.1"))
+	check := func(state State, reason string) {
+		t.Helper()
+		if s := a.status.Load(); s.State != state || s.Reason != reason {
+			t.Errorf("got %s %q, want %s %q", s.State, s.Reason, state, reason)
+		}
+	}
+	a.publish()
+	check(StateUnprotected, "") // nothing is in force
+	if err := a.apply(t.Context(), desired{allow: allow}); err != nil {
+		t.Fatal(err)
+	}
+	check(StateDegraded, "The list in force is empty: nothing is blocked: it has no entries")
+	if err := a.apply(t.Context(), desired{block: list, allow: allow}); err != nil {
+		t.Fatal(err)
+	}
+	check(StateActive, "")
+	a.enforcer.entries4 = 0
+	a.publish()
+	check(StateDegraded, "The list in force is empty: nothing is blocked: this host filters no address family that the list has entries of")
+	if n := logs.FilterMessage("The list in force is empty: nothing is blocked").Len(); n != 2 {
+		t.Errorf("it is logged %d times, want each time it begins", n)
 	}
 }
 

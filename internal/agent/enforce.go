@@ -388,9 +388,20 @@ func (a *Agent) wanted() desired {
 // covered returns an error if the whitelist covers all that the lists hold, so that nothing is blocked.
 func (e *enforcer) covered() error {
 	if listed := e.pulled.Len() + e.own.entries().Len(); e.enforced != nil && listed > 0 && e.enforced.block.Len() == 0 {
-		return fmt.Errorf("the whitelist covers all %d entries of the lists", listed)
+		return fmt.Errorf("all %d entries are whitelisted", listed)
 	}
 	return nil
+}
+
+// empty returns an error if rules are in force that block nothing.
+func (e *enforcer) empty() error {
+	switch {
+	case e.enforced == nil || e.entries4+e.entries6 > 0:
+		return nil
+	case e.enforced.block.Len() > 0:
+		return errors.New("this host filters no address family that the list has entries of")
+	}
+	return errors.New("it has no entries")
 }
 
 func (d desired) equal(e *desired) bool {

@@ -107,9 +107,9 @@ func TestReconcile(t *testing.T) {
 		state   State
 		reason  string // and in the end
 	}{
-		{"OK the retry works", nil, moved, "no buffer space available", StateActive, ""},
-		{"OK the change was taken back", nil, old, "no buffer space available", StateActive, ""},
-		{"bad the pull failed and still does", errors.New("503"), moved, "503; no buffer space available", StateDegraded, "503"},
+		{"OK the retry works", nil, moved, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", StateActive, ""},
+		{"OK the change was taken back", nil, old, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", StateActive, ""},
+		{"bad the pull failed and still does", errors.New("503"), moved, "The last refresh of the list did not succeed: 503; The rules in force lack the newest whitelist or custom blacklist: no buffer space available", StateDegraded, "The last refresh of the list did not succeed: 503"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -151,8 +151,8 @@ func TestHealth(t *testing.T) {
 		{StateStarting, "starting", false, "starting"},
 		{StateActive, "", true, ""},
 		{StateActive, "pull: 503", true, ""},
-		{StateUnprotected, "pull: 503", false, "unprotected: pull: 503"},
-		{StateDryRun, "pull: 503", false, "dry-run: pull: 503"},
+		{StateUnprotected, "pull: 503", false, "unprotected: The last refresh of the list did not succeed: pull: 503"},
+		{StateDryRun, "pull: 503", false, "dry-run: The last refresh of the list did not succeed: pull: 503"},
 	}
 	for _, tt := range tests {
 		a, _ := logged(t)

@@ -77,7 +77,7 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		go func() { doneC <- a.keep(ctx, h) }()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if s := a.status.Load(); s.State != StateDegraded || s.Reason != "the port is taken" || !s.holds(condHealth) {
+		if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": the port is taken" || !s.holds(condHealth) {
 			t.Errorf("meanwhile it is %s: %s", s.State, s.Reason)
 		}
 		mu.Lock()
@@ -92,7 +92,7 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		}
 		failC <- errors.New("lost")
 		synctest.Wait()
-		if s := a.status.Load(); s.State != StateDegraded || s.Reason != "lost" {
+		if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": lost" {
 			t.Errorf("when it is lost it is %s: %s", s.State, s.Reason)
 		}
 		cancel()

@@ -90,6 +90,9 @@ func (r *RefusalError) Error() string {
 			text += "; it is kept aside as " + r.Aside
 		}
 		text += "; if it is right, `sikkerguard pull --accept` has it enforced"
+		if r.Guard == GuardEmpty {
+			text += ", and then nothing of the API's list is blocked"
+		}
 	}
 	return text
 }

@@ -415,3 +415,12 @@ func BenchmarkVet(b *testing.B) {
 		})
 	}
 }
+
+// TestEmptyRefusalSaysWhatAcceptingDoes: accepting an empty list is no way to more protection.
+func TestEmptyRefusalSaysWhatAcceptingDoes(t *testing.T) {
+	t.Parallel()
+	_, err := vet.Vet(strings.NewReader("# none\n"), vet.Options{})
+	if err == nil || !strings.HasSuffix(err.Error(), "`sikkerguard pull --accept` has it enforced, and then nothing of the API's list is blocked") {
+		t.Errorf("got %v", err)
+	}
+}
