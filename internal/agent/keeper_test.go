@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,10 +85,15 @@ func TestTheEndWaitsForKeepers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnforcer()
-		var written []string
+		var (
+			mu      sync.Mutex
+			written []string
+		)
 		write := func(what string, hangs time.Duration) func() error {
 			return func() error {
 				time.Sleep(hangs)
+				mu.Lock()
+				defer mu.Unlock()
 				written = append(written, what)
 				return nil
 			}

@@ -280,6 +280,7 @@ func (a *Agent) retestExemptions(ctx context.Context) {
 	for _, addr := range slices.Clone(e.exempt.addrs) {
 		if !listed.Contains(addr) || due && a.needless(ctx, addr) {
 			e.exempt.addrs = without(e.exempt.addrs, addr)
+			a.publishExemptions()
 			a.log.Info("An address of the list that was let through is not needed any more",
 				zap.Stringer("address", addr))
 		}
