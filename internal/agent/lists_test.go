@@ -179,6 +179,20 @@ func TestNoSizeIsRefusedForEver(t *testing.T) {
 	}
 }
 
+// TestAnotherSizeConfirmsNothing: a list that is much smaller is confirmed by the next pull, not by one
+// after a list that was refused for being much larger.
+func TestAnotherSizeConfirmsNothing(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 5000))
+	l.want(false, true, "Blocking 5000 IPs")
+	for range 2 {
+		l.list = hosts("203.0", 20)
+		l.want(false, false, "shrink guard")
+		l.list = hosts("203.0", 20000)
+		l.want(false, false, "growth guard")
+	}
+}
+
 // TestGuardsMeasureAgainstTheKeptList: the first pull after a restart is measured against the list of the run before, and with
 // another score against nothing.
 func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
@@ -498,6 +512,11 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 	}
 	if wait := l.a.firstPull(); wait <= 0 || wait > 3*time.Hour {
 		t.Errorf("the first pull waits %v", wait)
+	}
+	pulled := &l.a.enforcer.pulledAt.wall
+	*pulled = pulled.Add(24 * time.Hour) // the clock was ahead then, and tells nothing of the list's age
+	if wait := l.a.firstPull(); wait != 0 {
+		t.Errorf("after a pull in the future the first pull waits %v", wait)
 	}
 	if q := l.a.Status().Quota.Pulls; q == nil || q.Remaining != 24-l.pulls {
 		t.Errorf("the quota is not known after a restart: %+v", q)

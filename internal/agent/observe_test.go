@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,6 +14,7 @@ import (
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
 	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
@@ -90,4 +92,39 @@ func TestShort(t *testing.T) {
 			t.Errorf("short(%v): got %q, want %q", d, got, want)
 		}
 	}
+}
+
+// climbing is a kernel that has counted one more packet each time that it is asked.
+type climbing struct {
+	toyKernel
+
+	n ruleset.Counters
+}
+
+func (c *climbing) Counters() (ruleset.Counters, error) {
+	c.n.Packets4++
+	return c.n, nil
+}
+
+// TestAFloodSpoilsOneWindow: the window of a flood, beyond the limit of the log rule, is not exact. In
+// the next one a packet that is on its way to the sensor is not taken for one that the limit let go.
+func TestAFloodSpoilsOneWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := logged(t)
+		c := &climbing{}
+		a.fw = c
+		a.beginCounting()
+		c.n.Packets4 += 2 * uint64(a.cfg.LogRate)
+		a.collect()
+		a.tellWindow()
+		if !a.observer.inexact {
+			t.Error("the window of the flood is exact")
+		}
+		a.observer.missing = a.droppedSoon().Packets() + 1 // all up to the next reading was told
+		a.tellWindow()
+		if a.observer.inexact {
+			t.Error("the next window is not exact")
+		}
+	})
 }
