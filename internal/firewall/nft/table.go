@@ -68,11 +68,13 @@ type Table struct {
 	live      []setPlan           // the sets that those rules look up
 	now       blocklist.Blocklist // what those sets hold; empty when a dead agent filled them
 	held      map[string]int      // at most so many elements each set has, by its name in the kernel; absent: unknown
-	block     []setPlan           // what the last batch put in place
+	last      ruleset.Ruleset     // what the last batch put in place
+	block     []setPlan           // likewise, as sets
 	allow     []setPlan
 	rules     map[string][]string // by chain, as read after the last batch; nil before that
 	counts    map[string]uint32   // elements by set, as told after the last batch; nil before that
 	entries   [2]int              // of the list, by family
+	drift     drift
 }
 
 // Open connects to the kernel and finds out what it can do, without changing anything. The connection must be opened
@@ -234,6 +236,11 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 	if err := ctx.Err(); err != nil {
 		return ruleset.Evidence{}, err
 	}
+	return t.apply(rs)
+}
+
+// applyOnce writes what rs comes to, and verifies it.
+func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	start := time.Now()
 	block, allow := planBlock(rs.Block), planAllow(rs.Allow)
 	t.committed = false
@@ -244,7 +251,7 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 		}
 		return ruleset.Evidence{}, err
 	}
-	t.block, t.allow, t.rules, t.counts = block, allow, nil, nil
+	t.last, t.block, t.allow, t.rules, t.counts = rs, block, allow, nil, nil
 	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
 	e, err := t.verify()
 	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {

@@ -20,7 +20,8 @@ const watchInterval = 500 * time.Millisecond
 
 // Watch looks, until ctx ends, whether somebody else changed the table, and calls lost when it no longer enforces what
 // the last Apply put in place. It calls it again for each later change that does not mend that. Put the rules back with
-// Apply. Watch looks into the table only when some table of the host changed; the error is one of the socket.
+// Apply. Watch looks into the table only when some table of the host changed. In a table without an owner it then fills the
+// sets again, at times, because elements may have been exchanged. The error is one of the socket, or of filling them.
 func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -30,6 +31,7 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	var seen uint32
+	pending := false // the sets are to be filled again
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,10 +42,16 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 		if err != nil {
 			return fmt.Errorf("watch the firewall: %w", err)
 		}
-		if gen == seen {
+		if gen == seen && !pending {
 			continue
 		}
-		switch err := t.look(); {
+		if gen != seen {
+			err = t.look()
+		}
+		if err == nil {
+			pending, err = t.refill()
+		}
+		switch {
 		case errors.Is(err, ruleset.ErrMismatch):
 			lost(err)
 		case err != nil:

@@ -251,6 +251,7 @@ func (t *Table) send(b *batch) error {
 	if err != nil && !errors.Is(err, errUnsure) {
 		return err
 	}
+	t.drift.sent++
 	for name, n := range b.holds {
 		if t.held[name] = n; n == gone || err != nil {
 			delete(t.held, name)
