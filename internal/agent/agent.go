@@ -60,6 +60,7 @@ type Agent struct {
 	gate    *gate            // what fw is, once it was opened
 	gaps    []string         // of the firewall, that were told; the enforcing task's own
 	api     *sikkerapi.Client
+	others  leftovers
 
 	drops        dropCount
 	evidence     evidence
@@ -122,6 +123,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		dir:       statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
 		api:       client,
 		sensor:    sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
+		others:    leftovers{inForce: firewall.InForce},
 		told:      map[string]bool{},
 		pullC:     make(chan order),
 		lostC:     make(chan error, 1),
@@ -202,6 +204,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		stopC := ctx.Done()
 		supervise := func(ctx context.Context) error { return a.supervise(ctx, stopC) }
 		sensing.Go(func() error { return a.keep(afterwards, task("messages to the service manager", supervise)) })
+	}
+	if a.cfg.DryRun {
+		g.Go(func() error { return a.keep(ctx, task("look for rules of other runs", a.watchLeftovers)) })
 	}
 	if !a.cfg.DryRun {
 		sensing.Go(func() error { return a.keep(afterwards, a.helpers.sensor) })
@@ -306,6 +311,9 @@ func (a *Agent) open() error {
 		if a.cfg.ReportEnabled {
 			a.reporter = report.New(report.Options{Queue: queue{a.store, a.tellWithdrawn, a.exempt}, API: a.api})
 		}
+	}
+	if a.cfg.DryRun {
+		a.lookForLeftovers()
 	}
 	a.tryOpen(a.helpers.health)
 	if note := a.server.Note(); note != "" {

@@ -43,6 +43,8 @@ const (
 	condSurvey     Code = "whitelist-incomplete"
 	condExempt     Code = "needed-is-listed"
 	condDryRun     Code = "dry-run"
+	condLeft       Code = "leftover-rules"
+	condLeftUnseen Code = "leftover-unknown"
 	condNamespace  Code = "namespace-alone"
 	condBridged    Code = "guests-not-covered"
 
@@ -235,8 +237,21 @@ func conditions() []condition {
 		},
 		{
 			code: condDryRun, severity: SeverityWarning, quiet: true,
-			message: "This is a dry run: nothing is blocked",
+			message: "This is a dry run: it blocks nothing",
 			remedy:  "Take SIKKER_DRY_RUN out of the settings and restart the agent, when it has shown enough.",
+		},
+		{
+			code: condLeft, severity: SeverityWarning,
+			message: "Rules of another run of SikkerGuard still block, as of an agent that was killed",
+			ended:   "No rules of another run of SikkerGuard are in force",
+			remedy: "They end when a list of this run comes in force. In a dry run none does: `sikkerguard cleanup` removes them, unless " +
+				"another agent runs, whose rules go when it is stopped.",
+		},
+		{
+			code: condLeftUnseen, severity: SeverityWarning,
+			message: "It cannot be seen whether rules of an agent that was killed still block",
+			ended:   "It can be seen whether rules of an agent that was killed block",
+			remedy:  "The detail says why. As root, `nft list table inet sikkerguard` and `iptables -t raw -S` show such rules, and `sikkerguard cleanup` removes them.",
 		},
 		{
 			code: condNamespace, severity: SeverityWarning,

@@ -75,8 +75,21 @@ func (a *Agent) look() error {
 	return a.fw.Present()
 }
 
-// dryRunNote is the note of a dry run that does its work.
+// dryRunNote is the note of a dry run that does its work, while nothing of SikkerGuard blocks.
 const dryRunNote = "dry run: nothing is blocked"
+
+// dryRunText returns the note of a dry run that does its work, of a host on which other rules may
+// block.
+func dryRunText(s *Status) string {
+	switch {
+	case s.holds(condLeft):
+		return "dry run: rules of another run of SikkerGuard block"
+	case s.holds(condLeftUnseen):
+		return "dry run: it blocks nothing; whether rules of a killed agent do cannot be seen"
+	default:
+		return dryRunNote
+	}
+}
 
 // Health reports whether the agent does what it is configured to do: the rules are in force or, in a dry run, the list is
 // current. The text says why not, or that it is a dry run, which protects nothing and is no reason to restart it.
@@ -98,7 +111,7 @@ func (a *Agent) health() (ok bool, text string) {
 	case s.Healthy:
 		return true, ""
 	case s.State == StateDryRun && s.ageKnown && !s.holds(condOld):
-		return true, dryRunNote
+		return true, dryRunText(&s)
 	case s.Reason == "" || s.State == StateStarting:
 		return false, string(s.State)
 	default:

@@ -102,6 +102,9 @@ func (a *Agent) statusLine() string {
 		line = strings.TrimSuffix("Unprotected: "+s.Reason, ": ")
 	case StateDryRun:
 		line = fmt.Sprintf("Dry run, nothing is blocked: would block %d IPs", s.WouldBlock)
+		if text := dryRunText(s); text != dryRunNote {
+			line = fmt.Sprintf("D%s; would block %d IPs", text[1:], s.WouldBlock)
+		}
 		if s.Reason != "" {
 			line += ", " + s.Reason
 		}

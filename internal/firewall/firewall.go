@@ -210,6 +210,20 @@ func (c *chosen) end() error {
 	return nil
 }
 
+// InForce names the rules of any agent that are in force, of one that runs or of one that was killed. It changes nothing. The
+// error says why it cannot be seen whether there are more.
+func InForce() (names []string, err error) {
+	table, err := nft.InForce()
+	if table {
+		names = append(names, "table inet sikkerguard")
+	}
+	chain, ierr := ipset.InForce()
+	if chain {
+		names = append(names, "chain SIKKERGUARD of iptables")
+	}
+	return names, errors.Join(err, ierr)
+}
+
 // Cleanup removes whatever a dead agent left in the kernel, and says what that was. It fails while an agent runs.
 func Cleanup() (removed []string, err error) {
 	found, err := nft.Cleanup()

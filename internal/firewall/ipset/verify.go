@@ -154,13 +154,8 @@ func (s *Shim) Present() error {
 func Left() (bool, error) { return left(context.Background(), strings.Split(path, ":")) }
 
 func left(ctx context.Context, dirs []string) (bool, error) {
-	if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if ok, err := permitted(false); err != nil {
+	if able, err := mayHaveSets(); !able {
 		return false, err
-	} else if !ok {
-		return false, ErrPermission
 	}
 	s, missing := newShim(dirs)
 	if missing != nil {
@@ -184,15 +179,42 @@ func left(ctx context.Context, dirs []string) (bool, error) {
 	return true, l.Close()
 }
 
+// mayHaveSets reports whether there can be sets here, and they can be asked for.
+func mayHaveSets() (bool, error) {
+	if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	ok, err := permitted(false)
+	if err == nil && !ok {
+		err = ErrPermission
+	}
+	return ok && err == nil, err
+}
+
+// InForce reports whether packets come to our chain, that of an agent that runs or of one that was
+// killed. It changes nothing.
+func InForce() (bool, error) {
+	if able, err := mayHaveSets(); !able {
+		return false, err
+	}
+	s, _ := newShim(strings.Split(path, ":")) // only rules are asked for
+	return s.has(context.Background(), func(st state) bool { return st.chain && st.jumps > 0 })
+}
+
 // hasChain says whether our chain is in any table raw.
 func (s *Shim) hasChain(ctx context.Context) (bool, error) {
+	return s.has(ctx, func(st state) bool { return st.chain })
+}
+
+// has reports whether the state of any table raw is so.
+func (s *Shim) has(ctx context.Context, so func(state) bool) (bool, error) {
 	var errs []error
 	for _, f := range []family{ipv4(), ipv6()} {
 		all, err := s.found(f)
 		errs = append(errs, err)
 		for _, t := range all {
 			st, err := s.outline(ctx, t)
-			if st.chain {
+			if so(st) {
 				return true, nil
 			}
 			errs = append(errs, err)

@@ -1,0 +1,25 @@
+package nft
+
+import "errors"
+
+// InForce reports whether the table has rules that packets come to, of an agent that runs or of one
+// that was killed. It changes nothing.
+func InForce() (bool, error) {
+	found, err := findTable()
+	if err = diagnose(err); errors.Is(err, ErrUnsupported) || err == nil && found == nil {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	have, err := kernelChains()
+	if err != nil {
+		return false, err
+	}
+	base := chains(nil)[0]
+	if k, ok := have[base.Name]; !ok || !k.like(base) {
+		return false, nil
+	}
+	rules, err := kernelRules()
+	return len(rules[base.Name]) > 0, err
+}
