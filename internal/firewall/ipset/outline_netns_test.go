@@ -81,6 +81,7 @@ func TestUnprintable(t *testing.T) {
 		}
 		enforced(harm[0])
 	}
+	h.Run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-j", chain) // a second jump, which Disarm takes out too
 	// A rule in our chain: not even that can be printed.
 	h.Run("nft", "insert rule ip6 raw "+chain+" udp dport 54 notrack")
 	h.Do(func() {

@@ -89,6 +89,18 @@ func TestWatch(t *testing.T) {
 		h.apply(block, list())
 		h.Check("repaired after "+change, nettest.Addrs("203.0.113.9", "45.9.20.1"), nettest.Addrs("203.0.113.8"))
 	}
+	for len(lostC) > 0 { // a change may be reported twice
+		<-lostC
+	}
+	h.Do(func() { // the agent stops
+		if err := h.table.Disarm(); err != nil {
+			t.Errorf("disarm: %v", err)
+		}
+	})
+	time.Sleep(2 * watchInterval)
+	if len(lostC) > 0 {
+		t.Errorf("what the agent itself takes out is lost: %v", <-lostC)
+	}
 	cancel()
 	if err := <-doneC; err != nil {
 		t.Errorf("watch: %v", err)
