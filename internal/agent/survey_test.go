@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"net/url"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -234,10 +235,10 @@ func TestCoveredBy(t *testing.T) {
 // they are not.
 func TestGainedAddressIsASurveyOfNames(t *testing.T) {
 	t.Parallel()
-	look := func(allow ...netip.Prefix) host.Whitelist {
-		return host.New(host.Options{Root: t.TempDir(), Allow: allow}).Local()
+	look := func(api *url.URL) host.Whitelist {
+		return host.New(host.Options{Root: t.TempDir(), APIURL: api}).Discover(t.Context())
 	}
-	before, after := look(), look(netip.MustParsePrefix("10.77.66.55/32"))
+	before, after := look(nil), look(&url.URL{Scheme: "http", Host: "10.77.66.55"})
 	if !newSurvey(before).allow.Equal(newSurvey(after).allow) {
 		t.Fatal("the address is in no whitelisted network")
 	}
