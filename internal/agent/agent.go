@@ -301,10 +301,7 @@ func (a *Agent) open() error {
 		a.log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
 		a.log.Debug("Firewall features", zap.Strings("features", info.Features))
 		a.tellGaps()
-		if a.fw.Present() == nil {
-			a.enforcer.left = true
-			a.log.Info("The rules of an agent that was killed are in force until a list replaces them")
-		}
+		a.takeLeftovers()
 		a.tryOpen(a.helpers.sensor)
 		a.beginCounting()
 		a.store = a.newStore()

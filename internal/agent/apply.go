@@ -292,6 +292,9 @@ func (a *Agent) publish() {
 		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)
 	}
 	a.setCondition(condRules, repairing)
+	if !e.left && !a.cfg.DryRun {
+		a.setCondition(condLeft, nil)
+	}
 	a.setStatus(func(s *Status) {
 		s.enforcing = StateActive
 		if e.enforced == nil {

@@ -5,6 +5,11 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
 // leftoverInterval is how often a dry run looks for rules of other runs. With iptables that takes some
@@ -24,6 +29,39 @@ func (l leftovers) find() (left, unseen error) {
 		left = errors.New(strings.Join(names, ", "))
 	}
 	return left, err
+}
+
+// takeLeftovers notes at the start that rules of a killed agent are in force. The operator's whitelist
+// holds for them at once; what else this host depends on follows with the first survey.
+func (a *Agent) takeLeftovers() {
+	left, _ := a.others.find() // an error is a gap of the backend
+	if left == nil {
+		return
+	}
+	a.enforcer.left = true
+	a.setCondition(condLeft, left)
+	a.log.Info("The rules of an agent that was killed are in force until a list replaces them")
+	a.admitInto(context.Background(), blocklist.New(a.cfg.Whitelist))
+}
+
+// admit has the rules of a killed agent let through what is whitelisted now, while they are in force.
+func (a *Agent) admit(ctx context.Context) {
+	if !a.enforcer.left || ctx.Err() != nil {
+		return
+	}
+	if left, unseen := a.others.find(); left == nil && unseen == nil { // another program ended them
+		a.enforcer.left = false
+		a.setCondition(condLeft, nil)
+		return
+	}
+	a.admitInto(ctx, a.allowed())
+}
+
+func (a *Agent) admitInto(ctx context.Context, allow blocklist.Blocklist) {
+	if err := a.fw.Admit(ctx, ruleset.Ruleset{Allow: allow}); err != nil && ctx.Err() == nil {
+		a.log.Warn("The rules of an agent that was killed do not take the whitelist of this one; stop this one and run `sikkerguard cleanup` "+
+			"if they block what is needed", zap.Error(err))
+	}
 }
 
 // lookForLeftovers makes conditions of the rules of other runs that are in force while this one is

@@ -1,9 +1,14 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
 // TestDryRunTellsLeftoverRules: a dry run beside rules of a killed agent does not say that nothing is
@@ -49,5 +54,61 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 	}
 	if n := logs.FilterMessage(conditionRow(condLeft).message).Len(); n != 1 {
 		t.Errorf("warned %d times", n)
+	}
+}
+
+// admitting is a kernel with rules of a killed agent.
+type admitting struct {
+	toyKernel
+
+	allow blocklist.Blocklist
+}
+
+func (k *admitting) Admit(_ context.Context, rs ruleset.Ruleset) error {
+	k.allow = k.allow.Union(rs.Allow)
+	return nil
+}
+
+// TestLeftoverRulesTakeWhitelist: rules of a killed agent let through what SIKKER_WHITELIST names from
+// the start on, and what this host depends on from the first survey on. The status tells of them until
+// a list replaces them, or another program ends them.
+func TestLeftoverRulesTakeWhitelist(t *testing.T) {
+	t.Parallel()
+	for _, replaced := range []bool{true, false} {
+		a, logs := logged(t)
+		k := &admitting{}
+		a.fw, a.host = k, host.New(host.Options{Root: t.TempDir()})
+		a.cfg.Whitelist = listOf("203.0.113.7/32").Prefixes()
+		names := []string{"table inet sikkerguard"}
+		a.others.inForce = func() ([]string, error) { return names, nil }
+		a.takeLeftovers()
+		if !k.allow.Equal(listOf("203.0.113.7/32")) {
+			t.Errorf("at the start the rules let through %v", k.allow.Prefixes())
+		}
+		a.surveys.publish(survey{allow: listOf("203.0.113.7/32", "192.0.2.1/32")})
+		a.takeSurvey(t.Context())
+		if !k.allow.Equal(listOf("203.0.113.7/32", "192.0.2.1/32")) {
+			t.Errorf("after a survey the rules let through %v", k.allow.Prefixes())
+		}
+		a.enforcer.failure = errors.New("503")
+		a.publish()
+		if s := a.Status(); !s.holds(condLeft) || s.State != StateUnprotected {
+			t.Errorf("without a list: %s, %+v", s.State, s.Conditions)
+		}
+		if replaced {
+			a.enforcer.pulled = listOf("198.51.100.1/32")
+			if err := a.apply(t.Context(), a.wanted()); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			names = nil
+			a.takeSurvey(t.Context())
+		}
+		if s := a.Status(); s.holds(condLeft) || a.enforcer.left {
+			t.Errorf("replaced %v: %+v", replaced, s.Conditions)
+		}
+		if n := logs.FilterMessage(conditionRow(condLeft).message).Len(); n != 1 {
+			t.Errorf("warned %d times", n)
+		}
 	}
 }

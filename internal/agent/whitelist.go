@@ -30,6 +30,7 @@ func (a *Agent) takeSurvey(ctx context.Context) {
 	}
 	e.problems = problems
 	a.setCondition(condSurvey, errors.Join(v.white.Problems...))
+	a.admit(ctx)
 	a.reconcile(ctx, "Addresses or routes of the host changed")
 }
 

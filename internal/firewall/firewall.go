@@ -23,6 +23,9 @@ import (
 type Backend interface {
 	// Apply makes the kernel enforce rs, whole or not at all, and returns what the kernel answered when asked.
 	Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error)
+	// Admit lets the sources of rs.Allow through the rules that a killed agent left, until a list is applied. It does nothing if there are
+	// no such rules, or after that.
+	Admit(ctx context.Context, rs ruleset.Ruleset) error
 	// Verify asks the kernel whether it still enforces what was applied last.
 	Verify() (ruleset.Evidence, error)
 	// Present asks the kernel whether the rules are there, without waiting for anybody who changes them.
@@ -113,6 +116,8 @@ type chosen struct {
 	left    atomic.Pointer[string] // the gap that the other backend left, nil when none is known
 	offload atomic.Pointer[string] // the gap that flowtables are, nil when there is none
 
+	admitOther func(context.Context, ruleset.Ruleset) error // in those; nil if there cannot be any
+
 	mu    sync.Mutex
 	other func() error // removes what the other backend left; nil when nothing is left
 }
@@ -124,6 +129,7 @@ func (c *chosen) useIPTables(o Options, legacy bool) error {
 	}
 	c.Backend = shim
 	if !legacy {
+		c.admitOther = func(_ context.Context, rs ruleset.Ruleset) error { return nft.Admit(rs) }
 		c.other = func() error {
 			_, err := nft.Cleanup()
 			return err
@@ -141,6 +147,7 @@ func (c *chosen) useNFT(table Backend) error {
 	case err != nil: // a broken program that is not needed here
 		c.gaps = append(c.gaps, fmt.Sprintf("it is not known whether an agent with SIKKER_BACKEND=iptables left rules: %s", oneLine(err)))
 	case found:
+		c.admitOther = ipset.Admit
 		c.other = func() error {
 			_, err := ipset.Cleanup()
 			return err
@@ -191,6 +198,17 @@ func (c *chosen) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 	}
 	c.left.Store(nil)
 	return e, nil
+}
+
+// Admit also lets them through what the other backend left.
+func (c *chosen) Admit(ctx context.Context, rs ruleset.Ruleset) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.Backend.Admit(ctx, rs)
+	if c.other != nil && c.admitOther != nil {
+		err = errors.Join(err, c.admitOther(ctx, rs))
+	}
+	return err
 }
 
 // Remove also ends what the other backend left.

@@ -1,7 +1,10 @@
 package firewall
 
 import (
+	"errors"
 	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
 // TestInForce: rules of an agent are seen from the first list to the last rule, and nothing is on a
@@ -26,5 +29,51 @@ func TestInForce(t *testing.T) {
 			}
 		})
 		seen("disarmed", 0)
+	})
+}
+
+// TestAdmit: what is whitelisted after an agent was killed passes the rules that it left, by each
+// backend, also when the next agent uses another; what is listed otherwise stays blocked, and the next
+// list takes over.
+func TestAdmit(t *testing.T) {
+	each(t, func(h *host) {
+		for _, k := range append([]kind{h.kind}, h.beside()...) {
+			h.start()
+			h.apply(list("203.0.113.0/24", "203.0.114.9", "2001:db8:f::/64"), list("10.0.0.0/8", "203.0.113.128/26", "255.255.255.0/24"))
+			blocked, let := nettest.Addrs("203.0.113.9", "203.0.113.8", "2001:db8:f::1", "2001:db8:f::2"), nettest.Addrs("203.0.113.130")
+			h.Check(k.name+" in force", blocked, let)
+			if err := h.fw.Close(); err != nil { // as if it was killed
+				t.Error(err)
+			}
+			h.Do(func() {
+				fw, err := k.open(true)
+				if err != nil {
+					h.t.Fatal(err)
+				}
+				h.fw = fw
+			})
+			for range 2 {
+				h.Do(func() {
+					if err := h.fw.Admit(h.t.Context(), wanted(list(), list("203.0.113.8", "203.0.113.128/25", "2001:db8:f::2"))); err != nil {
+						h.t.Errorf("%s: admit: %v", k.name, err)
+					}
+				})
+				h.Check(k.name+" admitted", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8", "203.0.113.130", "203.0.113.200", "2001:db8:f::2"))
+			}
+			h.Do(func() {
+				if _, err := h.fw.Apply(h.t.Context(), wanted(list("203.0.113.0/24", "2001:db8:f::/64"), list())); err != nil {
+					h.t.Errorf("%s: apply: %v", k.name, err)
+				}
+				if err := h.fw.Admit(h.t.Context(), wanted(list(), list("203.0.113.8"))); err != nil {
+					h.t.Errorf("%s: admit: %v", k.name, err)
+				}
+			})
+			h.Check(k.name+" replaced", blocked, nil)
+			h.Do(func() {
+				if err := errors.Join(h.fw.Remove(), h.fw.Close()); err != nil {
+					h.t.Error(err)
+				}
+			})
+		}
 	})
 }

@@ -84,8 +84,10 @@ func open(o Options, dirs []string) (*Shim, error) {
 
 // newShim finds ipset. Without it, which is ErrMissing, only rules can be asked for.
 func newShim(dirs []string) (*Shim, error) {
-	s := &Shim{run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{},
-		inside: contents{seed: maphash.MakeSeed()}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}}}
+	s := &Shim{
+		run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{},
+		inside: contents{seed: maphash.MakeSeed()}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}},
+	}
 	if s.ipset = s.run.find("ipset"); s.ipset == "" {
 		return s, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
 	}

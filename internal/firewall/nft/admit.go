@@ -1,0 +1,131 @@
+package nft
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"go4.org/netipx"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+// Admit lets the sources of rs.Allow through the rules that a killed agent left, beside those that they let
+// through. It does nothing if there are none, or once a list was applied.
+func (t *Table) Admit(_ context.Context, rs ruleset.Ruleset) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rules != nil {
+		return nil
+	}
+	fresh, err := admit(t.conn, rs.Allow)
+	if t.enforce {
+		t.live = append(t.live, fresh...)
+	}
+	return err
+}
+
+// Admit is Table.Admit for a host whose agent uses another backend.
+func Admit(rs ruleset.Ruleset) error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	if _, err = admit(c, rs.Allow); errors.Is(diagnose(err), ErrUnsupported) {
+		return nil // then there is no table
+	}
+	return err
+}
+
+// admit adds allow to the whitelist of the table, if there is a table, in one transaction. It returns
+// the sets that it made.
+func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err error) {
+	found, err := findTable()
+	if err != nil || found == nil {
+		return nil, err
+	}
+	have, err := kernelSets(nftaSetCount)
+	if err != nil {
+		return nil, err
+	}
+	var old blocklist.Blocklist
+	for _, s := range planAllow(allow) {
+		if k, ok := have[s.name]; ok && k.like(s) {
+			ps, err := intervals(found, s)
+			if err != nil {
+				return nil, err
+			}
+			old = old.Union(blocklist.New(ps))
+		}
+	}
+	b := newBatch(conn, found, have)
+	b.sets = map[string]*nftables.Set{}
+	missing := planAllow(allow.Without(old))
+	for _, s := range missing {
+		b.sets[s.kernel] = s.set(found)
+		if _, ok := have[s.name]; !ok {
+			b.err(conn.AddSet(b.sets[s.kernel], nil))
+			r := returnRule(s)
+			conn.InsertRule(&nftables.Rule{Table: found, Chain: &nftables.Chain{Name: r.chain, Table: found}, Exprs: r.exprs})
+			fresh = append(fresh, s)
+		}
+		b.add(s)
+	}
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	if err := b.commit(); err != nil {
+		return nil, fmt.Errorf("add to the whitelist of table inet %s: %w", tableName, classify(err))
+	}
+	return fresh, nil
+}
+
+// intervals reads what an interval set of the kernel holds. It is for whitelists, which are short.
+func intervals(table *nftables.Table, s setPlan) ([]netip.Prefix, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	elements, err := c.GetSetElements(s.set(table))
+	if err != nil {
+		return nil, fmt.Errorf("read set %s: %w", s.name, err)
+	}
+	slices.SortStableFunc(elements, func(x, y nftables.SetElement) int {
+		rank := func(e nftables.SetElement) int {
+			if e.IntervalEnd {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(bytes.Compare(x.Key, y.Key), cmp.Compare(rank(x), rank(y)))
+	})
+	var ps []netip.Prefix
+	var from netip.Addr // of the interval that has begun
+	end := func(to netip.Addr) {
+		if from.IsValid() {
+			ps = append(ps, netipx.IPRangeFrom(from, to).Prefixes()...)
+		}
+		from = netip.Addr{}
+	}
+	for _, e := range elements {
+		a, ok := netip.AddrFromSlice(e.Key)
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("read set %s: an element of %d bytes", s.name, len(e.Key))
+		case e.IntervalEnd:
+			end(a.Prev())
+		default:
+			from = a
+		}
+	}
+	if from.IsValid() { // it reaches the top of the address space
+		end(netipx.PrefixLastIP(netip.PrefixFrom(from, 0)))
+	}
+	return ps, nil
+}
