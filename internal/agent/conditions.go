@@ -167,7 +167,7 @@ func conditions() []condition {
 		},
 		{
 			code: condStateDir, severity: SeverityDegraded,
-			message: "The state directory is not used: no list, history or report is kept over a restart; the rules stay in force",
+			message: "The state directory is not used: no list, history or report is kept over a restart; blocking does not depend on it",
 			ended:   "The state directory is used",
 			remedy:  "The detail says what to change. It is tried again by itself.",
 		},
@@ -178,21 +178,21 @@ func conditions() []condition {
 		},
 		{
 			code: condHealth, severity: SeverityDegraded,
-			message: "The health endpoint is not available, the rules stay in force",
+			message: "The health endpoint is not available; blocking does not depend on it",
 			ended:   "The health endpoint is available",
 			remedy: "If another program has the port, stop that program, or set SIKKER_HEALTH_PORT to a free one and restart the agent. " +
 				"It is tried again by itself.",
 		},
 		{
 			code: condSensor, severity: SeverityDegraded,
-			message: "Blocked connections are not seen, and so neither logged nor reported; the rules stay in force",
+			message: "Blocked connections are not seen, and so neither logged nor reported; blocking does not depend on it",
 			ended:   "Blocked connections are seen",
 			remedy: "If another program listens to the NFLOG group, stop that program, or set SIKKER_NFLOG_GROUP to another and restart the " +
 				"agent. It is tried again by itself.",
 		},
 		{
 			code: condControl, severity: SeverityDegraded, hiddenBy: condStateDir,
-			message: "`sikkerguard pull` does not reach this agent, the rules stay in force",
+			message: "`sikkerguard pull` does not reach this agent; blocking does not depend on it",
 			ended:   "`sikkerguard pull` reaches this agent",
 			remedy:  "The detail says why its socket in SIKKER_STATE_DIR cannot be made. It is tried again by itself; SIGHUP is a pull, too.",
 		},
@@ -307,9 +307,9 @@ func (a *Agent) setCondition(code Code, err error) {
 		began, ended = err != nil && !held, err == nil && held
 	})
 	switch {
-	case row.quiet:
+	case row.quiet, code != condStateDir && isUnused(err):
 	case began:
-		a.log.Warn(row.message, zap.Error(err), zap.String("remedy", row.remedy))
+		a.log.Warn(row.message, zap.NamedError("detail", err), zap.String("remedy", row.remedy))
 	case ended && row.ended != "":
 		a.log.Info(row.ended)
 	}

@@ -49,7 +49,7 @@ func (a *Agent) restoreOwn() {
 	case errors.Is(err, feed.ErrNoCopy):
 		return
 	case err != nil:
-		a.log.Warn("The kept custom blacklist cannot be read", zap.Error(err))
+		a.warnOfDisk("The kept custom blacklist cannot be read", err)
 		return
 	}
 	v, err := vet.Custom(bytes.NewReader(c.Body))
@@ -179,7 +179,7 @@ func (a *Agent) keepOwnHangs() {
 }
 
 func (a *Agent) tellOwnUnkept(err error) {
-	a.log.Warn("The custom blacklist cannot be kept yet: a start without its file would not have it", zap.Error(err))
+	a.warnOfDisk("The custom blacklist cannot be kept yet: a start without its file would not have it", err)
 }
 
 // awaitOwn waits briefly for a reading of the operator's list.

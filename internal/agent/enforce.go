@@ -285,7 +285,7 @@ func (a *Agent) restorePulled() bool {
 		a.log.Warn("The kept list is damaged and was set aside", zap.Error(err), zap.String("aside", damaged.Aside))
 		return false
 	case err != nil:
-		a.log.Warn("The kept list cannot be read", zap.Error(err))
+		a.warnOfDisk("The kept list cannot be read", err)
 		return false
 	case c.Request != a.feed.Request() && c.Source != a.feed.Source():
 		a.log.Info("The kept list is of another API or score, and is left alone")

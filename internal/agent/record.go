@@ -312,7 +312,7 @@ func (a *Agent) tellStore(err error) {
 	r := &a.recorder
 	switch {
 	case err != nil && !r.failing:
-		a.log.Warn("Blocked connections are not recorded now; they are kept in memory until that works again", zap.Error(err))
+		a.warnOfDisk("Blocked connections are not recorded now; they are kept in memory until that works again", err)
 	case err == nil && r.failing:
 		a.log.Info("Blocked connections are recorded again")
 	}

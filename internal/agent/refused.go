@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
@@ -80,7 +78,7 @@ func (a *Agent) restoreRefused() {
 		v, err = vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
 	}
 	if err != nil {
-		a.log.Warn("The refused list of the run before is left out", zap.Error(err))
+		a.warnOfDisk("The list that the last run refused cannot be read; `sikkerguard pull --accept` cannot use it", err)
 		return
 	}
 	refusal := &vet.RefusalError{

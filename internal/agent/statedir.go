@@ -2,16 +2,41 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // stateDirEvery is how often the state directory is checked while nothing uses it.
 const stateDirEvery = time.Minute
 
+// unusedError is the reason that the state directory is not used. Its condition logs it once, so that
+// nothing else that fails because of it does.
+type unusedError struct{ error }
+
+func (e unusedError) Unwrap() error { return e.error }
+
+// isUnused reports whether err only repeats that the state directory is not used.
+func isUnused(err error) bool {
+	_, ok := errors.AsType[unusedError](err)
+	return ok
+}
+
+// warnOfDisk logs that something cannot be read from the state directory or written to it.
+func (a *Agent) warnOfDisk(text string, err error) {
+	if !isUnused(err) {
+		a.log.Warn(text, zap.Error(err))
+	}
+}
+
 // useStateDir is the guard of all that uses the state directory: it returns why its files must not
 // be used now, nil if they may. The condition follows.
 func (a *Agent) useStateDir() error {
 	err := a.dir.Use()
+	if err != nil {
+		err = unusedError{err}
+	}
 	if err != nil || a.status.Load().holds(condStateDir) {
 		a.setCondition(condStateDir, err)
 	}

@@ -3,10 +3,39 @@ package agent
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap/zapcore"
 )
+
+// TestBadStateDirIsToldOnce: everything that uses the state directory fails with it, and one warning
+// says why.
+func TestBadStateDirIsToldOnce(t *testing.T) {
+	t.Parallel()
+	a, logs := logged(t, "SIKKER_STATE_DIR=/dev/null")
+	a.tryOpen(a.helpers.control)
+	a.restorePulled()
+	a.restoreOwn()
+	a.restoreRefused()
+	a.tellUnkept(false, a.useStateDir())
+	a.tellOwnUnkept(a.useStateDir())
+	a.tellStore(a.useStateDir())
+	told := logs.FilterLevelExact(zapcore.WarnLevel).All()
+	if len(told) != 1 || told[0].Message != conditionRow(condStateDir).message {
+		t.Fatalf("warnings: %v", told)
+	}
+	if detail, _ := told[0].ContextMap()["detail"].(string); !strings.Contains(detail, "SIKKER_STATE_DIR must be a directory") {
+		t.Errorf("it says %q", detail)
+	}
+	for _, code := range []Code{condStateDir, condControl, condUnkept, condDatabase} {
+		if !a.status.Load().holds(code) {
+			t.Errorf("%s does not hold", code)
+		}
+	}
+}
 
 // TestEmptiedStateDir: when another program emptied the state directory, the watch notices it, and
 // the list in force is written there again, but only one that is in force and written before.

@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-
-	"go.uber.org/zap"
 )
 
 // putInForce puts the wanted rules in force. They contain a list that was accepted and is not in
@@ -148,7 +146,7 @@ func (a *Agent) keepHangs() {
 // write has failed.
 func (a *Agent) tellUnkept(failed bool, err error) {
 	if !failed {
-		a.log.Warn("The list cannot be kept: a start without the API would not protect", zap.Error(err))
+		a.warnOfDisk("The list cannot be kept: a start without the API would not protect", err)
 	}
 	a.setCondition(condUnkept, err)
 }

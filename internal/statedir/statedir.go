@@ -125,7 +125,7 @@ func (d *Dir) walk() (string, error) {
 			rest = append(split(target), rest[1:]...)
 			continue
 		case !info.IsDir():
-			return "", fmt.Errorf("use state directory: %w", &fs.PathError{Op: "walk", Path: next, Err: unix.ENOTDIR})
+			return "", fmt.Errorf("SIKKER_STATE_DIR must be a directory: %w", &fs.PathError{Op: "use", Path: next, Err: unix.ENOTDIR})
 		case last:
 			err = d.checkDir(next, info)
 		default:

@@ -133,7 +133,7 @@ func TestUse(t *testing.T) {
 			must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
 			must(t, os.Symlink(dir, dir))
 		}},
-		{"bad a file", "not a directory", func(t *testing.T, _, dir string) {
+		{"bad a file", "SIKKER_STATE_DIR must be a directory: use ", func(t *testing.T, _, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
 			write(t, dir)
