@@ -38,7 +38,7 @@ which starts the agent again. That the API is down or refuses the key is no reas
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return healthcheck(cmd.Context(), environ, alive, out) },
 	}
-	cmd.Flags().BoolVar(&alive, "alive", false, "only if the agent does not go on exit with 1")
+	cmd.Flags().BoolVar(&alive, "alive", false, "exit with 0 while the agent works, even if the host is not protected")
 	return cmd
 }
 

@@ -212,7 +212,7 @@ func (w *world) hasPrograms(t *testing.T) {
 }
 
 // ofItsOwn begins the warning that what is guarded is not the machine.
-const ofItsOwn = "WARN Only a network namespace of its own is guarded"
+const ofItsOwn = "WARN Only this container (network namespace) is protected"
 
 // guardsTheHost checks that an agent on the host's network does not take it for a container's.
 func (w *world) guardsTheHost(t *testing.T) {

@@ -30,16 +30,16 @@ type RollbackError struct {
 func (e *RollbackError) Error() string {
 	switch {
 	case e.Own && len(e.Broken) == 0:
-		return fmt.Sprintf("the custom blacklist of %d entries was rolled back, because with it this host reaches less", e.Entries)
+		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host reaches less", blocklist.Entries(e.Entries))
 	case e.Own:
-		return fmt.Sprintf("the custom blacklist of %d entries was rolled back, because with it this host no longer reaches: %v; "+
-			"add its addresses to SIKKER_WHITELIST, or take them out of the file", e.Entries, e.Broken)
+		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host no longer reaches: %v; "+
+			"add its addresses to SIKKER_WHITELIST, or take them out of the file", blocklist.Entries(e.Entries), e.Broken)
 	case e.Again:
-		return fmt.Sprintf("the list of %d entries is the one that was rolled back; it is tried again when it differs, after %s, or by "+
-			"`sikkerguard pull --accept`", e.Entries, short(rejectedFor))
+		return fmt.Sprintf("the list of %s is the one that was rolled back; it is tried again when it differs, after %s, or by "+
+			"`sikkerguard pull --accept`", blocklist.Entries(e.Entries), short(rejectedFor))
 	}
-	return fmt.Sprintf("the list of %d entries was rolled back, because with it this host no longer reaches: %v; "+
-		"add its addresses to SIKKER_WHITELIST", e.Entries, e.Broken)
+	return fmt.Sprintf("the list of %s was rolled back, because with it this host no longer reaches: %v; "+
+		"add its addresses to SIKKER_WHITELIST", blocklist.Entries(e.Entries), e.Broken)
 }
 
 // apply puts d in force, and says so after the kernel was asked. The checks of this host are made before and after. If one fails
@@ -65,7 +65,7 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	ev, err := a.enact(ctx, d)
 	switch {
 	case errors.Is(err, firewall.ErrMismatch):
-		return errors.Join(fmt.Errorf("enforce the list of %d entries: %w", d.block.Len(), err), a.undo())
+		return errors.Join(fmt.Errorf("enforce the list of %s: %w", blocklist.Entries(d.block.Len()), err), a.undo())
 	case err != nil:
 		return err
 	}
@@ -137,7 +137,7 @@ func (a *Agent) proof(ctx context.Context, t trial, broken host.Checks, d desire
 	if a.enforcer.enforced == nil {
 		a.setStatus(func(s *Status) { s.enforcing = StateUnprotected })
 	}
-	a.setCondition(condTrial, fmt.Errorf("with the list of %d entries this host does not reach: %v", d.block.Len(), broken))
+	a.setCondition(condTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(d.block.Len()), broken))
 	defer a.setCondition(condTrial, nil)
 	guilty, err := t.prove(ctx, broken)
 	if err == nil && len(guilty) > 0 {

@@ -255,7 +255,7 @@ func conditions() []condition {
 		},
 		{
 			code: condNamespace, severity: SeverityWarning,
-			message: "Only a network namespace of its own is guarded, as that of one container, and not the machine",
+			message: "Only this container (network namespace) is protected, not the whole machine",
 			ended:   "The machine's own network is guarded",
 			remedy:  "To guard the machine, run the agent in its network: `network_mode: host`, `hostNetwork: true`, `docker run --network host`.",
 		},

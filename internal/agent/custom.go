@@ -80,9 +80,9 @@ func (a *Agent) takeOwn() {
 	before := o.list.Len()
 	switch n := v.List.Len(); {
 	case n < before && 2*n < before:
-		a.log.Warn(fmt.Sprintf("Custom blacklist shrank to %d entries, it had %d", n, before), zap.String("file", a.cfg.CustomBlacklist))
+		a.log.Warn(fmt.Sprintf("Custom blacklist shrank to %s, it had %d", blocklist.Entries(n), before), zap.String("file", a.cfg.CustomBlacklist))
 	case o.err != "":
-		a.log.Info(fmt.Sprintf("Custom blacklist is read again (%d entries)", n))
+		a.log.Info(fmt.Sprintf("Custom blacklist can be read again (%s)", blocklist.Entries(n)))
 	}
 	if o.since == (moment{}) || !v.List.Equal(o.list) {
 		o.forgive()
@@ -103,7 +103,11 @@ func (a *Agent) refuseOwn(err error) {
 		if _, refused := errors.AsType[*vet.RefusalError](err); refused {
 			is = "is refused"
 		}
-		a.log.Warn(fmt.Sprintf("Custom blacklist %s, what it held before stays (%d entries)", is, o.list.Len()),
+		stays := fmt.Sprintf(", what it held before stays (%s)", blocklist.Entries(o.list.Len()))
+		if o.since == (moment{}) {
+			stays = "; nothing of it is enforced"
+		}
+		a.log.Warn("Custom blacklist "+is+stays,
 			zap.String("file", a.cfg.CustomBlacklist), zap.Error(err))
 	}
 	o.badLines = 0

@@ -137,7 +137,7 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.holds(condCustom) || st.CustomList.Error != "" {
 				t.Errorf("with a good file again: %q, %+v", s.entries(), st)
 			}
-			if diff := cmp.Diff([]string{"Custom blacklist is read again (2 entries)"}, s.lines()); diff != "" {
+			if diff := cmp.Diff([]string{"Custom blacklist can be read again (2 entries)"}, s.lines()); diff != "" {
 				t.Errorf("log in the end (-want +got):\n%s", diff)
 			}
 		})
@@ -237,7 +237,7 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condCovered).message+": all 3 entries are whitelisted" {
+	if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condCovered).message+": 3 entries, and all are whitelisted" {
 		t.Errorf("got %s %q", s.State, s.Reason)
 	}
 	if logs.FilterMessage(conditionRow(condCovered).message).Len() != 1 {
@@ -247,6 +247,18 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	a.takeSurvey(t.Context())
 	if s := a.status.Load(); s.State != StateActive {
 		t.Errorf("in the end: %s %q", s.State, s.Reason)
+	}
+}
+
+// TestOwnListRefusedAtFirst: a file that was never a list left nothing that could stay.
+func TestOwnListRefusedAtFirst(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "list.txt")
+	rewrite(t, path, "")
+	s := newOwnScene(t, path, t.TempDir())
+	s.read()
+	if diff := cmp.Diff([]string{"Custom blacklist is refused; nothing of it is enforced"}, s.lines()); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
 	}
 }
 

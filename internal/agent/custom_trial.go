@@ -80,7 +80,7 @@ func (a *Agent) applyNewest(ctx context.Context) error {
 			return errors.Join(err, others)
 		}
 	}
-	a.log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%d entries)", o.inForce.Len()),
+	a.log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%s)", blocklist.Entries(o.inForce.Len())),
 		zap.String("file", a.cfg.CustomBlacklist), zap.Error(o.rejected.err))
 	a.publish()
 	a.tellOwn()

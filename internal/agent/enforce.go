@@ -388,7 +388,7 @@ func (a *Agent) wanted() desired {
 // covered returns an error if the whitelist covers all that the lists hold, so that nothing is blocked.
 func (e *enforcer) covered() error {
 	if listed := e.pulled.Len() + e.own.entries().Len(); e.enforced != nil && listed > 0 && e.enforced.block.Len() == 0 {
-		return fmt.Errorf("all %d entries are whitelisted", listed)
+		return fmt.Errorf("%s, and all are whitelisted", blocklist.Entries(listed))
 	}
 	return nil
 }
@@ -427,7 +427,7 @@ func vetted(body io.Reader, o vet.Options) (v vet.Verdict, err error) {
 func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	body, err := a.feed.Pull(ctx)
 	if err != nil {
-		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
+		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", advise(err))
 	}
 	v, err := vetted(body, o)
 	if err = errors.Join(err, body.Close()); isForeign(err) {

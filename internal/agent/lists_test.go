@@ -201,10 +201,10 @@ func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
 	l.want(false, true, "Blocking 10 IPs")
 	l.restart()
 	l.list = hosts("203.0", 21)
-	l.want(false, false, "it has 21 entries, the list before had 10")
+	l.want(false, false, "21 entries, 10 before")
 	l.restart()
 	l.list = hosts("203.0", 4)
-	l.want(false, false, "it has 4 entries, the list before had 10")
+	l.want(false, false, "4 entries, 10 before")
 	l.list = hosts("203.0", 1000)
 	for _, change := range []string{"SIKKER_SCORE_MIN=60", "SIKKER_API_KEY=sk_test_rotated"} {
 		l.restart(change)
@@ -237,7 +237,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 		"OK that, after a restart":              {now: hosts("198.51", 9000), restart: true, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
 		"OK another list that passes":           {now: hosts("198.51", 5), ok: true, text: "Blocking 5 IPs", blocks: "198.51.0.4"},
 		"OK nothing, because the API is down":   {status: 503, ok: true, text: "Blocking 9 IPs", blocks: "203.0.0.8"},
-		"bad no list":                           {now: "no list\n", text: "lines are no address", blocks: "192.1.0.77"},
+		"bad no list":                           {now: "no list\n", text: "this is not a list", blocks: "192.1.0.77"},
 		"bad a list of the Internet":            {now: "0.0.0.0/0\n", text: "cannot be accepted", blocks: "192.1.0.77"},
 	} {
 		t.Run(name, func(t *testing.T) {

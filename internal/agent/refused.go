@@ -42,7 +42,7 @@ func (r *refused) add(err *vet.RefusalError, now moment) bool {
 // asideName names a list that is kept aside, for the operator.
 func asideName(list blocklist.Blocklist, at time.Time) string {
 	pulled := at.UTC().Format(time.RFC3339)
-	return fmt.Sprintf("list %.12s of %d entries, pulled %s", feed.Checksum(list), list.Len(), pulled)
+	return fmt.Sprintf("list %.12s of %s, pulled %s", feed.Checksum(list), blocklist.Entries(list.Len()), pulled)
 }
 
 // refuse takes a refusal into account, and has the list kept aside if the operator may accept it.

@@ -86,12 +86,12 @@ func (a *Agent) restoreRules(ctx context.Context) {
 		return
 	case err != nil:
 		a.remember(err, applyError)
-		a.log.Error("The firewall rules are not what they should be and cannot be put right", zap.NamedError("found", cause), zap.Error(err))
+		a.log.Error("Firewall rules were changed by another program and cannot be restored", zap.NamedError("found", cause), zap.Error(err))
 		r.lost(cause)
 	default:
 		a.setStatus(func(s *Status) { s.Repairs++ })
 		n := a.status.Load().BlockedIPs
-		a.log.Warn(fmt.Sprintf("The firewall rules were not what they should be; put right, blocking %d IPs", n),
+		a.log.Warn(fmt.Sprintf("Firewall rules were changed by another program; restored, blocking %d IPs", n),
 			zap.NamedError("found", cause), zap.Int("repairs", a.status.Load().Repairs))
 	}
 	a.publish()

@@ -77,7 +77,7 @@ func (a *Agent) lastBatch() error {
 	ctx, cancel := context.WithTimeout(context.Background(), lastReport)
 	defer cancel()
 	out, err := a.reporter.Deliver(ctx)
-	if err != nil {
+	if err = advise(err); err != nil {
 		switch q := a.recorder.queue(); {
 		case q == nil:
 			a.log.Warn("The last report did not get through; what of it is in the database is kept", zap.Error(err))
@@ -112,6 +112,7 @@ func (a *Agent) tellReported(out report.Outcome) {
 
 // tellUnreported says why a report did not get through, and returns how long to wait.
 func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Duration {
+	err = advise(err)
 	wait := b.NextBackOff()
 	a.remember(err, reportError)
 	if unreached(err) {

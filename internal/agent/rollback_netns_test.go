@@ -184,7 +184,7 @@ func TestRollback(t *testing.T) {
 
 	start := time.Now()
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
-	line := s.await("Refresh did not succeed, still blocking 2 IPs")
+	line := s.await("Refresh failed; still blocking 2 IPs")
 	t.Logf("rolled back after %v", time.Since(start))
 	if !strings.Contains(line, "rolled back") || !strings.Contains(line, "API api.example:9080") || !strings.Contains(line, "list of 2 entries") {
 		t.Errorf("the reason is not told: %s", line)

@@ -93,7 +93,7 @@ func TestNewestSurveyWins(t *testing.T) {
 		ended := "Blocking "
 		if i == 1 {
 			s.down.Store(true)
-			ended = "Refresh did not succeed"
+			ended = "Refresh failed"
 		}
 		release()
 		s.await(ended)

@@ -73,7 +73,7 @@ func TestSuspectAcquitted(t *testing.T) {
 	}
 	s := booting(t, "198.51.100.200:9080") // nobody is there
 	s.await("It is not the list; blocking 2 IPs as before")
-	s.await("Refresh did not succeed, still blocking 2 IPs")
+	s.await("Refresh failed; still blocking 2 IPs")
 	if reaches(t) {
 		t.Error("the list does not block afterwards")
 	}

@@ -68,7 +68,7 @@ func (a *Agent) tellSaved(d desired) {
 	a.setStatus(func(s *Status) { s.Whitelist.Listed = n })
 	saved := fmt.Sprint(n, examples)
 	if n > 0 && saved != a.enforcer.saved {
-		a.log.Warn("The list holds what is whitelisted: that is not blocked", zap.Int("entries", n), zap.Strings("examples", examples))
+		a.log.Warn("The list names whitelisted addresses; they are not blocked", zap.Int("entries", n), zap.Strings("examples", examples))
 	}
 	a.enforcer.saved = saved
 }
@@ -82,7 +82,7 @@ func (a *Agent) tellFailure(wait time.Duration) {
 	case a.cfg.DryRun && a.enforcer.enforced == nil:
 		a.log.Warn("No list yet", zap.Error(err), retry)
 	case a.cfg.DryRun:
-		a.log.Warn(fmt.Sprintf("Refresh did not succeed, would still block %d IPs", would), zap.Error(err), retry)
+		a.log.Warn(fmt.Sprintf("Refresh failed; would still block %d IPs", would), zap.Error(err), retry)
 	case a.enforcer.left:
 		a.log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
 	case a.enforcer.enforced == nil:
@@ -90,7 +90,7 @@ func (a *Agent) tellFailure(wait time.Duration) {
 	case a.enforcer.pulledAt == moment{}:
 		a.log.Warn(fmt.Sprintf("Blocking the %d IPs of the custom blacklist alone", n), zap.Error(err), retry)
 	default:
-		a.log.Warn(fmt.Sprintf("Refresh did not succeed, still blocking %d IPs", n), zap.Error(err), retry)
+		a.log.Warn(fmt.Sprintf("Refresh failed; still blocking %d IPs", n), zap.Error(err), retry)
 	}
 }
 

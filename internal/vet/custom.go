@@ -39,9 +39,9 @@ func (v *Verdict) guardCustom() *RefusalError {
 	case v.Lines == 0 && !v.commented:
 		refusal = refuse(GuardEmpty, "the file is empty; a file with nothing but a comment, such as # none, empties the list")
 	case v.Bad > good:
-		refusal = refuse(GuardMalformed, "%d of %d lines are no address that may be blocked, the first: %v", v.Bad, v.Lines, v.Malformed[0])
+		refusal = refuse(GuardMalformed, "%s that may be blocked; the first: %v", notAddresses(v.Bad, v.Lines), v.Malformed[0])
 	case v.Lines > 0 && v.List.Len() == 0:
-		refusal = refuse(GuardEmpty, "the file has %d lines and no address that may be blocked", v.Lines)
+		refusal = refuse(GuardEmpty, "the file has %s and no address that may be blocked", lines(v.Lines))
 	default:
 		refusal = v.covers(maxCustomPercent)
 	}

@@ -126,8 +126,8 @@ func Vet(r io.Reader, o Options) (Verdict, error) {
 		return Verdict{}, err
 	}
 	if v.Bad*100 > v.Lines*maxMalformedPercent {
-		return Verdict{}, refuse(GuardMalformed, "%d of %d lines are no address, at most %d%% may be; the first: %v",
-			v.Bad, v.Lines, maxMalformedPercent, v.Malformed[0])
+		return Verdict{}, refuse(GuardMalformed, "this is not a list (%s; an error page?); the first: %v",
+			notAddresses(v.Bad, v.Lines), v.Malformed[0])
 	}
 	v.settle(ps)
 	refusal := v.guard(o)
@@ -149,7 +149,7 @@ func Vet(r io.Reader, o Options) (Verdict, error) {
 func (v *Verdict) guard(o Options) *RefusalError {
 	n := v.List.Len()
 	if n == 0 {
-		return refuse(GuardEmpty, "it has %d lines and no address that may be blocked", v.Lines)
+		return refuse(GuardEmpty, "it has %s and no address that may be blocked", lines(v.Lines))
 	}
 	if v.wide.IsValid() {
 		return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6", v.wide, minBits4, minBits6)
@@ -166,19 +166,35 @@ func guardSize(n, listed int, o Options) *RefusalError {
 	if o.Baseline == 0 {
 		return nil
 	}
-	largest, name := o.Baseline, "list before"
+	largest, when := o.Baseline, "before"
 	if o.Largest > largest {
-		largest, name = o.Largest, "largest list of the last days"
+		largest, when = o.Largest, "at most in the last days"
 	}
 	switch {
 	case listed > maxGrowth*largest && listed > maxGrowth*o.Grown:
-		return refuse(GuardGrowth, "it has %d entries, the %s had %d, and more than %d times as many are taken when another pull confirms it",
-			n, name, largest, maxGrowth)
+		return refuse(GuardGrowth, "%s, %d %s: a list more than twice as long is enforced once a second pull gives it again",
+			blocklist.Entries(n), largest, when)
 	case n*maxShrink < o.Baseline && (o.Shrunk == 0 || n*maxShrink < o.Shrunk):
-		return refuse(GuardShrink, "it has %d entries, the list before had %d: less than half is taken when another pull confirms it",
-			n, o.Baseline)
+		return refuse(GuardShrink, "%s, %d before: a list less than half as long is enforced once a second pull gives it again",
+			blocklist.Entries(n), o.Baseline)
 	}
 	return nil
+}
+
+// lines returns n with its noun.
+func lines(n int) string {
+	if n == 1 {
+		return "1 line"
+	}
+	return fmt.Sprintf("%d lines", n)
+}
+
+// notAddresses returns how many of all lines are bad, as a sentence.
+func notAddresses(bad, all int) string {
+	if bad == 1 {
+		return fmt.Sprintf("1 of %s is not an address", lines(all))
+	}
+	return fmt.Sprintf("%d of %s are not addresses", bad, lines(all))
 }
 
 // vast reports whether the list would block a good part of the Internet.

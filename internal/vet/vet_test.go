@@ -97,9 +97,9 @@ func TestVetRefuses(t *testing.T) {
 		{"bad empty", "", vet.GuardEmpty, "0 lines"},
 		{"bad comments alone", "# nothing\n\n", vet.GuardEmpty, "0 lines"},
 		{"bad special-purpose alone", "10.0.0.1\n192.168.0.0/16\n", vet.GuardEmpty, "2 lines"},
-		{"bad HTML", "<!DOCTYPE html>\n<html><body>502</body></html>\n", vet.GuardMalformed, `2 of 2 lines are no address`},
+		{"bad HTML", "<!DOCTYPE html>\n<html><body>502</body></html>\n", vet.GuardMalformed, `this is not a list (2 of 2 lines are not addresses; an error page?); the first: line 1`},
 		{"bad JSON", `{"error": "maintenance"}`, vet.GuardMalformed, `line 1: "{\"error\": \"maintenance\"}"`},
-		{"bad 2 of 101 lines", addresses(99) + "x\ny\n", vet.GuardMalformed, `2 of 101 lines are no address, at most 1% may be; the first: line 100: "x"`},
+		{"bad 2 of 101 lines", addresses(99) + "x\ny\n", vet.GuardMalformed, `2 of 101 lines are not addresses; an error page?); the first: line 100: "x"`},
 		{"bad one line without an end", strings.Repeat("A", 1<<20), vet.GuardMalformed, "is longer than"},
 		{"bad zone", "fe80::1%eth0\n", vet.GuardMalformed, "zone"},
 		{"bad leading zeroes", "203.000.113.009\n", vet.GuardMalformed, "neither an address"},
@@ -114,7 +114,7 @@ func TestVetRefuses(t *testing.T) {
 		{"bad all of IPv4 by NAT64", "64:ff9b::/96\n", vet.GuardWidth, "64:ff9b::/96"},
 		{"bad a network around NAT64", "64:ff9b::/64\n", vet.GuardWidth, "64:ff9b::/64"},
 		{"bad all of IPv4 by NAT64, in parts", parts("64:ff9b::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage, "public IPv4"},
-		{"bad NAT64 for local use", "64:ff9b:1::/48\n", vet.GuardEmpty, "1 lines"},
+		{"bad NAT64 for local use", "64:ff9b:1::/48\n", vet.GuardEmpty, "1 line and"},
 		{"bad NAT64 for local use, in parts", parts("64:ff9b:1::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage, "public IPv4"},
 		{"bad all of IPv4 by 6to4", "2002::/16\n", vet.GuardWidth, "2002::/16"},
 		{"bad all of IPv4 by 6to4, in parts", parts("2002:%02x00::/24\n", 1, 224), vet.GuardCoverage, "public IPv4"},
@@ -219,6 +219,24 @@ func TestVetAgainstTheListBefore(t *testing.T) {
 				t.Errorf("got %d entries, %v; want the %s guard", v.List.Len(), err, tt.guard)
 			}
 		})
+	}
+}
+
+// TestSizeRefusalText: a size that was refused is told in the words of an operator.
+func TestSizeRefusalText(t *testing.T) {
+	t.Parallel()
+	for want, tt := range map[string]struct {
+		entries int
+		o       vet.Options
+	}{
+		"5000 entries, 3 before: a list more than twice as long is enforced once a second pull gives it again":                    {5000, vet.Options{Baseline: 3}},
+		"5000 entries, 30 at most in the last days: a list more than twice as long is enforced once a second pull gives it again": {5000, vet.Options{Baseline: 20, Largest: 30}},
+		"1 entry, 3 before: a list less than half as long is enforced once a second pull gives it again":                          {1, vet.Options{Baseline: 3}},
+	} {
+		_, err := vet.Vet(strings.NewReader(addresses(tt.entries)), tt.o)
+		if r, ok := errors.AsType[*vet.RefusalError](err); !ok || r.Reason != want {
+			t.Errorf("got %v, want %q", err, want)
+		}
 	}
 }
 

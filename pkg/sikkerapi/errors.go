@@ -13,9 +13,9 @@ var (
 	// ErrUnauthorized means that the API refuses the key: 401, missing or invalid; 403, disabled or
 	// expired. The API says so in JSON of its own; the same status from a proxy, CDN or portal
 	// proves nothing about the key.
-	ErrUnauthorized = errors.New("the API refuses the key: check it")
+	ErrUnauthorized = errors.New("the API refuses the key")
 	// ErrRedirect means that the API answered with a redirect. None is followed, so that the key stays with its host.
-	ErrRedirect = errors.New("the API answered with a redirect, and none is followed: check the base URL")
+	ErrRedirect = errors.New("the API answered with a redirect, and none is followed")
 	// ErrDecompress means that a compressed body is corrupt.
 	ErrDecompress = errors.New("decompress body")
 	// ErrMalformed means that the answer has a status of success and another content than was

@@ -96,9 +96,9 @@ func newShim(dirs []string) (*Shim, error) {
 
 // gaps are what iptables cannot do and nft can.
 func gaps(o Options) []string {
-	gg := []string{"iptables has no owners: other programs can change the rules, and the agent puts them back"}
+	gg := []string{"iptables rules can be changed by other programs; the agent restores them"}
 	if !o.Keep {
-		gg = append(gg, "iptables keeps the rules of an agent that was killed, until `sikkerguard cleanup` or the next start: SIKKER_ON_CRASH=release cannot be had")
+		gg = append(gg, "iptables keeps the rules of an agent that was killed, until `sikkerguard cleanup` or the next start: SIKKER_ON_CRASH=release is not possible with iptables")
 	}
 	return gg
 }
