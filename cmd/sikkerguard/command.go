@@ -103,10 +103,24 @@ list, which is kept aside. When you know it to be right, --accept has that list 
 no guard refuses it. Another list that is refused is shown and not enforced. A list that would block a good part of the
 Internet cannot be accepted. --accept also tries a list again that was rolled back. Whitelisted addresses stay reachable.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return pull(cmd.Context(), environ, out, accept) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			defer remind(cmd.ErrOrStderr())()
+			return pull(cmd.Context(), environ, out, accept)
+		},
 	}
 	cmd.Flags().BoolVar(&accept, "accept", false, "enforce the list that was refused and kept aside")
 	return cmd
+}
+
+// remindAfter is how long a pull may be silent.
+const remindAfter = 5 * time.Second
+
+// remind says on stderr that a pull takes its time, unless it is stopped before.
+func remind(stderr io.Writer) (stop func()) {
+	timer := time.AfterFunc(remindAfter, func() {
+		_, _ = io.WriteString(stderr, "sikkerguard: waiting for the API, at most a minute\n") // it is no matter if it is not read
+	})
+	return func() { timer.Stop() }
 }
 
 // errNotInForce makes the exit code of a pull that did not succeed; what happened has been printed.

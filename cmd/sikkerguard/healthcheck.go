@@ -54,8 +54,11 @@ func healthcheck(ctx context.Context, environ []string, alive bool, out io.Write
 	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
 	answer, err := bySocket(ctx, dir, alive)
-	if errors.Is(err, errNoSocket) {
+	if noSocket := err; errors.Is(err, errNoSocket) {
 		answer, err = byPort(ctx, port, alive)
+		if err != nil && !errors.Is(err, server.ErrNotHealthy) {
+			err = fmt.Errorf("%w; %w", err, noSocket)
+		}
 	}
 	if err != nil {
 		return err

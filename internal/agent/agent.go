@@ -372,9 +372,9 @@ func (a *Agent) remove() error {
 	return nil
 }
 
-// tellRemoved says that the rules are gone, if they are.
+// tellRemoved says that the rules are gone, if there were any and they are.
 func (a *Agent) tellRemoved(err error) {
-	if a.fw != nil && err == nil {
+	if a.gate != nil && err == nil && a.gate.used.Load() {
 		a.log.Info("Firewall rules removed")
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -14,6 +15,7 @@ import (
 type gate struct {
 	firewall.Backend
 
+	used   atomic.Bool // there were rules, of this run or of one before
 	mu     sync.RWMutex
 	closed bool
 }
@@ -25,7 +27,15 @@ func (g *gate) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 	if g.closed {
 		return ruleset.Evidence{}, context.Canceled
 	}
+	g.use()
 	return g.Backend.Apply(ctx, rs)
+}
+
+// use takes note of rules that there are, which can be removed.
+func (g *gate) use() {
+	if g != nil {
+		g.used.Store(true)
+	}
 }
 
 // shut closes the gate, after an Apply that is under way.

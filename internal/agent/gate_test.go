@@ -46,3 +46,24 @@ func TestNoRulesAfterTheEnd(t *testing.T) {
 		t.Errorf("after the end: %v, applied %d times", err, k.applied.Load())
 	}
 }
+
+// TestRemovalOfNothingIsNotTold: an agent that never had rules in force does not say that it removed them.
+func TestRemovalOfNothingIsNotTold(t *testing.T) {
+	t.Parallel()
+	for name, use := range map[string]func(*gate){
+		"none": nil,
+		"ours": func(g *gate) { _, _ = g.Apply(context.Background(), ruleset.Ruleset{}) },
+		"left": func(g *gate) { g.use() },
+	} {
+		a, logs := logged(t)
+		a.gate = &gate{Backend: &stubborn{}}
+		a.fw = a.gate
+		if use != nil {
+			use(a.gate)
+		}
+		a.tellRemoved(nil)
+		if n := logs.FilterMessage("Firewall rules removed").Len(); (n == 1) != (use != nil) {
+			t.Errorf("%s: it is told %d times", name, n)
+		}
+	}
+}

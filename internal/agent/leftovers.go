@@ -39,6 +39,7 @@ func (a *Agent) takeLeftovers() {
 		return
 	}
 	a.enforcer.left = true
+	a.gate.use()
 	a.setCondition(condLeft, left)
 	a.log.Info("The rules of an agent that was killed are in force until a list replaces them")
 	a.admitInto(context.Background(), blocklist.New(a.cfg.Whitelist))
