@@ -245,8 +245,8 @@ func InForce() (names []string, err error) {
 // Cleanup removes whatever a dead agent left in the kernel, and says what that was. It fails while an agent runs.
 func Cleanup() (removed []string, err error) {
 	found, err := nft.Cleanup()
-	if found && err == nil {
-		removed = append(removed, "table inet sikkerguard")
+	if found != "" && err == nil {
+		removed = append(removed, found)
 	}
 	if errors.Is(err, nft.ErrUnsupported) {
 		err = nil // then there is no table

@@ -56,8 +56,10 @@ type Table struct {
 	// countAttr is the attribute by which the kernel tells how many elements a set has. Tests hide it, as kernels before
 	// 6.16 do.
 	countAttr uint16
-	steady    bool        // see steadyIntervals
-	uncounted atomic.Bool // the kernel did not tell the number of elements of a set
+	steady    bool                   // see steadyIntervals
+	met       bool                   // the table was there at the start, and no agent made it
+	stranger  atomic.Pointer[string] // the gap that parts of another program are, until they are deleted; nil for none
+	uncounted atomic.Bool            // the kernel did not tell the number of elements of a set
 
 	mu        sync.Mutex
 	conn      *nftables.Conn      // lasting: with it the kernel's ownership ends
@@ -93,6 +95,9 @@ func Open(o Options) (*Table, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
+	}
+	if err := t.meet(); err != nil {
+		return nil, errors.Join(fmt.Errorf("look into table inet %s: %w", tableName, err), t.Close())
 	}
 	// A table that a dead agent left behind enforces what it did until the first Apply. That one takes it over, or, where it
 	// cannot be, puts the new one in its place.
@@ -218,6 +223,9 @@ func (t *Table) Info() ruleset.Info {
 	if t.flags&nftables.TableFlagPersist != 0 {
 		i.Features = append(i.Features, featurePersist)
 	}
+	if gap := t.stranger.Load(); gap != nil {
+		i.Gaps = append(i.Gaps, *gap)
+	}
 	if t.uncounted.Load() {
 		i.Detours = append(i.Detours, "this kernel tells no element counts (Linux 6.16): a list is verified by samples and by its rules")
 	}
@@ -251,6 +259,7 @@ func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 		}
 		return ruleset.Evidence{}, err
 	}
+	t.stranger.Store(nil)
 	t.last, t.block, t.allow, t.rules, t.counts = rs, block, allow, nil, nil
 	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
 	e, err := t.verify()
@@ -293,6 +302,9 @@ func (t *Table) Disarm() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.enforce = false // what the watch sees from now on is no loss
+	if t.untouched() {
+		return nil
+	}
 	b := newBatch(t.conn, t.table(), nil)
 	b.conn.FlushChain(&nftables.Chain{Name: baseChain, Table: b.table})
 	if err := b.commit(); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -301,10 +313,18 @@ func (t *Table) Disarm() error {
 	return nil
 }
 
-// Remove deletes the table, if it is there. Nothing else was ever changed.
+// Remove deletes the table, if it is there and not another program's that was never changed. Nothing else was ever changed.
 func (t *Table) Remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.untouched() {
+		return nil
+	}
+	return t.remove()
+}
+
+// remove deletes the table, if it is there.
+func (t *Table) remove() error {
 	found, err := findTable()
 	if err != nil {
 		return err

@@ -306,7 +306,7 @@ func TestOpenErrors(t *testing.T) {
 				if _, err := Open(Options{Keep: keep}); !errors.Is(err, ErrOwned) {
 					t.Errorf("keep %v: got %v, want %v", keep, err, ErrOwned)
 				}
-				if found, err := Cleanup(); found || !errors.Is(err, ErrOwned) {
+				if found, err := Cleanup(); found != "" || !errors.Is(err, ErrOwned) {
 					t.Errorf("cleanup: got %v, %v, want %v", found, err, ErrOwned)
 				}
 			})

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -133,19 +134,23 @@ func generation(c *netlink.Conn) (uint32, error) {
 	return 0, errors.New("the kernel tells no generation")
 }
 
-// Cleanup deletes a table that no live agent owns, and says whether there was one. The error is ErrOwned when an agent
-// runs: stopping it removes the table.
-func Cleanup() (bool, error) {
+// Cleanup deletes a table that no live agent owns, and names it, with what was in it of another program; it returns nothing
+// if there was none. The error is ErrOwned when an agent runs: stopping it removes the table.
+func Cleanup() (removed string, err error) {
 	found, err := findTable()
 	if err != nil {
-		return false, diagnose(err)
+		return "", diagnose(err)
 	}
 	if found == nil {
-		return false, nil
+		return "", nil
 	}
 	t, err := Open(Options{})
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	return true, errors.Join(t.Remove(), t.Close())
+	removed = "table inet " + tableName
+	if l, err := t.layout(); err == nil && l != nil && len(l.strangers()) > 0 {
+		removed += fmt.Sprintf(" (with %s of another program)", strings.Join(l.strangers(), ", "))
+	}
+	return removed, errors.Join(t.remove(), t.Close())
 }

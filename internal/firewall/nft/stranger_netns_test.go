@@ -1,0 +1,70 @@
+package nft
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestTableOfAnother: a table of our name that another program made is named with its parts before the
+// first list replaces it, stays as it is if the agent stops before that, and cleanup says which parts
+// it removed.
+func TestTableOfAnother(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	add := func() string {
+		h.Run("nft", "add table inet sikkerguard; add chain inet sikkerguard mine { type filter hook input priority 0; }; "+
+			"add chain inet sikkerguard prerouting; add rule inet sikkerguard prerouting accept; "+
+			"add set inet sikkerguard theirs { type ipv4_addr; }; add counter inet sikkerguard c")
+		return h.Run("nft", "list", "table", "inet", tableName)
+	}
+	gap := func() string { return strings.Join(h.table.Info().Gaps, "; ") }
+	reopen := func() {
+		if err := h.table.Close(); err != nil {
+			t.Fatal(err)
+		}
+		h.open(Options{})
+	}
+	before := add()
+	reopen()
+	if g := gap(); !strings.Contains(g, "chain mine, set theirs, object c") {
+		t.Errorf("gaps: %q", g)
+	}
+	h.Do(func() {
+		if err := h.table.Disarm(); err != nil {
+			t.Errorf("disarm: %v", err)
+		}
+		if err := h.table.Remove(); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	})
+	if diff := cmp.Diff(before, h.Run("nft", "list", "table", "inet", tableName)); diff != "" {
+		t.Errorf("stopped before a list (-want +got):\n%s", diff)
+	}
+	h.apply(list("203.0.113.9"), list())
+	if g := gap(); strings.Contains(g, "mine") {
+		t.Errorf("gaps with a list: %q", g)
+	}
+	h.Do(func() {
+		if err := h.table.Remove(); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	})
+	if tables := h.Run("nft", "list", "tables"); tables != "" {
+		t.Errorf("left behind: %s", tables)
+	}
+	add()
+	if err := h.table.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.Do(func() {
+		removed, err := Cleanup()
+		if want := "table inet sikkerguard (with chain mine, set theirs, object c of another program)"; removed != want || err != nil {
+			t.Errorf("cleanup: %q, %v, want %q", removed, err, want)
+		}
+	})
+	if tables := h.Run("nft", "list", "tables"); tables != "" {
+		t.Errorf("cleaned up: %s", tables)
+	}
+}
