@@ -44,18 +44,19 @@ type enforcer struct {
 	busy   bool      // one is under way
 	queued *order    // what was asked for meanwhile
 
-	whitelist string     // the log lines that were printed last
-	problems  []string   // of the newest survey, which were logged
-	saved     string     // what was told last of what is listed and whitelisted
-	enforced  *desired   // nil while nothing is in force, but for
-	left      bool       // the rules of a killed agent, which were in force at the start and still are
-	entries4  int        // of the list, which the kernel was last shown to enforce, by family: a host without
-	entries6  int        // IPv6 rules enforces none of that family
-	rejected  *rejection // rules that cut this host off; nil for none
-	suspected time.Time  // when a list was suspected last
-	failure   error      // why the last pull did not succeed, nil when it did
-	unapplied error      // why the wanted rules did not come in force, nil if they did
-	retry     *later     // puts it in force once more, without a pull
+	whitelist string         // the log lines that were printed last
+	looked    host.Whitelist // the survey that was taken last
+	problems  []string       // of the newest survey, which were logged
+	saved     string         // what was told last of what is listed and whitelisted
+	enforced  *desired       // nil while nothing is in force, but for
+	left      bool           // the rules of a killed agent, which were in force at the start and still are
+	entries4  int            // of the list, which the kernel was last shown to enforce, by family: a host without
+	entries6  int            // IPv6 rules enforces none of that family
+	rejected  *rejection     // rules that cut this host off; nil for none
+	suspected time.Time      // when a list was suspected last
+	failure   error          // why the last pull did not succeed, nil when it did
+	unapplied error          // why the wanted rules did not come in force, nil if they did
+	retry     *later         // puts it in force once more, without a pull
 	doubt     doubt
 	stale     error       // why what is in force is not what is wanted now, nil when it is
 	again     *time.Timer // tries once more to put it in force; nil until it was needed

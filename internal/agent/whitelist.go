@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -31,7 +32,9 @@ func (a *Agent) takeSurvey(ctx context.Context) {
 	e.problems = problems
 	a.setCondition(condSurvey, errors.Join(v.white.Problems...))
 	a.admit(ctx)
-	a.reconcile(ctx, "Addresses or routes of the host changed")
+	changed := v.white.Changed(e.looked)
+	e.looked = v.white
+	a.reconcile(ctx, cmp.Or(changed, "The safety whitelist changed"))
 }
 
 // allowed composes the allowlist: the finds of the newest survey, with the operator's entries, and

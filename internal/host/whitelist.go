@@ -60,6 +60,7 @@ type Whitelist struct {
 	prefixes []netip.Prefix // sorted, each once
 	own      []netip.Prefix // likewise: gateways, resolvers and the host's addresses, without those of a link alone
 	counts   [kinds]int
+	found    [kinds][]netip.Prefix // sorted, each once
 }
 
 // Prefixes are all entries, canonical and sorted, each once. A single address is the prefix that holds it alone. One may
@@ -86,6 +87,24 @@ func (w Whitelist) Gained(before Whitelist) bool {
 		}
 	}
 	return false
+}
+
+// Changed says what is not as it was before, a sentence each; empty if nothing is.
+func (w Whitelist) Changed(before Whitelist) string {
+	var said []string
+	for _, part := range []struct {
+		text  string
+		kinds []kind
+	}{
+		{"Addresses or routes of the host changed", []kind{kindGateway, kindHost, kindLAN, kindLoopback}},
+		{"Resolvers of the host changed", []kind{kindResolver}},
+		{"Addresses of the API or of a proxy changed", []kind{kindAPI, kindProxy}},
+	} {
+		if slices.ContainsFunc(part.kinds, func(k kind) bool { return !slices.Equal(w.found[k], before.found[k]) }) {
+			said = append(said, part.text)
+		}
+	}
+	return strings.Join(said, "; ")
 }
 
 // IPs is how many of the entries are single addresses, those inside a listed range included: it counts what was found,
@@ -152,8 +171,8 @@ func (s *survey) addPrefixes(k kind, ps []netip.Prefix) {
 func (s *survey) whitelist() Whitelist {
 	w := Whitelist{Problems: s.problems}
 	for k, ps := range s.found {
-		ps = distinct(ps)
-		w.counts[k] = len(ps)
+		ps = distinct(slices.Clone(ps))
+		w.counts[k], w.found[k] = len(ps), ps
 		switch kind(k) {
 		case kindGateway, kindResolver, kindHost: // a container that starts brings a link-local address
 			w.own = append(w.own, slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })...)
