@@ -15,16 +15,17 @@ import (
 func TestOneStopIsTwoSignals(t *testing.T) {
 	const child = "SIKKERGUARD_TEST_HEED"
 	if os.Getenv(child) != "" {
+		say := func(line string) { _, _ = fmt.Fprintln(os.Stdout, line) }
 		ctx, hangupC, _ := heed(t.Context())
-		fmt.Println("ready")
+		say("ready")
 		<-ctx.Done()
-		fmt.Println("stopping")
+		say("stopping")
 		<-hangupC
-		fmt.Println("alive")
+		say("alive")
 		time.Sleep(time.Minute) // a removal of rules that hangs
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this test itself
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), child+"=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -54,8 +55,11 @@ func TestOneStopIsTwoSignals(t *testing.T) {
 	await("stopping")
 	send(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	await("alive") // the signals before it did not kill
-	endedC := make(chan error, 1)
-	go func() { endedC <- cmd.Wait() }()
+	endedC := make(chan struct{})
+	go func() {
+		defer close(endedC)
+		_ = cmd.Wait() // its state says how it ended
+	}()
 	for every := time.NewTicker(50 * time.Millisecond); ; {
 		select {
 		case <-every.C:
