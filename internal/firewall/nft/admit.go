@@ -72,7 +72,8 @@ func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err
 		if _, ok := have[s.name]; !ok {
 			b.err(conn.AddSet(b.sets[s.kernel], nil))
 			r := returnRule(s)
-			conn.InsertRule(&nftables.Rule{Table: found, Chain: &nftables.Chain{Name: r.chain, Table: found}, Exprs: r.exprs})
+			chain := &nftables.Chain{Name: r.chain, Table: found}
+			conn.InsertRule(&nftables.Rule{Table: found, Chain: chain, Exprs: r.exprs})
 			fresh = append(fresh, s)
 		}
 		b.add(s)
@@ -86,7 +87,7 @@ func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err
 	return fresh, nil
 }
 
-// intervals reads what an interval set of the kernel holds. It is for whitelists, which are short.
+// intervals reads the elements of an interval set of the kernel. It is for whitelists, which are short.
 func intervals(table *nftables.Table, s setPlan) ([]netip.Prefix, error) {
 	c, err := nftables.New()
 	if err != nil {

@@ -19,13 +19,13 @@ const (
 	refillShare = 100
 )
 
-// drift tells whether another program may have changed the elements of a table that has no owner.
-// Each transaction on any table of the host moves the generation by one. What it moved beyond our
-// own transactions is another program's, and may have exchanged elements: neither counts nor
+// drift notices that another program may have changed the elements of a table that has no owner.
+// Each transaction on any table of the host moves the generation by one. Moves beyond our own
+// transactions are another program's, which may have exchanged elements: neither counts nor
 // samples show that, and reading them back takes minutes.
 type drift struct {
 	sent    uint32 // transactions of ours
-	settled bool   // the sets held what they were given when others was as follows
+	settled bool   // the sets held the applied list when others was as follows
 	others  uint32 // the generation less sent
 	due     time.Time
 }
@@ -63,8 +63,8 @@ func (t *Table) drifted() bool {
 	return err != nil || !t.drift.settled || now != t.drift.others
 }
 
-// refill puts what was applied last in place once more, if another program may have changed
-// elements of it and it is time to. It reports whether it is still to be done. Nothing that is
+// refill puts the list that was applied last in place once more, if another program may have
+// changed elements of it and it is time to. It reports whether it is still to be done. Nothing that is
 // dropped gets through meanwhile, as in any Apply.
 func (t *Table) refill() (pending bool, err error) {
 	t.mu.Lock()

@@ -52,8 +52,9 @@ func (t *Table) meet() error {
 	}
 	t.met = !l.ours()
 	if names := l.strangers(); len(names) > 0 {
-		gap := fmt.Sprintf("table inet %s is there and holds what is not SikkerGuard's (%s): the first list deletes that; "+
-			"to keep it, stop the agent before and move it to a table of another name", tableName, strings.Join(names, ", "))
+		gap := fmt.Sprintf("table inet %s is there and holds parts of another program (%s): the first list deletes them; "+
+			"to keep them, stop the agent before and move them to a table of another name",
+			tableName, strings.Join(names, ", "))
 		t.stranger.Store(&gap)
 	}
 	return nil
