@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ type crowd struct {
 }
 
 // mostAsked is how often a client that is turned away asks again.
-const mostAsked = 5
+const mostAsked = 20
 
 // What the clients do, in turn.
 var manners = []struct {
@@ -95,7 +96,8 @@ func (c *crowd) join(w *world, conn net.Conn, i int) {
 	}
 	err := ask(conn, m.request, m.want)
 	again := 0
-	for ; errors.Is(err, io.ErrUnexpectedEOF) && again < mostAsked; again++ {
+	for ; turnedAway(err) && again < mostAsked; again++ {
+		time.Sleep(time.Duration(again) * 100 * time.Millisecond) // a client that asks again does not do so at once
 		w.server.Do(func() { conn, err = net.Dial("tcp", endpoint(i)) })
 		if err == nil {
 			err = errors.Join(ask(conn, m.request, m.want), conn.Close())
@@ -108,6 +110,11 @@ func (c *crowd) join(w *world, conn net.Conn, i int) {
 	if err != nil {
 		c.errs = append(c.errs, fmt.Errorf("%q, asked %d times: %w", m.request, again+1, err))
 	}
+}
+
+// turnedAway reports whether a connection was closed without an answer.
+func turnedAway(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // misbehave sends what is no request, and reads until the server has had enough, or not at all.

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -53,4 +55,13 @@ func freeze(dir string, request uint) error {
 	}
 	defer func() { _ = f.Close() }()
 	return unix.IoctlSetInt(int(f.Fd()), request, 0)
+}
+
+// written FILE REGEXP: waits for the agent to write a file that has a line that matches.
+func cmdWritten(ts *testscript.TestScript, _ bool, args []string) {
+	path, re := ts.MkAbs(args[0]), regexp.MustCompile("(?m)"+strings.Join(args[1:], " "))
+	waitFor(ts, path, func() bool {
+		text, err := os.ReadFile(path)
+		return err == nil && re.Match(text)
+	})
 }

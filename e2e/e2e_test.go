@@ -59,7 +59,7 @@ func TestScripts(t *testing.T) {
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
 			"stream": cmdStream, "told": cmdTold, "lock": cmdLock, "port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
 			"answer": cmdAnswer, "documented": cmdDocumented, "datagram": cmdDatagram, "ping": cmdPing, "socket": cmdSocket,
-			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze,
+			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze, "written": cmdWritten,
 		},
 		Condition:           func(cond string) (bool, error) { return kernelHas(t, cond) },
 		RequireExplicitExec: true,

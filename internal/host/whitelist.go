@@ -173,8 +173,7 @@ func (s *survey) whitelist() Whitelist {
 	for k, ps := range s.found {
 		ps = distinct(slices.Clone(ps))
 		w.counts[k], w.found[k] = len(ps), ps
-		switch kind(k) {
-		case kindGateway, kindResolver, kindHost: // a container that starts brings a link-local address
+		if slices.Contains([]kind{kindGateway, kindResolver, kindHost}, kind(k)) { // a container that starts brings a link-local address
 			w.own = append(w.own, slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })...)
 		}
 		w.prefixes = append(w.prefixes, ps...)

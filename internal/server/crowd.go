@@ -1,13 +1,18 @@
 package server
 
 import (
+	"cmp"
+	"context"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 )
 
 // crowd is the connections of a Server. When there are too many, the user who has most of them
-// loses the oldest: a local user who opens thousands and says nothing takes none from others, nor
-// keeps anybody waiting.
+// loses the oldest that has not asked anything yet, or the oldest if all have: a local user who
+// opens thousands and says nothing takes none from others, and none from a client of his own that
+// is being answered.
 type crowd struct {
 	most  int
 	owner func(net.Conn) uint32 // the user who holds the other end
@@ -24,6 +29,25 @@ type member struct {
 	crowd *crowd
 	user  uint32
 	order uint64 // of two, the older one has the lower
+
+	asked bool // its request was read, and is being answered; crowd.mu guards it
+}
+
+// memberKey is the key of a request's connection in its context.
+type memberKey struct{}
+
+// remember is the ConnContext of a server: it keeps the connection for asked.
+func remember(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, memberKey{}, conn)
+}
+
+// asked notes that the request of ctx was read.
+func asked(ctx context.Context) {
+	if m, ok := ctx.Value(memberKey{}).(*member); ok {
+		m.crowd.mu.Lock()
+		m.asked = true
+		m.crowd.mu.Unlock()
+	}
 }
 
 // nobodyKnown is the user of a connection whose user is not known. Such connections
@@ -70,19 +94,23 @@ func (c *crowd) add(conn net.Conn) net.Conn {
 	return m
 }
 
-// oldestOfMost returns the oldest connection of the user who has most.
+// oldestOfMost returns the connection of the user who has most that goes first: one that has not
+// asked before one that has, and the oldest of those.
 func (c *crowd) oldestOfMost() *member {
 	have := map[uint32]int{}
 	for m := range c.conns {
 		have[m.user]++
 	}
-	var out *member
-	for m := range c.conns {
-		if out == nil || have[m.user] > have[out.user] || have[m.user] == have[out.user] && m.order < out.order {
-			out = m
+	return slices.MinFunc(slices.Collect(maps.Keys(c.conns)), func(a, b *member) int {
+		silent := 0
+		if a.asked != b.asked {
+			silent = 1
+			if b.asked {
+				silent = -1
+			}
 		}
-	}
-	return out
+		return cmp.Or(cmp.Compare(have[b.user], have[a.user]), silent, cmp.Compare(a.order, b.order))
+	})
 }
 
 // Close leaves the crowd.

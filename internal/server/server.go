@@ -122,6 +122,7 @@ func (s *Server) Run(ctx context.Context) error {
 		// Else net/http answers "OPTIONS *" by itself, to any Host.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     log.New(io.Discard, "", 0), // what clients do wrong is not the operator's concern
+		ConnContext:                  remember,
 	}
 	srv.SetKeepAlivesEnabled(false) // who stays after its answer would keep one of few connections from others
 	g, gctx := errgroup.WithContext(ctx)
@@ -176,6 +177,7 @@ func (s *Server) handler() http.Handler {
 		http.Error(w, "there are /healthz, /status and /metrics", http.StatusNotFound)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked(r.Context())
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		switch {
