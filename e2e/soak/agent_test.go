@@ -110,10 +110,10 @@ func (a *agent) read(r *os.File) {
 // await notices an end that is not ours.
 func (a *agent) await(cmd *exec.Cmd, doneC chan struct{}) {
 	err := cmd.Wait()
-	close(doneC)
 	a.mu.Lock()
-	meant := a.meant
+	meant := a.meant // before the next start, which waits for doneC
 	a.mu.Unlock()
+	close(doneC)
 	a.mu.Lock()
 	if last := len(a.deaf) - 1; last >= 0 && a.deaf[last].to.IsZero() {
 		a.deaf[last].to = time.Now()
