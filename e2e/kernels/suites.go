@@ -37,7 +37,7 @@ func suites() []suite {
 			smaller: "TestRefreshEverySecond refreshes 10 times, not 60",
 		},
 		{
-			name: "ipset", dir: "internal/firewall/ipset", limit: 15 * time.Minute,
+			name: "iptables", dir: "internal/firewall/iptables", limit: 15 * time.Minute,
 			quick: "^(TestMissing|TestLock|TestForeignSet)$",
 		},
 		{

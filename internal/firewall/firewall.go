@@ -1,6 +1,6 @@
 // Package firewall is the one interface to whatever enforces the list, and the choice of it.
 //
-// How the rules get into the kernel is the backends' business: nft writes an nftables table; ipset, for hosts without
+// How the rules get into the kernel is the backends' business: nft writes an nftables table; iptables, for hosts without
 // nf_tables, runs ipset and iptables. What may be blocked is decided before. Open fails when the wanted backend is not to be
 // had, with an error that says what to do.
 package firewall
@@ -14,7 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ipset"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/iptables"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/nft"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -123,11 +123,11 @@ type chosen struct {
 }
 
 func (c *chosen) useIPTables(o Options, legacy bool) error {
-	shim, err := ipset.Open(ipset.Options{Legacy: legacy, Keep: o.Keep, LogRate: o.LogRate})
+	fw, err := iptables.Open(iptables.Options{Legacy: legacy, Keep: o.Keep, LogRate: o.LogRate})
 	if err != nil {
 		return err
 	}
-	c.Backend = shim
+	c.Backend = fw
 	if !legacy {
 		c.admitOther = func(_ context.Context, rs ruleset.Ruleset) error { return nft.Admit(rs) }
 		c.other = func() error {
@@ -140,16 +140,16 @@ func (c *chosen) useIPTables(o Options, legacy bool) error {
 
 func (c *chosen) useNFT(table Backend) error {
 	c.Backend = table
-	found, err := ipset.Left()
+	found, err := iptables.Left()
 	switch {
-	case errors.Is(err, ipset.ErrRunning):
+	case errors.Is(err, iptables.ErrRunning):
 		return errors.Join(err, table.Close())
 	case err != nil: // a broken program that is not needed here
 		c.gaps = append(c.gaps, fmt.Sprintf("it is not known whether an agent with SIKKER_BACKEND=iptables left rules: %s", oneLine(err)))
 	case found:
-		c.admitOther = ipset.Admit
+		c.admitOther = iptables.Admit
 		c.other = func() error {
-			_, err := ipset.Cleanup()
+			_, err := iptables.Cleanup()
 			return err
 		}
 	}
@@ -235,7 +235,7 @@ func InForce() (names []string, err error) {
 	if table {
 		names = append(names, "table inet sikkerguard")
 	}
-	chain, ierr := ipset.InForce()
+	chain, ierr := iptables.InForce()
 	if chain {
 		names = append(names, "chain SIKKERGUARD of iptables")
 	}
@@ -251,6 +251,6 @@ func Cleanup() (removed []string, err error) {
 	if errors.Is(err, nft.ErrUnsupported) {
 		err = nil // then there is no table
 	}
-	more, ierr := ipset.Cleanup()
+	more, ierr := iptables.Cleanup()
 	return append(removed, more...), errors.Join(err, ierr)
 }

@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"errors"
@@ -53,7 +53,7 @@ esac
 echo "$rules" | exec /usr/sbin/`+legacy4[3]+` "$@"`)
 	opened := func(rate uint32) (err error) {
 		h.Do(func() {
-			var s *Shim
+			var s *Firewall
 			if s, err = open(Options{Legacy: true, LogRate: rate}, dirs); err == nil {
 				err = s.Close()
 			}

@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"os"
@@ -113,7 +113,7 @@ func hold(t *testing.T, path string) (waits string, held, release func()) {
 
 // answers fails when the counters, the state of the rules and what enforces are not told while an Apply is held, or when
 // they are less than they were.
-func answers(t *testing.T, h *nettest.Host, s *Shim, least ruleset.Counters) {
+func answers(t *testing.T, h *nettest.Host, s *Firewall, least ruleset.Counters) {
 	t.Helper()
 	doneC := make(chan struct{})
 	go func() {
@@ -135,7 +135,7 @@ func answers(t *testing.T, h *nettest.Host, s *Shim, least ruleset.Counters) {
 	}
 }
 
-func count(t *testing.T, h *nettest.Host, s *Shim) ruleset.Counters {
+func count(t *testing.T, h *nettest.Host, s *Firewall) ruleset.Counters {
 	t.Helper()
 	var n ruleset.Counters
 	var err error

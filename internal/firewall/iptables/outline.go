@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func printable(out string) bool {
 
 // unprinted is the state of a table that cannot be printed as a whole. When our chain cannot be either, that is
 // ErrUnprintable, and all but its rules is told.
-func (s *Shim) unprinted(ctx context.Context, t tables) (state, error) {
+func (s *Firewall) unprinted(ctx context.Context, t tables) (state, error) {
 	st, err := nftOutline(t.proto)
 	if err != nil || !st.chain {
 		return st, err
@@ -44,7 +44,7 @@ func (s *Shim) unprinted(ctx context.Context, t tables) (state, error) {
 }
 
 // outline is state for who need not know the rules of our chain.
-func (s *Shim) outline(ctx context.Context, t tables) (state, error) {
+func (s *Firewall) outline(ctx context.Context, t tables) (state, error) {
 	st, err := s.state(ctx, t)
 	if errors.Is(err, ErrUnprintable) {
 		err = nil

@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"errors"
@@ -42,7 +42,7 @@ func TestOtherKind(t *testing.T) {
 			h.Run("ip6tables-legacy", "-t", "raw", "-S")
 			before := firewallOf(h)
 			sources := nettest.Addrs("203.0.113.9", "2001:db8:f::1")
-			var last *Shim
+			var last *Firewall
 			for _, legacy := range []bool{first, !first} {
 				s := startIn(t, h, Options{Legacy: legacy}, dirs)
 				apply := func() {
@@ -95,7 +95,7 @@ func TestOtherKindStays(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	dirs := bothKinds(t)
-	apply := func(s *Shim) {
+	apply := func(s *Firewall) {
 		h.Do(func() {
 			if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
 				t.Error(err)
@@ -139,7 +139,7 @@ func TestOtherKindFails(t *testing.T) {
 			h.Run("iptables-legacy", "-t", "raw", "-S")
 			h.Run("ip6tables-legacy", "-t", "raw", "-S")
 			before := firewallOf(h)
-			apply := func(s *Shim, ss ...string) (err error) {
+			apply := func(s *Firewall, ss ...string) (err error) {
 				h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
 				return err
 			}

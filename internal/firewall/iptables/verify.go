@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -22,7 +22,7 @@ func mismatch(format string, args ...any) error {
 }
 
 // Verify asks the kernel whether it still enforces what the last Apply put in place.
-func (s *Shim) Verify() (ruleset.Evidence, error) {
+func (s *Firewall) Verify() (ruleset.Evidence, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := time.Now()
@@ -32,7 +32,7 @@ func (s *Shim) Verify() (ruleset.Evidence, error) {
 }
 
 // verify looks at the rules, counts the elements of each set, and looks some of them up. It changes nothing.
-func (s *Shim) verify(ctx context.Context) (ruleset.Evidence, error) {
+func (s *Firewall) verify(ctx context.Context) (ruleset.Evidence, error) {
 	if s.applied == nil {
 		return ruleset.Evidence{}, mismatch("nothing was applied")
 	}
@@ -51,7 +51,7 @@ func (s *Shim) verify(ctx context.Context) (ruleset.Evidence, error) {
 }
 
 // look is the part of verify that is done every second. It says whether the elements could be counted.
-func (s *Shim) look(ctx context.Context) (counted bool, err error) {
+func (s *Firewall) look(ctx context.Context) (counted bool, err error) {
 	for _, t := range s.families {
 		st, err := s.read(ctx, t) // should somebody delete the rules, they count on from here
 		if err != nil && !errors.Is(err, ErrUnprintable) {
@@ -91,7 +91,7 @@ func (s *Shim) look(ctx context.Context) (counted bool, err error) {
 // Watch looks every second, until ctx ends, whether another program changed the rules or the number of elements, and, less
 // often, whether it exchanged elements. It calls lost when they no longer are what the last Apply put in place. It calls it again when something else is found, or the
 // same after another Apply. The error is one of asking.
-func (s *Shim) Watch(ctx context.Context, lost func(error)) error {
+func (s *Firewall) Watch(ctx context.Context, lost func(error)) error {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	told := ""
@@ -118,7 +118,7 @@ func (s *Shim) Watch(ctx context.Context, lost func(error)) error {
 }
 
 // glance looks at what was applied, if anything was, and says after how many changes of ours.
-func (s *Shim) glance(ctx context.Context) (int, error) {
+func (s *Firewall) glance(ctx context.Context) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.applied == nil {
@@ -135,7 +135,7 @@ func (s *Shim) glance(ctx context.Context) (int, error) {
 }
 
 // Present says whether our chain is in table raw, jumped to, in each family. It waits for nobody who changes the rules.
-func (s *Shim) Present() error {
+func (s *Firewall) Present() error {
 	for _, t := range s.families {
 		st, err := s.outline(context.Background(), t)
 		switch {
@@ -157,7 +157,7 @@ func left(ctx context.Context, dirs []string) (bool, error) {
 	if able, err := mayHaveSets(); !able {
 		return false, err
 	}
-	s, missing := newShim(dirs)
+	s, missing := newFirewall(dirs)
 	if missing != nil {
 		if found, err := s.hasChain(ctx); !found || err != nil {
 			return false, err
@@ -197,17 +197,17 @@ func InForce() (bool, error) {
 	if able, err := mayHaveSets(); !able {
 		return false, err
 	}
-	s, _ := newShim(strings.Split(path, ":")) // only rules are asked for
+	s, _ := newFirewall(strings.Split(path, ":")) // only rules are asked for
 	return s.has(context.Background(), func(st state) bool { return st.chain && st.jumps > 0 })
 }
 
 // hasChain says whether our chain is in any table raw.
-func (s *Shim) hasChain(ctx context.Context) (bool, error) {
+func (s *Firewall) hasChain(ctx context.Context) (bool, error) {
 	return s.has(ctx, func(st state) bool { return st.chain })
 }
 
 // has reports whether the state of any table raw is so.
-func (s *Shim) has(ctx context.Context, so func(state) bool) (bool, error) {
+func (s *Firewall) has(ctx context.Context, so func(state) bool) (bool, error) {
 	var errs []error
 	for _, f := range []family{ipv4(), ipv6()} {
 		all, err := s.found(f)
@@ -229,7 +229,7 @@ func Cleanup() (removed []string, err error) {
 	if found, err := Left(); !found || err != nil {
 		return nil, err
 	}
-	s, err := newShim(strings.Split(path, ":"))
+	s, err := newFirewall(strings.Split(path, ":"))
 	if err != nil {
 		return nil, err
 	}

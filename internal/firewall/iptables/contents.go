@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ func (c *contents) changed() { c.spoiled = nil }
 
 // read reads all elements of the sets, if it is time to, and remembers a mismatch. The error is one
 // of asking.
-func (c *contents) read(ctx context.Context, s *Shim, fills []fill) error {
+func (c *contents) read(ctx context.Context, s *Firewall, fills []fill) error {
 	start := time.Now()
 	if c.spoiled != nil || start.Before(c.due) {
 		return nil

@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 
 // Admit lets the sources of rs.Allow through the rules that a killed agent left, beside those that they let
 // through. It does nothing if there are none, or once a list was applied.
-func (s *Shim) Admit(ctx context.Context, rs ruleset.Ruleset) error {
+func (s *Firewall) Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.applied != nil {
@@ -20,12 +20,12 @@ func (s *Shim) Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	return s.admit(ctx, rs.Allow)
 }
 
-// Admit is Shim.Admit for a host whose agent uses another backend.
+// Admit is Firewall.Admit for a host whose agent uses another backend.
 func Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	if able, err := mayHaveSets(); !able {
 		return err
 	}
-	s, err := newShim(strings.Split(path, ":"))
+	s, err := newFirewall(strings.Split(path, ":"))
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func Admit(ctx context.Context, rs ruleset.Ruleset) error {
 
 // admit adds allow to the whitelists that are there. Rules that look one up keep it from being
 // destroyed.
-func (s *Shim) admit(ctx context.Context, allow blocklist.Blocklist) error {
+func (s *Firewall) admit(ctx context.Context, allow blocklist.Blocklist) error {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -40,14 +40,14 @@ func hosts(as []netip.Addr) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-func start(t *testing.T, h *nettest.Host, dirs []string) *Shim {
+func start(t *testing.T, h *nettest.Host, dirs []string) *Firewall {
 	t.Helper()
 	return startIn(t, h, Options{Legacy: true}, dirs)
 }
 
-func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Shim {
+func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Firewall {
 	t.Helper()
-	var s *Shim
+	var s *Firewall
 	var err error
 	h.Do(func() { s, err = open(o, dirs) })
 	if err != nil {

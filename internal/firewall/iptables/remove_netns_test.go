@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -58,7 +58,7 @@ func TestRemoveLater(t *testing.T) {
 }
 
 // startKind opens it with the programs of one kind of iptables.
-func startKind(t *testing.T, h *nettest.Host, kind string) *Shim {
+func startKind(t *testing.T, h *nettest.Host, kind string) *Firewall {
 	t.Helper()
 	dirs := programs(t, "ipset")
 	for _, p := range []string{"iptables-", "ip6tables-"} {

@@ -1,4 +1,4 @@
-// Package ipset enforces the list on hosts without nf_tables, by the programs ipset and iptables. It owns the sets
+// Package iptables enforces the list on hosts without nf_tables, by the programs ipset and iptables. It owns the sets
 // sikkerguard-blocklist and sikkerguard-whitelist of each family (with a 6 for IPv6), the chain SIKKERGUARD of table raw,
 // and the jump to it from PREROUTING. Nothing else of the host's firewall is changed.
 //
@@ -12,4 +12,4 @@
 // because another agent runs (ErrRunning), because a set of somebody else's has a name of ours (ErrForeign), because a
 // program said so (ProgramError), because iptables cannot print our rules (ErrUnprintable), or because the kernel enforces
 // something else than it was told (ruleset.ErrMismatch). After an error of Apply what was enforced before still is.
-package ipset
+package iptables

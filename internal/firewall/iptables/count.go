@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -45,7 +45,7 @@ func (c *tally) reset() {
 }
 
 // read reads the table, and counts what its rules dropped.
-func (s *Shim) read(ctx context.Context, t tables) (state, error) {
+func (s *Firewall) read(ctx context.Context, t tables) (state, error) {
 	c := s.tallies[t.proto]
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,7 +57,7 @@ func (s *Shim) read(ctx context.Context, t tables) (state, error) {
 }
 
 // dropped is what the rules of a family have dropped. While they are being replaced it is what was read last.
-func (s *Shim) dropped(ctx context.Context, t tables) (counter, error) {
+func (s *Firewall) dropped(ctx context.Context, t tables) (counter, error) {
 	c := s.tallies[t.proto]
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +73,7 @@ func (s *Shim) dropped(ctx context.Context, t tables) (counter, error) {
 
 // Counters reads what the rules dropped since they were first put in place. Rules that are put right count on. It does not
 // wait for an Apply.
-func (s *Shim) Counters() (ruleset.Counters, error) {
+func (s *Firewall) Counters() (ruleset.Counters, error) {
 	var n ruleset.Counters
 	for _, t := range s.families {
 		c, err := s.dropped(context.Background(), t)

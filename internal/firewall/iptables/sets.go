@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"bytes"
@@ -128,7 +128,7 @@ func foreign(have map[string]setInfo, f family, names ...string) error {
 }
 
 // sets are all sets of the network namespace.
-func (s *Shim) sets(ctx context.Context) (map[string]setInfo, error) {
+func (s *Firewall) sets(ctx context.Context) (map[string]setInfo, error) {
 	out, _, err := s.run.run(ctx, askTime, nil, s.ipset, "list", "-t")
 	if err != nil {
 		return nil, fmt.Errorf("list sets: %w", err)
@@ -167,13 +167,13 @@ func parseSets(out string) map[string]setInfo {
 }
 
 // restore feeds `ipset restore`.
-func (s *Shim) restore(ctx context.Context, limit time.Duration, text []byte) error {
+func (s *Firewall) restore(ctx context.Context, limit time.Duration, text []byte) error {
 	_, _, err := s.run.run(ctx, limit, text, s.ipset, "restore")
 	return err
 }
 
 // members are the elements of a set as the kernel has them. Only small sets are asked for them.
-func (s *Shim) members(ctx context.Context, set string) ([]netip.Prefix, error) {
+func (s *Firewall) members(ctx context.Context, set string) ([]netip.Prefix, error) {
 	out, _, err := s.run.run(ctx, askTime, nil, s.ipset, "save", set)
 	if err != nil {
 		return nil, fmt.Errorf("read set %s: %w", set, err)
@@ -198,12 +198,12 @@ func parseMembers(out, set string) []netip.Prefix {
 }
 
 // swap exchanges what two sets hold, in one instant.
-func (s *Shim) swap(ctx context.Context, a, b string) error {
+func (s *Firewall) swap(ctx context.Context, a, b string) error {
 	return s.persist(ctx, time.Now().Add(busyTime), "swap", a, b)
 }
 
 // destroy destroys these sets, those of them that are there and ours.
-func (s *Shim) destroy(ctx context.Context, names ...string) error {
+func (s *Firewall) destroy(ctx context.Context, names ...string) error {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return err
@@ -230,7 +230,7 @@ func (s *Shim) destroy(ctx context.Context, names ...string) error {
 }
 
 // persist runs ipset until it succeeds, once at least and until end.
-func (s *Shim) persist(ctx context.Context, end time.Time, args ...string) error {
+func (s *Firewall) persist(ctx context.Context, end time.Time, args ...string) error {
 	for {
 		_, _, err := s.run.run(ctx, askTime, nil, s.ipset, args...)
 		if err == nil || ctx.Err() != nil || time.Now().After(end) {
@@ -241,7 +241,7 @@ func (s *Shim) persist(ctx context.Context, end time.Time, args ...string) error
 }
 
 // sample looks up some elements of each set, in one run of the program, and says how many.
-func (s *Shim) sample(ctx context.Context, fills []fill) (int, error) {
+func (s *Firewall) sample(ctx context.Context, fills []fill) (int, error) {
 	var text strings.Builder
 	want := map[string]int{}
 	for _, f := range fills {

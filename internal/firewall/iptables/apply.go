@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -20,7 +20,7 @@ type wanted struct {
 	entries      [2]int             // of the list, by family
 }
 
-func (s *Shim) want(rs ruleset.Ruleset) *wanted {
+func (s *Firewall) want(rs ruleset.Ruleset) *wanted {
 	w := &wanted{rules: map[uint8][]string{}}
 	for i, t := range s.families {
 		block := of(t.family, rs.Block)
@@ -43,7 +43,7 @@ func of(f family, l blocklist.Blocklist) []netip.Prefix {
 // Apply makes the host enforce rs, and asks the kernel whether it does. On an error what was enforced before still is, but
 // for ruleset.ErrMismatch: then the kernel holds something else than it was told, or could not be asked what. Once the
 // sets are filled it is finished even when ctx ends.
-func (s *Shim) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+func (s *Firewall) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -74,7 +74,7 @@ func (s *Shim) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 //   - sets that are absent are made, empty, and rules that are not right are put right: over the old sets they enforce what
 //     was enforced before;
 //   - the sets are swapped.
-func (s *Shim) write(ctx context.Context, w *wanted) (err error) {
+func (s *Firewall) write(ctx context.Context, w *wanted) (err error) {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (s *Shim) write(ctx context.Context, w *wanted) (err error) {
 // fill fills the temporary sets, which have these names, and returns the pairs to swap, in that
 // order. Nothing that is whitelisted before and afterwards is blocked in between: a whitelist that
 // loses entries first becomes what both hold.
-func (s *Shim) fill(ctx context.Context, w *wanted, names map[string]string) (steps [][2]string, err error) {
+func (s *Firewall) fill(ctx context.Context, w *wanted, names map[string]string) (steps [][2]string, err error) {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ func (s *Shim) fill(ctx context.Context, w *wanted, names map[string]string) (st
 }
 
 // losing are the elements that a set has in the kernel and is not to have any more. There are few: it is a whitelist.
-func (s *Shim) losing(ctx context.Context, have map[string]setInfo, allow fill) ([]netip.Prefix, error) {
+func (s *Firewall) losing(ctx context.Context, have map[string]setInfo, allow fill) ([]netip.Prefix, error) {
 	if _, ok := have[allow.set]; !ok {
 		return nil, nil
 	}
@@ -167,7 +167,7 @@ func (s *Shim) losing(ctx context.Context, have map[string]setInfo, allow fill) 
 
 // putAll makes sets that are absent and puts rules right, where they are not. undo takes both away again, in the families
 // that had no chain before.
-func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err error) {
+func (s *Firewall) putAll(ctx context.Context, w *wanted) (undo func() error, err error) {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return func() error { return nil }, err
@@ -203,7 +203,7 @@ func (s *Shim) putAll(ctx context.Context, w *wanted) (undo func() error, err er
 }
 
 // make makes the sets that are absent, and marks a table raw that is about to be made.
-func (s *Shim) make(ctx context.Context, t tables, have map[string]setInfo, fills ...fill) error {
+func (s *Firewall) make(ctx context.Context, t tables, have map[string]setInfo, fills ...fill) error {
 	var text []byte
 	loaded, err := t.loaded()
 	if err != nil {
@@ -231,7 +231,7 @@ func (s *Shim) make(ctx context.Context, t tables, have map[string]setInfo, fill
 }
 
 // swapAll swaps the pairs in their order, and when one cannot be swapped, those before it back.
-func (s *Shim) swapAll(ctx context.Context, steps [][2]string) error {
+func (s *Firewall) swapAll(ctx context.Context, steps [][2]string) error {
 	for i, step := range steps {
 		err := s.swap(ctx, step[0], step[1])
 		if err == nil {

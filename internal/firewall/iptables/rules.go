@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -144,7 +144,7 @@ func (t tables) loaded() (bool, error) {
 }
 
 // state reads the table. With ErrUnprintable all is told but the rules of our chain.
-func (s *Shim) state(ctx context.Context, t tables) (state, error) {
+func (s *Firewall) state(ctx context.Context, t tables) (state, error) {
 	if ok, err := t.loaded(); !ok || err != nil {
 		return state{}, err
 	}
@@ -159,7 +159,7 @@ func (s *Shim) state(ctx context.Context, t tables) (state, error) {
 }
 
 // change makes these changes to table raw, all of them or none.
-func (s *Shim) change(ctx context.Context, t tables, lines ...string) error {
+func (s *Firewall) change(ctx context.Context, t tables, lines ...string) error {
 	text := "*raw\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
 	_, _, err := s.run.run(ctx, askTime, []byte(text), t.restore, "--noflush", "--counters", "--wait", lockWait)
 	return err
@@ -167,7 +167,7 @@ func (s *Shim) change(ctx context.Context, t tables, lines ...string) error {
 
 // put makes the chain hold these rules, and packets come to it first. What was counted is counted on from. printed is how
 // the rules are printed when they are right.
-func (s *Shim) put(ctx context.Context, t tables, want, printed []string) error {
+func (s *Firewall) put(ctx context.Context, t tables, want, printed []string) error {
 	c := s.tallies[t.proto]
 	c.mu.Lock()
 	st, err := s.state(ctx, t)
@@ -255,7 +255,7 @@ func (st state) edit(want, printed []string, from counter) (lines []string, anew
 type printing struct{ want, got []string }
 
 // printed is how the wanted rules are printed, as far as is known.
-func (s *Shim) printed(t tables, w *wanted) []string {
+func (s *Firewall) printed(t tables, w *wanted) []string {
 	if p, ok := s.prints[t.proto]; ok && slices.Equal(p.want, w.rules[t.proto]) {
 		return p.got
 	}
@@ -263,7 +263,7 @@ func (s *Shim) printed(t tables, w *wanted) []string {
 }
 
 // take takes our chains and the jump to them out of the table, and says whether they were there.
-func (s *Shim) take(ctx context.Context, t tables) (bool, error) {
+func (s *Firewall) take(ctx context.Context, t tables) (bool, error) {
 	st, err := s.outline(ctx, t)
 	if err != nil {
 		return false, err

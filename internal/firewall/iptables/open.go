@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -27,9 +27,9 @@ type Options struct {
 	LogRate uint32
 }
 
-// Shim is the sets and rules of this host. Its methods may be called from several goroutines; those that change something
+// Firewall is the sets and rules of this host. Its methods may be called from several goroutines; those that change something
 // wait for each other, and Verify for them. Counters, Present and Info wait for nobody.
-type Shim struct {
+type Firewall struct {
 	run      runner
 	ipset    string   // path
 	rate     uint32   // Options.LogRate
@@ -52,10 +52,10 @@ type Shim struct {
 // Open finds the programs and tries whether the kernel can do what the rules need, in a set and a chain that no packet
 // comes to, and that are gone when it returns. What a dead agent left in force stays so, until Apply takes it over. The
 // errors are those that doc.go names.
-func Open(o Options) (*Shim, error) { return open(o, strings.Split(path, ":")) }
+func Open(o Options) (*Firewall, error) { return open(o, strings.Split(path, ":")) }
 
-func open(o Options, dirs []string) (*Shim, error) {
-	s, err := newShim(dirs)
+func open(o Options, dirs []string) (*Firewall, error) {
+	s, err := newFirewall(dirs)
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +82,9 @@ func open(o Options, dirs []string) (*Shim, error) {
 	return s, nil
 }
 
-// newShim finds ipset. Without it, which is ErrMissing, only rules can be asked for.
-func newShim(dirs []string) (*Shim, error) {
-	s := &Shim{
+// newFirewall finds ipset. Without it, which is ErrMissing, only rules can be asked for.
+func newFirewall(dirs []string) (*Firewall, error) {
+	s := &Firewall{
 		run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{},
 		inside: contents{seed: maphash.MakeSeed()}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}},
 	}
@@ -104,7 +104,7 @@ func gaps(o Options) []string {
 }
 
 // openFamilies tries both families. Without IPv4 there is no backend; without IPv6 there is a gap.
-func (s *Shim) openFamilies(v4 tables, legacy bool) error {
+func (s *Firewall) openFamilies(v4 tables, legacy bool) error {
 	ctx := context.Background()
 	if err := s.try(ctx, v4); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (t tables) kind() string {
 
 // choose finds the programs of a family: the legacy ones if they are wanted, else whatever is called iptables. A broken one
 // is no reason not to use another.
-func (s *Shim) choose(f family, legacy bool) (tables, error) {
+func (s *Firewall) choose(f family, legacy bool) (tables, error) {
 	var errs []error
 	for t, err := range s.variants(f) {
 		if err != nil {
@@ -162,7 +162,7 @@ func (f family) program() string {
 }
 
 // found are the programs of a family that work, one of each kind, and what is wrong with the others.
-func (s *Shim) found(f family) ([]tables, error) {
+func (s *Firewall) found(f family) ([]tables, error) {
 	var all []tables
 	var errs []error
 	for t, err := range s.variants(f) {
@@ -180,7 +180,7 @@ func (t tables) same(o tables) bool { return t.proto == o.proto && t.legacy == o
 
 // variants asks the programs of a family what they are: first the one that is called iptables. With an error comes nothing
 // but their paths.
-func (s *Shim) variants(f family) iter.Seq2[tables, error] {
+func (s *Firewall) variants(f family) iter.Seq2[tables, error] {
 	return func(yield func(tables, error) bool) {
 		for _, suffix := range []string{"", "-legacy", "-nft"} {
 			name := f.program() + suffix
@@ -200,7 +200,7 @@ func (s *Shim) variants(f family) iter.Seq2[tables, error] {
 
 // try finds out whether the kernel takes such a set and such rules, and leaves nothing behind. A table raw that it makes is
 // marked, so that even when the agent is killed here, the next one, or cleanup, deletes it.
-func (s *Shim) try(ctx context.Context, t tables) error {
+func (s *Firewall) try(ctx context.Context, t tables) error {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return err
@@ -249,7 +249,7 @@ func (s *Shim) try(ctx context.Context, t tables) error {
 
 // fresh says whether there is no table raw here, or, when it is marked, one that an agent made which was killed before it
 // had rules in it.
-func (s *Shim) fresh(ctx context.Context, t tables, marked bool) (bool, error) {
+func (s *Firewall) fresh(ctx context.Context, t tables, marked bool) (bool, error) {
 	loaded, err := t.loaded()
 	if err != nil || !loaded || t.legacy || !marked {
 		return !loaded, err
@@ -259,7 +259,7 @@ func (s *Shim) fresh(ctx context.Context, t tables, marked bool) (bool, error) {
 }
 
 // untry removes what try made.
-func (s *Shim) untry(ctx context.Context, t tables) error {
+func (s *Firewall) untry(ctx context.Context, t tables) error {
 	st, err := s.outline(ctx, t)
 	if err != nil {
 		return err
@@ -274,7 +274,7 @@ func (s *Shim) untry(ctx context.Context, t tables) error {
 
 // diagnose says what it means that a program refused what it was given while it is tried, and which modules that takes.
 // What may pass is no lack.
-func (s *Shim) diagnose(err error) error {
+func (s *Firewall) diagnose(err error) error {
 	if refused(err) {
 		match, _, _ := strings.Cut(limit("", max(s.rate, 1)), " ")
 		return fmt.Errorf("%w (modprobe -a iptable_raw ip6table_raw xt_set xt_%s xt_NFLOG ip_set_hash_net nfnetlink_log on the host): %w", ErrIncomplete, match, err)
@@ -283,7 +283,7 @@ func (s *Shim) diagnose(err error) error {
 }
 
 // Info says which programs enforce, and what it means that it is not nft.
-func (s *Shim) Info() ruleset.Info {
+func (s *Firewall) Info() ruleset.Info {
 	i := s.info
 	if gap := s.gap.Load(); gap != nil {
 		i.Gaps = append(slices.Clip(i.Gaps), *gap)
@@ -292,7 +292,7 @@ func (s *Shim) Info() ruleset.Info {
 }
 
 // Close lets go of the host. Sets and rules that were not removed stay.
-func (s *Shim) Close() error { return s.lock.Close() }
+func (s *Firewall) Close() error { return s.lock.Close() }
 
 // lockName is the lock of this backend.
 const lockName = "sikkerguard-iptables"

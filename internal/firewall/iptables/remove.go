@@ -1,4 +1,4 @@
-package ipset
+package iptables
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 const removeTime = 15 * time.Second
 
 // Disarm takes the jumps to our chain out: nothing is dropped any more, and the counters stand still.
-func (s *Shim) Disarm() error {
+func (s *Firewall) Disarm() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied = nil // what the watch sees from now on is no loss
@@ -29,7 +29,7 @@ func (s *Shim) Disarm() error {
 	return errors.Join(errs...)
 }
 
-func (s *Shim) disarm(ctx context.Context, t tables) error {
+func (s *Firewall) disarm(ctx context.Context, t tables) error {
 	st, err := s.outline(ctx, t)
 	if err != nil || st.jumps == 0 {
 		return err
@@ -45,7 +45,7 @@ func (s *Shim) disarm(ctx context.Context, t tables) error {
 }
 
 // Remove takes the rules and then the sets off the host, if they are there. Nothing else was ever changed.
-func (s *Shim) Remove() error {
+func (s *Firewall) Remove() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied = nil
@@ -66,7 +66,7 @@ type removal struct {
 
 // remove removes what is ours, whichever kind of iptables it was put there with, and says what that was. The rules of both
 // families come first: they are what holds up packets.
-func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
+func (s *Firewall) remove(ctx context.Context) (removed []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
 	var errs []error
@@ -98,7 +98,7 @@ func (s *Shim) remove(ctx context.Context) (removed []string, err error) {
 
 // removeRules takes our rules out of every table of a family: first of the one in use, even if its programs no longer say
 // what they are.
-func (s *Shim) removeRules(ctx context.Context, r *removal) {
+func (s *Firewall) removeRules(ctx context.Context, r *removal) {
 	var found []tables
 	found, r.unasked = s.found(r.family)
 	for _, t := range s.families {
@@ -128,7 +128,7 @@ func (s *Shim) removeRules(ctx context.Context, r *removal) {
 }
 
 // missing says which programs are missing that rules are removed with.
-func (s *Shim) missing(r *removal) error {
+func (s *Firewall) missing(r *removal) error {
 	if r.unasked != nil {
 		return r.unasked
 	}
@@ -137,7 +137,7 @@ func (s *Shim) missing(r *removal) error {
 
 // removeSets destroys the sets of one family, whose rules are gone. Where a step fails the sets stay that come after it, the
 // mark of a table among them: it is by them that the rest is found again.
-func (s *Shim) removeSets(ctx context.Context, r *removal) error {
+func (s *Firewall) removeSets(ctx context.Context, r *removal) error {
 	have, err := s.sets(ctx)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (s *Shim) removeSets(ctx context.Context, r *removal) error {
 // endOthers takes out what an agent put there with the other kind of iptables, or in a family that is not enforced now:
 // packets would be judged twice, or by a list that nobody refreshes. Until that succeeded once it is a gap, and no failure
 // of what is in force.
-func (s *Shim) endOthers(ctx context.Context) {
+func (s *Firewall) endOthers(ctx context.Context) {
 	if s.ended {
 		return
 	}
@@ -205,12 +205,12 @@ func (s *Shim) endOthers(ctx context.Context) {
 }
 
 // uses says whether what is in force is in t.
-func (s *Shim) uses(t tables) bool {
+func (s *Firewall) uses(t tables) bool {
 	return slices.ContainsFunc(s.families, func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy })
 }
 
 // end takes our rules out of a table that is not used, and a table raw that was made for them.
-func (s *Shim) end(ctx context.Context, t tables) error {
+func (s *Firewall) end(ctx context.Context, t tables) error {
 	if _, err := s.take(ctx, t); err != nil || t.legacy {
 		return err
 	}
@@ -226,7 +226,7 @@ func (s *Shim) end(ctx context.Context, t tables) error {
 
 // forget removes the rules of one family, and those of its sets that were not there before: rules of another kind of
 // iptables may look up those that were.
-func (s *Shim) forget(ctx context.Context, t tables, before map[string]setInfo) error {
+func (s *Firewall) forget(ctx context.Context, t tables, before map[string]setInfo) error {
 	if _, err := s.take(ctx, t); err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (s *Shim) forget(ctx context.Context, t tables, before map[string]setInfo) 
 
 // dropTable deletes table raw of nf_tables, which the agent was the first to need here, unless somebody else uses it by
 // now.
-func (s *Shim) dropTable(ctx context.Context, t tables) error {
+func (s *Firewall) dropTable(ctx context.Context, t tables) error {
 	st, err := s.outline(ctx, t)
 	if err != nil || st.foreign || st.chain {
 		return err
