@@ -3,11 +3,14 @@
 package docker
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/sikkerapi/sikkerguard/e2e/debian"
 )
 
 const (
@@ -40,16 +43,24 @@ func debian13(t *testing.T) string {
 	if done, err := os.ReadFile(filepath.Join(root, debianDone)); err == nil && string(done) == debianPackages {
 		return root
 	}
-	unmount(root)
-	if err := os.RemoveAll(root); err != nil {
+	if err := debian.Remove(root); err != nil {
 		t.Fatal(err)
 	}
-	e := &engine{env: os.Environ()}
-	e.must(t, "debootstrap", "--variant=minbase", "--include="+debianPackages, suite, root, mirror(t))
+	installDebian(t, root, debianPackages)
 	if err := os.WriteFile(filepath.Join(root, debianDone), []byte(debianPackages), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return root
+}
+
+// installDebian installs Debian 13 with these packages in root.
+func installDebian(t *testing.T, root string, packages ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(interrupted, buildPatience)
+	defer cancel()
+	if err := debian.Install(ctx, root, suite, packages...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // within is the command line that runs args where the engine runs: on this machine, or in Debian 13.

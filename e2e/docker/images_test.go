@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/sikkerapi/sikkerguard/e2e/debian"
 )
 
 const (
@@ -40,12 +40,11 @@ func (e *engine) baseImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		unmount(root)
-		if err := os.RemoveAll(root); err != nil {
+		if err := debian.Remove(root); err != nil {
 			t.Errorf("remove %s: %v", root, err)
 		}
 	})
-	e.must(t, "debootstrap", "--variant=minbase", suite, root, mirror(t))
+	installDebian(t, root)
 	e.importImage(t, root, baseImage, "LABEL "+standIn+`="`+want+`"`)
 
 	goRoot := strings.TrimSpace(e.must(t, "go", "env", "GOROOT"))
@@ -57,21 +56,6 @@ func (e *engine) baseImages(t *testing.T) {
 	e.must(t, "cp", "-L", "/etc/ssl/certs/ca-certificates.crt", root+"/etc/ssl/certs/")
 	e.importImage(t, root, goImage, "LABEL "+standIn+`="`+want+`"`, "ENV GOTOOLCHAIN=local",
 		"ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-}
-
-// mirror is where apt gets Debian's packages on this machine, or where debootstrap does when that is another distribution.
-func mirror(t *testing.T) string {
-	t.Helper()
-	out, err := output(exec.CommandContext(interrupted, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for uri := range strings.FieldsSeq(out) {
-		if strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
-			return uri
-		}
-	}
-	return "" // debootstrap's own
 }
 
 // importImage makes an image of the files under root.
@@ -97,14 +81,6 @@ func (e *engine) importImage(t *testing.T, root, name string, changes ...string)
 	}
 	if err := archive.Wait(); err != nil || t.Failed() {
 		t.Fatalf("import %s: %v", name, err)
-	}
-}
-
-// unmount takes away what an interrupted debootstrap has mounted under root.
-func unmount(root string) {
-	for _, dir := range []string{"/proc", "/sys", "/dev/pts", "/dev"} {
-		for unix.Unmount(root+dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
-		}
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/sikkerapi/sikkerguard/e2e/debian"
 )
 
 // release is a release of Debian: its kernel, and its own nft, iptables, ipset and iproute2 with
@@ -53,10 +53,10 @@ func (r release) image(ctx context.Context, out io.Writer, dir string) (image, e
 	if err != nil {
 		return img, err
 	}
-	if err := remove(root); err != nil { // of a run that was killed
+	if err := debian.Remove(root); err != nil { // of a run that was killed
 		return img, err
 	}
-	err = errors.Join(r.bootstrap(ctx, root, img), remove(root))
+	err = errors.Join(r.bootstrap(ctx, root, img), debian.Remove(root))
 	if err != nil {
 		return img, err
 	}
@@ -66,15 +66,7 @@ func (r release) image(ctx context.Context, out io.Writer, dir string) (image, e
 
 // bootstrap makes the root and, of it, the image.
 func (r release) bootstrap(ctx context.Context, root string, img image) error {
-	from, err := mirror(ctx)
-	if err != nil {
-		return err
-	}
-	args := []string{"--variant=minbase", "--include=" + packages, r.suite, root}
-	if from != "" {
-		args = append(args, from)
-	}
-	if err := command(ctx, "debootstrap", args...); err != nil {
+	if err := debian.Install(ctx, root, r.suite, packages); err != nil {
 		return err
 	}
 	for pattern, to := range map[string]string{"vmlinuz-*": img.kernel, "initrd.img-*": img.initrd} {
@@ -93,32 +85,6 @@ func (r release) bootstrap(ctx context.Context, root string, img image) error {
 		return err
 	}
 	return command(ctx, "mke2fs", "-q", "-t", "ext4", "-d", root, img.disk, "2G")
-}
-
-// mirror returns the address that apt gets Debian's packages from on this machine. It is empty,
-// debootstrap's default, if apt gets none of Debian's.
-func mirror(ctx context.Context) (string, error) {
-	ask := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
-	out, err := ask.Output()
-	if err != nil {
-		return "", fmt.Errorf("ask apt for its mirror: %w", err)
-	}
-	for uri := range strings.FieldsSeq(string(out)) {
-		if strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
-			return uri, nil
-		}
-	}
-	return "", nil
-}
-
-// remove deletes a root. First it unmounts everything that an interrupted debootstrap has mounted
-// in it.
-func remove(root string) error {
-	for _, dir := range []string{"/proc", "/sys", "/dev/pts", "/dev"} {
-		for unix.Unmount(root+dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
-		}
-	}
-	return os.RemoveAll(root)
 }
 
 // command runs a program. The error has the end of its output.
