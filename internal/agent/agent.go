@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
@@ -46,7 +47,7 @@ type Agent struct {
 	o   Options
 	log *zap.Logger
 
-	clock   clock
+	clock   clock.Clock
 	host    *host.Host
 	surveys *surveyor
 	dir     *statedir.Dir
@@ -118,7 +119,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("set up SikkerAPI client: %w", err)
 	}
 	a := &Agent{
-		cfg: cfg, o: o, log: o.Log, clock: systemClock(),
+		cfg: cfg, o: o, log: o.Log, clock: clock.System(),
 		host:      host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
 		dir:       statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
 		api:       client,

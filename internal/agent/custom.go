@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
@@ -21,7 +22,7 @@ const customBriefly = time.Second
 // ownList is the operator's list.
 type ownList struct {
 	list     blocklist.Blocklist // as it was last read well
-	since    moment              // when list was read first; zero if it never was
+	since    clock.Moment        // when list was read first; zero if it never was
 	taken    *customReading      // the newest reading that was taken
 	bad      string              // the bad lines that were logged last
 	badLines int                 // of list
@@ -58,7 +59,7 @@ func (a *Agent) restoreOwn() {
 		return
 	}
 	o := &a.enforcer.own
-	o.list, o.since, o.kept = v.List, moment{wall: c.Pulled}, &v.List
+	o.list, o.since, o.kept = v.List, clock.Moment{Wall: c.Pulled}, &v.List
 	a.showOwn()
 }
 
@@ -84,9 +85,9 @@ func (a *Agent) takeOwn() {
 	case o.err != "":
 		a.log.Info(fmt.Sprintf("Custom blacklist can be read again (%s)", blocklist.Entries(n)))
 	}
-	if o.since == (moment{}) || !v.List.Equal(o.list) {
+	if o.since == (clock.Moment{}) || !v.List.Equal(o.list) {
 		o.forgive()
-		o.list, o.since = v.List, a.clock.now()
+		o.list, o.since = v.List, a.clock.Now()
 	}
 	o.err, o.badLines = "", v.Bad
 	a.setCondition(condCustom, nil)
@@ -104,7 +105,7 @@ func (a *Agent) refuseOwn(err error) {
 			is = "is refused"
 		}
 		stays := fmt.Sprintf(", what it held before stays (%s)", blocklist.Entries(o.list.Len()))
-		if o.since == (moment{}) {
+		if o.since == (clock.Moment{}) {
 			stays = "; nothing of it is enforced"
 		}
 		a.log.Warn("Custom blacklist "+is+stays,
@@ -144,8 +145,8 @@ func (a *Agent) showOwn() {
 		c.Error = o.rejected.err.Error()
 	}
 	c.Error = a.plain(c.Error)
-	if o.since != (moment{}) {
-		at := a.clock.wallOf(o.since).UTC().Truncate(time.Second)
+	if o.since != (clock.Moment{}) {
+		at := a.clock.WallOf(o.since).UTC().Truncate(time.Second)
 		c.Since = &at
 	}
 	a.setStatus(func(s *Status) { s.CustomList = c })
@@ -158,7 +159,7 @@ func (a *Agent) keepOwn() {
 	if a.cfg.DryRun || o.kept != nil && o.kept.Equal(o.list) {
 		return
 	}
-	list, at := o.list, a.clock.wallOf(o.since)
+	list, at := o.list, a.clock.WallOf(o.since)
 	o.kept = &list
 	o.keeper.keep(func() error { return a.feed.KeepCustom(list, at) })
 }

@@ -12,6 +12,7 @@ import (
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
@@ -321,7 +322,7 @@ func TestCustomStatusSince(t *testing.T) {
 	rewrite(t, path, "203.0.113.1\n")
 	s := newOwnScene(t, path, t.TempDir())
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s.a.clock = clock{wall: func() time.Time { return at }, boot: func() time.Duration { return time.Second }}
+	s.a.clock = clock.Clock{Wall: func() time.Time { return at }, Boot: func() time.Duration { return time.Second }}
 	s.read()
 	at = at.Add(time.Hour)
 	s.read()

@@ -31,7 +31,7 @@ func newOwnTrial(t *testing.T) ownTrial {
 
 // pull has a list of the API accepted, and puts in force what is wanted then.
 func (s ownTrial) pull(prefixes ...string) error {
-	s.accept(pulled{list: listOf(prefixes...), at: s.clock.now()})
+	s.accept(pulled{list: listOf(prefixes...), at: s.clock.Now()})
 	err := s.putInForce(s.t.Context())
 	s.publish()
 	return err

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
@@ -17,29 +18,29 @@ const doubtFirst = suspectAgain
 // until they work.
 type doubt struct {
 	checks host.Checks
-	wait   *later
+	wait   *clock.Retry
 }
 
 // about has the checks looked at again.
 func (d *doubt) about(checks host.Checks) {
 	d.checks = checks
-	d.wait.done()
-	d.wait.again()
+	d.wait.Reset()
+	d.wait.Schedule()
 }
 
 // done ends the doubt.
 func (d *doubt) done() {
 	d.checks = nil
-	d.wait.done()
+	d.wait.Reset()
 }
 
 // due is ready when it is time to look.
-func (d *doubt) due() <-chan time.Time { return d.wait.due() }
+func (d *doubt) due() <-chan time.Time { return d.wait.DueC() }
 
 // doubtAgain makes the doubted checks again. If they still fail, it accuses the list in force.
 func (a *Agent) doubtAgain(ctx context.Context) {
 	d := &a.enforcer.doubt
-	d.wait.stop()
+	d.wait.Stop()
 	failing := trial{probe: a.host.Probe}.failing(ctx, d.checks)
 	switch {
 	case ctx.Err() != nil:
@@ -49,7 +50,7 @@ func (a *Agent) doubtAgain(ctx context.Context) {
 		a.log.Info("Reached again, with the list in force", zap.Stringer("checks", d.checks))
 		d.done()
 	default:
-		d.wait.again()
+		d.wait.Schedule()
 		a.accuse(ctx)
 	}
 }

@@ -13,7 +13,7 @@ func TestDryRunIsNotGreen(t *testing.T) {
 	a, _ := logged(t)
 	a.cfg.DryRun = true
 	a.greet()
-	a.setPulled(pulled{list: listOf("203.0.113.0/24", "198.51.100.7/32", "2001:db8::/48"), at: a.clock.now()})
+	a.setPulled(pulled{list: listOf("203.0.113.0/24", "198.51.100.7/32", "2001:db8::/48"), at: a.clock.Now()})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
@@ -30,7 +31,7 @@ const (
 // enforcer is what the enforcing task remembers from one turn to the next.
 type enforcer struct {
 	pulled   blocklist.Blocklist // the last list of the API that was accepted
-	pulledAt moment              // when; zero: none was yet
+	pulledAt clock.Moment        // when; zero: none was yet
 	kept     bool                // it is of the run before
 	fresh    *pulled             // a list that was accepted and is not in force yet; nil for none
 	own      ownList             // the operator's list
@@ -56,7 +57,7 @@ type enforcer struct {
 	suspected time.Time      // when a list was suspected last
 	failure   error          // why the last pull did not succeed, nil when it did
 	unapplied error          // why the wanted rules did not come in force, nil if they did
-	retry     *later         // puts it in force once more, without a pull
+	retry     *clock.Retry   // puts it in force once more, without a pull
 	doubt     doubt
 	stale     error       // why what is in force is not what is wanted now, nil when it is
 	again     *time.Timer // tries once more to put it in force; nil until it was needed
@@ -69,7 +70,7 @@ type enforcer struct {
 
 func newEnforcer() enforcer {
 	return enforcer{
-		wait: newBackoff(), retry: newLater(retryFirst, retryMost), doubt: doubt{wait: newLater(doubtFirst, retryMost)},
+		wait: clock.NewBackoff(retryFirst, retryMost), retry: clock.NewRetry(retryFirst, retryMost), doubt: doubt{wait: clock.NewRetry(doubtFirst, retryMost)},
 		keeper: newKeeper(), asideKeeper: newKeeper(), own: ownList{keeper: newKeeper()},
 	}
 }
@@ -86,8 +87,8 @@ func (e *enforcer) endKeepers() {
 // pulled is a list of the API that was accepted.
 type pulled struct {
 	list blocklist.Blocklist
-	at   moment // zero: there is none
-	kept bool   // it is of the run before
+	at   clock.Moment // zero: there is none
+	kept bool         // it is of the run before
 }
 
 // desired is what is in force, or is to be.
@@ -118,15 +119,15 @@ func (a *Agent) enforce(ctx context.Context) error {
 	offer(a.readyC, struct{}{})
 	a.restoreRefused()
 	first := a.firstPull()
-	next := newAlarm(a.clock, first)
-	defer next.stop()
+	next := clock.NewAlarm(a.clock, first)
+	defer next.Stop()
 	running := first > 0
 	if running {
 		a.log.Info("The first pull waits: most of the quota is spent, and the kept list is in force", zap.Duration("in", first.Round(time.Second)))
-		a.setStatus(func(s *Status) { s.nextPull = a.clock.after(first) })
+		a.setStatus(func(s *Status) { s.nextPull = a.clock.After(first) })
 		a.tellRunning()
 	} else {
-		next.reset(a.cfg.PullInterval)
+		next.Reset(a.cfg.PullInterval)
 		a.begin(ctx, order{})
 	}
 	for {
@@ -139,7 +140,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 			return nil
 		case t := <-e.turnC:
 			a.takeOwn()
-			next.reset(a.refresh(ctx, t))
+			next.Reset(a.refresh(ctx, t))
 			e.offline.pulled(t.err, t.before)
 			if !running && ctx.Err() == nil {
 				running = true
@@ -154,8 +155,8 @@ func (a *Agent) enforce(ctx context.Context) error {
 		case <-a.custom.news():
 			a.takeOwn()
 			a.reconcile(ctx, "Custom blacklist changed")
-		case <-next.tickC():
-			if next.due() {
+		case <-next.TickC():
+			if next.Due() {
 				a.begin(ctx, order{})
 			}
 		case <-a.o.HangupC:
@@ -168,7 +169,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.takeLoss(err)
 		case <-e.repair.due():
 			a.restoreRules(ctx)
-		case <-e.retry.due():
+		case <-e.retry.DueC():
 			a.tryAgain(ctx)
 		case <-e.doubt.due():
 			a.doubtAgain(ctx)
@@ -262,7 +263,7 @@ func (a *Agent) restore(ctx context.Context) {
 	}
 	switch {
 	case kept && !a.cfg.DryRun:
-		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", e.fresh.at.wall.Format(time.RFC3339)))
+		a.log.Info("Enforcing the kept list until the API answers", zap.String("pulled", e.fresh.at.Wall.Format(time.RFC3339)))
 	case !kept && e.own.list.Len() == 0:
 		return
 	}
@@ -303,7 +304,7 @@ func (a *Agent) restorePulled() bool {
 	} else { // with it the same host and account were protected; the new key may have lists of another size
 		a.log.Info("The kept list was pulled with another key; the first list of this key replaces it, whatever its size")
 	}
-	a.enforcer.fresh = &pulled{list: v.List, at: moment{wall: c.Pulled}, kept: true}
+	a.enforcer.fresh = &pulled{list: v.List, at: clock.Moment{Wall: c.Pulled}, kept: true}
 	return true
 }
 
@@ -327,10 +328,10 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 	}
 	wait := a.nextPull()
 	if e.failure != nil || e.unapplied != nil {
-		a.tellFailure(min(wait, e.retry.left()))
+		a.tellFailure(min(wait, e.retry.Left()))
 	}
 	a.publish()
-	a.setStatus(func(s *Status) { s.nextPull = a.clock.after(wait) })
+	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(wait) })
 	for _, c := range t.order.askers {
 		c <- a.outcome()
 	}
@@ -346,10 +347,10 @@ func (a *Agent) judge(t turn) {
 	aside := e.refused.aside
 	switch {
 	case t.err == nil:
-		a.accept(pulled{list: t.verdict.List, at: a.clock.now()})
+		a.accept(pulled{list: t.verdict.List, at: a.clock.Now()})
 		a.tellVerdict(t.verdict)
-	case isRefused && refusal.Overrulable() && e.pulledAt != (moment{}) && refusal.List.Equal(e.pulled):
-		a.accept(pulled{list: refusal.List, at: a.clock.now()}) // it was accepted before, and is in force
+	case isRefused && refusal.Overrulable() && e.pulledAt != (clock.Moment{}) && refusal.List.Equal(e.pulled):
+		a.accept(pulled{list: refusal.List, at: a.clock.Now()}) // it was accepted before, and is in force
 	case t.order.accept && aside != nil && (!isRefused || refusal.Overrulable()):
 		if isRefused && !refusal.List.Equal(aside.List) {
 			a.log.Warn("The API gives another list now, which is judged at the next pull; enforcing the one that was refused and shown",

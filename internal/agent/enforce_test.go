@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
@@ -37,7 +38,7 @@ func TestRetryIn(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a, _ := logged(t)
-			a.enforcer.wait = newBackoff()
+			a.enforcer.wait = clock.NewBackoff(retryFirst, retryMost)
 			if got := a.retryIn(tt.err); got < tt.least || got > tt.most {
 				t.Errorf("got %v, want from %v to %v", got, tt.least, tt.most)
 			}
@@ -69,7 +70,7 @@ func TestSpread(t *testing.T) {
 // TestBackoffNeverGivesUp goes past the library's own limit, after which it would stop.
 func TestBackoffNeverGivesUp(t *testing.T) {
 	t.Parallel()
-	b := newBackoff()
+	b := clock.NewBackoff(retryFirst, retryMost)
 	for range 10_000 {
 		if d := b.NextBackOff(); d == backoff.Stop || d > 2*retryMost {
 			t.Fatalf("got %v", d)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 )
 
 const (
@@ -37,7 +39,7 @@ func (a *Agent) watchPulse(ctx context.Context) error {
 				a.setCondition(condStuck, nil)
 			}
 			stuck.Reset(stuckAfter)
-			sleep(ctx, pulseEvery)
+			clock.Sleep(ctx, pulseEvery)
 		case <-stuck.C:
 			a.heart.stopped.Store(true)
 			a.setCondition(condStuck, errStuck)

@@ -56,7 +56,7 @@ func TestKernelThatHangs(t *testing.T) {
 		a, _ := logged(t)
 		k := &mute{hangC: make(chan struct{})}
 		a.fw = k
-		a.setStatus(func(s *Status) { s.enforcing, s.pulled = StateActive, a.clock.now() })
+		a.setStatus(func(s *Status) { s.enforcing, s.pulled = StateActive, a.clock.Now() })
 		start := time.Now()
 		ok, reason := a.Health()
 		if ok || reason != "unprotected: "+conditionRow(condSilent).message || time.Since(start) > kernelMost+readEvery {

@@ -8,6 +8,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
@@ -78,7 +79,7 @@ func (a *Agent) keep(ctx context.Context, h *helper) error {
 		}
 		wait := b.NextBackOff()
 		a.log.Debug("A helper is tried again", zap.String("condition", string(h.code)), zap.String("task", h.name), zap.Error(err), zap.Duration("in", wait))
-		if !sleep(ctx, wait) {
+		if !clock.Sleep(ctx, wait) {
 			return nil
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 )
 
 // TestLossesFarApart: a helper that is lost every month is opened again within seconds, however
@@ -20,7 +22,7 @@ func TestLossesFarApart(t *testing.T) {
 		lost := time.Now()
 		h := &helper{code: condHostWatch, run: func(ctx context.Context) error {
 			blind = append(blind, time.Since(lost))
-			sleep(ctx, 30*24*time.Hour)
+			clock.Sleep(ctx, 30*24*time.Hour)
 			lost = time.Now()
 			return errors.New("lost")
 		}}

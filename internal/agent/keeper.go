@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
@@ -31,11 +32,11 @@ type keeper struct {
 	stale  bool         // next is newer than the write under way
 	failed bool         // a write has failed or hung since the newest was written
 	slow   *time.Timer  // of the write under way; nil for none, or if it is late
-	wait   *later
+	wait   *clock.Retry
 }
 
 func newKeeper() *keeper {
-	return &keeper{doneC: make(chan error, 1), wait: newLater(keepAgainFirst, keepAgainMost)}
+	return &keeper{doneC: make(chan error, 1), wait: clock.NewRetry(keepAgainFirst, keepAgainMost)}
 }
 
 // keep has write done, in the place of an earlier one that is not done yet.
@@ -51,7 +52,7 @@ func (k *keeper) keep(write func() error) {
 func (k *keeper) begin() {
 	write := k.next
 	k.busy, k.stale = true, false
-	k.wait.stop()
+	k.wait.Stop()
 	k.slow = time.NewTimer(keepMost)
 	go func() { k.doneC <- panics.Contain(write) }()
 }
@@ -65,10 +66,10 @@ func (k *keeper) done(err error) bool {
 	case k.stale:
 		k.begin()
 	case err != nil:
-		k.wait.again()
+		k.wait.Schedule()
 	default:
 		k.next, k.failed = nil, false
-		k.wait.done()
+		k.wait.Reset()
 	}
 	return k.next == nil
 }
@@ -95,11 +96,11 @@ func (k *keeper) punctual() {
 }
 
 // due is ready when a write that failed is to be tried again.
-func (k *keeper) due() <-chan time.Time { return k.wait.due() }
+func (k *keeper) due() <-chan time.Time { return k.wait.DueC() }
 
 // retry writes the newest once more.
 func (k *keeper) retry() {
-	k.wait.stop()
+	k.wait.Stop()
 	if !k.busy && k.next != nil {
 		k.begin()
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
@@ -42,7 +43,7 @@ func TestKeeperWritesTheNewest(t *testing.T) {
 		for range 20 {
 			began := time.Now()
 			<-k.due()
-			if waited := time.Since(began); waited > 2*keepAgainMost || waited < leastWait {
+			if waited := time.Since(began); waited > 2*keepAgainMost || waited < clock.LeastWait {
 				t.Errorf("it is tried again after %v", waited)
 			}
 			k.retry()

@@ -18,7 +18,7 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 	a, logs := logged(t)
 	a.cfg.DryRun = true
 	a.greet()
-	a.setPulled(pulled{list: listOf("203.0.113.0/24"), at: a.clock.now()})
+	a.setPulled(pulled{list: listOf("203.0.113.0/24"), at: a.clock.Now()})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -384,7 +385,7 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 		}
 		pulls := l.pulls
 		select {
-		case <-l.a.enforcer.retry.due():
+		case <-l.a.enforcer.retry.DueC():
 		case <-time.After(time.Minute):
 			t.Fatalf("%s: the list at hand is not tried again", name)
 		}
@@ -400,7 +401,7 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 		if c, err := l.a.feed.Kept(); err != nil || c.Entries != 5 {
 			t.Errorf("%s: kept: %d entries, %v", name, c.Entries, err)
 		}
-		if l.a.enforcer.retry.due() != nil {
+		if l.a.enforcer.retry.DueC() != nil {
 			t.Errorf("%s: it is tried again although it is in force", name)
 		}
 	}
@@ -413,7 +414,7 @@ func TestTheKeptListIsTriedAgain(t *testing.T) {
 	l.want(false, true, "Blocking 4 IPs")
 	l.refusing = errors.New("no buffer space available")
 	l.restart()
-	if l.a.enforcer.enforced != nil || l.a.enforcer.retry.due() == nil {
+	if l.a.enforcer.enforced != nil || l.a.enforcer.retry.DueC() == nil {
 		t.Fatal("the kernel took it, or it is not tried again")
 	}
 	l.status = http.StatusServiceUnavailable
@@ -513,7 +514,7 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 	if wait := l.a.firstPull(); wait <= 0 || wait > 3*time.Hour {
 		t.Errorf("the first pull waits %v", wait)
 	}
-	pulled := &l.a.enforcer.pulledAt.wall
+	pulled := &l.a.enforcer.pulledAt.Wall
 	*pulled = pulled.Add(24 * time.Hour) // the clock was ahead then, and tells nothing of the list's age
 	if wait := l.a.firstPull(); wait != 0 {
 		t.Errorf("after a pull in the future the first pull waits %v", wait)
@@ -528,7 +529,7 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
-	l.a.enforcer.keeper.wait = newLater(time.Second, time.Second) // the test is in a hurry
+	l.a.enforcer.keeper.wait = clock.NewRetry(time.Second, time.Second) // the test is in a hurry
 	inTheWay := filepath.Join(l.dir, "blacklist.txt")
 	if err := os.MkdirAll(inTheWay, 0o700); err != nil { // stands for a disk that takes nothing
 		t.Fatal(err)

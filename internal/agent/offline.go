@@ -1,6 +1,9 @@
 package agent
 
-import "github.com/sikkerapi/sikkerguard/internal/host"
+import (
+	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+)
 
 // offline remembers that the last pull did not reach the API. The next pull waits out a backoff,
 // unless the host gains something to reach the API by: a route, an address, a resolver.
@@ -27,14 +30,14 @@ func (o *offline) over(now host.Whitelist) bool {
 
 // pullIfNetwork makes a pull due if the last one did not reach the API and the network has come
 // since.
-func (a *Agent) pullIfNetwork(next *alarm) {
+func (a *Agent) pullIfNetwork(next *clock.Alarm) {
 	e := &a.enforcer
 	v, ok := a.surveys.newest()
 	if !ok || e.busy || !e.offline.over(v.white) {
 		return
 	}
 	e.wait.Reset() // the waits before were for another network
-	next.reset(leastWait)
+	next.Reset(clock.LeastWait)
 	a.log.Info("The network has changed; the pull that failed is tried again")
-	a.setStatus(func(s *Status) { s.nextPull = a.clock.after(leastWait) })
+	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(clock.LeastWait) })
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
@@ -17,12 +18,12 @@ import (
 type refused struct {
 	err           *vet.RefusalError // the last refusal; nil if a list was accepted since
 	aside         *vet.RefusalError // the last refusal of a list that may be accepted; nil for none
-	at            moment            // when the list kept aside was pulled
+	at            clock.Moment      // when the list kept aside was pulled
 	shrunk, grown int               // for vet.Options
 }
 
 // add takes a refusal of now into account. It reports whether another list is kept aside now.
-func (r *refused) add(err *vet.RefusalError, now moment) bool {
+func (r *refused) add(err *vet.RefusalError, now clock.Moment) bool {
 	r.err = err
 	switch err.Guard {
 	case vet.GuardShrink:
@@ -35,7 +36,7 @@ func (r *refused) add(err *vet.RefusalError, now moment) bool {
 		return false
 	}
 	r.aside, r.at = err, now
-	err.Aside = asideName(err.List, now.wall)
+	err.Aside = asideName(err.List, now.Wall)
 	return true
 }
 
@@ -49,10 +50,10 @@ func asideName(list blocklist.Blocklist, at time.Time) string {
 func (a *Agent) refuse(err *vet.RefusalError) {
 	r := &a.enforcer.refused
 	a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(err.Guard)) })
-	if !r.add(err, a.clock.now()) || a.cfg.DryRun {
+	if !r.add(err, a.clock.Now()) || a.cfg.DryRun {
 		return
 	}
-	list, at := err.List, a.clock.wallOf(r.at)
+	list, at := err.List, a.clock.WallOf(r.at)
 	what := feed.Refused{Guard: string(err.Guard), Reason: err.Reason, Shrunk: r.shrunk, Grown: r.grown}
 	a.enforcer.asideKeeper.keep(func() error { return a.feed.KeepAside(list, at, what) })
 }
@@ -86,7 +87,7 @@ func (a *Agent) restoreRefused() {
 		List: v.List, Aside: asideName(v.List, c.Pulled),
 	}
 	a.enforcer.refused = refused{
-		err: refusal, aside: refusal, at: moment{wall: c.Pulled}, shrunk: c.Shrunk, grown: c.Grown,
+		err: refusal, aside: refusal, at: clock.Moment{Wall: c.Pulled}, shrunk: c.Shrunk, grown: c.Grown,
 	}
 	a.publishFailures()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/report"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
@@ -29,16 +30,16 @@ const (
 
 // deliver reports what is queued, at every interval until ctx ends.
 func (a *Agent) deliver(ctx context.Context) error {
-	wait := newBackoff()
-	next := newAlarm(a.clock, a.cfg.ReportInterval)
-	defer next.stop()
+	wait := clock.NewBackoff(retryFirst, retryMost)
+	next := clock.NewAlarm(a.clock, a.cfg.ReportInterval)
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-next.tickC():
-			if next.due() {
-				next.reset(a.reportAll(ctx, wait))
+		case <-next.TickC():
+			if next.Due() {
+				next.Reset(a.reportAll(ctx, wait))
 			}
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -27,13 +25,6 @@ const (
 	// host may be without a list.
 	askedMost = time.Hour
 )
-
-// newBackoff is how long to wait from one failure to the next: twice as long each time, half of it chance. It never ends.
-func newBackoff() *backoff.ExponentialBackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval, b.Multiplier = retryFirst, retryMost, 2
-	return b
-}
 
 // retryIn returns how long the next pull waits after a failure of the pull or of the list.
 func (a *Agent) retryIn(err error) time.Duration {
@@ -94,9 +85,9 @@ func (a *Agent) firstPull() time.Duration {
 	if e.enforced == nil || !e.kept || !q.Known || 2*q.Remaining >= q.Limit {
 		return 0
 	}
-	now := a.clock.now().wall
+	now := a.clock.Now().Wall
 	least := spread(q, now)
-	wait := least - now.Sub(e.pulledAt.wall)
+	wait := least - now.Sub(e.pulledAt.Wall)
 	if wait <= 0 || wait > least { // it is time, or one of the clocks is wrong
 		return 0
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 )
 
 // stateDirEvery is how often the state directory is checked while nothing uses it.
@@ -46,7 +48,7 @@ func (a *Agent) useStateDir() error {
 // watchStateDir checks the state directory now and then, until ctx ends. The enforcing task hears of
 // a list that is gone, as when an operator or another program emptied the directory.
 func (a *Agent) watchStateDir(ctx context.Context) error {
-	for sleep(ctx, stateDirEvery) {
+	for clock.Sleep(ctx, stateDirEvery) {
 		if a.useStateDir() == nil && a.feed.Gone() { // else the condition says why
 			offer(a.goneC, struct{}{})
 		}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -61,8 +62,8 @@ type Status struct {
 	LogDropped uint64            `json:"logDropped"` // log lines that their reader did not take
 
 	enforcing    State         // what is enforced, whatever condition holds: starting, active, unprotected or dry-run
-	pulled       moment        // when the list was pulled; zero: none was
-	nextPull     moment        // when the next pull is due; zero: not known
+	pulled       clock.Moment  // when the list was pulled; zero: none was
+	nextPull     clock.Moment  // when the next pull is due; zero: not known
 	age          time.Duration // of the list
 	ageKnown     bool
 	unattributed uint64 // packets that were dropped and never seen, those on their way left out: it never goes back
@@ -229,20 +230,20 @@ func quotaStatus(q sikkerapi.Quota, now time.Time) *QuotaStatus {
 }
 
 // tellTimes fills in the times of pulls and the age of the list, by the clocks as they are now.
-func (s *Status) tellTimes(c clock) {
+func (s *Status) tellTimes(c clock.Clock) {
 	second := func(t time.Time) *time.Time {
 		t = t.UTC().Truncate(time.Second)
 		return &t
 	}
 	s.LastPull, s.NextPull = nil, nil
-	if s.pulled != (moment{}) {
-		s.LastPull = second(c.wallOf(s.pulled))
-		s.age, s.ageKnown = c.age(s.pulled)
+	if s.pulled != (clock.Moment{}) {
+		s.LastPull = second(c.WallOf(s.pulled))
+		s.age, s.ageKnown = c.Age(s.pulled)
 	}
-	if s.nextPull != (moment{}) {
-		now := c.now()
-		next := s.nextPull.wall
-		if byBoot := now.wall.Add(s.nextPull.boot - now.boot); next.Sub(byBoot) > alarmTick { // the wall clock was put back
+	if s.nextPull != (clock.Moment{}) {
+		now := c.Now()
+		next := s.nextPull.Wall
+		if byBoot := now.Wall.Add(s.nextPull.Boot - now.Boot); next.Sub(byBoot) > clock.AlarmTick { // the wall clock was put back
 			next = byBoot
 		}
 		s.NextPull = second(next)

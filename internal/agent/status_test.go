@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -136,17 +137,17 @@ func TestNow(t *testing.T) {
 		source  string
 		blocked int
 	}{
-		{"OK active", Status{enforcing: StateActive, pulled: moment{wall: fresh}, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
-		{"OK kept", Status{enforcing: StateActive, pulled: moment{wall: fresh}, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceKept, 5},
+		{"OK active", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
+		{"OK kept", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceKept, 5},
 		{"OK the operator's list alone", Status{enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceCustom, 5},
-		{"OK stale is degraded and healthy", Status{enforcing: StateActive, pulled: moment{wall: old}, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h", sourceAPI, 5},
-		{"bad table gone between two looks of the watch", Status{enforcing: StateActive, pulled: moment{wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
-		{"bad table gone while degraded", Status{enforcing: StateActive, pulled: moment{wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; " + conditionRow(condRefresh).message + ": 503", sourceNone, 0},
+		{"OK stale is degraded and healthy", Status{enforcing: StateActive, pulled: clock.Moment{Wall: old}, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h", sourceAPI, 5},
+		{"bad table gone between two looks of the watch", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
+		{"bad table gone while degraded", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; " + conditionRow(condRefresh).message + ": 503", sourceNone, 0},
 		{"bad starting", Status{enforcing: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
 		{"bad nothing in force", Status{enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
-		{"OK dry run", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, WouldBlock: 5}, true, nil, StateDryRun, false, "", sourceAPI, 0},
-		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, pulled: moment{wall: fresh}, WouldBlock: 5, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceAPI, 0},
-		{"bad dry run with an old list", Status{enforcing: StateDryRun, pulled: moment{wall: old}, WouldBlock: 5}, true, nil, StateDryRun, false, "the list is 96h", sourceAPI, 0},
+		{"OK dry run", Status{enforcing: StateDryRun, pulled: clock.Moment{Wall: fresh}, WouldBlock: 5}, true, nil, StateDryRun, false, "", sourceAPI, 0},
+		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, pulled: clock.Moment{Wall: fresh}, WouldBlock: 5, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceAPI, 0},
+		{"bad dry run with an old list", Status{enforcing: StateDryRun, pulled: clock.Moment{Wall: old}, WouldBlock: 5}, true, nil, StateDryRun, false, "the list is 96h", sourceAPI, 0},
 		{"bad dry run without a list", Status{enforcing: StateDryRun, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
 	}
 	for _, tt := range tests {
@@ -242,5 +243,49 @@ func TestSeen(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "telnet": 1, "other": 5}, s.hits()); diff != "" {
 		t.Errorf("then (-want +got):\n%s", diff)
+	}
+}
+
+// TestTimesInStatus: a list of this run keeps its age and place in time when the clock is put
+// right, and a kept list of the future has none; the status says so, and stays active.
+func TestTimesInStatus(t *testing.T) {
+	t.Parallel()
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	a, _ := logged(t)
+	a.fw = &kernel{}
+	wall, boot := time.Unix(0, 0), time.Hour
+	a.clock = clock.Clock{Wall: func() time.Time { return wall }, Boot: func() time.Duration { return boot }}
+	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	a.setPulled(pulled{list: blocks("203.0.113.9/32"), at: a.clock.Now()})
+	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(24 * time.Hour) })
+	boot += 2 * time.Hour
+	wall = noon // NTP has come
+	s := a.now()
+	if s.State != StateActive || !s.ageKnown || s.age != 2*time.Hour || !s.LastPull.Equal(noon.Add(-2*time.Hour)) {
+		t.Errorf("of this run: %s, age %v %t, pulled %v", s.State, s.age, s.ageKnown, s.LastPull)
+	}
+	if !s.NextPull.Before(noon) {
+		t.Errorf("next pull at %v; the clock that was set has it due at once", s.NextPull)
+	}
+	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(24 * time.Hour) })
+	wall = noon.Add(-10 * time.Hour)
+	if s := a.now(); !s.NextPull.Equal(noon.Add(14 * time.Hour)) {
+		t.Errorf("next pull at %v with the clock put back, want %v", s.NextPull, noon.Add(14*time.Hour))
+	}
+
+	wall = noon
+	a.setPulled(pulled{list: blocks("203.0.113.9/32"), at: clock.Moment{Wall: noon.AddDate(0, 0, 3)}})
+	a.setStatus(func(s *Status) { s.Kept = true })
+	s = a.now()
+	var held []Code
+	for _, c := range s.Conditions {
+		held = append(held, c.Code)
+	}
+	if diff := cmp.Diff([]Code{condAge}, held); diff != "" || s.State != StateActive || s.ageKnown || s.Source != sourceKept {
+		t.Errorf("kept of the future: %s, %s, age known %t, conditions (-want +got):\n%s", s.State, s.Source, s.ageKnown, diff)
+	}
+	wall = noon.AddDate(0, 0, 4)
+	if s := a.now(); !s.ageKnown || s.age != 24*time.Hour || len(s.Conditions) != 0 {
+		t.Errorf("with the clock put right: age %v %t, %d conditions", s.age, s.ageKnown, len(s.Conditions))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
@@ -111,7 +112,7 @@ func (s *surveyor) repeat(
 		}
 		began := time.Now()
 		look(ctx)
-		if !sleep(ctx, min(max(surveyGap, 10*time.Since(began)), most)) {
+		if !clock.Sleep(ctx, min(max(surveyGap, 10*time.Since(began)), most)) {
 			return nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -202,7 +203,7 @@ func TestUnreachedAPIIsLookedFor(t *testing.T) {
 		{"bad key", sikkerapi.ErrUnauthorized, 0},
 	} {
 		a, _ := logged(t)
-		a.tellUnreported(tt.err, newBackoff())
+		a.tellUnreported(tt.err, clock.NewBackoff(retryFirst, retryMost))
 		if got := len(a.surveys.askC); got != tt.want {
 			t.Errorf("%s: %d surveys are asked for, want %d", tt.name, got, tt.want)
 		}
@@ -305,20 +306,20 @@ func TestNetworkEndsTheBackoff(t *testing.T) {
 	for range 10 {
 		e.wait.NextBackOff()
 	}
-	next := newAlarm(a.clock, time.Hour)
-	defer next.stop()
+	next := clock.NewAlarm(a.clock, time.Hour)
+	defer next.Stop()
 	e.offline.pulled(&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, host.Whitelist{})
 	a.surveys.publish(newSurvey(host.New(host.Options{Root: t.TempDir()}).Discover(t.Context())))
 	a.pullIfNetwork(next)
-	if next.wait > leastWait {
-		t.Errorf("the pull is due in %v", next.wait)
+	if left := next.Left(); left > clock.LeastWait {
+		t.Errorf("the pull is due in %v", left)
 	}
 	if wait := e.wait.NextBackOff(); wait > 2*retryFirst {
 		t.Errorf("the next failure is waited out for %v", wait)
 	}
-	next.reset(time.Hour)
+	next.Reset(time.Hour)
 	a.pullIfNetwork(next)
-	if next.wait != time.Hour {
+	if next.Left() < 59*time.Minute {
 		t.Error("a pull is due although nothing new was found")
 	}
 }

@@ -10,10 +10,26 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
+
+// suspender are the two clocks of a test. Its wall clock goes on with time.Now, and the time since boot
+// with it.
+type suspender struct {
+	set, slept atomic.Int64 // by how much the wall clock was set, and how long the host was suspended, in ns
+	began      time.Time
+}
+
+func (h *suspender) clock() clock.Clock {
+	h.began = time.Now()
+	return clock.Clock{
+		Wall: func() time.Time { return time.Now().Round(0).Add(time.Duration(h.set.Load() + h.slept.Load())) },
+		Boot: func() time.Duration { return time.Hour + time.Since(h.began) + time.Duration(h.slept.Load()) },
+	}
+}
 
 // lister is an API whose list is always the same. It counts pulls.
 type lister struct{ pulls atomic.Int32 }
@@ -29,7 +45,7 @@ func TestPullIsDueAfterSuspend(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := logged(t, "SIKKER_DRY_RUN=true")
-		api, h := &lister{}, &hands{}
+		api, h := &lister{}, &suspender{}
 		a.feed, a.clock = feed.New(feed.Options{API: api, StateDir: t.TempDir()}), h.clock()
 		nothing := func(context.Context) host.Whitelist { return host.Whitelist{} }
 		a.surveys = newSurveyor(nothing, nothing)

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 )
 
@@ -87,7 +88,7 @@ func (a *Agent) tellFailure(wait time.Duration) {
 		a.log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
 	case a.enforcer.enforced == nil:
 		a.log.Error("Not blocking anything yet", zap.Error(err), retry)
-	case a.enforcer.pulledAt == moment{}:
+	case a.enforcer.pulledAt == clock.Moment{}:
 		a.log.Warn(fmt.Sprintf("Blocking the %d IPs of the custom blacklist alone", n), zap.Error(err), retry)
 	default:
 		a.log.Warn(fmt.Sprintf("Refresh failed; still blocking %d IPs", n), zap.Error(err), retry)

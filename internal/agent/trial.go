@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
@@ -52,7 +53,7 @@ func (t trial) unreached(ctx context.Context) host.Checks {
 }
 
 func (t trial) stillFailing(ctx context.Context, checks host.Checks) host.Checks {
-	if len(checks) == 0 || !sleep(ctx, probeAgain) {
+	if len(checks) == 0 || !clock.Sleep(ctx, probeAgain) {
 		return nil
 	}
 	return failedOf(t.ask(ctx, checks), checks)
@@ -95,7 +96,7 @@ func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, erro
 // working returns those of the checks that work now. If none does, they are asked once more.
 func (t trial) working(ctx context.Context, checks host.Checks) host.Checks {
 	work := workedOf(t.ask(ctx, checks), checks)
-	if len(work) == 0 && sleep(ctx, probeAgain) {
+	if len(work) == 0 && clock.Sleep(ctx, probeAgain) {
 		return workedOf(t.ask(ctx, checks), checks)
 	}
 	return work

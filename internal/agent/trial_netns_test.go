@@ -375,7 +375,7 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 	a, _, _ := bench(t)
 	give := func(list, allow blocklist.Blocklist) error {
 		a.surveys.publish(survey{allow: allow})
-		a.enforcer.fresh = &pulled{list: list, at: a.clock.now()}
+		a.enforcer.fresh = &pulled{list: list, at: a.clock.Now()}
 		return a.putInForce(t.Context())
 	}
 	bad := listOf("203.0.113.0/24")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
@@ -61,7 +62,7 @@ func (h *hostile) probe(ctx context.Context, names ...string) host.Checks {
 		gateway.Err = errAway
 	}
 	if gateway.Err != nil || api.Err != nil {
-		sleep(ctx, time.Second)
+		clock.Sleep(ctx, time.Second)
 	}
 	return slices.DeleteFunc(host.Checks{gateway, api}, func(c host.Check) bool { return !slices.Contains(names, c.Name) })
 }

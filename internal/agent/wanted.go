@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 )
 
 // putInForce puts the wanted rules in force. They contain a list that was accepted and is not in
@@ -27,11 +29,11 @@ func (a *Agent) takeApplied(err error) {
 	_, rolledBack := errors.AsType[*RollbackError](err)
 	switch {
 	case err == nil:
-		e.retry.done()
+		e.retry.Reset()
 	case rolledBack:
-		e.retry.in(e.rejected.left() + leastWait)
+		e.retry.In(e.rejected.left() + clock.LeastWait)
 	default:
-		e.retry.again()
+		e.retry.Schedule()
 	}
 }
 
@@ -69,9 +71,9 @@ func (a *Agent) applyWanted(ctx context.Context) error {
 // tryAgain puts the wanted rules in force after a failure, without a pull.
 func (a *Agent) tryAgain(ctx context.Context) {
 	e := &a.enforcer
-	e.retry.stop()
+	e.retry.Stop()
 	if err := a.putInForce(ctx); err != nil && ctx.Err() == nil {
-		a.tellFailure(e.retry.left())
+		a.tellFailure(e.retry.Left())
 	}
 	a.publish()
 }
@@ -94,7 +96,7 @@ func (a *Agent) keepList() {
 		return
 	}
 	e.baseline = e.pulled.Len()
-	a.feed.InForce(e.baseline, a.clock.now().wall)
+	a.feed.InForce(e.baseline, a.clock.Now().Wall)
 	if a.cfg.DryRun {
 		return
 	}
@@ -104,7 +106,7 @@ func (a *Agent) keepList() {
 // write has the list in force written to the disk.
 func (a *Agent) write() {
 	e := &a.enforcer
-	list, at := e.pulled, a.clock.wallOf(e.pulledAt)
+	list, at := e.pulled, a.clock.WallOf(e.pulledAt)
 	e.keeper.keep(func() error { return a.feed.Keep(list, at) })
 }
 
@@ -112,7 +114,7 @@ func (a *Agent) write() {
 // none to write before the first pull and in a dry run, and one that is not written yet will be.
 func (a *Agent) keepGone() {
 	e := &a.enforcer
-	if a.cfg.DryRun || e.pulledAt == (moment{}) || e.keeper.next != nil {
+	if a.cfg.DryRun || e.pulledAt == (clock.Moment{}) || e.keeper.next != nil {
 		return
 	}
 	a.log.Warn("The kept list was removed from SIKKER_STATE_DIR; it is written again")
