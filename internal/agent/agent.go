@@ -16,6 +16,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/coalesce"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
@@ -94,9 +95,9 @@ type Agent struct {
 
 	seen      seen
 	answerers answerers
-	glance    *shared[error]            // whether the kernel has the rules
-	counting  *shared[ruleset.Counters] // dropped since the start
-	reading   *shared[Status]           // for the health endpoint
+	glance    *coalesce.Reader[error]            // whether the kernel has the rules
+	counting  *coalesce.Reader[ruleset.Counters] // dropped since the start
+	reading   *coalesce.Reader[Status]           // for the health endpoint
 	heart     heart
 	applied   prometheus.Histogram
 }
@@ -154,8 +155,8 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if cfg.CustomBlacklist != "" {
 		a.custom = newCustomReader(a.feed.Custom)
 	}
-	a.glance, a.reading = newShared(readEvery, a.look), newShared(readEvery, a.Status)
-	a.counting = newShared(0, func() ruleset.Counters {
+	a.glance, a.reading = coalesce.New(readEvery, a.look), coalesce.New(readEvery, a.Status)
+	a.counting = coalesce.New(0, func() ruleset.Counters {
 		n, _ := a.dropped()
 		return n
 	})

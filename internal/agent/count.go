@@ -80,7 +80,7 @@ func (a *Agent) dropped() (ruleset.Counters, error) {
 // droppedSoon is dropped for who must not wait for a kernel that hangs: then it returns what was dropped when the kernel
 // answered last, as it does when the kernel answers with an error.
 func (a *Agent) droppedSoon() ruleset.Counters {
-	if since, ok := a.counting.within(kernelMost); ok {
+	if since, ok := a.counting.Within(kernelMost); ok {
 		return since
 	}
 	a.drops.mu.Lock()

@@ -45,7 +45,7 @@ type CustomStatus struct {
 
 // restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
 func (a *Agent) restoreOwn() {
-	c, err := within(keepMost, "reading of the kept custom blacklist", a.feed.KeptCustom)
+	c, err := readDisk(keepMost, "reading of the kept custom blacklist", a.feed.KeptCustom)
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):
 		return

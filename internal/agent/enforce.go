@@ -278,7 +278,7 @@ var errNotPulled = errors.New("the first pull of this run is under way")
 
 // restorePulled takes the API's list as the last run had it, and reports whether there is one.
 func (a *Agent) restorePulled() bool {
-	c, err := within(keepMost, "reading of the kept list", a.feed.Kept)
+	c, err := readDisk(keepMost, "reading of the kept list", a.feed.Kept)
 	var damaged *feed.DamagedError
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):

@@ -150,7 +150,7 @@ func TestPanicOfAList(t *testing.T) {
 	if k.done(<-k.doneC) || k.due() == nil {
 		t.Errorf("a write that panics is not tried again")
 	}
-	if _, err := within(time.Minute, "reading", func() (int, error) { panic("no such file") }); err == nil {
+	if _, err := readDisk(time.Minute, "reading", func() (int, error) { panic("no such file") }); err == nil {
 		t.Error("a reading that panics succeeds")
 	}
 }

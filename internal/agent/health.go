@@ -34,7 +34,7 @@ const ageUnknown = "unknown"
 func (a *Agent) now() Status {
 	s := *a.status.Load()
 	if s.State == StateActive || s.State == StateDegraded {
-		switch err, answered := a.glance.within(kernelMost); {
+		switch err, answered := a.glance.Within(kernelMost); {
 		case !answered:
 			s.Conditions = withCondition(s.Conditions, conditionRow(condSilent), "", true)
 		case err != nil:
@@ -123,7 +123,7 @@ func (a *Agent) health() (ok bool, text string) {
 func (a *Agent) StatusJSON() any {
 	var s Status
 	err := panics.Contain(func() error {
-		s = a.reading.get()
+		s = a.reading.Get()
 		return nil
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/sikkerapi/sikkerguard/internal/coalesce"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
@@ -116,12 +117,12 @@ type gathered struct {
 // gatherer reads the metrics once for all who ask at the same time.
 func (a *Agent) gatherer() prometheus.Gatherer {
 	registry := a.registry()
-	all := newShared(readEvery, func() (g gathered) {
+	all := coalesce.New(readEvery, func() (g gathered) {
 		g.families, g.err = registry.Gather()
 		return g
 	})
 	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
-		g := all.get()
+		g := all.Get()
 		return slices.Clone(g.families), g.err // who gets them may leave some out
 	})
 }

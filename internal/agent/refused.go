@@ -70,7 +70,7 @@ func (a *Agent) unrefuse() {
 
 // restoreRefused reads the list that the run before kept aside.
 func (a *Agent) restoreRefused() {
-	c, err := within(keepAsideMost, "reading of the refused list", a.feed.Aside)
+	c, err := readDisk(keepAsideMost, "reading of the refused list", a.feed.Aside)
 	if errors.Is(err, feed.ErrNoCopy) {
 		return
 	}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/bounded"
 )
 
 // ending is how long a task may take to end, and recordEnding the one that records: an attack leaves it tens of thousands of
@@ -15,46 +15,23 @@ const ending, recordEnding = 6 * time.Second, 20 * time.Second
 // errHangs is a task that did not end in its time.
 var errHangs = errors.New("it hangs, and what was not written is lost if the process ends")
 
-// waitFor waits for what a task is to have done, but not for one that hangs on a disk: what that had to do is told as not
-// done.
+// waitFor calls wait and returns its error, or errHangs if wait does not return within most. The goroutine that runs wait is
+// then abandoned; it ends with the process.
 func (a *Agent) waitFor(what string, most time.Duration, wait func() error) error {
-	doneC := make(chan error, 1)
-	go func() { doneC <- panics.Contain(wait) }() // what hangs ends with the process
-	timer := time.NewTimer(most)
-	defer timer.Stop()
-	select {
-	case err := <-doneC:
-		return err
-	case <-timer.C:
+	_, err := bounded.Call(most, func() (struct{}, error) { return struct{}{}, wait() })
+	if errors.Is(err, bounded.ErrHangs) {
 		return fmt.Errorf("wait for the %s: %w", what, errHangs)
 	}
+	return err
 }
 
-// within returns what get returns, or an error if that takes longer than most. A get that hangs, as on a disk, ends with
-// the process.
-func within[T any](most time.Duration, what string, get func() (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
+// readDisk returns the results of read, which reads the state directory, or an error if that takes longer than most.
+func readDisk[T any](most time.Duration, what string, read func() (T, error)) (T, error) {
+	v, err := bounded.Call(most, read)
+	if errors.Is(err, bounded.ErrHangs) {
+		err = fmt.Errorf("the %s takes longer than %v: look at the disk of SIKKER_STATE_DIR", what, most)
 	}
-	doneC := make(chan result, 1)
-	go func() {
-		var r result
-		r.err = panics.Contain(func() (err error) {
-			r.value, err = get()
-			return err
-		})
-		doneC <- r
-	}()
-	timer := time.NewTimer(most)
-	defer timer.Stop()
-	select {
-	case r := <-doneC:
-		return r.value, r.err
-	case <-timer.C:
-		var none T
-		return none, fmt.Errorf("the %s takes longer than %v: look at the disk of SIKKER_STATE_DIR", what, most)
-	}
+	return v, err
 }
 
 // pending is what is to be waited for, and for how long at most.

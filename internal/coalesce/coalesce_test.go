@@ -1,4 +1,4 @@
-package agent
+package coalesce
 
 import (
 	"sync"
@@ -14,14 +14,14 @@ func TestShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		reads := 0 // one reading at a time: the race detector sees it otherwise
-		s := newShared(100*time.Millisecond, func() time.Time {
+		s := New(100*time.Millisecond, func() time.Time {
 			reads++
 			began := time.Now()
 			time.Sleep(10 * time.Millisecond)
 			return began
 		})
 		ask := func() {
-			if asked, got := time.Now(), s.get(); got.Before(asked) {
+			if asked, got := time.Now(), s.Get(); got.Before(asked) {
 				t.Errorf("asked at %v, answered with what was so at %v", asked, got)
 			}
 		}
@@ -63,14 +63,14 @@ func TestSharedThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hangC := make(chan struct{})
 		var waiting atomic.Int32
-		s := newShared(100*time.Millisecond, func() int {
+		s := New(100*time.Millisecond, func() int {
 			waiting.Add(1)
 			<-hangC
 			return 7
 		})
 		for range 100 {
 			start := time.Now()
-			if _, ok := s.within(2 * time.Second); ok || time.Since(start) != 2*time.Second {
+			if _, ok := s.Within(2 * time.Second); ok || time.Since(start) != 2*time.Second {
 				t.Fatalf("answered %v after %v", ok, time.Since(start))
 			}
 		}
@@ -78,7 +78,7 @@ func TestSharedThatHangs(t *testing.T) {
 			t.Errorf("%d readings are under way", n)
 		}
 		close(hangC)
-		if v, ok := s.within(2 * time.Second); !ok || v != 7 {
+		if v, ok := s.Within(2 * time.Second); !ok || v != 7 {
 			t.Errorf("afterwards %v, %v", v, ok)
 		}
 	})
