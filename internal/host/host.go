@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -22,7 +21,7 @@ type Options struct {
 	Allow    []netip.Prefix                   // the operator's entries
 	APIURL   *url.URL                         // nil: there is no API to stay reachable
 	Root     string                           // directory that the paths of files start from; empty: "/"
-	Resolver Resolver                         // nil: the system's
+	Resolver Resolver                         // nil: one that asks the system's nameservers
 	Proxy    func(*url.URL) (*url.URL, error) // the proxy for a URL, nil for none; nil: as the environment says
 }
 
@@ -42,6 +41,7 @@ type Host struct {
 	problems, unnamed []error               // of the last look at the kernel and the files, and of the last at the names
 	composed          uint64                // how many whitelists were
 	alone             error                 // the last ErrContained of Surroundings
+	turn              int                   // of the nameservers, in newestServer
 }
 
 // New makes a host. Nothing is read yet.
@@ -49,14 +49,15 @@ func New(o Options) *Host {
 	if o.Root == "" {
 		o.Root = "/"
 	}
-	if o.Resolver == nil {
-		o.Resolver = &net.Resolver{}
-	}
 	if o.Proxy == nil {
 		o.Proxy = func(u *url.URL) (*url.URL, error) { return http.ProxyFromEnvironment(&http.Request{URL: u}) }
 	}
 	f := files{root: o.Root, most: readMost, busy: make(chan struct{}, 1)}
-	return &Host{o: o, read: readKernel, files: f, last: map[kind][]netip.Addr{}, now: map[kind][]netip.Addr{}}
+	h := &Host{o: o, read: readKernel, files: f, last: map[kind][]netip.Addr{}, now: map[kind][]netip.Addr{}}
+	if o.Resolver == nil {
+		h.o.Resolver = h.resolver()
+	}
+	return h
 }
 
 // Discover looks at everything: Local and then Names.

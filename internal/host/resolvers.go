@@ -37,8 +37,9 @@ var (
 // conf is what the files say about the resolvers.
 type conf struct {
 	addrs   []netip.Addr
-	problem error // the resolvers behind systemd-resolved are not known
-	err     error // the host's own cannot be read
+	named   []netip.Addr // those of addrs that resolv.conf names
+	problem error        // the resolvers behind systemd-resolved are not known
+	err     error        // the host's own cannot be read
 }
 
 // equal reports whether both say the same.
@@ -95,12 +96,12 @@ func (f *files) resolvers() conf {
 	case errors.Is(err, fs.ErrNotExist):
 		return conf{} // then libraries ask loopback (resolv.conf(5))
 	case err != nil:
-		return conf{addrs: addrs, err: fmt.Errorf("read the resolvers: %w; name them in SIKKER_WHITELIST until that works", err)}
+		return conf{addrs: addrs, named: addrs, err: fmt.Errorf("read the resolvers: %w; name them in SIKKER_WHITELIST until that works", err)}
 	case !slices.ContainsFunc(addrs, isStub):
-		return conf{addrs: addrs}
+		return conf{addrs: addrs, named: addrs}
 	}
 	behind, err := f.nameservers(stubConf)
-	c := conf{addrs: append(addrs, behind...)}
+	c := conf{addrs: slices.Concat(addrs, behind), named: addrs}
 	if err != nil {
 		c.problem = fmt.Errorf("read the resolvers behind systemd-resolved: %w; "+
 			"in a container mount that directory read-only, or name them in SIKKER_WHITELIST", err)
