@@ -6,15 +6,16 @@ import (
 	"fmt"
 )
 
-// Counters are packets and bytes dropped since the database was made, and what the kernel's own counters showed then.
+// Counters are the packets and bytes dropped since the database was made, and the kernel counters
+// they were computed from.
 type Counters struct {
 	Packets4, Bytes4, Packets6, Bytes6 uint64
-	Raw                                [4]uint64 // the kernel's figures, in the same order
-	Running                            bool      // whoever counts has not ended yet, or was killed
-	Inexact                            bool      // something was dropped that is not counted
+	Raw                                [4]uint64 // kernel counters, in the same order
+	Running                            bool      // the counting process has not ended yet, or was killed
+	Inexact                            bool      // some drops were not counted
 }
 
-// fields are the names and places of the figures.
+// fields returns the names of the figures in the table totals and pointers to them.
 func (c *Counters) fields() map[string]*uint64 {
 	return map[string]*uint64{
 		"packets4": &c.Packets4, "bytes4": &c.Bytes4, "packets6": &c.Packets6, "bytes6": &c.Bytes6,
@@ -26,7 +27,7 @@ func (c *Counters) flags() map[string]*bool {
 	return map[string]*bool{"running": &c.Running, "inexact": &c.Inexact}
 }
 
-// Counters are what Add kept last.
+// Counters returns the counters that Add stored last, or zero if there are none.
 func (s *Store) Counters(ctx context.Context) (Counters, error) {
 	var (
 		c     Counters
@@ -46,13 +47,13 @@ func (s *Store) Counters(ctx context.Context) (Counters, error) {
 	return c, nil
 }
 
-// setCounters keeps c.
+// setCounters stores c.
 func setCounters(ctx context.Context, tx *sql.Tx, c Counters) error {
 	put, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO totals VALUES (?, ?)")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = put.Close() }() // the transaction tells
+	defer func() { _ = put.Close() }() // an error shows in the transaction
 	for name, n := range c.fields() {
 		if _, err := put.ExecContext(ctx, name, int64(*n)); err != nil {
 			return err

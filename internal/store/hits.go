@@ -9,26 +9,27 @@ import (
 )
 
 const (
-	// keepHits is how long hits are kept.
+	// keepHits is the age at which hits are deleted.
 	keepHits = 30 * 24 * time.Hour
-	// maxHourly is how many rows of hits an hour may have, and maxHits all hours together, some 200 MB. A listed network
-	// that knocks on every port could otherwise fill the disk.
+	// maxHourly is the limit of hit rows per hour. maxHits is the limit of hit rows in total, some
+	// 200 MB. Without them, a listed network that probes every port could fill the disk.
 	maxHourly, maxHits = 100_000, 3_000_000
-	// confirmAfter and confirmWithin are how long after the previous call of Prune another one
-	// confirms the clock, and pruneHours is how many hours with hits one call deletes for their age.
+	// If Prune is called between confirmAfter and confirmWithin after its previous call, the two
+	// readings of the clock confirm each other. pruneHours is the number of hours with hits that
+	// one call deletes because of their age.
 	confirmAfter, confirmWithin, pruneHours = 30 * time.Minute, 3 * time.Hour, 2
 )
 
-// Record is what was seen in a while.
+// Record is the hits and counters of one period.
 type Record struct {
 	From, To time.Time
 	Hits     []Hit
-	Report   bool      // the hits are to be reported, but for the silent ones
-	Counters *Counters // nil leaves them as they are
+	Report   bool      // put the hits into the report queue, except the silent ones
+	Counters *Counters // nil leaves the stored counters unchanged
 }
 
-// Add records hits and counters, and puts the hits into the report queue if they are to be reported, in one transaction: all
-// or nothing.
+// Add records the hits and counters of r and, if r.Report is set, puts the hits into the report
+// queue. It does so in one transaction: all or nothing.
 func (s *Store) Add(ctx context.Context, r Record) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
 		if r.Counters != nil {
@@ -39,13 +40,13 @@ func (s *Store) Add(ctx context.Context, r Record) error {
 		if len(r.Hits) == 0 {
 			return nil
 		}
-		if err := s.keep(ctx, tx, hour(r.To), r.Hits); err != nil || !r.Report {
+		if err := s.addHits(ctx, tx, hour(r.To), r.Hits); err != nil || !r.Report {
 			return err
 		}
 		if err := enqueue(ctx, tx, fold(r.Hits, r.From, r.To)); err != nil {
 			return err
 		}
-		return bound(ctx, tx, s.most)
+		return limitQueue(ctx, tx, s.maxQueue)
 	})
 	if err != nil {
 		return fmt.Errorf("record hits: %w", err)
@@ -53,8 +54,9 @@ func (s *Store) Add(ctx context.Context, r Record) error {
 	return nil
 }
 
-// keep adds hits to those of an hour. When the hour is full, the packets of what is not in it yet are counted and no more.
-func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) error {
+// addHits adds hits to those of an hour. If the hour is full, the packets of sources and ports
+// without a row are only counted, in the total "unkept".
+func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) error {
 	var n int
 	if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM hits WHERE hour = ?", hour).Scan(&n); err != nil {
 		return err
@@ -64,20 +66,21 @@ func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) er
 	if err != nil {
 		return err
 	}
-	defer func() { _ = update.Close() }() // the transaction tells
-	insert, err := tx.PrepareContext(ctx, "INSERT INTO hits (packets, hour, source, protocol, port) VALUES (?, ?, ?, ?, ?)")
+	defer func() { _ = update.Close() }() // an error shows in the transaction
+	insert, err := tx.PrepareContext(ctx,
+		"INSERT INTO hits (packets, hour, source, protocol, port) VALUES (?, ?, ?, ?, ?)")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = insert.Close() }() // the transaction tells
+	defer func() { _ = insert.Close() }() // an error shows in the transaction
 	unkept := 0
-	uncancelled := context.WithoutCancel(ctx) // the driver begins a goroutine for each statement that can be cancelled
+	uncancelled := context.WithoutCancel(ctx) // the driver starts a goroutine for each statement that can be cancelled
 	for _, h := range hits {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if h.Held {
-			continue // it is among those of an hour already
+			continue // its hour has it already
 		}
 		values := []any{h.Packets, hour, h.Source.AsSlice(), h.Protocol, h.Port}
 		res, err := update.ExecContext(uncancelled, values...)
@@ -88,7 +91,7 @@ func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) er
 		case err != nil:
 			return err
 		case known > 0:
-		case n >= s.hourly:
+		case n >= s.maxHourly:
 			unkept += int(h.Packets)
 		default:
 			if _, err := insert.ExecContext(uncancelled, values...); err != nil {
@@ -100,14 +103,14 @@ func (s *Store) keep(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) er
 	return count(ctx, tx, "unkept", unkept)
 }
 
-// Prune deletes hits that are older than 30 days, and then the oldest while there are too many. It
-// is called every hour.
+// Prune deletes hits older than 30 days. If more than maxHits rows remain, it deletes the oldest
+// hours until they fit. It is called every hour.
 //
-// The clock may be wrong, and what is deleted is gone. So the age counts only if the previous call
-// saw a time shortly before now, half an hour at least, and then two hours with hits go at most: a
-// clock that jumps ahead deletes nothing at once and little until it is put right, however often
-// the agent is started meanwhile. Hits that lie more than 30 days ahead,
-// which such a clock leaves, go in the same way.
+// The clock may be wrong, and a deletion cannot be undone. So the age counts only if the previous
+// call read a time between half an hour and three hours before now, and one call deletes at most
+// two hours with hits. If the clock jumps ahead, nothing is deleted at once, and little until the
+// clock is corrected, however often the agent restarts meanwhile. Hits more than 30 days in the
+// future, which such a clock leaves behind, are deleted in the same way.
 func (s *Store) Prune(ctx context.Context, now time.Time) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
 		var before int64
@@ -117,17 +120,17 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 		}
 		since := now.Sub(time.Unix(before, 0))
 		if since >= 0 && since < confirmAfter {
-			return thin(ctx, tx) // the agent was started again: that is no other reading
+			return deleteExcess(ctx, tx) // the agent was restarted: this is not a second reading of the clock
 		}
 		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO totals VALUES ('pruned', ?)", now.Unix()); err != nil {
 			return err
 		}
 		if since >= 0 && since <= confirmWithin {
-			if err := expire(ctx, tx, now); err != nil {
+			if err := deleteExpired(ctx, tx, now); err != nil {
 				return err
 			}
 		}
-		return thin(ctx, tx)
+		return deleteExcess(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("prune hits: %w", err)
@@ -135,21 +138,22 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// expire deletes the oldest hours that are too old or too far ahead.
-func expire(ctx context.Context, tx *sql.Tx, now time.Time) error {
+// deleteExpired deletes the oldest hours that are too old or too far in the future.
+func deleteExpired(ctx context.Context, tx *sql.Tx, now time.Time) error {
 	for _, query := range []string{
 		"DELETE FROM hits WHERE hour IN (SELECT DISTINCT hour FROM hits WHERE hour < ?1 ORDER BY hour LIMIT ?3)",
 		"DELETE FROM hits WHERE hour IN (SELECT DISTINCT hour FROM hits WHERE hour > ?2 ORDER BY hour LIMIT ?3)",
 	} {
-		if _, err := tx.ExecContext(ctx, query, hour(now.Add(-keepHits)), hour(now.Add(keepHits)), pruneHours); err != nil {
+		_, err := tx.ExecContext(ctx, query, hour(now.Add(-keepHits)), hour(now.Add(keepHits)), pruneHours)
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// thin deletes the oldest hours while there are too many hits.
-func thin(ctx context.Context, tx *sql.Tx) error {
+// deleteExcess deletes the oldest hours until at most maxHits rows remain.
+func deleteExcess(ctx context.Context, tx *sql.Tx) error {
 	for {
 		var n int
 		if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM hits").Scan(&n); err != nil || n <= maxHits {
@@ -161,5 +165,5 @@ func thin(ctx context.Context, tx *sql.Tx) error {
 	}
 }
 
-// hour is the hour that a time is in, counted from 1970 UTC.
+// hour returns the hours from 1970 UTC to t.
 func hour(t time.Time) int64 { return t.Unix() / 3600 }

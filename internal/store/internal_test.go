@@ -12,13 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestFullQueue holds a small queue to its bound: first by merging the oldest rows of a source, then by dropping the
-// smallest.
+// TestFullQueue checks that a full queue merges the oldest rows of a source and then drops the
+// smallest rows.
 func TestFullQueue(t *testing.T) {
 	t.Parallel()
 	s := New(Options{Dir: t.TempDir()})
 	t.Cleanup(func() { _ = s.Close() })
-	s.most = 100
+	s.maxQueue = 100
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	add := func(at time.Time, n int, net, packets byte, services ...string) {
 		t.Helper()
@@ -26,19 +26,20 @@ func TestFullQueue(t *testing.T) {
 		for i := range n {
 			for _, service := range services {
 				hits = append(hits, Hit{
-					Source: netip.AddrFrom4([4]byte{net, 0, 0, byte(i)}), Protocol: 6, Port: 22, Service: service, Packets: uint64(packets),
+					Source: netip.AddrFrom4([4]byte{net, 0, 0, byte(i)}), Protocol: 6, Port: 22, Service: service,
+					Packets: uint64(packets),
 				})
 			}
 		}
 		if err := s.Add(t.Context(), Record{From: at, To: at, Hits: hits, Report: true}); err != nil {
 			t.Fatal(err)
 		}
-		if queued, err := s.Queued(t.Context()); err != nil || queued > s.most {
-			t.Errorf("%d rows queued, %v; want at most %d", queued, err, s.most)
+		if queued, err := s.Queued(t.Context()); err != nil || queued > s.maxQueue {
+			t.Errorf("%d rows queued, %v; want at most %d", queued, err, s.maxQueue)
 		}
 	}
 	add(noon, 20, 5, 2, "ssh", "http")        // 40 rows
-	add(noon.Add(time.Hour), 70, 6, 1, "ssh") // 110: ten pairs of the first are merged
+	add(noon.Add(time.Hour), 70, 6, 1, "ssh") // 110: ten pairs of the first call are merged
 	totals, err := s.Totals(t.Context())
 	if err != nil || totals.Merged != 10 || totals.Dropped != 0 {
 		t.Errorf("totals after merging: %+v, %v", totals, err)
@@ -53,17 +54,18 @@ func TestFullQueue(t *testing.T) {
 	}
 }
 
-// TestHits keeps hits by hour: an hour is bounded and what is not in it counted, and old hours are pruned.
+// TestHits checks that hits are stored by hour, that hits of a full hour are counted, and that old
+// hours are deleted.
 func TestHits(t *testing.T) {
 	t.Parallel()
 	s := New(Options{Dir: t.TempDir()})
 	t.Cleanup(func() { _ = s.Close() })
-	s.hourly = 3
+	s.maxHourly = 3
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	hit := func(port uint16) Hit {
 		return Hit{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: port, Packets: 2}
 	}
-	check := func(what string, want map[int64]uint64, unkept uint64) {
+	check := func(name string, want map[int64]uint64, unkept uint64) {
 		t.Helper()
 		got := map[int64]uint64{}
 		err := s.transact(t.Context(), func(tx *sql.Tx) error {
@@ -86,10 +88,10 @@ func TestHits(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s: packets by hour (-want +got):\n%s", what, diff)
+			t.Errorf("%s: packets by hour (-want +got):\n%s", name, diff)
 		}
 		if totals, err := s.Totals(t.Context()); err != nil || totals.Unkept != unkept {
-			t.Errorf("%s: %d packets not kept, %v; want %d", what, totals.Unkept, err, unkept)
+			t.Errorf("%s: %d packets not kept, %v; want %d", name, totals.Unkept, err, unkept)
 		}
 	}
 	add := func(at time.Time, hits ...Hit) {
@@ -104,7 +106,7 @@ func TestHits(t *testing.T) {
 	check("a full hour", map[int64]uint64{h: 8}, 4)
 	add(noon.Add(time.Hour), hit(5))
 	held := hit(5)
-	held.Held = true // is there already
+	held.Held = true // has a row already
 	add(noon.Add(time.Hour), held)
 	check("the next hour", map[int64]uint64{h: 8, h + 1: 2}, 4)
 	if err := s.Prune(t.Context(), noon.Add(keepHits)); err != nil {
@@ -117,8 +119,8 @@ func TestHits(t *testing.T) {
 	check("an hour after that", map[int64]uint64{h + 1: 2}, 4)
 }
 
-// TestPruneClockAhead has a clock that is years ahead: its first reading deletes nothing, and each hour until it is put right
-// two hours of hits at most.
+// TestPruneClockAhead checks that a clock that is years ahead deletes nothing at its first reading,
+// and at most two hours of hits per hour until it is corrected.
 func TestPruneClockAhead(t *testing.T) {
 	t.Parallel()
 	s := New(Options{Dir: t.TempDir()})
@@ -162,7 +164,7 @@ func TestPruneClockAhead(t *testing.T) {
 	if prune(ahead.Add(2 * time.Hour)); left() < hours-4 {
 		t.Errorf("two hours ahead left %d of %d hours", left(), hours)
 	}
-	prune(time.Unix(0, 0)) // put back too far: all hits are ahead of it
+	prune(time.Unix(0, 0)) // corrected too far: all hits are in its future
 	if prune(noon.Add(3 * time.Hour)); left() < hours-4 {
 		t.Errorf("put right left %d of %d hours", left(), hours)
 	}
@@ -173,7 +175,8 @@ func TestPruneClockAhead(t *testing.T) {
 	}
 }
 
-// TestPruneAheadRows: hits that a clock far ahead left go when it was put right.
+// TestPruneAheadRows checks that hits left behind by a clock far ahead are deleted after it was
+// corrected.
 func TestPruneAheadRows(t *testing.T) {
 	t.Parallel()
 	s := New(Options{Dir: t.TempDir()})
@@ -199,7 +202,8 @@ func TestPruneAheadRows(t *testing.T) {
 	}
 }
 
-// TestDamagedWhileOpen spoils the file under an open store: what finds out sets it aside, and the next begins a new one.
+// TestDamagedWhileOpen damages the file of an open store. The method that finds the damage sets the
+// file aside, and the next one makes a new database.
 func TestDamagedWhileOpen(t *testing.T) {
 	t.Parallel()
 	var damaged *DamagedError
@@ -208,10 +212,12 @@ func TestDamagedWhileOpen(t *testing.T) {
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	var hits []Hit
 	for i := range 5000 {
-		hits = append(hits, Hit{Source: netip.AddrFrom4([4]byte{6, 0, byte(i >> 8), byte(i)}), Protocol: 6, Port: 22, Packets: 1})
+		hits = append(hits, Hit{
+			Source: netip.AddrFrom4([4]byte{6, 0, byte(i >> 8), byte(i)}), Protocol: 6, Port: 22, Packets: 1,
+		})
 	}
 	err := s.transact(t.Context(), func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(t.Context(), "PRAGMA cache_size = 10") // pages: the rest is read from the file
+		_, err := tx.ExecContext(t.Context(), "PRAGMA cache_size = 10") // pages: all others are read from the file
 		return err
 	})
 	if err = errors.Join(err, s.Add(t.Context(), Record{From: noon, To: noon, Hits: hits, Report: true})); err != nil {
@@ -233,12 +239,12 @@ func TestDamagedWhileOpen(t *testing.T) {
 	}
 }
 
-// TestDamageIsToldOnce: two uses that find the same damage set the file aside once. The second error
-// may come when a new database is in use, which holds hits and is not damaged.
-func TestDamageIsToldOnce(t *testing.T) {
+// TestDamageIsReportedOnce checks that the file is set aside once if two uses find the same damage.
+// The second error may come after the new database has hits.
+func TestDamageIsReportedOnce(t *testing.T) {
 	t.Parallel()
-	told := 0
-	s := New(Options{Dir: t.TempDir(), Damaged: func(*DamagedError) { told++ }})
+	reports := 0
+	s := New(Options{Dir: t.TempDir(), Damaged: func(*DamagedError) { reports++ }})
 	t.Cleanup(func() { _ = s.Close() })
 	old, err := s.handle(t.Context())
 	if err != nil {
@@ -247,27 +253,30 @@ func TestDamageIsToldOnce(t *testing.T) {
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	hits := []Hit{{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: 22, Packets: 1}}
 	for range 2 {
-		if err := s.failed(old, errCheck); !errors.Is(err, errCheck) {
-			t.Errorf("the damage is told as %v", err)
+		if err := s.checkDamage(old, errCheck); !errors.Is(err, errCheck) {
+			t.Errorf("the damage is reported as %v", err)
 		}
 		if err := s.Add(t.Context(), Record{From: noon, To: noon, Hits: hits, Report: true}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if batch, err := s.Batch(t.Context(), 10); err != nil || len(batch) != 1 || batch[0].Packets != 2 || told != 1 {
-		t.Errorf("queued %v, %v; set aside %d times, want both hits and once", batch, err, told)
+	if batch, err := s.Batch(t.Context(), 10); err != nil || len(batch) != 1 || batch[0].Packets != 2 || reports != 1 {
+		t.Errorf("queued %v, %v; set aside %d times, want both hits and once", batch, err, reports)
 	}
 }
 
-// TestRemovedWhileOpen: after another program removed the files, what is added is in new ones, where
-// the next process finds it.
+// TestRemovedWhileOpen checks that after another program removed the files, hits are added to new
+// files, in which the next process finds them.
 func TestRemovedWhileOpen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := New(Options{Dir: dir})
 	t.Cleanup(func() { _ = s.Close() })
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	r := Record{From: noon, To: noon, Report: true, Hits: []Hit{{Source: netip.MustParseAddr("6.0.0.1"), Protocol: 6, Port: 22, Service: "ssh", Packets: 1}}}
+	r := Record{
+		From: noon, To: noon, Report: true,
+		Hits: []Hit{{Source: netip.MustParseAddr("6.0.0.1"), Protocol: 6, Port: 22, Service: "ssh", Packets: 1}},
+	}
 	if err := s.Add(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}

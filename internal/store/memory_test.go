@@ -13,11 +13,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// foldEnv makes the test binary a process that folds two million hits into the store of the named directory.
+// foldEnv names a directory. If it is set, the test binary adds two million hits to the store in
+// that directory and exits.
 const foldEnv = "SIKKERGUARD_TEST_FOLD"
 
-// TestTwoMillionHits folds two million hits of 50,000 sources into the store, in a process of its own, whose resident
-// memory stays below 100 MB all the while. The race detector takes several times that, so this runs without.
+// TestTwoMillionHits adds two million hits of 50,000 sources to the store in a separate process,
+// whose resident memory stays below 100 MB. The race detector needs several times that, so this
+// test is built without it.
 func TestTwoMillionHits(t *testing.T) {
 	if dir := os.Getenv(foldEnv); dir != "" {
 		fold(t, open(t, dir))
@@ -34,7 +36,8 @@ func TestTwoMillionHits(t *testing.T) {
 	if peak := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss; peak > limit {
 		t.Errorf("the peak of resident memory is %d KiB, more than %d", peak, limit)
 	} else {
-		t.Logf("the peak of resident memory is %d KiB, %v of CPU", peak, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+		t.Logf("the peak of resident memory is %d KiB, %v of CPU", peak,
+			cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 	}
 	batch, err := open(t, dir).Batch(t.Context(), 2*foldSources)
 	if err != nil {
@@ -51,14 +54,15 @@ func TestTwoMillionHits(t *testing.T) {
 
 const foldSources, foldHits = 50_000, 2_000_000
 
-// fold adds the hits in windows of all the sources, in the order in which the sensor has them.
+// fold adds the hits in windows of all sources, in the order of the sensor.
 func fold(t *testing.T, s *store.Store) {
 	t.Helper()
 	hits := make([]store.Hit, foldSources)
 	for w := range foldHits / foldSources {
 		for i := range hits {
 			hits[i] = store.Hit{
-				Source: netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}), Protocol: 6, Port: uint16(22 + w%3), Service: "ssh", Packets: 1,
+				Source: netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}), Protocol: 6, Port: uint16(22 + w%3),
+				Service: "ssh", Packets: 1,
 			}
 		}
 		add(t, s, noon.Add(time.Duration(w)*time.Minute), hits...)

@@ -13,20 +13,21 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// mount mounts an image of ext4 and returns where. Nothing is written but what a program asks to
-// be: not for minutes.
+// mount mounts an ext4 image and returns the mount point. The kernel commits nothing by itself for
+// 900 s; only the syncs of a program reach the image.
 func mount(t *testing.T, image string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop,commit=900", image, dir).CombinedOutput(); err != nil {
+	out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop,commit=900", image, dir).CombinedOutput()
+	if err != nil {
 		nettest.Skip(t, "no file system of its own: "+string(out))
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
 }
 
-// TestPowerLoss takes what the disk has at the moment when Add returns, as a loss of power would
-// leave it: what was recorded is there.
+// TestPowerLoss copies the disk at the moment Add returns, which is the state a loss of power would
+// leave. Everything recorded is there.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -52,7 +53,7 @@ func TestPowerLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// From here on, only data that Add itself writes to the disk counts.
+	// From here on, only data that Add itself syncs reaches the disk.
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 4))
 	raw, err := os.ReadFile(image)
 	if err != nil {
@@ -68,8 +69,8 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// TestPrivate: the files of the database can be read by their owner alone, also if another program
-// made them otherwise.
+// TestPrivate checks that only the owner can read the files of the database, also if another
+// program made them with another mode.
 func TestPrivate(t *testing.T) {
 	t.Parallel()
 	for name, before := range map[string]bool{"a new one": false, "one that was open to all": true} {
@@ -80,7 +81,9 @@ func TestPrivate(t *testing.T) {
 			}
 		}
 		s := open(t, dir)
-		if err := s.Add(t.Context(), store.Record{From: noon, To: noon, Hits: []store.Hit{hit("203.0.113.9", 22, "ssh", 1)}, Report: true}); err != nil {
+		if err := s.Add(t.Context(), store.Record{
+			From: noon, To: noon, Hits: []store.Hit{hit("203.0.113.9", 22, "ssh", 1)}, Report: true,
+		}); err != nil {
 			t.Fatal(err)
 		}
 		files, err := os.ReadDir(dir)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// MaxPorts is how many ports of a row are kept; a scan of all of them would make it 400 kB. As many mean that there may have
-// been more.
+// MaxPorts is the largest number of ports in a row; a scan of all ports would make a row of 400 kB.
+// A row that has MaxPorts may have had more.
 const MaxPorts = 20
 
 // The values of queue.flight.
@@ -22,7 +22,7 @@ const (
 	inFlight = 1
 )
 
-// fold sums the hits that are not silent by source and service, in the order in which they come.
+// fold sums the hits that are not silent by source and service, in the order of hits.
 func fold(hits []Hit, from, to time.Time) []Row {
 	type key struct {
 		source  netip.Addr
@@ -52,7 +52,7 @@ func fold(hits []Hit, from, to time.Time) []Row {
 	return rows
 }
 
-// union appends the ports that are not there yet, as far as there is room.
+// union appends the ports of from that are not in to, up to MaxPorts.
 func union(to, from []uint16) []uint16 {
 	for _, p := range from {
 		if len(to) < MaxPorts && !slices.Contains(to, p) {
@@ -62,20 +62,22 @@ func union(to, from []uint16) []uint16 {
 	return to
 }
 
-// enqueue adds rows to those that wait, each to the one of its source and service if there is one.
+// enqueue adds rows to those that wait. If a row of the same source and service waits, the two are
+// merged.
 func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
 	find, err := tx.PrepareContext(ctx,
-		"SELECT source, service, packets, ports, first, last FROM queue WHERE flight = ? AND source = ? AND service = ?")
+		"SELECT source, service, packets, ports, first, last FROM queue "+
+			"WHERE flight = ? AND source = ? AND service = ?")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = find.Close() }() // the transaction tells
+	defer func() { _ = find.Close() }() // an error shows in the transaction
 	put, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?)")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = put.Close() }()        // the transaction tells
-	uncancelled := context.WithoutCancel(ctx) // the driver begins a goroutine for each statement that can be cancelled
+	defer func() { _ = put.Close() }()        // an error shows in the transaction
+	uncancelled := context.WithoutCancel(ctx) // the driver starts a goroutine for each statement that can be cancelled
 	for _, r := range rows {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -89,7 +91,8 @@ func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
 			r = merge(old, r)
 		}
 		_, err = put.ExecContext(uncancelled,
-			waiting, r.Source.AsSlice(), r.Service, r.Packets, formatPorts(r.Ports), r.First.UnixMilli(), r.Last.UnixMilli())
+			waiting, r.Source.AsSlice(), r.Service, r.Packets, formatPorts(r.Ports), r.First.UnixMilli(),
+			r.Last.UnixMilli())
 		if err != nil {
 			return err
 		}
@@ -97,7 +100,7 @@ func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
 	return nil
 }
 
-// merge is both rows of a source as one.
+// merge returns the sum of two rows of a source.
 func merge(a, b Row) Row {
 	a.Packets += b.Packets
 	a.Ports = union(a.Ports, b.Ports)
@@ -110,21 +113,25 @@ func merge(a, b Row) Row {
 	return a
 }
 
-// bound keeps the queue within most rows: the oldest are merged by their source, and when that is not enough, those with
-// the fewest packets go.
-func bound(ctx context.Context, tx *sql.Tx, most int) error {
+// limitQueue keeps the queue within most rows. It merges the oldest rows by their source. If that
+// is not enough, it drops those with the fewest packets.
+func limitQueue(ctx context.Context, tx *sql.Tx, most int) error {
 	n, err := length(ctx, tx)
 	if err != nil || n <= most {
 		return err
 	}
-	old, err := selectRows(ctx, tx, `SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 0 AND source IN
-		(SELECT source FROM queue WHERE flight = 0 GROUP BY source HAVING count(*) > 1) ORDER BY last LIMIT ?`,
-		2*(n-most)) // each merge of two saves one
+	old, err := selectRows(ctx, tx, `SELECT source, service, packets, ports, first, last FROM queue
+		WHERE flight = 0 AND source IN
+			(SELECT source FROM queue WHERE flight = 0 GROUP BY source HAVING count(*) > 1)
+		ORDER BY last LIMIT ?`,
+		2*(n-most)) // each merge of two rows saves one
 	if err != nil {
 		return err
 	}
 	for i, r := range old {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 0 AND source = ? AND service = ?", r.Source.AsSlice(), r.Service); err != nil {
+		_, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 0 AND source = ? AND service = ?",
+			r.Source.AsSlice(), r.Service)
+		if err != nil {
 			return err
 		}
 		old[i].Service = ""
@@ -152,7 +159,7 @@ func length(ctx context.Context, tx *sql.Tx) (n int, err error) {
 	return n, err
 }
 
-// Queued is how many rows wait, the batch in flight among them.
+// Queued returns the number of rows in the queue, including the batch in flight.
 func (s *Store) Queued(ctx context.Context) (n int, err error) {
 	err = s.transact(ctx, func(tx *sql.Tx) error {
 		n, err = length(ctx, tx)
@@ -164,11 +171,12 @@ func (s *Store) Queued(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// Batch returns the batch in flight, from this process or one before it that did not learn the
-// answer. If there is none, the up to most rows with the most packets become it. Their times do not
-// matter: a clock that was wrong keeps no row here.
+// Batch returns the batch in flight, which may come from an earlier process that was stopped before
+// it had the answer. If there is none, the waiting rows with the most packets, up to most, become
+// the batch. Their times do not matter, so a wrong clock keeps no row in the queue.
 func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
-	const flying = "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1 ORDER BY packets DESC, source, service"
+	const flying = "SELECT source, service, packets, ports, first, last FROM queue " +
+		"WHERE flight = 1 ORDER BY packets DESC, source, service"
 	err = s.transact(ctx, func(tx *sql.Tx) error {
 		if batch, err = selectRows(ctx, tx, flying); err != nil || len(batch) > 0 {
 			return err
@@ -187,12 +195,13 @@ func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
 	return batch, nil
 }
 
-// Done ends the batch in flight: its rows go in the transaction that records what the API made of them. Those that are to
-// be sent again wait again.
+// Done ends the batch in flight. It deletes the rows in the transaction that records how many the
+// API accepted and rejected. The rows in again go back into the queue.
 func (s *Store) Done(ctx context.Context, accepted, rejected int, again []Row) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1")
-		return errors.Join(err, enqueue(ctx, tx, again), count(ctx, tx, "sent", accepted), count(ctx, tx, "rejected", rejected))
+		return errors.Join(err, enqueue(ctx, tx, again),
+			count(ctx, tx, "sent", accepted), count(ctx, tx, "rejected", rejected))
 	})
 	if err != nil {
 		return fmt.Errorf("record answer: %w", err)
@@ -200,10 +209,11 @@ func (s *Store) Done(ctx context.Context, accepted, rejected int, again []Row) e
 	return nil
 }
 
-// Return puts the batch in flight back among those that wait: the API said that it took none of it.
+// Return puts the batch in flight back into the queue: the API said that it took none of it.
 func (s *Store) Return(ctx context.Context) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
-		rows, err := selectRows(ctx, tx, "SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1")
+		rows, err := selectRows(ctx, tx,
+			"SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1")
 		if err != nil {
 			return err
 		}
@@ -218,8 +228,8 @@ func (s *Store) Return(ctx context.Context) error {
 	return nil
 }
 
-// Withdraw takes out of the queue what is not to be reported after all: the sources that drop says. It returns how many
-// rows those were. Of the batch in flight the API may have taken some.
+// Withdraw deletes the rows of all sources for which drop returns true. It returns the number of
+// deleted rows. If some are in flight, the API may have taken them.
 func (s *Store) Withdraw(ctx context.Context, drop func(netip.Addr) bool) (rows int, err error) {
 	err = s.transact(ctx, func(tx *sql.Tx) error {
 		sources, err := querySources(ctx, tx)
@@ -248,13 +258,13 @@ func (s *Store) Withdraw(ctx context.Context, drop func(netip.Addr) bool) (rows 
 	return rows, nil
 }
 
-// querySources is every source that has a row in the queue.
+// querySources returns every source that has a row in the queue.
 func querySources(ctx context.Context, tx *sql.Tx) (sources []netip.Addr, err error) {
 	rows, err := tx.QueryContext(ctx, "SELECT DISTINCT source FROM queue")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = rows.Close() }() // Err tells
+	defer func() { _ = rows.Close() }() // Err returns the error
 	for rows.Next() {
 		var raw []byte
 		if err := rows.Scan(&raw); err != nil {
@@ -284,7 +294,7 @@ func selectRows(ctx context.Context, tx *sql.Tx, query string, args ...any) (lis
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = rows.Close() }() // Err tells
+	defer func() { _ = rows.Close() }() // Err returns the error
 	for rows.Next() {
 		r, err := scanRow(rows)
 		if err != nil {
@@ -307,7 +317,7 @@ func scanRow(from interface{ Scan(dest ...any) error }) (Row, error) {
 	}
 	addr, ok := netip.AddrFromSlice(source)
 	if !ok {
-		return r, fmt.Errorf("queue holds a source of %d bytes", len(source))
+		return r, fmt.Errorf("queue has a row whose source is %d bytes long", len(source))
 	}
 	r.Source, r.Ports = addr, parsePorts(ports)
 	r.First, r.Last = time.UnixMilli(first).UTC(), time.UnixMilli(last).UTC()

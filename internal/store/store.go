@@ -19,91 +19,95 @@ import (
 const (
 	fileName    = "sikkerguard.db"
 	damagedName = "sikkerguard.damaged.db"
-	// MaxQueue is how many rows the report queue may have.
+	// MaxQueue is the largest number of rows in the report queue.
 	MaxQueue = 100_000
 )
 
-// Hit is packets of one source to one port.
+// Hit is the packets of one source to one port.
 type Hit struct {
 	Source   netip.Addr
 	Protocol uint8 // IANA number
 	Port     uint16
-	Service  string // what the port is called; empty: nothing
+	Service  string // name of the service at the port; empty if it has none
 	Packets  uint64
-	Silent   bool // proves nothing against the source, and is never reported
-	Held     bool // recorded before as silent, and to be reported now
+	Silent   bool // proves nothing against the source; never reported
+	Held     bool // recorded before as silent; now to be reported
 
-	First, Last time.Time // when its packets came; zero: when those of its record did
+	First, Last time.Time // times of its first and last packet; if zero, those of its record
 }
 
-// Row is one row of the report queue: what one source did to one service.
+// Row is one row of the report queue: the hits of one source on one service.
 type Row struct {
 	Source  netip.Addr
-	Service string // empty: of no known service, or of several, merged
+	Service string // empty if the service is unknown or the row is merged from several
 	Packets uint64
-	Ports   []uint16 // at most MaxPorts of them, in the order in which they were seen
+	Ports   []uint16 // at most MaxPorts, in order of arrival
 	First   time.Time
 	Last    time.Time
 }
 
-// Totals are what has become of reports since the database was made.
+// Totals count the outcomes of reports since the database was made.
 type Totals struct {
 	Sent     uint64 // rows that the API accepted
-	Rejected uint64 // rows that it did not
-	Merged   uint64 // rows that were merged with others of their source, because the queue was full
-	Dropped  uint64 // rows that were dropped, because it was full all the same
-	Unkept   uint64 // packets that are not in the hits by hour, because their hour was full
+	Rejected uint64 // rows that the API rejected
+	Merged   uint64 // rows merged with others of their source because the queue was full
+	Dropped  uint64 // rows dropped because the queue was full after merging
+	Unkept   uint64 // packets missing from the hits by hour because their hour was full
 }
 
-// DamagedError is a database that could not be used and was set aside. A new one has taken its place.
+// DamagedError reports that the database could not be used and was set aside. An empty one replaces
+// it.
 type DamagedError struct {
 	Aside string
 	Err   error
 }
 
 func (e *DamagedError) Error() string {
-	return fmt.Sprintf("the database was damaged, is now %s, and a new one begun: %v", e.Aside, e.Err)
+	return fmt.Sprintf("database was damaged; moved to %s and replaced by an empty one: %v", e.Aside, e.Err)
 }
 
-// Unwrap is what was wrong with it.
+// Unwrap returns the cause.
 func (e *DamagedError) Unwrap() error { return e.Err }
 
-// Options say where the database is.
+// Options are the settings of a Store.
 type Options struct {
-	Dir string // the state directory; made if need be
-	// Guard makes the state directory if need be, and returns why its files must not be used now; nil: it is only made.
+	Dir string // state directory; made if it does not exist
+	// Guard makes the state directory if it does not exist, and returns an error if its files must
+	// not be used now. If nil, the Store only makes the directory.
 	Guard   func() error
-	Damaged func(*DamagedError) // told when a database was set aside and a new one takes its place; nil: nobody
+	Damaged func(*DamagedError) // called after a database was set aside; may be nil
 }
 
-// Store is the database. Its methods may be called from several goroutines. Each opens the database when it is not open, so
-// that a disk that was full or missing is used again once it can be; and each that finds it damaged sets it aside, so that
-// the next begins a new one. One whose file was removed is begun anew, too.
+// Store is the database. Its methods may be called concurrently. Each opens the database if it is
+// not open, so a disk that was full or missing is used again as soon as possible. A method that
+// finds the database damaged sets it aside, and the next call makes a new one. If another program
+// removed the file, a new one is also made.
 type Store struct {
-	o      Options
-	most   int // rows that the queue may have
-	hourly int // rows of hits that an hour may have
+	o         Options
+	maxQueue  int // limit of rows in the queue
+	maxHourly int // limit of hit rows per hour
 
 	mu   sync.Mutex
-	db   *sql.DB     // nil while it is not open
-	file os.FileInfo // of db
+	db   *sql.DB     // nil if not open
+	file os.FileInfo // file of db
 }
 
-// New makes a Store. Nothing is opened yet.
+// New returns a Store. It opens nothing.
 func New(o Options) *Store {
 	if o.Guard == nil {
 		o.Guard = func() error { return os.MkdirAll(o.Dir, 0o700) }
 	}
-	return &Store{o: o, most: MaxQueue, hourly: maxHourly}
+	return &Store{o: o, maxQueue: MaxQueue, maxHourly: maxHourly}
 }
 
-// Open opens the database of the state directory, and makes it if need be. An error says why it cannot be used now.
+// Open opens the database of the state directory and makes it if it does not exist. An error is the
+// reason that the database cannot be used now.
 func (s *Store) Open(ctx context.Context) error {
 	_, err := s.handle(ctx)
 	return err
 }
 
-// handle is the open database.
+// handle returns the open database.
 func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,8 +118,9 @@ func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
 		if now, err := os.Stat(s.path()); err == nil && os.SameFile(now, s.file) {
 			return s.db, nil
 		}
-		// What is written to a file that was removed is lost with the process.
-		_ = s.db.Close() // what it says of that file is no news
+		// Another program removed or replaced the file. Writes to the open one would be lost at
+		// exit.
+		_ = s.db.Close() // errors about the removed file do not matter
 		s.db = nil
 	}
 	db, err := open(ctx, s.path())
@@ -137,12 +142,14 @@ func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
 
 func (s *Store) path() string { return filepath.Join(s.o.Dir, fileName) }
 
-// setAside moves a damaged database away.
+// setAside renames a damaged database.
 func (s *Store) setAside(damage error) error {
 	aside := filepath.Join(s.o.Dir, damagedName)
-	for _, suffix := range []string{"", "-wal", "-shm"} { // they belong to the one set aside, and would spoil a new one
+	// the other files belong to the damaged database and would spoil a new one
+	for _, suffix := range []string{"", "-wal", "-shm"} {
 		if err := os.Rename(s.path()+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return errors.Join(damage, fmt.Errorf("set database aside: %w", err)) // a new one would not mend that
+			// a new database would fail in the same way
+			return errors.Join(damage, fmt.Errorf("set database aside: %w", err))
 		}
 	}
 	if s.o.Damaged != nil {
@@ -151,7 +158,7 @@ func (s *Store) setAside(damage error) error {
 	return nil
 }
 
-// Close closes the database. A method that is called later opens it again.
+// Close closes the database. A later call of another method opens it again.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,37 +170,41 @@ func (s *Store) Close() error {
 	return db.Close()
 }
 
-// failed looks at the error of a use of db: a damaged database is set aside.
-func (s *Store) failed(db *sql.DB, err error) error {
+// checkDamage returns err, the error of a use of db. If it shows damage, checkDamage sets the
+// database aside.
+func (s *Store) checkDamage(db *sql.DB, err error) error {
 	if !isDamage(err) {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.db != db {
-		return err // somebody else was first
+		return err // another goroutine has set it aside already
 	}
 	s.db = nil
-	_ = db.Close() // what it says of a damaged file is no news
+	_ = db.Close() // errors about the damaged file do not matter
 	return errors.Join(err, s.setAside(err))
 }
 
-// errCheck is what quick_check found.
-var errCheck = errors.New("it is not consistent")
+// errCheck reports that quick_check found a fault.
+var errCheck = errors.New("quick_check found an inconsistency")
 
-// isDamage tells a file that holds no usable database from a disk that is full, a missing permission and the like, which a
-// new database would not mend.
+// isDamage reports whether err shows that the file holds no usable database. A full disk, a missing
+// permission and the like are not damage: a new database would have the same problem.
 func isDamage(err error) bool {
 	serr, ok := errors.AsType[*sqlite.Error](err)
-	const primary = 0xff // the rest of the code is detail
-	return errors.Is(err, errCheck) || ok && (serr.Code()&primary == sqlite3.SQLITE_CORRUPT || serr.Code()&primary == sqlite3.SQLITE_NOTADB)
+	const primary = 0xff // the higher bits are the extended result code
+	return errors.Is(err, errCheck) ||
+		ok && (serr.Code()&primary == sqlite3.SQLITE_CORRUPT || serr.Code()&primary == sqlite3.SQLITE_NOTADB)
 }
 
 // open opens one file, checks it and brings its schema up to date.
 func open(ctx context.Context, path string) (*sql.DB, error) {
-	// What was committed survives a kill at any point, and with FULL a loss of power too, for one fsync a commit.
-	const pragmas = "?_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(5000)&_pragma=journal_size_limit(16777216)&_txlock=immediate"
-	// SQLite gives its other files the mode of this one.
+	// A committed transaction survives a kill at any point. With FULL it also survives a loss of
+	// power, at the price of one fsync per commit.
+	const pragmas = "?_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(5000)" +
+		"&_pragma=journal_size_limit(16777216)&_txlock=immediate"
+	// SQLite gives the -wal and -shm files the mode of this one.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -205,7 +216,7 @@ func open(ctx context.Context, path string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(1) // one writer, and nobody who reads at length
+	db.SetMaxOpenConns(1) // one writer, and no reader that takes long
 	var check string
 	err = db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&check)
 	if err == nil && check != "ok" {
@@ -220,12 +231,13 @@ func open(ctx context.Context, path string) (*sql.DB, error) {
 	return db, nil
 }
 
-// migrations brings the schema from each version to the next. A migration that was released is never changed.
+// migrations returns the statements that bring the schema from each version to the next. A released
+// migration is never changed.
 func migrations() []string {
 	return []string{
 		`CREATE TABLE hits (
-			hour INTEGER NOT NULL, source BLOB NOT NULL, protocol INTEGER NOT NULL, port INTEGER NOT NULL, packets INTEGER NOT NULL,
-			PRIMARY KEY (hour, source, protocol, port)
+			hour INTEGER NOT NULL, source BLOB NOT NULL, protocol INTEGER NOT NULL, port INTEGER NOT NULL,
+			packets INTEGER NOT NULL, PRIMARY KEY (hour, source, protocol, port)
 		) WITHOUT ROWID;
 		CREATE TABLE queue (
 			flight INTEGER NOT NULL, source BLOB NOT NULL, service TEXT NOT NULL,
@@ -236,7 +248,7 @@ func migrations() []string {
 	}
 }
 
-// migrate runs what is missing. A schema from the future is an error.
+// migrate runs the missing migrations. A schema newer than this program knows is an error.
 func migrate(ctx context.Context, tx *sql.Tx) error {
 	var version int
 	if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
@@ -244,7 +256,8 @@ func migrate(ctx context.Context, tx *sql.Tx) error {
 	}
 	all := migrations()
 	if version > len(all) {
-		return fmt.Errorf("%s has schema %d and this version knows %d: run the newer SikkerGuard, or move the file away",
+		return fmt.Errorf(
+			"%s has schema %d, newer than schema %d of this version: run the newer SikkerGuard or move the file away",
 			fileName, version, len(all))
 	}
 	for ; version < len(all); version++ {
@@ -262,7 +275,7 @@ func (s *Store) transact(ctx context.Context, f func(*sql.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	return s.failed(db, transact(ctx, db, f))
+	return s.checkDamage(db, transact(ctx, db, f))
 }
 
 func transact(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) error {
@@ -276,24 +289,26 @@ func transact(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) error {
 	return tx.Commit()
 }
 
-// Totals are what has become of reports.
+// Totals returns the outcomes of reports so far.
 func (s *Store) Totals(ctx context.Context) (Totals, error) {
 	var t Totals
-	into := map[string]*uint64{"sent": &t.Sent, "rejected": &t.Rejected, "merged": &t.Merged, "dropped": &t.Dropped, "unkept": &t.Unkept}
+	into := map[string]*uint64{
+		"sent": &t.Sent, "rejected": &t.Rejected, "merged": &t.Merged, "dropped": &t.Dropped, "unkept": &t.Unkept,
+	}
 	if err := s.totals(ctx, into); err != nil {
 		return Totals{}, fmt.Errorf("read totals: %w", err)
 	}
 	return t, nil
 }
 
-// totals reads the named ones.
+// totals reads the totals named by the keys of into.
 func (s *Store) totals(ctx context.Context, into map[string]*uint64) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, "SELECT name, n FROM totals")
 		if err != nil {
 			return err
 		}
-		defer func() { _ = rows.Close() }() // Err tells
+		defer func() { _ = rows.Close() }() // Err returns the error
 		for rows.Next() {
 			var (
 				name string
@@ -310,11 +325,12 @@ func (s *Store) totals(ctx context.Context, into map[string]*uint64) error {
 	})
 }
 
-// count adds to a total.
+// count adds n to a total.
 func count(ctx context.Context, tx *sql.Tx, name string, n int) error {
 	if n == 0 {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, "INSERT INTO totals VALUES (?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", name, n)
+	_, err := tx.ExecContext(ctx, "INSERT INTO totals VALUES (?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+		name, n)
 	return err
 }

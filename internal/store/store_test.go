@@ -37,7 +37,9 @@ func hit(source string, port uint16, service string, packets uint64) store.Hit {
 }
 
 func row(source, service string, packets uint64, first, last time.Time, ports ...uint16) store.Row {
-	return store.Row{Source: netip.MustParseAddr(source), Service: service, Packets: packets, Ports: ports, First: first, Last: last}
+	return store.Row{
+		Source: netip.MustParseAddr(source), Service: service, Packets: packets, Ports: ports, First: first, Last: last,
+	}
 }
 
 func opts() []cmp.Option {
@@ -56,7 +58,8 @@ func TestQueue(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	later := noon.Add(time.Minute)
-	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 2222, "ssh", 1), hit("2001:db8::1", 80, "http", 7))
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 2222, "ssh", 1),
+		hit("2001:db8::1", 80, "http", 7))
 	add(t, s, later, hit("203.0.113.9", 22, "ssh", 4), hit("203.0.113.9", 4444, "", 1), hit("203.0.113.9", 0, "", 2))
 
 	got, err := s.Batch(t.Context(), 2)
@@ -70,8 +73,8 @@ func TestQueue(t *testing.T) {
 	if diff := cmp.Diff(want, got, opts()...); diff != "" {
 		t.Errorf("batch (-want +got):\n%s", diff)
 	}
-	// What comes while the batch is in flight waits for the next; the batch itself does not change, in this process or
-	// after it was killed.
+	// Hits added while the batch is in flight wait for the next batch. The batch itself does not
+	// change, in this process or in the next.
 	add(t, s, later, hit("203.0.113.9", 22, "ssh", 100))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -90,7 +93,7 @@ func TestQueue(t *testing.T) {
 	if got, err = s.Batch(t.Context(), 100); err != nil || !cmp.Equal(want, got, opts()...) {
 		t.Errorf("next batch: %v, %v", got, err)
 	}
-	// Returned, it is merged with what came meanwhile.
+	// A returned batch is merged with the hits added meanwhile.
 	add(t, s, later, hit("203.0.113.9", 22, "ssh", 1))
 	if err := s.Return(t.Context()); err != nil {
 		t.Fatal(err)
@@ -114,7 +117,9 @@ func TestQueue(t *testing.T) {
 func TestAddWithoutReporting(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
-	if err := s.Add(t.Context(), store.Record{From: noon, To: noon, Hits: []store.Hit{hit("203.0.113.9", 22, "ssh", 5)}, Report: false}); err != nil {
+	if err := s.Add(t.Context(), store.Record{
+		From: noon, To: noon, Hits: []store.Hit{hit("203.0.113.9", 22, "ssh", 5)}, Report: false,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.Queued(t.Context()); n != 0 || err != nil {
@@ -122,7 +127,7 @@ func TestAddWithoutReporting(t *testing.T) {
 	}
 }
 
-// TestDamaged spoils the file in ways that a disk does: it is set aside, and a new one works.
+// TestDamaged damages the file in several ways that disks do. It is set aside, and a new one works.
 func TestDamaged(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func([]byte) []byte{
@@ -152,7 +157,8 @@ func TestDamaged(t *testing.T) {
 		var damaged *store.DamagedError
 		s = store.New(store.Options{Dir: dir, Damaged: func(d *store.DamagedError) { damaged = d }})
 		if err := s.Open(t.Context()); err != nil || damaged == nil {
-			t.Errorf("%s: got %v and %v, want a store and what was set aside", name, err, damaged)
+			t.Errorf("%s: got %v and %v, want a new store and a report that the old one was set aside",
+				name, err, damaged)
 			continue
 		}
 		if _, err := os.Stat(damaged.Aside); err != nil {
@@ -165,7 +171,7 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestAgain takes back what is to be sent again.
+// TestAgain checks that rows to be sent again go back into the queue.
 func TestAgain(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
@@ -177,7 +183,8 @@ func TestAgain(t *testing.T) {
 	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
 		t.Fatalf("batch (-want +got):\n%s%v", diff, err)
 	}
-	add(t, s, later, hit("203.0.113.9", 80, "http", 1), hit("203.0.113.9", 22, "ssh", 1), hit("203.0.113.10", 22, "ssh", 50))
+	add(t, s, later, hit("203.0.113.9", 80, "http", 1), hit("203.0.113.9", 22, "ssh", 1),
+		hit("203.0.113.10", 22, "ssh", 50))
 	if err := s.Done(t.Context(), 0, 0, got); err != nil {
 		t.Fatal(err)
 	}
@@ -187,12 +194,12 @@ func TestAgain(t *testing.T) {
 		row("203.0.113.9", "http", 1, later, later, 80),
 	}
 	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
-		t.Errorf("what is sent again is merged (-want +got):\n%s%v", diff, err)
+		t.Errorf("rows to send again are not merged (-want +got):\n%s%v", diff, err)
 	}
 }
 
-// TestHeld: hits that waited for a proof are in the history already, and their report has the times of
-// their packets.
+// TestHeld checks that hits that waited for a proof are not added to the history again, and that
+// their report has the times of their packets.
 func TestHeld(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
@@ -213,7 +220,8 @@ func TestHeld(t *testing.T) {
 	}
 }
 
-// TestClockAheadSendsRows: rows that a clock recorded while it was years ahead are sent when it has been put right.
+// TestClockAheadSendsRows checks that rows recorded while the clock was years ahead are sent after
+// it was corrected.
 func TestClockAheadSendsRows(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
@@ -223,7 +231,7 @@ func TestClockAheadSendsRows(t *testing.T) {
 	}
 }
 
-// TestNewerSchema leaves a database of a later version alone.
+// TestNewerSchema checks that a database of a newer version is left unchanged.
 func TestNewerSchema(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -244,11 +252,12 @@ func TestNewerSchema(t *testing.T) {
 	}
 }
 
-// TestWithdraw takes sources out of the queue, in flight or not.
+// TestWithdraw checks that the rows of a source are deleted from the queue, in flight or not.
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
-	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 80, "http", 3), hit("203.0.113.10", 22, "ssh", 1))
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5), hit("203.0.113.9", 80, "http", 3),
+		hit("203.0.113.10", 22, "ssh", 1))
 	if _, err := s.Batch(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +270,7 @@ func TestWithdraw(t *testing.T) {
 	}
 }
 
-// TestOpenErrors shows that what is not damage sets no good database aside.
+// TestOpenErrors checks that errors other than damage set no good database aside.
 func TestOpenErrors(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
@@ -283,7 +292,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestFullDisk has a disk of its own: full, it is an error and no more, and with room again all is well.
+// TestFullDisk fills a disk of its own. Add returns an error while the disk is full and succeeds
+// once it has room.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -302,7 +312,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
 	var failed error
-	for i := range 200 { // there is some room in the files
+	for i := range 200 { // the files have some room
 		var hits []store.Hit
 		for j := range 50 {
 			hits = append(hits, hit(netip.AddrFrom4([4]byte{6, 0, byte(i), byte(j)}).String(), 22, "ssh", 1))
@@ -324,8 +334,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// BenchmarkAdd folds two million hits of 50,000 sources into the store, as windows of 5,000, and reports the highest
-// resident memory of the process in MiB.
+// BenchmarkAdd adds two million hits of 50,000 sources to the store in windows of 5,000. It reports
+// the highest resident memory of the process in MiB.
 func BenchmarkAdd(b *testing.B) {
 	for range b.N {
 		s := open(b, b.TempDir())
@@ -335,7 +345,8 @@ func BenchmarkAdd(b *testing.B) {
 			for i := range hits {
 				n := rng.IntN(50_000)
 				hits[i] = store.Hit{
-					Source: netip.AddrFrom4([4]byte{5, 0, byte(n >> 8), byte(n)}), Protocol: 6, Port: 22, Service: "ssh", Packets: 1,
+					Source: netip.AddrFrom4([4]byte{5, 0, byte(n >> 8), byte(n)}), Protocol: 6, Port: 22,
+					Service: "ssh", Packets: 1,
 				}
 			}
 			add(b, s, noon.Add(time.Duration(w)*10*time.Second), hits...)
@@ -349,7 +360,7 @@ func BenchmarkAdd(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2_000_000, "ns/hit")
 }
 
-// TestCounters keeps the kernel's figures.
+// TestCounters checks that the stored counters survive a restart.
 func TestCounters(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -357,7 +368,9 @@ func TestCounters(t *testing.T) {
 	if c, err := s.Counters(t.Context()); err != nil || c != (store.Counters{}) {
 		t.Errorf("at first: %+v, %v", c, err)
 	}
-	want := store.Counters{Packets4: 1, Bytes4: 2, Packets6: 3, Bytes6: 1 << 40, Raw: [4]uint64{1, 2, 3, 4}, Running: true}
+	want := store.Counters{
+		Packets4: 1, Bytes4: 2, Packets6: 3, Bytes6: 1 << 40, Raw: [4]uint64{1, 2, 3, 4}, Running: true,
+	}
 	for range 2 {
 		if err := s.Add(t.Context(), store.Record{Counters: &want}); err != nil {
 			t.Fatal(err)
