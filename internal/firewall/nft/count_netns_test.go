@@ -136,6 +136,26 @@ func TestNearlyFullAfterKill(t *testing.T) {
 	})
 }
 
+// TestNearlyFullAfterLostAnswer has entries move into a set of which neither the kernel nor the agent
+// knows how full it is, because the answer to the transaction that filled it was lost. The set counts
+// as full and another one takes its place, so the kernel refuses nothing and the table stays.
+func TestNearlyFullAfterLostAnswer(t *testing.T) {
+	bothKernels(t, Options{}, func(h *host, _ bool) {
+		t := h.tb
+		const size = 2 * minSize
+		h.apply(addresses(minSize-100, "203.0.113.9"), list()) // the set is made for twice as many
+		h.apply(blocklist.New(slices.Concat(addresses(size-50, "203.0.113.9").Prefixes(), networks(200, 24))), list())
+		clear(h.table.held) // as send does
+		handle := h.handle()
+		h.Under(nettest.Addrs("203.0.113.9", "12.0.7.0"), nil, func() {
+			h.apply(blocklist.New(slices.Concat(addresses(size-250, "203.0.113.9").Prefixes(), networks(200, 32))), list())
+		})
+		if got := h.handle(); got != handle {
+			t.Errorf("the table's handle went from %s to %s: it was made anew", handle, got)
+		}
+	})
+}
+
 // TestFilledByOthers has another program fill a set, which a kernel that tells no counts does not
 // show: what moves there finds no room, and a new table takes the place of the old one.
 func TestFilledByOthers(t *testing.T) {
