@@ -219,17 +219,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			delivering.Go(func() error { return a.keep(ctx, task("reports", a.deliver)) })
 		}
 	}
-	// The disk may hang, and the tasks with it that use it. The rules go all the same.
 	<-ctx.Done()
-	removed := a.remove() // before anything is logged or waited for
-	a.log.Info("Stopping")
-	a.tellRemoved(removed)
-	err := a.waitFor("tasks to end", ending, g.Wait)
-	if removed != nil { // what held the firewall may have ended
-		removed = a.remove()
-		a.tellRemoved(removed)
-	}
-	err = errors.Join(err, removed)
+	err := a.takeOut(g.Wait)
 	if !a.cfg.DryRun {
 		a.tellWindow()
 	}
@@ -245,6 +236,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err // what close takes away may be in use
 	}
 	return errors.Join(err, a.close())
+}
+
+// takeOut removes the rules before anything is logged and before tasks returns, which may hang on a
+// disk. If the kernel refuses to remove them, takeOut tries once more after tasks, because a task
+// that has ended holds the firewall no more.
+func (a *Agent) takeOut(tasks func() error) error {
+	removed := a.remove()
+	a.log.Info("Stopping")
+	a.tellRemoved(removed)
+	err := a.waitFor("tasks to end", ending, tasks)
+	if removed != nil {
+		removed = a.remove()
+		a.tellRemoved(removed)
+	}
+	return errors.Join(err, removed)
 }
 
 // greet prints the banner and what is configured.

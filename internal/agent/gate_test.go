@@ -67,3 +67,56 @@ func TestRemovalOfNothingIsNotTold(t *testing.T) {
 		}
 	}
 }
+
+// busy is a kernel that refuses to remove the rules as long as another task holds them.
+type busy struct {
+	kernel
+
+	by    atomic.Bool
+	tries atomic.Int32
+}
+
+func (*busy) Disarm() error { return nil }
+
+func (b *busy) Remove() error {
+	b.tries.Add(1)
+	if b.by.Load() {
+		return errors.New("device or resource busy")
+	}
+	return nil
+}
+
+// TestRulesAreRemovedOnceTheirHolderEnded: a stop removes the rules before it waits for the tasks, and
+// again if the kernel refused that. An error remains only if the kernel refuses both times.
+func TestRulesAreRemovedOnceTheirHolderEnded(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name           string
+		before, after  bool // held until the tasks have ended, and then
+		tries, removed int
+	}{
+		{"OK at once", false, false, 1, 1},
+		{"OK once the task has ended", true, false, 2, 1},
+		{"bad held for ever", true, true, 2, 0},
+	} {
+		a, logs := logged(t)
+		k := &busy{}
+		k.by.Store(tt.before)
+		a.gate = &gate{Backend: k}
+		a.fw = a.gate
+		a.gate.use()
+		err := a.takeOut(func() error {
+			if k.tries.Load() != 1 {
+				t.Errorf("%s: the tasks are waited for before the rules are removed", tt.name)
+			}
+			k.by.Store(tt.after)
+			return nil
+		})
+		if n := logs.FilterMessage("Firewall rules removed").Len(); n != tt.removed || (err == nil) != (n == 1) {
+			t.Errorf("%s: the removal is told %d times, error %v", tt.name, n, err)
+		}
+		if n := int(k.tries.Load()); n != tt.tries {
+			t.Errorf("%s: removed %d times, want %d", tt.name, n, tt.tries)
+		}
+	}
+}
