@@ -242,6 +242,8 @@ func (r *Reporter) refused(ctx context.Context, n int, err error) (Outcome, erro
 	case isQuota:
 		r.learn(quota.Quota)
 		return r.giveBack(ctx, err)
+	case isAnswer && api.StatusCode == http.StatusTooManyRequests:
+		return r.giveBack(ctx, err) // too many requests at a time
 	case ctx.Err() != nil, isTemporary && neverSent(err):
 		return Outcome{}, err // the same batch goes again
 	case isTemporary:

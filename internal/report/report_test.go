@@ -122,6 +122,10 @@ func TestDeliverRefused(t *testing.T) {
 		sent, rejected  int
 		fails           bool
 	}{
+		{
+			"OK a limit of requests at a time takes nothing",
+			&sikkerapi.TemporaryError{Err: &sikkerapi.APIError{StatusCode: 429}}, 0, 3, 0, 0, true,
+		},
 		{"OK a passing failure leaves the batch in flight", &sikkerapi.TemporaryError{Err: errors.New("503")}, 3, 0, 0, 0, true},
 		{"OK a spent quota gives it back", &sikkerapi.QuotaError{RetryAfter: time.Hour}, 0, 3, 0, 0, true},
 		{"OK a refused key gives it back", &sikkerapi.APIError{StatusCode: 401}, 0, 3, 0, 0, true},

@@ -243,8 +243,22 @@ func TestRefusals(t *testing.T) {
 			body: "spent", want: spent(Quota{Known: true, Limit: 24, Used: 24}, 45*time.Minute),
 		},
 		{
-			name: "bad quota, negative", status: 429, header: map[string]string{"Retry-After": "-1"}, body: `{"error": "spent"}`,
-			want: spent(Quota{}, 45*time.Minute),
+			name: "bad quota, until the reset that is told", status: 429, body: "spent",
+			header: map[string]string{"X-RateLimit-Limit": "24", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "600"},
+			want:   spent(Quota{Known: true, Limit: 24, Used: 24, Reset: testNow().Add(10 * time.Minute)}, 10*time.Minute),
+		},
+		{
+			name: "bad quota, until midnight by the server's clock", status: 429, body: "spent",
+			header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "0", "Date": "Wed, 04 Mar 2037 23:50:00 GMT"},
+			want:   spent(Quota{Known: true, Limit: 24, Used: 24}, 10*time.Minute),
+		},
+		{
+			name: "OK a limit without a word on the quota does not last until midnight", status: 429, body: `{"error": "slow down"}`,
+			want: passing(api(429, "slow down"), 0),
+		},
+		{
+			name: "OK a negative wait is none", status: 429, header: map[string]string{"Retry-After": "-1"}, body: `{"error": "spent"}`,
+			want: passing(api(429, "spent"), 0),
 		},
 		{
 			name: "bad quota, absurd", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}, body: "spent",
@@ -278,6 +292,7 @@ func TestRefusals(t *testing.T) {
 			asked := 0
 			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				asked++
+				w.Header().Set("Date", testNow().Format(http.TimeFormat))
 				for k, v := range tt.header {
 					w.Header().Set(k, v)
 				}

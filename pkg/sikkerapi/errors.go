@@ -92,7 +92,7 @@ func isRedirect(status int) bool {
 // QuotaError is a 429 by which the endpoint's daily quota is spent.
 type QuotaError struct {
 	Quota      Quota
-	RetryAfter time.Duration // 0–24 h; until the next midnight UTC when the API did not say
+	RetryAfter time.Duration // 0–24 h; until the quota resets, at midnight UTC, when the API did not say
 	Reset      time.Time     // when RetryAfter is over, UTC
 	Message    string        // as APIError.Message
 	Endpoint   string        // as APIError.Endpoint
@@ -112,8 +112,8 @@ func (e *QuotaError) Error() string {
 
 // TemporaryError is what is worth another try: no connection, no answer in time, or a body cut
 // short (errors.Is tells io.ErrUnexpectedEOF). errors.As finds the *APIError of an answer: a 5xx; a
-// 401 or 403 that is not the API's own; a 429 although the quota is not spent, or that is not the
-// API's own; a page or JSON with status 200 in place of a list.
+// 401 or 403 that is not the API's own; a 429 although the quota is not spent, or that tells neither
+// the quota nor a wait; a page or JSON with status 200 in place of a list.
 type TemporaryError struct {
 	Endpoint   string        // as APIError.Endpoint
 	RetryAfter time.Duration // 0–24 h, what the answer asked for; 0 when nothing was said

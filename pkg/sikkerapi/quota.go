@@ -103,6 +103,19 @@ func retryAfterOf(h http.Header, now time.Time) (wait time.Duration, ok bool) {
 	return retryAfter(s, now)
 }
 
+// untilRenewed returns how long a spent quota lasts: until the reset that the answer told, else until
+// midnight UTC by the server's clock, because the clock of this host may be wrong. The result is more
+// than 0 and at most 24 h.
+func untilRenewed(q Quota, h http.Header, now time.Time) time.Duration {
+	if !q.Reset.IsZero() {
+		return min(q.Reset.Sub(now), maxRetryAfter)
+	}
+	if sent, err := http.ParseTime(h.Get("Date")); err == nil {
+		return untilMidnight(sent)
+	}
+	return untilMidnight(now)
+}
+
 // untilMidnight is how long it is to the next midnight UTC, when quotas reset: more than 0, at most 24 h.
 func untilMidnight(now time.Time) time.Duration {
 	now = now.UTC()

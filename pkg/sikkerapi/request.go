@@ -107,9 +107,9 @@ func (c *Client) refusal(resp *http.Response, b io.Reader, r request) error {
 	api := &APIError{StatusCode: resp.StatusCode, Message: message, Endpoint: r.endpoint(), Foreign: !own}
 	q := quota(resp.Header, now)
 	switch {
-	case resp.StatusCode == http.StatusTooManyRequests && spent(q, told, own, isPage(resp.Header)):
+	case resp.StatusCode == http.StatusTooManyRequests && spent(q, told, isPage(resp.Header)):
 		if !told {
-			wait = untilMidnight(now)
+			wait = untilRenewed(q, resp.Header, now)
 		}
 		return &QuotaError{
 			Quota: q, RetryAfter: wait, Reset: now.Add(wait).UTC(), Message: api.Message, Endpoint: api.Endpoint,
@@ -124,16 +124,12 @@ func (c *Client) refusal(resp *http.Response, b io.Reader, r request) error {
 
 // spent reports whether a 429 means that the daily quota is spent. With quota left it is a limit of
 // requests at a time, of the API or of a proxy before it; such a limit ends long before the day
-// does.
-func spent(q Quota, waitTold, own, page bool) bool {
-	switch {
-	case q.Known:
+// does. An answer that tells neither the quota nor a wait may be such a limit.
+func spent(q Quota, waitTold, page bool) bool {
+	if q.Known {
 		return q.Remaining == 0
-	case waitTold:
-		return !page
-	default:
-		return own
 	}
+	return waitTold && !page
 }
 
 // isPage reports whether an answer is a web page, which the API never sends.
