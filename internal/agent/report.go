@@ -166,8 +166,9 @@ type queue struct {
 // Batch returns the next batch. Sources that were whitelisted since they were queued, also while
 // the batch was in flight, are taken out of the queue first.
 func (q queue) Batch(ctx context.Context, most int) ([]report.Row, error) {
+	exempt := func(r report.Row) bool { return q.exempt(r.Source) }
 	batch, err := q.Store.Batch(ctx, most)
-	if slices.ContainsFunc(batch, func(r store.Row) bool { return q.exempt(r.Source) }) {
+	if slices.ContainsFunc(batch, exempt) {
 		n, withdrawErr := q.Withdraw(ctx, q.exempt)
 		if withdrawErr != nil {
 			return nil, withdrawErr
@@ -175,25 +176,6 @@ func (q queue) Batch(ctx context.Context, most int) ([]report.Row, error) {
 		q.withdrawn(n)
 		batch, err = q.Store.Batch(ctx, most)
 	}
-	rows := make([]report.Row, 0, len(batch))
-	for _, r := range batch {
-		if q.exempt(r.Source) {
-			continue // it was whitelisted in this instant; the next batch takes it out
-		}
-		rows = append(rows, report.Row{
-			Source: r.Source, Service: r.Service, Packets: r.Packets, Ports: r.Ports, First: r.First, Last: r.Last,
-			MorePorts: len(r.Ports) == store.MaxPorts,
-		})
-	}
-	return rows, err
-}
-
-func (q queue) Done(ctx context.Context, accepted, rejected int, again []report.Row) error {
-	rows := make([]store.Row, 0, len(again))
-	for _, r := range again {
-		rows = append(rows, store.Row{
-			Source: r.Source, Service: r.Service, Packets: r.Packets, Ports: r.Ports, First: r.First, Last: r.Last,
-		})
-	}
-	return q.Store.Done(ctx, accepted, rejected, rows)
+	// A source that was whitelisted in this instant is still there; the next batch takes it out.
+	return slices.DeleteFunc(batch, exempt), err
 }

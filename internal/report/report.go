@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/report/reportrow"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -48,15 +48,8 @@ func (e *UnclearError) Error() string {
 // Unwrap returns the cause.
 func (e *UnclearError) Unwrap() error { return e.Err }
 
-// Row is what one source did to one service.
-type Row struct {
-	Source      netip.Addr
-	Service     string // empty: of no known service
-	Packets     uint64
-	Ports       []uint16
-	MorePorts   bool // Ports may not be all
-	First, Last time.Time
-}
+// Row is one report row.
+type Row = reportrow.Row
 
 // Queue holds rows until they were reported.
 type Queue interface {
@@ -149,7 +142,7 @@ func (r *Reporter) Deliver(ctx context.Context) (Outcome, error) {
 	}
 	reports := make([]sikkerapi.Report, len(batch))
 	for i, row := range batch {
-		reports[i] = row.report(now)
+		reports[i] = reportOf(row, now)
 	}
 	result, err := r.o.API.BulkReport(ctx, reports)
 	if err != nil {
@@ -333,15 +326,15 @@ func (r *Reporter) Quota() sikkerapi.Quota {
 	return sikkerapi.Quota{}
 }
 
-// report returns the row as the API takes it. Times that cannot be are left out: the clock was
+// reportOf returns the row as the API takes it. Times that cannot be are left out: the clock was
 // wrong when the row was recorded, or is wrong now.
-func (r Row) report(now time.Time) sikkerapi.Report {
+func reportOf(r Row, now time.Time) sikkerapi.Report {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d packet%s dropped", r.Packets, plural(r.Packets))
 	if len(r.Ports) > 0 {
 		fmt.Fprintf(&b, ", to port%s %s", plural(uint64(len(r.Ports))), strings.Trim(strings.ReplaceAll(fmt.Sprint(r.Ports), " ", ", "), "[]"))
 	}
-	if r.MorePorts {
+	if r.MorePorts() {
 		b.WriteString(" and possibly others")
 	}
 	if !r.First.After(r.Last) && now.Sub(r.First) < maxAge && r.Last.Sub(now) < maxSkew {

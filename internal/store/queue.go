@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-)
 
-// MaxPorts is the largest number of ports in a row; a scan of all ports would make a row of 400 kB.
-// A row that has MaxPorts may have had more.
-const MaxPorts = 20
+	"github.com/sikkerapi/sikkerguard/internal/report/reportrow"
+)
 
 // The values of queue.flight.
 const (
@@ -23,18 +20,18 @@ const (
 )
 
 // fold sums the hits that are not silent by source and service, in the order of hits.
-func fold(hits []Hit, from, to time.Time) []Row {
+func fold(hits []Hit, from, to time.Time) []reportrow.Row {
 	type key struct {
 		source  netip.Addr
 		service string
 	}
 	index := make(map[key]int, len(hits))
-	var rows []Row
+	var rows []reportrow.Row
 	for _, h := range hits {
 		if h.Silent {
 			continue
 		}
-		row := Row{Source: h.Source, Service: h.Service, Packets: h.Packets, First: from, Last: to}
+		row := reportrow.Row{Source: h.Source, Service: h.Service, Packets: h.Packets, First: from, Last: to}
 		if !h.First.IsZero() {
 			row.First, row.Last = h.First, h.Last
 		}
@@ -43,7 +40,7 @@ func fold(hits []Hit, from, to time.Time) []Row {
 		}
 		k := key{h.Source, h.Service}
 		if i, ok := index[k]; ok {
-			rows[i] = merge(rows[i], row)
+			rows[i] = rows[i].Merge(row)
 			continue
 		}
 		index[k] = len(rows)
@@ -52,19 +49,9 @@ func fold(hits []Hit, from, to time.Time) []Row {
 	return rows
 }
 
-// union appends the ports of from that are not in to, up to MaxPorts.
-func union(to, from []uint16) []uint16 {
-	for _, p := range from {
-		if len(to) < MaxPorts && !slices.Contains(to, p) {
-			to = append(to, p)
-		}
-	}
-	return to
-}
-
 // enqueue adds rows to those that wait. If a row of the same source and service waits, the two are
 // merged.
-func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
+func enqueue(ctx context.Context, tx *sql.Tx, rows []reportrow.Row) error {
 	find, err := tx.PrepareContext(ctx,
 		"SELECT source, service, packets, ports, first, last FROM queue "+
 			"WHERE flight = ? AND source = ? AND service = ?")
@@ -88,7 +75,7 @@ func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
 		case err != nil:
 			return err
 		default:
-			r = merge(old, r)
+			r = old.Merge(r)
 		}
 		_, err = put.ExecContext(uncancelled,
 			waiting, r.Source.AsSlice(), r.Service, r.Packets, formatPorts(r.Ports), r.First.UnixMilli(),
@@ -98,19 +85,6 @@ func enqueue(ctx context.Context, tx *sql.Tx, rows []Row) error {
 		}
 	}
 	return nil
-}
-
-// merge returns the sum of two rows of a source.
-func merge(a, b Row) Row {
-	a.Packets += b.Packets
-	a.Ports = union(a.Ports, b.Ports)
-	if b.First.Before(a.First) {
-		a.First = b.First
-	}
-	if b.Last.After(a.Last) {
-		a.Last = b.Last
-	}
-	return a
 }
 
 // limitQueue keeps the queue within most rows. It merges the oldest rows by their source. If that
@@ -174,7 +148,7 @@ func (s *Store) Queued(ctx context.Context) (n int, err error) {
 // Batch returns the batch in flight, which may come from an earlier process that was stopped before
 // it had the answer. If there is none, the waiting rows with the most packets, up to most, become
 // the batch. Their times do not matter, so a wrong clock keeps no row in the queue.
-func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
+func (s *Store) Batch(ctx context.Context, most int) (batch []reportrow.Row, err error) {
 	const flying = "SELECT source, service, packets, ports, first, last FROM queue " +
 		"WHERE flight = 1 ORDER BY packets DESC, source, service"
 	err = s.transact(ctx, func(tx *sql.Tx) error {
@@ -197,7 +171,7 @@ func (s *Store) Batch(ctx context.Context, most int) (batch []Row, err error) {
 
 // Done ends the batch in flight. It deletes the rows in the transaction that records how many the
 // API accepted and rejected. The rows in again go back into the queue.
-func (s *Store) Done(ctx context.Context, accepted, rejected int, again []Row) error {
+func (s *Store) Done(ctx context.Context, accepted, rejected int, again []reportrow.Row) error {
 	err := s.transact(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1")
 		return errors.Join(err, enqueue(ctx, tx, again),
@@ -289,7 +263,7 @@ func (s *Store) Forget(ctx context.Context) error {
 	return nil
 }
 
-func selectRows(ctx context.Context, tx *sql.Tx, query string, args ...any) (list []Row, err error) {
+func selectRows(ctx context.Context, tx *sql.Tx, query string, args ...any) (list []reportrow.Row, err error) {
 	rows, err := tx.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
@@ -305,9 +279,9 @@ func selectRows(ctx context.Context, tx *sql.Tx, query string, args ...any) (lis
 	return list, rows.Err()
 }
 
-func scanRow(from interface{ Scan(dest ...any) error }) (Row, error) {
+func scanRow(from interface{ Scan(dest ...any) error }) (reportrow.Row, error) {
 	var (
-		r           Row
+		r           reportrow.Row
 		source      []byte
 		ports       string
 		first, last int64

@@ -36,16 +36,6 @@ type Hit struct {
 	First, Last time.Time // times of its first and last packet; if zero, those of its record
 }
 
-// Row is one row of the report queue: the hits of one source on one service.
-type Row struct {
-	Source  netip.Addr
-	Service string // empty if the service is unknown or the row is merged from several
-	Packets uint64
-	Ports   []uint16 // at most MaxPorts, in order of arrival
-	First   time.Time
-	Last    time.Time
-}
-
 // Totals count the outcomes of reports since the database was made.
 type Totals struct {
 	Sent     uint64 // rows that the API accepted

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/report/reportrow"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
@@ -36,8 +37,8 @@ func hit(source string, port uint16, service string, packets uint64) store.Hit {
 	return store.Hit{Source: netip.MustParseAddr(source), Protocol: 6, Port: port, Service: service, Packets: packets}
 }
 
-func row(source, service string, packets uint64, first, last time.Time, ports ...uint16) store.Row {
-	return store.Row{
+func row(source, service string, packets uint64, first, last time.Time, ports ...uint16) reportrow.Row {
+	return reportrow.Row{
 		Source: netip.MustParseAddr(source), Service: service, Packets: packets, Ports: ports, First: first, Last: last,
 	}
 }
@@ -66,7 +67,7 @@ func TestQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []store.Row{
+	want := []reportrow.Row{
 		row("203.0.113.9", "ssh", 10, noon, later, 22, 2222),
 		row("2001:db8::1", "http", 7, noon, noon, 80),
 	}
@@ -86,7 +87,7 @@ func TestQueue(t *testing.T) {
 	if err := s.Done(t.Context(), 1, 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	want = []store.Row{
+	want = []reportrow.Row{
 		row("203.0.113.9", "ssh", 100, later, later, 22),
 		row("203.0.113.9", "", 3, later, later, 4444),
 	}
@@ -179,7 +180,7 @@ func TestAgain(t *testing.T) {
 	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 5))
 	add(t, s, later, hit("203.0.113.9", 22, "ssh", 5))
 	got, err := s.Batch(t.Context(), 10)
-	want := []store.Row{row("203.0.113.9", "ssh", 10, noon, later, 22)}
+	want := []reportrow.Row{row("203.0.113.9", "ssh", 10, noon, later, 22)}
 	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
 		t.Fatalf("batch (-want +got):\n%s%v", diff, err)
 	}
@@ -189,7 +190,7 @@ func TestAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err = s.Batch(t.Context(), 10)
-	want = []store.Row{
+	want = []reportrow.Row{
 		row("203.0.113.10", "ssh", 50, later, later, 22), row("203.0.113.9", "ssh", 11, noon, later, 22),
 		row("203.0.113.9", "http", 1, later, later, 80),
 	}
@@ -214,7 +215,7 @@ func TestHeld(t *testing.T) {
 	}
 	add(t, s, noon, held)
 	got, err := s.Batch(t.Context(), 10)
-	want := []store.Row{row("203.0.113.9", "ssh", 5, first, last, 22)}
+	want := []reportrow.Row{row("203.0.113.9", "ssh", 5, first, last, 22)}
 	if diff := cmp.Diff(want, got, opts()...); err != nil || diff != "" {
 		t.Errorf("batch (-want +got):\n%s%v", diff, err)
 	}
