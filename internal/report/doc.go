@@ -1,8 +1,11 @@
-// Package report turns rows of what was blocked into bulk reports to SikkerAPI, and spends the daily quota well.
+// Package report turns rows of blocked packets into bulk reports to SikkerAPI and keeps within the
+// daily quota.
 //
-// A dropped packet that begins something proves a connection attempt and no more, so the category is port_scan; nothing of
-// this host is told. The rows come from a queue that the agent hands in, and leave it only with an answer. When to try again,
-// and what to say of a failure, is the agent's business: Deliver sends one batch and returns.
+// A dropped packet that starts a connection proves an attempt and no more, so the category is
+// port_scan. A report contains nothing about this host. The rows come from a queue that the agent
+// passes in. They leave it only with an answer of the API. Deliver sends one batch and returns; the
+// agent decides when to try again and which failures to log.
 //
-// It fails with what the client says (unauthorised, quota, temporary), or because the queue cannot be read or written.
+// Deliver fails with the errors of the client (unauthorised, quota, temporary), or if the queue
+// cannot be read or written.
 package report

@@ -15,29 +15,31 @@ import (
 )
 
 const (
-	// maxBatch is how many rows are sent at once. Comments take up to some 300 bytes, and a request at most 2 MB.
+	// maxBatch is the largest number of rows in a request. A comment takes up to some 300 bytes,
+	// and the API accepts 2 MB per request.
 	maxBatch = 5000
-	// firstBatch is how many are sent while the API does not tell what is left of the quota.
+	// firstBatch is the number of rows sent while the rest of the quota is unknown.
 	firstBatch = 100
-	// maxAlone is how many rows in a row may be dropped because the API refuses a request that holds nothing else. Beyond it
-	// the rows are not what it refuses.
+	// maxAlone is the number of consecutive rows that may be dropped because the API refused a
+	// request of that row alone. After that many, the rows are not the cause of the refusals.
 	maxAlone = 3
-	// maxSent is how often a batch is sent while nothing proves whether the API took it. Then a
-	// single row is sent instead, until an answer proves something: an API that takes rows and
-	// cannot say so gets each of the others twice at most.
+	// maxSent is the number of times a batch is sent while no answer proves that the API took it.
+	// After that, one row alone is sent until an answer proves something. So an API that takes rows
+	// and cannot confirm them gets each of the other rows at most twice.
 	maxSent = 2
-	// recordTimeout bounds the recording of an answer, which is finished even when the agent is being stopped.
+	// recordTimeout bounds the recording of an answer, which finishes even while the agent is
+	// stopping.
 	recordTimeout = 10 * time.Second
 	day           = 24 * time.Hour
-	// maxAge and maxSkew bound the times that a report tells: a row waits for months at most, and a
-	// clock that was put right since was wrong by more than a few minutes.
+	// maxAge and maxSkew bound the times in a report. A row waits for months at most. If the clock
+	// was wrong and has been corrected, it was wrong by more than a few minutes.
 	maxAge, maxSkew = 366 * day, 5 * time.Minute
 )
 
 // UnclearError is an answer with a status of success that proves nothing: its counts are missing or
-// do not add up, or its body cannot be read. The rows are kept.
+// do not add up, or its body cannot be read. The rows stay in the queue.
 type UnclearError struct {
-	Times int // answers in a row that proved nothing, this one among them
+	Times int // consecutive answers that proved nothing, including this one
 	Err   error
 }
 
@@ -51,52 +53,53 @@ func (e *UnclearError) Unwrap() error { return e.Err }
 // Row is one report row.
 type Row = reportrow.Row
 
-// Queue holds rows until they were reported.
+// Queue holds rows until the API has answered them.
 type Queue interface {
-	// Queued returns how many rows wait, the batch in flight among them.
+	// Queued returns the number of rows that wait, including the batch in flight.
 	Queued(ctx context.Context) (int, error)
-	// Batch returns the batch in flight. If there is none, the up to most busiest rows become it.
+	// Batch returns the batch in flight. If there is none, the rows with the most packets, up to
+	// most, become the batch.
 	Batch(ctx context.Context, most int) ([]Row, error)
-	// Done deletes the batch in flight and records what became of it, in one transaction. Rows that are to be sent again
-	// wait again.
+	// Done deletes the batch in flight and records the outcome in one transaction. The rows in
+	// again go back into the queue.
 	Done(ctx context.Context, accepted, rejected int, again []Row) error
-	// Return ends the batch in flight: its rows wait again.
+	// Return ends the batch in flight and puts its rows back into the queue.
 	Return(ctx context.Context) error
 }
 
-// API is what is asked. *sikkerapi.Client is one.
+// API is the part of SikkerAPI that Reporter uses. *sikkerapi.Client implements it.
 type API interface {
 	BulkReport(ctx context.Context, rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error)
 	Status(ctx context.Context) (sikkerapi.Status, error)
 }
 
-// Options say where rows come from and go to.
+// Options are the settings of a Reporter.
 type Options struct {
 	Queue Queue
 	API   API
-	Now   func() time.Time // nil: time.Now
+	Now   func() time.Time // if nil, time.Now
 }
 
-// Reporter reports. It is used by one goroutine, but for Quota.
+// Reporter sends reports. One goroutine uses it; only Quota may be called from any.
 type Reporter struct {
 	o         Options
-	quota     atomic.Pointer[sikkerapi.Quota] // nil: not known
-	limit     int                             // rows at once; less than maxBatch while the API refuses more
-	daily     int                             // the quota, as the API said; -1: not known
-	remaining int                             // what was left of it
-	until     time.Time                       // when it is there again
-	answered  *answer                         // of the batch in flight; nil when there is none, or it has not been answered
-	alone     int                             // rows dropped one after the other, see maxAlone
-	doubt     int                             // answers in a row that proved nothing, see maxSent
+	quota     atomic.Pointer[sikkerapi.Quota] // nil if unknown
+	limit     int                             // rows per request; less than maxBatch while the API refuses more
+	daily     int                             // quota from the API, rows per day; -1 if unknown
+	remaining int                             // rows left of it
+	until     time.Time                       // time of its reset
+	answered  *answer                         // answer to the batch in flight; nil if there is no batch or no answer
+	alone     int                             // rows dropped one after another, see maxAlone
+	doubt     int                             // consecutive answers that proved nothing, see maxSent
 }
 
-// answer is what the API said of a batch.
+// answer is the answer of the API to a batch.
 type answer struct {
 	out   Outcome
 	again []Row
 }
 
-// New makes a Reporter. Nothing is sent yet.
+// New returns a Reporter. It sends nothing.
 func New(o Options) *Reporter {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -104,32 +107,32 @@ func New(o Options) *Reporter {
 	return &Reporter{o: o, limit: maxBatch, daily: -1}
 }
 
-// Outcome is what became of one batch.
+// Outcome is the result of one batch.
 type Outcome struct {
-	Rows               int // 0: there was nothing to send
+	Rows               int // 0 if there was nothing to send
 	Accepted, Rejected int
-	Reasons            map[string]int // why rows were rejected, in the API's words: quote them
+	Reasons            map[string]int // rows by reason of rejection; the text is the API's, so quote it
 }
 
-// Queued returns how many rows wait.
+// Queued returns the number of rows that wait.
 func (r *Reporter) Queued(ctx context.Context) (int, error) { return r.o.Queue.Queued(ctx) }
 
-// InDoubt reports whether no answer proves what became of a batch that was sent as often as it may
-// be.
+// InDoubt reports whether a batch was sent maxSent times and no answer proves that the API took it
+// or not.
 func (r *Reporter) InDoubt() bool { return r.doubt >= maxSent }
 
-// Deliver sends one batch of rows, the busiest first, at most as many as the quota has left. With
-// an error none of the batch was taken as far as is known. Rows go back among those that wait when
-// the API said so; after anything else they are sent again as they are, because the API may have
-// taken them, but not more than maxSent times. An answer that could not be recorded is recorded
-// first, and nothing is sent before that works.
+// Deliver sends one batch, the rows with the most packets first and at most as many as the quota
+// has left. If it returns an error, no row is known to have been accepted. If the API said that it
+// took none, the rows go back into the queue. After any other error the same batch is sent again,
+// at most maxSent times, because the API may have taken it. If an answer could not be recorded,
+// Deliver records it first and sends nothing before that succeeds.
 func (r *Reporter) Deliver(ctx context.Context) (Outcome, error) {
 	if r.answered != nil {
 		return r.record(ctx)
 	}
 	now := r.o.Now()
 	r.renew(now)
-	if err := r.ask(ctx); err != nil {
+	if err := r.askQuota(ctx); err != nil {
 		return Outcome{}, err
 	}
 	most := min(r.limit, r.left())
@@ -154,9 +157,12 @@ func (r *Reporter) Deliver(ctx context.Context) (Outcome, error) {
 	return r.record(ctx)
 }
 
-// read makes an answer of what the API said of each row. When the quota is spent, what it did not take is sent again.
+// read returns the answer that result makes for batch. If the quota is used up, the rejected rows
+// are sent again later.
 func (r *Reporter) read(batch []Row, result sikkerapi.BulkReportResult) *answer {
-	a := &answer{out: Outcome{Rows: len(batch), Accepted: result.Accepted, Rejected: result.Rejected, Reasons: map[string]int{}}}
+	a := &answer{
+		out: Outcome{Rows: len(batch), Accepted: result.Accepted, Rejected: result.Rejected, Reasons: map[string]int{}},
+	}
 	spent := result.Quota.Known && result.Quota.Remaining == 0
 	for _, e := range result.Errors {
 		if spent {
@@ -169,7 +175,8 @@ func (r *Reporter) read(batch []Row, result sikkerapi.BulkReportResult) *answer 
 	return a
 }
 
-// record records the answer to the batch in flight, whatever becomes of ctx: sent again it would count twice.
+// record records the answer to the batch in flight, even if ctx has ended: a batch that is sent
+// again counts twice.
 func (r *Reporter) record(ctx context.Context) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
@@ -181,8 +188,9 @@ func (r *Reporter) record(ctx context.Context) (Outcome, error) {
 	return a.out, nil
 }
 
-// ask asks what is left of the quota, once. When that is not told, the first batch is a small one, and tells.
-func (r *Reporter) ask(ctx context.Context) error {
+// askQuota asks the API once for the rest of the quota. If the API does not say, the first batch is
+// a small one, and its answer has the quota.
+func (r *Reporter) askQuota(ctx context.Context) error {
 	if r.daily >= 0 {
 		return nil
 	}
@@ -197,10 +205,10 @@ func (r *Reporter) ask(ctx context.Context) error {
 	return nil
 }
 
-// renew begins a new day of the quota when the time has come, or when the clock was put back so far
-// that it would not come today. Either the wall clock or the time that has passed decides: the
-// latter stops while the host is suspended. A quota of nothing is forgotten, so that a key that
-// gets one is noticed.
+// renew starts a new day of the quota at its reset. It also does so if the clock was set back so
+// far that the reset would not come today. The wall clock or the monotonic clock decides, whichever
+// comes first, because the latter stops while the host is suspended. A quota of zero becomes
+// unknown, so the API is asked again and a key that was given a quota is noticed.
 func (r *Reporter) renew(now time.Time) {
 	switch left := r.until.Sub(now); {
 	case r.daily < 0, left > 0 && left <= day && now.Round(0).Before(r.until.Round(0)):
@@ -217,7 +225,7 @@ func midnight(now time.Time) time.Time {
 	return now.Add(now.UTC().Truncate(day).Add(day).Sub(now.Round(0)))
 }
 
-// left returns what is left of the quota, as far as is known.
+// left returns the rows left of the quota, as far as it is known.
 func (r *Reporter) left() int {
 	if r.daily < 0 {
 		return firstBatch
@@ -225,7 +233,8 @@ func (r *Reporter) left() int {
 	return r.remaining
 }
 
-// refused decides what becomes of a batch of n rows that got no good answer, and passes the error on.
+// refused decides whether a batch of n rows is kept, given back or split after err, and returns
+// err.
 func (r *Reporter) refused(ctx context.Context, n int, err error) (Outcome, error) {
 	quota, isQuota := errors.AsType[*sikkerapi.QuotaError](err)
 	api, isAnswer := errors.AsType[*sikkerapi.APIError](err)
@@ -238,23 +247,24 @@ func (r *Reporter) refused(ctx context.Context, n int, err error) (Outcome, erro
 	case isAnswer && api.StatusCode == http.StatusTooManyRequests:
 		return r.giveBack(ctx, err) // too many requests at a time
 	case ctx.Err() != nil, isTemporary && neverSent(err):
-		return Outcome{}, err // the same batch goes again
+		return Outcome{}, err // the same batch is sent again
 	case isTemporary:
 		return r.doubtful(ctx, err)
 	case isRow, errors.Is(err, sikkerapi.ErrBatchTooLarge):
 		return r.halve(ctx, n, err)
-	case isAnswer && aboutContent(api.StatusCode) && (n > 1 || !api.Foreign): // a page of a proxy drops no row
+	// no row is dropped because of a page of a proxy
+	case isAnswer && aboutContent(api.StatusCode) && (n > 1 || !api.Foreign):
 		return r.halve(ctx, n, err)
 	case isAnswer:
-		return r.giveBack(ctx, err) // a key that is refused, an address that is not the API's
+		return r.giveBack(ctx, err) // a refused key, an address without the API
 	default: // a success that is not the API's, such as a login page, or that says nothing about the rows
 		return r.doubtful(ctx, &UnclearError{Times: r.doubt + 1, Err: err})
 	}
 }
 
-// doubtful keeps a batch that the API may have taken or not, and passes the error on. The batch
-// goes again as it is; after maxSent times its rows go back among those that wait, and one of them
-// is sent alone to find out.
+// doubtful keeps a batch that the API may have taken or not, and returns err. The same batch is
+// sent again. After maxSent times its rows go back into the queue, and one of them is sent alone to
+// find out.
 func (r *Reporter) doubtful(ctx context.Context, err error) (Outcome, error) {
 	r.doubt++
 	if !r.InDoubt() {
@@ -264,25 +274,29 @@ func (r *Reporter) doubtful(ctx context.Context, err error) (Outcome, error) {
 	return r.giveBack(ctx, err)
 }
 
-// neverSent reports whether a request failed before a byte of it was sent: no connection was made.
+// neverSent reports whether a request failed before a byte of it was sent because there was no
+// connection.
 func neverSent(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "dial"
 }
 
-// aboutContent says whether a status speaks of what was sent, and not of who sent it or where to.
+// aboutContent reports whether a status is about the content of a request and not about its sender
+// or address.
 func aboutContent(status int) bool {
-	return status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || status == http.StatusUnprocessableEntity
+	return status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge ||
+		status == http.StatusUnprocessableEntity
 }
 
-// giveBack ends the batch in flight, of which the API took nothing.
+// giveBack ends the batch in flight, of which the API took nothing, and returns err.
 func (r *Reporter) giveBack(ctx context.Context, err error) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	return Outcome{}, errors.Join(err, r.o.Queue.Return(ctx))
 }
 
-// halve finds the row that a batch is refused for by sending less and less of it; alone, it is dropped.
+// halve sends fewer and fewer rows to find the one that the API refuses a batch for. A row that is
+// refused alone is dropped.
 func (r *Reporter) halve(ctx context.Context, n int, err error) (Outcome, error) {
 	switch {
 	case n > 1:
@@ -294,15 +308,15 @@ func (r *Reporter) halve(ctx context.Context, n int, err error) (Outcome, error)
 		r.alone++
 		reason := err.Error()
 		if row, ok := errors.AsType[*sikkerapi.RowError](err); ok {
-			reason = row.Reason // without number and address, which no two rows share
+			reason = row.Reason // without number and address, which differ in every row
 		}
 		r.answered = &answer{out: Outcome{Rows: n, Rejected: n, Reasons: map[string]int{reason: n}}}
 		return r.record(ctx)
 	}
 }
 
-// learn remembers what is left of the quota until it is there again, at midnight UTC unless the API
-// says otherwise.
+// learn stores the rest of the quota and its reset, which is midnight UTC unless the API says
+// otherwise.
 func (r *Reporter) learn(q sikkerapi.Quota) {
 	if !q.Known {
 		return
@@ -310,15 +324,15 @@ func (r *Reporter) learn(q sikkerapi.Quota) {
 	now := r.o.Now()
 	r.daily, r.remaining = max(0, q.Limit), max(0, q.Remaining)
 	r.until = now.Add(q.Reset.Sub(now.Round(0)))
-	if !q.Reset.After(now) { // it was not told, or makes no sense
+	if !q.Reset.After(now) { // it is missing or in the past
 		r.until = midnight(now)
 	}
 	q.Reset = r.until.Round(0).UTC()
 	r.quota.Store(&q)
 }
 
-// Quota is what the API last said of the quota for reports, with Reset set; not Known while it said nothing. Any goroutine
-// may ask.
+// Quota returns the quota for reports as the API last said, with Reset set. Known is false until it
+// said something. Any goroutine may call it.
 func (r *Reporter) Quota() sikkerapi.Quota {
 	if q := r.quota.Load(); q != nil {
 		return *q
@@ -326,13 +340,14 @@ func (r *Reporter) Quota() sikkerapi.Quota {
 	return sikkerapi.Quota{}
 }
 
-// reportOf returns the row as the API takes it. Times that cannot be are left out: the clock was
+// reportOf returns the row in the form of the API. It leaves out impossible times: the clock was
 // wrong when the row was recorded, or is wrong now.
 func reportOf(r Row, now time.Time) sikkerapi.Report {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d packet%s dropped", r.Packets, plural(r.Packets))
 	if len(r.Ports) > 0 {
-		fmt.Fprintf(&b, ", to port%s %s", plural(uint64(len(r.Ports))), strings.Trim(strings.ReplaceAll(fmt.Sprint(r.Ports), " ", ", "), "[]"))
+		ports := strings.Trim(strings.ReplaceAll(fmt.Sprint(r.Ports), " ", ", "), "[]")
+		fmt.Fprintf(&b, ", to port%s %s", plural(uint64(len(r.Ports))), ports)
 	}
 	if r.MorePorts() {
 		b.WriteString(" and possibly others")

@@ -17,12 +17,12 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// queue keeps rows as the store does: one batch in flight, and answers only to it.
+// queue holds rows as the store does: one batch in flight, and an answer only for it.
 type queue struct {
 	t               *testing.T
 	waiting, flying []report.Row
 	sent, rejected  int
-	full            bool // the disk: nothing is recorded
+	full            bool // the disk is full: nothing can be recorded
 }
 
 func (q *queue) Queued(context.Context) (int, error) { return len(q.waiting) + len(q.flying), nil }
@@ -39,7 +39,7 @@ var errFull = errors.New("disk full")
 
 func (q *queue) Done(ctx context.Context, accepted, rejected int, again []report.Row) error {
 	if len(q.flying) == 0 {
-		q.t.Error("an answer for no batch")
+		q.t.Error("an answer without a batch in flight")
 	}
 	if q.full || ctx.Err() != nil {
 		return errFull
@@ -54,7 +54,8 @@ func (q *queue) Return(context.Context) error {
 	return nil
 }
 
-// api answers as it is told, and keeps what it was sent. It tells its quota beforehand if there is one.
+// api answers with answer and stores the rows it got. Status returns quota, or an error if it is
+// zero.
 type api struct {
 	got    [][]sikkerapi.Report
 	answer func(rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error)
@@ -73,7 +74,7 @@ func (a *api) Status(context.Context) (sikkerapi.Status, error) {
 	return sikkerapi.Status{Quotas: sikkerapi.Quotas{Reports: a.quota}}, nil
 }
 
-// now is when these tests deliver.
+// now is the time at which these tests deliver.
 func now() time.Time { return time.Date(2026, 11, 24, 14, 0, 0, 0, time.UTC) }
 
 func all(rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
@@ -83,7 +84,9 @@ func all(rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
 func rows(n int) []report.Row {
 	var rs []report.Row
 	for i := range n {
-		rs = append(rs, report.Row{Source: netip.AddrFrom4([4]byte{5, byte(i >> 16), byte(i >> 8), byte(i)}), Packets: 1})
+		rs = append(rs, report.Row{
+			Source: netip.AddrFrom4([4]byte{5, byte(i >> 16), byte(i >> 8), byte(i)}), Packets: 1,
+		})
 	}
 	return rs
 }
@@ -93,7 +96,10 @@ func TestReport(t *testing.T) {
 	first := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	a := &api{answer: all}
 	q := &queue{t: t, waiting: []report.Row{
-		{Source: netip.MustParseAddr("203.0.113.9"), Service: "ssh", Packets: 47, Ports: []uint16{22, 2222}, First: first, Last: first.Add(time.Hour)},
+		{
+			Source: netip.MustParseAddr("203.0.113.9"), Service: "ssh", Packets: 47, Ports: []uint16{22, 2222},
+			First: first, Last: first.Add(time.Hour),
+		},
 		{Source: netip.MustParseAddr("2001:db8::1"), Packets: 1, First: first, Last: first},
 	}}
 	out, err := report.New(report.Options{Queue: q, API: a, Now: now}).Deliver(t.Context())
@@ -105,7 +111,8 @@ func TestReport(t *testing.T) {
 		got = append(got, fmt.Sprintf("%s %s %q %s", r.IP, r.Category, r.Protocol, r.Comment))
 	}
 	want := []string{
-		`203.0.113.9 port_scan "ssh" 47 packets dropped, to ports 22, 2222, from 2026-11-24T12:00:00Z to 2026-11-24T13:00:00Z`,
+		`203.0.113.9 port_scan "ssh" 47 packets dropped, to ports 22, 2222, ` +
+			`from 2026-11-24T12:00:00Z to 2026-11-24T13:00:00Z`,
 		`2001:db8::1 port_scan "" 1 packet dropped, from 2026-11-24T12:00:00Z to 2026-11-24T12:00:00Z`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -118,22 +125,31 @@ func TestDeliverRefused(t *testing.T) {
 	tests := []struct {
 		name            string
 		err             error
-		flying, waiting int // afterwards, of three
+		flying, waiting int // afterwards, of three rows
 		sent, rejected  int
 		fails           bool
 	}{
 		{
-			"OK a limit of requests at a time takes nothing",
+			"OK too many requests at a time give it back",
 			&sikkerapi.TemporaryError{Err: &sikkerapi.APIError{StatusCode: 429}}, 0, 3, 0, 0, true,
 		},
-		{"OK a passing failure leaves the batch in flight", &sikkerapi.TemporaryError{Err: errors.New("503")}, 3, 0, 0, 0, true},
+		{
+			"OK a temporary failure leaves the batch in flight",
+			&sikkerapi.TemporaryError{Err: errors.New("503")}, 3, 0, 0, 0, true,
+		},
 		{"OK a spent quota gives it back", &sikkerapi.QuotaError{RetryAfter: time.Hour}, 0, 3, 0, 0, true},
 		{"OK a refused key gives it back", &sikkerapi.APIError{StatusCode: 401}, 0, 3, 0, 0, true},
-		{"OK counts that do not add up are no proof", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("total is -1")), 3, 0, 0, 0, true},
-		{"OK a page that is no JSON is no proof", fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, &json.SyntaxError{}), 3, 0, 0, 0, true},
-		{"OK an answer that cannot be read may have been one", fmt.Errorf("x: %w", sikkerapi.ErrDecompress), 3, 0, 0, 0, true},
-		{"OK a batch that is refused for good is halved", &sikkerapi.APIError{StatusCode: 413}, 0, 3, 0, 0, true},
-		{"OK an address where no API is gives it back", &sikkerapi.APIError{StatusCode: 404}, 0, 3, 0, 0, true},
+		{
+			"OK counts that do not add up are no proof",
+			fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("total is -1")), 3, 0, 0, 0, true,
+		},
+		{
+			"OK a page that is not JSON is no proof",
+			fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, &json.SyntaxError{}), 3, 0, 0, 0, true,
+		},
+		{"OK an unreadable answer is no proof", fmt.Errorf("x: %w", sikkerapi.ErrDecompress), 3, 0, 0, 0, true},
+		{"OK a batch refused as too large is halved", &sikkerapi.APIError{StatusCode: 413}, 0, 3, 0, 0, true},
+		{"OK an address without the API gives it back", &sikkerapi.APIError{StatusCode: 404}, 0, 3, 0, 0, true},
 		{"OK a redirect gives it back", &sikkerapi.APIError{StatusCode: 302}, 0, 3, 0, 0, true},
 	}
 	for _, tt := range tests {
@@ -144,14 +160,17 @@ func TestDeliverRefused(t *testing.T) {
 				return sikkerapi.BulkReportResult{}, tt.err
 			}}
 			_, err := report.New(report.Options{Queue: q, API: a}).Deliver(t.Context())
-			if (err != nil) != tt.fails || len(q.flying) != tt.flying || len(q.waiting) != tt.waiting || q.sent != tt.sent || q.rejected != tt.rejected {
-				t.Errorf("got %v; %d in flight, %d waiting, %d sent, %d rejected", err, len(q.flying), len(q.waiting), q.sent, q.rejected)
+			if (err != nil) != tt.fails || len(q.flying) != tt.flying || len(q.waiting) != tt.waiting ||
+				q.sent != tt.sent || q.rejected != tt.rejected {
+				t.Errorf("got %v; %d in flight, %d waiting, %d sent, %d rejected",
+					err, len(q.flying), len(q.waiting), q.sent, q.rejected)
 			}
 		})
 	}
 }
 
-// TestPoison has one row in a thousand that the API refuses each batch for: the others get through, and it is dropped.
+// TestPoison has one row in a thousand for which the API refuses a batch. The others are accepted,
+// and it is dropped.
 func TestPoison(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(1000)}
@@ -176,7 +195,7 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestQuota spends what is left on the busiest, and then asks no more.
+// TestQuota checks that the rest of the quota goes to the busiest rows and that no more is sent.
 func TestQuota(t *testing.T) {
 	t.Parallel()
 	left := 8
@@ -193,7 +212,7 @@ func TestQuota(t *testing.T) {
 	r := report.New(report.Options{Queue: q, API: a})
 	first := q.waiting[:5]
 	q.waiting, first = first, q.waiting[5:]
-	if _, err := r.Deliver(t.Context()); err != nil { // tells the quota
+	if _, err := r.Deliver(t.Context()); err != nil { // its answer has the quota
 		t.Fatal(err)
 	}
 	q.waiting = first
@@ -209,7 +228,7 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-// TestRefusesEverything has an API that says 400 to whatever it is sent: a few rows are dropped to find out, no more.
+// TestRefusesEverything has an API that answers 400 to everything. Only maxAlone rows are dropped.
 func TestRefusesEverything(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(1000)}
@@ -224,12 +243,13 @@ func TestRefusesEverything(t *testing.T) {
 		}
 	}
 	if len(q.waiting)+len(q.flying) != 997 || q.rejected != 3 || failed != 47 {
-		t.Errorf("%d rows are left, %d were rejected, %d deliveries failed; want 997, 3 and 47", len(q.waiting)+len(q.flying), q.rejected, failed)
+		t.Errorf("%d rows are left, %d were rejected, %d deliveries failed; want 997, 3 and 47",
+			len(q.waiting)+len(q.flying), q.rejected, failed)
 	}
 }
 
-// TestPoisonNowAndThen has more rows that the API refuses than may be dropped one after the other, but
-// others get through between them: it is the rows that are refused, and they hold up nothing.
+// TestPoisonNowAndThen has more than maxAlone rows that the API refuses, with accepted rows between
+// them. So the rows are the cause, and they do not delay the others.
 func TestPoisonNowAndThen(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(100)}
@@ -253,7 +273,8 @@ func TestPoisonNowAndThen(t *testing.T) {
 	}
 }
 
-// TestProxyRefusesContent has a proxy that says 400 or 413 in a page of its own: no row is dropped for that.
+// TestProxyRefusesContent has a proxy that answers 400 or 413 with a page of its own. No row is
+// dropped for that.
 func TestProxyRefusesContent(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(4)}
@@ -265,11 +286,13 @@ func TestProxyRefusesContent(t *testing.T) {
 		_, _ = r.Deliver(t.Context())
 	}
 	if n, _ := q.Queued(t.Context()); n != 4 || q.rejected != 0 || len(a.got[len(a.got)-1]) != 1 {
-		t.Errorf("%d rows are left, %d were dropped, %d are sent at once; want 4, 0 and 1", n, q.rejected, len(a.got[len(a.got)-1]))
+		t.Errorf("%d rows are left, %d were dropped, %d are sent at once; want 4, 0 and 1",
+			n, q.rejected, len(a.got[len(a.got)-1]))
 	}
 }
 
-// TestUnrecorded has a disk that is full when the API has answered: the answer is recorded later, and nothing sent again.
+// TestUnrecorded fills the disk before the API answers. The answer is recorded later, and nothing
+// is sent again.
 func TestUnrecorded(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(3), full: true}
@@ -286,7 +309,7 @@ func TestUnrecorded(t *testing.T) {
 	}
 }
 
-// TestStoppedAfterAnswer ends the context while the API answers: the answer is recorded all the same.
+// TestStoppedAfterAnswer ends the context while the API answers. The answer is still recorded.
 func TestStoppedAfterAnswer(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -295,25 +318,31 @@ func TestStoppedAfterAnswer(t *testing.T) {
 		cancel()
 		return all(rs)
 	}}
-	if out, err := report.New(report.Options{Queue: q, API: a}).Deliver(ctx); err != nil || out.Accepted != 3 || q.sent != 3 {
+	if out, err := report.New(report.Options{Queue: q, API: a}).Deliver(ctx); err != nil || out.Accepted != 3 ||
+		q.sent != 3 {
 		t.Errorf("got %+v, %v, %d sent", out, err, q.sent)
 	}
 }
 
-// TestBeyondQuota has another host spend the quota between the question and the report: what the API does not take waits.
+// TestBeyondQuota has another host use up the quota between the question and the report. Rows that
+// the API does not take wait.
 func TestBeyondQuota(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(100)}
-	a := &api{quota: sikkerapi.Usage{Limit: 1000, Used: 900, Remaining: 100}, answer: func(rs []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
-		res := sikkerapi.BulkReportResult{Total: len(rs), Accepted: 40, Rejected: 60, Quota: sikkerapi.Quota{Known: true, Limit: 1000}}
+	a := &api{quota: sikkerapi.Usage{Limit: 1000, Used: 900, Remaining: 100}}
+	a.answer = func(rs []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+		res := sikkerapi.BulkReportResult{
+			Total: len(rs), Accepted: 40, Rejected: 60, Quota: sikkerapi.Quota{Known: true, Limit: 1000},
+		}
 		for i := 41; i <= 100; i++ {
 			res.Errors = append(res.Errors, &sikkerapi.RowError{Row: i, Reason: "daily quota exceeded"})
 		}
 		return res, nil
-	}}
+	}
 	r := report.New(report.Options{Queue: q, API: a, Now: now})
 	out, err := r.Deliver(t.Context())
-	if err != nil || out.Accepted != 40 || out.Rejected != 0 || q.sent != 40 || q.rejected != 0 || len(q.waiting) != 60 {
+	if err != nil || out.Accepted != 40 || out.Rejected != 0 || q.sent != 40 || q.rejected != 0 ||
+		len(q.waiting) != 60 {
 		t.Errorf("got %+v, %v; %d sent, %d rejected, %d waiting", out, err, q.sent, q.rejected, len(q.waiting))
 	}
 	if _, err := r.Deliver(t.Context()); err == nil || len(a.got) != 1 {
@@ -321,7 +350,7 @@ func TestBeyondQuota(t *testing.T) {
 	}
 }
 
-// TestQuotaAsked spends what the API says is left before the first report.
+// TestQuotaAsked checks that the quota is asked for before the first report and kept.
 func TestQuotaAsked(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(2000)}
@@ -332,7 +361,8 @@ func TestQuotaAsked(t *testing.T) {
 	}
 }
 
-// TestClockPutBack learns the quota while the clock is years ahead: put right, it is no reason to wait for years.
+// TestClockPutBack learns the quota while the clock is years ahead. After the correction, reports
+// do not wait for years.
 func TestClockPutBack(t *testing.T) {
 	t.Parallel()
 	at := now().AddDate(4, 0, 0)
@@ -344,20 +374,22 @@ func TestClockPutBack(t *testing.T) {
 	}
 	at = now()
 	if out, err := r.Deliver(t.Context()); err != nil || out.Accepted != 2 {
-		t.Errorf("with the clock put right: %+v, %v", out, err)
+		t.Errorf("with the clock corrected: %+v, %v", out, err)
 	}
 }
 
 func TestNothing(t *testing.T) {
 	t.Parallel()
 	a := &api{answer: all}
-	if out, err := report.New(report.Options{Queue: &queue{t: t}, API: a}).Deliver(t.Context()); err != nil || out.Rows != 0 || len(a.got) != 0 {
+	if out, err := report.New(report.Options{Queue: &queue{t: t}, API: a}).Deliver(t.Context()); err != nil ||
+		out.Rows != 0 || len(a.got) != 0 {
 		t.Errorf("got %+v, %v, %d requests", out, err, len(a.got))
 	}
 }
 
-// TestProvesNothing has an API that takes every row and cannot say so: each row is sent twice at most, but for the one that
-// is sent alone to find out, and nothing leaves the queue. When it says so again, everything gets through.
+// TestProvesNothing has an API that takes every row and cannot confirm it. Each row is sent at most
+// twice, except the one that is sent alone to find out, and none leaves the queue. Once the API
+// confirms again, all rows are accepted.
 func TestProvesNothing(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]error{
@@ -375,7 +407,8 @@ func TestProvesNothing(t *testing.T) {
 		for i := range 20 {
 			_, err := r.Deliver(t.Context())
 			unclear, isUnclear := errors.AsType[*report.UnclearError](err)
-			if !errors.Is(err, answer) || isUnclear != (name == "malformed") || isUnclear && unclear.Times != i+1 || r.InDoubt() != (i > 0) {
+			if !errors.Is(err, answer) || isUnclear != (name == "malformed") || isUnclear && unclear.Times != i+1 ||
+				r.InDoubt() != (i > 0) {
 				t.Fatalf("%s: delivery %d: %v, in doubt %t", name, i+1, err, r.InDoubt())
 			}
 		}
@@ -386,7 +419,8 @@ func TestProvesNothing(t *testing.T) {
 			}
 		}
 		if n, _ := q.Queued(t.Context()); n != 50 || q.sent != 0 || often != 1 {
-			t.Errorf("%s: %d rows wait, %d count as sent, %d were sent more than twice; want 50, 0 and 1", name, n, q.sent, often)
+			t.Errorf("%s: %d rows wait, %d count as sent, %d were sent more than twice; want 50, 0 and 1",
+				name, n, q.sent, often)
 		}
 		a.answer = all
 		for range 10 {
@@ -400,12 +434,15 @@ func TestProvesNothing(t *testing.T) {
 	}
 }
 
-// TestNeverSent: a batch for which there was no connection is no batch that was sent, however often it was tried.
+// TestNeverSent checks that attempts without a connection do not count as sent, however many there
+// are.
 func TestNeverSent(t *testing.T) {
 	t.Parallel()
 	q := &queue{t: t, waiting: rows(3)}
 	a := &api{answer: func([]sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
-		return sikkerapi.BulkReportResult{}, &sikkerapi.TemporaryError{Err: &net.OpError{Op: "dial", Err: errors.New("refused")}}
+		return sikkerapi.BulkReportResult{}, &sikkerapi.TemporaryError{
+			Err: &net.OpError{Op: "dial", Err: errors.New("refused")},
+		}
 	}}
 	r := report.New(report.Options{Queue: q, API: a})
 	for range 5 {
@@ -415,8 +452,8 @@ func TestNeverSent(t *testing.T) {
 	}
 }
 
-// TestNothingADay has a key whose quota is nothing: it is asked about once a day, and each wait is one. When the key gets a
-// quota, that is noticed.
+// TestNothingADay has a key with a quota of zero. The API is asked once a day, and each wait lasts
+// a day. If the key gets a quota, the next question shows it.
 func TestNothingADay(t *testing.T) {
 	t.Parallel()
 	at := now()
@@ -426,7 +463,7 @@ func TestNothingADay(t *testing.T) {
 		return sikkerapi.BulkReportResult{}, &sikkerapi.QuotaError{Quota: none}
 	}}
 	r := report.New(report.Options{Queue: q, API: a, Now: func() time.Time { return at }})
-	_, _ = r.Deliver(t.Context()) // tells the quota
+	_, _ = r.Deliver(t.Context()) // its answer has the quota
 	for day := range 5 {
 		_, err := r.Deliver(t.Context())
 		quota, ok := errors.AsType[*sikkerapi.QuotaError](err)
@@ -442,7 +479,7 @@ func TestNothingADay(t *testing.T) {
 	}
 }
 
-// TestNegativeQuota: numbers that cannot be are no reason to send without a limit.
+// TestNegativeQuota checks that a negative quota does not mean no limit.
 func TestNegativeQuota(t *testing.T) {
 	t.Parallel()
 	a := &api{quota: sikkerapi.Usage{Limit: 10, Used: 15, Remaining: -5}, answer: all}
@@ -452,7 +489,7 @@ func TestNegativeQuota(t *testing.T) {
 	}
 }
 
-// TestWrongTimes leaves the times out of a report that a wrong clock recorded.
+// TestWrongTimes checks that a report has no times that a wrong clock recorded.
 func TestWrongTimes(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -462,9 +499,9 @@ func TestWrongTimes(t *testing.T) {
 		"OK now":              {now(), now(), true},
 		"OK an hour":          {now().Add(-time.Hour), now(), true},
 		"bad a clock ahead":   {now().Add(time.Hour), now().Add(2 * time.Hour), false},
-		"bad put right since": {now(), now().AddDate(3, 0, 0), false},
+		"bad corrected since": {now(), now().AddDate(3, 0, 0), false},
 		"bad a clock of 1970": {time.Unix(60, 0), time.Unix(90, 0), false},
-		"bad put back":        {now(), now().Add(-time.Hour), false},
+		"bad set back":        {now(), now().Add(-time.Hour), false},
 	} {
 		a := &api{answer: all}
 		q := &queue{t: t, waiting: rows(1)}

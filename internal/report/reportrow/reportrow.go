@@ -1,5 +1,6 @@
-// Package reportrow is the value that store queues and report sends: one source and what it did to one service. It is a
-// package of its own so that the two can share it without importing each other. Nothing here can fail.
+// Package reportrow is the value that store queues and report sends: one source and what it did to
+// one service. It is a package of its own so that the two can share it without importing each
+// other. Nothing here can fail.
 package reportrow
 
 import (

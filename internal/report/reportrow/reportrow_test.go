@@ -23,10 +23,13 @@ func ports(first uint16, n int) []uint16 {
 func TestMergeAddsPacketsAndWidensTheTime(t *testing.T) {
 	t.Parallel()
 	source, noon := netip.MustParseAddr("203.0.113.9"), time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	a := reportrow.Row{Source: source, Service: "ssh", Packets: 3, Ports: []uint16{22}, First: noon, Last: noon.Add(time.Minute)}
+	a := reportrow.Row{
+		Source: source, Service: "ssh", Packets: 3, Ports: []uint16{22}, First: noon, Last: noon.Add(time.Minute),
+	}
 	b := reportrow.Row{Source: source, Packets: 2, Ports: []uint16{2222, 22}, First: noon.Add(-time.Hour), Last: noon}
 	want := reportrow.Row{
-		Source: source, Service: "ssh", Packets: 5, Ports: []uint16{22, 2222}, First: noon.Add(-time.Hour), Last: noon.Add(time.Minute),
+		Source: source, Service: "ssh", Packets: 5, Ports: []uint16{22, 2222}, First: noon.Add(-time.Hour),
+		Last: noon.Add(time.Minute),
 	}
 	if diff := cmp.Diff(want, a.Merge(b), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("merged row (-want +got):\n%s", diff)
