@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkEvents sends logged packets as fast as one thread can, and reports what became of them.
+// BenchmarkEvents sends logged packets as fast as one thread can, and reports how many were
+// received and lost.
 func BenchmarkEvents(b *testing.B) {
 	h := newHost(b)
 	s := New(Options{Group: group})
 	h.open(s)
 	packet := ipv4(packet4(UDP, 0, 0, pad(ports(53))...))
-	runtime.LockOSThread() // so that the sender's CPU time can be told from the sensor's
+	runtime.LockOSThread() // to measure the CPU time of the sender separately from that of the sensor
 	defer runtime.UnlockOSThread()
 	var sent uint64
 	own, all := cpuTime(b, unix.RUSAGE_THREAD), cpuTime(b, unix.RUSAGE_SELF)
@@ -35,7 +36,7 @@ func BenchmarkEvents(b *testing.B) {
 	b.ReportMetric(float64(cpu.Nanoseconds())/float64(max(t.Events, 1)), "cpu-ns/event")
 }
 
-// cpuTime is what the process or the calling thread has used.
+// cpuTime returns the CPU time used by the process or the calling thread.
 func cpuTime(tb testing.TB, who int) time.Duration {
 	tb.Helper()
 	var u unix.Rusage

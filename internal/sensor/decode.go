@@ -5,16 +5,16 @@ import (
 	"net/netip"
 )
 
-// key is what packets are summed by: a Key without pointers, so that a table of them costs the garbage collector nothing.
+// key is a Key without pointers, so that a table of them costs the garbage collector nothing.
 type key struct {
-	source [16]byte // the first four bytes for IPv4
+	source [16]byte // IPv4: the first four bytes
 	port   uint16
 	proto  Protocol
 	kind   Kind
 	v6     bool
 }
 
-// Key unpacks k. An IPv4-mapped source of an IPv6 packet stays the IPv6 address that it was.
+// Key converts k. An IPv4-mapped source of an IPv6 packet stays an IPv6 address.
 func (k key) Key() Key {
 	source := netip.AddrFrom16(k.source)
 	if !k.v6 {
@@ -27,17 +27,18 @@ const (
 	header4Len = 20 // RFC 791, without options
 	header6Len = 40 // RFC 8200
 	portsLen   = 4  // source port and destination port
-	flagsAt    = 13 // in a TCP header, RFC 9293
-	chunkAt    = 12 // in a packet of SCTP, the type of the first one, RFC 9260
-	// clientPorts is the first of the ports that Linux gives to clients (net.ipv4.ip_local_port_range).
+	flagsAt    = 13 // offset of the flags in a TCP header, RFC 9293
+	chunkAt    = 12 // offset of the type of the first chunk in an SCTP packet, RFC 9260
+	// clientPorts is the first port that Linux gives to clients (net.ipv4.ip_local_port_range).
 	clientPorts = 32768
-	// anyPorts is the first of the ports that need no privilege: resolvers ask from any of them.
+	// anyPorts is the first port that needs no privilege. Resolvers send from any of these.
 	anyPorts = 1024
-	// maxExtensions is how many IPv6 extension headers are read. RFC 8200 has each occur once, one of them twice.
+	// maxExtensions is the number of IPv6 extension headers that are read. RFC 8200 allows each
+	// once, and one of them twice.
 	maxExtensions = 8
 )
 
-// IPv6 extension headers: RFC 8200, 4302 (AH, which is a Protocol as well), 6275, 7401 and 5533.
+// IPv6 extension headers: RFC 8200, 4302 (AH, which is also a Protocol), 6275, 7401 and 5533.
 const (
 	hopByHop     Protocol = 0
 	routing      Protocol = 43
@@ -48,8 +49,9 @@ const (
 	shim6        Protocol = 140
 )
 
-// decode reads whom a packet is from, and where it wanted to go. The packet begins with its IP header and may be cut off
-// anywhere. It fails only when the IP header is not whole or not one; a transport header that is missing costs the port.
+// decode reads the source, port, protocol and kind of a packet. The packet begins with its IP
+// header and may be cut off anywhere. decode fails only if the IP header is incomplete or is not
+// one. If the transport header is missing, the port is 0.
 func decode(packet []byte) (key, bool) {
 	if len(packet) == 0 {
 		return key{}, false
@@ -106,7 +108,7 @@ func decode6(b []byte) (key, bool) {
 			if len(b) < 4 {
 				return k, true
 			}
-			if binary.BigEndian.Uint16(b[2:])&0xfff8 != 0 { // what follows is the middle of something
+			if binary.BigEndian.Uint16(b[2:])&0xfff8 != 0 { // not the first fragment: no transport header follows
 				k.proto = Protocol(b[0])
 				return k, true
 			}
@@ -116,7 +118,7 @@ func decode6(b []byte) (key, bool) {
 			return k, true
 		}
 		k.proto = Protocol(b[0])
-		b = b[min(headerLen, len(b)):] // cut off within this header, but what comes next is known
+		b = b[min(headerLen, len(b)):] // cut off within this header, but the type of the next is known
 	}
 	k.read(b)
 	return k, true
@@ -125,7 +127,8 @@ func decode6(b []byte) (key, bool) {
 // TCP flags.
 const fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
 
-// read reads the transport header, which may be cut off: what a packet shows that cannot be read is Other.
+// read reads the transport header, which may be cut off. If the part that shows the kind is
+// missing, the kind is Other.
 func (k *key) read(header []byte) {
 	k.kind = Other
 	if k.proto == ICMP || k.proto == ICMPv6 {
@@ -148,7 +151,7 @@ func (k *key) read(header []byte) {
 	case k.proto == TCP, k.proto == SCTP: // cut off
 	case answers:
 		k.kind = Answer
-	case from == to: // as NTP and IKE have it, and then both ask and answer look alike
+	case from == to: // as in NTP and IKE, where requests and answers look alike
 	default:
 		k.kind = Attempt
 	}
@@ -157,7 +160,8 @@ func (k *key) read(header []byte) {
 	}
 }
 
-// tcpKind is what a segment shows by its flags, and by whether it goes from the port of a service to that of a client.
+// tcpKind returns the kind of a segment from its flags. answers is true if it goes from the port of
+// a service to the port of a client.
 func tcpKind(flags byte, answers bool) Kind {
 	switch {
 	case flags&(fin|syn|rst|ack) == syn:
@@ -169,7 +173,8 @@ func tcpKind(flags byte, answers bool) Kind {
 	}
 }
 
-// sctpKind is what a packet of SCTP shows by its first chunk (RFC 9260): INIT, INIT ACK, or another.
+// sctpKind returns the kind of an SCTP packet from its first chunk (RFC 9260): INIT, INIT ACK, or
+// another.
 func sctpKind(chunk byte) Kind {
 	switch chunk {
 	case 1:
@@ -181,7 +186,8 @@ func sctpKind(chunk byte) Kind {
 	}
 }
 
-// icmpKind is what a message of ICMP (RFC 792, 950) or ICMPv6 (RFC 4443) shows by its type.
+// icmpKind returns the kind of an ICMP message (RFC 792, 950) or ICMPv6 message (RFC 4443) from its
+// type.
 func icmpKind(p Protocol, typ byte) Kind {
 	switch {
 	case p == ICMP && (typ == 8 || typ == 13 || typ == 15 || typ == 17), p == ICMPv6 && typ == 128:

@@ -16,15 +16,15 @@ var (
 	cmpAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 )
 
-// ports is the start of a transport header: from port 4000 to p.
+// ports returns the start of a transport header: from port 4000 to p.
 func ports(p uint16) []byte { return binary.BigEndian.AppendUint16([]byte{0x0f, 0xa0}, p) }
 
-// segment is the start of a TCP header with flags: from port 4000 to p.
+// segment returns the start of a TCP header with flags: from port 4000 to p.
 func segment(p uint16, flags byte) []byte {
 	return append(ports(p), 0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags)
 }
 
-// packet4 is an IPv4 packet from source4, with options of a length that is a multiple of 4.
+// packet4 returns an IPv4 packet from source4. The length of options, in bytes, is a multiple of 4.
 func packet4(p Protocol, fragmentOffset uint16, options int, payload ...byte) []byte {
 	b := make([]byte, header4Len+options, header4Len+options+len(payload))
 	b[0] = 0x40 | byte(len(b)/4)
@@ -34,7 +34,7 @@ func packet4(p Protocol, fragmentOffset uint16, options int, payload ...byte) []
 	return append(b, payload...)
 }
 
-// packet6 is an IPv6 packet from source6.
+// packet6 returns an IPv6 packet from source6.
 func packet6(next Protocol, payload ...byte) []byte {
 	b := make([]byte, header6Len, header6Len+len(payload))
 	b[0], b[6] = 0x60, byte(next)
@@ -42,7 +42,8 @@ func packet6(next Protocol, payload ...byte) []byte {
 	return append(b, payload...)
 }
 
-// extension is an IPv6 extension header of 8 bytes; for a fragment header, what is in byte 2 and 3 as well.
+// extension returns an IPv6 extension header of 8 bytes. For a fragment header, bytes 2 and 3 are
+// fragmentField.
 func extension(next Protocol, fragmentField uint16) []byte {
 	return binary.BigEndian.AppendUint16([]byte{byte(next), 0}, fragmentField)[:4:4]
 }
@@ -55,7 +56,7 @@ func join(parts ...[]byte) []byte {
 	return b
 }
 
-// pad makes a header 8 bytes long.
+// pad extends a header to 8 bytes.
 func pad(b []byte) []byte { return append(b, make([]byte, 8-len(b))...) }
 
 func TestDecode(t *testing.T) {
@@ -79,65 +80,162 @@ func TestDecode(t *testing.T) {
 
 		{name: "OK IPv4 TCP", packet: packet4(TCP, 0, 0, segment(23, syn)...), want: Key{source4, 23, TCP, Attempt}},
 		{name: "OK IPv4 all options", packet: packet4(UDP, 0, 40, ports(53)...), want: Key{source4, 53, UDP, Attempt}},
-		{name: "OK IPv4 first fragment", packet: packet4(TCP, 0x2000, 0, segment(23, syn)...), want: Key{source4, 23, TCP, Attempt}},
-		{name: "OK IPv4 do not fragment", packet: packet4(TCP, 0x4000, 0, segment(23, syn)...), want: Key{source4, 23, TCP, Attempt}},
-		{name: "OK IPv4 later fragment has no port", packet: packet4(TCP, 0x2001, 0, ports(23)...), want: Key{source4, 0, TCP, Other}},
-		{name: "OK IPv4 last fragment has no port", packet: packet4(UDP, 0x1fff, 0, ports(23)...), want: Key{source4, 0, UDP, Other}},
-		{name: "OK IPv4 ports cut off", packet: packet4(TCP, 0, 0, ports(23)[:3]...), want: Key{source4, 0, TCP, Other}},
-		{name: "OK IPv4 nothing but the header", packet: packet4(SCTP, 0, 0), want: Key{source4, 0, SCTP, Other}},
-		{name: "OK IPv4 ICMP has no port", packet: packet4(ICMP, 0, 0, ports(23)...), want: Key{source4, 0, ICMP, Attempt}},
+		{
+			name: "OK IPv4 first fragment", packet: packet4(TCP, 0x2000, 0, segment(23, syn)...),
+			want: Key{source4, 23, TCP, Attempt},
+		},
+		{
+			name: "OK IPv4 do not fragment", packet: packet4(TCP, 0x4000, 0, segment(23, syn)...),
+			want: Key{source4, 23, TCP, Attempt},
+		},
+		{
+			name: "OK IPv4 later fragment has no port", packet: packet4(TCP, 0x2001, 0, ports(23)...),
+			want: Key{source4, 0, TCP, Other},
+		},
+		{
+			name: "OK IPv4 last fragment has no port", packet: packet4(UDP, 0x1fff, 0, ports(23)...),
+			want: Key{source4, 0, UDP, Other},
+		},
+		{
+			name:   "OK IPv4 ports cut off",
+			packet: packet4(TCP, 0, 0, ports(23)[:3]...), want: Key{source4, 0, TCP, Other},
+		},
+		{name: "OK IPv4 header only", packet: packet4(SCTP, 0, 0), want: Key{source4, 0, SCTP, Other}},
+		{
+			name: "OK IPv4 ICMP has no port", packet: packet4(ICMP, 0, 0, ports(23)...),
+			want: Key{source4, 0, ICMP, Attempt},
+		},
 		{name: "OK IPv4 GRE has no port", packet: packet4(GRE, 0, 0, ports(23)...), want: Key{source4, 0, GRE, Other}},
 		{name: "OK IPv4 DCCP", packet: packet4(DCCP, 0, 0, ports(5001)...), want: Key{source4, 5001, DCCP, Attempt}},
 		{name: "OK IPv4 SCTP", packet: packet4(SCTP, 0, 0, ports(36412)...), want: Key{source4, 36412, SCTP, Other}},
-		{name: "OK IPv4 UDP-Lite", packet: packet4(UDPLite, 0, 0, ports(5004)...), want: Key{source4, 5004, UDPLite, Attempt}},
+		{
+			name: "OK IPv4 UDP-Lite", packet: packet4(UDPLite, 0, 0, ports(5004)...),
+			want: Key{source4, 5004, UDPLite, Attempt},
+		},
 
 		{name: "OK IPv6 TCP", packet: packet6(TCP, segment(23, syn)...), want: Key{source6, 23, TCP, Attempt}},
-		{name: "OK IPv6 ICMPv6 has no port", packet: packet6(ICMPv6, ports(23)...), want: Key{source6, 0, ICMPv6, Other}},
-		{name: "OK IPv6 mapped source stays IPv6", packet: mapped, want: Key{netip.MustParseAddr("::ffff:203.0.113.7"), 53, UDP, Attempt}},
+		{
+			name: "OK IPv6 ICMPv6 has no port", packet: packet6(ICMPv6, ports(23)...),
+			want: Key{source6, 0, ICMPv6, Other},
+		},
+		{
+			name: "OK IPv6 mapped source stays IPv6", packet: mapped,
+			want: Key{netip.MustParseAddr("::ffff:203.0.113.7"), 53, UDP, Attempt},
+		},
 		{
 			name:   "OK IPv6 hop-by-hop, routing and destination options",
-			packet: packet6(0, join(hop(43), hop(60), hop(TCP), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt},
+			packet: packet6(0, join(hop(43), hop(60), hop(TCP), segment(22, syn))...), want: Key{
+				source6, 22, TCP, Attempt,
+			},
 		},
 		{
 			name:   "OK IPv6 mobility, host identity and shim6",
-			packet: packet6(135, join(hop(139), hop(140), hop(UDP), ports(53))...), want: Key{source6, 53, UDP, Attempt},
+			packet: packet6(135, join(hop(139), hop(140), hop(UDP), ports(53))...),
+			want:   Key{source6, 53, UDP, Attempt},
 		},
 		{
 			name:   "OK IPv6 longer extension",
-			packet: packet6(60, join([]byte{byte(TCP), 2}, make([]byte, 22), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt},
+			packet: packet6(60, join([]byte{byte(TCP), 2}, make([]byte, 22), segment(22, syn))...), want: Key{
+				source6, 22, TCP, Attempt,
+			},
 		},
 		{
 			name:   "OK IPv6 AH counts in units of four",
-			packet: packet6(AH, join([]byte{byte(TCP), 4}, make([]byte, 22), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt},
+			packet: packet6(AH, join([]byte{byte(TCP), 4}, make([]byte, 22), segment(22, syn))...), want: Key{
+				source6, 22, TCP, Attempt,
+			},
 		},
-		{name: "OK IPv6 first fragment", packet: packet6(44, join(pad(extension(UDP, 1)), ports(53))...), want: Key{source6, 53, UDP, Attempt}},
-		{name: "OK IPv6 later fragment has no port", packet: packet6(44, join(pad(extension(UDP, 8)), ports(53))...), want: Key{source6, 0, UDP, Other}},
-		{name: "OK IPv6 later fragment is not read", packet: packet6(44, join(pad(extension(60, 9)), hop(TCP), ports(53))...), want: Key{source6, 0, 60, Other}},
-		{name: "OK IPv6 fragment header cut off", packet: packet6(44, extension(UDP, 8)[:3]...), want: Key{source6, 0, 44, Other}},
+		{
+			name: "OK IPv6 first fragment", packet: packet6(44, join(pad(extension(UDP, 1)), ports(53))...),
+			want: Key{source6, 53, UDP, Attempt},
+		},
+		{
+			name: "OK IPv6 later fragment has no port", packet: packet6(44, join(pad(extension(UDP, 8)), ports(53))...),
+			want: Key{source6, 0, UDP, Other},
+		},
+		{
+			name:   "OK IPv6 later fragment is not read",
+			packet: packet6(44, join(pad(extension(60, 9)), hop(TCP), ports(53))...), want: Key{source6, 0, 60, Other},
+		},
+		{
+			name: "OK IPv6 fragment header cut off", packet: packet6(44, extension(UDP, 8)[:3]...),
+			want: Key{source6, 0, 44, Other},
+		},
 		{name: "OK IPv6 AH cut off", packet: packet6(AH, 6), want: Key{source6, 0, AH, Other}},
 		{name: "OK IPv6 extension cut off", packet: packet6(60, 6), want: Key{source6, 0, 60, Other}},
-		{name: "OK IPv6 cut off within an extension", packet: packet6(60, byte(TCP), 1, 0, 0), want: Key{source6, 0, TCP, Other}},
-		{name: "OK IPv6 eight extensions", packet: packet6(0, join(eight, hop(TCP), segment(22, syn))...), want: Key{source6, 22, TCP, Attempt}},
-		{name: "OK IPv6 ninth extension is not read", packet: packet6(0, join(eight, hop(60), hop(TCP), ports(22))...), want: Key{source6, 0, 60, Other}},
-		{name: "OK TCP SYN with congestion notification", packet: packet4(TCP, 0, 0, segment(23, syn|0xc0)...), want: Key{source4, 23, TCP, Attempt}},
-		{name: "OK TCP SYN and ACK answers", packet: packet4(TCP, 0, 0, segment(23, syn|ack)...), want: Key{source4, 4000, TCP, Answer}},
-		{name: "OK TCP ACK from a service answers", packet: packet4(TCP, 0, 0, segment(40000, ack)...), want: Key{source4, 4000, TCP, Answer}},
-		{name: "OK TCP RST from a service answers", packet: packet6(TCP, segment(40000, rst)...), want: Key{source6, 4000, TCP, Answer}},
-		{name: "OK TCP ACK to a service shows nothing", packet: packet4(TCP, 0, 0, segment(23, ack)...), want: Key{source4, 23, TCP, Other}},
-		{name: "OK TCP SYN to a client's port is an attempt", packet: packet4(TCP, 0, 0, segment(40000, syn)...), want: Key{source4, 40000, TCP, Attempt}},
-		{name: "OK TCP flags cut off", packet: packet4(TCP, 0, 0, segment(23, syn)[:13]...), want: Key{source4, 23, TCP, Other}},
-		{name: "OK UDP from a service to a client answers", packet: packet4(UDP, 0, 0, ports(40000)...), want: Key{source4, 4000, UDP, Answer}},
-		{name: "OK UDP from port 53 to a resolver's port answers", packet: packet4(UDP, 0, 0, 0, 53, 0x13, 0x88), want: Key{source4, 53, UDP, Answer}},
-		{name: "OK UDP between equal ports shows nothing", packet: packet4(UDP, 0, 0, 0, 123, 0, 123), want: Key{source4, 123, UDP, Other}},
-		{name: "OK UDP between clients' ports is an attempt", packet: packet4(UDP, 0, 0, 0x9c, 0x40, 0xca, 0x6c), want: Key{source4, 51820, UDP, Attempt}},
-		{name: "OK SCTP INIT", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{1})...), want: Key{source4, 36412, SCTP, Attempt}},
-		{name: "OK SCTP INIT ACK", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{2})...), want: Key{source4, 4000, SCTP, Answer}},
+		{
+			name: "OK IPv6 cut off within an extension", packet: packet6(60, byte(TCP), 1, 0, 0),
+			want: Key{source6, 0, TCP, Other},
+		},
+		{
+			name: "OK IPv6 eight extensions", packet: packet6(0, join(eight, hop(TCP), segment(22, syn))...),
+			want: Key{source6, 22, TCP, Attempt},
+		},
+		{
+			name:   "OK IPv6 ninth extension is not read",
+			packet: packet6(0, join(eight, hop(60), hop(TCP), ports(22))...), want: Key{source6, 0, 60, Other},
+		},
+		{
+			name: "OK TCP SYN with congestion notification", packet: packet4(TCP, 0, 0, segment(23, syn|0xc0)...),
+			want: Key{source4, 23, TCP, Attempt},
+		},
+		{
+			name: "OK TCP SYN and ACK answers", packet: packet4(TCP, 0, 0, segment(23, syn|ack)...),
+			want: Key{source4, 4000, TCP, Answer},
+		},
+		{
+			name: "OK TCP ACK from a service answers", packet: packet4(TCP, 0, 0, segment(40000, ack)...),
+			want: Key{source4, 4000, TCP, Answer},
+		},
+		{
+			name: "OK TCP RST from a service answers", packet: packet6(TCP, segment(40000, rst)...),
+			want: Key{source6, 4000, TCP, Answer},
+		},
+		{
+			name: "OK TCP ACK to a service is neither", packet: packet4(TCP, 0, 0, segment(23, ack)...),
+			want: Key{source4, 23, TCP, Other},
+		},
+		{
+			name: "OK TCP SYN to a client's port is an attempt", packet: packet4(TCP, 0, 0, segment(40000, syn)...),
+			want: Key{source4, 40000, TCP, Attempt},
+		},
+		{
+			name: "OK TCP flags cut off", packet: packet4(TCP, 0, 0, segment(23, syn)[:13]...),
+			want: Key{source4, 23, TCP, Other},
+		},
+		{
+			name: "OK UDP from a service to a client answers", packet: packet4(UDP, 0, 0, ports(40000)...),
+			want: Key{source4, 4000, UDP, Answer},
+		},
+		{
+			name: "OK UDP from port 53 to a resolver's port answers", packet: packet4(UDP, 0, 0, 0, 53, 0x13, 0x88),
+			want: Key{source4, 53, UDP, Answer},
+		},
+		{
+			name: "OK UDP between equal ports is neither", packet: packet4(UDP, 0, 0, 0, 123, 0, 123),
+			want: Key{source4, 123, UDP, Other},
+		},
+		{
+			name: "OK UDP between clients' ports is an attempt", packet: packet4(UDP, 0, 0, 0x9c, 0x40, 0xca, 0x6c),
+			want: Key{source4, 51820, UDP, Attempt},
+		},
+		{
+			name: "OK SCTP INIT", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{1})...),
+			want: Key{source4, 36412, SCTP, Attempt},
+		},
+		{
+			name: "OK SCTP INIT ACK", packet: packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{2})...),
+			want: Key{source4, 4000, SCTP, Answer},
+		},
 		{name: "OK ICMP echo request", packet: packet4(ICMP, 0, 0, 8, 0), want: Key{source4, 0, ICMP, Attempt}},
 		{name: "OK ICMP echo reply", packet: packet4(ICMP, 0, 0, 0, 0), want: Key{source4, 0, ICMP, Answer}},
 		{name: "OK ICMP error", packet: packet4(ICMP, 0, 0, 3, 1), want: Key{source4, 0, ICMP, Other}},
 		{name: "OK ICMPv6 echo request", packet: packet6(ICMPv6, 128, 0), want: Key{source6, 0, ICMPv6, Attempt}},
 		{name: "OK ICMPv6 echo reply", packet: packet6(ICMPv6, 129, 0), want: Key{source6, 0, ICMPv6, Answer}},
-		{name: "OK ICMPv6 neighbour solicitation", packet: packet6(ICMPv6, 135, 0), want: Key{source6, 0, ICMPv6, Other}},
+		{
+			name: "OK ICMPv6 neighbour solicitation", packet: packet6(ICMPv6, 135, 0),
+			want: Key{source6, 0, ICMPv6, Other},
+		},
 		{name: "OK IPv6 no next header", packet: packet6(59, ports(22)...), want: Key{source6, 0, 59, Other}},
 	}
 	for _, tt := range tests {
@@ -160,8 +258,9 @@ func TestDecode(t *testing.T) {
 func TestProtocolString(t *testing.T) {
 	t.Parallel()
 	want := map[Protocol]string{
-		ICMP: "ICMP", IGMP: "IGMP", TCP: "TCP", UDP: "UDP", DCCP: "DCCP", GRE: "GRE", ESP: "ESP", AH: "AH", ICMPv6: "ICMPv6",
-		SCTP: "SCTP", UDPLite: "UDP-Lite", 0: "proto-0", 89: "proto-89", 255: "proto-255",
+		ICMP: "ICMP", IGMP: "IGMP", TCP: "TCP", UDP: "UDP", DCCP: "DCCP", GRE: "GRE", ESP: "ESP", AH: "AH",
+		ICMPv6: "ICMPv6",
+		SCTP:   "SCTP", UDPLite: "UDP-Lite", 0: "proto-0", 89: "proto-89", 255: "proto-255",
 	}
 	for p, s := range want {
 		if got := p.String(); got != s {
@@ -170,7 +269,7 @@ func TestProtocolString(t *testing.T) {
 	}
 }
 
-func TestDecodeAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun counts for the whole program
+func TestDecodeAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun counts the whole program
 	for name, p := range benchPackets() {
 		if n := testing.AllocsPerRun(1000, func() {
 			if _, ok := decode(p); !ok {
@@ -182,7 +281,7 @@ func TestDecodeAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun co
 	}
 }
 
-// benchPackets are a short and a long way to a port.
+// benchPackets returns packets whose ports are near the start and far from it.
 func benchPackets() map[string][]byte {
 	hop := func(next Protocol) []byte { return pad(extension(next, 0)) }
 	return map[string][]byte{
@@ -205,9 +304,10 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// FuzzDecode states what holds whatever the bytes: it fails only when the IP header is not whole; the source is what the
-// header says, and does not depend on where the packet is cut off, nor does what it shows, if it shows anything; only
-// protocols with ports have one.
+// FuzzDecode checks properties that hold for all bytes. decode fails only if the IP header is
+// incomplete. The source is that of the header and does not depend on where the packet is cut off.
+// If a cut packet has a port or a kind, it is the same as in the whole packet. Only protocols with
+// ports have one.
 func FuzzDecode(f *testing.F) {
 	for _, p := range benchPackets() {
 		f.Add(p)
@@ -216,7 +316,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(packet6(AH, 44, 255))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		k, ok := decode(b)
-		whole := len(b) >= 20 && b[0]>>4 == 4 && b[0]&0xf >= 5 && len(b) >= int(b[0]&0xf)*4 || len(b) >= 40 && b[0]>>4 == 6
+		whole := len(b) >= 20 && b[0]>>4 == 4 && b[0]&0xf >= 5 && len(b) >= int(b[0]&0xf)*4 ||
+			len(b) >= 40 && b[0]>>4 == 6
 		if ok != whole {
 			t.Fatalf("decode: got %v, want %v", ok, whole)
 		}
@@ -245,7 +346,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzDecodeAgrees holds decode against gopacket: well-formed packets that gopacket builds, and takes apart again.
+// FuzzDecodeAgrees compares decode with gopacket on well-formed packets that gopacket builds and
+// decodes.
 func FuzzDecodeAgrees(f *testing.F) {
 	f.Add(false, byte(0), uint16(23), uint16(0), byte(0), byte(2), []byte{203, 0, 113, 7})
 	f.Add(true, byte(1), uint16(53), uint16(0), byte(0x1b), byte(0), []byte{0x20, 1, 0xd, 0xb8, 15: 7})
@@ -272,15 +374,20 @@ func FuzzDecodeAgrees(f *testing.F) {
 	})
 }
 
-// build makes the layers of a packet. Each two bits of extensions ask for an IPv6 extension header.
-func build(v6 bool, transport byte, dst, offset uint16, extensions, options byte, source []byte) []gopacket.SerializableLayer {
+// build returns the layers of a packet. Each two bits of extensions select an IPv6 extension
+// header.
+func build(
+	v6 bool, transport byte, dst, offset uint16, extensions, options byte, source []byte,
+) []gopacket.SerializableLayer {
 	var (
 		proto layers.IPProtocol
 		top   gopacket.SerializableLayer
 	)
 	switch transport % 5 {
 	case 0:
-		proto, top = layers.IPProtocolTCP, &layers.TCP{SrcPort: 4000, DstPort: layers.TCPPort(dst), SYN: options&1 == 0, ACK: options&2 != 0}
+		proto, top = layers.IPProtocolTCP, &layers.TCP{
+			SrcPort: 4000, DstPort: layers.TCPPort(dst), SYN: options&1 == 0, ACK: options&2 != 0,
+		}
 	case 1:
 		proto, top = layers.IPProtocolUDP, &layers.UDP{SrcPort: 4000, DstPort: layers.UDPPort(dst)}
 	case 2:
@@ -301,13 +408,15 @@ func build(v6 bool, transport byte, dst, offset uint16, extensions, options byte
 	for i := range 4 {
 		switch extensions >> (2 * i) & 3 {
 		case 1:
-			d := &layers.IPv6Destination{Options: []*layers.IPv6DestinationOption{{OptionType: 1, OptionData: make([]byte, 4)}}}
+			d := &layers.IPv6Destination{
+				Options: []*layers.IPv6DestinationOption{{OptionType: 1, OptionData: make([]byte, 4)}},
+			}
 			d.NextHeader = proto
 			ls, proto = append([]gopacket.SerializableLayer{d}, ls...), layers.IPProtocolIPv6Destination
 		case 2:
 			h := &layers.IPv6Fragment{NextHeader: proto, FragmentOffset: offset}
 			ls, proto = append([]gopacket.SerializableLayer{h}, ls...), layers.IPProtocolIPv6Fragment
-		case 3: // an authentication header, which gopacket can only take apart
+		case 3: // an authentication header, which gopacket can decode but not build
 			ah := gopacket.Payload(append([]byte{byte(proto), 2}, make([]byte, 14)...))
 			ls, proto = append([]gopacket.SerializableLayer{ah}, ls...), layers.IPProtocolAH
 		}
@@ -316,8 +425,8 @@ func build(v6 bool, transport byte, dst, offset uint16, extensions, options byte
 	return append([]gopacket.SerializableLayer{ip}, ls...)
 }
 
-// reference is the key that gopacket's layers add up to. gopacket does not look behind a fragment header: for a first
-// fragment that is decoded by itself.
+// reference returns the key from the layers of gopacket. gopacket does not decode after a fragment
+// header, so for a first fragment the rest is decoded separately.
 func reference(t *testing.T, v6 bool, packet []byte) Key {
 	t.Helper()
 	first := layers.LayerTypeIPv4

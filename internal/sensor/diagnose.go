@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Why a group cannot be opened.
+// Reasons why a group cannot be opened.
 var (
 	ErrGroupTaken = errors.New("another program listens on this NFLOG group: " +
 		"set SIKKER_NFLOG_GROUP to a free number, or stop the other program")
@@ -19,14 +19,15 @@ var (
 
 // Message types of nfnetlink's subsystem ULOG (4), from linux/netfilter/nfnetlink_log.h.
 const (
-	messagePacket = unix.NFNL_SUBSYS_ULOG << 8 // from the kernel only: it refuses to take one
+	messagePacket = unix.NFNL_SUBSYS_ULOG << 8 // sent by the kernel only; the kernel refuses to receive one
 	messageConfig = unix.NFNL_SUBSYS_ULOG<<8 | 1
 )
 
-// diagnose asks the kernel why a group cannot be bound, and returns nil when it sees no reason. It is needed because the
-// library keeps only the text of an error, and a missing capability and a taken group have the same number, EPERM. Both
-// questions change nothing: a packet message is refused, and a configuration message without a command configures nothing.
-// They go through a socket of their own, where no event of the group can be mistaken for an answer.
+// diagnose asks the kernel why a group cannot be bound, and returns nil if the kernel gives no
+// reason. It is needed because the library keeps only the text of an error, and a missing
+// capability and a taken group have the same number, EPERM. Both requests change nothing: the
+// kernel refuses a packet message, and a configuration message without a command configures
+// nothing. They use a separate socket, where no event of the group can be mistaken for an answer.
 func diagnose(group uint16) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -36,7 +37,7 @@ func diagnose(group uint16) error {
 	return errors.Join(err, c.Close())
 }
 
-// ask sends a message that concerns a group and has no attributes, and returns the kernel's answer.
+// ask sends a message about a group, without attributes, and returns the answer of the kernel.
 func ask(c *netlink.Conn, t netlink.HeaderType, group uint16) error {
 	_, err := c.Execute(netlink.Message{
 		Header: netlink.Header{Type: t, Flags: netlink.Request | netlink.Acknowledge},
@@ -46,9 +47,10 @@ func ask(c *netlink.Conn, t netlink.HeaderType, group uint16) error {
 	return err
 }
 
-// reason reads the answers to a packet message and to a configuration message. The kernel checks in this order: is
-// nfnetlink there (EPROTONOSUPPORT), may the caller use it at all (EPERM), is the subsystem there (EINVAL), and then, for
-// a configuration message only, whether the group is another socket's (EPERM).
+// reason returns the error that the answers to a packet message and a configuration message show.
+// The kernel checks in this order: whether nfnetlink exists (EPROTONOSUPPORT), whether the caller
+// may use it at all (EPERM), whether the subsystem exists (EINVAL), and then, for a configuration
+// message only, whether another socket has the group (EPERM).
 func reason(packet, config error) error {
 	switch {
 	case errors.Is(packet, unix.EPERM):

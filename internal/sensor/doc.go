@@ -1,15 +1,19 @@
-// Package sensor turns packets that a firewall rule logged to NFLOG into hits: who knocked, on which port, by which
-// protocol, how many times, and whether that was an attempt or looks like an answer. It counts what it loses on the way.
+// Package sensor turns packets that a firewall rule logged to NFLOG into hits: source, port,
+// protocol, number of packets, and whether they look like an attempt or like an answer. It counts
+// its losses.
 //
-// Mine: the NFLOG group and its socket, the reading of packet headers, the sums of a window. The github.com/florianl/go-nflog
-// library appears here alone. Not mine: the rules that log, what a port is called, and what is told to whom.
+// The package owns the NFLOG group and its socket, the decoding of packet headers and the sums of a
+// window. Only this package uses the library github.com/florianl/go-nflog. The rules that log, the
+// names of ports, the log lines and the reports belong to other packages.
 //
-// A packet that was logged ends in exactly one place: a hit, Unparsed (its headers could not be read), Overflow (no room
-// for another key), or Lost (the kernel numbered it and it never arrived). All four are exact. What the kernel drops
-// before it numbers it, by the rule's own limit or for want of memory, can be seen only in the rule's counter. The kernel
-// holds events back for up to 100 ms; what it holds when the sensor is closed is not told.
+// A logged packet ends in exactly one place: a hit, Unparsed (its headers could not be read),
+// Overflow (no room for another key), or Lost (the kernel numbered it and it never arrived). All
+// four counts are exact. If the kernel drops an event before it numbers it, because of the limit of
+// the rule or for lack of memory, only the counter of the rule shows it. The kernel holds events
+// back for up to 100 ms; those that it holds while the sensor is closed are not counted.
 //
-// What can fail: Open, when another program has the group (ErrGroupTaken), when a capability is missing (ErrPermission),
-// or when the kernel has no NFLOG (ErrUnsupported); Run, when the socket breaks. After either, Open may be called again:
-// the totals go on. A receive buffer that overruns is no failure: it is counted, and makes the window inexact.
+// Open fails if another program has the group (ErrGroupTaken), if a capability is missing
+// (ErrPermission), or if the kernel has no NFLOG (ErrUnsupported). Run fails if the socket breaks.
+// After either, Open may be called again; the totals continue. A receive buffer that overruns is
+// not a failure: it is counted, and makes the window inexact.
 package sensor

@@ -13,36 +13,38 @@ import (
 )
 
 const (
-	// snapLen in bytes is how much of a packet is copied: an IP header with all its options and the ports (64), or an IPv6
-	// header with some extension headers.
+	// snapLen is the number of bytes copied of a packet: an IP header with all its options and the
+	// ports (64), or an IPv6 header with some extension headers.
 	snapLen = 128
-	// queueEvents and queueTime, in 1/100 s, are when the kernel sends what it has gathered. One event a message would cost
-	// three to four times the CPU.
+	// The kernel sends its queue after queueEvents events or queueTime, in 1/100 s. One event per
+	// message would cost three to four times the CPU.
 	queueEvents = 64
 	queueTime   = 10
-	// closeWait is how long close waits for the library's goroutine. It takes well under a millisecond; a library that no
-	// longer behaves as listener expects must not keep the agent from shutting down.
+	// closeWait is the longest wait of close for the goroutine of the library. It takes well under
+	// a millisecond. If a version of the library no longer behaves as listener expects, it must not
+	// keep the agent from stopping.
 	closeWait = time.Second
 )
 
 // listener is one binding of a group.
 //
-// The library reads in a goroutine of its own and gives no way to wait for it. Its last act is to unbind the group, which
-// it does by a request and a reply; once the read deadline has passed it cannot read the reply, and says so to its logger.
-// That is how we know: listener is that logger, and doneC tells. So close first lets the deadline pass, then waits, then
-// cancels and closes in the order that the library needs.
+// The library reads in its own goroutine and has no function that waits for it. The last thing this
+// goroutine does is to unbind the group with a request and a reply. If the read deadline has
+// passed, it cannot read the reply and logs an error. listener is the logger that gets this error,
+// and closes doneC. So close first lets the deadline pass, then waits for doneC, then cancels and
+// closes in the order that the library needs.
 type listener struct {
 	nf     *nflog.Nflog
 	tally  *tally
 	cancel context.CancelFunc
-	failC  chan error // gets the error that broke the socket; capacity 1, as only one can
+	failC  chan error // gets the error that broke the socket; capacity 1, as there is at most one
 	doneC  chan struct{}
 	once   sync.Once // closes doneC
 }
 
-// listen binds the group. The library's set-up is several requests, and between the first and the last the kernel may
-// already send events, which the library then mistakes for a reply and gives up: under load an error may mean nothing, and
-// trying again is right.
+// listen binds the group. The library sends several requests to set up. Between the first and the
+// last the kernel may already send events; the library mistakes one for a reply and fails. So under
+// load an error may mean nothing, and the caller tries again.
 func listen(group uint16, buffer int, t *tally) (*listener, error) {
 	l := &listener{tally: t, failC: make(chan error, 1), doneC: make(chan struct{})}
 	nf, err := nflog.Open(&nflog.Config{
@@ -58,7 +60,7 @@ func listen(group uint16, buffer int, t *tally) (*listener, error) {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
 	l.nf = nf
-	// Beyond net.core.rmem_max where that is permitted, else as much as is.
+	// More than net.core.rmem_max if the process may, else as much as the kernel allows.
 	if err := nf.Con.SetReadBuffer(buffer); err != nil {
 		return nil, errors.Join(fmt.Errorf("set receive buffer: %w", err), nf.Close())
 	}
@@ -73,7 +75,7 @@ func listen(group uint16, buffer int, t *tally) (*listener, error) {
 	return l, nil
 }
 
-// close ends the binding. No event is delivered afterwards.
+// close ends the binding. No event is delivered after it returns.
 func (l *listener) close() error {
 	l.expire()
 	timer := time.NewTimer(closeWait)
@@ -87,24 +89,24 @@ func (l *listener) close() error {
 	return l.nf.Close()
 }
 
-// expire makes every read fail from now on. It fails only on a closed socket, where reads fail as well.
+// expire makes every later read fail. It fails only on a closed socket, where reads also fail.
 func (l *listener) expire() {
 	_ = l.nf.Con.SetReadDeadline(time.Unix(1, 0))
 }
 
-// event takes what the kernel sent, one logged packet at a time, in the library's goroutine.
+// event counts one logged packet. The goroutine of the library calls it.
 func (l *listener) event(a nflog.Attribute) int {
 	l.tally.add(a.Seq, a.Payload)
 	return 0
 }
 
-// failed says, by 0, that the library should read on after an error.
+// failed returns 0 if the library should continue to read after err, else 1.
 func (l *listener) failed(err error) int {
 	switch {
 	case errors.Is(err, unix.ENOBUFS): // events came faster than they were read
 		l.tally.overrun()
 		return 0
-	case errors.Is(err, os.ErrDeadlineExceeded): // close asked for it
+	case errors.Is(err, os.ErrDeadlineExceeded): // close set the deadline
 		return 1
 	default:
 		l.tally.stop()
@@ -114,11 +116,11 @@ func (l *listener) failed(err error) int {
 	}
 }
 
-// Debugf implements nflog.Logger. The library passes messages that it cannot parse by with no more than this; their
-// number is then missing, and so they are counted as lost.
+// Debugf implements nflog.Logger. If the library cannot parse a message, it calls only Debugf. The
+// sequence number of the message is then missing, so it is counted as lost.
 func (*listener) Debugf(string, ...any) {}
 
-// Errorf implements nflog.Logger. It is called when the library's goroutine ends, and never before.
+// Errorf implements nflog.Logger. The library calls it when its goroutine ends, and never before.
 func (l *listener) Errorf(string, ...any) { l.once.Do(func() { close(l.doneC) }) }
 
 var _ nflog.Logger = (*listener)(nil)

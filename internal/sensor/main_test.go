@@ -6,5 +6,5 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain holds every test to leaving no goroutine behind, the library's included.
+// TestMain checks that the tests leave no goroutine behind, including those of the library.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -2,7 +2,8 @@ package sensor
 
 import "strconv"
 
-// Protocol is an IANA protocol number: for IPv6 that of the header behind the extension headers.
+// Protocol is an IANA protocol number. For IPv6 it is that of the header after the extension
+// headers.
 type Protocol uint8
 
 // The protocols that have a name here.
@@ -20,7 +21,7 @@ const (
 	UDPLite Protocol = 136
 )
 
-// String is the protocol's usual name, or proto- and its number.
+// String returns the usual name of the protocol, or proto- and its number.
 func (p Protocol) String() string {
 	switch p {
 	case ICMP:
@@ -50,7 +51,7 @@ func (p Protocol) String() string {
 	}
 }
 
-// hasPorts says whether the header begins with a source and a destination port.
+// hasPorts reports whether the header begins with a source port and a destination port.
 func (p Protocol) hasPorts() bool {
 	return p == TCP || p == UDP || p == DCCP || p == SCTP || p == UDPLite
 }

@@ -9,39 +9,42 @@ import (
 )
 
 const (
-	// defaultMaxHits bounds the two tables to about 10 MiB together, which only an attack by as many sources makes them take.
+	// defaultMaxHits limits the two tables to about 10 MiB together. They grow to that size only
+	// under attack from as many sources.
 	defaultMaxHits = 1 << 16
-	// receiveBuffer in bytes is what two seconds of 199,500 events/s took without a loss; the kernel's default loses half
-	// at 145,000/s.
+	// receiveBuffer, in bytes, was measured: two seconds of 199,500 events/s without a loss. The
+	// default of the kernel loses half at 145,000/s.
 	receiveBuffer = 8 << 20
-	// attempts is how often binding is tried again when events of the group itself got in between, see listen.
+	// attempts is the number of times that Open tries to bind if events of the group disturb the
+	// set-up, see listen.
 	attempts = 20
-	// takenLimit is how long Open waits for a group that another socket has. The kernel frees a group when the last copy of its
-	// socket is closed, and a process that is being started has copies of all sockets until it becomes another program: the group
-	// of a sensor that was closed just now, or of an agent that was killed, may still be taken for a moment.
+	// takenLimit is the longest wait of Open for a group that another socket has. The kernel frees
+	// a group when the last copy of its socket is closed. A process between fork and exec has
+	// copies of all sockets, so the group of a sensor that was just closed, or of an agent that was
+	// killed, may be taken for a moment longer.
 	takenLimit = time.Second
 	takenPause = 20 * time.Millisecond
 )
 
 var errNotOpen = errors.New("run NFLOG sensor: it is not open")
 
-// Options says what to listen to.
+// Options are the settings of a Sensor.
 type Options struct {
-	Group   uint16 // NFLOG group that the rules log to
-	MaxHits int    // distinct keys kept a window; 0 means 65536
+	Group   uint16 // NFLOG group of the rules that log
+	MaxHits int    // distinct keys per window; 0 means 65536
 }
 
-// Sensor listens to one NFLOG group. Its methods may be called from several goroutines.
+// Sensor receives the events of one NFLOG group. Its methods may be called concurrently.
 type Sensor struct {
 	group  uint16
 	buffer int // bytes; tests make it small
 	tally  *tally
 
-	mu       sync.Mutex // holds listener
+	mu       sync.Mutex // guards listener
 	listener *listener  // nil while closed
 }
 
-// New makes a sensor. Nothing is opened yet.
+// New returns a sensor. It opens nothing.
 func New(o Options) *Sensor {
 	if o.MaxHits <= 0 {
 		o.MaxHits = defaultMaxHits
@@ -49,9 +52,10 @@ func New(o Options) *Sensor {
 	return &Sensor{group: o.Group, buffer: receiveBuffer, tally: newTally(o.MaxHits)}
 }
 
-// Open binds the group, in the network namespace of the calling thread. Events are summed from then on, and kept until
-// they are taken. The error is ErrGroupTaken, ErrPermission or ErrUnsupported where the kernel gave that reason; ErrGroupTaken
-// takes a second. A sensor that was closed, or whose Run has ended, may be opened again.
+// Open binds the group in the network namespace of the calling thread. From then on events are
+// summed, until Take returns them. The error is ErrGroupTaken, ErrPermission or ErrUnsupported if
+// the kernel gave that reason; ErrGroupTaken takes a second. If the sensor was closed, or its Run
+// has ended, it may be opened again.
 func (s *Sensor) Open() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,7 +68,7 @@ func (s *Sensor) Open() error {
 	return nil
 }
 
-// bind listens, and tries again after errors that may pass.
+// bind listens, and tries again after errors that may be temporary.
 func (s *Sensor) bind() error {
 	start := time.Now()
 	for unexplained := 0; ; {
@@ -86,8 +90,8 @@ func (s *Sensor) bind() error {
 	}
 }
 
-// Run delivers events until ctx ends, and returns nil, or until the socket breaks, and returns why. Then the sensor is
-// closed. Somebody else's Close ends it with nil as well.
+// Run delivers events until ctx ends or another goroutine calls Close, and then returns nil. If the
+// socket breaks, it returns the error. In each case the sensor is closed afterwards.
 func (s *Sensor) Run(ctx context.Context) error {
 	s.mu.Lock()
 	l := s.listener
@@ -107,8 +111,8 @@ func (s *Sensor) Run(ctx context.Context) error {
 	return errors.Join(err, s.close(l))
 }
 
-// Close lets go of the group. It waits for the event that is being counted; what was summed can still be taken. Closing
-// a closed sensor, or one that was never opened, does nothing.
+// Close releases the group. It waits for the event that is being counted. Take still returns the
+// sums. If the sensor is closed or was never opened, Close does nothing.
 func (s *Sensor) Close() error {
 	s.mu.Lock()
 	l := s.listener
@@ -116,7 +120,7 @@ func (s *Sensor) Close() error {
 	return s.close(l)
 }
 
-// close ends l, unless it has ended already: a new binding, opened meanwhile, is left alone.
+// close ends l. If l has ended already, it does nothing: a new binding may be open.
 func (s *Sensor) close(l *listener) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,8 +134,9 @@ func (s *Sensor) close(l *listener) error {
 	return nil
 }
 
-// Take returns what was summed since the last Take, and begins a new window. It works whether the sensor is open or not.
+// Take returns the window since the previous Take and begins the next. The sensor may be open or
+// closed.
 func (s *Sensor) Take() Window { return s.tally.take() }
 
-// Totals returns what was seen since New.
+// Totals returns the totals since New.
 func (s *Sensor) Totals() Totals { return s.tally.totals() }

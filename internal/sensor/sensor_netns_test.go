@@ -26,7 +26,8 @@ var (
 	server6 = netip.MustParseAddr("2001:db8::1")
 )
 
-// host is a server that logs and drops what comes from the documentation networks, and an attacker that sends from them.
+// host is a server that logs and drops packets from the documentation networks, and an attacker
+// that sends from them.
 type host struct {
 	*nettest.NS
 	tb     testing.TB
@@ -48,7 +49,7 @@ func newHost(tb testing.TB) *host {
 	return &host{NS: server, tb: tb, sender: nettest.NewSender(tb, attacker, server, "sg0")}
 }
 
-// open opens a sensor in the server's namespace, and closes it when the test ends.
+// open opens a sensor in the namespace of the server and closes it at the end of the test.
 func (h *host) open(s *Sensor) {
 	h.tb.Helper()
 	var err error
@@ -70,7 +71,7 @@ func (h *host) knock(n int) {
 	}
 }
 
-// await waits until ok, which the kernel's queue alone delays by up to 100 ms.
+// await waits until ok returns true. The queue of the kernel alone delays events by up to 100 ms.
 func await(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
@@ -80,14 +81,15 @@ func await(tb testing.TB, what string, ok func() bool) {
 	}
 }
 
-// accounted waits until n packets have come or are known to be lost.
+// accounted waits until n packets were received or are known to be lost.
 func accounted(tb testing.TB, s *Sensor, n uint64) {
 	tb.Helper()
 	await(tb, "all packets to be accounted for", func() bool { t := s.Totals(); return t.Events+t.Lost >= n })
 }
 
-// settle sends one more packet at a time until the last loss shows, and returns how many were sent then. A gap is seen
-// only when something comes after it, and nothing comes before the full receive buffer was read.
+// settle sends one more packet at a time until the last loss shows, and returns the number of
+// packets sent so far. A gap shows only with the next event, and none comes before the full receive
+// buffer was read.
 func (h *host) settle(s *Sensor, sent uint64) uint64 {
 	h.tb.Helper()
 	var next time.Time
@@ -95,7 +97,7 @@ func (h *host) settle(s *Sensor, sent uint64) uint64 {
 		if t := s.Totals(); t.Events+t.Lost >= sent {
 			return true
 		}
-		if now := time.Now(); now.After(next) { // what was sent last has had the time to come
+		if now := time.Now(); now.After(next) { // the last packet had time to arrive
 			next = now.Add(250 * time.Millisecond)
 			h.knock(1)
 			sent++
@@ -105,7 +107,7 @@ func (h *host) settle(s *Sensor, sent uint64) uint64 {
 	return sent
 }
 
-// TestCounts sends packets of every kind, and wants each of them back.
+// TestCounts sends packets of every kind and expects each of them in the window.
 func TestCounts(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -163,7 +165,7 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-// ipv4 completes a packet of packet4's, so that the kernel takes it.
+// ipv4 completes a packet of packet4 so that the kernel accepts it.
 func ipv4(b []byte) []byte {
 	b[2], b[3], b[8] = 0, byte(len(b)), 64
 	copy(b[16:], server4.AsSlice())
@@ -177,14 +179,14 @@ func ipv4(b []byte) []byte {
 	return b
 }
 
-// ipv6 completes a packet of packet6's.
+// ipv6 completes a packet of packet6.
 func ipv6(b []byte) []byte {
 	b[5], b[7] = byte(len(b)-header6Len), 64
 	copy(b[24:], server6.AsSlice())
 	return b
 }
 
-// TestSnapLen is a chain of extension headers that goes on behind what the kernel copies.
+// TestSnapLen sends a chain of extension headers that is longer than the part the kernel copies.
 func TestSnapLen(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -215,14 +217,14 @@ func TestGroupTaken(t *testing.T) {
 	h.open(elsewhere) // another group is free
 	newHost(t).open(New(Options{Group: group}))
 	h.knock(3)
-	accounted(t, first, 3) // and the first still listens
+	accounted(t, first, 3) // the first still receives
 	if err := first.Open(); err == nil {
 		t.Error("open twice: no error")
 	}
 	if err := errors.Join(first.Close(), first.Close()); err != nil {
 		t.Error(err)
 	}
-	h.open(second) // free as soon as it is closed
+	h.open(second) // free as soon as the first is closed
 	h.knock(2)
 	accounted(t, second, 2)
 	if n := first.Totals().Events; n != 3 {
@@ -230,8 +232,8 @@ func TestGroupTaken(t *testing.T) {
 	}
 }
 
-// TestGroupTakenForAMoment closes a sensor while a process that is being started still has a copy of its socket: the kernel
-// says that the group is taken, which is no longer so in a moment.
+// TestGroupTakenForAMoment closes a sensor while a process that is being started still has a copy
+// of its socket. The kernel says that the group is taken, and frees it a moment later.
 func TestGroupTakenForAMoment(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -242,7 +244,8 @@ func TestGroupTakenForAMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	fd := -1
-	if cerr := raw.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil || err != nil {
+	if cerr := raw.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil ||
+		err != nil {
 		t.Fatal(cerr, err)
 	}
 	// As if the library had no chance to unbind before the socket was closed.
@@ -268,7 +271,7 @@ func TestNoPermission(t *testing.T) {
 	h := newHost(t)
 	s := New(Options{Group: group})
 	var err error
-	h.Do(func() { // the thread, and with it the lack of capabilities, ends with the function
+	h.Do(func() { // the thread ends with the function, and the lack of capabilities with it
 		if err = dropCapabilities(); err == nil {
 			err = s.Open()
 		}
@@ -279,13 +282,14 @@ func TestNoPermission(t *testing.T) {
 	h.open(s)
 }
 
-// dropCapabilities takes every capability from the calling thread.
+// dropCapabilities drops all capabilities of the calling thread.
 func dropCapabilities() error {
 	var none [2]unix.CapUserData
 	return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 }
 
-// TestOverrun does not read while 50,000 packets come. What was lost is known to the packet, from the first one on.
+// TestOverrun does not read while 50,000 packets arrive. The number of lost packets is exact from
+// the first one on.
 func TestOverrun(t *testing.T) {
 	t.Parallel()
 	const burst = 50_000
@@ -293,13 +297,13 @@ func TestOverrun(t *testing.T) {
 	s := New(Options{Group: group})
 	s.buffer = 64 << 10
 	h.open(s)
-	s.tally.mu.Lock() // the library's goroutine waits to count the first event
+	s.tally.mu.Lock() // the goroutine of the library waits to count the first event
 	h.knock(burst)
 	s.tally.mu.Unlock()
 	await(t, "the overrun", func() bool { return s.Totals().Overruns > 0 })
 	first := s.Take()
 	if first.Exact() {
-		t.Errorf("a window with an overrun calls itself exact: %+v", counted(first))
+		t.Errorf("a window with an overrun is exact: %+v", counted(first))
 	}
 	sent := h.settle(s, burst)
 	second := s.Take()
@@ -307,7 +311,8 @@ func TestOverrun(t *testing.T) {
 	if got.Events+got.Lost != sent || got.Lost == 0 || got.Events == 0 {
 		t.Errorf("totals %+v: events and lost are %d, want %d", got, got.Events+got.Lost, sent)
 	}
-	if second.Exact() && second.Lost > 0 || first.Lost+second.Lost != got.Lost || first.Events+second.Events != got.Events {
+	if second.Exact() && second.Lost > 0 || first.Lost+second.Lost != got.Lost ||
+		first.Events+second.Events != got.Events {
 		t.Errorf("windows %+v and %+v do not make %+v", counted(first), counted(second), got)
 	}
 	h.knock(10)
@@ -318,13 +323,14 @@ func TestOverrun(t *testing.T) {
 	t.Logf("%+v", got)
 }
 
-// counted is a window without its hits, to be printed.
+// counted returns w without its hits, for printing.
 func counted(w Window) Window {
 	w.Hits = nil
 	return w
 }
 
-// TestReopen breaks the socket: Run says so, and a new binding goes on, with windows marked meanwhile.
+// TestReopen breaks the socket. Run returns an error, a new binding continues, and the windows in
+// between are not exact.
 func TestReopen(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -340,7 +346,7 @@ func TestReopen(t *testing.T) {
 	if err := <-runC; err == nil || !strings.Contains(err.Error(), "receive NFLOG events") {
 		t.Errorf("run with a broken socket: got %v, want an error", err)
 	}
-	h.knock(7) // nobody hears them
+	h.knock(7) // not received
 	if w := s.Take(); w.Exact() || w.Events != 5 {
 		t.Errorf("window of the break: %+v, want 5 events, not exact", counted(w))
 	}
@@ -357,7 +363,8 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// TestOpenUnderLoad opens while events come in: the library takes one for a reply now and then, and that must not show.
+// TestOpenUnderLoad opens the sensor while events arrive. Now and then the library mistakes one for
+// a reply; Open still succeeds.
 func TestOpenUnderLoad(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -383,7 +390,8 @@ func TestOpenUnderLoad(t *testing.T) {
 	}
 }
 
-// TestCloseWaits holds the library to what listener builds on: its goroutine says when it ends.
+// TestCloseWaits checks the behaviour of the library on which listener depends: its goroutine logs
+// when it ends.
 func TestCloseWaits(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -403,12 +411,12 @@ func TestCloseWaits(t *testing.T) {
 		select {
 		case <-l.doneC:
 		default:
-			t.Fatalf("closed without the library's last word within %v", closeWait)
+			t.Fatalf("the library did not log its end within %v", closeWait)
 		}
 	}
 }
 
-// TestRunEnds is every other way that Run can end.
+// TestRunEnds checks the other ways in which Run ends.
 func TestRunEnds(t *testing.T) {
 	t.Parallel()
 	s := New(Options{Group: group})
@@ -431,7 +439,7 @@ func TestRunEnds(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := <-runC; err != nil && !errors.Is(err, errNotOpen) { // which of the two came first is open
+	if err := <-runC; err != nil && !errors.Is(err, errNotOpen) { // either of the two may come first
 		t.Errorf("run until closed: %v", err)
 	}
 }

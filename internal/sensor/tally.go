@@ -7,42 +7,42 @@ import (
 
 // tally sums packets. Once its tables have grown it allocates nothing for a packet.
 type tally struct {
-	max  int // keys a window
+	max  int // keys per window
 	made time.Time
 
-	taking sync.Mutex  // held by whoever takes a window; owns spare
-	spare  map[key]sum // empty: the next window's table
+	taking sync.Mutex  // serialises take; guards spare
+	spare  map[key]sum // empty; the table of the next window
 
-	mu     sync.Mutex // holds what follows
+	mu     sync.Mutex // guards the fields below
 	table  map[key]sum
 	window Totals // since the last take
 	before Totals // until the last take
-	next   uint32 // the sequence number that the next event should have
-	unsure bool   // in this window something was missed that no gap has told yet
-	deaf   bool   // nobody listens: every window is unsure until start
+	next   uint32 // expected sequence number of the next event
+	unsure bool   // in this window events were missed that no gap has shown yet
+	deaf   bool   // there is no listener: every window is unsure until start
 }
 
 func newTally(limit int) *tally {
 	return &tally{max: limit, made: time.Now(), table: map[key]sum{}, spare: map[key]sum{}}
 }
 
-// start begins with a new binding of the group. The kernel numbers the events of each binding from 0, so that even the
-// loss of the first one shows.
+// start begins a new binding of the group. The kernel numbers the events of each binding from 0, so
+// even the loss of the first one shows.
 func (t *tally) start() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.next, t.deaf = 0, false
 }
 
-// stop says that events go by unheard from now on.
+// stop marks the windows as unsure until start, because no event is received.
 func (t *tally) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unsure, t.deaf = true, true
 }
 
-// overrun says that the receive buffer was full. How much was lost shows in the number of the next event, which may come
-// in a later window.
+// overrun records that the receive buffer was full. The number of the next event, which may come in
+// a later window, shows how many were lost.
 func (t *tally) overrun() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -50,8 +50,8 @@ func (t *tally) overrun() {
 	t.unsure = true
 }
 
-// add counts one event. A nil payload is an event without a packet; a nil seq, one from before the kernel was told to
-// number them. The payload is not kept.
+// add counts one event. A nil payload is an event without a packet. A nil seq is an event from
+// before the kernel was told to number them. The payload is not kept.
 func (t *tally) add(seq *uint32, payload *[]byte) {
 	var (
 		k  key
@@ -74,10 +74,10 @@ func (t *tally) add(seq *uint32, payload *[]byte) {
 	}
 }
 
-// follow compares an event's sequence number with the one expected. The difference is taken modulo 2^32, so that the
-// wrap from the last number to 0 is no gap. A number from the half behind us cannot be a loss of billions: the kernel
-// numbers and sends under one lock, and so it is a repeated event or a counter that began anew. What is missing is then
-// not known, and counting goes on from there.
+// follow compares the sequence number of an event with the expected one. The difference is taken
+// modulo 2^32, so the wrap from the last number to 0 is not a gap. A negative difference cannot be
+// a loss of billions: the kernel numbers and sends under one lock, so the event is repeated or the
+// counter was reset. The number of missing events is then unknown, and counting continues from seq.
 func (t *tally) follow(seq uint32) {
 	if gap := int32(seq - t.next); gap >= 0 {
 		t.window.Lost += uint64(gap)
@@ -87,7 +87,7 @@ func (t *tally) follow(seq uint32) {
 	t.next = seq + 1
 }
 
-// count adds a packet to its key. Keys that are in the table go on counting when there is no room for new ones.
+// count adds a packet to its key. It returns false if k is not in the table and the table is full.
 func (t *tally) count(k key, at time.Duration) bool {
 	n, known := t.table[k]
 	switch {
@@ -103,7 +103,7 @@ func (t *tally) count(k key, at time.Duration) bool {
 	return true
 }
 
-// take ends the window and begins the next one. Events wait only while the tables change places.
+// take ends the window and begins the next one. Events wait only while the tables are swapped.
 func (t *tally) take() Window {
 	t.taking.Lock()
 	defer t.taking.Unlock()
@@ -121,14 +121,14 @@ func (t *tally) take() Window {
 	return w
 }
 
-// totals is everything so far, the open window included.
+// totals returns the totals so far, including the open window.
 func (t *tally) totals() Totals {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.before.plus(t.window)
 }
 
-// plus is the sum of both.
+// plus returns the sum of t and u.
 func (t Totals) plus(u Totals) Totals {
 	return Totals{
 		Events:   t.Events + u.Events,

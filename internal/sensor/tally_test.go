@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cmpWindow compares windows with what only this package sees.
+// cmpWindow compares windows including unexported fields.
 var cmpWindow = cmp.Options{cmpAddr, cmp.AllowUnexported(Window{}), cmpopts.IgnoreFields(Hit{}, "First", "Last")}
 
-// counts compares windows by their numbers.
+// counts compares windows without their hits.
 var counts = cmp.Options{cmpWindow, cmpopts.IgnoreFields(Window{}, "Hits")}
 
 func TestTallySums(t *testing.T) {
@@ -55,7 +55,7 @@ func TestTallySums(t *testing.T) {
 		t.Errorf("window (-want +got):\n%s", diff)
 	}
 	if got.Exact() {
-		t.Error("a window with packets unread calls itself exact")
+		t.Error("a window with unparsed packets is exact")
 	}
 	empty := y.take()
 	if diff := cmp.Diff(Window{}, empty, cmpWindow); diff != "" {
@@ -87,8 +87,8 @@ func TestTallySequence(t *testing.T) {
 		{name: "bad many missing", seqs: []uint32{0, 1_000_001}, lost: 1_000_000},
 		{name: "bad missing across the wrap", next: last, seqs: []uint32{last, 4}, lost: 4},
 		{name: "bad largest gap", seqs: []uint32{math.MaxInt32}, lost: math.MaxInt32},
-		{name: "bad the same again is no loss", seqs: []uint32{0, 1, 1, 2}, unsure: true},
-		{name: "bad counter began anew", next: 900, seqs: []uint32{900, 0, 1, 3}, lost: 1, unsure: true},
+		{name: "bad repeated number is no loss", seqs: []uint32{0, 1, 1, 2}, unsure: true},
+		{name: "bad counter was reset", next: 900, seqs: []uint32{900, 0, 1, 3}, lost: 1, unsure: true},
 		{name: "bad one back across the wrap", seqs: []uint32{last, 0}, unsure: true},
 	}
 	for _, tt := range tests {
@@ -113,7 +113,7 @@ func TestTallySequence(t *testing.T) {
 	}
 }
 
-// TestTallyOverrun is a loss at the end of a window, of which only the next one learns how much it was.
+// TestTallyOverrun has a loss at the end of a window. Only the next window shows its size.
 func TestTallyOverrun(t *testing.T) {
 	t.Parallel()
 	y := newTally(1)
@@ -139,7 +139,8 @@ func TestTallyOverrun(t *testing.T) {
 	}
 }
 
-// TestTallyDeaf is a socket that broke: no window is exact until there is another one, and the one that it comes in.
+// TestTallyDeaf has a broken socket. Windows are not exact until there is a new one, and neither is
+// the window in which it opens.
 func TestTallyDeaf(t *testing.T) {
 	t.Parallel()
 	y := newTally(1)
@@ -158,8 +159,8 @@ func TestTallyDeaf(t *testing.T) {
 	}
 }
 
-// TestTallyOfANewSocket: the kernel numbers the events of each socket from 0, so the loss of the first
-// ones of a new socket is counted, however many the old one had.
+// TestTallyOfANewSocket checks that the loss of the first events of a new socket is counted,
+// however many events the old one had: the kernel numbers the events of each socket from 0.
 func TestTallyOfANewSocket(t *testing.T) {
 	t.Parallel()
 	y := newTally(1)
@@ -170,7 +171,7 @@ func TestTallyOfANewSocket(t *testing.T) {
 	}
 	y.stop()
 	y.start()
-	y.take() // has the time without a socket
+	y.take() // includes the time without a socket
 	y.add(new(uint32(2)), &packet)
 	if w := y.take(); w.Lost != 2 || w.Exact() {
 		t.Errorf("lost %d, exact %v; want 2 and false", w.Lost, w.Exact())
@@ -188,7 +189,12 @@ func TestTallyOverflow(t *testing.T) {
 		packet := packet4(TCP, 0, 0, segment(p, syn)...)
 		y.add(nil, &packet)
 	}
-	want := Window{Hits: []Hit{{Key: Key{source4, 2, TCP, Attempt}, Packets: 3}, {Key: Key{source4, 1, TCP, Attempt}, Packets: 2}}, Events: 7, Overflow: 2}
+	want := Window{
+		Hits: []Hit{
+			{Key: Key{source4, 2, TCP, Attempt}, Packets: 3}, {Key: Key{source4, 1, TCP, Attempt}, Packets: 2},
+		},
+		Events: 7, Overflow: 2,
+	}
 	got := y.take()
 	if diff := cmp.Diff(want, got, cmpWindow); diff != "" || got.Exact() {
 		t.Errorf("full window: exact %v (-want +got):\n%s", got.Exact(), diff)
@@ -202,7 +208,7 @@ func TestTallyOverflow(t *testing.T) {
 	}
 }
 
-// TestTallyConserves takes windows while packets come: none is counted twice or not at all.
+// TestTallyConserves takes windows while packets arrive. Each packet is counted exactly once.
 func TestTallyConserves(t *testing.T) {
 	t.Parallel()
 	const senders, packets = 4, 20_000
@@ -242,7 +248,7 @@ func TestTallyConserves(t *testing.T) {
 
 func TestReason(t *testing.T) {
 	t.Parallel()
-	unsupp := unix.Errno(524) // ENOTSUPP, the kernel's answer to a packet message
+	unsupp := unix.Errno(524) // ENOTSUPP, the answer of the kernel to a packet message
 	tests := []struct {
 		name                 string
 		packet, config, want error
@@ -265,7 +271,7 @@ func TestReason(t *testing.T) {
 	}
 }
 
-func TestAddAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun counts for the whole program
+func TestAddAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun counts the whole program
 	y := newTally(64)
 	packets := manyPackets(128) // half of them find no room
 	for i := range packets {
@@ -280,7 +286,7 @@ func TestAddAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun count
 	}
 }
 
-// manyPackets are n packets of as many sources.
+// manyPackets returns n packets of n sources.
 func manyPackets(n int) [][]byte {
 	ps := make([][]byte, n)
 	for i := range ps {
@@ -290,7 +296,7 @@ func manyPackets(n int) [][]byte {
 	return ps
 }
 
-// BenchmarkAdd counts packets of n sources, a window a second at 100,000 packets a second.
+// BenchmarkAdd counts packets of n sources, with a window per second at 100,000 packets a second.
 func BenchmarkAdd(b *testing.B) {
 	for _, n := range []int{1, 5_000, 50_000, 500_000} {
 		b.Run(fmt.Sprintf("sources=%d", n), func(b *testing.B) {
@@ -342,14 +348,18 @@ func TestWindowWith(t *testing.T) {
 	}
 	many := Window{}
 	for i := range defaultMaxHits {
-		many.Hits = append(many.Hits, Hit{Key: Key{Source: netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}), Port: 22, Protocol: TCP}, Packets: 2})
+		many.Hits = append(many.Hits, Hit{
+			Key:     Key{Source: netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}), Port: 22, Protocol: TCP},
+			Packets: 2,
+		})
 	}
 	if got := many.With(a); len(got.Hits) != defaultMaxHits || got.Overflow != 6 || got.Exact() {
 		t.Errorf("full: %d hits, overflow %d", len(got.Hits), got.Overflow)
 	}
 }
 
-// TestTallyTimes: a hit knows when its first and its last packet came, also of several windows together.
+// TestTallyTimes checks that a hit has the times of its first and last packet, also if windows are
+// added up.
 func TestTallyTimes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -368,7 +378,8 @@ func TestTallyTimes(t *testing.T) {
 			}
 			all = all.With(w)
 		}
-		if h := all.Hits[0]; h.Packets != 6 || h.First.Sub(begin) != time.Minute || h.Last.Sub(begin) != 3*time.Minute+3*time.Second {
+		if h := all.Hits[0]; h.Packets != 6 || h.First.Sub(begin) != time.Minute ||
+			h.Last.Sub(begin) != 3*time.Minute+3*time.Second {
 			t.Errorf("all windows: %d packets from %v to %v", h.Packets, h.First.Sub(begin), h.Last.Sub(begin))
 		}
 	})

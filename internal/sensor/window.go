@@ -8,29 +8,32 @@ import (
 	"time"
 )
 
-// Key is what packets are summed by.
+// Key is the properties by which packets are summed.
 type Key struct {
-	Source   netip.Addr // always valid; its family is the packet's
-	Port     uint16     // of the host, or of the source for an Answer; 0 when the protocol has none, or it could not be read
+	Source netip.Addr // always valid; its family is that of the packet
+	// port of this host, or for an Answer of the source; 0 if the protocol has none or it could not
+	// be read
+	Port     uint16
 	Protocol Protocol
 	Kind     Kind
 }
 
-// Kind is what a packet shows of who began.
+// Kind says which side began, as far as the packet shows it.
 type Kind uint8
 
 // The kinds.
 const (
 	// Attempt begins something: a TCP SYN, an echo request, a datagram.
 	Attempt Kind = iota
-	// Answer looks like one to what the host asked: a TCP SYN with ACK, an echo reply, what comes from the port of a service
-	// to one of a client.
+	// Answer looks like an answer to this host: a TCP SYN with ACK, an echo reply, a packet from
+	// the port of a service to the port of a client.
 	Answer
-	// Other is of a connection under way, a later fragment, an error message: it does not show who began.
+	// Other belongs to a connection under way or is a later fragment or an error message. It does
+	// not show which side began.
 	Other
 )
 
-// String is the kind in one word.
+// String returns the kind in one word.
 func (k Kind) String() string {
 	switch k {
 	case Attempt:
@@ -42,14 +45,14 @@ func (k Kind) String() string {
 	}
 }
 
-// Hit is what one source sent to one port, or from one.
+// Hit is the packets of one key.
 type Hit struct {
 	Key
 	Packets     uint64
-	First, Last time.Time // when the first and the last event of them came: up to 100 ms after the packet
+	First, Last time.Time // arrival of the first and the last event, up to 100 ms after the packet
 }
 
-// with returns the hit with the packets of another one of the same key.
+// with returns h with the packets of o, which has the same key.
 func (h Hit) with(o Hit) Hit {
 	h.Packets += o.Packets
 	if o.First.Before(h.First) {
@@ -61,24 +64,24 @@ func (h Hit) with(o Hit) Hit {
 	return h
 }
 
-// Window is what was seen between two calls of Take, in packets.
+// Window is the hits and counts between two calls of Take, in packets.
 type Window struct {
 	Hits     []Hit  // most packets first, then by address, port, protocol and kind
-	Events   uint64 // came through NFLOG: those in Hits, Unparsed and Overflow
-	Lost     uint64 // numbered by the kernel and never delivered, as far as the gap was seen within the window
-	Unparsed uint64 // came, but their IP header could not be read
-	Overflow uint64 // came, but the window had no room for another key
+	Events   uint64 // received through NFLOG: those in Hits, Unparsed and Overflow
+	Lost     uint64 // numbered by the kernel and never delivered, as far as the gap showed within the window
+	Unparsed uint64 // received, but the IP header could not be read
+	Overflow uint64 // received, but the window had no room for another key
 
-	unsure bool // something was missed, and how much is not known yet
+	unsure bool // an unknown number of events was missed
 }
 
-// Exact says whether every packet that was logged is in Hits. When it is not, each count is a lower bound.
+// Exact reports whether every logged packet is in Hits. If not, each count is a lower bound.
 func (w Window) Exact() bool {
 	return w.Lost == 0 && w.Unparsed == 0 && w.Overflow == 0 && !w.unsure
 }
 
-// With is what was seen in both windows. Of hits that neither has in common with the other, at most as many keys are kept
-// as one window of the default size holds; the packets of the others are in Overflow.
+// With returns the sum of both windows. It has at most as many keys as one window of the default
+// size, or as w if that has more; the packets of all other keys are in Overflow.
 func (w Window) With(o Window) Window {
 	if len(w.Hits) == 0 {
 		w.Hits = slices.Clone(o.Hits)
@@ -109,16 +112,17 @@ func (w Window) With(o Window) Window {
 	return w
 }
 
-// Totals is what was seen since the Sensor was made, in packets; opening it again goes on.
+// Totals are the counts since the Sensor was made, in packets. They continue when it is opened
+// again.
 type Totals struct {
-	Events   uint64 // came through NFLOG, with those Unparsed and in Overflow
+	Events   uint64 // received through NFLOG, including Unparsed and Overflow
 	Lost     uint64 // numbered by the kernel and never delivered
-	Unparsed uint64 // came, but their IP header could not be read
-	Overflow uint64 // came, but their window had no room for another key
-	Overruns uint64 // times, not packets: the receive buffer was full
+	Unparsed uint64 // received, but the IP header could not be read
+	Overflow uint64 // received, but the window had no room for another key
+	Overruns uint64 // number of times that the receive buffer was full, not packets
 }
 
-// compareHits orders hits as a Window has them. No two have the same key, so that the order is always the same.
+// compareHits orders the hits of a Window. No two have the same key, so the order is unique.
 func compareHits(a, b Hit) int {
 	return cmp.Or(
 		cmp.Compare(b.Packets, a.Packets),
@@ -129,21 +133,24 @@ func compareHits(a, b Hit) int {
 	)
 }
 
-// sum is how many packets of a key came, and when, in the time since the tally was made.
+// sum is the number of packets of a key, and the times of the first and the last since the tally
+// was made.
 type sum struct {
 	packets     uint64
 	first, last time.Duration
 }
 
-// hits unpacks a table, at the moment now, which is so long after the tally was made. The wall
-// clock of this moment counts: it may have been set since the tally was made.
+// hits converts a table. now is the current time and since the age of the tally. The times are
+// computed from now because the wall clock may have been set since the tally was made.
 func hits(table map[key]sum, now time.Time, since time.Duration) []Hit {
 	if len(table) == 0 {
 		return nil
 	}
 	hs := make([]Hit, 0, len(table))
 	for k, n := range table {
-		hs = append(hs, Hit{Key: k.Key(), Packets: n.packets, First: now.Add(n.first - since), Last: now.Add(n.last - since)})
+		hs = append(hs, Hit{
+			Key: k.Key(), Packets: n.packets, First: now.Add(n.first - since), Last: now.Add(n.last - since),
+		})
 	}
 	slices.SortFunc(hs, compareHits)
 	return hs
