@@ -44,8 +44,8 @@ type Options struct {
 // Feed fetches lists. In memory it keeps the quota, and how large the largest list of the last days was.
 type Feed struct {
 	o      Options
-	quota  atomic.Pointer[sikkerapi.Quota] // nil: not known
-	asJSON atomic.Bool                     // lists are asked for as JSON, which shows where it ends
+	quota  sikkerapi.LatestQuota
+	asJSON atomic.Bool // lists are asked for as JSON, which shows where it ends
 
 	mu      sync.Mutex // guards largest
 	largest largest
@@ -71,11 +71,11 @@ func (f *Feed) Pull(ctx context.Context) (io.ReadCloser, error) {
 	if err != nil {
 		cancel()
 		if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
-			f.learn(quota.Quota)
+			f.quota.Store(quota.Quota, time.Now())
 		}
 		return nil, err
 	}
-	f.learn(s.Quota)
+	f.quota.Store(s.Quota, time.Now())
 	return &body{ReadCloser: s, cancel: cancel, unended: func() { f.asJSON.Store(true) }}, nil
 }
 
@@ -103,25 +103,9 @@ func (f *Feed) ask(ctx context.Context) (*sikkerapi.BlacklistStream, error) {
 	return &sikkerapi.BlacklistStream{ReadCloser: io.NopCloser(bytes.NewReader(text)), Quota: res.Quota}, nil
 }
 
-// learn remembers what is left of the quota until it is there anew, at midnight UTC unless the API says otherwise.
-func (f *Feed) learn(q sikkerapi.Quota) {
-	if !q.Known {
-		return
-	}
-	if q.Reset.IsZero() {
-		q.Reset = time.Now().UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
-	}
-	f.quota.Store(&q)
-}
-
-// Quota is what the API last said of the quota for pulls, with Reset set; not Known while it said nothing. Any goroutine
-// may ask.
-func (f *Feed) Quota() sikkerapi.Quota {
-	if q := f.quota.Load(); q != nil {
-		return *q
-	}
-	return sikkerapi.Quota{}
-}
+// Quota returns the latest quota for pulls from the API, with Reset set. Known is false until there is
+// one. Any goroutine may call it.
+func (f *Feed) Quota() sikkerapi.Quota { return f.quota.Load() }
 
 // body ends the pull's deadline when it is closed.
 type body struct {

@@ -76,7 +76,7 @@ func (f *Feed) recall(headers map[string]string) {
 	if numbers, reset, ok := cutTime(headers[quotaHeader]); ok && reset.After(time.Now()) {
 		q := sikkerapi.Quota{Known: true, Reset: reset}
 		if n, err := fmt.Sscanf(numbers, "%d %d", &q.Remaining, &q.Limit); err == nil && n == 2 {
-			f.learn(q)
+			f.quota.Store(q, time.Now())
 		}
 	}
 }

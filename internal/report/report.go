@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/report/reportrow"
@@ -83,14 +82,14 @@ type Options struct {
 // Reporter sends reports. One goroutine uses it; only Quota may be called from any.
 type Reporter struct {
 	o         Options
-	quota     atomic.Pointer[sikkerapi.Quota] // nil if unknown
-	limit     int                             // rows per request; less than maxBatch while the API refuses more
-	daily     int                             // quota from the API, rows per day; -1 if unknown
-	remaining int                             // rows left of it
-	until     time.Time                       // time of its reset
-	answered  *answer                         // answer to the batch in flight; nil if there is no batch or no answer
-	alone     int                             // rows dropped one after another, see maxAlone
-	doubt     int                             // consecutive answers that proved nothing, see maxSent
+	quota     sikkerapi.LatestQuota
+	limit     int       // rows per request; less than maxBatch while the API refuses more
+	daily     int       // quota from the API, rows per day; -1 if unknown
+	remaining int       // rows left of it
+	until     time.Time // time of its reset
+	answered  *answer   // answer to the batch in flight; nil if there is no batch or no answer
+	alone     int       // rows dropped one after another, see maxAlone
+	doubt     int       // consecutive answers that proved nothing, see maxSent
 }
 
 // answer is the answer of the API to a batch.
@@ -215,14 +214,8 @@ func (r *Reporter) renew(now time.Time) {
 	case r.daily == 0:
 		r.daily = -1
 	default:
-		r.remaining, r.until = r.daily, midnight(now)
+		r.remaining, r.until = r.daily, sikkerapi.Quota{}.ResetsAt(now)
 	}
-}
-
-// midnight returns the next midnight UTC, when quotas reset. The result has a monotonic reading if
-// now has one.
-func midnight(now time.Time) time.Time {
-	return now.Add(now.UTC().Truncate(day).Add(day).Sub(now.Round(0)))
 }
 
 // left returns the rows left of the quota, as far as it is known.
@@ -315,30 +308,19 @@ func (r *Reporter) halve(ctx context.Context, n int, err error) (Outcome, error)
 	}
 }
 
-// learn stores the rest of the quota and its reset, which is midnight UTC unless the API says
-// otherwise.
+// learn stores the rest of the quota and the time of its reset.
 func (r *Reporter) learn(q sikkerapi.Quota) {
 	if !q.Known {
 		return
 	}
 	now := r.o.Now()
-	r.daily, r.remaining = max(0, q.Limit), max(0, q.Remaining)
-	r.until = now.Add(q.Reset.Sub(now.Round(0)))
-	if !q.Reset.After(now) { // it is missing or in the past
-		r.until = midnight(now)
-	}
-	q.Reset = r.until.Round(0).UTC()
-	r.quota.Store(&q)
+	r.daily, r.remaining, r.until = max(0, q.Limit), max(0, q.Remaining), q.ResetsAt(now)
+	r.quota.Store(q, now)
 }
 
-// Quota returns the quota for reports as the API last said, with Reset set. Known is false until it
-// said something. Any goroutine may call it.
-func (r *Reporter) Quota() sikkerapi.Quota {
-	if q := r.quota.Load(); q != nil {
-		return *q
-	}
-	return sikkerapi.Quota{}
-}
+// Quota returns the latest quota for reports from the API, with Reset set. Known is false until there
+// is one. Any goroutine may call it.
+func (r *Reporter) Quota() sikkerapi.Quota { return r.quota.Load() }
 
 // reportOf returns the row in the form of the API. It leaves out impossible times: the clock was
 // wrong when the row was recorded, or is wrong now.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +23,39 @@ type Quota struct {
 	Used      int
 	Remaining int
 	Reset     time.Time // UTC; zero when not told, as the newer deployments do not: their quotas reset at midnight UTC
+}
+
+// ResetsAt returns when the quota is full again: Reset if it is after now, and otherwise the next
+// midnight UTC. The result has a monotonic reading if now has one.
+func (q Quota) ResetsAt(now time.Time) time.Time {
+	if q.Reset.After(now) {
+		return now.Add(q.Reset.Sub(now.Round(0)))
+	}
+	return now.Add(untilMidnight(now))
+}
+
+// LatestQuota holds the latest quota from the API. The zero value holds none. Any goroutine may
+// use it.
+type LatestQuota struct{ p atomic.Pointer[Quota] }
+
+// Store replaces the quota by q. If q has no Reset, it is set to q.ResetsAt(now). If q is not Known,
+// nothing changes.
+func (l *LatestQuota) Store(q Quota, now time.Time) {
+	if !q.Known {
+		return
+	}
+	if q.Reset.IsZero() {
+		q.Reset = q.ResetsAt(now).Round(0).UTC()
+	}
+	l.p.Store(&q)
+}
+
+// Load returns the quota. It is not Known if none was stored.
+func (l *LatestQuota) Load() Quota {
+	if q := l.p.Load(); q != nil {
+		return *q
+	}
+	return Quota{}
 }
 
 // quota reads the header: X-Daily-* of the newer deployments, else X-RateLimit-* (blacklist, check) or X-Report-* (bulk

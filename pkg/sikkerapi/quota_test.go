@@ -126,3 +126,41 @@ func TestUntilMidnight(t *testing.T) {
 		}
 	}
 }
+
+func TestResetsAt(t *testing.T) {
+	t.Parallel()
+	now, midnight := testNow(), testNow().Add(45*time.Minute)
+	for _, tt := range []struct{ reset, want time.Time }{
+		{now.Add(time.Hour), now.Add(time.Hour)},
+		{now.Add(-time.Second), midnight},
+		{now, midnight},
+		{time.Time{}, midnight},
+	} {
+		if got := (Quota{Reset: tt.reset}).ResetsAt(now); !got.Equal(tt.want) {
+			t.Errorf("reset told for %s: got %s, want %s", tt.reset, got, tt.want)
+		}
+	}
+}
+
+func TestLatestQuotaAlwaysHasAReset(t *testing.T) {
+	t.Parallel()
+	midnight := testNow().Add(45 * time.Minute)
+	for _, tt := range []struct {
+		name        string
+		reset, want time.Time
+	}{
+		{"OK told", testNow().Add(time.Hour), testNow().Add(time.Hour)},
+		{"OK not told", time.Time{}, midnight},
+		{"OK passed since", testNow().Add(-time.Second), testNow().Add(-time.Second)},
+	} {
+		var l LatestQuota
+		if got := l.Load(); got.Known {
+			t.Errorf("%s: known before it was stored: %+v", tt.name, got)
+		}
+		l.Store(Quota{Known: true, Limit: 24, Remaining: 3, Reset: tt.reset}, testNow())
+		l.Store(Quota{}, testNow())
+		if diff := cmp.Diff(Quota{Known: true, Limit: 24, Remaining: 3, Reset: tt.want}, l.Load()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
