@@ -16,8 +16,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// Admit lets the sources of rs.Allow through the rules that a killed agent left, beside those that they let
-// through. It does nothing if there are none, or once a list was applied.
+// Admit lets the sources of rs.Allow through the rules that a killed agent left, in addition to the
+// sources that those rules already let through. It does nothing if there are no such rules, or once
+// a list has been applied.
 func (t *Table) Admit(_ context.Context, rs ruleset.Ruleset) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -38,13 +39,13 @@ func Admit(rs ruleset.Ruleset) error {
 		return err
 	}
 	if _, err = admit(c, rs.Allow); errors.Is(diagnose(err), ErrUnsupported) {
-		return nil // then there is no table
+		return nil // without nf_tables there is no table
 	}
 	return err
 }
 
-// admit adds allow to the whitelist of the table, if there is a table, in one transaction. It returns
-// the sets that it made.
+// admit adds allow to the allowlist sets of the table in one transaction, if the table exists. It
+// returns the sets that it created.
 func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err error) {
 	found, err := findTable()
 	if err != nil || found == nil {
@@ -82,12 +83,13 @@ func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err
 		return nil, nil
 	}
 	if err := b.commit(); err != nil {
-		return nil, fmt.Errorf("add to the whitelist of table inet %s: %w", tableName, classify(err))
+		return nil, fmt.Errorf("add to the allowlist of table inet %s: %w", tableName, classify(err))
 	}
 	return fresh, nil
 }
 
-// intervals reads the elements of an interval set of the kernel. It is for whitelists, which are short.
+// intervals reads the elements of an interval set from the kernel. Reading a large set takes
+// minutes, so it is for allowlists, which are short.
 func intervals(table *nftables.Table, s setPlan) ([]netip.Prefix, error) {
 	c, err := nftables.New()
 	if err != nil {
@@ -107,7 +109,7 @@ func intervals(table *nftables.Table, s setPlan) ([]netip.Prefix, error) {
 		return cmp.Or(bytes.Compare(x.Key, y.Key), cmp.Compare(rank(x), rank(y)))
 	})
 	var ps []netip.Prefix
-	var from netip.Addr // of the interval that has begun
+	var from netip.Addr // start of the open interval, invalid if none is open
 	end := func(to netip.Addr) {
 		if from.IsValid() {
 			ps = append(ps, netipx.IPRangeFrom(from, to).Prefixes()...)
@@ -118,14 +120,14 @@ func intervals(table *nftables.Table, s setPlan) ([]netip.Prefix, error) {
 		a, ok := netip.AddrFromSlice(e.Key)
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("read set %s: an element of %d bytes", s.name, len(e.Key))
+			return nil, fmt.Errorf("read set %s: element of %d bytes is no address", s.name, len(e.Key))
 		case e.IntervalEnd:
 			end(a.Prev())
 		default:
 			from = a
 		}
 	}
-	if from.IsValid() { // it reaches the top of the address space
+	if from.IsValid() { // the interval reaches the top of the address space
 		end(netipx.PrefixLastIP(netip.PrefixFrom(from, 0)))
 	}
 	return ps, nil

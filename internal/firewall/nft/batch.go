@@ -16,29 +16,29 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// chunk is how many elements are handed to the library at a time. It copies them into messages at
-// once, so a small buffer that is used again keeps the peak of memory at the size of the messages.
+// chunk is the number of elements passed to the library in one call. The library copies them into
+// messages at once, so a small reused buffer keeps peak memory at the size of the messages.
 const chunk = 1024
 
 var (
-	// errBuild means that a transaction could not be put together, and was not sent.
+	// errBuild means that a transaction could not be built and was not sent.
 	errBuild = errors.New("build transaction")
-	// errUnsure means that the kernel was sent a transaction and its answer could not be read.
+	// errUnsure means that a transaction was sent to the kernel and the answer could not be read.
 	errUnsure = errors.New("the kernel's answer was lost")
 )
 
-// gone is how many elements a set has that the batch deletes.
-const gone = -1
+// deleted marks in batch.holds a set that the batch deletes.
+const deleted = -1
 
-// batch gathers one transaction. Its methods keep their errors, which commit returns.
+// batch builds one transaction. Its methods collect their errors, which commit returns.
 type batch struct {
 	conn    *nftables.Conn
 	table   *nftables.Table
-	have    map[string]kernelSet // sets that are there already: their sizes cannot be changed
-	counted ruleset.Counters     // start values of counters that are not there
+	have    map[string]kernelSet // existing sets, whose sizes the kernel cannot change
+	counted ruleset.Counters     // initial values of counters that the batch creates
 	errs    []error
 	sets    map[string]*nftables.Set
-	holds   map[string]int // at most so many elements each of these sets has afterwards
+	holds   map[string]int // upper bound of each set's elements after the batch, or deleted
 }
 
 func newBatch(conn *nftables.Conn, table *nftables.Table, have map[string]kernelSet) *batch {
@@ -51,8 +51,8 @@ func (b *batch) err(err error) {
 	}
 }
 
-// begin creates the table, its counters and these sets, as far as they are absent. If they are
-// there, that changes nothing, nor the counters' values.
+// begin creates the table, its counters and these sets if they are absent. It leaves existing ones
+// unchanged, with the counters' values.
 func (b *batch) begin(sets []setPlan) {
 	b.conn.AddTable(b.table)
 	for _, c := range []*nftables.CounterObj{
@@ -73,7 +73,7 @@ func (b *batch) begin(sets []setPlan) {
 	}
 }
 
-// set is the set as the library wants it.
+// set returns s as the library represents it.
 func (s setPlan) set(t *nftables.Table) *nftables.Set {
 	key := nftables.TypeIPAddr
 	if s.family.width == 128 {
@@ -82,10 +82,10 @@ func (s setPlan) set(t *nftables.Table) *nftables.Set {
 	return &nftables.Set{Table: t, Name: s.kernel, KeyType: key, Interval: s.interval, Size: s.size()}
 }
 
-// rules puts these rules, and no others, into the chains.
+// rules replaces the rules of the table's chains by rr.
 func (b *batch) rules(rr []rule) { b.rulesIn(chains(b.table), rr) }
 
-// rulesIn is rules for these chains.
+// rulesIn replaces the rules of the chains cs by rr.
 func (b *batch) rulesIn(cs []*nftables.Chain, rr []rule) {
 	byName := map[string]*nftables.Chain{}
 	for _, c := range cs {
@@ -110,14 +110,14 @@ func (b *batch) fill(sets []setPlan) {
 	}
 }
 
-// add adds the elements of s to those that its set has.
+// add adds the elements of s to the existing elements of its set.
 func (b *batch) add(s setPlan) {
 	b.elements(b.sets[s.kernel], s)
 	b.holds[s.kernel] = int(b.have[s.kernel].count) + s.count
 }
 
-// elements adds what s holds, in ascending order: an interval set takes them more than twice as
-// fast so.
+// elements adds the elements of s in ascending order: the kernel fills an interval set more than
+// twice as fast in that order.
 func (b *batch) elements(set *nftables.Set, s setPlan) {
 	elems := make([]nftables.SetElement, 0, chunk)
 	keys := make([]byte, 0, chunk*s.family.width/8)
@@ -137,12 +137,12 @@ func (b *batch) elements(set *nftables.Set, s setPlan) {
 		return keys[n:]
 	}
 	for p := range s.elements {
-		if len(elems) > chunk-2 { // an interval's two ends stay together
+		if len(elems) > chunk-2 { // both ends of an interval go into one call
 			flush()
 		}
 		elems = append(elems, nftables.SetElement{Key: key(p.Addr())})
-		// The end of an interval is the first address behind it. One that reaches the top of the
-		// address space has none.
+		// The end of an interval is the first address after it. An interval that reaches the top of
+		// the address space has no end.
 		if end := netipx.PrefixLastIP(p).Next(); s.interval && end.IsValid() {
 			elems = append(elems, nftables.SetElement{Key: key(end), IntervalEnd: true})
 		}
@@ -150,34 +150,34 @@ func (b *batch) elements(set *nftables.Set, s setPlan) {
 	flush()
 }
 
-// deleteOthers deletes the table's sets and maps that are not among these, once no rule looks them
-// up.
+// deleteOthers deletes the table's sets and maps that are not among sets. No rule may refer to them
+// any more.
 func (b *batch) deleteOthers(sets []setPlan) {
-	keep := map[string]bool{}
+	wanted := map[string]bool{}
 	for _, s := range sets {
-		keep[s.kernel] = true
+		wanted[s.kernel] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.have)) {
-		// An anonymous set goes with the rule that it is part of.
-		if !keep[name] && b.have[name].flags&unix.NFT_SET_ANONYMOUS == 0 {
+		// The kernel deletes an anonymous set with the rule that contains it.
+		if !wanted[name] && b.have[name].flags&unix.NFT_SET_ANONYMOUS == 0 {
 			b.conn.DelSet(&nftables.Set{Table: b.table, Name: name})
-			b.holds[name] = gone
+			b.holds[name] = deleted
 		}
 	}
 }
 
-// flushForeign takes the rules out of the chains that are not ours. After that none of theirs
-// refers to anything.
+// flushForeign deletes the rules of the foreign chains, so that no foreign rule refers to a set or
+// an object any more.
 func (b *batch) flushForeign(l *layout) {
-	for _, name := range l.separate() {
+	for _, name := range l.deletableChains() {
 		b.conn.FlushChain(&nftables.Chain{Table: b.table, Name: name})
 	}
 }
 
-// deleteForeign deletes the chains, objects and flowtables of other programs. Sets and maps go
-// before, because maps may refer to the chains and objects that go here.
+// deleteForeign deletes the foreign chains, objects and flowtables. Sets and maps must be deleted
+// before, because maps may refer to these chains and objects.
 func (b *batch) deleteForeign(l *layout) {
-	for _, name := range l.separate() {
+	for _, name := range l.deletableChains() {
 		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: name})
 	}
 	for _, o := range l.objs {
@@ -189,11 +189,12 @@ func (b *batch) deleteForeign(l *layout) {
 }
 
 // commit sends the transaction, unless a part of it could not be built. The kernel takes all of it
-// or nothing. Afterwards nothing is queued, whatever commit returns. The error is errUnsure if the
-// kernel may have taken it.
+// or nothing. The library's queue is empty afterwards in every case. The error is errUnsure if the
+// kernel may have taken the transaction.
 func (b *batch) commit() error {
 	if len(b.errs) > 0 {
-		// The library cannot drop its queue, but it sends nothing after an error. This set is one.
+		// The library cannot drop its queue, but it sends nothing after an error. An anonymous set
+		// that is not constant is an error.
 		b.err(b.conn.AddSet(&nftables.Set{Table: b.table, Anonymous: true}, nil))
 		_ = b.conn.Flush() // it returns the first of the errors above
 		return fmt.Errorf("%w: %w", errBuild, errors.Join(b.errs[:len(b.errs)-1]...))
@@ -201,15 +202,15 @@ func (b *batch) commit() error {
 	return outcome(b.conn.Flush())
 }
 
-// outcome classifies an error of the library's Flush: the kernel refused the transaction, it was
-// not built (errBuild), or the kernel may have taken it (errUnsure). An answer of the kernel names
-// the message that it is about.
+// outcome classifies an error of the library's Flush: the kernel refused the transaction, the
+// transaction was not built (errBuild), or the kernel may have taken it (errUnsure). A refusal
+// carries the sequence number of the message that it answers.
 func outcome(err error) error {
 	var op *netlink.OpError
 	switch isOp := errors.As(err, &op); {
 	case err == nil:
 		return nil
-	case isOp && (op.Sequence != 0 || op.Op == "send-messages"): // the kernel refused it, or it was not sent
+	case isOp && (op.Sequence != 0 || op.Op == "send-messages"): // refused by the kernel, or not sent
 		return err
 	case isOp, errors.As(err, new(syscall.Errno)):
 		return fmt.Errorf("%w: %w", errUnsure, err)

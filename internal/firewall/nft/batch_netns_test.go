@@ -16,8 +16,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestBuildError has a part of a transaction fail to be built: nothing is sent, then or with a
-// later one, and the rules in force stay.
+// TestBuildError makes a part of a transaction fail to be built: nothing of it is sent, also not
+// with a later transaction, and the active rules stay.
 func TestBuildError(t *testing.T) {
 	t.Parallel()
 	errPart := errors.New("a part")
@@ -27,9 +27,12 @@ func TestBuildError(t *testing.T) {
 		want  error
 	}{
 		{"bad part that returns its error", func(b *batch) { b.err(errPart) }, errPart},
-		{"bad set", func(b *batch) { b.err(b.conn.AddSet(&nftables.Set{Table: b.table, Anonymous: true}, nil)) }, errBuild},
-		{"bad rule, of which the library keeps the error", func(b *batch) {
-			b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: chains(b.table)[0], Exprs: []expr.Any{&expr.Numgen{Type: 99}}})
+		{"bad set", func(b *batch) {
+			b.err(b.conn.AddSet(&nftables.Set{Table: b.table, Anonymous: true}, nil))
+		}, errBuild},
+		{"bad rule, whose error the library returns later", func(b *batch) {
+			exprs := []expr.Any{&expr.Numgen{Type: 99}}
+			b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: chains(b.table)[0], Exprs: exprs})
 		}, errBuild},
 	}
 	for _, tt := range tests {
@@ -48,7 +51,8 @@ func TestBuildError(t *testing.T) {
 				return b
 			}
 			h.Do(func() {
-				if err := h.table.send(spoiled()); !errors.Is(err, errBuild) || !errors.Is(err, tt.want) || inTheWay(err) {
+				err := h.table.send(spoiled())
+				if !errors.Is(err, errBuild) || !errors.Is(err, tt.want) || tableAtFault(err) {
 					t.Errorf("got %v, want %v and %v", err, errBuild, tt.want)
 				}
 			})
@@ -57,7 +61,7 @@ func TestBuildError(t *testing.T) {
 			}
 			h.Check("not built", nettest.Addrs("203.0.113.9"), nettest.Addrs("5.6.7.8"))
 
-			// The queued messages are not sent with the next transaction.
+			// The messages of the failed transaction are not sent with the next one.
 			h.Do(func() {
 				b := newBatch(h.table.conn, h.table.table(), nil)
 				b.conn.AddTable(b.table)
@@ -74,8 +78,8 @@ func TestBuildError(t *testing.T) {
 	}
 }
 
-// TestNothingBuilt commits a batch that holds nothing but an error.
-func TestNothingBuilt(t *testing.T) {
+// TestOnlyErrors commits a batch that holds an error and no message.
+func TestOnlyErrors(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
 	errPart := errors.New("a part")
@@ -88,9 +92,9 @@ func TestNothingBuilt(t *testing.T) {
 	})
 }
 
-// TestLostAnswer tells apart transactions that the kernel refused, that were not sent, and that it
-// may have taken.
-func TestLostAnswer(t *testing.T) {
+// TestOutcome distinguishes transactions that the kernel refused, that were not sent, and that the
+// kernel may have taken.
+func TestOutcome(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name   string
@@ -107,21 +111,20 @@ func TestLostAnswer(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			err := outcome(tt.err)
-			if !errors.Is(err, tt.err) || errors.Is(err, errUnsure) != tt.unsure || tt.unsure && inTheWay(err) {
+			if !errors.Is(err, tt.err) || errors.Is(err, errUnsure) != tt.unsure || tt.unsure && tableAtFault(err) {
 				t.Errorf("got %v", err)
 			}
 		})
 	}
 }
 
-// change is one message of the kernel about a change of our table: its type, and what is in it.
+// change is one message of the kernel about a change of the table: its type and its content.
 type change struct {
 	kind uint16
 	data string
 }
 
-// transactions returns the changes that the kernel tells of while f runs, those of each transaction
-// together.
+// transactions returns the changes that the kernel reports while f runs, grouped by transaction.
 func (h *host) transactions(f func()) [][]change {
 	h.tb.Helper()
 	var c *netlink.Conn
@@ -164,19 +167,20 @@ func (h *host) transactions(f func()) [][]change {
 	return all
 }
 
-// first returns the number of the first transaction with a change of a kind that holds all of these
-// texts, or -1.
+// first returns the index of the first transaction with a change of a kind that contains all of
+// these texts, or -1.
 func first(all [][]change, kind uint16, texts ...string) int {
 	return slices.IndexFunc(all, func(tx []change) bool {
 		return slices.ContainsFunc(tx, func(c change) bool {
-			return c.kind == kind && !slices.ContainsFunc(texts, func(s string) bool { return !strings.Contains(c.data, s) })
+			return c.kind == kind &&
+				!slices.ContainsFunc(texts, func(s string) bool { return !strings.Contains(c.data, s) })
 		})
 	})
 }
 
-// TestBridges looks at the order in which the kernel is given a change, because a packet on its way
-// falls through the gap of a wrong order once in a million.
-func TestBridges(t *testing.T) {
+// TestChangeOrder checks the order in which the kernel receives a change. A packet test would not
+// do: a packet passes through the gap of a wrong order only once in a million.
+func TestChangeOrder(t *testing.T) {
 	t.Parallel()
 	t.Run("a set is filled before a rule looks it up", func(t *testing.T) {
 		t.Parallel()
@@ -184,7 +188,8 @@ func TestBridges(t *testing.T) {
 		h.apply(list("62.1.1.1"), list())
 		all := h.transactions(func() { h.apply(list("62.0.0.0/7", "9.9.9.0/24"), list("9.9.9.9")) })
 		for _, set := range []string{"blocklist4_any\x00", "blocklist4_24\x00", "whitelist4\x00"} {
-			filled, used := first(all, unix.NFT_MSG_NEWSETELEM, set), first(all, unix.NFT_MSG_NEWRULE, set)
+			filled := first(all, unix.NFT_MSG_NEWSETELEM, set)
+			used := first(all, unix.NFT_MSG_NEWRULE, set)
 			if filled < 0 || used <= filled {
 				t.Errorf("%s is filled in transaction %d and looked up in %d", set, filled, used)
 			}
@@ -195,21 +200,24 @@ func TestBridges(t *testing.T) {
 		h := newHost(t, Options{})
 		h.apply(list("45.9.20.0/24", "45.9.21.0/24", "203.0.113.9"), list())
 		all := h.transactions(func() { h.apply(list("45.9.20.7", "45.9.21.0/24", "203.0.113.9"), list()) })
-		added, left := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_32\x00", "\x2d\x09\x14\x07"),
-			first(all, unix.NFT_MSG_DELSETELEM, "blocklist4_24\x00", "\x2d\x09\x14\x00")
-		if added < 0 || left <= added {
-			t.Errorf("it is added in transaction %d and its network deleted in %d", added, left)
+		added := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_32\x00", "\x2d\x09\x14\x07")
+		removed := first(all, unix.NFT_MSG_DELSETELEM, "blocklist4_24\x00", "\x2d\x09\x14\x00")
+		if added < 0 || removed <= added {
+			t.Errorf("the address is added in transaction %d and its network deleted in %d", added, removed)
 		}
 	})
-	t.Run("a set that grows is looked up beside its successor", func(t *testing.T) {
+	t.Run("a set that grows stays in use until its successor is filled", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{})
 		h.apply(list("203.0.113.9"), list())
 		all := h.transactions(func() { h.apply(repeat(minSize+1, 32), list()) })
-		filled, used := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_32_grown\x00"), first(all, unix.NFT_MSG_NEWRULE, "blocklist4_32_grown\x00")
-		back, gone := first(all[used+1:], unix.NFT_MSG_NEWSETELEM, "blocklist4_32\x00"), first(all, unix.NFT_MSG_DELSET, "blocklist4_32_grown\x00")
-		if filled < 0 || used <= filled || back < 0 || gone <= used+1+back {
-			t.Errorf("filled in transaction %d, looked up in %d, its successor filled in %d, gone in %d", filled, used, used+1+back, gone)
+		filled := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_32_grown\x00")
+		used := first(all, unix.NFT_MSG_NEWRULE, "blocklist4_32_grown\x00")
+		successor := first(all[used+1:], unix.NFT_MSG_NEWSETELEM, "blocklist4_32\x00")
+		removed := first(all, unix.NFT_MSG_DELSET, "blocklist4_32_grown\x00")
+		if filled < 0 || used <= filled || successor < 0 || removed <= used+1+successor {
+			t.Errorf("filled in transaction %d, looked up in %d, successor filled in %d, deleted in %d",
+				filled, used, used+1+successor, removed)
 		}
 	})
 }

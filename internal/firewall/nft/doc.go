@@ -1,10 +1,13 @@
-// Package nft owns the table inet sikkerguard: it writes it, asks the kernel what is in it, and takes it away.
+// Package nft owns the table inet sikkerguard. It writes the table, verifies its contents against
+// the kernel, and deletes it.
 //
-// The whole desired state goes into one batch, made the same way at the start, at a refresh and at a repair; the kernel
-// takes it whole or not at all. No other table is ever changed. For a moment there may be a second one of ours, see shield.
-// What may be blocked is not decided here.
+// The whole ruleset goes into one transaction, built the same way at the start, at a refresh and at
+// a repair. The kernel takes the transaction whole or not at all. No other table is changed; while
+// a new table replaces an old one, there may be a second table of this package (see shield). The
+// caller decides which sources are blocked.
 //
-// It can fail because nf_tables is not there (ErrUnsupported), because the process may not change it (ErrPermission),
-// because another agent owns the table (ErrOwned), or because the kernel took the batch and enforces something else
-// (ruleset.ErrMismatch). After an error of Apply what was enforced before still is.
+// Errors: the kernel has no nf_tables (ErrUnsupported); the process may not change it
+// (ErrPermission); another agent owns the table (ErrOwned); the kernel took the transaction but
+// enforces other rules (ruleset.ErrMismatch). After any other error of Apply, the previous ruleset
+// is still active.
 package nft

@@ -14,39 +14,40 @@ import (
 const (
 	// refillInterval is the least time between two refills.
 	refillInterval = 5 * time.Second
-	// refillShare is how many times longer than a refill the pause after it is, at least: refills
+	// refillPauseFactor times the duration of a refill is the least pause after it, so that refills
 	// take at most 1 % of a core.
-	refillShare = 100
+	refillPauseFactor = 100
 )
 
-// drift notices that another program may have changed the elements of a table that has no owner.
-// Each transaction on any table of the host moves the generation by one. Moves beyond our own
-// transactions are another program's, which may have exchanged elements: neither counts nor
-// samples show that, and reading them back takes minutes.
+// drift detects that another program may have changed the elements of a table that has no owner.
+// Each transaction on any table of the host increments the generation. Increments beyond this
+// agent's own transactions belong to another program, which may have exchanged elements: neither
+// counts nor samples show that, and reading the elements back takes minutes.
 type drift struct {
-	sent    uint32 // transactions of ours
-	settled bool   // the sets held the applied list when others was as follows
-	others  uint32 // the generation less sent
-	due     time.Time
+	sent    uint32    // transactions of this agent
+	settled bool      // the sets held the applied list when foreign returned others
+	others  uint32    // value of foreign after the last fill
+	due     time.Time // earliest time of the next refill
 }
 
-// foreign returns a number that each transaction of another program changes, and none of ours does.
+// foreign returns the generation minus this agent's transactions: each transaction of another
+// program changes it, and none of this agent does.
 func (d *drift) foreign() (uint32, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return 0, fmt.Errorf("open netlink socket: %w", err)
 	}
-	defer func() { _ = c.Close() }() // it was only asked
+	defer func() { _ = c.Close() }() // nothing was written
 	gen, err := generation(c)
 	return gen - d.sent, err
 }
 
-// during runs f, which fills all sets, and notes whether another program made a transaction
+// track runs fill, which fills all sets, and records whether another program made a transaction
 // meanwhile.
-func (d *drift) during(f func() error) error {
+func (d *drift) track(fill func() error) error {
 	d.settled = false
 	before, berr := d.foreign()
-	if err := f(); err != nil {
+	if err := fill(); err != nil {
 		return err
 	}
 	after, aerr := d.foreign()
@@ -63,9 +64,9 @@ func (t *Table) drifted() bool {
 	return err != nil || !t.drift.settled || now != t.drift.others
 }
 
-// refill puts the list that was applied last in place once more, if another program may have
-// changed elements of it and it is time to. It reports whether it is still to be done. Nothing that is
-// dropped gets through meanwhile, as in any Apply.
+// refill applies the last ruleset again if another program may have changed elements and a refill
+// is due. It reports whether a refill is still pending. As in any Apply, a dropped source stays
+// dropped meanwhile.
 func (t *Table) refill() (pending bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,16 +77,18 @@ func (t *Table) refill() (pending bool, err error) {
 	if start.Before(t.drift.due) {
 		return true, nil
 	}
-	defer func() { t.drift.due = time.Now().Add(max(refillInterval, refillShare*time.Since(start))) }()
+	defer func() {
+		t.drift.due = time.Now().Add(max(refillInterval, refillPauseFactor*time.Since(start)))
+	}()
 	if _, err := t.apply(t.last); err != nil {
 		return true, fmt.Errorf("fill the sets again: %w", err)
 	}
 	return t.drifted(), nil
 }
 
-// apply is Apply for who holds the lock.
+// apply is Apply for a caller that holds the lock.
 func (t *Table) apply(rs ruleset.Ruleset) (e ruleset.Evidence, err error) {
-	err = t.drift.during(func() error {
+	err = t.drift.track(func() error {
 		e, err = t.applyOnce(rs)
 		return err
 	})

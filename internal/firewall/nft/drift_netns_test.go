@@ -9,27 +9,28 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestWatchExchange exchanges elements of a table that has no owner, so that their number stays the
-// same and no sample shows it. They are put back, on a kernel that tells counts and on one that does
-// not, and a change of ours alone has nothing filled again.
-func TestWatchExchange(t *testing.T) {
+// TestWatchRefillsExchangedElements exchanges elements of a table that has no owner, so that
+// neither their number nor a sample shows it. Watch restores them, on a kernel that returns counts
+// and on one that does not. A change by the agent itself causes no refill.
+func TestWatchRefillsExchangedElements(t *testing.T) {
 	t.Parallel()
 	for name, countAttr := range map[string]uint16{"counted": nftaSetCount, "uncounted": 0} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, Options{})
 			h.table.flags, h.table.countAttr = 0, countAttr // as on a kernel without owner
-			block, allow := addresses(1_000, "203.0.113.66", "203.0.113.67", "203.0.113.69", "45.9.20.0/24"), list("10.0.0.0/8")
+			block := addresses(1_000, "203.0.113.66", "203.0.113.67", "203.0.113.69", "45.9.20.0/24")
+			allow := list("10.0.0.0/8")
 			h.apply(block, allow)
 			h.apply(block, allow)
 			sent := h.table.drift.sent
 			h.Do(func() {
 				if pending, err := h.table.refill(); pending || err != nil {
-					t.Errorf("our own change: pending %v, %v", pending, err)
+					t.Errorf("the agent's own change: pending %v, %v", pending, err)
 				}
 			})
 			if h.table.drift.sent != sent {
-				t.Error("our own change: filled again")
+				t.Error("the agent's own change: sets refilled")
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			lostC, doneC := make(chan error, 16), make(chan error, 1)
@@ -44,20 +45,24 @@ func TestWatchExchange(t *testing.T) {
 					t.Errorf("watch: %v", err)
 				}
 			}()
+			listed := func() bool {
+				out := h.Run("nft", "list", "set", "inet", "sikkerguard", "blocklist4_32")
+				return strings.Contains(out, " 9.9.9.9")
+			}
 			for range 2 { // the second time after a pause
 				h.Run("nft", "delete element inet sikkerguard blocklist4_32 { 203.0.113.66 }; "+
 					"add element inet sikkerguard blocklist4_32 { 9.9.9.9 }")
-				for start := time.Now(); strings.Contains(h.Run("nft", "list", "set", "inet", "sikkerguard", "blocklist4_32"), " 9.9.9.9"); {
+				for start := time.Now(); listed(); {
 					if time.Since(start) > time.Minute {
-						t.Fatal("not put back")
+						t.Fatal("not restored")
 					}
 					time.Sleep(watchInterval)
 				}
-				h.Check("put back", nettest.Addrs("203.0.113.66", "45.9.20.7"), nettest.Addrs("9.9.9.9"))
+				h.Check("restored", nettest.Addrs("203.0.113.66", "45.9.20.7"), nettest.Addrs("9.9.9.9"))
 			}
 			select {
 			case err := <-lostC:
-				t.Errorf("what is put back at once was told: %v", err)
+				t.Errorf("lost called although a refill restored the elements: %v", err)
 			default:
 			}
 		})

@@ -7,21 +7,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel's answers mean to the agent. The texts are what an operator reads.
+// Errors that classify the kernel's answers. Operators read these texts.
 var (
 	// ErrUnsupported means that the kernel has no nf_tables.
-	ErrUnsupported = errors.New("the kernel has no nf_tables, or may not load it (modprobe nf_tables on the host)")
-	// ErrIncomplete means that nf_tables is there and something the rules need is not.
-	ErrIncomplete = errors.New("the kernel lacks a part of nf_tables that the rules need (modprobe nft_limit nft_log nfnetlink_log nft_objref on the host)")
+	ErrUnsupported = errors.New(
+		"the kernel has no nf_tables, or cannot load it (run modprobe nf_tables on the host)")
+	// ErrIncomplete means that the kernel has nf_tables without an expression or log backend that
+	// the rules need.
+	ErrIncomplete = errors.New("the kernel lacks a part of nf_tables that the rules need " +
+		"(run modprobe -a nft_limit nft_log nfnetlink_log nft_objref on the host)")
 	// ErrPermission means that CAP_NET_ADMIN is missing.
-	ErrPermission = errors.New("not permitted to change the firewall: run as root with CAP_NET_ADMIN (in Docker: cap_add: [NET_ADMIN])")
+	ErrPermission = errors.New("not permitted to change the firewall: " +
+		"run as root with CAP_NET_ADMIN (in Docker: cap_add: [NET_ADMIN])")
 	// ErrOwned means that another live process owns the table.
 	ErrOwned = errors.New("another SikkerGuard runs on this host and owns table inet " + tableName + ": stop it first")
-	// ErrBuffer means that the socket's buffer could not be made large enough, as in a user namespace.
-	ErrBuffer = errors.New("the list is larger than the kernel takes in one transaction here (raise net.core.wmem_max on the host)")
+	// ErrBuffer means that the transaction does not fit the socket's send buffer. In a user
+	// namespace the buffer cannot exceed net.core.wmem_max.
+	ErrBuffer = errors.New("the list does not fit into one kernel transaction here " +
+		"(raise net.core.wmem_max on the host)")
 )
 
-// diagnose says what an error means while it is being found out what the kernel can do.
+// diagnose classifies an error of a request that probes for nf_tables, where EINVAL and ENOENT mean
+// that the kernel lacks it or a part of it.
 func diagnose(err error) error {
 	switch {
 	case err == nil:
@@ -36,8 +43,8 @@ func diagnose(err error) error {
 	}
 }
 
-// classify says what an error of a transaction means. The table's owner is asked for before, so EPERM is a missing
-// capability here.
+// classify wraps an error of a transaction in the sentinel that explains it. EPERM is a missing
+// capability here: explain has checked the table's owner before.
 func classify(err error) error {
 	var meaning error
 	switch {

@@ -12,21 +12,22 @@ import (
 // nftaFlowtableName is the attribute NFTA_FLOWTABLE_NAME (linux/netfilter/nf_tables.h).
 const nftaFlowtableName = 2
 
-// Flowtables names the flowtables of this host, each with its table. Packets of a flow that a
-// flowtable has taken over pass before the prerouting hook. It fails when the kernel has no
-// nf_tables or when this process is not permitted.
+// Flowtables returns the flowtables of this host, in order, each as "NAME of table TABLE". Packets
+// of a flow that a flowtable has taken over pass before the prerouting hook. The error means that
+// the kernel has no nf_tables, that this process is not permitted, or that ten dumps in a row were
+// interrupted by other changes.
 func Flowtables() ([]string, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list flowtables: %w", err)
 	}
-	defer func() { _ = c.Close() }() // it was only asked
+	defer func() { _ = c.Close() }() // nothing was written
 	request := netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETFLOWTABLE),
 			Flags: netlink.Request | netlink.Dump,
 		},
-		Data: []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, 0}, // of every family
+		Data: []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, 0}, // every family
 	}
 	for range dumpTries {
 		replies, err := c.Execute(request)
@@ -38,10 +39,11 @@ func Flowtables() ([]string, error) {
 		}
 		return flowtableNames(replies)
 	}
-	return nil, errors.New("list flowtables: the firewall changes all the time")
+	return nil, errors.New("list flowtables: other programs keep changing the firewall; " +
+		"every listing was interrupted")
 }
 
-// flowtableNames reads the names out of the kernel's answer, in order.
+// flowtableNames decodes the kernel's answer and returns the names in order.
 func flowtableNames(replies []netlink.Message) ([]string, error) {
 	var names []string
 	err := decodeAll(replies, func(ad *netlink.AttributeDecoder) {

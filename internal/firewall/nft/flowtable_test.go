@@ -10,7 +10,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestFlowtableNames reads what the kernel tells of two flowtables: table, name and more.
+// TestFlowtableNames decodes the kernel's answers about two flowtables.
 func TestFlowtableNames(t *testing.T) {
 	t.Parallel()
 	reply := func(family byte, table, name string) netlink.Message {
@@ -24,7 +24,10 @@ func TestFlowtableNames(t *testing.T) {
 		}
 		return netlink.Message{Data: append([]byte{family, 0, 0, 0}, attrs...)}
 	}
-	got, err := flowtableNames([]netlink.Message{reply(unix.NFPROTO_INET, "router", "slow"), reply(unix.NFPROTO_IPV4, "fw", "fast")})
+	got, err := flowtableNames([]netlink.Message{
+		reply(unix.NFPROTO_INET, "router", "slow"),
+		reply(unix.NFPROTO_IPV4, "fw", "fast"),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,11 +35,11 @@ func TestFlowtableNames(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if _, err := flowtableNames([]netlink.Message{{Data: []byte{1}}}); err == nil {
-		t.Error("an answer that is too short is taken")
+		t.Error("an answer that is too short is accepted")
 	}
 }
 
-// TestNoFlowtables asks the kernel, which has none in a namespace of its own.
+// TestNoFlowtables asks the kernel in a new namespace, which has no flowtables.
 func TestNoFlowtables(t *testing.T) {
 	t.Parallel()
 	nettest.New(t).Do(func() {

@@ -12,10 +12,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestHalfChanged has the last transaction of a change fail, after an earlier one has changed the
-// rules: Apply says that the kernel enforces something else, and the next one succeeds. Before that,
-// a change of one transaction fails: the rules in force stay, and Apply says so.
-func TestHalfChanged(t *testing.T) {
+// TestPartialApply makes the last transaction of a change fail after an earlier one has changed the
+// rules: Apply returns ErrMismatch, and the next Apply succeeds. Before that it makes a change of
+// one transaction fail: the active rules stay, and Apply returns the kernel's error alone.
+func TestPartialApply(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
 	h.table.flags = 0 // as on a kernel without owner: another socket may change the table
@@ -23,10 +23,11 @@ func TestHalfChanged(t *testing.T) {
 	large := h.table.conn
 	h.Do(func() {
 		var err error
-		// The kernel takes no batch of 20,000 elements through so small a buffer.
-		h.table.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		// The kernel takes no batch of 20,000 elements from a socket with so small a buffer.
+		smallBuffer := func(c *netlink.Conn) error {
 			return errors.Join(c.SetWriteBuffer(64<<10), c.SetOption(netlink.CapAcknowledge, true))
-		}))
+		}
+		h.table.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(smallBuffer))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,14 +36,14 @@ func TestHalfChanged(t *testing.T) {
 	t.Cleanup(func() { _ = small.CloseLasting() })
 	_, err := h.tryApply(addresses(20_000, "203.0.113.9"), list())
 	if !errors.Is(err, unix.EMSGSIZE) || errors.Is(err, ruleset.ErrMismatch) {
-		t.Errorf("nothing was changed: got %v, want %v alone", err, unix.EMSGSIZE)
+		t.Errorf("unchanged table: got %v, want %v alone", err, unix.EMSGSIZE)
 	}
 	// The set of networks is new: it is filled and looked up before the rest is sent.
 	_, err = h.tryApply(addresses(20_000, "45.9.20.0/24"), list())
 	if !errors.Is(err, unix.EMSGSIZE) || !errors.Is(err, ruleset.ErrMismatch) {
-		t.Errorf("a half was changed: got %v, want %v and %v", err, ruleset.ErrMismatch, unix.EMSGSIZE)
+		t.Errorf("partly changed table: got %v, want %v and %v", err, ruleset.ErrMismatch, unix.EMSGSIZE)
 	}
-	h.Check("a half", nettest.Addrs("11.0.0.1", "45.9.20.7"), nettest.Addrs("203.0.113.9"))
+	h.Check("partly applied", nettest.Addrs("11.0.0.1", "45.9.20.7"), nettest.Addrs("203.0.113.9"))
 	h.table.conn = large
 	h.apply(addresses(20_000, "203.0.113.9"), list())
 	h.Check("after", nettest.Addrs("11.0.0.1", "203.0.113.9"), nettest.Addrs("45.9.20.7"))

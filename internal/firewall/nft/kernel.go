@@ -13,7 +13,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// findTable returns the table as the kernel has it, or nil when there is none.
+// findTable returns the kernel's table inet sikkerguard, or nil if there is none.
 func findTable() (*nftables.Table, error) {
 	c, err := nftables.New()
 	if err != nil {
@@ -29,22 +29,22 @@ func findTable() (*nftables.Table, error) {
 	return t, nil
 }
 
-// nftaTable is the attribute that names the table: NFTA_RULE_TABLE, NFTA_CHAIN_TABLE, NFTA_SET_TABLE,
-// NFTA_OBJ_TABLE and NFTA_FLOWTABLE_TABLE.
+// nftaTable is the attribute of the table's name: NFTA_RULE_TABLE, NFTA_CHAIN_TABLE,
+// NFTA_SET_TABLE, NFTA_OBJ_TABLE and NFTA_FLOWTABLE_TABLE.
 const nftaTable = 1
 
-// dumpTries is how often a dump is begun again that a transaction on any table of the host
-// interrupted: such an answer may be incomplete, or hold something twice.
+// dumpTries is the number of attempts at a dump. A transaction on any table of the host interrupts
+// a dump; the answer may then be incomplete or contain an object twice.
 const dumpTries = 10
 
-// dump asks for everything of one type in the table, and hands the attributes of each answer to
-// decode. No table means no answers.
+// dump requests every object of one type in the table, and passes the attributes of each answer to
+// decode. If there is no table, decode is not called.
 func dump(message uint16, decode func(*netlink.AttributeDecoder)) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
-	defer func() { _ = c.Close() }() // it was only asked
+	defer func() { _ = c.Close() }() // nothing was written
 
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: nftaTable, Data: append([]byte(tableName), 0)}})
 	if err != nil {
@@ -70,7 +70,7 @@ func dump(message uint16, decode func(*netlink.AttributeDecoder)) error {
 			return decodeAll(replies, decode)
 		}
 	}
-	return errors.New("the firewall changes all the time")
+	return errors.New("other programs keep changing the firewall; every listing was interrupted")
 }
 
 func interrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
@@ -93,8 +93,8 @@ func decodeAll(replies []netlink.Message, decode func(*netlink.AttributeDecoder)
 	return nil
 }
 
-// kernelRules reads the rules of each chain of the table, each as the kernel encodes its
-// expressions.
+// kernelRules returns the rules of each chain of the table, by chain name, each as the kernel
+// encodes its expressions.
 func kernelRules() (map[string][]string, error) {
 	rules := map[string][]string{}
 	err := dump(unix.NFT_MSG_GETRULE, func(ad *netlink.AttributeDecoder) {
@@ -119,8 +119,8 @@ func kernelRules() (map[string][]string, error) {
 	return rules, nil
 }
 
-// Counters reads the named counters from the kernel. It may be called at any time, beside Apply
-// too.
+// Counters returns the packets and bytes of the named counters in the kernel. It is safe to call
+// during Apply.
 func (t *Table) Counters() (ruleset.Counters, error) {
 	var n ruleset.Counters
 	objs, err := kernelObjects()

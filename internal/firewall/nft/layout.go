@@ -12,57 +12,56 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Attributes that x/sys/unix does not name (linux/netfilter/nf_tables.h).
+// Attributes that x/sys/unix does not define (linux/netfilter/nf_tables.h).
 const (
-	// nftaSetCount is NFTA_SET_COUNT (since Linux 6.16): how many elements a set has. Reading the
-	// elements back to count them takes minutes.
+	// nftaSetCount is NFTA_SET_COUNT (since Linux 6.16): the number of elements of a set. Reading
+	// the elements back to count them takes minutes.
 	nftaSetCount       = 20
 	nftaSetExpr        = 17 // NFTA_SET_EXPR
 	nftaSetExpressions = 18 // NFTA_SET_EXPRESSIONS
 	nftaChainFlags     = 10 // NFTA_CHAIN_FLAGS
 	nftaObjName        = 2  // NFTA_OBJ_NAME and NFTA_FLOWTABLE_NAME
 
-	// chainBase is NFT_CHAIN_BASE: the chain hangs on a hook.
+	// chainBase is NFT_CHAIN_BASE: the chain is on a hook.
 	chainBase = 1
 	// chainBound is NFT_CHAIN_BINDING (since Linux 5.9): the chain is part of a rule, written jump
-	// { … }, and goes with it.
+	// { … }, and is deleted with it.
 	chainBound = 4
 )
 
-// layout is everything that the kernel has in the table, without the elements and the contents of
-// rules.
+// layout is the kernel's state of the table, without elements and the contents of rules.
 type layout struct {
 	flags  nftables.TableFlags
 	chains map[string]kernelChain
-	sets   map[string]kernelSet // maps are among them
-	objs   []kernelObject       // that are no counters of ours
+	sets   map[string]kernelSet // sets and maps
+	objs   []kernelObject       // foreign objects: all but the agent's counters
 	flows  []string             // flowtables
 }
 
-// kernelChain is a chain as the kernel tells of it.
+// kernelChain is a chain as the kernel describes it.
 type kernelChain struct {
 	flags, hook, policy uint32
 	priority            int32
-	kind                string // filter, nat or route, if it is a base chain
+	kind                string // filter, nat or route; "" if it is no base chain
 }
 
-// kernelSet is a set or map as the kernel tells of it, without its elements.
+// kernelSet is a set or map as the kernel describes it, without its elements.
 type kernelSet struct {
 	flags, keyType, keyLen uint32
-	special                bool   // it has a timeout, data, expressions or another policy: no set of ours has
+	special                bool   // has a timeout, data, expressions or a policy that sets of the agent lack
 	size                   uint32 // 0: none
-	count                  uint32 // see bound
-	counted                bool   // the kernel told the count
+	count                  uint32 // elements, or an upper bound if not counted (see boundCounts)
+	counted                bool   // the kernel returned the count
 }
 
-// kernelObject is a named object; packets and bytes are those of a counter.
+// kernelObject is a named object. packets and bytes are set for a counter.
 type kernelObject struct {
 	name           string
 	kind           nftables.ObjType
 	packets, bytes uint64
 }
 
-// layout reads the table, nil when there is none.
+// layout reads the table, and returns nil if there is none.
 func (t *Table) layout() (*layout, error) {
 	found, err := findTable()
 	if err != nil || found == nil {
@@ -89,32 +88,34 @@ func (t *Table) layout() (*layout, error) {
 	return l, err
 }
 
-// odd returns why the table cannot become ours by additions and deletions, because another program
-// changed it or another version of the agent made it. It is empty if the table can.
-func (l *layout) odd(flags nftables.TableFlags) string {
+// incompatible returns the reason why additions and deletions cannot turn the table into the
+// agent's, or "". Another program may have changed the table, or another version of the agent made
+// it.
+func (l *layout) incompatible(flags nftables.TableFlags) string {
 	if !adoptable(l.flags, flags) {
 		return "it has other flags"
 	}
 	for _, c := range chains(nil) {
 		switch k, ok := l.chains[c.Name]; {
 		case ok && !k.like(c):
-			return fmt.Sprintf("chain %s is of another kind", c.Name)
-		case !ok && c.Hooknum != nil: // to a table that it takes over in the same transaction the kernel adds no base chain
+			return fmt.Sprintf("chain %s has another type", c.Name)
+		case !ok && c.Hooknum != nil: // the kernel adds no base chain in the transaction that adopts the table
 			return fmt.Sprintf("chain %s is missing", c.Name)
 		}
 	}
-	for _, s := range shapes() {
+	for _, s := range allSets() {
 		for name, k := range l.sets {
 			if plainName(name) == s.name && !k.like(s) {
-				return fmt.Sprintf("set %s is of another kind", name)
+				return fmt.Sprintf("set %s has another type", name)
 			}
 		}
 	}
 	return ""
 }
 
-// adoptable reports whether a table with the flags have can be taken over with the flags want: the
-// kernel converts no other. Of a table whose owner is dead it shows the flag persist alone.
+// adoptable reports whether a table with the flags have can be adopted with the flags want. The
+// kernel converts only an orphaned table: of a table whose owner is dead it returns the flag
+// persist alone.
 func adoptable(have, want nftables.TableFlags) bool {
 	if have&nftables.TableFlagPersist != 0 {
 		have |= nftables.TableFlagOwner
@@ -122,43 +123,48 @@ func adoptable(have, want nftables.TableFlags) bool {
 	return have == want
 }
 
-// separate are the foreign chains that are no part of a rule. The kernel lets no transaction flush
-// or delete the others.
-func (l *layout) separate() []string {
-	return slices.DeleteFunc(l.foreign(), func(name string) bool { return l.chains[name].flags&chainBound != 0 })
+// deletableChains returns the foreign chains that are not part of a rule. The kernel lets no
+// transaction flush or delete a chain that is.
+func (l *layout) deletableChains() []string {
+	return slices.DeleteFunc(l.foreignChains(), func(name string) bool {
+		return l.chains[name].flags&chainBound != 0
+	})
 }
 
-// foreign are the chains that are none of ours, in the order of their names.
-func (l *layout) foreign() []string {
+// foreignChains returns the chains that the agent does not make, in the order of their names.
+func (l *layout) foreignChains() []string {
 	own := map[string]bool{}
 	for _, c := range chains(nil) {
 		own[c.Name] = true
 	}
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(l.chains)), func(name string) bool { return own[name] })
+	names := slices.Sorted(maps.Keys(l.chains))
+	return slices.DeleteFunc(names, func(name string) bool { return own[name] })
 }
 
-// like reports whether AddChain with c makes the chain equal to c. The policy may differ: the
-// kernel changes it in place.
+// like reports whether AddChain with c makes the chain equal to c. The policy may differ, because
+// the kernel changes it in place.
 func (k kernelChain) like(c *nftables.Chain) bool {
 	if c.Hooknum == nil {
 		return k.flags == 0
 	}
-	// Kernels before 5.7 tell no flags of a chain.
-	return k.flags&^chainBase == 0 && k.kind == string(c.Type) && k.hook == uint32(*c.Hooknum) && k.priority == int32(*c.Priority)
+	// Kernels before 5.7 return no flags of a chain.
+	return k.flags&^chainBase == 0 && k.kind == string(c.Type) &&
+		k.hook == uint32(*c.Hooknum) && k.priority == int32(*c.Priority)
 }
 
-// like reports whether the set is equal to s but for its size. Only a hash set of ours has a size.
+// like reports whether the set has the type of s. The sizes may differ, but an interval set must
+// have none: only the agent's hash sets have a size.
 func (k kernelSet) like(s setPlan) bool {
 	want := s.set(nil)
 	flags := uint32(0)
 	if s.interval {
 		flags = unix.NFT_SET_INTERVAL
 	}
-	return k.flags == flags && k.keyType == want.KeyType.GetNFTMagic() && k.keyLen == want.KeyType.Bytes && !k.special &&
-		(!s.interval || k.size == 0)
+	return k.flags == flags && !k.special && (!s.interval || k.size == 0) &&
+		k.keyType == want.KeyType.GetNFTMagic() && k.keyLen == want.KeyType.Bytes
 }
 
-// kernelChains reads the chains of the table.
+// kernelChains returns the chains of the table, by name.
 func kernelChains() (map[string]kernelChain, error) {
 	all := map[string]kernelChain{}
 	err := dump(unix.NFT_MSG_GETCHAIN, func(ad *netlink.AttributeDecoder) {
@@ -188,7 +194,7 @@ func kernelChains() (map[string]kernelChain, error) {
 				k.flags |= chainBase
 			}
 		}
-		if table == tableName { // the kernel tells those of all tables of the family
+		if table == tableName { // the kernel returns the chains of every table of the family
 			all[name] = k
 		}
 	})
@@ -198,8 +204,8 @@ func kernelChains() (map[string]kernelChain, error) {
 	return all, nil
 }
 
-// kernelSets reads the sets and maps of the table, without their elements. countAttr is the
-// attribute that tells the number of those.
+// kernelSets returns the sets and maps of the table, by name, without their elements. countAttr is
+// the attribute that holds the number of elements.
 func kernelSets(countAttr uint16) (map[string]kernelSet, error) {
 	sets := map[string]kernelSet{}
 	err := dump(unix.NFT_MSG_GETSET, func(ad *netlink.AttributeDecoder) {
@@ -214,7 +220,7 @@ func kernelSets(countAttr uint16) (map[string]kernelSet, error) {
 	return sets, nil
 }
 
-// decodeSet reads the answer to GETSET.
+// decodeSet decodes the answer to GETSET.
 func decodeSet(ad *netlink.AttributeDecoder, countAttr uint16) (table, name string, s kernelSet) {
 	for ad.Next() {
 		switch ad.Type() {
@@ -246,7 +252,7 @@ func decodeSet(ad *netlink.AttributeDecoder, countAttr uint16) (table, name stri
 	return table, name, s
 }
 
-// kernelObjects reads the named objects of the table.
+// kernelObjects returns the named objects of the table.
 func kernelObjects() ([]kernelObject, error) {
 	var objs []kernelObject
 	err := dump(unix.NFT_MSG_GETOBJ, func(ad *netlink.AttributeDecoder) {
@@ -258,7 +264,7 @@ func kernelObjects() ([]kernelObject, error) {
 				table = ad.String()
 			case nftaObjName:
 				o.name = ad.String()
-			case unix.NFTA_OBJ_TYPE: // the kernel tells it before the data
+			case unix.NFTA_OBJ_TYPE: // the kernel sends it before the data
 				o.kind = nftables.ObjType(ad.Uint32())
 			case unix.NFTA_OBJ_DATA:
 				if o.kind == nftables.ObjTypeCounter {
@@ -283,7 +289,7 @@ func kernelObjects() ([]kernelObject, error) {
 	return objs, nil
 }
 
-// kernelFlowtables names the flowtables of the table.
+// kernelFlowtables returns the names of the table's flowtables.
 func kernelFlowtables() ([]string, error) {
 	var names []string
 	err := dump(unix.NFT_MSG_GETFLOWTABLE, func(ad *netlink.AttributeDecoder) {
@@ -306,7 +312,7 @@ func kernelFlowtables() ([]string, error) {
 	return names, nil
 }
 
-// nested hands each attribute within the present one to decode.
+// nested passes each attribute nested in the current one to decode.
 func nested(ad *netlink.AttributeDecoder, decode func(*netlink.AttributeDecoder)) {
 	ad.Nested(func(ad *netlink.AttributeDecoder) error {
 		ad.ByteOrder = binary.BigEndian
@@ -317,13 +323,13 @@ func nested(ad *netlink.AttributeDecoder, decode func(*netlink.AttributeDecoder)
 	})
 }
 
-// grown is the end of the name of a set that takes the place of a smaller one.
-const grown = "_grown"
+// grownSuffix ends the temporary name of a set that replaces another one.
+const grownSuffix = "_grown"
 
-// plainName is the name of a set without the ends that say that it took the place of a smaller one.
+// plainName returns the regular name of a set: name without every grownSuffix at its end.
 func plainName(name string) string {
 	for {
-		short, ok := strings.CutSuffix(name, grown)
+		short, ok := strings.CutSuffix(name, grownSuffix)
 		if !ok {
 			return name
 		}

@@ -11,18 +11,20 @@ import (
 )
 
 const (
-	// maxLonger is how many bits longer the elements may be that an entry is expanded into: 8 bits are 256 elements.
+	// maxLonger is the most bits by which the elements of an expanded entry may be longer than the
+	// entry: 8 bits are 256 elements.
 	maxLonger = 8
-	// maxExpanded is how many elements all entries of one prefix length may become together. Beyond it they stay whole in
-	// the interval set: a slower lookup is better than a list of a hundred thousand /25 turned into 13 million addresses.
+	// maxExpanded is the most elements that all entries of one prefix length may expand into
+	// together. Beyond it they stay whole in the interval set: a slower lookup is better than a
+	// hundred thousand /25 expanded into 13 million addresses.
 	maxExpanded = 1 << 16
 	// minSize is the smallest hash set, in elements.
 	minSize = 1 << 12
 )
 
-// family is what differs between IPv4 and IPv6.
+// family holds the parameters that differ between IPv4 and IPv6.
 type family struct {
-	name  string // the digit in the names of sets, chains and counters
+	name  string // digit in the names of sets, chains and counters
 	width int    // bits of an address
 	hash  []int  // prefix lengths that have a hash set, longest first
 }
@@ -34,20 +36,20 @@ func families() []family {
 	}
 }
 
-// setPlan is one set and what it holds.
+// setPlan is one set and its elements.
 type setPlan struct {
-	name     string // its own
-	kernel   string // what it is called in the kernel: its own name, but while a larger one takes its place
+	name     string // regular name
+	kernel   string // name in the kernel: name, or with grownSuffix while it replaces another set
 	family   family
 	bits     int // prefix length of every element, 0 in an interval set
 	interval bool
 	count    int
 	elements iter.Seq[netip.Prefix] // ascending
-	takes    func(length int) bool  // says whether entries of a prefix length are in this set
+	accepts  func(length int) bool  // whether entries of a prefix length go here; nil in an allow set
 }
 
-// size is the fixed size of a hash set, in elements: a power of two, at least twice what it holds, so that most
-// refreshes fit. An interval set has none.
+// size returns the fixed size of a hash set, in elements: a power of two, at least twice the count,
+// so that most refreshes fit. It returns 0 for an interval set, which has no size.
 func (s setPlan) size() uint32 {
 	if s.interval {
 		return 0
@@ -55,14 +57,15 @@ func (s setPlan) size() uint32 {
 	return max(minSize, uint32(1)<<bits.Len(uint(2*max(1, s.count)-1)))
 }
 
-// planBlock parts a list into sets, the empty ones left out. Whatever the list, the sets together hold exactly its
-// addresses.
+// planBlock distributes a list over sets, without the empty ones. For every list, the sets together
+// hold exactly its addresses.
 func planBlock(list blocklist.Blocklist) []setPlan {
 	fams := families()
 	return append(planFamily(fams[0], list.V4()), planFamily(fams[1], list.V6())...)
 }
 
-// planAllow puts a list into one interval set a family: it is short, and looked at for blocked packets alone.
+// planAllow puts a list into one interval set per family. The list is short and is looked up only
+// for blocked packets.
 func planAllow(list blocklist.Blocklist) []setPlan {
 	fams := families()
 	var plans []setPlan
@@ -78,11 +81,13 @@ func planAllow(list blocklist.Blocklist) []setPlan {
 	return plans
 }
 
-// shapes are all the sets that there can be, with nothing in them: for reading what another agent made.
-func shapes() []setPlan {
+// allSets returns every set that this version of the agent can make, without elements, for reading
+// a table that another agent made.
+func allSets() []setPlan {
 	var all []setPlan
 	for _, f := range families() {
-		all = append(all, setPlan{name: "whitelist" + f.name, kernel: "whitelist" + f.name, family: f, interval: true})
+		name := "whitelist" + f.name
+		all = append(all, setPlan{name: name, kernel: name, family: f, interval: true})
 		for _, w := range append(slices.Clone(f.hash), anyLength) {
 			all = append(all, blockSet(f, w))
 		}
@@ -90,12 +95,15 @@ func shapes() []setPlan {
 	return all
 }
 
-// anyLength stands for the interval set, which takes any prefix length.
+// anyLength stands for the interval set, which holds entries of any prefix length.
 const anyLength = -1
 
-// blockSet is the set of a family for elements of prefix length w, empty.
+// blockSet returns the empty set of a family for elements of prefix length w.
 func blockSet(f family, w int) setPlan {
-	s := setPlan{name: fmt.Sprintf("blocklist%s_%d", f.name, w), family: f, bits: w, takes: func(int) bool { return false }}
+	s := setPlan{
+		name: fmt.Sprintf("blocklist%s_%d", f.name, w), family: f, bits: w,
+		accepts: func(int) bool { return false },
+	}
 	if w == anyLength {
 		s.name, s.bits, s.interval = "blocklist"+f.name+"_any", 0, true
 	}
@@ -103,14 +111,15 @@ func blockSet(f family, w int) setPlan {
 	return s
 }
 
-// planFamily sends each prefix length of a family's entries to one set.
+// planFamily assigns each prefix length of a family's entries to one set, and returns the sets that
+// are not empty.
 func planFamily(f family, entries iter.Seq[netip.Prefix]) []setPlan {
 	counts := make([]int, f.width+1) // entries by prefix length
 	for p := range entries {
 		counts[p.Bits()]++
 	}
-	target := make([]int, f.width+1) // prefix length of the elements that entries of a length become
-	sums := map[int]int{}            // elements by target
+	target := make([]int, f.width+1) // element length by entry length
+	sums := map[int]int{}            // elements by element length
 	for length, n := range counts {
 		target[length] = f.target(length, n)
 		if n > 0 {
@@ -124,7 +133,7 @@ func planFamily(f family, entries iter.Seq[netip.Prefix]) []setPlan {
 		}
 		s := blockSet(f, w)
 		s.count = sums[w]
-		s.takes = func(length int) bool { return target[length] == w }
+		s.accepts = func(length int) bool { return target[length] == w }
 		s.elements = func(yield func(netip.Prefix) bool) {
 			for p := range entries {
 				if target[p.Bits()] == w && !expand(p, w, yield) {
@@ -137,10 +146,11 @@ func planFamily(f family, entries iter.Seq[netip.Prefix]) []setPlan {
 	return plans
 }
 
-// target is the prefix length that n entries of the given length become elements of, anyLength for the interval set.
+// target returns the prefix length of the elements that n entries of the given length expand into,
+// or anyLength for the interval set.
 func (f family) target(length, n int) int {
 	best := anyLength
-	for _, w := range f.hash { // longest first: the last that fits is the nearest
+	for _, w := range f.hash { // longest first: the last that fits is the closest to length
 		fits := w >= length && w-length <= maxLonger
 		if fits && (w == length || n*factor(length, w) <= maxExpanded) {
 			best = w
@@ -149,7 +159,8 @@ func (f family) target(length, n int) int {
 	return best
 }
 
-// factor is how many prefixes of length w one of the given length holds, 1 for the interval set.
+// factor returns the number of prefixes of length w in one prefix of the given length, or 1 for the
+// interval set.
 func factor(length, w int) int {
 	if w < 0 {
 		return 1
@@ -157,8 +168,9 @@ func factor(length, w int) int {
 	return 1 << (w - length)
 }
 
-// expand yields p as prefixes of length w, or as it is for anyLength, and says whether to go on. Every w is whole bytes and at
-// most maxLonger bits longer than p, so the elements differ in one byte.
+// expand yields p as prefixes of length w, or p itself for anyLength, and returns false once yield
+// does. Every w is a whole number of bytes and at most maxLonger bits longer than p, so the
+// elements differ in one byte.
 func expand(p netip.Prefix, w int, yield func(netip.Prefix) bool) bool {
 	if w < 0 || w == p.Bits() {
 		return yield(p)
@@ -176,25 +188,26 @@ func expand(p netip.Prefix, w int, yield func(netip.Prefix) bool) bool {
 	return true
 }
 
-// movers are the elements of a set whose addresses are now in a set that is looked up later: live are the sets in the order
-// in which they are looked up, and now is what they hold. While both change in one transaction, a packet on its way through
-// the rules could look into the one before the change and into the other after it, and find itself in neither. A set that
-// is not live has none: it is filled before it is looked up.
-func movers(now blocklist.Blocklist, live []setPlan, next setPlan) []netip.Prefix {
+// movers returns the elements of next whose addresses are in a live set that is looked up later.
+// live holds the live sets in lookup order, and active is their list. If one transaction changed
+// both sets, a packet on its way through the rules could look into the earlier set before the
+// change and into the later set after it, and match neither. If next is not live, there are no
+// movers: it is filled before rules look it up.
+func movers(active blocklist.Blocklist, live []setPlan, next setPlan) []netip.Prefix {
 	at := slices.IndexFunc(live, func(s setPlan) bool { return s.kernel == next.name })
-	if at < 0 || next.interval { // of a family the interval set is the last
+	if at < 0 || next.interval { // the interval set is the last set of its family
 		return nil
 	}
 	later := slices.DeleteFunc(slices.Clone(live[at+1:]), func(s setPlan) bool {
-		return s.family.name != next.family.name || s.takes == nil
+		return s.family.name != next.family.name || s.accepts == nil
 	})
 	if len(later) == 0 {
 		return nil
 	}
 	var moved []netip.Prefix
 	for e := range next.elements {
-		for p := range now.Within(e) {
-			if slices.ContainsFunc(later, func(s setPlan) bool { return s.takes(p.Bits()) }) {
+		for p := range active.Within(e) {
+			if slices.ContainsFunc(later, func(s setPlan) bool { return s.accepts(p.Bits()) }) {
 				moved = append(moved, e)
 				break
 			}

@@ -25,12 +25,13 @@ func list(ss ...string) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-// repeat is n prefixes of one length, side by side.
+// repeat returns n adjacent prefixes of one length, from 11.0.0.0.
 func repeat(n, length int) blocklist.Blocklist {
 	var ps []netip.Prefix
 	for i := range n {
 		v := uint32(11)<<24 + uint32(i)<<(32-length)
-		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), length))
+		raw := [4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
+		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4(raw), length))
 	}
 	return blocklist.New(ps)
 }
@@ -45,8 +46,11 @@ func TestPlanBlock(t *testing.T) {
 		{"OK empty", list(), ""},
 		{"OK addresses", list("5.0.0.1", "2001:db8::1"), "blocklist4_32:1:4096 blocklist6_128:1:4096"},
 		{
-			"OK every width that has a set", list("5.0.0.1", "5.0.1.0/24", "5.1.0.0/16", "2001:db8::1", "2001:db8:1::/64", "2001:db8:2::/48", "2001:db9::/32"),
-			"blocklist4_32:1:4096 blocklist4_24:1:4096 blocklist4_16:1:4096 blocklist6_128:1:4096 blocklist6_64:1:4096 blocklist6_48:1:4096 blocklist6_32:1:4096",
+			"OK every length that has a set",
+			list("5.0.0.1", "5.0.1.0/24", "5.1.0.0/16",
+				"2001:db8::1", "2001:db8:1::/64", "2001:db8:2::/48", "2001:db9::/32"),
+			"blocklist4_32:1:4096 blocklist4_24:1:4096 blocklist4_16:1:4096 blocklist6_128:1:4096 " +
+				"blocklist6_64:1:4096 blocklist6_48:1:4096 blocklist6_32:1:4096",
 		},
 		{"OK /20 is sixteen /24", list("5.0.16.0/20"), "blocklist4_24:16:4096"},
 		{"OK /26 is 64 addresses", list("5.0.0.64/26"), "blocklist4_32:64:4096"},
@@ -57,9 +61,9 @@ func TestPlanBlock(t *testing.T) {
 		{"OK IPv6 /119 and /50 are whole", list("2001:db8::/119", "2001:db9::/50"), "blocklist6_any:2:0"},
 		{"OK 512 /25 are addresses", repeat(512, 25), "blocklist4_32:65536:131072"},
 		{"OK 513 /25 would be too many addresses", repeat(513, 25), "blocklist4_any:513:0"},
-		{"OK as many /24 as there are", repeat(70_000, 24), "blocklist4_24:70000:262144"},
-		{"OK a size at least twice the elements", repeat(4096, 32), "blocklist4_32:4096:8192"},
-		{"OK a size of the next power of two", repeat(4097, 32), "blocklist4_32:4097:16384"},
+		{"OK no limit on /24", repeat(70_000, 24), "blocklist4_24:70000:262144"},
+		{"OK size at least twice the elements", repeat(4096, 32), "blocklist4_32:4096:8192"},
+		{"OK size rounded up to a power of two", repeat(4097, 32), "blocklist4_32:4097:16384"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -86,8 +90,8 @@ func TestPlanAllow(t *testing.T) {
 	}
 }
 
-// FuzzPlan states that the sets hold the list's addresses, no more and no less, each set sorted, disjoint and of the
-// length its rule looks up.
+// FuzzPlan checks that the sets together hold exactly the list's addresses, and that each set is
+// sorted, disjoint and of the prefix length that its rule looks up.
 func FuzzPlan(f *testing.F) {
 	f.Add([]byte("\x00\x18\x05\x00\x00\x00\x00\x19\x05\x00\x01\x00\x00\x07\x3e\x00\x00\x00"))
 	f.Add([]byte("\x01\x77\x20\x01\x0d\xb8\x01\x2c\x20\x01\x0d\xb9\x01\x00\x00\x00\x00\x00"))
@@ -140,25 +144,41 @@ func FuzzPlan(f *testing.F) {
 func TestMovers(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		name      string
-		now, next blocklist.Blocklist
-		want      string // set: elements
+		name         string
+		active, next blocklist.Blocklist
+		want         string // set: elements
 	}{
 		{"OK nothing moves", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.1", "5.0.0.2", "6.0.0.0/24"), ""},
-		{"OK to a later set", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.0/24"), ""},
-		{"OK a network becomes one of its addresses", list("5.0.0.0/24", "9.9.9.9"), list("5.0.0.1", "9.9.9.9"), "blocklist4_32: 5.0.0.1/32;"},
-		{"OK of a /16 becomes a /24", list("5.0.0.0/16", "6.0.0.0/24"), list("5.0.7.0/24", "6.0.0.0/24"), "blocklist4_24: 5.0.7.0/24;"},
-		{"OK of an odd width become addresses", list("62.0.0.0/7", "9.9.9.9"), list("63.1.2.3", "9.9.9.9", "64.0.0.1"), "blocklist4_32: 63.1.2.3/32;"},
-		{"OK to a set that is new, which is filled before", list("5.0.0.0/24"), list("5.0.0.1"), ""},
-		{"OK families apart", list("5.0.0.1", "2001:db8::/64", "2001:db9::1"), list("5.0.0.1", "2001:db8::1", "2001:db9::1"), "blocklist6_128: 2001:db8::1/128;"},
+		{"OK moves to a later set", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.0/24"), ""},
+		{
+			"OK network shrinks to one address",
+			list("5.0.0.0/24", "9.9.9.9"), list("5.0.0.1", "9.9.9.9"),
+			"blocklist4_32: 5.0.0.1/32;",
+		},
+		{
+			"OK /16 shrinks to a /24",
+			list("5.0.0.0/16", "6.0.0.0/24"), list("5.0.7.0/24", "6.0.0.0/24"),
+			"blocklist4_24: 5.0.7.0/24;",
+		},
+		{
+			"OK interval shrinks to an address",
+			list("62.0.0.0/7", "9.9.9.9"), list("63.1.2.3", "9.9.9.9", "64.0.0.1"),
+			"blocklist4_32: 63.1.2.3/32;",
+		},
+		{"OK moves to a new set, which is filled before", list("5.0.0.0/24"), list("5.0.0.1"), ""},
+		{
+			"OK families apart",
+			list("5.0.0.1", "2001:db8::/64", "2001:db9::1"), list("5.0.0.1", "2001:db8::1", "2001:db9::1"),
+			"blocklist6_128: 2001:db8::1/128;",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			live := append(planAllow(list("10.0.0.0/8")), planBlock(tt.now)...)
+			live := append(planAllow(list("10.0.0.0/8")), planBlock(tt.active)...)
 			var got string
 			for _, s := range planBlock(tt.next) {
-				if moved := movers(tt.now, live, s); len(moved) > 0 {
+				if moved := movers(tt.active, live, s); len(moved) > 0 {
 					got += s.name + ":"
 					for _, p := range moved {
 						got += " " + p.String()

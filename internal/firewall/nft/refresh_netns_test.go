@@ -13,18 +13,20 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// random is n different addresses from 50.0.0.0 to 119.255.255.255.
+// random returns n different addresses from 50.0.0.0 to 119.255.255.255.
 func random(n int, seed uint64) []netip.Prefix {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ps := make([]netip.Prefix, n)
 	for i := range ps {
-		ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(50 + rng.IntN(70)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}), 32)
+		raw := [4]byte{byte(50 + rng.IntN(70)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}
+		ps[i] = netip.PrefixFrom(netip.AddrFrom4(raw), 32)
 	}
 	return ps
 }
 
-// TestRefreshEverySecond refreshes every second for a minute, or ten times with -short, while listed and unlisted sources
-// send: no packet of the former gets through, none of the latter is lost.
+// TestRefreshEverySecond refreshes every second for a minute, or ten times with -short, while
+// listed and unlisted sources send. No packet of a listed source gets through, and no packet of an
+// unlisted source is lost.
 func TestRefreshEverySecond(t *testing.T) {
 	t.Parallel()
 	times := 60
@@ -32,9 +34,10 @@ func TestRefreshEverySecond(t *testing.T) {
 		times = 10
 	}
 	h := newHost(t, Options{})
-	always, never := nettest.Addrs("45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1"), nettest.Addrs("192.0.2.50", "9.9.9.9")
+	always := nettest.Addrs("45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1")
+	never := nettest.Addrs("192.0.2.50", "9.9.9.9")
 	next := func(seed uint64) blocklist.Blocklist {
-		width := []int{32, 24, 20}[seed%3] // the sets that hold it change from one list to the next
+		width := []int{32, 24, 20}[seed%3] // the sets of these sources change from one list to the next
 		ps := random(5000, seed)
 		for _, a := range always {
 			ps = append(ps, netip.PrefixFrom(a, map[bool]int{true: width, false: a.BitLen()}[a.Is4()]))
@@ -52,8 +55,9 @@ func TestRefreshEverySecond(t *testing.T) {
 	})
 }
 
-// TestNewSetUnderTraffic has listed sources become members of large networks and addresses again, while they send. The set
-// that they go to is new and takes the kernel some milliseconds: a rule that looked it up at once would let them through.
+// TestNewSetUnderTraffic moves listed sources into large networks and back into single addresses
+// while they send. Each time their set is new and takes the kernel some milliseconds: a rule that
+// looked it up at once would let them through.
 func TestNewSetUnderTraffic(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
@@ -69,8 +73,9 @@ func TestNewSetUnderTraffic(t *testing.T) {
 	})
 }
 
-// TestIntervalsUnderTraffic refreshes a large interval set while listed and unlisted sources send: as the running kernel is,
-// and as on one before 6.17, which misses elements of a set that a transaction fills.
+// TestIntervalsUnderTraffic refreshes a large interval set while listed and unlisted sources send,
+// on the running kernel and as on a kernel before 6.17, which misses elements of a set that a
+// transaction fills.
 func TestIntervalsUnderTraffic(t *testing.T) {
 	t.Parallel()
 	for _, steady := range slices.Compact([]bool{steadyIntervals(release()), false}) {
@@ -78,10 +83,12 @@ func TestIntervalsUnderTraffic(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, Options{})
 			h.table.steady = steady
-			if told := strings.Contains(strings.Join(h.table.Info().Detours, "|"), "(Linux 6.17)"); told == steady {
-				t.Errorf("detours: %q", h.table.Info().Detours)
+			detours := h.table.Info().Detours
+			if strings.Contains(strings.Join(detours, "|"), "(Linux 6.17)") == steady {
+				t.Errorf("detours: %q", detours)
 			}
-			always, never := nettest.Addrs("62.1.1.1", "222.9.9.9", "2001:db8:0:b123::1"), nettest.Addrs("192.0.2.50", "9.9.9.9", "2001:db9::1")
+			always := nettest.Addrs("62.1.1.1", "222.9.9.9", "2001:db8:0:b123::1")
+			never := nettest.Addrs("192.0.2.50", "9.9.9.9", "2001:db9::1")
 			next := func(seed uint64) blocklist.Blocklist {
 				ps := list("62.0.0.0/7", "222.9.9.0/25", "2001:db8:0:b000::/52", "203.0.113.9").Prefixes()
 				for _, p := range random(6000, seed) { // too many to be expanded into addresses
@@ -90,27 +97,27 @@ func TestIntervalsUnderTraffic(t *testing.T) {
 				return blocklist.New(ps)
 			}
 			h.apply(list("203.0.113.9"), list("10.0.0.0/8"))
-			h.apply(next(0), list("10.0.0.0/8")) // one interval set is there, others are new
+			h.apply(next(0), list("10.0.0.0/8")) // one interval set exists, others are new
 			h.Under(always, never, func() {
 				for i := range 8 {
 					h.apply(next(uint64(i)+1), list("10.0.0.0/8", "192.0.2.50"))
 				}
 			})
 			h.Check("after", always, never)
-			if out := h.Run("nft", "list", "table", "inet", tableName); strings.Contains(out, grown) {
-				t.Errorf("a set is left behind:\n%s", out)
+			if out := h.Run("nft", "list", "table", "inet", tableName); strings.Contains(out, grownSuffix) {
+				t.Errorf("a temporary set is left behind:\n%s", out)
 			}
 		})
 	}
 }
 
-// TestReplacedUnderTraffic takes over a table that has other flags and is replaced whole, while
-// sources send: none that is on the list before and after gets through, none that is whitelisted is
-// dropped, and no other table is left.
+// TestReplacedUnderTraffic adopts a table that has other flags, so that the first list replaces it
+// whole, while sources send. No packet of a source on both lists gets through, none of an
+// allowlisted source is dropped, and no other table is left.
 func TestReplacedUnderTraffic(t *testing.T) {
 	t.Parallel()
 	if !nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist) {
-		t.Skip("this kernel leaves no table of other flags behind")
+		t.Skip("this kernel leaves no table with other flags behind")
 	}
 	n := 50_000
 	if testing.Short() {
@@ -130,7 +137,7 @@ func TestReplacedUnderTraffic(t *testing.T) {
 			h.apply(block, allow)
 		})
 		if out := h.Run("nft", "list", "tables"); out != "table inet sikkerguard\n" {
-			t.Errorf("there are the tables:\n%s", out)
+			t.Errorf("tables:\n%s", out)
 		}
 		if err := h.table.Close(); err != nil {
 			t.Fatal(err)
@@ -139,12 +146,12 @@ func TestReplacedUnderTraffic(t *testing.T) {
 	}
 }
 
-// TestReplacedKeepsItsCounters: a table that takes the place of another one goes on counting where
-// that one was.
+// TestReplacedKeepsItsCounters checks that the counters of a table that replaces another one start
+// at the other one's values.
 func TestReplacedKeepsItsCounters(t *testing.T) {
 	t.Parallel()
 	if !nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist) {
-		t.Skip("this kernel leaves no table of other flags behind")
+		t.Skip("this kernel leaves no table with other flags behind")
 	}
 	h := newHost(t, Options{Keep: true})
 	block := list("203.0.113.9", "2001:db8:f::1")
@@ -159,7 +166,7 @@ func TestReplacedKeepsItsCounters(t *testing.T) {
 	h.open(Options{})
 	h.apply(block, blocklist.Blocklist{})
 	if h.handle() == handle {
-		t.Error("the table is the same")
+		t.Error("the table was not replaced")
 	}
 	if after, err := h.counters(); err != nil || after != before {
 		t.Errorf("counters went from %+v to %+v, %v", before, after, err)

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// release returns the running kernel's release, as uname -r prints it, or nothing.
+// release returns the running kernel's release, as uname -r prints it, or "" if uname fails.
 func release() string {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
@@ -15,13 +15,12 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// steadyIntervals reports whether an interval set of a kernel of this release answers rightly while
-// a transaction fills it. Before Linux 6.17 (commit "netfilter: nft_set_rbtree: continue traversal
-// if element is inactive") a lookup that meets an element of the transaction under way ends there,
-// and misses the element that is in force: of 13,248 packets that a list of 16,000 entries blocks,
-// 15 passed Linux 6.1 during a refresh. A race has no probe, so that this alone goes by the
-// version. A kernel to which the change was ported back, or one without a version, gets the
-// slower way.
+// steadyIntervals reports whether a kernel of this release finds the active elements of an interval
+// set while a transaction fills it. Before Linux 6.17 (commit "netfilter: nft_set_rbtree: continue
+// traversal if element is inactive") a lookup ends at an element of the pending transaction and
+// misses the active element behind it: of 13,248 packets that a list of 16,000 entries blocks, 15
+// passed Linux 6.1 during a refresh. A race cannot be probed, so this is the only check by version.
+// A kernel with a backport of the commit, or a release that cannot be parsed, gets the slower way.
 func steadyIntervals(release string) bool {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {

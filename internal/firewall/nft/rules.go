@@ -13,39 +13,40 @@ import (
 )
 
 const (
-	// tableName is the one table that is ours, in family inet.
+	// tableName is the name of the agent's table, in family inet.
 	tableName = "sikkerguard"
-	// probeName is the scratch table that lives inside one transaction (see probe).
+	// probeName is the name of the scratch table, which exists inside one transaction only (see probe).
 	probeName = "sikkerguard-probe"
 
 	baseChain  = "prerouting"
-	dropPrefix = "blocked" // with the family's digit: the name of the drop chain and of its counter
+	dropPrefix = "blocked" // followed by the family's digit: name of the drop chain and its counter
 
-	// snapLen is how many bytes of a dropped packet are copied to the sensor: an IPv6 header, a few extension headers and
-	// the ports.
+	// snapLen is the number of bytes of a dropped packet that are copied to the sensor: an IPv6
+	// header, a few extension headers and the ports.
 	snapLen = 128
 )
 
-// rule is one rule of a chain: what it does, and the nft text that `nft list table` prints for it.
+// rule is one rule of a chain: its expressions, and the nft text that `nft list table` prints for
+// it.
 type rule struct {
 	chain string
 	text  string
 	exprs []expr.Any
 }
 
-// logs reports whether the rule is the one of logRule.
+// logs reports whether the rule is a log rule (see logRule).
 func (r rule) logs() bool {
 	return slices.ContainsFunc(r.exprs, func(e expr.Any) bool { _, ok := e.(*expr.Log); return ok })
 }
 
-// chains are the chains of the table: the base chain first, then a drop chain a family.
+// chains returns the chains of the table: the base chain first, then one drop chain per family.
 func chains(t *nftables.Table) []*nftables.Chain {
 	policy := nftables.ChainPolicyAccept
 	cs := []*nftables.Chain{{
 		// type filter hook prerouting priority raw; policy accept;
 		Name: baseChain, Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting,
-		// Before connection tracking (-200) and address translation (-100), so that neither sees what is dropped and the
-		// ports that Docker publishes are covered.
+		// The priority is before connection tracking (-200) and address translation (-100), so that
+		// neither processes a dropped packet and ports published by Docker are covered.
 		Priority: nftables.ChainPriorityRaw, Policy: &policy,
 	}}
 	for _, f := range families() {
@@ -54,18 +55,19 @@ func chains(t *nftables.Table) []*nftables.Chain {
 	return cs
 }
 
-// rules are the rules for these sets, in the order in which they stand.
+// rules returns the rules that look up these sets, in their order in the chains.
 func rules(block, allow []setPlan, rs ruleset.Ruleset) []rule {
 	return rulesBy(block, allow, rs, func(s setPlan) []rule { return []rule{returnRule(s)} })
 }
 
-// spelled are the same rules without a lookup of allow: each of its elements is a rule. They are in
-// force in the instant in which the kernel takes them, which an interval set is not.
-func spelled(block, allow []setPlan, rs ruleset.Ruleset) []rule {
+// expandedRules returns the same rules without a lookup of allow: each of its elements has a rule
+// instead. Rules take effect when the kernel commits the transaction, while the elements of an
+// interval set become visible later.
+func expandedRules(block, allow []setPlan, rs ruleset.Ruleset) []rule {
 	return rulesBy(block, allow, rs, returnRules)
 }
 
-func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, back func(setPlan) []rule) []rule {
+func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, returns func(setPlan) []rule) []rule {
 	var rr []rule
 	for _, s := range block {
 		rr = append(rr, lookupRule(s))
@@ -73,7 +75,7 @@ func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, back func(setPlan) []ru
 	for _, f := range families() {
 		for _, s := range allow {
 			if s.family.name == f.name {
-				rr = append(rr, back(s)...)
+				rr = append(rr, returns(s)...)
 			}
 		}
 		rr = append(rr, logRule(f, rs), dropRule(f))
@@ -81,17 +83,15 @@ func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, back func(setPlan) []ru
 	return rr
 }
 
-// lookupRule sends a listed source to the drop chain of its family.
+// lookupRule returns the rule that sends a source in s to the drop chain of its family.
 func lookupRule(s setPlan) rule {
 	text := s.family.saddrText()
 	exprs := s.family.loadSource()
 	if !s.interval && s.bits < s.family.width {
-		// The source's network, in the register that the lookup reads.
+		// Reduce the address to its network, in the register that the lookup reads.
 		mask := net.CIDRMask(s.bits, s.family.width)
 		text += " & " + net.IP(mask).String()
-		exprs = append(exprs, &expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
-		})
+		exprs = append(exprs, maskSource(mask))
 	}
 	return rule{
 		// ip saddr & 255.255.255.0 @blocklist4_24 jump blocked4
@@ -103,7 +103,7 @@ func lookupRule(s setPlan) rule {
 	}
 }
 
-// returnRule lets a whitelisted source go on as if it were not listed.
+// returnRule returns the rule that lets an allowlisted source pass as if it were not listed.
 func returnRule(s setPlan) rule {
 	return rule{
 		// ip saddr @whitelist4 return
@@ -115,7 +115,7 @@ func returnRule(s setPlan) rule {
 	}
 }
 
-// returnRules do the same as returnRule, by one rule for each element.
+// returnRules returns one rule for each element of s, which together do the same as returnRule.
 func returnRules(s setPlan) []rule {
 	var rr []rule
 	for p := range s.elements {
@@ -125,9 +125,7 @@ func returnRules(s setPlan) []rule {
 			chain: dropPrefix + s.family.name,
 			text:  s.family.saddrText() + " " + p.String() + " return",
 			exprs: append(s.family.loadSource(),
-				&expr.Bitwise{
-					SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
-				},
+				maskSource(mask),
 				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
 				&expr.Verdict{Kind: expr.VerdictReturn}),
 		})
@@ -135,13 +133,15 @@ func returnRules(s setPlan) []rule {
 	return rr
 }
 
-// logRule copies a dropped packet to the sensor. The limit comes first, because a limit after log limits nothing, and is
-// here alone, because a limit beside the drop would limit the drop.
+// logRule returns the rule that copies dropped packets to the sensor. Its limit comes first,
+// because a limit after log limits nothing. The rule is separate from the drop rule, because a
+// limit in that rule would limit the drop.
 func logRule(f family, rs ruleset.Ruleset) rule {
 	return rule{
 		// limit rate 10000/second burst 10000 packets log group 100 snaplen 128
 		chain: dropPrefix + f.name,
-		text:  fmt.Sprintf("limit rate %d/second burst %d packets log group %d snaplen %d", rs.LogRate, rs.LogRate, rs.LogGroup, snapLen),
+		text: fmt.Sprintf("limit rate %d/second burst %d packets log group %d snaplen %d",
+			rs.LogRate, rs.LogRate, rs.LogGroup, snapLen),
 		exprs: []expr.Any{
 			&expr.Limit{
 				Type: expr.LimitTypePkts, Rate: uint64(rs.LogRate), Unit: expr.LimitTimeSecond, Burst: rs.LogRate,
@@ -154,7 +154,8 @@ func logRule(f family, rs ruleset.Ruleset) rule {
 	}
 }
 
-// dropRule counts and drops. The counter has a name, so that it survives every refresh.
+// dropRule returns the rule that counts and drops. The counter is a named object, so it keeps its
+// value at every refresh.
 func dropRule(f family) rule {
 	return rule{
 		// counter name "blocked4" drop
@@ -167,7 +168,14 @@ func dropRule(f family) rule {
 	}
 }
 
-// saddrText is how nft writes the source address of the family.
+// maskSource returns the expression that masks the address in register 1.
+func maskSource(mask net.IPMask) expr.Any {
+	return &expr.Bitwise{
+		SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
+	}
+}
+
+// saddrText returns the nft expression for the source address of the family.
 func (f family) saddrText() string {
 	if f.width == 32 {
 		return "ip saddr"
@@ -175,8 +183,9 @@ func (f family) saddrText() string {
 	return "ip6 saddr"
 }
 
-// loadSource puts the source address of a packet of the family into register 1, and passes over other packets. In an inet
-// table the family must be matched before its header is read: offset 12 of an IPv6 header is part of the address too.
+// loadSource returns the expressions that match packets of the family and load their source address
+// into register 1. In an inet table the family must be matched before its header is read: offset 12
+// of an IPv6 header is also part of the source address.
 func (f family) loadSource() []expr.Any {
 	proto, offset := byte(unix.NFPROTO_IPV4), uint32(12) // RFC 791, 3.1
 	if f.width == 128 {

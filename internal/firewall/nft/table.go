@@ -18,75 +18,81 @@ import (
 )
 
 const (
-	// writeBuffer is the send buffer of the socket, in bytes. A batch is one message to the kernel, and must fit: 500,000
-	// IPv4 intervals take 20 MB. It costs nothing until it is used.
+	// writeBuffer is the send buffer of the socket, in bytes. A batch is one message to the kernel
+	// and must fit: 500,000 IPv4 intervals take 20 MB. An unused buffer takes no memory.
 	writeBuffer = 64 << 20
-	// ownerPatience is how long Open waits for a table that has an owner. The kernel ends the ownership when the last copy of the
-	// owner's socket is closed. An agent that was killed is not gone at once, and a process that is being started has copies
-	// of its parent's sockets until it becomes another program.
-	ownerPatience = time.Second
-	ownerPause    = 20 * time.Millisecond
-	// readBuffer takes the acknowledgements of a batch, in bytes.
+	// readBuffer is the receive buffer for the acknowledgements of a batch, in bytes.
 	readBuffer = 4 << 20
+	// ownerTimeout is the time that Open waits until the table has no owner. The kernel ends the
+	// ownership when the last copy of the owner's socket is closed. A killed agent takes a moment
+	// to exit, and a process between fork and exec has copies of its parent's sockets.
+	ownerTimeout      = time.Second
+	ownerPollInterval = 20 * time.Millisecond
 )
 
-// lockName is the lock of this backend.
+// lockName is the name of this backend's lock.
 const lockName = "sikkerguard-nftables"
 
-// The features that Info names.
+// Features that Info returns.
 const (
-	featureOwner   = "table owner"   // nobody else can change the table, and flushing the ruleset passes it by (Linux 5.12)
-	featurePersist = "table persist" // an owned table outlives its owner (Linux 6.9)
+	// featureOwner means that no other program can change the table, and that nft flush ruleset
+	// skips it (Linux 5.12).
+	featureOwner = "table owner"
+	// featurePersist means that an owned table outlives its owner (Linux 6.9).
+	featurePersist = "table persist"
 )
 
-// Options say how the table is kept.
+// Options configures a Table.
 type Options struct {
-	// Keep leaves the rules in the kernel when the process dies without removing them, so that the next one adopts them.
-	// Otherwise the kernel takes them away with the process, where it can.
+	// Keep leaves the rules in the kernel if the process dies without removing them, so that the
+	// next agent adopts them. Otherwise the kernel deletes them with the process, if it supports
+	// table owners.
 	Keep bool
 }
 
-// Table is the table inet sikkerguard. Its methods may be called from several goroutines; those that change the table
-// wait for each other.
+// Table is the table inet sikkerguard. Its methods are safe for concurrent use. Those that change
+// the table exclude each other.
 type Table struct {
-	flags nftables.TableFlags // what the kernel gave
-	keep  bool                // of Options
+	flags nftables.TableFlags // flags that the kernel accepted
+	keep  bool                // Options.Keep
 	lock  *lock.Lock
 
-	// countAttr is the attribute by which the kernel tells how many elements a set has. Tests hide it, as kernels before
-	// 6.16 do.
-	countAttr uint16
-	steady    bool                   // see steadyIntervals
-	met       bool                   // the table was there at the start, and no agent made it
-	stranger  atomic.Pointer[string] // the gap that parts of another program are, until they are deleted; nil for none
-	uncounted atomic.Bool            // the kernel did not tell the number of elements of a set
+	// countAttr is the attribute of a set's element count. Tests change it to simulate a kernel
+	// before 6.16, which has none.
+	countAttr    uint16
+	steady       bool                   // see steadyIntervals
+	foreignTable bool                   // the table existed at the start, and no agent made it
+	foreignGap   atomic.Pointer[string] // text of the gap about foreign parts; nil once they are deleted
+	uncounted    atomic.Bool            // the kernel did not return the element count of a set
 
 	mu        sync.Mutex
-	conn      *nftables.Conn      // lasting: with it the kernel's ownership ends
-	asks      *nftables.Conn      // lasting, to ask with
+	conn      *nftables.Conn      // lasting; the kernel ends the ownership when it is closed
+	query     *nftables.Conn      // lasting, for queries
 	port      uint32              // netlink port of conn
-	committed bool                // the Apply under way has changed what is enforced
-	enforce   bool                // the kernel has rules of ours
-	live      []setPlan           // the sets that those rules look up
-	now       blocklist.Blocklist // what those sets hold; empty when a dead agent filled them
-	held      map[string]int      // at most so many elements each set has, by its name in the kernel; absent: unknown
-	last      ruleset.Ruleset     // what the last batch put in place
-	block     []setPlan           // likewise, as sets
-	allow     []setPlan
-	rules     map[string][]string // by chain, as read after the last batch; nil before that
-	counts    map[string]uint32   // elements by set, as told after the last batch; nil before that
-	entries   [2]int              // of the list, by family
+	committed bool                // the current Apply has changed the active rules or sets
+	enforce   bool                // the kernel has rules of the agent
+	live      []setPlan           // sets that the active rules look up
+	active    blocklist.Blocklist // list in those sets; empty if a dead agent filled them
+	held      map[string]int      // upper bound of elements by kernel set name; absent: unknown
+	last      ruleset.Ruleset     // ruleset of the last batch
+	block     []setPlan           // sets of last.Block
+	allow     []setPlan           // sets of last.Allow
+	rules     map[string][]string // rules by chain, read after the last batch; nil before
+	counts    map[string]uint32   // kernel's counts by set, read after the last batch; nil before
+	entries   [2]int              // entries of last.Block by family
 	drift     drift
 }
 
-// Open connects to the kernel and finds out what it can do, without changing anything. The connection must be opened
-// early in the life of the process: the library panics on a descriptor of 1024 or more. The errors are those that doc.go
-// names.
+// Open connects to the kernel and probes its features without changing anything. It must be called
+// early in the life of the process: the library panics if the socket's descriptor is 1024 or more.
+// The errors are listed in the package documentation.
 func Open(o Options) (*Table, error) {
-	t := &Table{keep: o.Keep, countAttr: nftaSetCount, steady: steadyIntervals(release()), held: map[string]int{}}
-	// A table without an owner, ours or that of an agent that is told to keep its rules, says of no agent that it runs.
+	t := &Table{
+		keep: o.Keep, countAttr: nftaSetCount, steady: steadyIntervals(release()), held: map[string]int{},
+	}
+	// A table without an owner does not show whether its agent still runs, so a lock does.
 	var err error
-	if t.lock, err = claim(); err != nil {
+	if t.lock, err = takeLock(); err != nil {
 		return nil, err
 	}
 	found, err := unowned()
@@ -96,59 +102,60 @@ func Open(o Options) (*Table, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	if err := t.meet(); err != nil {
-		return nil, errors.Join(fmt.Errorf("look into table inet %s: %w", tableName, err), t.Close())
+	if err := t.inspectForeign(); err != nil {
+		return nil, errors.Join(fmt.Errorf("inspect table inet %s: %w", tableName, err), t.Close())
 	}
-	// A table that a dead agent left behind enforces what it did until the first Apply. That one takes it over, or, where it
-	// cannot be, puts the new one in its place.
+	// The table of a dead agent keeps enforcing until the first Apply, which adopts it or, if it
+	// cannot be adopted, replaces it.
 	if t.enforce = found != nil && adoptable(found.Flags, t.flags); t.enforce {
 		if err := t.adopt(); err != nil {
-			return nil, errors.Join(fmt.Errorf("take over table inet %s: %w", tableName, err), t.Close())
+			return nil, errors.Join(fmt.Errorf("adopt table inet %s: %w", tableName, err), t.Close())
 		}
 	}
 	return t, nil
 }
 
-// unowned returns the table as the kernel has it, nil when there is none, and ErrOwned if it still has an owner after
-// ownerPatience.
+// unowned returns the kernel's table, or nil if there is none. It returns ErrOwned if the table
+// still has an owner after ownerTimeout.
 func unowned() (*nftables.Table, error) {
-	for start := time.Now(); ; time.Sleep(ownerPause) {
+	for start := time.Now(); ; time.Sleep(ownerPollInterval) {
 		found, err := findTable()
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("ask for nf_tables: %w", diagnose(err))
+			return nil, fmt.Errorf("query nf_tables: %w", diagnose(err))
 		case found == nil || found.Owner == 0:
 			return found, nil
-		case time.Since(start) >= ownerPatience:
-			return nil, fmt.Errorf("%w (its netlink port, mostly its process ID, is %d)", ErrOwned, found.Owner)
+		case time.Since(start) >= ownerTimeout:
+			return nil, fmt.Errorf("%w (its netlink port, usually its process ID, is %d)", ErrOwned, found.Owner)
 		}
 	}
 }
 
-// connect opens the connections and finds out which flags the kernel takes.
+// connect opens the connections and probes which table flags the kernel accepts.
 func (t *Table) connect() (err error) {
 	if t.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(sockOptions)); err != nil {
 		return fmt.Errorf("open netlink socket: %w", diagnose(err))
 	}
-	if t.asks, err = nftables.New(nftables.AsLasting()); err != nil {
+	if t.query, err = nftables.New(nftables.AsLasting()); err != nil {
 		return fmt.Errorf("open netlink socket: %w", diagnose(err))
 	}
 	if t.flags, err = probe(t.conn, t.keep); err != nil {
-		return fmt.Errorf("try nf_tables: %w", err)
+		return fmt.Errorf("probe nf_tables: %w", err)
 	}
 	if t.port, err = t.conn.GetPortID(); err != nil {
-		return fmt.Errorf("ask for the netlink port: %w", err)
+		return fmt.Errorf("get the netlink port: %w", err)
 	}
 	return nil
 }
 
-// adopt finds out what the rules of a dead agent look up. What the sets hold is not read: that takes minutes.
+// adopt records the sets that the rules of a dead agent look up. It does not read their elements,
+// which takes minutes.
 func (t *Table) adopt() error {
 	have, err := kernelSets(t.countAttr)
 	if err != nil {
 		return err
 	}
-	for _, s := range shapes() {
+	for _, s := range allSets() {
 		if _, ok := have[s.name]; ok {
 			t.live = append(t.live, s)
 		}
@@ -156,8 +163,9 @@ func (t *Table) adopt() error {
 	return nil
 }
 
-// sockOptions sets up the lasting socket. Acknowledgements are capped because the kernel otherwise sends every failing
-// message back, and the buffer runs over before the error that matters.
+// sockOptions configures the lasting socket. Acknowledgements are capped because the kernel
+// otherwise returns every failing message in full, and the receive buffer overflows before the
+// error that matters.
 func sockOptions(c *netlink.Conn) error {
 	if err := c.SetWriteBuffer(writeBuffer); err != nil {
 		return err
@@ -168,33 +176,36 @@ func sockOptions(c *netlink.Conn) error {
 	return c.SetOption(netlink.CapAcknowledge, true)
 }
 
-// probe tries the wanted table flags, from the most to none, with everything the rules need, on a scratch table that the
-// same transaction deletes. It returns the flags that the kernel takes.
+// probe sends the rules that the agent needs, on a scratch table that the same transaction deletes:
+// first with the wanted table flags, then without flags. It returns the flags that the kernel
+// accepts.
 func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
 	wanted := nftables.TableFlagOwner
 	if keep {
 		wanted |= nftables.TableFlagPersist
 	}
 	var err error
-	// Without persist an owned table would go with its owner, which is not what keep asks for: then no flag at all.
+	// If the kernel does not know persist, keep needs a table without an owner, because the kernel
+	// would delete an owned table with its owner.
 	for _, flags := range []nftables.TableFlags{wanted, 0} {
 		scratch := &nftables.Table{Name: probeName, Family: nftables.TableFamilyINet, Flags: flags}
 		b := newBatch(conn, scratch, nil)
 		sets := probeSets()
 		b.begin(sets)
-		b.rules(rules(sets[:len(sets)-2], sets[len(sets)-2:], ruleset.Ruleset{LogGroup: 1, LogRate: 1}))
+		block, allow := sets[:len(sets)-2], sets[len(sets)-2:]
+		b.rules(rules(block, allow, ruleset.Ruleset{LogGroup: 1, LogRate: 1}))
 		conn.DelTable(scratch)
 		if err = b.commit(); err == nil {
 			return flags, nil
 		}
 		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
-			break // only an unknown flag is worth another try
+			break // only an unknown flag justifies another attempt
 		}
 	}
 	return 0, diagnose(err)
 }
 
-// probeSets is one set of each shape that a list may need.
+// probeSets returns one set of each type that a list may need, the allow sets last.
 func probeSets() []setPlan {
 	var block, allow []setPlan
 	for _, f := range families() {
@@ -206,16 +217,19 @@ func probeSets() []setPlan {
 	return append(block, allow...)
 }
 
-// Info says which table flags the kernel gave, and what it means that it did not give the others.
+// Info returns the table flags that the kernel accepted as features, and the consequences of those
+// it did not as gaps and detours.
 func (t *Table) Info() ruleset.Info {
 	i := ruleset.Info{Name: "nftables"}
 	if t.flags&nftables.TableFlagOwner != 0 {
 		i.Features = append(i.Features, featureOwner)
 	} else if t.keep {
-		i.Gaps = append(i.Gaps, "this kernel cannot keep an owned table (Linux 6.9): other programs can change the rules, and the agent puts them back")
+		i.Gaps = append(i.Gaps, "this kernel cannot keep an owned table (Linux 6.9): "+
+			"other programs can change the rules, and the agent restores them")
 	} else {
-		i.Gaps = append(i.Gaps, "this kernel has no table owners (Linux 5.12): other programs can change the rules, and the agent puts them back; "+
-			"the rules of an agent that was killed stay until `sikkerguard cleanup` or the next start")
+		i.Gaps = append(i.Gaps, "this kernel has no table owners (Linux 5.12): "+
+			"other programs can change the rules, and the agent restores them; "+
+			"the rules of a killed agent stay until `sikkerguard cleanup` or the next start")
 	}
 	if t.flags&nftables.TableFlagOwner == 0 && !t.lock.Real() {
 		i.Gaps = append(i.Gaps, lock.Gap)
@@ -223,21 +237,23 @@ func (t *Table) Info() ruleset.Info {
 	if t.flags&nftables.TableFlagPersist != 0 {
 		i.Features = append(i.Features, featurePersist)
 	}
-	if gap := t.stranger.Load(); gap != nil {
+	if gap := t.foreignGap.Load(); gap != nil {
 		i.Gaps = append(i.Gaps, *gap)
 	}
 	if t.uncounted.Load() {
-		i.Detours = append(i.Detours, "this kernel tells no element counts (Linux 6.16): a list is verified by samples and by its rules")
+		i.Detours = append(i.Detours, "this kernel returns no element counts (Linux 6.16): "+
+			"a list is verified by samples and by its rules")
 	}
 	if !t.steady {
-		i.Detours = append(i.Detours, "interval sets of this kernel miss elements while they are filled (Linux 6.17): each refresh fills new ones, and takes longer")
+		i.Detours = append(i.Detours, "interval sets of this kernel miss elements while they are filled "+
+			"(Linux 6.17): each refresh fills new sets and takes longer")
 	}
 	return i
 }
 
-// Apply makes the table enforce rs, and asks the kernel whether it does. On an error what was enforced before still is,
-// but for ruleset.ErrMismatch: then the kernel holds something else than it was told, or could not be asked what. A transaction that has begun is finished
-// even when ctx ends.
+// Apply makes the table enforce rs and verifies it. After an error the previous ruleset is still
+// active, except for ruleset.ErrMismatch: then the kernel enforces other rules than rs, or
+// verification failed. A transaction that has begun is finished even if ctx ends.
 func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -247,7 +263,7 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 	return t.apply(rs)
 }
 
-// applyOnce writes what rs comes to, and verifies it.
+// applyOnce writes the sets and rules of rs, and verifies them.
 func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	start := time.Now()
 	block, allow := planBlock(rs.Block), planAllow(rs.Allow)
@@ -259,7 +275,7 @@ func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 		}
 		return ruleset.Evidence{}, err
 	}
-	t.stranger.Store(nil)
+	t.foreignGap.Store(nil)
 	t.last, t.block, t.allow, t.rules, t.counts = rs, block, allow, nil, nil
 	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
 	e, err := t.verify()
@@ -270,13 +286,15 @@ func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	return e, err
 }
 
-// explain says what an error of a transaction on the table means.
+// explain classifies an error of a transaction on the table. EPERM is ErrOwned if another process
+// owns the table.
 func (t *Table) explain(err error) error {
 	if errors.Is(err, errUnsure) {
 		return err
 	}
 	if errors.Is(err, unix.EPERM) {
-		if found, ferr := findTable(); ferr == nil && found != nil && found.Owner != 0 && found.Owner != t.port {
+		found, ferr := findTable()
+		if ferr == nil && found != nil && found.Owner != 0 && found.Owner != t.port {
 			return fmt.Errorf("%w: %w", ErrOwned, err)
 		}
 	}
@@ -287,7 +305,7 @@ func (t *Table) table() *nftables.Table {
 	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet, Flags: t.flags}
 }
 
-// Verify asks the kernel whether the table still enforces what the last Apply put in place.
+// Verify asks the kernel whether the table still enforces the ruleset of the last Apply.
 func (t *Table) Verify() (ruleset.Evidence, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -297,11 +315,12 @@ func (t *Table) Verify() (ruleset.Evidence, error) {
 	return e, err
 }
 
-// Disarm takes the rules out of the base chain, if there is one: nothing is dropped any more, and the counters stand still.
+// Disarm deletes the rules of the base chain, if it exists. Nothing is dropped after that, and the
+// counters no longer change.
 func (t *Table) Disarm() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.enforce = false // what the watch sees from now on is no loss
+	t.enforce = false // Watch reports no loss from now on
 	if t.untouched() {
 		return nil
 	}
@@ -313,7 +332,8 @@ func (t *Table) Disarm() error {
 	return nil
 }
 
-// Remove deletes the table, if it is there and not another program's that was never changed. Nothing else was ever changed.
+// Remove deletes the table if it exists. It leaves a table that belongs to another program and that
+// this agent has not changed.
 func (t *Table) Remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -323,13 +343,13 @@ func (t *Table) Remove() error {
 	return t.remove()
 }
 
-// remove deletes the table, if it is there.
+// remove deletes the table if it exists.
 func (t *Table) remove() error {
 	found, err := findTable()
 	if err != nil {
 		return err
 	}
-	t.enforce, t.live, t.now, t.held = false, nil, blocklist.Blocklist{}, map[string]int{}
+	t.enforce, t.live, t.active, t.held = false, nil, blocklist.Blocklist{}, map[string]int{}
 	if found == nil {
 		return nil
 	}
@@ -341,12 +361,12 @@ func (t *Table) remove() error {
 	return nil
 }
 
-// Close ends the connections, and with them the ownership of the table.
+// Close closes the connections, which ends the ownership of the table, and releases the lock.
 func (t *Table) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
-	for _, c := range []*nftables.Conn{t.conn, t.asks} {
+	for _, c := range []*nftables.Conn{t.conn, t.query} {
 		if c != nil {
 			errs = append(errs, c.CloseLasting())
 		}
@@ -354,8 +374,8 @@ func (t *Table) Close() error {
 	return errors.Join(append(errs, t.lock.Close())...)
 }
 
-// claim takes the lock. Its error is ErrOwned when an agent has it.
-func claim() (*lock.Lock, error) {
+// takeLock takes the lock of this backend. The error is ErrOwned if another agent holds it.
+func takeLock() (*lock.Lock, error) {
 	l, err := lock.Claim(lockName)
 	if held := (*lock.HeldError)(nil); errors.As(err, &held) {
 		return nil, fmt.Errorf("%w (%w)", ErrOwned, held)

@@ -18,9 +18,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
-// host is a server behind our table.
+// host is a server behind the table.
 type host struct {
 	*nettest.Host
 	tb    testing.TB
@@ -59,20 +59,25 @@ func (h *host) apply(block, allow blocklist.Blocklist) {
 func (h *host) tryApply(block, allow blocklist.Blocklist) (e ruleset.Evidence, err error) {
 	h.tb.Helper()
 	h.Do(func() {
-		e, err = h.table.Apply(h.tb.Context(), ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000})
+		rs := ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000}
+		e, err = h.table.Apply(h.tb.Context(), rs)
 	})
 	return e, err
 }
 
-// TestGolden compares the table with what the design shows, as nft prints it.
+// TestGolden compares the table, as nft prints it, with the golden files.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name         string
 		block, allow blocklist.Blocklist
 	}{
-		{"mixed", list("185.16.39.79", "45.9.20.0/24", "5.6.0.0/16", "62.0.0.0/7", "2001:db8:f::79", "2001:db8:9:1::/64", "2001:db8:a::/48",
-			"2001:dba::/32", "2001:db8:0:b000::/52"), list("10.0.0.0/8", "192.0.2.1", "::1", "fc00::/7")},
+		{
+			"mixed",
+			list("185.16.39.79", "45.9.20.0/24", "5.6.0.0/16", "62.0.0.0/7", "2001:db8:f::79",
+				"2001:db8:9:1::/64", "2001:db8:a::/48", "2001:dba::/32", "2001:db8:0:b000::/52"),
+			list("10.0.0.0/8", "192.0.2.1", "::1", "fc00::/7"),
+		},
 		{"addresses", list("185.16.39.79", "203.0.113.9"), list()},
 		{"nothing", list(), list()},
 	}
@@ -98,8 +103,9 @@ func TestGolden(t *testing.T) {
 			if diff := cmp.Diff(string(want), got); diff != "" {
 				t.Errorf("nft list table (-want +got; go test -update writes it):\n%s", diff)
 			}
-			// Each rule is the text beside it in rules.go.
-			for _, r := range rules(planBlock(tt.block), planAllow(tt.allow), ruleset.Ruleset{LogGroup: 100, LogRate: 10_000}) {
+			// Each rule is the nft text beside it in rules.go.
+			rs := ruleset.Ruleset{LogGroup: 100, LogRate: 10_000}
+			for _, r := range rules(planBlock(tt.block), planAllow(tt.allow), rs) {
 				if !strings.Contains(got, r.text) {
 					t.Errorf("nft does not print the rule %q", r.text)
 				}
@@ -108,8 +114,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// plain takes out what versions of nft print differently: who owns the table, how many elements a set has, and whether a
-// masked lookup is written with ==.
+// plain removes the text that versions of nft print differently: the owner of the table, the number
+// of elements of a set, and the == of a masked lookup.
 func plain(text string) string {
 	text = regexp.MustCompile(`(?m) # (progname|count) .*$`).ReplaceAllString(text, "")
 	return strings.ReplaceAll(text, " == @", " @")
@@ -121,7 +127,7 @@ func (h *host) counters() (n ruleset.Counters, err error) {
 	return n, err
 }
 
-// TestTopOfRange lists the networks that reach the last address: their intervals have no end.
+// TestTopOfRange lists networks that reach the last address: their intervals have no end.
 func TestTopOfRange(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
@@ -130,27 +136,30 @@ func TestTopOfRange(t *testing.T) {
 	if n, err := h.counters(); err != nil || n.Packets4 != 2 || n.Packets6 != 1 {
 		t.Errorf("counters: %+v, %v", n, err)
 	}
-	h.apply(list("224.0.0.0/3", "8000::/1"), list()) // another width
-	h.Check("half", nettest.Addrs("254.0.0.0", "255.255.255.254", "fe12::1"), nettest.Addrs("61.1.1.1"))
+	h.apply(list("224.0.0.0/3", "8000::/1"), list()) // other prefix lengths
+	h.Check("top half", nettest.Addrs("254.0.0.0", "255.255.255.254", "fe12::1"), nettest.Addrs("61.1.1.1"))
 	if n, err := h.counters(); err != nil || n.Packets4 != 4 || n.Packets6 != 2 {
 		t.Errorf("counters: %+v, %v", n, err)
 	}
 }
 
-// TestEmptySets shows that sets which hold nothing any more are gone.
+// TestEmptySets checks that a set without elements is deleted.
 func TestEmptySets(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
 	h.apply(list("185.16.39.79", "5.6.0.0/16", "2001:db8:f::79"), list("203.0.113.1"))
 	h.apply(list("185.16.39.0/24"), list())
-	if out := h.Run("nft", "list", "table", "inet", tableName); strings.Contains(out, "set blocklist6") || strings.Contains(out, "blocklist4_16") ||
-		strings.Contains(out, "whitelist") {
-		t.Errorf("sets that hold nothing are still there:\n%s", out)
+	out := h.Run("nft", "list", "table", "inet", tableName)
+	for _, empty := range []string{"set blocklist6", "blocklist4_16", "whitelist"} {
+		if strings.Contains(out, empty) {
+			t.Errorf("empty %s still exists:\n%s", empty, out)
+		}
 	}
 }
 
-// TestCrash closes the connection without removing the table, as the kernel does for a killed process. On a kernel that lacks
-// what was asked for the rules stay, other programs can change them, and Info says so.
+// TestCrash closes the connection without removing the table, as the kernel does for a killed
+// process. On a kernel that lacks the requested flags the rules stay, other programs can change
+// them, and Info returns a gap about that.
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	t.Run("release", func(t *testing.T) {
@@ -187,7 +196,8 @@ func TestCrash(t *testing.T) {
 		h.apply(list("203.0.113.9", "45.9.20.0/24"), list())
 		h.adopt()
 
-		// Back to release: the table is made anew with other flags, in one transaction.
+		// After a return to Keep false, one transaction replaces the table, because it has other
+		// flags.
 		if err := h.table.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -201,7 +211,8 @@ func TestCrash(t *testing.T) {
 	})
 }
 
-// crashWithout is TestCrash where the kernel does not take the flags: the gap names the version that does.
+// crashWithout is TestCrash on a kernel that lacks the flags: the gap names the version that has
+// them.
 func (h *host) crashWithout(gap string) {
 	h.tb.Helper()
 	h.lists("", gap)
@@ -222,19 +233,21 @@ func (h *host) crashWithout(gap string) {
 	h.Check("removed", nil, nettest.Addrs("5.6.7.8"))
 }
 
-// lists compares the table flags that Info lists with one feature, the best, and one gap.
+// lists checks that Info returns the feature and a gap that contains the text gap. An empty feature
+// is not checked. An empty gap means that no gap mentions other programs.
 func (h *host) lists(feature, gap string) {
 	h.tb.Helper()
 	i := h.table.Info()
 	if feature != "" && !slices.Contains(i.Features, feature) {
 		h.tb.Errorf("features %q lack %q", i.Features, feature)
 	}
-	if gaps := strings.Join(i.Gaps, "|"); gap != "" && !strings.Contains(gaps, gap) || gap == "" && strings.Contains(gaps, "other programs") {
+	gaps := strings.Join(i.Gaps, "|")
+	if gap != "" && !strings.Contains(gaps, gap) || gap == "" && strings.Contains(gaps, "other programs") {
 		h.tb.Errorf("gaps %q, want one with %q", i.Gaps, gap)
 	}
 }
 
-// adopt kills the agent, whose rules stay, and has the next one take them over.
+// adopt kills the agent, whose rules stay, and has the next agent adopt them.
 func (h *host) adopt() {
 	h.tb.Helper()
 	keep := h.table.keep
@@ -257,7 +270,7 @@ func (h *host) adopt() {
 		h.Check("opened again", nettest.Addrs("203.0.113.9"), nil)
 		h.apply(list("45.9.20.7", "5.6.7.8"), list())
 		if got := h.handle(); got != handle {
-			h.tb.Errorf("the table's handle went from %s to %s: it is new, not taken over", handle, got)
+			h.tb.Errorf("the table was replaced instead of adopted: its handle went from %s to %s", handle, got)
 		}
 	})
 	h.Check("adopted", nettest.Addrs("5.6.7.8"), nettest.Addrs("203.0.113.9"))
@@ -267,11 +280,12 @@ func (h *host) adopt() {
 	}
 }
 
-// handle is the number that the kernel gave the table: a new table has another one.
+// handle returns the number that the kernel gave the table: a new table has another one.
 func (h *host) handle() string {
 	h.tb.Helper()
 	text := h.Run("nft", "--handle", "list", "table", "inet", tableName)
-	return regexp.MustCompile(`table inet sikkerguard \{ (?:# progname \S+ )?# handle (\d+)`).FindStringSubmatch(text)[1]
+	re := regexp.MustCompile(`table inet sikkerguard \{ (?:# progname \S+ )?# handle (\d+)`)
+	return re.FindStringSubmatch(text)[1]
 }
 
 func TestOpenErrors(t *testing.T) {
@@ -296,7 +310,7 @@ func TestOpenErrors(t *testing.T) {
 			}
 		})
 	})
-	t.Run("bad second agent, and the table has no owner", func(t *testing.T) {
+	t.Run("bad second agent, table without owner", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{})
 		h.table.flags = 0 // as on a kernel without owner
@@ -313,7 +327,7 @@ func TestOpenErrors(t *testing.T) {
 		}
 		h.Check("after the second agent", nettest.Addrs("203.0.113.9"), nil)
 	})
-	t.Run("bad second agent that has no lock", func(t *testing.T) {
+	t.Run("bad second agent, first without lock", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t, Options{})
 		first := h.table
@@ -323,7 +337,8 @@ func TestOpenErrors(t *testing.T) {
 		h.open(Options{})
 		h.apply(list("203.0.113.9"), list())
 		h.table = first
-		if _, err := h.tryApply(list("203.0.113.9"), list()); nettest.TakesTable(t, nettest.TableOwner) && !errors.Is(err, ErrOwned) {
+		_, err := h.tryApply(list("203.0.113.9"), list())
+		if nettest.TakesTable(t, nettest.TableOwner) && !errors.Is(err, ErrOwned) {
 			t.Errorf("got %v, want %v", err, ErrOwned)
 		}
 	})
@@ -339,19 +354,20 @@ func TestOpenErrors(t *testing.T) {
 	})
 }
 
-// TestOpenAfterAMoment: an agent that was killed may still own its table for a moment, and the next one waits for it.
-func TestOpenAfterAMoment(t *testing.T) {
+// TestOpenWaitsForOwner checks that Open waits for a killed agent, which may own its table for a
+// moment longer.
+func TestOpenWaitsForOwner(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{Keep: true})
 	h.apply(list("203.0.113.9"), list())
 	first := h.table
-	time.AfterFunc(ownerPatience/4, func() { _ = first.Close() })
+	time.AfterFunc(ownerTimeout/4, func() { _ = first.Close() })
 	h.open(Options{Keep: true})
 	h.apply(list("203.0.113.9", "5.6.7.8"), list())
-	h.Check("the second", nettest.Addrs("203.0.113.9", "5.6.7.8"), nil)
+	h.Check("second agent", nettest.Addrs("203.0.113.9", "5.6.7.8"), nil)
 }
 
-// dropCapabilities takes every capability from the calling thread.
+// dropCapabilities removes every capability from the calling thread.
 func dropCapabilities(t *testing.T) {
 	t.Helper()
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -361,7 +377,8 @@ func dropCapabilities(t *testing.T) {
 	}
 }
 
-// TestMismatch changes the kernel underneath: the evidence must not lie.
+// TestMismatch has another program change the table: Verify returns ErrMismatch, and the next Apply
+// restores it.
 func TestMismatch(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
@@ -369,13 +386,14 @@ func TestMismatch(t *testing.T) {
 	block := list("203.0.113.9", "203.0.113.10", "45.9.20.0/24", "62.0.0.0/7")
 	tests := []struct{ name, nft string }{
 		{"bad element gone", "delete element inet sikkerguard blocklist4_32 { 203.0.113.9 }"},
-		{"bad element exchanged", "delete element inet sikkerguard blocklist4_32 { 203.0.113.9 }; add element inet sikkerguard blocklist4_32 { 203.0.113.8 }"},
+		{"bad element exchanged", "delete element inet sikkerguard blocklist4_32 { 203.0.113.9 }; " +
+			"add element inet sikkerguard blocklist4_32 { 203.0.113.8 }"},
 		{"bad set flushed", "flush set inet sikkerguard blocklist4_any"},
 		{"bad chain flushed", "flush chain inet sikkerguard prerouting"},
 		{"bad rule added", "insert rule inet sikkerguard prerouting accept"},
 		{"bad rule exchanged", "replace rule inet sikkerguard blocked4 handle HANDLE accept"},
 		{"bad table deleted", "delete table inet sikkerguard"},
-		{"bad table put to sleep", "add table inet sikkerguard { flags dormant; }"},
+		{"bad dormant table", "add table inet sikkerguard { flags dormant; }"},
 		{"bad policy", "add chain inet sikkerguard prerouting { policy drop; }"},
 		{
 			"bad chain on another hook", "flush chain inet sikkerguard prerouting; delete chain inet sikkerguard prerouting; " +
@@ -385,14 +403,15 @@ func TestMismatch(t *testing.T) {
 				"add rule inet sikkerguard prerouting ip saddr @blocklist4_any jump blocked4",
 		},
 		{
-			"bad set whose elements time out", "flush chain inet sikkerguard prerouting; delete set inet sikkerguard blocklist4_24; " +
+			"bad set with a timeout", "flush chain inet sikkerguard prerouting; delete set inet sikkerguard blocklist4_24; " +
 				"add set inet sikkerguard blocklist4_24 { type ipv4_addr; size 4096; timeout 1h; }; " +
 				"add element inet sikkerguard blocklist4_24 { 45.9.20.0 }; " +
 				"add rule inet sikkerguard prerouting ip saddr @blocklist4_32 jump blocked4; " +
 				"add rule inet sikkerguard prerouting ip saddr and 255.255.255.0 @blocklist4_24 jump blocked4; " +
 				"add rule inet sikkerguard prerouting ip saddr @blocklist4_any jump blocked4",
 		},
-		{"bad chain of somebody's", "add chain inet sikkerguard evil { type filter hook prerouting priority -400; policy drop; }"},
+		{"bad foreign chain", "add chain inet sikkerguard evil " +
+			"{ type filter hook prerouting priority -400; policy drop; }"},
 	}
 	for _, tt := range tests {
 		h.apply(block, list())
@@ -404,7 +423,7 @@ func TestMismatch(t *testing.T) {
 				t.Errorf("%s: got %v, want %v", tt.name, err, ruleset.ErrMismatch)
 			}
 		})
-		h.apply(block, list()) // the same code repairs
+		h.apply(block, list()) // repairs
 		h.Check("after "+tt.name, nettest.Addrs("203.0.113.9", "62.1.1.1"), nettest.Addrs("203.0.113.8"))
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// samples is how many elements of a set are looked up, spread evenly, the first and the last among
-// them.
+// samples is the number of elements that are looked up in each set: evenly spread, with the first
+// and the last.
 const samples = 16
 
-// verify asks the kernel for the element count of each set, some of the elements, and the chains
-// and their rules. It changes nothing. The first time after a batch it remembers the counts, of
-// which more than one may be plausible; later they must be the same.
+// verify asks the kernel for the element count of each set, for some of the elements, and for the
+// chains and their rules. It changes nothing. The first call after a transaction accepts any
+// plausible count and remembers it; later counts must be equal.
 func (t *Table) verify() (ruleset.Evidence, error) {
 	e := ruleset.Evidence{Entries4: t.entries[0], Entries6: t.entries[1], Counted: true}
 	l, err := t.layout()
@@ -40,10 +40,12 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 		case !ok:
 			return e, fmt.Errorf("%w: set %s is missing", ruleset.ErrMismatch, s.name)
 		case !k.like(s):
-			return e, fmt.Errorf("%w: set %s is of another kind", ruleset.ErrMismatch, s.name)
+			return e, fmt.Errorf("%w: set %s has another type", ruleset.ErrMismatch, s.name)
 		}
-		if was, seen := t.counts[s.name]; k.counted && (!s.plausible(int(k.count)) || seen && was != k.count) {
-			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ruleset.ErrMismatch, s.name, k.count, s.count)
+		before, known := t.counts[s.name]
+		if k.counted && (!s.plausible(int(k.count)) || known && before != k.count) {
+			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ruleset.ErrMismatch,
+				s.name, k.count, s.count)
 		}
 		e.Counted = e.Counted && k.counted
 		if !k.counted {
@@ -67,9 +69,9 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 	return e, nil
 }
 
-// plausible says whether the kernel may count so many elements in the set. In a hash set it counts
-// the elements. In an interval set it counts both ends of each interval, and kernels differ in
-// whether they tell that number or half of it; an interval that reaches the top of the address
+// plausible reports whether the kernel may return count for a set with the elements of s. For a
+// hash set the count is the number of elements. For an interval set it is the number of interval
+// ends, or half of it, depending on the kernel. An interval that reaches the top of the address
 // space has one end.
 func (s setPlan) plausible(count int) bool {
 	if !s.interval {
@@ -84,7 +86,7 @@ func (s setPlan) plausible(count int) bool {
 	return count == ends || count == ends/2 || count == (ends+1)/2
 }
 
-// sample looks up some elements of a set, in one request.
+// sample looks up some elements of a set in one request, and returns how many.
 func (t *Table) sample(s setPlan) (int, error) {
 	step := max(1, (s.count-1)/(samples-1))
 	var probes []nftables.SetElement
@@ -95,27 +97,29 @@ func (t *Table) sample(s setPlan) (int, error) {
 		}
 		i++
 	}
-	found, err := t.asks.FindSetElements(s.set(t.table()), probes)
+	found, err := t.query.FindSetElements(s.set(t.table()), probes)
 	if errors.Is(err, unix.ENOENT) {
-		return 0, fmt.Errorf("%w: set %s lacks one of %d sampled elements", ruleset.ErrMismatch, s.name, len(probes))
+		return 0, fmt.Errorf("%w: set %s lacks one of %d sampled elements", ruleset.ErrMismatch,
+			s.name, len(probes))
 	}
 	if err != nil {
 		return 0, fmt.Errorf("look up elements of set %s: %w", s.name, err)
 	}
 	if len(found) != len(probes) {
-		return 0, fmt.Errorf("%w: set %s has %d of %d sampled elements", ruleset.ErrMismatch, s.name, len(found), len(probes))
+		return 0, fmt.Errorf("%w: set %s has %d of %d sampled elements", ruleset.ErrMismatch,
+			s.name, len(found), len(probes))
 	}
 	return len(probes), nil
 }
 
-// verifyChains checks that packets come to our rules: the table is awake, the base chain hangs on
-// its hook, and there are no chains but ours.
+// verifyChains checks that packets reach the rules: the table is not dormant, the base chain is on
+// its hook, and the table has no other chains.
 func (l *layout) verifyChains() error {
 	if l.flags&nftables.TableFlagDormant != 0 {
 		return fmt.Errorf("%w: the table is dormant", ruleset.ErrMismatch)
 	}
-	if foreign := l.foreign(); len(foreign) > 0 {
-		return fmt.Errorf("%w: there is a chain %s", ruleset.ErrMismatch, foreign[0])
+	if foreign := l.foreignChains(); len(foreign) > 0 {
+		return fmt.Errorf("%w: the table has a foreign chain %s", ruleset.ErrMismatch, foreign[0])
 	}
 	for _, c := range chains(nil) {
 		k, ok := l.chains[c.Name]
@@ -131,8 +135,8 @@ func (l *layout) verifyChains() error {
 	return nil
 }
 
-// verifyRules checks that each chain has as many rules as it was given. The first time after a
-// batch it remembers them; later they must be the same.
+// verifyRules checks the number of rules in each chain. The first call after a transaction
+// remembers the rules; later they must be equal.
 func (t *Table) verifyRules() error {
 	have, err := kernelRules()
 	if err != nil {
@@ -144,10 +148,11 @@ func (t *Table) verifyRules() error {
 	}
 	for _, c := range chains(nil) {
 		if n := len(have[c.Name]); n != want[c.Name] {
-			return fmt.Errorf("%w: chain %s has %d rules, not %d", ruleset.ErrMismatch, c.Name, n, want[c.Name])
+			return fmt.Errorf("%w: chain %s has %d rules, not %d", ruleset.ErrMismatch,
+				c.Name, n, want[c.Name])
 		}
 		if t.rules != nil && !slices.Equal(have[c.Name], t.rules[c.Name]) {
-			return fmt.Errorf("%w: a rule of chain %s was exchanged", ruleset.ErrMismatch, c.Name)
+			return fmt.Errorf("%w: a rule of chain %s was changed", ruleset.ErrMismatch, c.Name)
 		}
 	}
 	t.rules = have

@@ -15,24 +15,27 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// watchInterval is how often the kernel's generation is asked for. It takes some ten microseconds; being told of each
-// change instead makes the kernel describe every element of our own refreshes, which then take twenty times as long.
+// watchInterval is the time between two reads of the kernel's generation. One read takes some ten
+// microseconds. A subscription to changes instead makes the kernel describe every element of the
+// agent's own refreshes, which then take twenty times as long.
 const watchInterval = 500 * time.Millisecond
 
-// Watch looks, until ctx ends, whether somebody else changed the table, and calls lost when it no longer enforces what
-// the last Apply put in place. It calls it again for each later change that does not mend that. Put the rules back with
-// Apply. Watch looks into the table only when some table of the host changed. In a table without an owner it then fills the
-// sets again, at times, because elements may have been exchanged. The error is one of the socket, or of filling them.
+// Watch calls lost when another program has changed the table so that it no longer enforces the
+// ruleset of the last Apply. It calls lost again for each later change that does not restore the
+// table; the caller restores it with Apply. Watch verifies the table only after some table of the
+// host changed. In a table without an owner it then also fills the sets again, at limited
+// intervals, because another program may have exchanged elements. Watch returns nil when ctx ends.
+// An error comes from the netlink socket or from filling the sets.
 func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return fmt.Errorf("watch the firewall: %w", err)
 	}
-	defer func() { _ = c.Close() }() // it was only asked
+	defer func() { _ = c.Close() }() // nothing was written
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
-	var seen uint32
-	pending := false // the sets are to be filled again
+	var verified uint32 // generation at the last verification
+	pending := false    // a refill is due
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,11 +46,11 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 		if err != nil {
 			return fmt.Errorf("watch the firewall: %w", err)
 		}
-		if gen == seen && !pending {
+		if gen == verified && !pending {
 			continue
 		}
-		if gen != seen {
-			err = t.look()
+		if gen != verified {
+			err = t.verifyApplied()
 		}
 		if err == nil {
 			pending, err = t.refill()
@@ -56,14 +59,14 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 		case errors.Is(err, ruleset.ErrMismatch):
 			lost(err)
 		case err != nil:
-			return fmt.Errorf("watch the firewall: %w", err) // what was not looked at is looked at next time
+			return fmt.Errorf("watch the firewall: %w", err) // the next Watch verifies the table first
 		}
-		seen = gen
+		verified = gen
 	}
 }
 
-// look verifies the table, if there is to be one.
-func (t *Table) look() error {
+// verifyApplied verifies the table, if a ruleset is applied.
+func (t *Table) verifyApplied() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.enforce || t.rules == nil {
@@ -73,8 +76,8 @@ func (t *Table) look() error {
 	return err
 }
 
-// Present looks whether the kernel has the table and its base chain at this moment, and returns ruleset.ErrMismatch when it
-// has not. Whether what they hold is right is Verify's to say: Present waits for nothing, for an Apply neither.
+// Present checks that the kernel has the table and its base chain, and returns ruleset.ErrMismatch
+// if not. It takes no lock, so it does not wait for an Apply. Verify checks the rules and sets.
 func (t *Table) Present() error {
 	found, err := findTable()
 	if err != nil {
@@ -104,7 +107,7 @@ func (t *Table) Present() error {
 // nftaGenID is NFTA_GEN_ID (linux/netfilter/nf_tables.h).
 const nftaGenID = 1
 
-// generation is the number of the kernel's ruleset: each transaction makes it another.
+// generation returns the number of the kernel's ruleset, which each transaction changes.
 func generation(c *netlink.Conn) (uint32, error) {
 	replies, err := c.Execute(netlink.Message{
 		Header: netlink.Header{
@@ -131,11 +134,12 @@ func generation(c *netlink.Conn) (uint32, error) {
 			}
 		}
 	}
-	return 0, errors.New("the kernel tells no generation")
+	return 0, errors.New("the kernel returned no ruleset generation")
 }
 
-// Cleanup deletes a table that no live agent owns, and names it, with what was in it of another program; it returns nothing
-// if there was none. The error is ErrOwned when an agent runs: stopping it removes the table.
+// Cleanup deletes a table that no live agent owns. It returns the table's name, with the parts of
+// another program that were in it, or "" if there was no table. The error is ErrOwned while an
+// agent runs: stopping the agent removes the table.
 func Cleanup() (removed string, err error) {
 	found, err := findTable()
 	if err != nil {
@@ -149,8 +153,8 @@ func Cleanup() (removed string, err error) {
 		return "", err
 	}
 	removed = "table inet " + tableName
-	if l, err := t.layout(); err == nil && l != nil && len(l.strangers()) > 0 {
-		removed += fmt.Sprintf(" (with %s of another program)", strings.Join(l.strangers(), ", "))
+	if l, err := t.layout(); err == nil && l != nil && len(l.foreignParts()) > 0 {
+		removed += fmt.Sprintf(" (with %s of another program)", strings.Join(l.foreignParts(), ", "))
 	}
 	return removed, errors.Join(t.remove(), t.Close())
 }

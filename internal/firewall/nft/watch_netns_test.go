@@ -11,8 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestPresent: a look at the kernel tells at once that the table, its base chain or its effect is gone, and does not wait
-// for who changes it.
+// TestPresent deletes or disables the table or its base chain: Present reports each at once. It
+// does not wait for the lock of a change.
 func TestPresent(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
@@ -26,13 +26,14 @@ func TestPresent(t *testing.T) {
 	err := present()
 	h.table.mu.Unlock()
 	if err != nil {
-		t.Fatalf("in force: %v", err)
+		t.Fatalf("active table: %v", err)
 	}
 	for _, change := range []string{
 		"delete table inet sikkerguard", "flush ruleset", "add table inet sikkerguard { flags dormant; }",
 		"delete chain inet sikkerguard prerouting",
 		"delete chain inet sikkerguard prerouting; add chain inet sikkerguard prerouting",
-		"delete chain inet sikkerguard prerouting; add chain inet sikkerguard prerouting { type filter hook input priority -300; }",
+		"delete chain inet sikkerguard prerouting; " +
+			"add chain inet sikkerguard prerouting { type filter hook input priority -300; }",
 	} {
 		if strings.HasPrefix(change, "delete chain") {
 			h.Run("nft", "flush chain inet sikkerguard prerouting")
@@ -43,13 +44,13 @@ func TestPresent(t *testing.T) {
 		}
 		h.apply(list("203.0.113.9"), list())
 		if err := present(); err != nil {
-			t.Errorf("put right after %s: %v", change, err)
+			t.Errorf("restored after %s: %v", change, err)
 		}
 	}
 }
 
-// TestWatch changes the kernel underneath a table that others may change: each change is told within a second or so, and
-// changes of other tables are not.
+// TestWatch changes a table that other programs may change: Watch reports each change within about
+// a second, and no change of another table.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
@@ -64,7 +65,7 @@ func TestWatch(t *testing.T) {
 		doneC <- err
 	}()
 	h.Run("nft", "add table inet other")
-	h.apply(list("203.0.113.9", "45.9.20.0/24", "5.6.7.8"), list("10.0.0.0/8")) // our own change
+	h.apply(list("203.0.113.9", "45.9.20.0/24", "5.6.7.8"), list("10.0.0.0/8")) // the agent's own change
 	h.apply(block, list())
 	time.Sleep(2 * watchInterval)
 	select {
@@ -73,7 +74,8 @@ func TestWatch(t *testing.T) {
 	default:
 	}
 	for _, change := range []string{
-		"delete table inet sikkerguard", "flush ruleset", "flush set inet sikkerguard blocklist4_24", "flush chain inet sikkerguard blocked4",
+		"delete table inet sikkerguard", "flush ruleset", "flush set inet sikkerguard blocklist4_24",
+		"flush chain inet sikkerguard blocked4",
 	} {
 		h.Run("nft", change)
 		start := time.Now()
@@ -87,11 +89,12 @@ func TestWatch(t *testing.T) {
 			t.Fatalf("%s: not noticed", change)
 		}
 		h.apply(block, list())
-		h.Check("repaired after "+change, nettest.Addrs("203.0.113.9", "45.9.20.1"), nettest.Addrs("203.0.113.8"))
+		h.Check("repaired after "+change,
+			nettest.Addrs("203.0.113.9", "45.9.20.1"), nettest.Addrs("203.0.113.8"))
 	}
 	for len(lostC) > 0 { // a change may be reported twice
 		if err := <-lostC; err == nil {
-			t.Error("the watch told of a loss without an error")
+			t.Error("lost called without an error")
 		}
 	}
 	h.Do(func() { // the agent stops
@@ -101,7 +104,7 @@ func TestWatch(t *testing.T) {
 	})
 	time.Sleep(2 * watchInterval)
 	if len(lostC) > 0 {
-		t.Errorf("what the agent itself takes out is lost: %v", <-lostC)
+		t.Errorf("lost called for the agent's own Disarm: %v", <-lostC)
 	}
 	cancel()
 	if err := <-doneC; err != nil {

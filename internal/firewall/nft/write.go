@@ -13,12 +13,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// write brings the kernel to the wanted sets and rules. If the table cannot be changed into that,
-// because another program changed it in a way that is not foreseen here, a new one takes its place,
-// whole and in one transaction.
+// write changes the table to the wanted sets and rules. If another program changed the table in a
+// way that change does not handle, write replaces it by a new table, in one transaction.
 func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
 	err := t.change(block, allow, rs)
-	if err == nil || !inTheWay(err) {
+	if err == nil || !tableAtFault(err) {
 		return err
 	}
 	l, lerr := t.layout()
@@ -26,16 +25,18 @@ func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
 		return err
 	}
 	if rerr := t.replace(l, block, allow, rs); rerr != nil {
-		return fmt.Errorf("%w; put a new table in its place: %w", err, rerr)
+		return fmt.Errorf("%w; replace the table: %w", err, rerr)
 	}
 	return nil
 }
 
-// inTheWay reports whether a transaction may have failed because of something in the table. A new
-// table does not help against a missing right, too little memory or too small a buffer, nor if the
-// transaction was not built or may have been taken.
-func inTheWay(err error) bool {
-	for _, other := range []error{errBuild, errUnsure, unix.EPERM, unix.EACCES, unix.ENOMEM, unix.ENOBUFS, unix.EMSGSIZE} {
+// tableAtFault reports whether a transaction may have failed because of an object in the table. A
+// new table does not help against a missing capability, too little memory or too small a buffer.
+// Neither does it help if the transaction was not built or may have been taken.
+func tableAtFault(err error) bool {
+	for _, other := range []error{
+		errBuild, errUnsure, unix.EPERM, unix.EACCES, unix.ENOMEM, unix.ENOBUFS, unix.EMSGSIZE,
+	} {
 		if errors.Is(err, other) {
 			return false
 		}
@@ -43,40 +44,40 @@ func inTheWay(err error) bool {
 	return errors.As(err, new(syscall.Errno))
 }
 
-// passes is how often change goes through the table at most: once, and once more if a set had to have
-// another name for a while.
+// passes is the most rounds that change takes: one, and a second if a set had a temporary name
+// after the first.
 const passes = 2
 
-// change changes the table so that a source which is on the list before and after is dropped all
-// the while. A flush and fill of one set is seamless; three things are not, and get transactions of
-// their own before:
+// change changes the table so that a source on both the old and the new list is dropped throughout.
+// Flushing and filling a set in one transaction has no gap. Three changes would have one and get
+// transactions of their own first:
 //
-//   - a set that the rules are to look up for the first time is filled before a rule does, because
-//     a rule and the elements of a new set do not become visible in the same instant;
-//   - what moves to a set that is looked up earlier is added there first, and the rules look into
-//     old and new sets both, because a packet on its way through the rules may see one set before
-//     the change and another one after it;
-//   - a set that has become too small, or that the kernel cannot fill seamlessly, is replaced that
-//     way by one under another name, and then by one under its own name.
+//   - A set that the rules will look up for the first time is filled before a rule does, because a
+//     rule and the elements of a new set do not become visible in the same instant.
+//   - Elements that move to a set that is looked up earlier are added there first, and the rules
+//     look up both old and new sets, because a packet on its way through the rules may see one set
+//     before the change and another one after it.
+//   - A set that has become too small, or that the kernel cannot fill without a gap, is replaced in
+//     the same way by one with another name, and then by one with its regular name.
 func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
-	filled := map[string]bool{} // sets, by their names in the kernel, that this change has filled
+	filled := map[string]bool{} // sets that this change has filled, by their names in the kernel
 	for range passes {
 		l, err := t.layout()
 		if err != nil {
 			return err
 		}
-		there := l != nil
-		if there && l.odd(t.flags) != "" {
+		exists := l != nil
+		if exists && l.incompatible(t.flags) != "" {
 			return t.replace(l, block, allow, rs)
 		}
-		if !there {
+		if !exists {
 			l = &layout{}
 		}
-		t.bound(l)
+		t.boundCounts(l)
 		have := l.sets
 		moved := make(map[string][]netip.Prefix, len(block))
 		for _, s := range block {
-			moved[s.name] = movers(t.now, t.live, s)
+			moved[s.name] = movers(t.active, t.live, s)
 		}
 		renamed := false
 		name := func(sets []setPlan) []setPlan {
@@ -88,7 +89,7 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 			return named
 		}
 		nextBlock, nextAllow := name(block), name(allow)
-		if t.enforce && there {
+		if t.enforce && exists {
 			if err := t.bridge(have, filled, nextBlock, nextAllow, moved, rs); err != nil {
 				return err
 			}
@@ -100,13 +101,12 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 			return nil
 		}
 	}
-	return errors.New("the sets of the table do not get their own names")
+	return fmt.Errorf("sets of the table still have temporary names after %d passes", passes)
 }
 
-// bound gives each set of which the kernel does not tell how many elements it has a count that is
-// at least as many: as many as were put into it, or, in a set that a dead agent filled, as many as
-// it takes.
-func (t *Table) bound(l *layout) {
+// boundCounts sets the count of each set that the kernel does not count to an upper bound: the
+// number of elements put into it, or the size of a set that a dead agent filled.
+func (t *Table) boundCounts(l *layout) {
 	for name, k := range l.sets {
 		if k.counted {
 			continue
@@ -119,11 +119,12 @@ func (t *Table) bound(l *layout) {
 	}
 }
 
-// freeName is what the set is called in the next batch: its own name, unless a set has it that is
-// too small for what is to be in it, or for what is in it and what moves to it, or that must not be
-// filled while rules look it up. One that was filled already keeps its name.
+// freeName returns the name of s in the next batch: its regular name, unless the set of that name
+// cannot be used. It cannot if it is too small for the elements of s, or for its own elements plus
+// the moved ones, or if it must not be filled while rules look it up. A set that this change has
+// filled keeps its name.
 func (t *Table) freeName(s setPlan, have map[string]kernelSet, filled map[string]bool, moved int) string {
-	for name := s.name; ; name += grown {
+	for name := s.name; ; name += grownSuffix {
 		k, ok := have[name]
 		switch {
 		case !ok:
@@ -136,9 +137,9 @@ func (t *Table) freeName(s setPlan, have map[string]kernelSet, filled map[string
 	}
 }
 
-// bridge prepares the live rules for the next batch: new sets are filled, what moves is added, and
-// the rules look into the sets of before and of afterwards. Nothing that is dropped before is let
-// through. Mostly there is nothing to do. It adds the sets that it filled to filled.
+// bridge prepares the live rules for the next batch: it fills new sets, adds moved elements, and
+// makes the rules look up both old and new sets. A source that is dropped before stays dropped.
+// Most changes need no bridge. The names of the sets that bridge fills are added to filled.
 func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block, allow []setPlan,
 	moved map[string][]netip.Prefix, rs ruleset.Ruleset,
 ) error {
@@ -169,11 +170,12 @@ func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block,
 	if len(fresh)+len(added) == 0 {
 		return nil
 	}
+	next := slices.Concat(allow, block)
 	for _, l := range t.live {
-		if slices.ContainsFunc(slices.Concat(allow, block), func(s setPlan) bool { return s.kernel == l.kernel }) {
+		if slices.ContainsFunc(next, func(s setPlan) bool { return s.kernel == l.kernel }) {
 			continue
 		}
-		if l.takes == nil {
+		if l.accepts == nil {
 			allow = append(allow, l)
 		} else {
 			block = append(block, l)
@@ -190,9 +192,9 @@ func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block,
 	return err
 }
 
-// swap sends the one idempotent batch: everything created if it is absent, chains and sets flushed,
-// rules, elements, and the sets that no rule looks up any more and all of l that is another
-// program's deleted. The sets named in filled hold their elements already.
+// swap sends the one idempotent batch. It creates everything that is absent, flushes chains and
+// sets, and adds rules and elements. It deletes the sets that no rule looks up any more and every
+// foreign part of l. The sets named in filled already hold their elements.
 func (t *Table) swap(l *layout, block, allow []setPlan, filled map[string]bool, rs ruleset.Ruleset) error {
 	all := slices.Concat(allow, block)
 	b := newBatch(t.conn, t.table(), l.sets)
@@ -205,15 +207,15 @@ func (t *Table) swap(l *layout, block, allow []setPlan, filled map[string]bool, 
 	if err := t.send(b); err != nil {
 		return err
 	}
-	t.took(all, rs)
+	t.recordActive(all, rs)
 	return nil
 }
 
 // replace deletes the table and makes a new one in the same transaction. Until the kernel has taken
-// that, the old one is in force. The elements of hash sets become visible with the rules, those of
-// interval sets some milliseconds later. Until then there is a shield, and the rules spell out the
-// whitelist; a second transaction puts the usual ones in their place. The counters keep their
-// values.
+// it, the old table is active. The elements of hash sets become visible with the rules, those of
+// interval sets some milliseconds later. Until then a shield blocks, and the rules contain the
+// allowlist element by element; a second transaction puts the regular rules in their place. The
+// counters keep their values.
 func (t *Table) replace(l *layout, block, allow []setPlan, rs ruleset.Ruleset) error {
 	counted, err := t.Counters()
 	if err != nil {
@@ -225,27 +227,27 @@ func (t *Table) replace(l *layout, block, allow []setPlan, rs ruleset.Ruleset) e
 	b.counted = counted
 	b.conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet})
 	for name := range l.sets {
-		b.holds[name] = gone
+		b.holds[name] = deleted
 	}
 	b.begin(all)
-	b.rules(spelled(block, allow, rs))
+	b.rules(expandedRules(block, allow, rs))
 	b.fill(all)
 	if err := t.send(b); err != nil {
 		return err
 	}
-	t.took(all, rs)
+	t.recordActive(all, rs)
 	b = newBatch(t.conn, t.table(), nil)
 	b.rules(rules(block, allow, rs))
 	return t.send(b)
 }
 
-// took notes that the kernel has the rules for rs, and that they look up these sets.
-func (t *Table) took(sets []setPlan, rs ruleset.Ruleset) {
+// recordActive records that the kernel has the rules for rs, and that they look up these sets.
+func (t *Table) recordActive(sets []setPlan, rs ruleset.Ruleset) {
 	t.enforce, t.committed = true, true
-	t.live, t.now = sets, rs.Block
+	t.live, t.active = sets, rs.Block
 }
 
-// send commits a batch, and remembers how many elements its sets have now.
+// send commits a batch and records the new element counts of its sets.
 func (t *Table) send(b *batch) error {
 	err := b.commit()
 	if err != nil && !errors.Is(err, errUnsure) {
@@ -253,7 +255,7 @@ func (t *Table) send(b *batch) error {
 	}
 	t.drift.sent++
 	for name, n := range b.holds {
-		if t.held[name] = n; n == gone || err != nil {
+		if t.held[name] = n; n == deleted || err != nil {
 			delete(t.held, name)
 		}
 	}

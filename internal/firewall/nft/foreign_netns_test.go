@@ -7,14 +7,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTableOfAnother: a table of our name that another program made is named with its parts before the
-// first list replaces it, stays as it is if the agent stops before that, and cleanup says which parts
-// it removed.
-func TestTableOfAnother(t *testing.T) {
+// TestForeignTable starts with a table of the agent's name that another program made. Info names
+// its parts before the first list replaces it. If the agent stops before that, the table stays as
+// it is. Cleanup names the parts that it removed.
+func TestForeignTable(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
 	add := func() string {
-		h.Run("nft", "add table inet sikkerguard; add chain inet sikkerguard mine { type filter hook input priority 0; }; "+
+		h.Run("nft", "add table inet sikkerguard; "+
+			"add chain inet sikkerguard mine { type filter hook input priority 0; }; "+
 			"add chain inet sikkerguard prerouting; add rule inet sikkerguard prerouting accept; "+
 			"add set inet sikkerguard theirs { type ipv4_addr; }; add counter inet sikkerguard c")
 		return h.Run("nft", "list", "table", "inet", tableName)
@@ -40,11 +41,11 @@ func TestTableOfAnother(t *testing.T) {
 		}
 	})
 	if diff := cmp.Diff(before, h.Run("nft", "list", "table", "inet", tableName)); diff != "" {
-		t.Errorf("stopped before a list (-want +got):\n%s", diff)
+		t.Errorf("table after a stop before the first list (-want +got):\n%s", diff)
 	}
 	h.apply(list("203.0.113.9"), list())
 	if g := gap(); strings.Contains(g, "mine") {
-		t.Errorf("gaps with a list: %q", g)
+		t.Errorf("gaps after the first list: %q", g)
 	}
 	h.Do(func() {
 		if err := h.table.Remove(); err != nil {
@@ -60,11 +61,12 @@ func TestTableOfAnother(t *testing.T) {
 	}
 	h.Do(func() {
 		removed, err := Cleanup()
-		if want := "table inet sikkerguard (with chain mine, set theirs, object c of another program)"; removed != want || err != nil {
+		want := "table inet sikkerguard (with chain mine, set theirs, object c of another program)"
+		if removed != want || err != nil {
 			t.Errorf("cleanup: %q, %v, want %q", removed, err, want)
 		}
 	})
 	if tables := h.Run("nft", "list", "tables"); tables != "" {
-		t.Errorf("cleaned up: %s", tables)
+		t.Errorf("tables after cleanup: %s", tables)
 	}
 }

@@ -2,8 +2,8 @@ package nft
 
 import "errors"
 
-// InForce reports whether the table has rules that packets come to, of an agent that runs or of one
-// that was killed. It changes nothing.
+// InForce reports whether the kernel has the table with its base chain on the hook and rules in
+// that chain, made by an agent that runs or by one that was killed. It changes nothing.
 func InForce() (bool, error) {
 	found, err := findTable()
 	if err = diagnose(err); errors.Is(err, ErrUnsupported) || err == nil && found == nil {
