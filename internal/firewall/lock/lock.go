@@ -1,10 +1,10 @@
-// Package lock keeps a second agent from the rules of the first. A lock is an abstract UNIX
-// address. The kernel keeps one name space of them for each network namespace, as it does rules and
-// sets, shares it between containers that share the network, and frees the name when the last copy
-// of its socket is closed.
+// Package lock prevents a second agent from changing the rules of the first. A lock is an abstract
+// UNIX address. The kernel keeps one name space of these addresses for each network namespace, as
+// it does for rules and sets. Containers that share a network namespace share it. The kernel frees
+// the name when the last copy of its socket is closed.
 //
-// Any local user may bind such a name first, and that must not keep the agent from protecting. Then
-// there is no lock.
+// Any local user may bind such a name first, and that must not keep the agent from protecting the
+// host. The agent then works without a lock.
 package lock
 
 import (
@@ -21,31 +21,32 @@ import (
 )
 
 const (
-	// patience is how long Claim waits for a name that is taken. A process that is being started
-	// has copies of its parent's sockets until it becomes another program: the lock of an agent
-	// that was killed may still be taken for a moment.
-	patience = time.Second
-	pause    = 20 * time.Millisecond
+	// timeout is the time that Claim waits for a name to become free. A process between fork and
+	// exec has copies of its parent's sockets, so the lock of a killed agent may be held for a
+	// moment longer.
+	timeout      = time.Second
+	pollInterval = 20 * time.Millisecond
 )
 
-// Gap is what it means to work without a lock, for the operator.
-const Gap = "another user's program holds the name of this agent's lock: a second agent on this host would not be noticed"
+// Gap explains to the operator the consequence of working without a lock.
+const Gap = "a program of another user holds the name of this agent's lock: " +
+	"a second agent on this host would not be noticed"
 
-// HeldError means that another agent has the lock.
+// HeldError means that another agent holds the lock.
 type HeldError struct{ PID int32 }
 
 func (e *HeldError) Error() string { return fmt.Sprintf("its process ID is %d", e.PID) }
 
-// Lock is held until it is closed, or its process ends.
+// Lock is held until it is closed or its process ends.
 type Lock struct {
-	listener net.Listener // nil: a process without rights holds the name
+	listener net.Listener // nil: a process that cannot be an agent holds the name
 }
 
 // Claim takes the lock of this name in the network namespace of the calling thread. The error is a
-// *HeldError if the name is held by a process that may be an agent, see agent. If another user holds
-// it, the agent works without a lock, rather than not at all, and Real reports false.
+// *HeldError if a process that may be an agent holds the name (see mayBeAgent). If any other
+// process holds it, the agent works without a lock rather than not at all, and Real reports false.
 func Claim(name string) (*Lock, error) {
-	for start := time.Now(); ; time.Sleep(pause) {
+	for start := time.Now(); ; time.Sleep(pollInterval) {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", "@"+name)
 		if err == nil {
 			return &Lock{listener: l}, nil
@@ -53,23 +54,25 @@ func Claim(name string) (*Lock, error) {
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return nil, fmt.Errorf("take the lock @%s: %w", name, err)
 		}
-		if time.Since(start) < patience {
+		if time.Since(start) < timeout {
 			continue
 		}
-		// Asked once only: the holder accepts no connections, and the kernel queues them.
-		if pid, uid, ok := holder(name); ok && agent(pid, uid) {
+		// Connect to the holder once only: it accepts no connections, so the kernel queues them.
+		if pid, uid, ok := holder(name); ok && mayBeAgent(pid, uid) {
 			return nil, &HeldError{PID: pid}
 		}
 		return &Lock{}, nil
 	}
 }
 
-// The users that systemd makes for the run of a unit with DynamicUser, as ours is. No person has one.
+// systemd creates users in this range for units with DynamicUser, as the agent's unit is. No person
+// has one of these user IDs.
 const dynamicFirst, dynamicLast = 61184, 65519
 
-// agent reports whether a process of this user may be an agent: root, the user of this process, or
-// one that systemd made, unless the process is seen to have no right to change the firewall.
-func agent(pid int32, uid uint32) bool {
+// mayBeAgent reports whether a process of this user may be an agent. It may if the user is root or
+// the user of this process, or if systemd created the user and the process is not known to lack
+// CAP_NET_ADMIN.
+func mayBeAgent(pid int32, uid uint32) bool {
 	if uid == 0 || int(uid) == os.Geteuid() {
 		return true
 	}
@@ -80,8 +83,8 @@ func agent(pid int32, uid uint32) bool {
 	return netAdmin || !known
 }
 
-// hasNetAdmin reports whether a process has CAP_NET_ADMIN. It is not known of one in another PID
-// namespace.
+// hasNetAdmin reports whether a process has CAP_NET_ADMIN. This is not known of a process in
+// another PID namespace.
 func hasNetAdmin(pid int32) (has, known bool) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -93,10 +96,10 @@ func hasNetAdmin(pid int32) (has, known bool) {
 	return set&(1<<unix.CAP_NET_ADMIN) != 0, err == nil
 }
 
-// Real reports whether there is a lock, so that a second agent cannot claim it.
+// Real reports whether the lock is held, so that a second agent cannot claim it.
 func (l *Lock) Real() bool { return l != nil && l.listener != nil }
 
-// Close frees the lock. Closing none, or a closed one, does nothing.
+// Close frees the lock. It does nothing if there is no lock or if it is closed.
 func (l *Lock) Close() error {
 	if !l.Real() {
 		return nil
@@ -107,7 +110,7 @@ func (l *Lock) Close() error {
 	return nil
 }
 
-// holder returns the process that holds the lock. It is not ok if none listens at the name.
+// holder returns the process that listens at the name. ok is false if there is none.
 func holder(name string) (pid int32, uid uint32, ok bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

@@ -15,15 +15,16 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-const name = "sikkerguard-test"
+const lockName = "sikkerguard-test"
 
 func claim(t *testing.T, ns *nettest.NS) (l *Lock, err error) {
 	t.Helper()
-	ns.Do(func() { l, err = Claim(name) })
+	ns.Do(func() { l, err = Claim(lockName) })
 	return l, err
 }
 
-// TestClaim: one agent of a network namespace has the lock, and the next one when that is gone.
+// TestClaim checks that one agent of a network namespace gets the lock, and the next agent once the
+// first has closed it.
 func TestClaim(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
@@ -33,69 +34,69 @@ func TestClaim(t *testing.T) {
 	}
 	_, err = claim(t, ns)
 	if held := (*HeldError)(nil); !errors.As(err, &held) || int(held.PID) != os.Getpid() {
-		t.Errorf("a second agent: got %v, want that process %d holds it", err, os.Getpid())
+		t.Errorf("second agent: got %v, want a HeldError with process %d", err, os.Getpid())
 	}
 	elsewhere, err := claim(t, nettest.New(t))
 	if err != nil || !elsewhere.Real() {
-		t.Errorf("in another network namespace: %v, %v", elsewhere.Real(), err)
+		t.Errorf("another network namespace: %v, %v", elsewhere.Real(), err)
 	}
 	if err := errors.Join(elsewhere.Close(), first.Close(), first.Close()); err != nil {
 		t.Error(err)
 	}
 	next, err := claim(t, ns)
 	if err != nil || !next.Real() {
-		t.Errorf("after the first: %v, %v", next.Real(), err)
+		t.Errorf("after the first agent: %v, %v", next.Real(), err)
 	}
 	if err := next.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestClaimOfStranger: the name is taken by a process that cannot be an agent, one of another user
-// or one that does not listen. That keeps no agent from starting.
-func TestClaimOfStranger(t *testing.T) {
+// TestClaimHeldByOthers has a process that cannot be an agent hold the name: one of another user,
+// or one that does not listen. It does not keep the agent from starting.
+func TestClaimHeldByOthers(t *testing.T) {
 	t.Parallel()
-	for what, bind := range map[string]func() (interface{ Close() error }, error){
-		"another user": func() (interface{ Close() error }, error) {
+	for name, bind := range map[string]func() (io.Closer, error){
+		"another user": func() (io.Closer, error) {
 			const nobody = 65534
-			// Of this thread alone; it ends with the function that Do runs.
+			// This changes the calling thread alone, which ends with the function that Do runs.
 			if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); e != 0 {
 				return nil, e
 			}
-			return net.ListenUnix("unix", &net.UnixAddr{Name: "@" + name, Net: "unix"})
+			return net.ListenUnix("unix", &net.UnixAddr{Name: "@" + lockName, Net: "unix"})
 		},
-		"not listening": func() (interface{ Close() error }, error) {
+		"not listening": func() (io.Closer, error) {
 			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 			if err == nil {
-				err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + name})
+				err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + lockName})
 			}
-			return os.NewFile(uintptr(fd), name), err
+			return os.NewFile(uintptr(fd), lockName), err
 		},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ns := nettest.New(t)
-			var stranger interface{ Close() error }
+			var other io.Closer
 			var err error
-			ns.Do(func() { stranger, err = bind() })
+			ns.Do(func() { other, err = bind() })
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer func() { _ = stranger.Close() }()
+			defer func() { _ = other.Close() }()
 			l, err := claim(t, ns)
 			if err != nil || l.Real() {
 				t.Errorf("got %v, %v; want no lock and no error", l.Real(), err)
 			}
 			if err := l.Close(); err != nil {
-				t.Errorf("close no lock: %v", err)
+				t.Errorf("close without a lock: %v", err)
 			}
 		})
 	}
 }
 
-// TestClaimAfterAMoment: a process that is being started still has a copy of the socket of an agent
-// that is gone.
-func TestClaimAfterAMoment(t *testing.T) {
+// TestClaimWaits checks that Claim waits until a process between fork and exec closes its copy of
+// the socket of an agent that has ended.
+func TestClaimWaits(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
 	first, err := claim(t, ns)
@@ -109,7 +110,7 @@ func TestClaimAfterAMoment(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(patience/4, func() { _ = f.Close() })
+	time.AfterFunc(timeout/4, func() { _ = f.Close() })
 	next, err := claim(t, ns)
 	if err != nil || !next.Real() {
 		t.Fatalf("got %v, %v", next.Real(), err)
@@ -119,8 +120,8 @@ func TestClaimAfterAMoment(t *testing.T) {
 	}
 }
 
-// TestClaimOfUnit: the unit's agent runs as a user that systemd made, and has the right to change
-// the firewall. Another service under such a user has not.
+// TestClaimOfUnit runs the holder as a user that systemd creates for a unit. With CAP_NET_ADMIN it
+// may be the unit's agent. Without, it is another service.
 func TestClaimOfUnit(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -134,9 +135,12 @@ func TestClaimOfUnit(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			ns := nettest.New(t)
-			unit := exec.CommandContext(t.Context(), "/usr/bin/perl", "-MSocket", "-e", `socket(S, PF_UNIX, SOCK_STREAM, 0) `+
-				`&& bind(S, pack_sockaddr_un("\0`+name+`")) && listen(S, 5) || die $!; $| = 1; print "up"; sleep 60`)
-			unit.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 61_200, Gid: 61_200}, AmbientCaps: tt.caps}
+			script := `socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, pack_sockaddr_un("\0` + lockName + `")) ` +
+				`&& listen(S, 5) || die $!; $| = 1; print "up"; sleep 60`
+			unit := exec.CommandContext(t.Context(), "/usr/bin/perl", "-MSocket", "-e", script)
+			unit.SysProcAttr = &syscall.SysProcAttr{
+				Credential: &syscall.Credential{Uid: 61_200, Gid: 61_200}, AmbientCaps: tt.caps,
+			}
 			out, err := unit.StdoutPipe()
 			if err == nil {
 				err = ns.Start(unit)
@@ -148,7 +152,8 @@ func TestClaimOfUnit(t *testing.T) {
 				t.Fatal(err)
 			}
 			l, err := claim(t, ns)
-			if held := (*HeldError)(nil); errors.As(err, &held) != tt.agent || !tt.agent && (err != nil || l.Real()) {
+			held := (*HeldError)(nil)
+			if errors.As(err, &held) != tt.agent || !tt.agent && (err != nil || l.Real()) {
 				t.Errorf("got %v, %v", l.Real(), err)
 			}
 			_ = unit.Process.Kill()

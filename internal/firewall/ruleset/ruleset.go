@@ -1,5 +1,6 @@
-// Package ruleset is what the firewall is asked to enforce, and the evidence that it does: the values that the agent,
-// the choice of a backend and the backends share. It does nothing itself, so nothing here can fail.
+// Package ruleset defines the values that the agent, the firewall package and the backends share:
+// the ruleset to enforce, and the evidence that the kernel enforces it. It does no I/O and returns
+// no errors.
 package ruleset
 
 import (
@@ -9,42 +10,46 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// ErrMismatch means that the kernel took what it was told and enforces something else.
-var ErrMismatch = errors.New("the kernel does not enforce what it was told")
+// ErrMismatch means that the kernel accepted a ruleset but enforces other rules.
+var ErrMismatch = errors.New("the kernel does not enforce the ruleset that was applied")
 
-// Info is what enforces, and what the host could give of what was wanted: for the log, the status and the metrics.
+// Info describes the backend and the features of the host that it uses or lacks. The log, the
+// status and the metrics show it.
 type Info struct {
 	Name     string   // nftables or iptables
-	Reason   string   // why that one, a few words
-	Features []string // what of the kernel is in use, a word or two each: "table owner"
-	Gaps     []string // what is missing and what that means, a sentence each; empty when nothing is
-	Detours  []string // what is missing, and the slower way that the backend takes to the same protection, a sentence each
+	Reason   string   // reason for the choice, a few words
+	Features []string // kernel features in use, a word or two each: "table owner"
+	Gaps     []string // limitations of the host and their consequences, one sentence each
+	// Detours are missing kernel features that the backend replaces by a slower way to the same
+	// protection, one sentence each.
+	Detours []string
 }
 
-// Ruleset is the whole desired state. A backend makes it true, or changes nothing.
+// Ruleset is the whole desired state. A backend enforces all of it, or changes nothing.
 type Ruleset struct {
 	Block    blocklist.Blocklist // sources whose packets are dropped
-	Allow    blocklist.Blocklist // sources whose packets never are, whatever Block holds
+	Allow    blocklist.Blocklist // sources whose packets are never dropped, even if Block has them
 	LogGroup uint16              // NFLOG group that dropped packets are copied to
-	LogRate  uint32              // packets a second that are copied at most; the drop has no limit
+	LogRate  uint32              // most packets per second that are copied; the drop has no limit
 }
 
-// Evidence is what the kernel answered when asked what it enforces. Only a backend makes one, after asking.
+// Evidence is the kernel's answer to a verification. Only a backend makes one.
 type Evidence struct {
-	Entries4, Entries6 int           // entries of Block, of each family
-	Elements           int           // set elements those entries take
-	Counted            bool          // the kernel told its element counts, and they were right
+	Entries4, Entries6 int           // entries of Block, by family
+	Elements           int           // set elements of those entries
+	Counted            bool          // the kernel returned element counts, and they were right
 	Sampled            int           // elements that were looked up one by one, all found
 	Took               time.Duration // from the first request to the last answer
 }
 
-// Entries is the number of addresses and networks enforced.
+// Entries returns the number of addresses and networks enforced.
 func (e Evidence) Entries() int { return e.Entries4 + e.Entries6 }
 
-// Counters are packets and bytes dropped since the rules were first put in place, by the family of the source.
+// Counters holds packets and bytes dropped since the rules were first put into the kernel, by the
+// family of the source.
 type Counters struct {
 	Packets4, Bytes4, Packets6, Bytes6 uint64
 }
 
-// Packets is the number of packets dropped of both families.
+// Packets returns the number of packets dropped, of both families.
 func (c Counters) Packets() uint64 { return c.Packets4 + c.Packets6 }
