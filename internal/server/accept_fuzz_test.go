@@ -7,11 +7,12 @@ import (
 	"testing"
 )
 
-// FuzzAccept: whatever an Accept header says, a quality is from 0 to 1, as a number would be read, and JSON that is wanted
-// for certain is what comes.
+// FuzzAccept checks that for any Accept header a quality is from 0 to 1, as a parser of numbers
+// reads it, and that a header that also wants JSON with quality 1 gets JSON.
 func FuzzAccept(f *testing.F) {
 	for _, s := range []string{
-		"", "*/*", "text/plain;q=0.5, */*;q=0.1", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+		"", "*/*", "text/plain;q=0.5, */*;q=0.1",
+		"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
 		"text/*;q=1.001", "/;q=", `text/plain;a="x,y";q=0.3`, "TEXT/PLAIN", "a/b;q=0.9999",
 	} {
 		f.Add(s, "0.75")

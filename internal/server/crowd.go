@@ -9,13 +9,13 @@ import (
 	"sync"
 )
 
-// crowd is the connections of a Server. When there are too many, the user who has most of them
-// loses the oldest that has not asked anything yet, or the oldest if all have: a local user who
-// opens thousands and says nothing takes none from others, and none from a client of his own that
-// is being answered.
+// crowd is the connections of a Server. If there are more than most, the user with the most
+// connections loses one: the oldest whose request was not read yet, or the oldest if all were read.
+// So a local user who opens thousands and sends nothing takes none from other users, and none from
+// an own client that is being answered.
 type crowd struct {
 	most  int
-	owner func(net.Conn) uint32 // the user who holds the other end
+	owner func(net.Conn) uint32 // returns the user ID of the other end
 
 	mu    sync.Mutex
 	conns map[*member]bool
@@ -28,21 +28,21 @@ type member struct {
 
 	crowd *crowd
 	user  uint32
-	order uint64 // of two, the older one has the lower
+	order uint64 // increases with every connection
 
-	asked bool // its request was read, and is being answered; crowd.mu guards it
+	asked bool // its request was read and is being answered; guarded by crowd.mu
 }
 
-// memberKey is the key of a request's connection in its context.
+// memberKey is the context key of the connection of a request.
 type memberKey struct{}
 
-// remember is the ConnContext of a server: it keeps the connection for asked.
-func remember(ctx context.Context, conn net.Conn) context.Context {
+// withConn is the ConnContext of the HTTP server. It stores the connection for markAsked.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, memberKey{}, conn)
 }
 
-// asked notes that the request of ctx was read.
-func asked(ctx context.Context) {
+// markAsked records that the request of ctx was read.
+func markAsked(ctx context.Context) {
 	if m, ok := ctx.Value(memberKey{}).(*member); ok {
 		m.crowd.mu.Lock()
 		m.asked = true
@@ -50,15 +50,14 @@ func asked(ctx context.Context) {
 	}
 }
 
-// nobodyKnown is the user of a connection whose user is not known. Such connections
-// share one part.
-const nobodyKnown = ^uint32(0)
+// unknownUser is the user ID of connections whose user is unknown. They count as those of one user.
+const unknownUser = ^uint32(0)
 
 func newCrowd(most int) *crowd {
 	return &crowd{most: most, owner: owner, conns: map[*member]bool{}}
 }
 
-// listen returns l, with its connections in the crowd.
+// listen returns l with its connections in the crowd.
 func (c *crowd) listen(l net.Listener) net.Listener { return crowdListener{l, c} }
 
 type crowdListener struct {
@@ -66,7 +65,7 @@ type crowdListener struct {
 	crowd *crowd
 }
 
-// Accept never waits for a connection to end.
+// Accept returns the next connection. It never waits for another to end.
 func (l crowdListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
@@ -75,7 +74,7 @@ func (l crowdListener) Accept() (net.Conn, error) {
 	return l.crowd.add(conn), nil
 }
 
-// add takes a connection in, and closes another if there is one too many.
+// add adds a connection. If there are then more than c.most, it closes one.
 func (c *crowd) add(conn net.Conn) net.Conn {
 	m := &member{Conn: conn, crowd: c, user: c.owner(conn)}
 	c.mu.Lock()
@@ -94,8 +93,8 @@ func (c *crowd) add(conn net.Conn) net.Conn {
 	return m
 }
 
-// oldestOfMost returns the connection of the user who has most that goes first: one that has not
-// asked before one that has, and the oldest of those.
+// oldestOfMost returns the connection to close: of the user with the most, the oldest that has not
+// asked, or the oldest if all have.
 func (c *crowd) oldestOfMost() *member {
 	have := map[uint32]int{}
 	for m := range c.conns {
@@ -113,7 +112,7 @@ func (c *crowd) oldestOfMost() *member {
 	})
 }
 
-// Close leaves the crowd.
+// Close closes the connection and removes it from the crowd.
 func (m *member) Close() error {
 	m.crowd.mu.Lock()
 	delete(m.crowd.conns, m)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestCrowdOrder: of a user's connections one that says nothing goes before one that is being
-// answered, and the oldest of those; another user loses none.
+// TestCrowdOrder checks that of the connections of a user, a silent one is closed before one that
+// is being answered, and the oldest first. Another user loses none.
 func TestCrowdOrder(t *testing.T) {
 	t.Parallel()
 	c := newCrowd(4)
@@ -29,7 +29,7 @@ func TestCrowdOrder(t *testing.T) {
 		}
 	}
 	answered, _ := join()
-	asked(remember(context.Background(), answered))
+	markAsked(withConn(context.Background(), answered))
 	_, firstEnded := join()
 	_, secondEnded := join()
 	user = 2

@@ -20,11 +20,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-// crowdEnv makes the test binary a local user who opens connections to an address and says nothing:
-// user ID, how many, where.
+// crowdEnv makes the test binary a local user that opens connections and sends nothing. Its value
+// is the user ID, the number of connections and the address.
 const crowdEnv = "SIKKERGUARD_TEST_CROWD"
 
-// crowd opens n connections, says so, and holds them until its standard input ends.
+// crowd opens connections, prints "open", and holds them until its standard input ends.
 func crowd(args string) error {
 	var (
 		uid, count int
@@ -48,9 +48,9 @@ func crowd(args string) error {
 	return err
 }
 
-// opens has another user open connections that say nothing, and returns when they are open. They
-// stay until the test ends.
-func opens(t *testing.T, uid, n int, addr string) {
+// openSilent opens n silent connections as another user and returns when they are open. They stay
+// open until the end of the test.
+func openSilent(t *testing.T, uid, n int, addr string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d %s", crowdEnv, uid, n, addr))
@@ -72,24 +72,24 @@ func opens(t *testing.T, uid, n int, addr string) {
 		_ = cmd.Wait()
 	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "open\n" {
-		t.Fatalf("the other user says %q, %v", line, err)
+		t.Fatalf("the other user prints %q, %v", line, err)
 	}
 }
 
-// asRoot skips the test where it cannot become another user.
+// asRoot skips the test if it cannot become another user.
 func asRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() == 0 {
 		return
 	}
 	if os.Getenv("SIKKERGUARD_REQUIRE_NETNS") == "1" {
-		t.Fatal("takes root")
+		t.Fatal("needs root")
 	}
-	t.Skip("takes root")
+	t.Skip("needs root")
 }
 
-// TestIdleConnections: a local user who opens 3,000 connections and says nothing neither keeps
-// others from an answer nor ends a connection of theirs that is older.
+// TestIdleConnections has a local user that opens 3,000 connections and sends nothing. Other users
+// still get answers and keep their older connections.
 func TestIdleConnections(t *testing.T) {
 	asRoot(t)
 	for _, host := range []string{"127.0.0.1", "::1"} {
@@ -103,7 +103,7 @@ func TestIdleConnections(t *testing.T) {
 		if _, err := io.WriteString(slow, "GET /healthz HTTP/1.1\r\nHost: loc"); err != nil {
 			t.Fatal(err)
 		}
-		opens(t, 65534, 1000, addr)
+		openSilent(t, 65534, 1000, addr)
 		if _, err := io.WriteString(slow, "alhost\r\n\r\n"); err != nil {
 			t.Errorf("%s: an older connection of another user: %v", host, err)
 		}
@@ -112,7 +112,7 @@ func TestIdleConnections(t *testing.T) {
 		} else {
 			_ = res.Body.Close()
 		}
-		opens(t, 65534, 2000, addr)
+		openSilent(t, 65534, 2000, addr)
 		for range 20 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			if _, err := server.Healthcheck(ctx, port); err != nil {
@@ -123,8 +123,8 @@ func TestIdleConnections(t *testing.T) {
 	}
 }
 
-// held are how many of n connections that say nothing are still open after a moment that is shorter
-// than the header timeout.
+// held returns the number of n silent connections that are still open after a wait shorter than the
+// header timeout.
 func held(t *testing.T, addr string, n int) int {
 	t.Helper()
 	var conns []net.Conn
@@ -149,14 +149,16 @@ func held(t *testing.T, addr string, n int) int {
 	return open
 }
 
-// TestConnectionsAreBounded: of 300 connections of one user 64 are kept at most; and each that says
-// nothing, or only a part of a request, is ended within seconds.
+// TestConnectionsAreBounded checks that one user keeps at most 64 of 300 connections, and that a
+// connection that sends nothing or only part of a request is closed within seconds.
 func TestConnectionsAreBounded(t *testing.T) {
 	addr, _ := start(t, &source{})
 	if n := held(t, addr, 300); n > 64 || n == 0 {
 		t.Errorf("%d of 300 silent connections are kept, want 1 to 64", n)
 	}
-	for _, text := range []string{"", "GET /status HTTP/1.1\r\nHost: ", "GET /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"} {
+	for _, text := range []string{
+		"", "GET /status HTTP/1.1\r\nHost: ", "GET /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n",
+	} {
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 		if err != nil {
 			t.Fatal(err)
@@ -168,7 +170,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("a client that says %q and no more is kept", text)
+			t.Errorf("a client that sends %q and no more is kept", text)
 		}
 		_ = c.Close()
 	}

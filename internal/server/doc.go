@@ -1,9 +1,10 @@
-// Package server answers /healthz, /status and /metrics on loopback. Prometheus gets the metrics at /status too, by what it
-// accepts.
+// Package server serves /healthz, /status and /metrics on loopback. Prometheus also gets the
+// metrics at /status, because of its Accept header.
 //
-// It reads what the agent says of itself and changes nothing. It is for clients of this host alone: it listens on
-// 127.0.0.1 and [::1], takes GET and HEAD, and checks the Host header, so that no web page reads it through somebody's
-// browser. Slow and odd clients cost a bounded number of connections for a bounded time.
+// The package reads the state of the agent and changes nothing. It serves clients of this host
+// only: it listens on 127.0.0.1 and [::1], accepts GET and HEAD, and checks the Host header, so
+// that no web page can read it through a browser on this host. Slow and broken clients take a
+// bounded number of connections for a bounded time.
 //
-// Listen fails when another program has the port (ErrPortTaken); Run fails when a listener does.
+// Listen fails if another program has the port (ErrPortTaken). Run fails if a listener does.
 package server

@@ -19,7 +19,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-// ask sends a request as it is and returns the status of the answer.
+// ask sends request unchanged and returns the status of the answer.
 func ask(t *testing.T, addr, request string) int {
 	t.Helper()
 	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
@@ -41,7 +41,8 @@ func ask(t *testing.T, addr, request string) int {
 	return res.StatusCode
 }
 
-// TestHostHeader: only who asks for this host by a loopback name gets an answer, however the name is written.
+// TestHostHeader checks that only requests for a loopback name get an answer, in every spelling of
+// it.
 func TestHostHeader(t *testing.T) {
 	t.Parallel()
 	addr, _ := start(t, &source{})
@@ -66,7 +67,8 @@ func TestHostHeader(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if got := ask(t, addr, "GET /status HTTP/1.1\r\nHost: "+tt.host+"\r\nConnection: close\r\n\r\n"); got != tt.want {
+			request := "GET /status HTTP/1.1\r\nHost: " + tt.host + "\r\nConnection: close\r\n\r\n"
+			if got := ask(t, addr, request); got != tt.want {
 				t.Errorf("Host %q: got %d, want %d", tt.host, got, tt.want)
 			}
 		})
@@ -84,7 +86,10 @@ func TestRequestLines(t *testing.T) {
 		{"OK whole URL", "GET http://localhost/healthz" + rest, 200},
 		{"bad whole URL of another host", "GET http://rebound.example/healthz" + rest, 421},
 		{"bad asterisk", "OPTIONS *" + rest, 405},
-		{"bad asterisk for another host", "OPTIONS * HTTP/1.1\r\nHost: rebound.example\r\nConnection: close\r\n\r\n", 421},
+		{
+			"bad asterisk for another host", "OPTIONS * HTTP/1.1\r\nHost: rebound.example\r\nConnection: close\r\n\r\n",
+			421,
+		},
 		{"bad tunnel", "CONNECT localhost:80" + rest, 405},
 		{"bad method", "DELETE /status" + rest, 405},
 		{"bad method in small letters", "get /status" + rest, 405},
@@ -103,13 +108,14 @@ func TestRequestLines(t *testing.T) {
 	}
 }
 
-// large is an agent whose status fills every buffer between the server and a client that does not read.
+// large is an agent whose status fills every buffer between the server and a client that does not
+// read.
 type large struct{ *source }
 
 func (large) StatusJSON() any { return strings.Repeat("x", 16<<20) }
 
-// TestShutdownIsBounded: clients that say nothing, that read nothing and that stay for another request do not keep the
-// agent from ending. That no goroutine is left is what TestMain holds.
+// TestShutdownIsBounded checks that clients that send nothing, read nothing or stay for another
+// request do not keep the agent from ending. TestMain checks that no goroutine is left.
 func TestShutdownIsBounded(t *testing.T) {
 	t.Parallel()
 	s := server.New(server.Options{Source: large{&source{}}})
@@ -122,7 +128,10 @@ func TestShutdownIsBounded(t *testing.T) {
 	doneC := make(chan error, 1)
 	go func() { doneC <- s.Run(ctx) }()
 	for _, addr := range []string{"127.0.0.1", "::1"} {
-		for _, text := range []string{"", "GET /heal", "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
+		for _, text := range []string{
+			"", "GET /heal", "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n",
+			"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		} {
 			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", net.JoinHostPort(addr, strconv.Itoa(int(port))))
 			if err != nil {
 				t.Fatal(err)
@@ -152,7 +161,7 @@ func TestShutdownIsBounded(t *testing.T) {
 	}
 }
 
-// TestListenAgain: the agent opens the endpoint anew when it was lost.
+// TestListenAgain checks that a Server can listen again after it was closed or failed.
 func TestListenAgain(t *testing.T) {
 	t.Parallel()
 	s := server.New(server.Options{Source: &source{}})
@@ -174,8 +183,8 @@ func TestListenAgain(t *testing.T) {
 	}
 }
 
-// TestHealthcheckOfAnother: what another program on the port says is shown as one short line that no terminal obeys, and
-// where it points is not followed.
+// TestHealthcheckOfAnother checks that the answer of another program on the port is shown as one
+// short line without terminal escapes, and that its redirects are not followed.
 func TestHealthcheckOfAnother(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -217,8 +226,8 @@ func TestHealthcheckOfAnother(t *testing.T) {
 	}
 }
 
-// TestHealthcheckPassesOverSilence: who holds the port over IPv4 and says nothing does not hide the agent that answers over
-// IPv6.
+// TestHealthcheckPassesOverSilence checks that a program that holds the port over IPv4 and says
+// nothing does not hide the agent that answers over IPv6.
 func TestHealthcheckPassesOverSilence(t *testing.T) {
 	t.Parallel()
 	var lc net.ListenConfig

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics answers the metrics, in the format of Prometheus or OpenMetrics that the client prefers. A figure that cannot be
-// read does not keep the others back.
+// metrics returns a handler that serves the metrics in the format that the client prefers,
+// Prometheus or OpenMetrics. If one metric cannot be read, the others are still served.
 func (s *Server) metrics() http.Handler {
 	g := s.o.Metrics
 	if g == nil {
@@ -19,17 +19,18 @@ func (s *Server) metrics() http.Handler {
 	return promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		ErrorHandling:      promhttp.ContinueOnError,
 		EnableOpenMetrics:  true,
-		DisableCompression: true, // on loopback it costs more than it saves
+		DisableCompression: true, // on loopback, compression costs more than it saves
 	})
 }
 
-// metricTypes are the media types that Prometheus asks for. Browsers ask for none of them by name.
+// metricTypes returns the media types that Prometheus accepts. Browsers name none of them.
 func metricTypes() []string {
 	return []string{"text/plain", "application/openmetrics-text", "application/vnd.google.protobuf"}
 }
 
-// wantsMetrics says whether a request for the status is one of Prometheus: it says so, or would rather have one of its
-// media types than JSON (RFC 9110, section 12.5.1). What asks for neither, or for both alike, gets JSON.
+// wantsMetrics reports whether a request for the status gets the metrics. It does if its query says
+// so, or if it prefers one of the media types of Prometheus to JSON (RFC 9110, section 12.5.1). If
+// it prefers neither, it gets JSON.
 func wantsMetrics(r *http.Request) bool {
 	switch r.URL.Query().Get("format") {
 	case "prometheus":
@@ -45,11 +46,11 @@ func wantsMetrics(r *http.Request) bool {
 	return best > accepted.quality("application/json")
 }
 
-// accept is what an Accept header says: thousandths by media range.
+// accept is a parsed Accept header: quality in thousandths by media range.
 type accept map[string]int
 
-// parseAccept reads an Accept header. What is malformed in it is passed over. Of a range that is there several times, with
-// other parameters, the best counts.
+// parseAccept parses an Accept header and skips malformed parts. If a range occurs several times
+// with other parameters, the highest quality counts.
 func parseAccept(header string) accept {
 	a := accept{}
 	for text := range strings.SplitSeq(header, ",") {
@@ -61,14 +62,15 @@ func parseAccept(header string) accept {
 		if text, given := params["q"]; given {
 			q, ok = thousandths(text)
 		}
-		if before, seen := a[kind]; ok && (!seen || q > before) {
+		if before, known := a[kind]; ok && (!known || q > before) {
 			a[kind] = q
 		}
 	}
 	return a
 }
 
-// quality is how much a media type is wanted, in thousandths: the most specific range that holds it decides.
+// quality returns the quality of a media type in thousandths. The most specific range that matches
+// decides.
 func (a accept) quality(kind string) int {
 	whole, _, _ := strings.Cut(kind, "/")
 	for _, r := range []string{kind, whole + "/*", "*/*"} {
@@ -79,7 +81,7 @@ func (a accept) quality(kind string) int {
 	return 0
 }
 
-// thousandths reads a quality value: from 0 to 1, with at most three digits after the point.
+// thousandths parses a quality value: from 0 to 1, with at most three digits after the point.
 func thousandths(text string) (int, bool) {
 	whole, rest, _ := strings.Cut(text, ".")
 	if whole != "0" && whole != "1" || len(rest) > 3 {

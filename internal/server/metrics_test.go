@@ -8,15 +8,20 @@ import (
 	"testing"
 )
 
-// What clients really send.
+// Accept headers that real clients send.
 const (
-	acceptPrometheus2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-	acceptPrometheus3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
-	acceptProtobuf    = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-	acceptFirefox     = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+	acceptPrometheus2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75," +
+		"text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+	acceptPrometheus3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5," +
+		"application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3," +
+		"text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+	acceptProtobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6," +
+		"text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+	acceptFirefox = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 )
 
-// TestNegotiation: Prometheus gets metrics at /status, everybody else JSON, and nobody a refusal.
+// TestNegotiation checks that Prometheus gets metrics at /status, every other client JSON, and none
+// a refusal.
 func TestNegotiation(t *testing.T) {
 	t.Parallel()
 	addr, _ := start(t, &source{})
@@ -37,7 +42,10 @@ func TestNegotiation(t *testing.T) {
 		{"OK JSON rather than text", "/status", "text/plain;q=0.5, application/json;q=0.6", jsonType},
 		{"OK any application", "/status", "application/*", jsonType},
 		{"OK all but JSON", "/status", "*/*, application/json;q=0", textType},
-		{"OK all but text", "/status", "*/*, text/plain;q=0, application/openmetrics-text;q=0, application/vnd.google.protobuf;q=0", jsonType},
+		{
+			"OK all but text", "/status",
+			"*/*, text/plain;q=0, application/openmetrics-text;q=0, application/vnd.google.protobuf;q=0", jsonType,
+		},
 		{"bad unknown type", "/status", "image/png", jsonType},
 		{"bad nothing is wanted", "/status", "*/*;q=0", jsonType},
 		{"bad quality of two", "/status", "text/plain;q=2", jsonType},
@@ -86,7 +94,7 @@ func TestNegotiation(t *testing.T) {
 	}
 }
 
-// TestAcceptOfManyLines: a client may spread what it accepts over several lines.
+// TestAcceptOfManyLines checks that an Accept header may span several lines.
 func TestAcceptOfManyLines(t *testing.T) {
 	t.Parallel()
 	addr, _ := start(t, &source{})

@@ -20,20 +20,20 @@ const (
 	diagAnswerSize, diagAnswerUID = 72, 64
 	diagSourceAt, diagDestAt      = diagIDAt + 4, diagIDAt + 20
 	diagCookieAt                  = diagIDAt + 40
-	ownerMost                     = time.Second // the kernel answers at once
+	ownerTimeout                  = time.Second // the kernel answers at once
 )
 
-// owner returns the user who holds the other end of a connection on loopback, nobodyKnown if the
-// kernel does not tell: it has no sock_diag, or the other end is closed.
+// owner returns the user ID of the other end of a connection on loopback. If the kernel does not
+// give it, because it has no sock_diag or the other end is closed, owner returns unknownUser.
 func owner(conn net.Conn) uint32 {
 	uid, err := askOwner(conn)
 	if err != nil {
-		return nobodyKnown
+		return unknownUser
 	}
 	return uid
 }
 
-// askOwner looks the one socket up whose own address is the connection's remote one.
+// askOwner asks the kernel for the socket whose own address is the remote address of conn.
 func askOwner(conn net.Conn) (uint32, error) {
 	remote, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
@@ -47,8 +47,8 @@ func askOwner(conn net.Conn) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = c.Close() }() // it was only asked
-	if err := c.SetDeadline(time.Now().Add(ownerMost)); err != nil {
+	defer func() { _ = c.Close() }() // nothing was written
+	if err := c.SetDeadline(time.Now().Add(ownerTimeout)); err != nil {
 		return 0, err
 	}
 	answers, err := c.Execute(netlink.Message{
@@ -64,11 +64,11 @@ func askOwner(conn net.Conn) (uint32, error) {
 	return binary.NativeEndian.Uint32(answers[0].Data[diagAnswerUID:]), nil
 }
 
-// errDiag is an answer of sock_diag that is none.
-var errDiag = errors.New("the kernel answers with something else than a socket")
+// errDiag is an answer of sock_diag that is not one socket.
+var errDiag = errors.New("the kernel did not answer with one socket")
 
-// diagRequest is a struct inet_diag_req_v2 that asks for one TCP socket by its own address and that
-// of its other end.
+// diagRequest returns a struct inet_diag_req_v2 that asks for one TCP socket by its own address and
+// that of its other end.
 func diagRequest(own, other netip.AddrPort) []byte {
 	b := make([]byte, diagRequestSize)
 	b[0], b[1] = unix.AF_INET, unix.IPPROTO_TCP

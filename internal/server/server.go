@@ -22,50 +22,51 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
-// healthy begins the answer of an agent that is well.
+// healthy begins the answer of a healthy agent.
 const healthy = "OK"
 
 const (
 	maxConns        = 64 // at a time, on both addresses together
 	maxHeaderBytes  = 8 << 10
 	maxAnswer       = 4 << 10         // bytes of an answer that a health check reads
-	headerTimeout   = 2 * time.Second // less than a health check waits: silent clients must not make it fail
+	headerTimeout   = 2 * time.Second // less than the timeout of a health check: silent clients must not make it fail
 	requestTimeout  = 10 * time.Second
 	shutdownTimeout = 2 * time.Second
-	connectTimeout  = time.Second // of a health check: nothing on loopback takes that long
+	connectTimeout  = time.Second // of a health check; a connection on loopback takes far less
 	freePortTries   = 10          // a port that is free on 127.0.0.1 is nearly always free on [::1] too
 )
 
-// Source is whose health is told.
+// Source provides the health and the status.
 type Source interface {
-	// Health reports whether the agent does what it is configured to do. The text, one line, says why not, or what should be
-	// known although it does.
+	// Health reports whether the agent does what it is configured to do. text is one line: the
+	// reason if it does not, or a note if it does.
 	Health() (ok bool, text string)
-	// StatusJSON is a value that encodes as the status.
+	// StatusJSON returns a value that encodes as the status.
 	StatusJSON() any
 }
 
-// Options say where to listen and whom to ask.
+// Options are the settings of a Server.
 type Options struct {
 	Port    uint16 // 0 takes a free one
 	Source  Source
 	Metrics prometheus.Gatherer // nil for none
 }
 
-// Server answers on loopback.
+// Server serves the endpoints on loopback.
 type Server struct {
 	o         Options
 	listeners []net.Listener
 	note      string
 }
 
-// New makes a Server. Nothing is opened yet.
+// New returns a Server. It opens nothing.
 func New(o Options) *Server { return &Server{o: o} }
 
-// ErrPortTaken means that another program has the port.
+// ErrPortTaken reports that another program has the port.
 var ErrPortTaken = errors.New("the health port is taken by another program: set SIKKER_HEALTH_PORT to a free one")
 
-// Listen takes the port on 127.0.0.1 and [::1]. A host without IPv6 is served over IPv4 alone, and Note says so.
+// Listen takes the port on 127.0.0.1 and [::1]. If the host has no IPv6, it listens on IPv4 only,
+// and Note says so.
 func (s *Server) Listen() error {
 	for try := 1; ; try++ {
 		err := s.listen()
@@ -75,7 +76,7 @@ func (s *Server) Listen() error {
 	}
 }
 
-// listen takes the port on both addresses, or on none.
+// listen takes the port on both addresses. If it fails, it holds neither.
 func (s *Server) listen() error {
 	port := s.o.Port
 	s.note = ""
@@ -87,12 +88,13 @@ func (s *Server) listen() error {
 			s.listeners = append(s.listeners, l)
 			port = s.Port()
 		case host == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)):
-			s.note = "The health endpoint answers on 127.0.0.1 alone: this host has no IPv6 loopback"
+			s.note = "The health endpoint listens on 127.0.0.1 only: this host has no IPv6 loopback"
 		case errors.Is(err, unix.EADDRINUSE):
 			return errors.Join(fmt.Errorf("listen on %s port %d: %w", host, port, ErrPortTaken), s.Close())
 		case errors.Is(err, unix.EACCES):
-			// A container that drops its capabilities has no NET_BIND_SERVICE, root or not.
-			return errors.Join(fmt.Errorf("listen on %s port %d: %w: set SIKKER_HEALTH_PORT to 1024 or more", host, port, err), s.Close())
+			// If a container drops its capabilities, it has no NET_BIND_SERVICE, even for root.
+			return errors.Join(fmt.Errorf("listen on %s port %d: %w: set SIKKER_HEALTH_PORT to 1024 or more",
+				host, port, err), s.Close())
 		default:
 			return errors.Join(fmt.Errorf("listen on %s port %d: %w", host, port, err), s.Close())
 		}
@@ -100,10 +102,11 @@ func (s *Server) listen() error {
 	return nil
 }
 
-// Note is what an operator may want to know of the last Listen although it worked; empty: nothing.
+// Note returns a note for the operator about the last Listen, if it succeeded with a limitation;
+// otherwise "".
 func (s *Server) Note() string { return s.note }
 
-// Port is the port that Listen took.
+// Port returns the port that Listen took, or 0.
 func (s *Server) Port() uint16 {
 	if len(s.listeners) == 0 {
 		return 0
@@ -111,20 +114,20 @@ func (s *Server) Port() uint16 {
 	return s.listeners[0].Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
-// Run answers until ctx ends, and returns nil; requests that are under way get two seconds.
+// Run serves until ctx ends and then returns nil. Requests under way get two seconds.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       headerTimeout, // nothing here has a body: who announces one is not waited for
+		ReadTimeout:       headerTimeout, // no request here has a body, so none is waited for
 		WriteTimeout:      requestTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		// Else net/http answers "OPTIONS *" by itself, to any Host.
+		// Otherwise net/http itself answers "OPTIONS *", to any Host.
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     log.New(io.Discard, "", 0), // what clients do wrong is not the operator's concern
-		ConnContext:                  remember,
+		ErrorLog:                     log.New(io.Discard, "", 0), // errors of clients do not concern the operator
+		ConnContext:                  withConn,
 	}
-	srv.SetKeepAlivesEnabled(false) // who stays after its answer would keep one of few connections from others
+	srv.SetKeepAlivesEnabled(false) // an idle connection would take one of few from other clients
 	g, gctx := errgroup.WithContext(ctx)
 	crowd := newCrowd(maxConns)
 	for _, l := range s.listeners {
@@ -141,7 +144,7 @@ func (s *Server) Run(ctx context.Context) error {
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		if srv.Shutdown(sctx) != nil {
-			_ = srv.Close() // somebody reads too slowly
+			_ = srv.Close() // a client reads too slowly
 		}
 		return nil
 	})
@@ -150,7 +153,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// Close lets go of the port, for a Server that was never run. Closing twice does nothing.
+// Close releases the port of a Server that was never run. A second call does nothing.
 func (s *Server) Close() error {
 	var errs []error
 	for _, l := range s.listeners {
@@ -160,7 +163,8 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// handler routes and guards: read-only, for clients that mean this host.
+// handler returns the handler of all requests. It only reads, and refuses requests that do not name
+// this host.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", s.healthz)
@@ -174,26 +178,27 @@ func (s *Server) handler() http.Handler {
 		}
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "there are /healthz, /status and /metrics", http.StatusNotFound)
+		http.Error(w, "not found: this server has /healthz, /status and /metrics", http.StatusNotFound)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked(r.Context())
+		markAsked(r.Context())
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		switch {
 		case !localName(r.Host):
-			// A web page can make a browser ask its own name at this address; then the Host is that name.
-			http.Error(w, "ask for localhost", http.StatusMisdirectedRequest)
+			// A web page can point its own name at this address, and a browser then requests it.
+			// The Host header is that name.
+			http.Error(w, "the Host header must be localhost or a loopback address", http.StatusMisdirectedRequest)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "GET and HEAD alone", http.StatusMethodNotAllowed)
+			http.Error(w, "only GET and HEAD are allowed", http.StatusMethodNotAllowed)
 		default:
 			mux.ServeHTTP(w, r)
 		}
 	})
 }
 
-// localName says whether a Host header names this host's loopback, with any port or none.
+// localName reports whether a Host header names the loopback of this host, with any port or none.
 func localName(host string) bool {
 	if h, port, err := net.SplitHostPort(host); err == nil {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil && port != "" {
@@ -227,7 +232,7 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	if !ok {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_, _ = io.WriteString(w, text+"\n") // a client that has gone away loses nothing
+	_, _ = io.WriteString(w, text+"\n") // a client that has gone loses nothing
 }
 
 func (s *Server) status(w http.ResponseWriter) {
@@ -238,19 +243,20 @@ func (s *Server) status(w http.ResponseWriter) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Vary", "Accept")
-	// JSON escapes what ends a line, and not all that a terminal obeys.
-	_, _ = io.WriteString(w, plain.Text(string(raw))+"\n") // a client that has gone away loses nothing
+	// JSON escapes line ends, but not everything that a terminal interprets.
+	_, _ = io.WriteString(w, plain.Text(string(raw))+"\n") // a client that has gone loses nothing
 }
 
-// ErrNotHealthy means that an agent answers, and is not healthy.
+// ErrNotHealthy reports that an agent answers and is not healthy.
 var ErrNotHealthy = errors.New("not healthy")
 
-// Healthcheck asks the agent on this host, over IPv4 and then IPv6, and returns its answer, one line, when it does what it is
-// configured to do. Else the error says why, or that nobody answers. Each family has half of the time that ctx leaves: another program may hold the
-// port in one of them and say nothing.
+// Healthcheck asks the agent on this host for its health, over IPv4 and then IPv6. If the agent
+// does what it is configured to do, Healthcheck returns its answer, one line. Otherwise the error
+// is the reason, or that no agent answers. Each address family has half of the time until the
+// deadline of ctx, because another program may hold the port in one family and say nothing.
 func Healthcheck(ctx context.Context, port uint16) (answer string, err error) {
 	client := &http.Client{
-		// No proxy: the agent is here.
+		// No proxy: the agent is on this host.
 		Transport: &http.Transport{
 			DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: connectTimeout}).DialContext,
 		},
@@ -268,10 +274,11 @@ func Healthcheck(ctx context.Context, port uint16) (answer string, err error) {
 	if answered, answer, verdict := ask(ctx, client, netip.AddrPortFrom(netip.IPv6Loopback(), port)); answered {
 		return answer, verdict
 	}
-	return "", fmt.Errorf("no agent answers on port %d: %w", port, err) // IPv6 has as a rule the same to say
+	return "", fmt.Errorf("no agent answers on port %d: %w", port, err) // the error of IPv6 is usually the same
 }
 
-// ask asks for the health. The answer is a good one; err has the agent's other answers, or the reason that there was none.
+// ask requests the health. answered reports whether an agent answered. answer is set if it is
+// healthy; err is its other answer, or the reason why there is none.
 func ask(ctx context.Context, client *http.Client, addr netip.AddrPort) (answered bool, answer string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String()+"/healthz", nil)
 	if err != nil {
@@ -283,7 +290,7 @@ func ask(ctx context.Context, client *http.Client, addr netip.AddrPort) (answere
 	}
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err = errors.Join(err, res.Body.Close()); err != nil {
-		return false, "", fmt.Errorf("read the health endpoint's answer: %w", err)
+		return false, "", fmt.Errorf("read answer of health endpoint: %w", err)
 	}
 	answer = plain.Line(string(text), maxAnswer)
 	if res.StatusCode == http.StatusOK {

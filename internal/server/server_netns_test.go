@@ -8,7 +8,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-// TestWithoutIPv6: a host without IPv6 loopback is served over IPv4, and told so.
+// TestWithoutIPv6 checks that a host without IPv6 loopback is served over IPv4, and that Note says
+// so.
 func TestWithoutIPv6(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
@@ -28,7 +29,7 @@ func TestWithoutIPv6(t *testing.T) {
 		t.Errorf("with IPv6: note %q, want none", s.Note())
 	}
 	ns.Run("ip", "-6", "addr", "del", "::1/128", "dev", "lo")
-	if listen(); !strings.Contains(s.Note(), "127.0.0.1 alone") {
-		t.Errorf("without IPv6: note %q, want one about 127.0.0.1 alone", s.Note())
+	if listen(); !strings.Contains(s.Note(), "127.0.0.1 only") {
+		t.Errorf("without IPv6: note %q, want one about 127.0.0.1 only", s.Note())
 	}
 }

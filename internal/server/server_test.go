@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 // source is an agent whose health can be set.
 type source struct {
 	reason atomic.Value
-	note   string // of one that is well
+	note   string // text of a healthy agent
 	status any
 }
 
@@ -52,11 +52,12 @@ func (s *source) StatusJSON() any {
 	return map[string]int{"blockedIps": 8774}
 }
 
-// start serves until the test ends, and returns host:port.
+// start serves until the end of the test and returns host:port and the port.
 func start(t *testing.T, src server.Source) (string, uint16) {
 	t.Helper()
 	r := prometheus.NewRegistry()
-	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "blocked", Help: "h"}, func() float64 { return 8774 }))
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "blocked", Help: "h"},
+		func() float64 { return 8774 }))
 	s := server.New(server.Options{Source: src, Metrics: r})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
@@ -91,23 +92,47 @@ func TestAnswers(t *testing.T) {
 		{"OK healthz", "GET", addr, "/healthz", "localhost", 200, "OK\n"},
 		{"OK healthz over IPv6", "GET", v6, "/healthz", "[::1]", 200, "OK\n"},
 		{"OK HEAD", "HEAD", addr, "/healthz", "localhost:8080", 200, ""},
-		{"OK not healthy, on one line", "GET", badAddr, "/healthz", "127.0.0.1:1", 503, "unprotected: pull blacklist: 503\n"},
+		{
+			"OK not healthy, on one line", "GET", badAddr, "/healthz", "127.0.0.1:1", 503,
+			"unprotected: pull blacklist: 503\n",
+		},
 		{"OK healthy, with a note", "GET", dryAddr, "/healthz", "localhost", 200, "OK, dry run: nothing is blocked\n"},
-		{"OK a status that a terminal can show", "GET", hostileAddr, "/status", "localhost", 200, "{\n  \"gap\": \"a\\u001b[2J  b\\n\"\n}\n"},
+		{
+			"OK a status that a terminal can show", "GET", hostileAddr, "/status", "localhost", 200,
+			"{\n  \"gap\": \"a\\u001b[2J  b\\n\"\n}\n",
+		},
 		{"OK status", "GET", addr, "/status", "127.0.0.1", 200, "{\n  \"blockedIps\": 8774\n}\n"},
 		{"OK status with a query", "GET", addr, "/status?x=1", "localhost", 200, "{\n  \"blockedIps\": 8774\n}\n"},
-		{"OK metrics", "GET", addr, "/metrics", "localhost", 200, "# HELP blocked h\n# TYPE blocked gauge\nblocked 8774\n"},
+		{
+			"OK metrics", "GET", addr, "/metrics", "localhost", 200,
+			"# HELP blocked h\n# TYPE blocked gauge\nblocked 8774\n",
+		},
 		{"OK metrics by HEAD", "HEAD", addr, "/metrics", "localhost", 200, ""},
 		{"OK status by HEAD", "HEAD", addr, "/status", "localhost", 200, ""},
-		{"bad method for metrics", "POST", addr, "/metrics", "localhost", 405, "GET and HEAD alone\n"},
-		{"bad host for metrics", "GET", addr, "/metrics", "rebound.example", 421, "ask for localhost\n"},
-		{"bad path", "GET", addr, "/", "localhost", 404, "there are /healthz, /status and /metrics\n"},
-		{"bad path below", "GET", addr, "/status/x", "localhost", 404, "there are /healthz, /status and /metrics\n"},
-		{"bad method", "POST", addr, "/status", "localhost", 405, "GET and HEAD alone\n"},
-		{"bad method of a browser", "OPTIONS", addr, "/status", "localhost", 405, "GET and HEAD alone\n"},
-		{"bad host", "GET", addr, "/status", "rebound.example", 421, "ask for localhost\n"},
-		{"bad host that begins well", "GET", addr, "/status", "localhost.rebound.example", 421, "ask for localhost\n"},
-		{"bad host of the network", "GET", addr, "/status", "192.0.2.1:8080", 421, "ask for localhost\n"},
+		{"bad method for metrics", "POST", addr, "/metrics", "localhost", 405, "only GET and HEAD are allowed\n"},
+		{
+			"bad host for metrics", "GET", addr, "/metrics", "rebound.example", 421,
+			"the Host header must be localhost or a loopback address\n",
+		},
+		{"bad path", "GET", addr, "/", "localhost", 404, "not found: this server has /healthz, /status and /metrics\n"},
+		{
+			"bad path below", "GET", addr, "/status/x", "localhost", 404,
+			"not found: this server has /healthz, /status and /metrics\n",
+		},
+		{"bad method", "POST", addr, "/status", "localhost", 405, "only GET and HEAD are allowed\n"},
+		{"bad method of a browser", "OPTIONS", addr, "/status", "localhost", 405, "only GET and HEAD are allowed\n"},
+		{
+			"bad host", "GET", addr, "/status", "rebound.example", 421,
+			"the Host header must be localhost or a loopback address\n",
+		},
+		{
+			"bad host that begins well", "GET", addr, "/status", "localhost.rebound.example", 421,
+			"the Host header must be localhost or a loopback address\n",
+		},
+		{
+			"bad host of the network", "GET", addr, "/status", "192.0.2.1:8080", 421,
+			"the Host header must be localhost or a loopback address\n",
+		},
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for _, tt := range tests {
@@ -161,7 +186,8 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// TestOddClients shows that clients who send garbage, say nothing or never read do not keep others from an answer.
+// TestOddClients checks that clients that send garbage, send nothing or never read do not keep
+// others from an answer.
 func TestOddClients(t *testing.T) {
 	t.Parallel()
 	addr, _ := start(t, &source{})
@@ -171,7 +197,10 @@ func TestOddClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = c.Close() }()
-		text := []string{"", "GET /status", "\x16\x03\x01\x02\x00", "GET / HTTP/9.9\r\n\r\n", "GET /status HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"}[i%5]
+		text := []string{
+			"", "GET /status", "\x16\x03\x01\x02\x00", "GET / HTTP/9.9\r\n\r\n",
+			"GET /status HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+		}[i%5]
 		if _, err := io.WriteString(c, text); err != nil {
 			t.Fatal(err)
 		}
@@ -181,8 +210,9 @@ func TestOddClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if _, err := io.WriteString(c, "GET /status HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("a", 1<<16)+"\r\n\r\n"); err != nil {
-		t.Logf("a header too long: %v", err) // the server may hang up first
+	if _, err := io.WriteString(c,
+		"GET /status HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("a", 1<<16)+"\r\n\r\n"); err != nil {
+		t.Logf("a header too long: %v", err) // the server may close first
 	}
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err == nil && !strings.Contains(line, "431") {
@@ -221,7 +251,8 @@ func TestHealthcheck(t *testing.T) {
 	if diff := cmp.Diff("not healthy: starting", err.Error()); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
-	if _, err := server.Healthcheck(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "no agent answers on port 1") {
-		t.Errorf("nobody there: %v", err)
+	if _, err := server.Healthcheck(t.Context(), 1); err == nil || !strings.Contains(err.Error(),
+		"no agent answers on port 1") {
+		t.Errorf("no agent: %v", err)
 	}
 }
