@@ -1,10 +1,13 @@
-// Package control lets the operator ask a running agent for a pull, and how it is, over a socket in the state directory.
+// Package control serves the requests of the operator's commands to a running agent, over a Unix
+// socket in the state directory: pull, health and alive.
 //
-// The socket's mode is 0600 and its directory's 0700: a user who may open it may also read the API key. So no other user of
-// the host can take it or keep it busy, as they can with a TCP port. It speaks HTTP, and knows three requests. A pull and the
-// health are the agent's business.
+// The mode of the socket is 0600 and that of its directory 0700. Only a user who may also read the
+// API key can open it, so no other user of the host can take it or keep it busy, as is possible
+// with a TCP port. The protocol is HTTP with three requests. The agent does the pull and knows the
+// health.
 //
-// It can fail because the socket cannot be made (the agent then runs without one), or because no agent answers.
+// Listen fails if the socket cannot be made; the agent then runs without one. Pull, Health and
+// Alive fail if no agent answers.
 package control
 
 import (
@@ -29,36 +32,40 @@ const (
 	pullPath   = "/pull"
 	healthPath = "/healthz"
 	alivePath  = "/alive"
-	// maxConns bounds the connections and maxPulls the pulls that wait at a time: the rest of the connections stays for the
-	// health.
+	// maxConns is the limit of connections, and maxPulls of pulls that wait at a time. The other
+	// connections remain for health checks.
 	maxConns, maxPulls = 64, 16
 	// maxAnswer is the longest answer that is read, in bytes.
 	maxAnswer      = 64 << 10
-	headerTimeout  = 2 * time.Second // less than a health check waits
+	headerTimeout  = 2 * time.Second // less than the timeout of a health check
 	maxHeaderBytes = 8 << 10
-	watchEvery     = time.Second // how often the socket's file is looked at
+	watchEvery     = time.Second // interval between checks of the socket's file
 )
 
-// Outcome is what came of a pull.
+// Outcome is the result of a request.
 type Outcome struct {
 	OK   bool   `json:"ok"`
 	Text string `json:"text"` // one line for the operator
 }
 
-// Options say where the socket is and what a request does.
+// Options are the settings of a Server.
 type Options struct {
-	Dir string // the state directory
-	// Guard makes the state directory if need be, and returns why its files must not be used now; nil: it is only made.
+	Dir string // state directory
+	// Guard makes the state directory if it does not exist, and returns an error if its files must
+	// not be used now. If nil, the Server only makes the directory.
 	Guard func() error
-	// Pull asks for a pull and waits for what comes of it. accept has the list enforced that was refused and kept aside.
+	// Pull pulls and waits for the outcome. If accept is true, it enforces the list that was
+	// refused and set aside.
 	Pull func(ctx context.Context, accept bool) Outcome
-	// Health reports whether the agent does what it is configured to do, with a line why not; nil: it is never asked.
+	// Health reports whether the agent does what it is configured to do, with one line for the
+	// reason or a note. It may be nil if it is never asked.
 	Health func() (ok bool, text string)
-	// Alive returns why the agent should be ended and started again, nil if it goes on; nil: it is never asked.
+	// Alive returns nil, or the reason why the agent should be restarted. It may be nil if it is
+	// never asked.
 	Alive func() error
 }
 
-// Server is the agent's end.
+// Server is the agent's end of the socket.
 type Server struct {
 	o        Options
 	listener *net.UnixListener
@@ -66,7 +73,7 @@ type Server struct {
 	pulls    chan struct{} // full while no more may wait
 }
 
-// New makes a Server. Nothing is opened yet.
+// New returns a Server. It opens nothing.
 func New(o Options) *Server {
 	if o.Guard == nil {
 		o.Guard = func() error { return os.MkdirAll(o.Dir, 0o700) }
@@ -74,10 +81,10 @@ func New(o Options) *Server {
 	return &Server{o: o, pulls: make(chan struct{}, maxPulls)}
 }
 
-// ErrTaken means that another agent answers at the socket.
+// ErrTaken reports that another agent answers at the socket.
 var ErrTaken = errors.New("another agent uses this state directory: stop it, or set SIKKER_STATE_DIR to another")
 
-// Listen makes the socket, in the place of one that a dead agent left.
+// Listen makes the socket. If a dead agent left one, it is replaced.
 func (s *Server) Listen() error {
 	if err := s.o.Guard(); err != nil {
 		return fmt.Errorf("make control socket: %w", err)
@@ -105,17 +112,18 @@ func (s *Server) Listen() error {
 	return nil
 }
 
-// errGone is a socket whose file was removed or replaced.
-var errGone = errors.New("its file was removed by another program")
+// errGone reports that the file of the socket was removed or replaced.
+var errGone = errors.New("another program removed its file")
 
-// Run answers until ctx ends, and returns nil. The socket goes with it. It fails when the socket's
-// file is gone: nobody reaches the agent by it then.
+// Run serves until ctx ends, removes the socket and returns nil. If the file of the socket is
+// removed or replaced, Run returns an error, because no client can reach the agent.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
-		Handler: s.handler(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: s.handler(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog:    log.New(io.Discard, "", 0),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	srv.SetKeepAlivesEnabled(false) // a client that stays after its answer would keep one of few connections from others
+	srv.SetKeepAlivesEnabled(false) // an idle connection would take one of few from other clients
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	goneC := make(chan error, 1)
@@ -135,8 +143,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch returns nil when ctx ends, and errGone when the socket's file is gone. The listener then
-// removes no file: one of that name is another's.
+// watch returns nil when ctx ends, and errGone when the file of the socket is gone. In the second
+// case the listener does not remove the file on closing: a file of that name belongs to another
+// program.
 func (s *Server) watch(ctx context.Context) error {
 	path := filepath.Join(s.o.Dir, socketName)
 	every := time.NewTicker(watchEvery)
@@ -154,12 +163,12 @@ func (s *Server) watch(ctx context.Context) error {
 	}
 }
 
-// handler routes the requests. A client that has gone away loses only the answer.
+// handler returns the handler of all requests. A client that has gone loses only the answer.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+pullPath, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		o := Outcome{Text: fmt.Sprintf("%d pulls are waiting already: wait for one of them", maxPulls)}
+		o := Outcome{Text: fmt.Sprintf("%d pulls are waiting already: wait until one of them ends", maxPulls)}
 		select {
 		case s.pulls <- struct{}{}:
 			defer func() { <-s.pulls }()
@@ -194,7 +203,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Pull asks the agent whose state directory is dir for a pull, and waits for its outcome.
+// Pull asks the agent that uses the state directory dir for a pull and waits for the outcome.
 func Pull(ctx context.Context, dir string, accept bool) (Outcome, error) {
 	path := pullPath
 	if accept {
@@ -204,34 +213,37 @@ func Pull(ctx context.Context, dir string, accept bool) (Outcome, error) {
 	socket := filepath.Join(dir, socketName)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return o, fmt.Errorf("not permitted to open %s: run this as the user the agent runs as, mostly root", socket)
+		return o, fmt.Errorf("not permitted to open %s: run this as the user of the agent, usually root", socket)
 	case errors.Is(err, errAnswer):
 		return o, err
 	case err != nil:
-		return o, fmt.Errorf("no agent answers at %s: is it running, and is SIKKER_STATE_DIR the same? (%w)", socket, err)
+		return o, fmt.Errorf("no agent answers at %s: is it running, and is SIKKER_STATE_DIR the same? (%w)",
+			socket, err)
 	}
 	return o, nil
 }
 
-// Health asks the agent whose state directory is dir whether it does what it is configured to do. An error means that none
-// answers there.
+// Health asks the agent that uses the state directory dir for its health. An error means that no
+// agent answers.
 func Health(ctx context.Context, dir string) (Outcome, error) {
 	return ask(ctx, dir, http.MethodGet, healthPath)
 }
 
-// Alive asks the agent whose state directory is dir whether it goes on. An error means that none answers there.
+// Alive asks the agent that uses the state directory dir whether it should continue. An error means
+// that no agent answers.
 func Alive(ctx context.Context, dir string) (Outcome, error) {
 	return ask(ctx, dir, http.MethodGet, alivePath)
 }
 
-// errAnswer is an answer that cannot be read.
+// errAnswer reports an answer that cannot be read.
 var errAnswer = errors.New("read the agent's answer")
 
 // ask sends one request to the agent.
 func ask(ctx context.Context, dir, method, path string) (Outcome, error) {
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, socketName))
-	}}}
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: dial}}
 	defer client.CloseIdleConnections()
 	var o Outcome
 	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
@@ -242,7 +254,7 @@ func ask(ctx context.Context, dir, method, path string) (Outcome, error) {
 	if err != nil {
 		return o, err
 	}
-	defer func() { _ = res.Body.Close() }() // it was only read
+	defer func() { _ = res.Body.Close() }() // only read
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&o); err != nil {
 		return o, fmt.Errorf("%w: %w", errAnswer, err)
 	}

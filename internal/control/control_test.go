@@ -59,8 +59,8 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// TestPullsFollowEachOther: a pull that has its outcome keeps no place from the next, however many
-// there were.
+// TestPullsFollowEachOther checks that a finished pull frees its place, so that any number of pulls
+// can follow one another.
 func TestPullsFollowEachOther(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -82,7 +82,7 @@ func TestListen(t *testing.T) {
 	if _, err := control.Pull(t.Context(), dir, false); err != nil {
 		t.Errorf("after the second agent: %v", err)
 	}
-	// What a killed agent leaves makes way.
+	// The socket of a killed agent is replaced.
 	stale := t.TempDir()
 	if err := os.WriteFile(filepath.Join(stale, "control.sock"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -100,12 +100,13 @@ func TestListen(t *testing.T) {
 
 func TestNoAgent(t *testing.T) {
 	t.Parallel()
-	if _, err := control.Pull(t.Context(), t.TempDir(), false); err == nil || !strings.Contains(err.Error(), "is it running") {
+	if _, err := control.Pull(t.Context(), t.TempDir(), false); err == nil || !strings.Contains(err.Error(),
+		"is it running") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestAgentStops shows that a client is not left waiting when the agent ends under a pull.
+// TestAgentStops checks that a client does not wait for ever if the agent ends during a pull.
 func TestAgentStops(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -140,7 +141,8 @@ func TestAgentStops(t *testing.T) {
 	}
 }
 
-// TestHealth: the answer comes over the socket, also while as many pulls wait as may, and beside connections that say nothing.
+// TestHealth checks that the health is answered while maxPulls pulls wait and beside connections
+// that send nothing.
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -172,14 +174,15 @@ func TestHealth(t *testing.T) {
 		})
 	}
 	refused := <-refusedC
-	for range 100 { // silent ones
+	for range 100 { // silent connections
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "unix", filepath.Join(dir, "control.sock"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = c.Close() }()
 	}
-	brief, end := context.WithTimeout(t.Context(), 20*time.Second) // some headers may be waited for before
+	// may have to wait for the header timeout of silent connections
+	brief, end := context.WithTimeout(t.Context(), 20*time.Second)
 	defer end()
 	o, err := control.Health(brief, dir)
 	if want := (control.Outcome{Text: "unprotected: pull blacklist: 503"}); err != nil || o != want {
@@ -189,7 +192,7 @@ func TestHealth(t *testing.T) {
 		t.Errorf("alive: %+v, %v", o, err)
 	}
 	if n := begun.Load(); n > 16 || refused.OK || !strings.Contains(refused.Text, "waiting already") {
-		t.Errorf("%d pulls wait; the next is told %+v", n, refused)
+		t.Errorf("%d pulls wait; the next gets %+v", n, refused)
 	}
 	cancel()
 	if err := <-doneC; err != nil {
@@ -222,11 +225,11 @@ func TestRemovedSocket(t *testing.T) {
 		}
 		select {
 		case err := <-doneC:
-			if err == nil || !strings.Contains(err.Error(), "removed by another program") {
+			if err == nil || !strings.Contains(err.Error(), "another program removed its file") {
 				t.Errorf("%s: it ends with %v", name, err)
 			}
 		case <-time.After(20 * time.Second):
-			t.Fatalf("%s: it goes on where nobody reaches it", name)
+			t.Fatalf("%s: it continues though no client can reach it", name)
 		}
 		if _, err := os.Lstat(path); name == "replaced" && err != nil {
 			t.Errorf("%s: the other file is gone: %v", name, err)
