@@ -19,9 +19,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
-// The behaviour of every backend. The questions are about packets, and about what the host looks like afterwards.
+// The tests of this file run against every backend. They check which packets pass, and the state of
+// the host afterwards.
 
-// TestBlocks asks who gets through, and what is counted.
+// TestBlocks checks which sources get through and what the counters say.
 func TestBlocks(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
@@ -30,54 +31,77 @@ func TestBlocks(t *testing.T) {
 			t.Errorf("got %+v, want %s because %s", i, h.info, h.reason)
 		}
 		h.apply(
-			list("185.16.39.79", "45.9.20.0/24", "45.9.24.0/22", "5.6.0.0/16", "62.0.0.0/7", "8.8.8.0/26", "203.0.113.0/29", "255.0.0.0/8",
+			list("185.16.39.79", "45.9.20.0/24", "45.9.24.0/22", "5.6.0.0/16", "62.0.0.0/7", "8.8.8.0/26",
+				"203.0.113.0/29", "255.0.0.0/8",
 				"2001:db8:f::79", "2001:db8:9:1::/64", "2001:db8:a::/48", "2001:dba::/32", "2001:db8:0:b000::/52"),
 			list("203.0.113.1", "2001:db8:9:1::1"))
 		h.Check("first list",
-			nettest.Addrs("185.16.39.79", "45.9.20.0", "45.9.20.255", "45.9.24.0", "45.9.27.255", "5.6.0.0", "5.6.255.255", "62.0.0.0", "63.255.255.255",
-				"8.8.8.0", "8.8.8.63", "203.0.113.0", "203.0.113.2",
-				"2001:db8:f::79", "2001:db8:9:1:ffff::", "2001:db8:a:ffff::1", "2001:dba:ffff::1", "2001:db8:0:bfff:ffff:ffff:ffff:ffff"),
-			nettest.Addrs("185.16.39.78", "185.16.39.80", "45.9.19.255", "45.9.21.0", "45.9.28.0", "5.5.255.255", "5.7.0.0", "61.255.255.255", "64.0.0.0",
-				"8.8.8.64", "203.0.113.8", "203.0.113.1", // whitelisted
-				"2001:db8:f::78", "2001:db8:9:2::", "2001:db8:9:1::1", "2001:db8:b::1", "2001:dbb::1", "2001:db8:0:c000::"))
+			nettest.Addrs("185.16.39.79", "45.9.20.0", "45.9.20.255", "45.9.24.0", "45.9.27.255", "5.6.0.0",
+				"5.6.255.255", "62.0.0.0", "63.255.255.255", "8.8.8.0", "8.8.8.63", "203.0.113.0", "203.0.113.2",
+				"2001:db8:f::79", "2001:db8:9:1:ffff::", "2001:db8:a:ffff::1", "2001:dba:ffff::1",
+				"2001:db8:0:bfff:ffff:ffff:ffff:ffff"),
+			nettest.Addrs("185.16.39.78", "185.16.39.80", "45.9.19.255", "45.9.21.0", "45.9.28.0", "5.5.255.255",
+				"5.7.0.0", "61.255.255.255", "64.0.0.0", "8.8.8.64", "203.0.113.8",
+				"203.0.113.1", // allowlisted
+				"2001:db8:f::78", "2001:db8:9:2::", "2001:db8:9:1::1", "2001:db8:b::1", "2001:dbb::1",
+				"2001:db8:0:c000::"))
 		if n := h.counters(); n.Packets4 != 13 || n.Packets6 != 5 || n.Bytes4 == 0 || n.Bytes6 == 0 {
 			t.Errorf("counters: %+v; want 13 and 5 packets", n)
 		}
-		// The next list: another width for the same space, IPv6 gone, the whitelist gone.
+		// The next list has another prefix length for the same addresses, no IPv6 and no allowlist.
 		h.apply(list("185.16.39.0/24", "203.0.113.1"), list())
-		h.Check("second list", nettest.Addrs("185.16.39.79", "185.16.39.80", "203.0.113.1"), nettest.Addrs("45.9.20.0", "2001:db8:f::79", "203.0.113.2"))
+		h.Check("second list", nettest.Addrs("185.16.39.79", "185.16.39.80", "203.0.113.1"),
+			nettest.Addrs("45.9.20.0", "2001:db8:f::79", "203.0.113.2"))
 		if n := h.counters(); n.Packets4 != 16 || n.Packets6 != 5 {
 			t.Errorf("counters after a refresh: %+v; want 16 and 5 packets", n)
 		}
-		h.tidy("second list")
+		h.noLeftovers("second list")
 	})
 }
 
-// TestRefreshUnderTraffic swaps lists of every shape while listed and unlisted sources send.
+// TestRefreshUnderTraffic applies lists of every shape while listed and unlisted sources send.
 func TestRefreshUnderTraffic(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		h.start()
-		always, never := nettest.Addrs("45.9.20.7", "62.1.1.1", "222.9.9.9"), nettest.Addrs("192.0.2.50", "9.9.9.9", "46.1.2.3")
+		always := nettest.Addrs("45.9.20.7", "62.1.1.1", "222.9.9.9")
+		never := nettest.Addrs("192.0.2.50", "9.9.9.9", "46.1.2.3")
 		with := func(ps []netip.Prefix, ss ...string) blocklist.Blocklist {
 			return blocklist.New(slices.Concat(ps, list(ss...).Prefixes(), random(3000, 9)))
 		}
-		// 46.1.2.3 is never listed without being whitelisted. As the agent does, what is whitelisted is cut out of the list.
+		// 46.1.2.3 is never listed without being allowlisted. As the agent does, the test removes
+		// allowlisted addresses from the list.
 		h.apply(with(nil, "45.9.20.7", "62.1.1.1", "222.9.9.9"), list("46.1.2.3"))
 		for _, step := range []struct {
 			name        string
 			list, allow blocklist.Blocklist
 		}{
 			{"the same shape", with(random(1000, 2), "45.9.20.7", "62.1.1.1", "222.9.9.9"), list("10.0.0.0/8")},
-			{"as networks", with(nil, "45.9.20.0/24", "62.0.0.0/7", "222.9.9.9", "46.0.0.0/8"), list("10.0.0.0/8", "46.1.0.0/16")},
-			{"as another width", with(nil, "45.9.0.0/16", "62.1.0.0/20", "222.9.9.0/24"), list("10.0.0.0/8", "46.0.0.0/8")},
-			{"much larger", with(random(scaled(60_000), 3), "45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1"), list()},
-			{"larger again", with(random(scaled(150_000), 4), "45.9.20.7", "62.1.1.1", "222.9.9.9", "46.1.2.0/24"), list("46.1.2.3", "::1")},
+			{
+				"as networks",
+				with(nil, "45.9.20.0/24", "62.0.0.0/7", "222.9.9.9", "46.0.0.0/8"),
+				list("10.0.0.0/8", "46.1.0.0/16"),
+			},
+			{
+				"other prefix lengths",
+				with(nil, "45.9.0.0/16", "62.1.0.0/20", "222.9.9.0/24"),
+				list("10.0.0.0/8", "46.0.0.0/8"),
+			},
+			{
+				"much larger",
+				with(random(scaled(60_000), 3), "45.9.20.7", "62.1.1.1", "222.9.9.9", "2001:db8:f::1"),
+				list(),
+			},
+			{
+				"larger again",
+				with(random(scaled(150_000), 4), "45.9.20.7", "62.1.1.1", "222.9.9.9", "46.1.2.0/24"),
+				list("46.1.2.3", "::1"),
+			},
 			{"small again", with(nil, "45.9.20.7", "62.1.1.1", "222.9.9.9"), list()},
 		} {
 			h.Under(always, never, func() { h.apply(step.list.Without(step.allow), step.allow) })
 			h.Check(step.name, always, slices.Concat(never, nettest.Addrs("45.10.20.7", "61.1.1.1")))
-			h.tidy(step.name)
+			h.noLeftovers(step.name)
 		}
 		if h.counters().Packets4 < 6*512 {
 			t.Errorf("counters after six refreshes: %+v", h.counters())
@@ -85,8 +109,8 @@ func TestRefreshUnderTraffic(t *testing.T) {
 	})
 }
 
-// TestRealList loads all of a list that was really published, and shows by packets that 200 listed sources are dropped and
-// 200 others pass: before, during and after refreshes.
+// TestRealList loads a published list whole, and checks by packets that 200 listed sources are
+// dropped and 200 others pass: before, during and after refreshes.
 func TestRealList(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
@@ -99,7 +123,8 @@ func TestRealList(t *testing.T) {
 		h.Check("before", listed, unlisted)
 		h.Under(listed, unlisted, func() {
 			for i := range 3 {
-				// Four fifths of the list stay, others come: the sampled sources are always on it.
+				// Four fifths of the list stay, others are new. The sampled sources are always on
+				// it.
 				next := slices.Concat(ps[:100_000], random(20_000, uint64(i)), hosts(listed).Prefixes())
 				h.apply(blocklist.New(next).Without(hosts(unlisted)), list("10.0.0.0/8"))
 			}
@@ -108,7 +133,8 @@ func TestRealList(t *testing.T) {
 	})
 }
 
-// TestHalfAMillion loads 500,000 entries of both families, or 50,000 with -short: addresses, /24s, and other widths.
+// TestHalfAMillion loads 500,000 entries of both families, or 50,000 with -short: addresses, /24
+// networks and other prefix lengths.
 func TestHalfAMillion(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
@@ -123,14 +149,15 @@ func TestHalfAMillion(t *testing.T) {
 	})
 }
 
-// TestRollback puts an earlier list back, and shows that an Apply that fails changes nothing.
+// TestRollback applies an earlier list again, and checks that an Apply that fails changes nothing.
 func TestRollback(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		h.start()
 		good, bad := list("203.0.113.9", "2001:db8:f::1"), list("203.0.113.10", "2001:db8:f::2", "9.9.9.0/24")
 		check := func(when string) {
-			h.Check(when, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10", "2001:db8:f::2", "9.9.9.9"))
+			h.Check(when, nettest.Addrs("203.0.113.9", "2001:db8:f::1"),
+				nettest.Addrs("203.0.113.10", "2001:db8:f::2", "9.9.9.9"))
 		}
 		h.apply(good, list())
 		h.apply(bad, list())
@@ -154,8 +181,8 @@ func TestRollback(t *testing.T) {
 	})
 }
 
-// TestTelemetry shows that the sensor hears of what is dropped, that the counters agree, and that a log rate that a rule
-// cannot have exactly is met as well.
+// TestTelemetry checks that the sensor receives dropped packets, that the counters agree, and that
+// the log rate limits correctly if a rule can express the rate only approximately.
 func TestTelemetry(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
@@ -184,7 +211,9 @@ func TestTelemetry(t *testing.T) {
 			if err != nil {
 				t.Fatalf("rate %d: %v", rate, err)
 			}
-			for _, src := range nettest.Addrs("203.0.113.9", "203.0.113.9", "2001:db8:f::1", "203.0.113.1", "203.0.113.8") {
+			for _, src := range nettest.Addrs(
+				"203.0.113.9", "203.0.113.9", "2001:db8:f::1", "203.0.113.1", "203.0.113.8",
+			) {
 				h.Send(src, "knock")
 			}
 			h.Settle()
@@ -193,7 +222,7 @@ func TestTelemetry(t *testing.T) {
 				time.Sleep(5 * time.Millisecond)
 			}
 			if n, got := h.counters(), s.Totals(); n.Packets() != want || got.Events != want || got.Lost != 0 {
-				t.Errorf("rate %d: counted %d, seen %+v, want %d", rate, n.Packets(), got, want)
+				t.Errorf("rate %d: counted %d, logged %+v, want %d", rate, n.Packets(), got, want)
 			}
 		}
 		var hits []string
@@ -206,12 +235,13 @@ func TestTelemetry(t *testing.T) {
 	})
 }
 
-// TestRepair takes the rules away by hand; Apply puts them back, and what was counted is not forgotten.
+// TestRepair removes the rules as another program would. Apply restores them, and the counters
+// continue.
 func TestRepair(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		if h.info == "nftables" {
-			t.Skip("the table is owned: nobody can take it away (nft has a test for kernels without owners)")
+			t.Skip("no other program can change an owned table (nft has a test for kernels without owners)")
 		}
 		h.start()
 		block := list("203.0.113.9", "2001:db8:f::1")
@@ -236,7 +266,8 @@ func TestRepair(t *testing.T) {
 				}
 			})
 			h.apply(block, list())
-			h.Check(fmt.Sprint("after ", harm), nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
+			h.Check(fmt.Sprint("after ", harm), nettest.Addrs("203.0.113.9", "2001:db8:f::1"),
+				nettest.Addrs("203.0.113.8"))
 			if n := h.counters(); n.Packets() != uint64(2*i+4) {
 				t.Errorf("counters after %q: %+v, want %d", harm, n, 2*i+4)
 			}
@@ -244,12 +275,13 @@ func TestRepair(t *testing.T) {
 	})
 }
 
-// TestCleanup removes what a killed agent left, and nothing while one runs.
+// TestCleanup checks that Cleanup removes the rules of a killed agent, and nothing while an agent
+// runs.
 func TestCleanup(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		h.Run("nft", "add table inet other")
-		h.Run("ipset", "create", "sikkerguard-of-somebody", "hash:ip")
+		h.Run("ipset", "create", "sikkerguard-foreign", "hash:ip")
 		before := h.snapshot()
 		cleanup := func() (removed []string, err error) {
 			h.Do(func() { removed, err = Cleanup() })
@@ -262,31 +294,32 @@ func TestCleanup(t *testing.T) {
 		h.apply(list("203.0.113.9", "2001:db8:f::1"), list())
 		during := h.snapshot()
 		if removed, err := cleanup(); err == nil || len(removed) > 0 {
-			t.Errorf("while it runs: got %q, %v, want an error", removed, err)
+			t.Errorf("while the agent runs: got %q, %v, want an error", removed, err)
 		}
 		for _, k := range h.beside() {
 			h.Do(func() {
 				if fw, err := k.open(true); err == nil {
-					t.Errorf("a second agent, with %s: no error", k.name)
+					t.Errorf("second agent with %s: no error", k.name)
 					_ = fw.Close()
 				}
 			})
 		}
 		h.same("after a second agent and a cleanup", during)
-		h.Check("while it runs", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nil)
+		h.Check("while the agent runs", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nil)
 		if err := h.fw.Close(); err != nil {
 			t.Fatal(err)
 		}
 		h.Check("dead", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nil)
 		if removed, err := cleanup(); len(removed) == 0 || err != nil {
-			t.Errorf("after it died: got %q, %v", removed, err)
+			t.Errorf("after the agent died: got %q, %v", removed, err)
 		}
 		h.same("after cleanup", before)
 		h.Check("after cleanup", nil, nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
 	})
 }
 
-// TestSuccession starts an agent of each kind after a dead one of each other kind: no gap, and one backend's rules.
+// TestSuccession starts an agent of each kind after a dead one of each other kind. There is no gap,
+// and only the second backend's rules remain.
 func TestSuccession(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
@@ -303,18 +336,19 @@ func TestSuccession(t *testing.T) {
 				h.apply(list("203.0.113.9", "2001:db8:f::1", "5.6.7.8"), list())
 			})
 			h.apply(list("5.6.7.8"), list())
-			h.Check("the second one, after "+k.name, nettest.Addrs("5.6.7.8"), nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
+			h.Check("second agent after "+k.name, nettest.Addrs("5.6.7.8"),
+				nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
 			h.remove()
 			if err := h.fw.Close(); err != nil {
 				t.Fatal(err)
 			}
-			h.same("removed, after "+k.name, before)
+			h.same("removed after "+k.name, before)
 		}
 	})
 }
 
-// TestForeignRules puts the backend beside the rules of ufw, Docker and fail2ban: they are what they were before, during
-// and after, and packets meet them as before.
+// TestForeignRules runs the backend beside the rules of ufw, Docker and fail2ban. They stay the
+// same before, during and after, and packets pass through them as before.
 func TestForeignRules(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
@@ -328,28 +362,31 @@ func TestForeignRules(t *testing.T) {
 		if !strings.Contains(before, "f2b-sshd") || !strings.Contains(before, "ufw-user-input") {
 			t.Fatalf("the rules were not loaded:\n%s", before)
 		}
-		closed := func(when string) {
+		// fail2ban has banned 198.51.100.66.
+		checkBan := func(when string) {
 			h.Check(when, nettest.Addrs("198.51.100.66"), nettest.Addrs("192.0.2.50", "2001:db8::50"))
 		}
-		closed("before") // fail2ban's ban
+		checkBan("before")
 		h.start()
 		h.same("opened", before)
-		for _, l := range []blocklist.Blocklist{list("203.0.113.9", "2001:db8:f::1"), list("203.0.113.9", "5.6.7.0/24"), list("203.0.113.9")} {
+		for _, l := range []blocklist.Blocklist{
+			list("203.0.113.9", "2001:db8:f::1"), list("203.0.113.9", "5.6.7.0/24"), list("203.0.113.9"),
+		} {
 			h.apply(l, list("10.0.0.0/8"))
 			if diff := cmp.Diff(others(before), others(h.snapshot())); diff != "" {
 				t.Errorf("during: other rules changed (-want +got):\n%s", diff)
 			}
-			closed("during")
+			checkBan("during")
 			h.Check("during", nettest.Addrs("203.0.113.9"), nil)
 		}
 		h.remove()
 		h.same("after", before)
-		closed("after")
+		checkBan("after")
 		h.Check("after", nil, nettest.Addrs("203.0.113.9"))
 	})
 }
 
-// load feeds a program.
+// load returns a function that runs the program with the given text on its standard input.
 func load(h *host, name string, args ...string) func(string) {
 	return func(text string) {
 		h.t.Helper()

@@ -9,8 +9,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// BenchmarkApply loads and then refreshes lists of three sizes with each backend, and reports the time an entry, and of
-// the iptables backends how many times as long they take as nftables did.
+// BenchmarkApply loads and refreshes lists of three sizes with each backend. It reports the time
+// per entry and, for the iptables backends, the ratio to the time of nftables.
 func BenchmarkApply(b *testing.B) {
 	for _, n := range []int{5_000, 50_000, 500_000} {
 		var first time.Duration // an Apply of nftables

@@ -14,31 +14,32 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// childEnv tells the test process that it is an agent to be killed, and with which backend.
+// childEnv makes the test process an agent that a test kills. Its value is the backend.
 const childEnv = "SIKKERGUARD_TEST_KILL"
 
-// TestKilled is the agent that the tests below kill; by itself it does nothing.
+// TestKilled is the agent that TestCrash kills. Without childEnv it does nothing.
 func TestKilled(t *testing.T) {
 	at := slices.IndexFunc(kinds(), func(k kind) bool { return k.name == os.Getenv(childEnv) })
 	if at < 0 {
-		t.Skip("not started to be killed")
+		t.Skip("only for a child process of TestCrash")
 	}
 	fw, err := kinds()[at].open(true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	say := func(s string) { _, _ = os.Stdout.WriteString(s + "\n") }
-	say("opened")
+	report := func(s string) { _, _ = os.Stdout.WriteString(s + "\n") }
+	report("opened")
 	for i := uint64(0); ; i++ {
 		ps := slices.Concat(list("203.0.113.9", "2001:db8:f::1").Prefixes(), random(2000, i))
-		if _, err := fw.Apply(t.Context(), wanted(blocklist.New(ps), list("10.0.0.0/8", fmt.Sprintf("192.0.2.%d", i%200)))); err != nil {
+		rs := wanted(blocklist.New(ps), list("10.0.0.0/8", fmt.Sprintf("192.0.2.%d", i%200)))
+		if _, err := fw.Apply(t.Context(), rs); err != nil {
 			t.Fatal(err)
 		}
-		say("applied")
+		report("applied")
 	}
 }
 
-// kill starts an agent, waits until it has said what it is told to wait for, and a while longer, and kills it.
+// kill starts an agent, waits until its output contains until, sleeps for delay, and kills it.
 func (h *host) kill(until string, delay time.Duration) {
 	h.t.Helper()
 	cmd := exec.CommandContext(h.t.Context(), os.Args[0], "-test.run=^TestKilled$")
@@ -53,11 +54,11 @@ func (h *host) kill(until string, delay time.Duration) {
 		h.t.Fatal(err)
 	}
 	_ = w.Close()
-	var said []byte
-	for buf := make([]byte, 1024); !strings.Contains(string(said), until); {
+	var out []byte
+	for buf := make([]byte, 1024); !strings.Contains(string(out), until); {
 		n, err := r.Read(buf)
-		if said = append(said, buf[:n]...); err != nil {
-			h.t.Fatalf("the agent ended: %s", said)
+		if out = append(out, buf[:n]...); err != nil {
+			h.t.Fatalf("the agent ended: %s", out)
 		}
 	}
 	time.Sleep(delay) // at any moment of its work
@@ -67,8 +68,8 @@ func (h *host) kill(until string, delay time.Duration) {
 	_ = cmd.Wait() // it was killed
 }
 
-// TestCrash kills an agent of each kind at fifteen moments, four with -short: those rules that were in force stay, the next agent takes them over without
-// a gap, and when that one is gone, nothing is left.
+// TestCrash kills an agent of each kind at fifteen moments, four with -short. The active rules
+// stay, the next agent adopts them without a gap, and after it has removed them nothing is left.
 func TestCrash(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
@@ -92,9 +93,11 @@ func TestCrash(t *testing.T) {
 			if until != "applied" {
 				h.apply(list("203.0.113.9", "2001:db8:f::1"), list())
 			}
-			h.Under(always, nil, func() { h.apply(list("203.0.113.9", "2001:db8:f::1", "5.6.7.8"), list("192.0.2.50")) })
-			h.Check("taken over", nettest.Addrs("203.0.113.9", "2001:db8:f::1", "5.6.7.8"), nettest.Addrs("50.1.2.3"))
-			h.tidy("taken over")
+			h.Under(always, nil, func() {
+				h.apply(list("203.0.113.9", "2001:db8:f::1", "5.6.7.8"), list("192.0.2.50"))
+			})
+			h.Check("adopted", nettest.Addrs("203.0.113.9", "2001:db8:f::1", "5.6.7.8"), nettest.Addrs("50.1.2.3"))
+			h.noLeftovers("adopted")
 			if n := h.counters(); i%2 == 0 {
 				if n.Packets4 < last.Packets4 {
 					t.Errorf("counters went back from %+v to %+v", last, n)

@@ -1,8 +1,8 @@
-// Package firewall is the one interface to whatever enforces the list, and the choice of it.
+// Package firewall chooses the backend that enforces a ruleset, and is the only interface to it.
 //
-// How the rules get into the kernel is the backends' business: nft writes an nftables table; iptables, for hosts without
-// nf_tables, runs ipset and iptables. What may be blocked is decided before. Open fails when the wanted backend is not to be
-// had, with an error that says what to do.
+// The backends put the rules into the kernel: nft writes an nftables table; iptables, for hosts
+// without nf_tables, runs the ipset and iptables programs. The caller decides which sources are
+// blocked. If the wanted backend is not available, Open returns an error with the remedy.
 package firewall
 
 import (
@@ -21,53 +21,58 @@ import (
 
 // Backend enforces a ruleset in the kernel. The rest of the agent does not know which one runs.
 type Backend interface {
-	// Apply makes the kernel enforce rs, whole or not at all, and returns what the kernel answered when asked.
+	// Apply makes the kernel enforce rs, whole or not at all, and returns the evidence.
 	Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error)
-	// Admit lets the sources of rs.Allow through the rules that a killed agent left, until a list is applied. It does nothing if there are
-	// no such rules, or after that.
+	// Admit lets the sources of rs.Allow through the rules that a killed agent left, until a list is
+	// applied. It does nothing if there are no such rules, or once a list has been applied.
 	Admit(ctx context.Context, rs ruleset.Ruleset) error
-	// Verify asks the kernel whether it still enforces what was applied last.
+	// Verify asks the kernel whether it still enforces the ruleset of the last Apply.
 	Verify() (ruleset.Evidence, error)
-	// Present asks the kernel whether the rules are there, without waiting for anybody who changes them.
+	// Present checks that the kernel has the rules. It does not wait for a change in progress.
 	Present() error
-	// Counters reads what was dropped since the rules were first put in place.
+	// Counters returns the packets and bytes dropped since the rules were first put into the kernel.
 	Counters() (ruleset.Counters, error)
-	// Watch calls lost, until ctx ends, when somebody else changed the rules so that they no longer are what was applied.
+	// Watch calls lost when another program has changed the rules so that they no longer enforce the
+	// ruleset of the last Apply. It returns nil when ctx ends.
 	Watch(ctx context.Context, lost func(error)) error
-	// Disarm ends the dropping, so that the counters stand still, and leaves everything else for Remove.
+	// Disarm stops the dropping, so that the counters no longer change, and leaves everything else
+	// for Remove.
 	Disarm() error
-	// Remove takes everything of ours out of the kernel, and nothing else.
+	// Remove deletes every object of the agent from the kernel, and nothing else.
 	Remove() error
-	// Close lets go of the kernel. Rules that were not removed stay, or go, as Options.Keep says.
+	// Close closes the connections to the kernel. Rules that were not removed stay if Options.Keep is
+	// set or the kernel has no table owners.
 	Close() error
-	// Info says what enforces, and what the host could give of what was wanted. After Open only its gaps change, with an
-	// Apply. It waits for nobody.
+	// Info describes the backend and the limitations of the host. After Open only the limitations
+	// change, with an Apply. It does not wait for a change in progress.
 	Info() ruleset.Info
 }
 
-// The values of Options.Backend.
+// Values of Options.Backend.
 const (
 	Auto     = "auto"
 	NFTables = "nftables"
 	IPTables = "iptables"
 )
 
-// ErrMismatch means that the kernel enforces something else than it was told.
+// ErrMismatch means that the kernel enforces other rules than the ruleset of the last Apply.
 var ErrMismatch = ruleset.ErrMismatch
 
-// Options choose a backend and say how it leaves the host.
+// Options configures a backend.
 type Options struct {
 	Backend string // Auto, NFTables or IPTables; empty is Auto
-	Keep    bool   // rules outlive an agent that was killed, and the next one takes them over
-	LogRate uint32 // of the rulesets to come, if it is known: Open tries what it takes
+	Keep    bool   // the rules of a killed agent stay, and the next agent adopts them
+	LogRate uint32 // LogRate of the later rulesets, which Open probes; 0 if unknown
 }
 
-// Open finds out what the kernel can do and returns a backend for it; Info says which and why. What is in force stays so,
-// until the first Apply takes it over. Auto is nftables wherever the kernel has it: an error that may pass, a missing right
-// or another agent are errors, not reasons to fall back.
+// Open probes the kernel and returns a backend for it; Info returns the name and the reason. Active
+// rules stay active until the first Apply, which adopts them. Auto is nftables if the kernel has
+// nf_tables. An error that may pass, a missing capability or another agent is returned as an error,
+// and is no reason to fall back to iptables.
 func Open(o Options) (Backend, error) { return open(o, openNFT) }
 
-// openNFT is nft.Open; a test stands in for it with the error of a kernel that has no nf_tables.
+// openNFT is nft.Open. A test replaces it by a function that returns the error of a kernel without
+// nf_tables.
 func openNFT(o nft.Options) (Backend, error) { return nft.Open(o) }
 
 func open(o Options, openNFT func(nft.Options) (Backend, error)) (Backend, error) {
@@ -81,7 +86,7 @@ func open(o Options, openNFT func(nft.Options) (Backend, error)) (Backend, error
 	c := &chosen{reason: "SIKKER_BACKEND=" + o.Backend}
 	switch {
 	case o.Backend == IPTables:
-		// What nft says only tells which iptables is wanted, or that an agent runs.
+		// The result of nft only decides which iptables is needed, and whether an agent runs.
 		if err == nil {
 			err = table.Close()
 		}
@@ -102,24 +107,25 @@ func open(o Options, openNFT func(nft.Options) (Backend, error)) (Backend, error
 	if err != nil {
 		return nil, err
 	}
-	c.lookForFlowtables()
+	c.updateFlowtableGap()
 	return c, nil
 }
 
-// chosen is the backend that was chosen. What an agent left that used the other one goes after the first list is in force,
-// so that there is no gap between them.
+// chosen is the chosen backend. It removes the rules of a dead agent that used the other backend
+// after the first list is active, so that there is no gap between them.
 type chosen struct {
 	Backend
 	reason string
 	gaps   []string
 
-	left    atomic.Pointer[string] // the gap that the other backend left, nil when none is known
-	offload atomic.Pointer[string] // the gap that flowtables are, nil when there is none
+	otherGap     atomic.Pointer[string] // gap of the other backend's rules; nil when none is known
+	flowtableGap atomic.Pointer[string] // gap of flowtables; nil when there are none
 
-	admitOther func(context.Context, ruleset.Ruleset) error // in those; nil if there cannot be any
+	// admitOther is Admit for the other backend's rules; nil if there cannot be any.
+	admitOther func(context.Context, ruleset.Ruleset) error
 
-	mu    sync.Mutex
-	other func() error // removes what the other backend left; nil when nothing is left
+	mu          sync.Mutex
+	removeOther func() error // removes the other backend's rules; nil when there are none
 }
 
 func (c *chosen) useIPTables(o Options, legacy bool) error {
@@ -130,7 +136,7 @@ func (c *chosen) useIPTables(o Options, legacy bool) error {
 	c.Backend = fw
 	if !legacy {
 		c.admitOther = func(_ context.Context, rs ruleset.Ruleset) error { return nft.Admit(rs) }
-		c.other = func() error {
+		c.removeOther = func() error {
 			_, err := nft.Cleanup()
 			return err
 		}
@@ -144,11 +150,12 @@ func (c *chosen) useNFT(table Backend) error {
 	switch {
 	case errors.Is(err, iptables.ErrRunning):
 		return errors.Join(err, table.Close())
-	case err != nil: // a broken program that is not needed here
-		c.gaps = append(c.gaps, fmt.Sprintf("it is not known whether an agent with SIKKER_BACKEND=iptables left rules: %s", oneLine(err)))
+	case err != nil: // iptables is broken, but not needed here
+		c.gaps = append(c.gaps, "it is not known whether an agent with SIKKER_BACKEND=iptables left rules: "+
+			oneLine(err))
 	case found:
 		c.admitOther = iptables.Admit
-		c.other = func() error {
+		c.removeOther = func() error {
 			_, err := iptables.Cleanup()
 			return err
 		}
@@ -156,14 +163,15 @@ func (c *chosen) useNFT(table Backend) error {
 	return nil
 }
 
-// oneLine is an error for the log, where lines are not escaped: joined errors stand on a line each.
+// oneLine returns the text of err on one line. Joined errors have one line each, and the log does not
+// escape newlines.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// Info adds why, and what the other backend left.
+// Info returns the backend's Info with the reason for the choice and the gaps of chosen.
 func (c *chosen) Info() ruleset.Info {
 	i := c.Backend.Info()
 	i.Reason, i.Gaps = c.reason, slices.Concat(i.Gaps, c.gaps)
-	for _, gap := range []*string{c.left.Load(), c.offload.Load()} {
+	for _, gap := range []*string{c.otherGap.Load(), c.flowtableGap.Load()} {
 		if gap != nil {
 			i.Gaps = append(i.Gaps, *gap)
 		}
@@ -171,65 +179,67 @@ func (c *chosen) Info() ruleset.Info {
 	return i
 }
 
-// lookForFlowtables makes a gap of flowtables, which other programs come and go with.
-func (c *chosen) lookForFlowtables() {
+// updateFlowtableGap sets the gap of flowtables, which other programs add and delete at any time.
+func (c *chosen) updateFlowtableGap() {
 	names, err := nft.Flowtables()
 	if err != nil || len(names) == 0 { // without nf_tables there are none
-		c.offload.Store(nil)
+		c.flowtableGap.Store(nil)
 		return
 	}
 	gap := fmt.Sprintf("packets of forwarded flows that are offloaded (flowtable %s) pass before the rules: "+
-		"a source that is listed while its flow lasts gets through in that flow until it ends", strings.Join(names, ", "))
-	c.offload.Store(&gap)
+		"if a source is listed while such a flow is open, the flow gets through until it ends",
+		strings.Join(names, ", "))
+	c.flowtableGap.Store(&gap)
 }
 
-// Apply also ends what the other backend left. When that fails it is a gap until it succeeds, and no failure: the list is in
-// force, and taking it back would leave the other one alone in force.
+// Apply also removes the other backend's rules. If that fails, it is a gap until it succeeds, and no
+// error: the list is active, and a rollback would leave only the other backend's rules active.
 func (c *chosen) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	e, err := c.Backend.Apply(ctx, rs)
 	if err != nil {
 		return e, err
 	}
-	c.lookForFlowtables()
-	if err := c.end(); err != nil {
-		left := fmt.Sprintf("what an agent with another SIKKER_BACKEND left may be in force too (it is tried again with the next list; `sikkerguard cleanup`, while the agent is stopped, removes it): %s", oneLine(err))
-		c.left.Store(&left)
+	c.updateFlowtableGap()
+	if err := c.removeLeftovers(); err != nil {
+		gap := fmt.Sprintf("rules of an agent with another SIKKER_BACKEND may also be active (each list tries to "+
+			"remove them; `sikkerguard cleanup`, while the agent is stopped, removes them): %s", oneLine(err))
+		c.otherGap.Store(&gap)
 		return e, nil
 	}
-	c.left.Store(nil)
+	c.otherGap.Store(nil)
 	return e, nil
 }
 
-// Admit also lets them through what the other backend left.
+// Admit also lets the sources through the other backend's rules.
 func (c *chosen) Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.Backend.Admit(ctx, rs)
-	if c.other != nil && c.admitOther != nil {
+	if c.removeOther != nil && c.admitOther != nil {
 		err = errors.Join(err, c.admitOther(ctx, rs))
 	}
 	return err
 }
 
-// Remove also ends what the other backend left.
-func (c *chosen) Remove() error { return errors.Join(c.Backend.Remove(), c.end()) }
+// Remove also removes the other backend's rules.
+func (c *chosen) Remove() error { return errors.Join(c.Backend.Remove(), c.removeLeftovers()) }
 
-// end removes what the other backend left, until that succeeded once.
-func (c *chosen) end() error {
+// removeLeftovers removes the other backend's rules, unless it has done so already.
+func (c *chosen) removeLeftovers() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.other == nil {
+	if c.removeOther == nil {
 		return nil
 	}
-	if err := c.other(); err != nil {
+	if err := c.removeOther(); err != nil {
 		return err
 	}
-	c.other = nil
+	c.removeOther = nil
 	return nil
 }
 
-// InForce names the rules of any agent that are in force, of one that runs or of one that was killed. It changes nothing. The
-// error says why it cannot be seen whether there are more.
+// InForce returns the names of the active tables and chains of any agent, one that runs or one that
+// was killed. It changes nothing. An error means that there may be more.
 func InForce() (names []string, err error) {
 	table, err := nft.InForce()
 	if table {
@@ -242,14 +252,15 @@ func InForce() (names []string, err error) {
 	return names, errors.Join(err, ierr)
 }
 
-// Cleanup removes whatever a dead agent left in the kernel, and says what that was. It fails while an agent runs.
+// Cleanup removes every object of a dead agent from the kernel, and returns their names. It returns
+// an error while an agent runs.
 func Cleanup() (removed []string, err error) {
 	found, err := nft.Cleanup()
 	if found != "" && err == nil {
 		removed = append(removed, found)
 	}
 	if errors.Is(err, nft.ErrUnsupported) {
-		err = nil // then there is no table
+		err = nil // without nf_tables there is no table
 	}
 	more, ierr := iptables.Cleanup()
 	return append(removed, more...), errors.Join(err, ierr)

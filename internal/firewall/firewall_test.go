@@ -8,12 +8,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/nft"
 )
 
-// TestNoFallback shows that auto falls back for want of nf_tables alone: whatever may pass, or is for the operator to
-// mend, is an error.
+// TestNoFallback checks that auto falls back only if the kernel has no nf_tables. An error that may
+// pass, or that the operator must solve, is returned.
 func TestNoFallback(t *testing.T) {
 	t.Parallel()
-	for _, cause := range []error{nft.ErrPermission, nft.ErrOwned, nft.ErrIncomplete, nft.ErrBuffer, errors.New("no buffer space available")} {
-		openNFT := func(nft.Options) (Backend, error) { return nil, fmt.Errorf("try nf_tables: %w", cause) }
+	for _, cause := range []error{
+		nft.ErrPermission, nft.ErrOwned, nft.ErrIncomplete, nft.ErrBuffer, errors.New("no buffer space available"),
+	} {
+		openNFT := func(nft.Options) (Backend, error) { return nil, fmt.Errorf("probe nf_tables: %w", cause) }
 		for _, backend := range []string{Auto, "", NFTables} {
 			if fw, err := open(Options{Backend: backend}, openNFT); fw != nil || !errors.Is(err, cause) {
 				t.Errorf("bad %q: got %v, %v, want %v", backend, fw, err, cause)
@@ -21,9 +23,10 @@ func TestNoFallback(t *testing.T) {
 		}
 	}
 	if fw, err := open(Options{Backend: NFTables}, noNFTables); fw != nil || !errors.Is(err, nft.ErrUnsupported) {
-		t.Errorf("bad nftables where there is none: got %v, %v", fw, err)
+		t.Errorf("bad nftables without nf_tables: got %v, %v", fw, err)
 	}
-	if fw, err := open(Options{Backend: IPTables}, func(nft.Options) (Backend, error) { return nil, nft.ErrOwned }); fw != nil || !errors.Is(err, nft.ErrOwned) {
+	owned := func(nft.Options) (Backend, error) { return nil, nft.ErrOwned }
+	if fw, err := open(Options{Backend: IPTables}, owned); fw != nil || !errors.Is(err, nft.ErrOwned) {
 		t.Errorf("bad iptables beside an agent with nftables: got %v, %v", fw, err)
 	}
 	if fw, err := open(Options{Backend: "pf"}, noNFTables); fw != nil || err == nil {

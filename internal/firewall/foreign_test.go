@@ -1,6 +1,6 @@
 package firewall
 
-// The rules of a host as ufw, Docker and fail2ban leave them, in the shape that those programs give them.
+// Rules of a host as ufw, Docker and fail2ban install them.
 
 const foreignSets = `create f2b-sshd hash:ip family inet hashsize 1024 maxelem 65536 timeout 0
 add f2b-sshd 198.51.100.66 timeout 0
@@ -82,7 +82,7 @@ COMMIT
 COMMIT
 `
 
-// foreignNFT is fail2ban's own table, and one of an operator's, whose name is nearly ours.
+// foreignNFT is the table of fail2ban, and a table of an operator whose name resembles the agent's.
 const foreignNFT = `table inet f2b-table {
 	set addr-set-sshd {
 		type ipv4_addr

@@ -7,11 +7,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestInForce: rules of an agent are seen from the first list to the last rule, and nothing is on a
-// host where none block.
+// TestInForce checks that InForce names the rules of an agent while they block, and returns nothing
+// on a host where no rules block.
 func TestInForce(t *testing.T) {
 	each(t, func(h *host) {
-		seen := func(when string, want int) {
+		check := func(when string, want int) {
 			t.Helper()
 			h.Do(func() {
 				if names, err := InForce(); len(names) != want || err != nil {
@@ -19,29 +19,30 @@ func TestInForce(t *testing.T) {
 				}
 			})
 		}
-		seen("before", 0)
+		check("before", 0)
 		h.start()
 		h.apply(list("203.0.113.9"), list())
-		seen("applied", 1)
+		check("applied", 1)
 		h.Do(func() {
 			if err := h.fw.Disarm(); err != nil {
 				h.t.Error(err)
 			}
 		})
-		seen("disarmed", 0)
+		check("disarmed", 0)
 	})
 }
 
-// TestAdmit: what is whitelisted after an agent was killed passes the rules that it left, by each
-// backend, also when the next agent uses another; what is listed otherwise stays blocked, and the next
-// list takes over.
+// TestAdmit kills an agent and admits sources with the next agent, of each backend: they pass the
+// rules that the first one left. Other listed sources stay blocked, and the next list replaces
+// those rules.
 func TestAdmit(t *testing.T) {
 	each(t, func(h *host) {
 		for _, k := range append([]kind{h.kind}, h.beside()...) {
 			h.start()
-			h.apply(list("203.0.113.0/24", "203.0.114.9", "2001:db8:f::/64"), list("10.0.0.0/8", "203.0.113.128/26", "255.255.255.0/24"))
-			blocked, let := nettest.Addrs("203.0.113.9", "203.0.113.8", "2001:db8:f::1", "2001:db8:f::2"), nettest.Addrs("203.0.113.130")
-			h.Check(k.name+" in force", blocked, let)
+			h.apply(list("203.0.113.0/24", "203.0.114.9", "2001:db8:f::/64"),
+				list("10.0.0.0/8", "203.0.113.128/26", "255.255.255.0/24"))
+			blocked := nettest.Addrs("203.0.113.9", "203.0.113.8", "2001:db8:f::1", "2001:db8:f::2")
+			h.Check(k.name+" applied", blocked, nettest.Addrs("203.0.113.130"))
 			if err := h.fw.Close(); err != nil { // as if it was killed
 				t.Error(err)
 			}
@@ -54,14 +55,17 @@ func TestAdmit(t *testing.T) {
 			})
 			for range 2 {
 				h.Do(func() {
-					if err := h.fw.Admit(h.t.Context(), wanted(list(), list("203.0.113.8", "203.0.113.128/25", "2001:db8:f::2"))); err != nil {
+					rs := wanted(list(), list("203.0.113.8", "203.0.113.128/25", "2001:db8:f::2"))
+					if err := h.fw.Admit(h.t.Context(), rs); err != nil {
 						h.t.Errorf("%s: admit: %v", k.name, err)
 					}
 				})
-				h.Check(k.name+" admitted", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8", "203.0.113.130", "203.0.113.200", "2001:db8:f::2"))
+				h.Check(k.name+" admitted", nettest.Addrs("203.0.113.9", "2001:db8:f::1"),
+					nettest.Addrs("203.0.113.8", "203.0.113.130", "203.0.113.200", "2001:db8:f::2"))
 			}
 			h.Do(func() {
-				if _, err := h.fw.Apply(h.t.Context(), wanted(list("203.0.113.0/24", "2001:db8:f::/64"), list())); err != nil {
+				rs := wanted(list("203.0.113.0/24", "2001:db8:f::/64"), list())
+				if _, err := h.fw.Apply(h.t.Context(), rs); err != nil {
 					h.t.Errorf("%s: apply: %v", k.name, err)
 				}
 				if err := h.fw.Admit(h.t.Context(), wanted(list(), list("203.0.113.8"))); err != nil {

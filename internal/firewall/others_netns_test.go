@@ -7,10 +7,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestOtherStays has rules of a dead agent with another backend refuse to go, because a rule of somebody else's refers to
-// them: that is no failure of the list, which is in force. The gap is told until they have gone, and it is tried again with
-// each list.
-func TestOtherStays(t *testing.T) {
+// TestOtherBackendStays has rules of a dead agent with another backend that cannot be removed,
+// because a rule of another program refers to them. That does not fail the list, which is active.
+// Info returns the gap until the rules are removed, which is attempted with each list.
+func TestOtherBackendStays(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, kinds()[1])
 	before := h.snapshot()
@@ -22,21 +22,22 @@ func TestOtherStays(t *testing.T) {
 	h.Run("iptables-nft", "-t", "raw", "-A", "OUTPUT", "-j", "SIKKERGUARD")
 	h.kind = kinds()[0]
 	h.start()
-	told := func(when string, want bool) {
+	check := func(when string, want bool) {
 		t.Helper()
-		if gaps := strings.Join(h.fw.Info().Gaps, "|"); strings.Contains(gaps, "another SIKKER_BACKEND left") != want || strings.Contains(gaps, "\n") {
+		gaps := strings.Join(h.fw.Info().Gaps, "|")
+		if strings.Contains(gaps, "an agent with another SIKKER_BACKEND") != want || strings.Contains(gaps, "\n") {
 			t.Errorf("%s: gaps: %s", when, gaps)
 		}
 	}
-	told("opened", false)
+	check("opened", false)
 	for range 2 {
 		h.apply(list("203.0.113.10"), list())
-		told("applied", true)
+		check("applied", true)
 		h.Check("applied", nettest.Addrs("203.0.113.10"), nettest.Addrs("203.0.113.9"))
 	}
 	h.Run("iptables-nft", "-t", "raw", "-D", "OUTPUT", "-j", "SIKKERGUARD")
 	h.apply(list("203.0.113.10"), list())
-	told("gone", false)
+	check("removed", false)
 	h.remove()
 	h.same("removed", before)
 }

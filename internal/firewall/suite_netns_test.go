@@ -29,9 +29,9 @@ type kind struct {
 	rules  string // the iptables whose rules the host has: iptables-nft or iptables-legacy
 }
 
-// noNFTables is what nft.Open says on a kernel without nf_tables.
+// noNFTables returns the error of nft.Open on a kernel without nf_tables.
 func noNFTables(nft.Options) (Backend, error) {
-	return nil, fmt.Errorf("try nf_tables: %w", nft.ErrUnsupported)
+	return nil, fmt.Errorf("probe nf_tables: %w", nft.ErrUnsupported)
 }
 
 func kinds() []kind {
@@ -45,14 +45,15 @@ func kinds() []kind {
 	}
 }
 
-// beside are the kinds that may have run on the same host: one that has nf_tables, or one that has not.
+// beside returns the kinds that may have run on the same host as k, which either has nf_tables or
+// not.
 func (k kind) beside() []kind {
 	return slices.DeleteFunc(kinds(), func(o kind) bool {
 		return o.info != k.info && (o.name == "iptables-legacy" || k.name == "iptables-legacy")
 	})
 }
 
-// each runs a test against every backend, each on a host of its own.
+// each runs a test against every backend, each on its own host.
 func each(t *testing.T, test func(h *host)) {
 	t.Helper()
 	t.Parallel()
@@ -60,7 +61,8 @@ func each(t *testing.T, test func(h *host)) {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, k)
-			// Once looked at, the legacy tables stay, so they are there before.
+			// The kernel keeps the legacy tables once they have been listed, so they exist from the
+			// start.
 			for _, p := range []string{"iptables-legacy", "ip6tables-legacy"} {
 				h.Run(p, "--table", "raw", "--list-rules")
 			}
@@ -75,7 +77,7 @@ type host struct {
 	kind
 	t      *testing.T
 	fw     Backend // nil before start
-	counts bool    // the kernel tells how many elements a set of nft has
+	counts bool    // the kernel returns the element count of an nftables set
 }
 
 func newHost(t *testing.T, k kind) *host {
@@ -125,8 +127,8 @@ func (h *host) counters() ruleset.Counters {
 	return n
 }
 
-// remove removes the rules. With -short, on a processor that is emulated, one Remove may end before
-// that is done: the iptables programs have fifteen seconds.
+// remove removes the rules. With -short, on an emulated processor, one Remove may end before it is
+// complete, because the iptables programs have fifteen seconds.
 func (h *host) remove() {
 	h.t.Helper()
 	var err error
@@ -141,12 +143,17 @@ func (h *host) remove() {
 	}
 }
 
-// snapshot is all that the host's firewall is made of, but for what counts and what tells the time.
+// snapshot returns the whole firewall configuration of the host, without counters and times.
 func (h *host) snapshot() string {
 	h.t.Helper()
 	var b strings.Builder
 	for _, c := range [][]string{
-		{"iptables-legacy-save"}, {"ip6tables-legacy-save"}, {"iptables-nft-save"}, {"ip6tables-nft-save"}, {"ipset", "save"}, {"nft", "list", "ruleset"},
+		{"iptables-legacy-save"},
+		{"ip6tables-legacy-save"},
+		{"iptables-nft-save"},
+		{"ip6tables-nft-save"},
+		{"ipset", "save"},
+		{"nft", "list", "ruleset"},
 	} {
 		fmt.Fprintf(&b, "$ %s\n%s", strings.Join(c, " "), h.Run(c[0], c[1:]...))
 	}
@@ -155,24 +162,25 @@ func (h *host) snapshot() string {
 	return regexp.MustCompile(`counter packets \d+ bytes \d+`).ReplaceAllString(text, "counter")
 }
 
-// others is what of a snapshot is not ours.
+// others returns the parts of a snapshot that do not belong to the agent.
 func others(snapshot string) string {
 	text := regexp.MustCompile(`(?ms)^table inet sikkerguard .*?^}\n`).ReplaceAllString(snapshot, "")
 	text = regexp.MustCompile(`(?ms)^\tchain SIKKERGUARD \{.*?^\t}\n`).ReplaceAllString(text, "")
-	return regexp.MustCompile(`(?m)^(|# Warning: table .*|.*-j SIKKERGUARD|.*jump SIKKERGUARD|.*:SIKKERGUARD .*|.*-A SIKKERGUARD .*|\S+ sikkerguard-\S+ .*)\n`).
-		ReplaceAllString(text, "")
+	own := regexp.MustCompile(`(?m)^(|# Warning: table .*|.*-j SIKKERGUARD|.*jump SIKKERGUARD|` +
+		`.*:SIKKERGUARD .*|.*-A SIKKERGUARD .*|\S+ sikkerguard-\S+ .*)\n`)
+	return own.ReplaceAllString(text, "")
 }
 
-// same fails when the host is not what it was.
+// same fails the test if the firewall configuration differs from want.
 func (h *host) same(when, want string) {
 	h.t.Helper()
 	if diff := cmp.Diff(want, h.snapshot()); diff != "" {
-		h.t.Errorf("%s: the host is not what it was (-want +got):\n%s", when, diff)
+		h.t.Errorf("%s: the host's firewall changed (-want +got):\n%s", when, diff)
 	}
 }
 
-// tidy fails when something is left that is only there while a list is put in force.
-func (h *host) tidy(when string) {
+// noLeftovers fails the test if an object exists that Apply makes temporarily.
+func (h *host) noLeftovers(when string) {
 	h.t.Helper()
 	text := h.Run("nft", "list", "ruleset") + h.Run("ipset", "list", "-n") + h.Run("iptables-legacy-save")
 	for _, left := range []string{"_grown", "-next", "-both", "-probe", "-PROBE"} {
@@ -202,17 +210,19 @@ func hosts(as []netip.Addr) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-// random is n different addresses from 50.0.0.0 to 119.255.255.255.
+// random returns n different addresses from 50.0.0.0 to 119.255.255.255.
 func random(n int, seed uint64) []netip.Prefix {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ps := make([]netip.Prefix, n)
 	for i := range ps {
-		ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(50 + rng.IntN(70)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}), 32)
+		raw := [4]byte{byte(50 + rng.IntN(70)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}
+		ps[i] = netip.PrefixFrom(netip.AddrFrom4(raw), 32)
 	}
 	return ps
 }
 
-// big is about n entries: 80% IPv4 addresses, 10% IPv6 addresses, the rest networks of /24, /20, /48 and /52.
+// big returns about n entries: 80% IPv4 addresses, 10% IPv6 addresses, the rest /24, /20, /48 and
+// /52 networks.
 func big(n int) blocklist.Blocklist {
 	rng := rand.New(rand.NewPCG(uint64(n), 5))
 	ps := random(n*80/100, uint64(n))
@@ -228,16 +238,17 @@ func big(n int) blocklist.Blocklist {
 		ps = append(ps, v6(128))
 	}
 	for range n * 8 / 100 {
-		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(160 + rng.IntN(50)), byte(rng.Uint32()), byte(rng.Uint32())}), 24))
+		raw := [4]byte{byte(160 + rng.IntN(50)), byte(rng.Uint32()), byte(rng.Uint32())}
+		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4(raw), 24))
 	}
 	for range n * 1 / 200 {
-		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(212 + rng.IntN(8)), byte(rng.Uint32()), byte(rng.Uint32()) & 0xf0}), 20),
-			v6(48), v6(52))
+		raw := [4]byte{byte(212 + rng.IntN(8)), byte(rng.Uint32()), byte(rng.Uint32()) & 0xf0}
+		ps = append(ps, netip.PrefixFrom(netip.AddrFrom4(raw), 20), v6(48), v6(52))
 	}
 	return blocklist.New(ps)
 }
 
-// sample is n listed sources and n unlisted ones.
+// sample returns n listed sources, without duplicates, and n unlisted ones.
 func sample(l blocklist.Blocklist, n int) (listed, unlisted []netip.Addr) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	all := l.Prefixes()
@@ -254,7 +265,7 @@ func sample(l blocklist.Blocklist, n int) (listed, unlisted []netip.Addr) {
 	return slices.Compact(listed), unlisted
 }
 
-// scaled is n, or a tenth of it with -short, as on a processor that is emulated.
+// scaled returns n, or a tenth of it with -short, as on an emulated processor.
 func scaled(n int) int {
 	if testing.Short() {
 		return n / 10
@@ -262,7 +273,7 @@ func scaled(n int) int {
 	return n
 }
 
-// realList is 120,430 addresses that were really seen attacking.
+// realList returns 120,430 addresses from a published list of attackers.
 func realList(tb testing.TB) []netip.Prefix {
 	tb.Helper()
 	raw, err := os.ReadFile("../../../shared/blocklists/ipsum-level1.txt")
