@@ -58,6 +58,7 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if !harmless && e.rejected.of(d) {
 		return &RollbackError{Entries: d.block.Len(), Again: true}
 	}
+	adopted := e.left
 	var before host.Checks
 	if !harmless {
 		before = a.host.Probe(ctx)
@@ -69,7 +70,10 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	case err != nil:
 		return err
 	}
-	if d, err = a.try(ctx, d, before); err != nil {
+	if adopted {
+		a.inForce(d) // in the place of the rules of the killed agent, and whatever a trial does, some are in force
+	}
+	if d, err = a.try(ctx, d, before, adopted); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
@@ -97,14 +101,23 @@ func coveredBy(inner, outer blocklist.Blocklist) bool {
 }
 
 // try returns the rules in force if d, which has just been put in force, is not proven to cut this host off from what it
-// reached before: d, or d with resolvers let through that a resolver on this host needs. Else d is out of force, and the
-// error is a *RollbackError.
-func (a *Agent) try(ctx context.Context, d desired, before host.Checks) (desired, error) {
+// reached before: d, or d with addresses let through that this host needs. Else d is out of force, and the error is a
+// *RollbackError. Rules of a killed agent that d replaced cannot be put back, so after those d is never taken out whole:
+// the host is not left open.
+func (a *Agent) try(ctx context.Context, d desired, before host.Checks, adopted bool) (desired, error) {
 	broken := trial{probe: a.host.Probe}.broken(ctx, before)
+	d, broken, err := a.rebase(ctx, d, broken)
+	if err != nil {
+		return d, errors.Join(err, a.undo())
+	}
 	if len(broken) == 0 {
 		return d, nil
 	}
-	d, exempted, err := a.exemptNeeded(ctx, d, relayed(broken), a.answerers.on(d.block, time.Now()))
+	accusing := relayed(broken)
+	if adopted {
+		accusing = broken
+	}
+	d, exempted, err := a.exemptNeeded(ctx, d, accusing, a.answerers.on(d.block, time.Now()))
 	if err != nil {
 		err = errors.Join(err, a.undo())
 	}
@@ -112,36 +125,39 @@ func (a *Agent) try(ctx context.Context, d desired, before host.Checks) (desired
 	if err != nil {
 		return d, err
 	}
-	t := trial{probe: a.host.Probe, with: a.enforcing(d), without: func(context.Context) error { return a.putBack() }}
+	o := &onTrial{a, d}
+	t := trial{probe: a.host.Probe, with: o.enforce, without: func(context.Context) error { return a.putBack() }, outdated: o.outdated}
 	if exempted {
 		if broken = t.failing(ctx, broken); len(broken) == 0 {
 			return d, nil
 		}
 	}
-	guilty, err := a.proof(ctx, t, broken, d)
-	switch {
-	case err != nil:
-		return d, errors.Join(err, a.undo())
-	case len(guilty) > 0:
-		return d, &RollbackError{Broken: guilty, Entries: d.block.Len()}
+	if !adopted {
+		guilty, err := a.proof(ctx, t, broken, o)
+		switch {
+		case err != nil:
+			return o.rules, errors.Join(err, a.undo())
+		case len(guilty) > 0:
+			return o.rules, &RollbackError{Broken: guilty, Entries: d.block.Len()}
+		}
+		a.log.Info("It is not the list; that stays in force", zap.Stringer("notReached", broken))
 	}
-	a.log.Info("It is not the list; that stays in force", zap.Stringer("notReached", broken))
 	a.enforcer.doubt.about(broken)
-	return d, nil
+	return o.rules, nil
 }
 
-// proof has t prove which of the broken checks are the fault of d, and rejects d if some are. The
-// status says so meanwhile: d is out of force for moments, and the rules of before, or none, are in
-// force.
-func (a *Agent) proof(ctx context.Context, t trial, broken host.Checks, d desired) (host.Checks, error) {
+// proof has t prove which of the broken checks are the fault of the rules, and rejects those if some
+// are. The status says so meanwhile: they are out of force for moments, and the rules of before, or
+// none, are in force.
+func (a *Agent) proof(ctx context.Context, t trial, broken host.Checks, o *onTrial) (host.Checks, error) {
 	if a.enforcer.enforced == nil {
 		a.setStatus(func(s *Status) { s.enforcing = StateUnprotected })
 	}
-	a.setCondition(condTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(d.block.Len()), broken))
+	a.setCondition(condTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(o.rules.block.Len()), broken))
 	defer a.setCondition(condTrial, nil)
 	guilty, err := t.prove(ctx, broken)
 	if err == nil && len(guilty) > 0 {
-		a.enforcer.rejected = &rejection{d, time.Now()}
+		a.enforcer.rejected = &rejection{o.rules, time.Now()}
 		a.setStatus(func(s *Status) { s.Rollbacks++ })
 	}
 	return guilty, err
@@ -150,11 +166,15 @@ func (a *Agent) proof(ctx context.Context, t trial, broken host.Checks, d desire
 // putBack puts in force what was before the list that is being tried: the rules of the list before, or none.
 func (a *Agent) putBack() error {
 	a.enforcer.left = false
-	if e := a.enforcer.enforced; e != nil {
-		_, err := a.enact(context.Background(), *e) // finished even if the agent is being stopped
-		return err
+	if a.enforcer.enforced == nil {
+		return a.takeAway()
 	}
-	return a.takeAway()
+	d, _ := a.rebased(*a.enforcer.enforced)
+	_, err := a.enact(context.Background(), d) // finished even if the agent is being stopped
+	if err == nil {
+		a.enforcer.enforced = &d
+	}
+	return err
 }
 
 // undo is putBack after a failure. If it fails too, that is tried again until it works.
@@ -207,13 +227,13 @@ func (a *Agent) accuse(ctx context.Context) {
 		return
 	}
 	e.suspected = time.Now()
+	broken := a.rebaseInForce(ctx, trial{probe: a.host.Probe}.unreached(ctx))
 	d := *e.enforced
-	broken := trial{probe: a.host.Probe}.unreached(ctx)
 	candidates := a.answerers.on(d.block, time.Now()) // some have answered just now
 	if len(broken) == 0 || len(candidates) == 0 {
 		return
 	}
-	a.log.Warn("The API is not reached, and answers to this host are dropped: letting those in for a moment who answered",
+	a.log.Warn("This host does not reach all that it needs, and answers to it are dropped; letting those in for a moment that answered",
 		zap.Int("sources", len(candidates)), zap.Stringer("notReached", broken))
 	defer a.setCondition(condOpen, nil)
 	let, exempted, err := a.exemptNeeded(ctx, d, broken, candidates)
@@ -226,11 +246,12 @@ func (a *Agent) accuse(ctx context.Context) {
 		e.wait.Reset() // the pulls that failed did so because of the list
 		a.inForce(let)
 	default:
-		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", d.block.Len()))
+		a.follow(let)
+		a.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", let.block.Len()))
 	}
 }
 
-// unreached says whether a pull failed because nobody answered.
+// unreached reports whether a pull failed because neither the API nor a proxy before it answered.
 func unreached(pull error) bool {
 	_, temporary := errors.AsType[*sikkerapi.TemporaryError](pull)
 	_, answered := errors.AsType[*sikkerapi.APIError](pull)

@@ -22,7 +22,7 @@ func newOwnTrial(t *testing.T) ownTrial {
 	a, _, _ := bench(t)
 	a.custom, a.cfg.CustomBlacklist = newCustomReader(nil), "/list.txt"
 	s := ownTrial{a, t}
-	s.surveys.publish(survey{allow: listOf("192.0.2.2/32")})
+	s.surveys.publish(newestWith(listOf("192.0.2.2/32")))
 	if err := s.pull("198.51.100.1/32"); err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 	s.expect("with the file mended", false, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
 	s.read("203.0.113.0/31", "203.0.113.50/32")
 	s.expect("with another list that cuts off", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
-	s.surveys.publish(survey{allow: listOf("203.0.113.50/32")})
+	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
 	s.takeSurvey(t.Context())
 	s.expect("with the whitelist mended", false, "198.51.100.2/32", "198.51.100.3/32", "203.0.113.0/31")
 }
@@ -141,14 +141,14 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 	}
 	s.read("203.0.113.0/24")
 	for _, allow := range []string{"192.0.2.2/32", "192.0.2.3/32"} {
-		s.surveys.publish(survey{allow: listOf(allow)})
+		s.surveys.publish(newestWith(listOf(allow)))
 		s.takeSurvey(t.Context())
 		s.expect("after a survey", true)
 		if st := s.Status(); s.enforcer.enforced != nil || st.State != StateUnprotected || st.Rollbacks != 1 {
 			t.Errorf("in force: %v, state %s, %d rollbacks", s.enforcer.enforced, st.State, st.Rollbacks)
 		}
 	}
-	s.surveys.publish(survey{allow: listOf("203.0.113.50/32")})
+	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
 	s.takeSurvey(t.Context())
 	s.expect("with the whitelist mended", false, s.allBut("203.0.113.0/24", "203.0.113.50/32")...)
 }

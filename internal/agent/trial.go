@@ -17,6 +17,9 @@ const (
 	// trialRounds is how often the same must fail with the rules and work without them. An outage
 	// that begins or ends during a trial does so once.
 	trialRounds = 2
+	// trialMost is how many rounds there may be if the host comes to depend on other addresses during
+	// each.
+	trialMost = 5
 	// rejectedFor is how long rules that cut the host off are not tried again. The network may have
 	// changed since, or the host's needs.
 	rejectedFor = time.Hour
@@ -27,6 +30,7 @@ const (
 type trial struct {
 	probe         func(context.Context, ...string) host.Checks // of the named checks, or all
 	with, without func(context.Context) error
+	outdated      func(context.Context) bool // whether the rules were made of an older look at the host
 }
 
 // broken returns the checks that worked before and fail now, twice.
@@ -69,7 +73,8 @@ func (t trial) ask(ctx context.Context, checks host.Checks) host.Checks {
 }
 
 // prove returns those of the checks that fail because of the rules: they work without the rules and
-// fail with them, in each round. If it returns some, the rules are out of force; if it returns none
+// fail with them, in each round. The last time they failed with rules that follow the newest look at
+// the host. If it returns some, the rules are out of force; if it returns none
 // and no error, they are in force. After an error either may be the case. The rules must be in
 // force when it is called, and the checks fail.
 func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, error) {
@@ -81,7 +86,7 @@ func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, erro
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if round == trialRounds && len(checks) > 0 {
+		if round >= trialRounds && len(checks) > 0 && (round >= trialMost || !t.isOutdated(ctx)) {
 			return checks, nil
 		}
 		if err := t.with(ctx); err != nil {
@@ -92,6 +97,8 @@ func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, erro
 		}
 	}
 }
+
+func (t trial) isOutdated(ctx context.Context) bool { return t.outdated != nil && t.outdated(ctx) }
 
 // working returns those of the checks that work now. If none does, they are asked once more.
 func (t trial) working(ctx context.Context, checks host.Checks) host.Checks {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -374,7 +375,7 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 	}
 	a, _, _ := bench(t)
 	give := func(list, allow blocklist.Blocklist) error {
-		a.surveys.publish(survey{allow: allow})
+		a.surveys.publish(newestWith(allow))
 		a.enforcer.fresh = &pulled{list: list, at: a.clock.Now()}
 		return a.putInForce(t.Context())
 	}
@@ -398,4 +399,9 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 	if err := give(bad, listOf("203.0.113.50/32")); err != nil || !a.enforcer.enforced.block.Contains(netip.MustParseAddr("203.0.113.51")) {
 		t.Errorf("with the API whitelisted: %v", err)
 	}
+}
+
+// newestWith returns a survey with an allowlist of its own, which no look at the host replaces.
+func newestWith(allow blocklist.Blocklist) survey {
+	return survey{white: host.Whitelist{Number: math.MaxUint64}, allow: allow}
 }

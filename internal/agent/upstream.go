@@ -151,18 +151,21 @@ func (a *Agent) exemptNeeded(ctx context.Context, d desired, broken host.Checks,
 		return d, false, nil
 	}
 	a.setCondition(condOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
+	o := &onTrial{a, d}
 	t := trial{
-		probe:   a.host.Probe,
-		with:    a.enforcing(d),
-		without: a.enforcing(d.letting(candidates)),
+		probe:    a.host.Probe,
+		with:     o.enforce,
+		without:  a.enforcing(d.letting(candidates)),
+		outdated: o.outdated,
 	}
 	guilty, err := t.prove(ctx, broken)
 	if err != nil || len(guilty) == 0 {
-		return d, false, err
+		return o.rules, false, err
 	}
 	needed, err := a.fewest(ctx, t, d, guilty, candidates)
+	o.rules = d.letting(needed)
 	if err == nil {
-		err = a.enforcing(d.letting(needed))(ctx)
+		err = o.enforce(ctx)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -180,7 +183,7 @@ func (a *Agent) exemptNeeded(ctx context.Context, d desired, broken host.Checks,
 		}
 	}
 	a.publishExemptions()
-	return d.letting(needed), true, nil
+	return o.rules, true, nil
 }
 
 // errManyNeeded is a search that found no end.
@@ -216,11 +219,6 @@ func (a *Agent) fewest(ctx context.Context, t trial, d desired, checks host.Chec
 	}
 }
 
-// enforcing returns a step of a trial that puts d in force.
-func (a *Agent) enforcing(d desired) func(context.Context) error {
-	return func(ctx context.Context) error { _, err := a.enact(ctx, d); return err }
-}
-
 // publishExemptions makes the status name the addresses that are exempted.
 func (a *Agent) publishExemptions() {
 	var held error
@@ -244,11 +242,11 @@ func (a *Agent) suspectUpstreams(ctx context.Context) {
 		return
 	}
 	e.exempt.suspected = time.Now()
-	d := *e.enforced
-	broken := relayed(trial{probe: a.host.Probe}.unreached(ctx))
+	broken := a.rebaseInForce(ctx, relayed(trial{probe: a.host.Probe}.unreached(ctx)))
 	if len(broken) == 0 {
 		return
 	}
+	d := *e.enforced
 	defer a.setCondition(condOpen, nil)
 	d, exempted, err := a.exemptNeeded(ctx, d, broken, a.answerers.on(d.block, time.Now()))
 	switch {
@@ -261,6 +259,7 @@ func (a *Agent) suspectUpstreams(ctx context.Context) {
 	case exempted:
 		a.inForce(d)
 	default: // not asked again soon, since answers can be forged
+		a.follow(d)
 		a.log.Info("It is not the list that keeps a resolver from those that it asks",
 			zap.Stringer("notReached", broken))
 		e.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
