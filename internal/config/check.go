@@ -6,7 +6,6 @@ import (
 	"iter"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
 // maxWhitelist is the largest share of the addresses in use that the whitelist may cover, in each family. With more of
@@ -112,15 +112,7 @@ func setCustomBlacklist(l *loader, path string) string {
 
 // readable returns an error unless path is a regular file that can be opened.
 func readable(path string) error {
-	// Asked before opening: opening a pipe waits for a writer.
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errNotRegular
-	}
-	f, err := os.Open(path)
+	f, err := untrusted.Open(path)
 	if err != nil {
 		return err
 	}

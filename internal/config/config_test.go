@@ -124,7 +124,7 @@ func TestLoadProblems(t *testing.T) {
 		{"bad port map twice", "SIKKER_PORT_MAP=a=1;b=1", `port 1 is given to both a and b`},
 		{"bad custom blacklist missing", "SIKKER_CUSTOM_BLACKLIST=" + dir + "/none", `must be a file that can be read`},
 		{"bad custom blacklist path of two lines", "SIKKER_CUSTOM_BLACKLIST=/no\nne", `="/no\nne": must be a file that can be read (no such file or directory)`},
-		{"bad custom blacklist directory", "SIKKER_CUSTOM_BLACKLIST=" + dir, `it is no regular file`},
+		{"bad custom blacklist directory", "SIKKER_CUSTOM_BLACKLIST=" + dir, `it is not a regular file`},
 		{"bad custom blacklist relative", "SIKKER_CUSTOM_BLACKLIST=list", `must be an absolute path`},
 		{"bad URL", "SIKKER_API_URL=api.sikkerapi.com", `SIKKER_API_URL: must be a URL like`},
 		{"bad URL plain http outside", "SIKKER_API_URL=http://203.0.113.9", `must be https, or plain http to a loopback or private address`},

@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"unicode"
 	"unicode/utf16"
+
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
 const (
@@ -127,35 +128,26 @@ func (l *loader) holdsKey(text string) bool {
 
 // readKey reads the key file, and says whether every user may read it too. Its errors do not repeat the path.
 func readKey(path string) (key string, public bool, err error) {
-	// Asked before opening: opening a pipe waits for a writer.
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", false, reason(err)
-	}
-	if !info.Mode().IsRegular() {
-		return "", false, errNotRegular
-	}
-	f, err := os.Open(path)
+	f, err := untrusted.Open(path)
 	if err != nil {
 		return "", false, reason(err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	info, err := f.Stat()
+	if err != nil {
+		return "", false, reason(err)
+	}
+	text, err := io.ReadAll(untrusted.NewReader(f, maxKeyFile, fmt.Errorf("it has more than %d bytes", maxKeyFile)))
 	switch key = keyIn(text); {
 	case err != nil:
 		return "", false, reason(err)
-	case len(text) > maxKeyFile:
-		return "", false, fmt.Errorf("it has more than %d bytes", maxKeyFile)
 	case key == "":
 		return "", false, errEmpty
 	}
 	return key, info.Mode().Perm()&0o004 != 0, nil
 }
 
-var (
-	errNotRegular = errors.New("it is no regular file")
-	errEmpty      = errors.New("it is empty")
-)
+var errEmpty = errors.New("it is empty")
 
 // reason is err without the path, which the problem shows quoted and capped, or not at all.
 func reason(err error) error {

@@ -32,7 +32,7 @@ func TestLoadKey(t *testing.T) {
 		{"bad prefix", "SIKKER_API_KEY=secret_0123456789", "", "does not hold a SikkerAPI key"},
 		{"bad space", "SIKKER_API_KEY=sk_secret 0123456789", "", "does not hold a SikkerAPI key"},
 		{"bad file missing", "SIKKER_API_KEY_FILE=" + dir + "/none", "", "/none\": must be a file that holds the key and can be read (no such file or directory)"},
-		{"bad file is a directory", "SIKKER_API_KEY_FILE=" + dir, "", "it is no regular file"},
+		{"bad file is a directory", "SIKKER_API_KEY_FILE=" + dir, "", "it is not a regular file"},
 		{"bad file empty", file("empty", "\n", 0o600), "", "must be a file that holds the key and can be read (it is empty)"},
 		{"bad file holds no key", file("other", "secret_0123456789", 0o600), "", "SIKKER_API_KEY_FILE does not hold a SikkerAPI key"},
 		{"bad file too long", file("long", strings.Repeat("sk_secret", 1000), 0o600), "", "has more than 4096 bytes"},

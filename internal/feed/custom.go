@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -29,8 +31,9 @@ var (
 
 // CustomFile is the operator's list, open. It is a reader; close it.
 type CustomFile struct {
-	capped
+	io.Reader
 
+	file   *os.File
 	path   string
 	before os.FileInfo
 }
@@ -41,23 +44,21 @@ func (f *Feed) Custom() (*CustomFile, error) {
 	if f.o.Custom == "" {
 		return nil, nil
 	}
-	// Asked before opening: opening a pipe waits for a writer.
-	info, err := os.Stat(f.o.Custom)
+	file, err := untrusted.Open(f.o.Custom)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("read %s: it is no regular file", f.o.Custom)
-	}
-	file, err := os.Open(f.o.Custom)
+	info, err := file.Stat()
 	if err != nil {
-		return nil, err
-	}
-	if info, err = file.Stat(); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return &CustomFile{capped: capped{file: file, left: maxCustom}, path: f.o.Custom, before: info}, nil
+	return &CustomFile{
+		Reader: untrusted.NewReader(file, maxCustom, ErrCustomTooLarge), file: file, path: f.o.Custom, before: info,
+	}, nil
 }
+
+// Close closes the file.
+func (c *CustomFile) Close() error { return c.file.Close() }
 
 // Whole reports whether the file was whole while it was read. The error is ErrCustomChanging,
 // ErrCustomUnended, or one of reading.
@@ -120,23 +121,3 @@ func (f *Feed) customID() string {
 	sum := sha256.Sum256([]byte(f.o.Custom))
 	return hex.EncodeToString(sum[:])
 }
-
-// capped is a file that fails beyond a number of bytes.
-type capped struct {
-	file *os.File
-	left int64
-}
-
-func (c *capped) Read(p []byte) (int, error) {
-	if int64(len(p)) > c.left+1 {
-		p = p[:c.left+1] // one byte more than allowed tells that there is more
-	}
-	n, err := c.file.Read(p)
-	if c.left -= int64(n); c.left < 0 {
-		c.left = 0
-		return 0, ErrCustomTooLarge
-	}
-	return n, err
-}
-
-func (c *capped) Close() error { return c.file.Close() }

@@ -177,8 +177,8 @@ func TestCustom(t *testing.T) {
 		{name: "OK as large as may be", path: full, size: sikkerapi.BlacklistMaxBytes},
 		{name: "bad too large", path: large, err: feed.ErrCustomTooLarge.Error()},
 		{name: "bad missing", path: filepath.Join(dir, "missing"), err: "no such file"},
-		{name: "bad directory", path: dir, err: "no regular file"},
-		{name: "bad device", path: "/dev/zero", err: "no regular file"},
+		{name: "bad directory", path: dir, err: "not a regular file"},
+		{name: "bad device", path: "/dev/zero", err: "not a regular file"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

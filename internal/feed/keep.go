@@ -17,6 +17,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
 const (
@@ -189,20 +190,12 @@ func (f *Feed) setAside(name, aside string, why error) *DamagedError {
 
 // readCapped reads a regular file of at most the size that a list may have.
 func readCapped(path string) ([]byte, error) {
-	info, err := os.Lstat(path)
+	file, err := untrusted.OpenNoLink(path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path)
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	c := &capped{file: file, left: maxCustom}
-	raw, err := io.ReadAll(c)
-	return raw, errors.Join(err, c.Close())
+	raw, err := io.ReadAll(untrusted.NewReader(file, maxCustom, ErrCustomTooLarge))
+	return raw, errors.Join(err, file.Close())
 }
 
 // parseCopy takes a copy apart and holds its body against its checksum. The map has the headers that Copy has no field for.

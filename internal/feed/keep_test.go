@@ -46,7 +46,7 @@ func TestKeptIsNoFile(t *testing.T) {
 	}()
 	select {
 	case err := <-errC:
-		if err == nil || !strings.Contains(err.Error(), "is no regular file") {
+		if err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 			t.Errorf("got %v", err)
 		}
 	case <-time.After(30 * time.Second):

@@ -7,13 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
 const (
@@ -29,10 +29,7 @@ const (
 	readMost = 2 * time.Second
 )
 
-var (
-	errNotRegular = errors.New("not a regular file")
-	errDiskHangs  = errors.New("the file system does not answer")
-)
+var errDiskHangs = errors.New("the file system does not answer")
 
 // conf is what the files say about the resolvers.
 type conf struct {
@@ -117,7 +114,7 @@ func isStub(a netip.Addr) bool {
 // nameservers reads one file. Of a file that is too large it reads the beginning, and says so.
 func (f *files) nameservers(name string) ([]netip.Addr, error) {
 	path := filepath.Join(f.root, filepath.FromSlash(name))
-	text, err := readCapped(path)
+	text, err := readBeginning(path)
 	if err != nil {
 		return nil, err
 	}
@@ -129,17 +126,9 @@ func (f *files) nameservers(name string) ([]netip.Addr, error) {
 	return parseNameservers(text), fmt.Errorf("read %s: more than %d bytes", path, maxConfSize)
 }
 
-// readCapped reads a file up to one byte more than maxConfSize.
-func readCapped(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		// Opening a FIFO would wait for a writer.
-		return nil, &fs.PathError{Op: "read", Path: path, Err: errNotRegular}
-	}
-	f, err := os.Open(path)
+// readBeginning reads a file up to one byte more than maxConfSize.
+func readBeginning(path string) ([]byte, error) {
+	f, err := untrusted.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -156,7 +156,7 @@ func (h *Host) contained(links []link) error {
 // userNamespace reports whether this process is in another user namespace than the machine's, as
 // one of a rootless engine is.
 func (h *Host) userNamespace() bool {
-	raw, err := readCapped(filepath.Join(h.o.Root, "/proc/self/uid_map"))
+	raw, err := readBeginning(filepath.Join(h.o.Root, "/proc/self/uid_map"))
 	return err == nil && strings.Join(strings.Fields(string(raw)), " ") != "0 0 4294967295"
 }
 
@@ -176,10 +176,10 @@ func (h *Host) engineMark() string {
 			return name
 		}
 	}
-	if raw, err := readCapped(filepath.Join(h.o.Root, "/etc/resolv.conf")); err == nil && strings.Contains(string(raw), engineResolver) {
+	if raw, err := readBeginning(filepath.Join(h.o.Root, "/etc/resolv.conf")); err == nil && strings.Contains(string(raw), engineResolver) {
 		return "/etc/resolv.conf names Docker's resolver"
 	}
-	if raw, err := readCapped(filepath.Join(h.o.Root, "/proc/self/cgroup")); err == nil {
+	if raw, err := readBeginning(filepath.Join(h.o.Root, "/proc/self/cgroup")); err == nil {
 		if found := engines().FindString(string(raw)); found != "" {
 			return "its control group is of " + found
 		}
@@ -223,7 +223,7 @@ func (h *Host) bridged(links []link) error {
 // IP. Without the module /proc/sys/net/bridge is missing.
 func (h *Host) filtersBridge(name string) bool {
 	one := func(path string) bool {
-		raw, err := readCapped(filepath.Join(h.o.Root, path))
+		raw, err := readBeginning(filepath.Join(h.o.Root, path))
 		return err == nil && strings.TrimSpace(string(raw)) == "1"
 	}
 	if _, err := os.Stat(filepath.Join(h.o.Root, "/proc/sys/net/bridge")); err != nil {

@@ -10,6 +10,8 @@ import (
 	"io"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
 // maxText is the longest text that a compressed file may hold, in bytes: as much as a file may
@@ -18,6 +20,9 @@ const maxText = 64 << 20
 
 // errBinary is a file in a form that is not read.
 var errBinary = errors.New("it is no text: write one address or network a line, as UTF-8")
+
+// errTooMuchText means that a compressed file holds more than maxText bytes.
+var errTooMuchText = fmt.Errorf("decompress list: it holds more than %d MiB", maxText>>20)
 
 // plainText returns the text of r as UTF-8. Text that is UTF-16, as some Windows programs write it,
 // or compressed by gzip is converted while it is read. The error is one of reading, or a
@@ -33,7 +38,7 @@ func plainText(r io.Reader) (io.Reader, error) {
 		if err != nil {
 			return nil, fmt.Errorf("decompress list: %w", err)
 		}
-		br = bufio.NewReader(&unzipped{r: z, left: maxText})
+		br = bufio.NewReader(untrusted.NewReader(z, maxText, errTooMuchText))
 		if head, err = peek(br); err != nil {
 			return nil, err
 		}
@@ -128,22 +133,4 @@ func (u *utf16Reader) unit() (rune, error) {
 		return utf8.RuneError, nil
 	}
 	return rune(u.order.Uint16(b[:])), err
-}
-
-// unzipped fails when a compressed file holds more than left bytes.
-type unzipped struct {
-	r    io.Reader
-	left int64
-}
-
-func (z *unzipped) Read(p []byte) (int, error) {
-	if int64(len(p)) > z.left+1 {
-		p = p[:z.left+1] // one byte more than allowed tells that there is more
-	}
-	n, err := z.r.Read(p)
-	if z.left -= int64(n); z.left < 0 {
-		z.left = 0
-		return 0, fmt.Errorf("decompress list: it holds more than %d MiB", maxText>>20)
-	}
-	return n, err
 }

@@ -277,35 +277,6 @@ func TestBlacklistTooLarge(t *testing.T) {
 	}
 }
 
-func TestCapped(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		length int
-		large  bool
-	}{{0, false}, {9, false}, {10, false}, {11, true}, {5000, true}} {
-		for _, buffer := range []int{1, 10, 11, 4096} {
-			text := strings.Repeat("x", tt.length)
-			c := &capped{r: strings.NewReader(text), limit: 10, left: 10}
-			got, err := io.ReadAll(readerOnly{c, buffer})
-			_, large := errors.AsType[*TooLargeError](err)
-			if large != tt.large || err != nil && !large || len(got) != min(10, tt.length) {
-				t.Errorf("%d bytes by %d: got %d, %v", tt.length, buffer, len(got), err)
-			}
-			if n, again := c.Read(make([]byte, 1)); tt.large && (n != 0 || again == nil) {
-				t.Errorf("%d bytes by %d: read on after the limit", tt.length, buffer)
-			}
-		}
-	}
-}
-
-// readerOnly reads at most a number of bytes at once.
-type readerOnly struct {
-	r io.Reader
-	n int
-}
-
-func (r readerOnly) Read(p []byte) (int, error) { return r.r.Read(p[:min(len(p), r.n)]) }
-
 // TestBlacklistStalls has a server that hangs in the middle of the body: the context ends it.
 func TestBlacklistStalls(t *testing.T) {
 	t.Parallel()

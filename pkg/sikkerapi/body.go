@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
 // body is an answer's body, decompressed, capped, with errors a caller can tell apart:
@@ -31,11 +33,12 @@ func newBody(ctx context.Context, resp *http.Response, endpoint string, limit in
 		defer cancel()
 		return resp.Body.Close()
 	}}
-	b.Reader = &capped{r: &wire{r: resp.Body, ctx: ctx, endpoint: endpoint}, limit: limit, left: limit}
+	tooLarge := &TooLargeError{Limit: limit}
+	b.Reader = untrusted.NewReader(&wire{r: resp.Body, ctx: ctx, endpoint: endpoint}, limit, tooLarge)
 	switch enc := strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Encoding"))); enc {
 	case "", "identity":
 	case "gzip", "x-gzip":
-		b.Reader = &capped{r: &gunzip{r: b.Reader, endpoint: endpoint}, limit: limit, left: limit}
+		b.Reader = untrusted.NewReader(&gunzip{r: b.Reader, endpoint: endpoint}, limit, tooLarge)
 	default:
 		return b, fmt.Errorf("%w: encoding %.60q was not asked for", ErrDecompress, enc)
 	}
@@ -60,29 +63,6 @@ func (w *wire) Read(p []byte) (int, error) {
 		err = fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err)
 	}
 	return n, &TemporaryError{Endpoint: w.endpoint, Err: fmt.Errorf("read body: %w", err)}
-}
-
-// capped fails beyond a number of bytes; up to there everything is handed out.
-type capped struct {
-	r           io.Reader
-	limit, left int64
-}
-
-func (c *capped) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if c.left < 0 {
-		return 0, &TooLargeError{Limit: c.limit}
-	}
-	if int64(len(p)) > c.left+1 {
-		p = p[:c.left+1] // one byte more than allowed tells that there is more
-	}
-	n, err := c.r.Read(p)
-	if c.left -= int64(n); c.left < 0 {
-		return n - 1, &TooLargeError{Limit: c.limit}
-	}
-	return n, err
 }
 
 // gunzip decompresses, beginning with the first read, so that whoever made it did not wait for the body.
