@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -80,24 +78,19 @@ type Agent struct {
 	answeredC chan struct{} // capacity 1: answers were dropped that this host may need
 	lostC     chan error    // capacity 1: the rules are no longer what was applied
 
-	readyC   chan struct{} // capacity 1: what there is to enforce at the start is in force
-	changedC chan struct{} // capacity 1: the status was published anew
-	pulseC   chan struct{} // unbuffered: that the enforcing task takes from it shows that it goes on
-	unheard  bool          // the supervisor could not be told; the supervising task's own
+	readyC  chan struct{} // capacity 1: what there is to enforce at the start is in force
+	pulseC  chan struct{} // unbuffered: that the enforcing task takes from it shows that it goes on
+	unheard bool          // the supervisor could not be told; the supervising task's own
 
 	custom   *customReader
 	enforcer enforcer // the enforcing task's own
 	observer observer // the observing task's own
 
-	mu      sync.Mutex // held by whoever writes status
-	status  atomic.Pointer[Status]
-	started time.Time
+	board *Board
 
 	seen      seen
 	answerers answerers
-	glance    *coalesce.Reader[error]            // whether the kernel has the rules
 	counting  *coalesce.Reader[ruleset.Counters] // dropped since the start
-	reading   *coalesce.Reader[Status]           // for the health endpoint
 	heart     heart
 	applied   prometheus.Histogram
 }
@@ -137,7 +130,7 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		}},
 		enforcer: newEnforcer(),
 		recorder: recorder{askC: make(chan chan<- struct{})},
-		readyC:   make(chan struct{}, 1), changedC: make(chan struct{}, 1), pulseC: make(chan struct{}),
+		readyC:   make(chan struct{}, 1), pulseC: make(chan struct{}),
 	}
 	if a.log == nil {
 		a.log = zap.NewNop()
@@ -155,27 +148,29 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if cfg.CustomBlacklist != "" {
 		a.custom = newCustomReader(a.feed.Custom)
 	}
-	a.glance, a.reading = coalesce.New(readEvery, a.look), coalesce.New(readEvery, a.Status)
 	a.counting = coalesce.New(0, func() ruleset.Counters {
 		n, _ := a.dropped()
 		return n
 	})
-	a.applied = newApplied()
-	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a, Metrics: a.gatherer()})
-	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull, Health: a.Health, Alive: a.alive})
+	a.applied = NewApplyDuration()
+	a.board = NewBoard(BoardOptions{
+		Version: o.Version, DryRun: cfg.DryRun, Secret: cfg.APIKey.Reveal(), PullInterval: cfg.PullInterval,
+		Clock: a.clock, Log: a.log, Present: a.look, Fill: []func(*Status){a.fillKernel, a.fillWork},
+		Panicked: func(part string, err error) { a.tellPanic(&helper{name: part}, err) },
+	})
+	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a.board, Metrics: a.board.Gatherer(a.applied)})
+	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull, Health: a.board.Health, Alive: a.alive})
 	a.helpers = helpers{
 		health:  &helper{code: condHealth, open: a.server.Listen, run: a.server.Run, close: a.server.Close},
 		sensor:  &helper{code: condSensor, open: a.sensor.Open, run: a.sensor.Run, close: a.sensor.Close},
 		control: &helper{code: condControl, open: a.control.Listen, run: a.control.Run, close: a.control.Close},
 	}
-	a.status.Store(&Status{State: StateStarting, enforcing: StateStarting, Version: o.Version, DryRun: cfg.DryRun})
 	return a, nil
 }
 
 // Run enforces and observes until ctx ends, then takes the rules away and returns nil. An error at the start means that
 // nothing was changed; one at the end, that something may be left, and it says what.
 func (a *Agent) Run(ctx context.Context) error {
-	a.started = time.Now()
 	a.greet()
 	if err := a.open(); err != nil {
 		return errors.Join(err, a.close())
@@ -271,26 +266,11 @@ func (a *Agent) greet() {
 
 // settings is the configuration in one line.
 func settings(cfg config.Config) string {
-	reports := "Reports every " + short(cfg.ReportInterval)
+	reports := "Reports every " + Short(cfg.ReportInterval)
 	if !cfg.ReportEnabled {
 		reports = "Reports off"
 	}
-	return fmt.Sprintf("Score threshold: %d | Pull every %s | %s", cfg.ScoreMin, short(cfg.PullInterval), reports)
-}
-
-// short prints a duration as its two largest units: 24h, 2h 15m, 30m, 12s.
-func short(d time.Duration) string {
-	h, m := int(d.Hours()), int(d.Minutes())%60
-	switch {
-	case h > 0 && m > 0:
-		return fmt.Sprintf("%dh %dm", h, m)
-	case h > 0:
-		return fmt.Sprintf("%dh", h)
-	case m > 0:
-		return fmt.Sprintf("%dm", m)
-	default:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	}
+	return fmt.Sprintf("Score threshold: %d | Pull every %s | %s", cfg.ScoreMin, Short(cfg.PullInterval), reports)
 }
 
 // open claims what the agent wants of the host, before anything is changed: the firewall first, because its library wants a

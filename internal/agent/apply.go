@@ -36,7 +36,7 @@ func (e *RollbackError) Error() string {
 			"add its addresses to SIKKER_WHITELIST, or take them out of the file", blocklist.Entries(e.Entries), e.Broken)
 	case e.Again:
 		return fmt.Sprintf("the list of %s is the one that was rolled back; it is tried again when it differs, after %s, or by "+
-			"`sikkerguard pull --accept`", blocklist.Entries(e.Entries), short(rejectedFor))
+			"`sikkerguard pull --accept`", blocklist.Entries(e.Entries), Short(rejectedFor))
 	}
 	return fmt.Sprintf("the list of %s was rolled back, because with it this host no longer reaches: %v; "+
 		"add its addresses to SIKKER_WHITELIST", blocklist.Entries(e.Entries), e.Broken)
@@ -151,7 +151,7 @@ func (a *Agent) try(ctx context.Context, d desired, before host.Checks, adopted 
 // none, are in force.
 func (a *Agent) proof(ctx context.Context, t trial, broken host.Checks, o *onTrial) (host.Checks, error) {
 	if a.enforcer.enforced == nil {
-		a.setStatus(func(s *Status) { s.enforcing = StateUnprotected })
+		a.setStatus(func(s *Status) { s.Enforcing = StateUnprotected })
 	}
 	a.setCondition(condTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(o.rules.block.Len()), broken))
 	defer a.setCondition(condTrial, nil)
@@ -317,9 +317,9 @@ func (a *Agent) publish() {
 		a.setCondition(condLeft, nil)
 	}
 	a.setStatus(func(s *Status) {
-		s.enforcing = StateActive
+		s.Enforcing = StateActive
 		if e.enforced == nil {
-			s.enforcing = StateUnprotected
+			s.Enforcing = StateUnprotected
 		}
 		if e.enforced != nil && a.cfg.DryRun {
 			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.entries().Len()
@@ -328,7 +328,7 @@ func (a *Agent) publish() {
 			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
 		if a.cfg.DryRun {
-			s.enforcing = StateDryRun
+			s.Enforcing = StateDryRun
 		}
 	})
 }

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // Severity is how much a condition matters.
@@ -296,33 +294,6 @@ func (c ConditionStatus) reason() string {
 	return c.Message
 }
 
-// setCondition makes the condition of that code hold, with err as its detail, or ends it if err is nil. It logs the
-// transition once, however often it is called while the condition holds.
-func (a *Agent) setCondition(code Code, err error) {
-	row := conditionRow(code)
-	began, ended := false, false
-	a.setStatus(func(s *Status) {
-		held := s.holds(code)
-		s.Conditions = withCondition(s.Conditions, row, a.detail(err), err != nil)
-		began, ended = err != nil && !held, err == nil && held
-	})
-	switch {
-	case row.quiet, code != condStateDir && isUnused(err):
-	case began:
-		a.log.Warn(row.message, zap.NamedError("detail", err), zap.String("remedy", row.remedy))
-	case ended && row.ended != "":
-		a.log.Info(row.ended)
-	}
-}
-
-// detail returns the text of err as the status shows it; empty for nil.
-func (a *Agent) detail(err error) string {
-	if err == nil {
-		return ""
-	}
-	return a.plain(err.Error())
-}
-
 // conditionRow returns the row of a code. Each code has one.
 func conditionRow(code Code) condition {
 	table := conditions()
@@ -350,17 +321,17 @@ func withCondition(held []ConditionStatus, row condition, detail string, holds b
 }
 
 // holds reports whether the condition of that code holds.
-func (s *Status) holds(code Code) bool {
+func (s *Status) Holds(code Code) bool {
 	return slices.ContainsFunc(s.Conditions, func(c ConditionStatus) bool { return c.Code == code })
 }
 
 // settle derives the state and its reason from what is enforced and from the conditions that hold. If the reasons of
 // several are longer than maxText, the details are left out, so that each condition is named.
 func (s *Status) settle() {
-	s.State = s.enforcing
+	s.State = s.Enforcing
 	var reasons, messages []string
 	for _, c := range s.Conditions {
-		if hidden := conditionRow(c.Code).hiddenBy; hidden != "" && s.holds(hidden) || c.Severity == SeverityWarning {
+		if hidden := conditionRow(c.Code).hiddenBy; hidden != "" && s.Holds(hidden) || c.Severity == SeverityWarning {
 			continue
 		}
 		reasons, messages = append(reasons, c.reason()), append(messages, c.Message)

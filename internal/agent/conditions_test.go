@@ -62,10 +62,10 @@ func TestConditionTable(t *testing.T) {
 func TestSeveralConditions(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
-	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 	check := func(state State, reason string, codes ...Code) {
 		t.Helper()
-		s := a.status.Load()
+		s := a.board.latest.Load()
 		var got []Code
 		for _, c := range s.Conditions {
 			got = append(got, c.Code)
@@ -89,11 +89,11 @@ func TestSeveralConditions(t *testing.T) {
 	a.setCondition(condRules, nil)
 	a.setCondition(condOld, nil)
 	check(StateDegraded, wl+"EPERM", condWhitelist)
-	since := a.status.Load().Conditions[0].Since
+	since := a.board.latest.Load().Conditions[0].Since
 	a.setStatus(func(s *Status) { s.Conditions[0].Since = since.Add(-time.Hour) })
 	a.setCondition(condWhitelist, errors.New("EBUSY"))
 	check(StateDegraded, wl+"EBUSY", condWhitelist)
-	if got := a.status.Load().Conditions[0].Since; !got.Equal(since.Add(-time.Hour)) {
+	if got := a.board.latest.Load().Conditions[0].Since; !got.Equal(since.Add(-time.Hour)) {
 		t.Errorf("a condition that goes on began anew: %v", got)
 	}
 	a.setCondition(condWhitelist, nil)
@@ -105,19 +105,19 @@ func TestSeveralConditions(t *testing.T) {
 func TestReasonNamesItsSubject(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
-	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 	own, refresh := conditionRow(condCustom).message, conditionRow(condRefresh).message
 	a.setCondition(condCustom, errors.New("the file is empty"))
-	if got, want := a.now().Reason, own+": the file is empty"; got != want {
+	if got, want := a.board.Now().Reason, own+": the file is empty"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	long := strings.Repeat("x", maxText)
 	a.setCondition(condCustom, errors.New(long))
-	if got := a.now().Reason; len(got) > maxText+len("…") || !strings.HasPrefix(got, own+": xxx") {
+	if got := a.board.Now().Reason; len(got) > maxText+len("…") || !strings.HasPrefix(got, own+": xxx") {
 		t.Errorf("one with a long detail: %q", got)
 	}
 	a.setCondition(condRefresh, errors.New(long))
-	if got, want := a.now().Reason, refresh+"; "+own; got != want {
+	if got, want := a.board.Now().Reason, refresh+"; "+own; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -119,12 +119,12 @@ func TestCountersAreKeptBeforeTheyAreShown(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
 	g.Go(func() error { return a.recordAll(ctx) })
-	for a.Status().Dropped == nil { // the database is not open yet
+	for a.board.Status().Dropped == nil { // the database is not open yet
 		time.Sleep(time.Millisecond)
 	}
 	for range 20 {
 		k.packets.Add(1)
-		s := a.Status()
+		s := a.board.Status()
 		if kept, err := a.store.Counters(t.Context()); err != nil || kept.Packets4 != s.Dropped.Packets4 {
 			t.Errorf("shown %d packets, kept %d, %v", s.Dropped.Packets4, kept.Packets4, err)
 		}

@@ -144,7 +144,7 @@ func (a *Agent) showOwn() {
 	if c.Error == "" && o.rejected != nil {
 		c.Error = o.rejected.err.Error()
 	}
-	c.Error = a.plain(c.Error)
+	c.Error = a.board.Plain(c.Error)
 	if o.since != (clock.Moment{}) {
 		at := a.clock.WallOf(o.since).UTC().Truncate(time.Second)
 		c.Since = &at

@@ -100,7 +100,7 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			if s.lines(); s.entries() != list {
 				t.Fatalf("the good file: %s", s.entries())
 			}
-			since := *s.a.status.Load().CustomList.Since
+			since := *s.a.board.latest.Load().CustomList.Since
 			tt.damage(s)
 			for range 3 {
 				s.read()
@@ -108,11 +108,11 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			if diff := cmp.Diff([]string{tt.log}, s.lines()); diff != "" {
 				t.Errorf("log (-want +got):\n%s", diff)
 			}
-			st := s.a.status.Load()
-			if s.entries() != list || !st.holds(condCustom) || st.CustomList.Error == "" || st.CustomList.Entries != 3 || !st.CustomList.Since.Equal(since) {
+			st := s.a.board.latest.Load()
+			if s.entries() != list || !st.Holds(condCustom) || st.CustomList.Error == "" || st.CustomList.Entries != 3 || !st.CustomList.Since.Equal(since) {
 				t.Errorf("with the damaged file: %q, conditions %v, status %+v", s.entries(), st.Conditions, st.CustomList)
 			}
-			st.enforcing = StateActive
+			st.Enforcing = StateActive
 			if st.settle(); st.State != StateDegraded {
 				t.Errorf("the state is %s", st.State)
 			}
@@ -120,11 +120,11 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			// The next run has it too, before it reads the file.
 			next := s.next(state)
 			next.a.restoreOwn()
-			if next.entries() != list || !next.a.status.Load().CustomList.Since.Equal(since) {
-				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.status.Load().CustomList)
+			if next.entries() != list || !next.a.board.latest.Load().CustomList.Since.Equal(since) {
+				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.board.latest.Load().CustomList)
 			}
 			next.read()
-			if next.entries() != list || !next.a.status.Load().holds(condCustom) {
+			if next.entries() != list || !next.a.board.latest.Load().Holds(condCustom) {
 				t.Errorf("after a restart, when the file was read: %q", next.entries())
 			}
 
@@ -134,8 +134,8 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			_ = os.RemoveAll(path)
 			s.write("203.0.113.1\n203.0.113.2\n")
 			s.read()
-			st = s.a.status.Load()
-			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.holds(condCustom) || st.CustomList.Error != "" {
+			st = s.a.board.latest.Load()
+			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.Holds(condCustom) || st.CustomList.Error != "" {
 				t.Errorf("with a good file again: %q, %+v", s.entries(), st)
 			}
 			if diff := cmp.Diff([]string{"Custom blacklist can be read again (2 entries)"}, s.lines()); diff != "" {
@@ -156,7 +156,7 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	s.write("# nothing now\n")
 	s.lines()
 	s.read()
-	if st := s.a.status.Load(); s.entries() != "" || st.holds(condCustom) || st.CustomList.Entries != 0 {
+	if st := s.a.board.latest.Load(); s.entries() != "" || st.Holds(condCustom) || st.CustomList.Entries != 0 {
 		t.Errorf("got %q, %+v", s.entries(), st.CustomList)
 	}
 	if diff := cmp.Diff([]string{"Custom blacklist shrank to 0 entries, it had 3"}, s.lines()); diff != "" {
@@ -165,11 +165,11 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	s.write("")
 	next := s.next(state)
 	next.a.restoreOwn()
-	if said := next.lines(); said != nil || next.a.status.Load().CustomList == nil {
+	if said := next.lines(); said != nil || next.a.board.latest.Load().CustomList == nil {
 		t.Errorf("an empty copy is not taken: %q", said)
 	}
 	next.read()
-	if next.entries() != "" || !next.a.status.Load().holds(condCustom) {
+	if next.entries() != "" || !next.a.board.latest.Load().Holds(condCustom) {
 		t.Errorf("after a restart: %q", next.entries())
 	}
 }
@@ -198,7 +198,7 @@ func TestOwnListTellsABigDrop(t *testing.T) {
 			t.Errorf("%q: log (-want +got):\n%s", step.text, diff)
 		}
 	}
-	if bad := s.a.status.Load().CustomList.BadLines; bad != 0 {
+	if bad := s.a.board.latest.Load().CustomList.BadLines; bad != 0 {
 		t.Errorf("%d bad lines", bad)
 	}
 }
@@ -238,7 +238,7 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condCovered).message+": 3 entries, and all are whitelisted" {
+	if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != conditionRow(condCovered).message+": 3 entries, and all are whitelisted" {
 		t.Errorf("got %s %q", s.State, s.Reason)
 	}
 	if logs.FilterMessage(conditionRow(condCovered).message).Len() != 1 {
@@ -246,7 +246,7 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	}
 	a.surveys.publish(survey{allow: list("198.51.100.0/24")})
 	a.takeSurvey(t.Context())
-	if s := a.status.Load(); s.State != StateActive {
+	if s := a.board.latest.Load(); s.State != StateActive {
 		t.Errorf("in the end: %s %q", s.State, s.Reason)
 	}
 }
@@ -274,7 +274,7 @@ func TestEmptyListIsNotActive(t *testing.T) {
 	allow := blocklist.New(parsed(t, "192.0.2.1"))
 	check := func(state State, reason string) {
 		t.Helper()
-		if s := a.status.Load(); s.State != state || s.Reason != reason {
+		if s := a.board.latest.Load(); s.State != state || s.Reason != reason {
 			t.Errorf("got %s %q, want %s %q", s.State, s.Reason, state, reason)
 		}
 	}
@@ -326,12 +326,12 @@ func TestCustomStatusSince(t *testing.T) {
 	s.read()
 	at = at.Add(time.Hour)
 	s.read()
-	if got := s.a.status.Load().CustomList.Since; got == nil || !got.Equal(at.Add(-time.Hour)) {
+	if got := s.a.board.latest.Load().CustomList.Since; got == nil || !got.Equal(at.Add(-time.Hour)) {
 		t.Errorf("the same content: since %v", got)
 	}
 	s.write("203.0.113.2\n")
 	s.read()
-	if got := s.a.status.Load().CustomList.Since; got == nil || !got.Equal(at) {
+	if got := s.a.board.latest.Load().CustomList.Since; got == nil || !got.Equal(at) {
 		t.Errorf("another content: since %v", got)
 	}
 }

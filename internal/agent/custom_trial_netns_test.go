@@ -57,8 +57,8 @@ func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 	if !reaches(s.t) {
 		s.t.Errorf("%s: the API is not reached", when)
 	}
-	st := s.Status()
-	if st.holds(condRolledBack) != rolledBack || st.holds(condWhitelist) {
+	st := s.board.Status()
+	if st.Holds(condRolledBack) != rolledBack || st.Holds(condWhitelist) {
 		s.t.Errorf("%s: conditions %v", when, st.Conditions)
 	}
 	if own := s.enforcer.own.rejected != nil; st.CustomList != nil && strings.Contains(st.CustomList.Error, "was rolled back") != own {
@@ -86,7 +86,7 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 		s.expect("after a pull", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.7/32")
 		s.takeSurvey(t.Context())
 	}
-	if got := s.Status(); got.Rollbacks != 1 || got.State != StateDegraded || s.nextPull() != s.cfg.PullInterval {
+	if got := s.board.Status(); got.Rollbacks != 1 || got.State != StateDegraded || s.nextPull() != s.cfg.PullInterval {
 		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull())
 	}
 	s.read("198.51.100.8/32")
@@ -114,13 +114,13 @@ func TestOwnListIsTriedAgain(t *testing.T) {
 		s.enforcer.own.forgive()
 		s.enforcer.rejected = nil
 	}
-	if got := s.Status().Rollbacks; got != 2 {
+	if got := s.board.Status().Rollbacks; got != 2 {
 		t.Errorf("%d rollbacks", got)
 	}
 	s.read("203.0.113.0/24")
 	s.refresh(t.Context(), turn{order: order{accept: true}, err: errNotPulled})
 	s.expect("when the operator has it tried again", true, "198.51.100.1/32")
-	if got := s.Status().Rollbacks; got != 4 {
+	if got := s.board.Status().Rollbacks; got != 4 {
 		t.Errorf("%d rollbacks in the end", got)
 	}
 }
@@ -144,7 +144,7 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 		s.surveys.publish(newestWith(listOf(allow)))
 		s.takeSurvey(t.Context())
 		s.expect("after a survey", true)
-		if st := s.Status(); s.enforcer.enforced != nil || st.State != StateUnprotected || st.Rollbacks != 1 {
+		if st := s.board.Status(); s.enforcer.enforced != nil || st.State != StateUnprotected || st.Rollbacks != 1 {
 			t.Errorf("in force: %v, state %s, %d rollbacks", s.enforcer.enforced, st.State, st.Rollbacks)
 		}
 	}

@@ -17,19 +17,19 @@ func TestDryRunIsNotGreen(t *testing.T) {
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	s := a.Status()
+	s := a.board.Status()
 	if s.State != StateDryRun || s.Healthy || s.BlockedIPs != 0 || s.Blocked4 != 0 || s.Blocked6 != 0 || s.WouldBlock != 3 || s.Verified != nil {
 		t.Errorf("status: %+v", s)
 	}
-	if !s.holds(condDryRun) {
+	if !s.Holds(condDryRun) {
 		t.Errorf("no condition says so: %+v", s.Conditions)
 	}
-	if line := a.statusLine(); line != "Dry run, nothing is blocked: would block 3 IPs" {
+	if line := a.board.Line(); line != "Dry run, nothing is blocked: would block 3 IPs" {
 		t.Errorf("the service manager is told %q", line)
 	}
 	// A container in a dry run is not to be restarted, and who reads the answer sees that it is
 	// one.
-	if ok, text := a.Health(); !ok || !strings.Contains(text, "nothing is blocked") {
+	if ok, text := a.board.Health(); !ok || !strings.Contains(text, "nothing is blocked") {
 		t.Errorf("health: %v %q", ok, text)
 	}
 	if o := a.outcome(); !o.OK || o.Text != "Would block 3 IPs" {

@@ -21,8 +21,6 @@ import (
 )
 
 const (
-	// staleAfter is how many pull intervals old a list may be before the protection counts as degraded.
-	staleAfter = 3
 	// lookBriefly is how long the first survey may take before the kept list is enforced: a host without network must not
 	// wait for its protection.
 	lookBriefly = time.Second
@@ -124,7 +122,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 	running := first > 0
 	if running {
 		a.log.Info("The first pull waits: most of the quota is spent, and the kept list is in force", zap.Duration("in", first.Round(time.Second)))
-		a.setStatus(func(s *Status) { s.nextPull = a.clock.After(first) })
+		a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(first) })
 		a.tellRunning()
 	} else {
 		next.Reset(a.cfg.PullInterval)
@@ -331,7 +329,7 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 		a.tellFailure(min(wait, e.retry.Left()))
 	}
 	a.publish()
-	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(wait) })
+	a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(wait) })
 	for _, c := range t.order.askers {
 		c <- a.outcome()
 	}
@@ -361,7 +359,7 @@ func (a *Agent) judge(t turn) {
 		a.refuse(refusal)
 		e.failure = fmt.Errorf("vet blacklist: %w", refusal) // which names the list now
 	}
-	a.remember(e.failure, pullError)
+	a.remember(e.failure, PullError)
 }
 
 // accept takes a list as the one that is wanted.

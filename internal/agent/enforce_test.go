@@ -126,12 +126,12 @@ func TestReconcile(t *testing.T) {
 			a.fw = &stubborn{refuse: 1}
 			a.surveys.publish(survey{allow: moved})
 			a.takeSurvey(t.Context())
-			if s := a.status.Load(); s.State != StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
+			if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
 				t.Errorf("after the failure: %s %q", s.State, s.Reason)
 			}
 			a.surveys.publish(survey{allow: tt.again})
 			a.takeSurvey(t.Context())
-			if s := a.status.Load(); s.State != tt.state || s.Reason != tt.reason {
+			if s := a.board.latest.Load(); s.State != tt.state || s.Reason != tt.reason {
 				t.Errorf("in the end: %s %q", s.State, s.Reason)
 			}
 			if !a.enforcer.enforced.allow.Equal(tt.again) {
@@ -158,11 +158,11 @@ func TestHealth(t *testing.T) {
 	for _, tt := range tests {
 		a, _ := logged(t)
 		a.setStatus(func(s *Status) {
-			if s.enforcing = tt.enforcing; tt.reason != "" {
+			if s.Enforcing = tt.enforcing; tt.reason != "" {
 				s.Conditions = failed(tt.reason)
 			}
 		})
-		if ok, reason := a.Health(); ok != tt.ok || reason != tt.want {
+		if ok, reason := a.board.Health(); ok != tt.ok || reason != tt.want {
 			t.Errorf("%s: got %v %q, want %v %q", tt.enforcing, ok, reason, tt.ok, tt.want)
 		}
 	}

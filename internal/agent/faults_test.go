@@ -26,7 +26,7 @@ func panicky(t *testing.T) (*Agent, *zapobserver.ObservedLogs) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 	return a, logs
 }
 
@@ -66,12 +66,12 @@ func TestPanicOfATask(t *testing.T) {
 		}()
 		synctest.Wait()
 		const want = "recording: a fault of SikkerGuard itself (a panic: no such hit)"
-		if s := a.status.Load(); s.State != StateDegraded || !strings.Contains(s.Reason, want) || !s.holds(condTask) {
+		if s := a.board.latest.Load(); s.State != StateDegraded || !strings.Contains(s.Reason, want) || !s.Holds(condTask) {
 			t.Errorf("it is %s: %s", s.State, s.Reason)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if s := a.status.Load(); s.State != StateActive || runs != 4 || closed != 1 {
+		if s := a.board.latest.Load(); s.State != StateActive || runs != 4 || closed != 1 {
 			t.Errorf("later it is %s: %s, after %d runs, closed %d times", s.State, s.Reason, runs, closed)
 		}
 		told := logs.FilterLevelExact(zapcore.DPanicLevel)
@@ -119,15 +119,15 @@ func TestPanicOfAnAnswer(t *testing.T) {
 	t.Parallel()
 	a, _ := panicky(t)
 	a.fw = &broken{}
-	if _, err := a.gatherer().Gather(); err == nil || !strings.Contains(err.Error(), "no such feature") {
+	if _, err := a.board.Gatherer(a.applied).Gather(); err == nil || !strings.Contains(err.Error(), "no such feature") {
 		t.Errorf("a scrape is answered with %v", err)
 	}
-	err := panics.Contain(func() error { a.StatusJSON(); return nil })
+	err := panics.Contain(func() error { a.board.StatusJSON(); return nil })
 	if _, ok := errors.AsType[*panics.Error](err); !ok {
 		t.Errorf("the status is answered with %v", err)
 	}
 	a.fw = nil
-	if s := a.StatusJSON().(Status); s.State != StateActive {
+	if s := a.board.StatusJSON().(Status); s.State != StateActive {
 		t.Errorf("then it is %s: %s", s.State, s.Reason)
 	}
 }

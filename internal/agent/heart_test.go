@@ -15,7 +15,7 @@ func TestEnforcerThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := logged(t)
-		a.setStatus(func(s *Status) { s.enforcing = StateActive })
+		a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 		ctx, cancel := context.WithCancel(t.Context())
 		doneC, goOnC := make(chan struct{}), make(chan struct{})
 		go func() {
@@ -30,18 +30,18 @@ func TestEnforcerThatHangs(t *testing.T) {
 			<-a.pulseC
 		}()
 		time.Sleep(49 * time.Minute)
-		if err := a.alive(); err != nil || a.status.Load().State != StateActive {
-			t.Errorf("while it goes on: %v, %s", err, a.status.Load().State)
+		if err := a.alive(); err != nil || a.board.latest.Load().State != StateActive {
+			t.Errorf("while it goes on: %v, %s", err, a.board.latest.Load().State)
 		}
 		time.Sleep(time.Minute + stuckAfter)
-		if err := a.alive(); err == nil || !a.status.Load().holds(condStuck) {
-			t.Errorf("when it hangs: %v, %s", err, a.status.Load().State)
+		if err := a.alive(); err == nil || !a.board.latest.Load().Holds(condStuck) {
+			t.Errorf("when it hangs: %v, %s", err, a.board.latest.Load().State)
 		}
 		time.Sleep(time.Hour)
 		close(goOnC)
 		synctest.Wait()
-		if err := a.alive(); err != nil || a.status.Load().holds(condStuck) {
-			t.Errorf("when it goes on again: %v, %s", err, a.status.Load().State)
+		if err := a.alive(); err != nil || a.board.latest.Load().Holds(condStuck) {
+			t.Errorf("when it goes on again: %v, %s", err, a.board.latest.Load().State)
 		}
 		cancel()
 		<-doneC
@@ -56,19 +56,19 @@ func TestKernelThatHangs(t *testing.T) {
 		a, _ := logged(t)
 		k := &mute{hangC: make(chan struct{})}
 		a.fw = k
-		a.setStatus(func(s *Status) { s.enforcing, s.pulled = StateActive, a.clock.Now() })
+		a.setStatus(func(s *Status) { s.Enforcing, s.PulledAt = StateActive, a.clock.Now() })
 		start := time.Now()
-		ok, reason := a.Health()
+		ok, reason := a.board.Health()
 		if ok || reason != "unprotected: "+conditionRow(condSilent).message || time.Since(start) > kernelMost+readEvery {
 			t.Errorf("health: %v %q after %v", ok, reason, time.Since(start))
 		}
 		start = time.Now()
-		if s := a.Status(); !s.holds(condSilent) || time.Since(start) > 2*kernelMost+keepWait+time.Second {
+		if s := a.board.Status(); !s.Holds(condSilent) || time.Since(start) > 2*kernelMost+keepWait+time.Second {
 			t.Errorf("status: %+v after %v", s.Conditions, time.Since(start))
 		}
 		close(k.hangC)
 		synctest.Wait()
-		if ok, reason := a.Health(); !ok {
+		if ok, reason := a.board.Health(); !ok {
 			t.Errorf("when the kernel answers again: %q", reason)
 		}
 	})

@@ -57,7 +57,7 @@ func (a *Agent) tryOpen(h *helper) {
 func (a *Agent) keep(ctx context.Context, h *helper) error {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = againFirst, againMost
-	tried := h.open != nil && a.status.Load().holds(h.code) // it failed just now
+	tried := h.open != nil && a.board.latest.Load().Holds(h.code) // it failed just now
 	for ; ; tried = false {
 		var err error
 		if h.open != nil && !h.opened && !tried {

@@ -48,7 +48,7 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, logs := logged(t)
-		a.setStatus(func(s *Status) { s.enforcing = StateActive })
+		a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 		var mu sync.Mutex // holds tries
 		var tries []time.Time
 		failC := make(chan error)
@@ -79,7 +79,7 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		go func() { doneC <- a.keep(ctx, h) }()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": the port is taken" || !s.holds(condHealth) {
+		if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": the port is taken" || !s.Holds(condHealth) {
 			t.Errorf("meanwhile it is %s: %s", s.State, s.Reason)
 		}
 		mu.Lock()
@@ -89,12 +89,12 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		mu.Unlock()
 		free.Store(true)
 		time.Sleep(2 * againMost)
-		if s := a.status.Load(); s.State != StateActive || s.holds(condHealth) {
+		if s := a.board.latest.Load(); s.State != StateActive || s.Holds(condHealth) {
 			t.Errorf("then it is %s: %s", s.State, s.Reason)
 		}
 		failC <- errors.New("lost")
 		synctest.Wait()
-		if s := a.status.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": lost" {
+		if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": lost" {
 			t.Errorf("when it is lost it is %s: %s", s.State, s.Reason)
 		}
 		cancel()
@@ -112,10 +112,10 @@ func TestWatchThatFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := logged(t)
-		a.setStatus(func(s *Status) { s.enforcing = StateActive })
+		a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 		h := &helper{code: condHostWatch, run: func(context.Context) error {
 			time.Sleep(settledAfter / 2)
-			if s := a.status.Load(); s.State != StateDegraded {
+			if s := a.board.latest.Load(); s.State != StateDegraded {
 				t.Errorf("it is %s", s.State)
 			}
 			return errors.New("no buffer space")

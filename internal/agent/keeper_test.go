@@ -140,7 +140,7 @@ func TestAHangingDiskHoldsNothingUp(t *testing.T) {
 		a.keepHangs()
 		a.keepOwnHangs()
 	}
-	if s := a.status.Load(); !s.holds(condUnkept) || s.State != StateDegraded {
+	if s := a.board.latest.Load(); !s.Holds(condUnkept) || s.State != StateDegraded {
 		t.Errorf("while it hangs: %s %q", s.State, s.Reason)
 	}
 	for _, text := range []string{"The list cannot be kept", "The custom blacklist cannot be kept yet"} {
@@ -153,7 +153,7 @@ func TestAHangingDiskHoldsNothingUp(t *testing.T) {
 	}
 	a.keepList()
 	a.takeKept(<-e.keeper.doneC)
-	if s := a.status.Load(); s.holds(condUnkept) {
+	if s := a.board.latest.Load(); s.Holds(condUnkept) {
 		t.Errorf("afterwards: %s %q", s.State, s.Reason)
 	}
 }

@@ -36,19 +36,19 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 	} {
 		a.others.inForce = func() ([]string, error) { return tt.names, tt.err }
 		a.lookForLeftovers()
-		s := a.Status()
+		s := a.board.Status()
 		for _, code := range []Code{condLeft, condLeftUnseen} {
-			if s.holds(code) != (code == tt.code) {
+			if s.Holds(code) != (code == tt.code) {
 				t.Errorf("%q, %v: conditions %+v", tt.names, tt.err, s.Conditions)
 			}
 		}
 		if s.State != StateDryRun {
 			t.Errorf("%q, %v: the state is %s", tt.names, tt.err, s.State)
 		}
-		if ok, text := a.Health(); !ok || !strings.Contains(text, tt.health) || strings.Contains(text, "nothing is blocked") != (tt.code == "") {
+		if ok, text := a.board.Health(); !ok || !strings.Contains(text, tt.health) || strings.Contains(text, "nothing is blocked") != (tt.code == "") {
 			t.Errorf("%q, %v: health: %v %q", tt.names, tt.err, ok, text)
 		}
-		if line := a.statusLine(); !strings.Contains(line, tt.line) || strings.Contains(line, "nothing is blocked") != (tt.code == "") {
+		if line := a.board.Line(); !strings.Contains(line, tt.line) || strings.Contains(line, "nothing is blocked") != (tt.code == "") {
 			t.Errorf("%q, %v: the service manager is told %q", tt.names, tt.err, line)
 		}
 	}
@@ -92,7 +92,7 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 		}
 		a.enforcer.failure = errors.New("503")
 		a.publish()
-		if s := a.Status(); !s.holds(condLeft) || s.State != StateUnprotected {
+		if s := a.board.Status(); !s.Holds(condLeft) || s.State != StateUnprotected {
 			t.Errorf("without a list: %s, %+v", s.State, s.Conditions)
 		}
 		if replaced {
@@ -104,7 +104,7 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 			names = nil
 			a.takeSurvey(t.Context())
 		}
-		if s := a.Status(); s.holds(condLeft) || a.enforcer.left {
+		if s := a.board.Status(); s.Holds(condLeft) || a.enforcer.left {
 			t.Errorf("replaced %v: %+v", replaced, s.Conditions)
 		}
 		if n := logs.FilterMessage(conditionRow(condLeft).message).Len(); n != 1 {

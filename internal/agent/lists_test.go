@@ -133,7 +133,7 @@ func (l *lab) want(accept, ok bool, text string) {
 
 func (l *lab) conditions() []Code {
 	var codes []Code
-	for _, c := range l.a.status.Load().Conditions {
+	for _, c := range l.a.board.latest.Load().Conditions {
 		codes = append(codes, c.Code)
 	}
 	return codes
@@ -393,7 +393,7 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 		l.wantConditions(condKernel)
 		l.kernel.err = nil
 		l.a.tryAgain(t.Context())
-		if s := l.a.status.Load(); s.State != StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
+		if s := l.a.board.latest.Load(); s.State != StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
 			t.Errorf("%s: %s, blocking %d, %d more pulls", name, s.State, s.BlockedIPs, l.pulls-pulls)
 		}
 		l.wantConditions()
@@ -420,7 +420,7 @@ func TestTheKeptListIsTriedAgain(t *testing.T) {
 	l.status = http.StatusServiceUnavailable
 	l.kernel.err = nil
 	l.a.tryAgain(t.Context())
-	if s := l.a.status.Load(); s.BlockedIPs != 4 || !s.Kept || s.State != StateActive {
+	if s := l.a.board.latest.Load(); s.BlockedIPs != 4 || !s.Kept || s.State != StateActive {
 		t.Errorf("%s, blocking %d, kept %v", s.State, s.BlockedIPs, s.Kept)
 	}
 }
@@ -519,7 +519,7 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 	if wait := l.a.firstPull(); wait != 0 {
 		t.Errorf("after a pull in the future the first pull waits %v", wait)
 	}
-	if q := l.a.Status().Quota.Pulls; q == nil || q.Remaining != 24-l.pulls {
+	if q := l.a.board.Status().Quota.Pulls; q == nil || q.Remaining != 24-l.pulls {
 		t.Errorf("the quota is not known after a restart: %+v", q)
 	}
 }
@@ -537,7 +537,7 @@ func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
 	l.want(false, true, "Blocking 4 IPs")
 	l.a.takeKept(<-l.a.enforcer.keeper.doneC)
 	l.wantConditions(condUnkept)
-	if s := l.a.Status(); s.State != StateDegraded || !strings.Contains(s.Reason, "keep list") {
+	if s := l.a.board.Status(); s.State != StateDegraded || !strings.Contains(s.Reason, "keep list") {
 		t.Errorf("%s %q", s.State, s.Reason)
 	}
 	step := func() {

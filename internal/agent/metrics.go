@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/coalesce"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
-	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 // prefix begins the name of each metric.
@@ -39,13 +37,17 @@ func (m metric) desc() *prometheus.Desc {
 
 // collector reads the status once a scrape.
 type collector struct {
-	agent   *Agent
-	metrics []metric
-	descs   []*prometheus.Desc
+	read     func() Status
+	panicked func(part string, err error)
+	metrics  []metric
+	descs    []*prometheus.Desc
 }
 
-func newCollector(a *Agent) *collector {
-	c := &collector{agent: a, metrics: slices.Concat(listMetrics(a.cfg.PullInterval), dropMetrics(), reportMetrics())}
+func newCollector(b *Board) *collector {
+	c := &collector{
+		read: b.Status, panicked: b.panicked,
+		metrics: slices.Concat(listMetrics(b.o.PullInterval), dropMetrics(), reportMetrics()),
+	}
 	for _, m := range c.metrics {
 		c.descs = append(c.descs, m.desc())
 	}
@@ -67,13 +69,13 @@ func (c *collector) Collect(metricC chan<- prometheus.Metric) {
 		return nil
 	})
 	if err != nil {
-		c.agent.tellPanic(&helper{name: "metrics"}, err)
+		c.panicked("metrics", err)
 		metricC <- prometheus.NewInvalidMetric(c.descs[0], err)
 	}
 }
 
 func (c *collector) collect(metricC chan<- prometheus.Metric) {
-	s := c.agent.Status()
+	s := c.read()
 	for i, m := range c.metrics {
 		m.read(&s, func(value float64, labels ...string) {
 			metric, err := prometheus.NewConstMetric(c.descs[i], m.kind, value, labels...)
@@ -91,20 +93,21 @@ const (
 		"the list changed, the safety whitelist changed, rules were put back."
 )
 
-// newApplied is the histogram of how long it took to put a list in force: milliseconds for a small one, seconds for
+// NewApplyDuration is the histogram of how long it took to put a list in force: milliseconds for a small one, seconds for
 // hundreds of thousands of entries.
-func newApplied() prometheus.Histogram {
+func NewApplyDuration() prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: prefix + appliedName, Help: appliedHelp,
 		Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 	})
 }
 
-// registry has the metrics of this agent and of its process.
-func (a *Agent) registry() *prometheus.Registry {
+// registry returns the metrics of b, of more and of the process.
+func (b *Board) registry(more ...prometheus.Collector) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(newCollector(a), a.applied, collectors.NewGoCollector(),
+	r.MustRegister(newCollector(b), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(more...)
 	return r
 }
 
@@ -114,9 +117,9 @@ type gathered struct {
 	err      error
 }
 
-// gatherer reads the metrics once for all who ask at the same time.
-func (a *Agent) gatherer() prometheus.Gatherer {
-	registry := a.registry()
+// Gatherer returns the metrics of b, of more and of the process. Concurrent callers share one reading.
+func (b *Board) Gatherer(more ...prometheus.Collector) prometheus.Gatherer {
+	registry := b.registry(more...)
 	all := coalesce.New(readEvery, func() (g gathered) {
 		g.families, g.err = registry.Gather()
 		return g
@@ -140,26 +143,6 @@ const (
 // pullResults are all of them: each is there from the start, so that a first one is an increase.
 func pullResults() []string {
 	return []string{pullAccepted, pullRefused, pullQuota, pullUnauthorized, pullUnavailable, pullFailed}
-}
-
-// pullResult names what came of a pull.
-func pullResult(err error) string {
-	if err == nil {
-		return pullAccepted
-	}
-	if _, ok := errors.AsType[*vet.RefusalError](err); ok {
-		return pullRefused
-	}
-	if _, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
-		return pullQuota
-	}
-	if errors.Is(err, sikkerapi.ErrUnauthorized) {
-		return pullUnauthorized
-	}
-	if _, ok := errors.AsType[*sikkerapi.TemporaryError](err); ok {
-		return pullUnavailable
-	}
-	return pullFailed
 }
 
 // guards are the guards that refuse lists.

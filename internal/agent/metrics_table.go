@@ -39,7 +39,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			`sikkerguard_condition{severity!="warning"} == 1`,
 			func(s *Status, out put) {
 				for _, row := range conditions() {
-					out(truth(s.holds(row.code)), string(row.code), string(row.severity))
+					out(truth(s.Holds(row.code)), string(row.code), string(row.severity))
 				}
 			},
 		},
@@ -97,8 +97,8 @@ func listMetrics(pullInterval time.Duration) []metric {
 			"list_age_seconds", gauge, "", "Age of the last list that was accepted. Absent before the first, and while a wrong clock makes it unknown.",
 			`sikkerguard_list_age_seconds > 3 * sikkerguard_pull_interval_seconds`,
 			func(s *Status, out put) {
-				if s.ageKnown {
-					out(s.age.Seconds())
+				if s.AgeKnown {
+					out(s.Age.Seconds())
 				}
 			},
 		},
@@ -206,7 +206,7 @@ func dropMetrics() []metric {
 		{
 			"events_unattributed_total", counter, "", "Dropped packets that the kernel did not tell of, mostly because they came faster than SIKKER_LOG_RATE; up to ten seconds late.",
 			`increase(sikkerguard_events_unattributed_total[5m]) > 0`,
-			events(func(s *Status) uint64 { return s.unattributed }),
+			events(func(s *Status) uint64 { return s.Unattributed }),
 		},
 		{
 			"events_unparsed_total", counter, "", "Of the packets seen, those whose headers could not be read.",

@@ -111,8 +111,8 @@ func TestMetricsReference(t *testing.T) {
 func sample() Status {
 	at := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
 	return Status{
-		State: StateActive, enforcing: StateActive, Conditions: []ConditionStatus{}, BlockedIPs: 8774, LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
-		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: sourceAPI, ListAge: "2h 15m", age: 135 * time.Minute, ageKnown: true, Custom: 3, NextPull: &at,
+		State: StateActive, Enforcing: StateActive, Conditions: []ConditionStatus{}, BlockedIPs: 8774, LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
+		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: sourceAPI, ListAge: "2h 15m", Age: 135 * time.Minute, AgeKnown: true, Custom: 3, NextPull: &at,
 		Pulls: Counts{pullAccepted: 4, pullUnavailable: 1}, Refused: Counts{string(vet.GuardShrink): 2}, Rollbacks: 1, Repairs: 5,
 		Whitelist: WhitelistStatus{IPs: 8, Ranges: 8, Kinds: "gateways"}, Backend: "nftables",
 		Features: []string{"table owner", "element counts"}, Gaps: []string{},
@@ -124,7 +124,7 @@ func sample() Status {
 		Quota:        QuotasStatus{Pulls: &QuotaStatus{Limit: 24, Remaining: 20, Reset: at}, Reports: &QuotaStatus{Limit: 1000, Reset: at}},
 		Errors:       LastErrors{Pull: &LastError{Time: at, Text: "pull blacklist: 503"}},
 		LogDropped:   9,
-		unattributed: 50,
+		Unattributed: 50,
 	}
 }
 

@@ -183,3 +183,12 @@ func times(packets uint64, exact bool) string {
 	}
 	return fmt.Sprintf("x%d+", packets)
 }
+
+// events makes the figures add up: what was dropped and not seen is not attributed.
+func events(t sensor.Totals, dropped uint64) EventsStatus {
+	e := EventsStatus{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
+	if seen := t.Events + t.Lost; dropped > seen {
+		e.Unattributed = dropped - seen
+	}
+	return e
+}

@@ -39,5 +39,5 @@ func (a *Agent) pullIfNetwork(next *clock.Alarm) {
 	e.wait.Reset() // the waits before were for another network
 	next.Reset(clock.LeastWait)
 	a.log.Info("The network has changed; the pull that failed is tried again")
-	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(clock.LeastWait) })
+	a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(clock.LeastWait) })
 }

@@ -85,14 +85,14 @@ func (a *Agent) restoreRules(ctx context.Context) {
 	case ctx.Err() != nil:
 		return
 	case err != nil:
-		a.remember(err, applyError)
+		a.remember(err, ApplyError)
 		a.log.Error("Firewall rules were changed by another program and cannot be restored", zap.NamedError("found", cause), zap.Error(err))
 		r.lost(cause)
 	default:
 		a.setStatus(func(s *Status) { s.Repairs++ })
-		n := a.status.Load().BlockedIPs
+		n := a.board.latest.Load().BlockedIPs
 		a.log.Warn(fmt.Sprintf("Firewall rules were changed by another program; restored, blocking %d IPs", n),
-			zap.NamedError("found", cause), zap.Int("repairs", a.status.Load().Repairs))
+			zap.NamedError("found", cause), zap.Int("repairs", a.board.latest.Load().Repairs))
 	}
 	a.publish()
 }

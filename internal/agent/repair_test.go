@@ -63,7 +63,7 @@ func TestRepairsArePaced(t *testing.T) {
 		if wait := repair(); wait != 0 {
 			t.Errorf("after a quiet time the repair waits %v", wait)
 		}
-		if n := a.status.Load().Repairs; n != 22 {
+		if n := a.board.latest.Load().Repairs; n != 22 {
 			t.Errorf("%d repairs are told, want 22", n)
 		}
 	})
@@ -74,12 +74,12 @@ func TestALossOfBeforeIsNoLoss(t *testing.T) {
 	t.Parallel()
 	a, fw := inForce(t)
 	a.takeLoss(errors.New("the table was deleted"))
-	if a.enforcer.repair.due() != nil || a.status.Load().holds(condRules) {
+	if a.enforcer.repair.due() != nil || a.board.latest.Load().Holds(condRules) {
 		t.Error("rules that the kernel has are repaired")
 	}
 	fw.err = firewall.ErrMismatch
 	a.takeLoss(errors.New("the table was deleted"))
-	if a.enforcer.repair.due() == nil || !a.status.Load().holds(condRules) {
+	if a.enforcer.repair.due() == nil || !a.board.latest.Load().Holds(condRules) {
 		t.Error("rules that the kernel does not have are not repaired")
 	}
 }

@@ -115,7 +115,7 @@ func (a *Agent) tellReported(out report.Outcome) {
 func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Duration {
 	err = advise(err)
 	wait := b.NextBackOff()
-	a.remember(err, reportError)
+	a.remember(err, ReportError)
 	if unreached(err) {
 		a.surveys.ask() // the API may have another address, which is listed
 	}

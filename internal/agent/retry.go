@@ -111,8 +111,22 @@ func spread(q sikkerapi.Quota, now time.Time) time.Duration {
 	return min(q.Reset.Sub(now), 24*time.Hour) / time.Duration(q.Remaining) // further off, the clock was put back
 }
 
-// thisSecond returns the time as the status shows times: UTC, to the second.
-func thisSecond() *time.Time {
-	t := time.Now().UTC().Truncate(time.Second)
-	return &t
+// pullResult names what came of a pull.
+func pullResult(err error) string {
+	if err == nil {
+		return pullAccepted
+	}
+	if _, ok := errors.AsType[*vet.RefusalError](err); ok {
+		return pullRefused
+	}
+	if _, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
+		return pullQuota
+	}
+	if errors.Is(err, sikkerapi.ErrUnauthorized) {
+		return pullUnauthorized
+	}
+	if _, ok := errors.AsType[*sikkerapi.TemporaryError](err); ok {
+		return pullUnavailable
+	}
+	return pullFailed
 }

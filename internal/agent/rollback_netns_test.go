@@ -192,14 +192,14 @@ func TestRollback(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
 	}
-	if st := s.a.Status(); st.Rollbacks != 1 || st.BlockedIPs != 2 || st.State != StateDegraded {
+	if st := s.a.board.Status(); st.Rollbacks != 1 || st.BlockedIPs != 2 || st.State != StateDegraded {
 		t.Errorf("status: %+v", st)
 	}
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
 	s.await("is the one that was rolled back")
 	s.pull("198.51.100.1\n198.51.100.3\n198.51.100.4\n")
 	s.await("Blocking 3 IPs")
-	if st := s.a.Status(); st.Rollbacks != 1 || st.State != StateActive {
+	if st := s.a.board.Status(); st.Rollbacks != 1 || st.State != StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()
@@ -217,7 +217,7 @@ func TestRollbackOfTheFirstList(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
 	}
-	if ok, reason := s.a.Health(); ok || !strings.Contains(reason, "rolled back") {
+	if ok, reason := s.a.board.Health(); ok || !strings.Contains(reason, "rolled back") {
 		t.Errorf("health: %v %q", ok, reason)
 	}
 	s.pull("198.51.100.1\n198.51.100.3\n")
@@ -281,7 +281,7 @@ func TestWhitelistStaysReachable(t *testing.T) {
 			}
 		}
 	}
-	if st := s.a.Status(); st.Rollbacks != 0 || st.State != StateActive {
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()

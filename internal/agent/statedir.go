@@ -2,32 +2,20 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/statedir"
 )
 
 // stateDirEvery is how often the state directory is checked while nothing uses it.
 const stateDirEvery = time.Minute
 
-// unusedError is the reason that the state directory is not used. Its condition logs it once, so that
-// nothing else that fails because of it does.
-type unusedError struct{ error }
-
-func (e unusedError) Unwrap() error { return e.error }
-
-// isUnused reports whether err only repeats that the state directory is not used.
-func isUnused(err error) bool {
-	_, ok := errors.AsType[unusedError](err)
-	return ok
-}
-
 // warnOfDisk logs that something cannot be read from the state directory or written to it.
 func (a *Agent) warnOfDisk(text string, err error) {
-	if !isUnused(err) {
+	if !statedir.IsUnusable(err) {
 		a.log.Warn(text, zap.Error(err))
 	}
 }
@@ -36,12 +24,7 @@ func (a *Agent) warnOfDisk(text string, err error) {
 // be used now, nil if they may. The condition follows.
 func (a *Agent) useStateDir() error {
 	err := a.dir.Use()
-	if err != nil {
-		err = unusedError{err}
-	}
-	if err != nil || a.status.Load().holds(condStateDir) {
-		a.setCondition(condStateDir, err)
-	}
+	a.setCondition(condStateDir, err)
 	return err
 }
 

@@ -31,7 +31,7 @@ func TestBadStateDirIsToldOnce(t *testing.T) {
 		t.Errorf("it says %q", detail)
 	}
 	for _, code := range []Code{condStateDir, condControl, condUnkept, condDatabase} {
-		if !a.status.Load().holds(code) {
+		if !a.board.latest.Load().Holds(code) {
 			t.Errorf("%s does not hold", code)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
-	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -61,12 +60,12 @@ type Status struct {
 	Conditions []ConditionStatus `json:"conditions"` // those that hold, the gravest first
 	LogDropped uint64            `json:"logDropped"` // log lines that their reader did not take
 
-	enforcing    State         // what is enforced, whatever condition holds: starting, active, unprotected or dry-run
-	pulled       clock.Moment  // when the list was pulled; zero: none was
-	nextPull     clock.Moment  // when the next pull is due; zero: not known
-	age          time.Duration // of the list
-	ageKnown     bool
-	unattributed uint64 // packets that were dropped and never seen, those on their way left out: it never goes back
+	Enforcing    State         `json:"-"` // the state if no condition held: starting, active, unprotected or dry-run
+	PulledAt     clock.Moment  `json:"-"` // when the list was pulled; the zero Moment before the first
+	NextPullAt   clock.Moment  `json:"-"` // when the next pull is due; the zero Moment while that is unknown
+	Age          time.Duration `json:"-"` // of the list
+	AgeKnown     bool          `json:"-"`
+	Unattributed uint64        `json:"-"` // packets dropped without an event, but for those on their way; it never goes back
 }
 
 // ReportsStatus is what has become of reports since the database was made, in rows: one a source and service.
@@ -155,66 +154,8 @@ type EventsStatus struct {
 	Overflow uint64 `json:"overflow"` // of those seen: from more sources in one window than are kept
 }
 
-// setStatus publishes a changed copy of the status.
-func (a *Agent) setStatus(change func(*Status)) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := *a.status.Load()
-	change(&s)
-	s.settle()
-	a.status.Store(&s)
-	offer(a.changedC, struct{}{})
-}
-
-// Status is the status now, with the kernel's counters read at this moment. What they show is kept first, so that no later
-// answer, after a kill either, is less.
-func (a *Agent) Status() Status {
-	s := a.now()
-	s.Features, s.Gaps = []string{}, []string{} // not null, nor are the maps
-	if s.Conditions == nil {
-		s.Conditions = []ConditionStatus{}
-	}
-	s.Pulls, s.Refused = maps.Clone(s.Pulls), maps.Clone(s.Refused)
-	if s.Pulls == nil {
-		s.Pulls = Counts{}
-	}
-	if s.Refused == nil {
-		s.Refused = Counts{}
-	}
-	s.Uptime = short(time.Since(a.started))
-	switch {
-	case s.ageKnown:
-		s.ListAge = short(s.age)
-	case s.LastPull != nil:
-		s.ListAge = ageUnknown
-	}
-	if a.fw != nil {
-		i := a.fw.Info()
-		s.Backend, s.Features, s.Gaps = i.Name, append(s.Features, i.Features...), append(append(s.Gaps, i.Gaps...), i.Detours...)
-		if s.Verified != nil && s.Verified.Counted {
-			s.Features = append(s.Features, "element counts")
-		}
-		totals := a.sensor.Totals() // before the counter, which has then counted every packet that was seen
-		since := a.droppedSoon()
-		if sum, exact, ok := a.total(); ok {
-			s.Dropped = &DroppedStatus{
-				Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6, Exact: exact,
-			}
-		}
-		s.Events, s.unattributed = events(totals, since.Packets()), a.seen.unattributed()
-		a.recorder.keepNow()
-	}
-	s.Hits, s.LogDropped = a.seen.hits(), a.logDropped()
-	s.Unrecorded, s.Reports = a.recorder.unrecorded(), a.recorder.queue()
-	s.Quota.Pulls = quotaStatus(a.feed.Quota(), time.Now())
-	if a.reporter != nil {
-		s.Quota.Reports = quotaStatus(a.reporter.Quota(), time.Now())
-	}
-	return s
-}
-
-// quotaStatus is what is left of a quota, nil when that is not known.
-func quotaStatus(q sikkerapi.Quota, now time.Time) *QuotaStatus {
+// QuotaOf returns the quota as the status shows it at now, or nil if q is not known.
+func QuotaOf(q sikkerapi.Quota, now time.Time) *QuotaStatus {
 	if !q.Known {
 		return nil
 	}
@@ -229,32 +170,23 @@ func quotaStatus(q sikkerapi.Quota, now time.Time) *QuotaStatus {
 	return s
 }
 
-// tellTimes fills in the times of pulls and the age of the list, by the clocks as they are now.
-func (s *Status) tellTimes(c clock.Clock) {
+// setTimes fills in the times of pulls and the age of the list, by the clocks as they are now.
+func (s *Status) setTimes(c clock.Clock) {
 	second := func(t time.Time) *time.Time {
 		t = t.UTC().Truncate(time.Second)
 		return &t
 	}
 	s.LastPull, s.NextPull = nil, nil
-	if s.pulled != (clock.Moment{}) {
-		s.LastPull = second(c.WallOf(s.pulled))
-		s.age, s.ageKnown = c.Age(s.pulled)
+	if s.PulledAt != (clock.Moment{}) {
+		s.LastPull = second(c.WallOf(s.PulledAt))
+		s.Age, s.AgeKnown = c.Age(s.PulledAt)
 	}
-	if s.nextPull != (clock.Moment{}) {
+	if s.NextPullAt != (clock.Moment{}) {
 		now := c.Now()
-		next := s.nextPull.Wall
-		if byBoot := now.Wall.Add(s.nextPull.Boot - now.Boot); next.Sub(byBoot) > clock.AlarmTick { // the wall clock was put back
+		next := s.NextPullAt.Wall
+		if byBoot := now.Wall.Add(s.NextPullAt.Boot - now.Boot); next.Sub(byBoot) > clock.AlarmTick { // the wall clock was put back
 			next = byBoot
 		}
 		s.NextPull = second(next)
 	}
-}
-
-// events makes the figures add up: what was dropped and not seen is not attributed.
-func events(t sensor.Totals, dropped uint64) EventsStatus {
-	e := EventsStatus{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
-	if seen := t.Events + t.Lost; dropped > seen {
-		e.Unattributed = dropped - seen
-	}
-	return e
 }

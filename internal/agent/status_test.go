@@ -51,8 +51,7 @@ func TestStatusShape(t *testing.T) {
 func TestStatusAtStart(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
-	a.started = time.Now()
-	golden(t, "testdata/status_start.json", encode(t, a.Status()))
+	golden(t, "testdata/status_start.json", encode(t, a.board.Status()))
 }
 
 // kernel is a firewall whose rules can be taken away.
@@ -112,7 +111,7 @@ func TestDetoursAreNoWarning(t *testing.T) {
 	if want := []string{"warn Firewall: open", "info Firewall: slow"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if s := a.Status(); !slices.Equal(s.Gaps, []string{"open", "slow"}) {
+	if s := a.board.Status(); !slices.Equal(s.Gaps, []string{"open", "slow"}) {
 		t.Errorf("status: gaps %q", s.Gaps)
 	}
 }
@@ -137,18 +136,18 @@ func TestNow(t *testing.T) {
 		source  string
 		blocked int
 	}{
-		{"OK active", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
-		{"OK kept", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceKept, 5},
-		{"OK the operator's list alone", Status{enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceCustom, 5},
-		{"OK stale is degraded and healthy", Status{enforcing: StateActive, pulled: clock.Moment{Wall: old}, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h", sourceAPI, 5},
-		{"bad table gone between two looks of the watch", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
-		{"bad table gone while degraded", Status{enforcing: StateActive, pulled: clock.Moment{Wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; " + conditionRow(condRefresh).message + ": 503", sourceNone, 0},
-		{"bad starting", Status{enforcing: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
-		{"bad nothing in force", Status{enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
-		{"OK dry run", Status{enforcing: StateDryRun, pulled: clock.Moment{Wall: fresh}, WouldBlock: 5}, true, nil, StateDryRun, false, "", sourceAPI, 0},
-		{"OK dry run whose last pull failed", Status{enforcing: StateDryRun, pulled: clock.Moment{Wall: fresh}, WouldBlock: 5, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceAPI, 0},
-		{"bad dry run with an old list", Status{enforcing: StateDryRun, pulled: clock.Moment{Wall: old}, WouldBlock: 5}, true, nil, StateDryRun, false, "the list is 96h", sourceAPI, 0},
-		{"bad dry run without a list", Status{enforcing: StateDryRun, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
+		{"OK active", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, nil, StateActive, true, "", sourceAPI, 5},
+		{"OK kept", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceKept, 5},
+		{"OK the operator's list alone", Status{Enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", sourceCustom, 5},
+		{"OK stale is degraded and healthy", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: old}, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h", sourceAPI, 5},
+		{"bad table gone between two looks of the watch", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), sourceNone, 0},
+		{"bad table gone while degraded", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; " + conditionRow(condRefresh).message + ": 503", sourceNone, 0},
+		{"bad starting", Status{Enforcing: StateStarting}, false, gone, StateStarting, false, "", sourceNone, 0},
+		{"bad nothing in force", Status{Enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", sourceNone, 0},
+		{"OK dry run", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: fresh}, WouldBlock: 5}, true, nil, StateDryRun, false, "", sourceAPI, 0},
+		{"OK dry run whose last pull failed", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: fresh}, WouldBlock: 5, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceAPI, 0},
+		{"bad dry run with an old list", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: old}, WouldBlock: 5}, true, nil, StateDryRun, false, "the list is 96h", sourceAPI, 0},
+		{"bad dry run without a list", Status{Enforcing: StateDryRun, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", sourceCustom, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -158,16 +157,16 @@ func TestNow(t *testing.T) {
 				a.fw = &kernel{gone: tt.gone}
 			}
 			tt.s.settle()
-			a.status.Store(&tt.s)
-			got := a.now()
+			a.board.latest.Store(&tt.s)
+			got := a.board.Now()
 			if got.State != tt.state || got.Healthy != tt.healthy || !strings.Contains(got.Reason, tt.reason) || (got.Reason == "") != (tt.reason == "") || got.Source != tt.source || got.BlockedIPs != tt.blocked {
 				t.Errorf("got %+v", got)
 			}
 			goodDryRun := strings.HasPrefix(tt.name, "OK dry run")
-			if ok, text := a.Health(); ok != (tt.healthy || goodDryRun) || tt.healthy != (text == "") || goodDryRun != (text == dryRunNote) {
+			if ok, text := a.board.Health(); ok != (tt.healthy || goodDryRun) || tt.healthy != (text == "") || goodDryRun != (text == dryRunNote) {
 				t.Errorf("health: %v %q", ok, text)
 			}
-			if tt.s.BlockedIPs != a.status.Load().BlockedIPs {
+			if tt.s.BlockedIPs != a.board.latest.Load().BlockedIPs {
 				t.Error("a value that was published has changed")
 			}
 		})
@@ -179,9 +178,9 @@ func TestLostIsTold(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
 	a.fw = &kernel{}
-	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 	a.lost(errors.New("chain prerouting is missing"))
-	if ok, reason := a.Health(); ok || reason != "unprotected: "+conditionRow(condRules).message+": chain prerouting is missing" {
+	if ok, reason := a.board.Health(); ok || reason != "unprotected: "+conditionRow(condRules).message+": chain prerouting is missing" {
 		t.Errorf("health: %v %q", ok, reason)
 	}
 	if len(a.lostC) != 1 {
@@ -193,9 +192,9 @@ func TestLostIsTold(t *testing.T) {
 func TestPlain(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
-	a.remember(errors.New("401 for sk_test_unit\r\n\x1b[2J"+strings.Repeat("ä", 1000)), pullError)
-	a.remember(nil, applyError)
-	e := a.Status().Errors
+	a.remember(errors.New("401 for sk_test_unit\r\n\x1b[2J"+strings.Repeat("ä", 1000)), PullError)
+	a.remember(nil, ApplyError)
+	e := a.board.Status().Errors
 	if e.Apply != nil || e.Report != nil {
 		t.Errorf("errors that never were: %+v", e)
 	}
@@ -208,7 +207,7 @@ func TestPlain(t *testing.T) {
 func TestQuotaStatus(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
-	if got := quotaStatus(sikkerapi.Quota{}, now); got != nil {
+	if got := QuotaOf(sikkerapi.Quota{}, now); got != nil {
 		t.Errorf("not known: %+v", got)
 	}
 	q := sikkerapi.Quota{Known: true, Limit: 24, Remaining: 3, Reset: now.Add(time.Hour)}
@@ -220,7 +219,7 @@ func TestQuotaStatus(t *testing.T) {
 		{time.Hour, QuotaStatus{24, 24, now.Add(25 * time.Hour)}},
 		{50 * time.Hour, QuotaStatus{24, 24, now.Add(73 * time.Hour)}},
 	} {
-		if diff := cmp.Diff(&tt.want, quotaStatus(q, now.Add(tt.after))); diff != "" {
+		if diff := cmp.Diff(&tt.want, QuotaOf(q, now.Add(tt.after))); diff != "" {
 			t.Errorf("%v later (-want +got):\n%s", tt.after, diff)
 		}
 	}
@@ -255,37 +254,38 @@ func TestTimesInStatus(t *testing.T) {
 	a.fw = &kernel{}
 	wall, boot := time.Unix(0, 0), time.Hour
 	a.clock = clock.Clock{Wall: func() time.Time { return wall }, Boot: func() time.Duration { return boot }}
-	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	a.board.o.Clock = a.clock
+	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 	a.setPulled(pulled{list: blocks("203.0.113.9/32"), at: a.clock.Now()})
-	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(24 * time.Hour) })
+	a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(24 * time.Hour) })
 	boot += 2 * time.Hour
 	wall = noon // NTP has come
-	s := a.now()
-	if s.State != StateActive || !s.ageKnown || s.age != 2*time.Hour || !s.LastPull.Equal(noon.Add(-2*time.Hour)) {
-		t.Errorf("of this run: %s, age %v %t, pulled %v", s.State, s.age, s.ageKnown, s.LastPull)
+	s := a.board.Now()
+	if s.State != StateActive || !s.AgeKnown || s.Age != 2*time.Hour || !s.LastPull.Equal(noon.Add(-2*time.Hour)) {
+		t.Errorf("of this run: %s, age %v %t, pulled %v", s.State, s.Age, s.AgeKnown, s.LastPull)
 	}
 	if !s.NextPull.Before(noon) {
 		t.Errorf("next pull at %v; the clock that was set has it due at once", s.NextPull)
 	}
-	a.setStatus(func(s *Status) { s.nextPull = a.clock.After(24 * time.Hour) })
+	a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(24 * time.Hour) })
 	wall = noon.Add(-10 * time.Hour)
-	if s := a.now(); !s.NextPull.Equal(noon.Add(14 * time.Hour)) {
+	if s := a.board.Now(); !s.NextPull.Equal(noon.Add(14 * time.Hour)) {
 		t.Errorf("next pull at %v with the clock put back, want %v", s.NextPull, noon.Add(14*time.Hour))
 	}
 
 	wall = noon
 	a.setPulled(pulled{list: blocks("203.0.113.9/32"), at: clock.Moment{Wall: noon.AddDate(0, 0, 3)}})
 	a.setStatus(func(s *Status) { s.Kept = true })
-	s = a.now()
+	s = a.board.Now()
 	var held []Code
 	for _, c := range s.Conditions {
 		held = append(held, c.Code)
 	}
-	if diff := cmp.Diff([]Code{condAge}, held); diff != "" || s.State != StateActive || s.ageKnown || s.Source != sourceKept {
-		t.Errorf("kept of the future: %s, %s, age known %t, conditions (-want +got):\n%s", s.State, s.Source, s.ageKnown, diff)
+	if diff := cmp.Diff([]Code{condAge}, held); diff != "" || s.State != StateActive || s.AgeKnown || s.Source != sourceKept {
+		t.Errorf("kept of the future: %s, %s, age known %t, conditions (-want +got):\n%s", s.State, s.Source, s.AgeKnown, diff)
 	}
 	wall = noon.AddDate(0, 0, 4)
-	if s := a.now(); !s.ageKnown || s.age != 24*time.Hour || len(s.Conditions) != 0 {
-		t.Errorf("with the clock put right: age %v %t, %d conditions", s.age, s.ageKnown, len(s.Conditions))
+	if s := a.board.Now(); !s.AgeKnown || s.Age != 24*time.Hour || len(s.Conditions) != 0 {
+		t.Errorf("with the clock put right: age %v %t, %d conditions", s.Age, s.AgeKnown, len(s.Conditions))
 	}
 }

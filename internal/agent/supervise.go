@@ -2,18 +2,10 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
-
-// statusMost is how much of a status line a service manager gets, in bytes: one that is too long would make it pass over
-// the whole message.
-const statusMost = 512
 
 // notifyAgain is how long after a message that did not get through the supervisor is told again that the agent is ready.
 const notifyAgain = 2 * time.Second
@@ -28,7 +20,7 @@ type Supervisor struct {
 // life is given only after the enforcing task has taken a value from pulseC: what is proved is that this task goes on, not
 // that the process exists.
 func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
-	s := a.o.Supervisor
+	s, changedC := a.o.Supervisor, a.board.Subscribe()
 	var beatC <-chan time.Time
 	if s.Watchdog > 0 {
 		t := time.NewTicker(max(s.Watchdog/2, time.Millisecond)) // a ticker of nothing would panic
@@ -58,9 +50,9 @@ func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
 		case pulseC <- struct{}{}:
 			pulseC = nil
 			state = "WATCHDOG=1\n"
-		case <-a.changedC:
+		case <-changedC:
 		}
-		if line := a.statusLine(); line != told && stopC != nil {
+		if line := a.board.Line(); line != told && stopC != nil {
 			told = line
 			state += "STATUS=" + line + "\n"
 		}
@@ -84,30 +76,4 @@ func (a *Agent) notify(state string) bool {
 	}
 	a.unheard = err != nil
 	return err == nil
-}
-
-// statusLine is the state in one line. A reason may quote what came from outside, and a newline in it would begin an
-// assignment of its own.
-func (a *Agent) statusLine() string {
-	s := a.status.Load()
-	line := string(s.State)
-	switch s.State {
-	case StateStarting:
-		line = "Starting"
-	case StateActive:
-		line = fmt.Sprintf("Blocking %d IPs", s.BlockedIPs)
-	case StateDegraded:
-		line = fmt.Sprintf("Blocking %d IPs, degraded: %s", s.BlockedIPs, s.Reason)
-	case StateUnprotected:
-		line = strings.TrimSuffix("Unprotected: "+s.Reason, ": ")
-	case StateDryRun:
-		line = fmt.Sprintf("Dry run, nothing is blocked: would block %d IPs", s.WouldBlock)
-		if text := dryRunText(s); text != dryRunNote {
-			line = fmt.Sprintf("D%s; would block %d IPs", text[1:], s.WouldBlock)
-		}
-		if s.Reason != "" {
-			line += ", " + s.Reason
-		}
-	}
-	return plain.Line(line, statusMost)
 }

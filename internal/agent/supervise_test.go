@@ -107,15 +107,15 @@ func TestStatusLine(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a, _ := logged(t)
-			a.status.Store(&tt.s)
-			if diff := cmp.Diff(tt.want, a.statusLine()); diff != "" {
+			a.board.latest.Store(&tt.s)
+			if diff := cmp.Diff(tt.want, a.board.Line()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
 	}
 	a, _ := logged(t)
-	a.status.Store(&Status{State: StateUnprotected, Reason: strings.Repeat("é", statusMost)})
-	if got := a.statusLine(); len(got) > statusMost+len("…") || !utf8.ValidString(got) || !strings.HasSuffix(got, "é…") {
+	a.board.latest.Store(&Status{State: StateUnprotected, Reason: strings.Repeat("é", lineMost)})
+	if got := a.board.Line(); len(got) > lineMost+len("…") || !utf8.ValidString(got) || !strings.HasSuffix(got, "é…") {
 		t.Errorf("a long reason became %q", got)
 	}
 }

@@ -28,12 +28,12 @@ func TestContainedIsTold(t *testing.T) {
 	}
 	a, logs := logged(t)
 	a.host = host.New(host.Options{Root: root})
-	a.setStatus(func(s *Status) { s.enforcing = StateActive })
+	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
 	for range 2 {
 		container.Do(a.lookAround)
 	}
-	s := a.status.Load()
-	if !s.holds(condNamespace) || s.holds(condBridged) || s.State != StateActive || s.Reason != "" {
+	s := a.board.latest.Load()
+	if !s.Holds(condNamespace) || s.Holds(condBridged) || s.State != StateActive || s.Reason != "" {
 		t.Errorf("in a container's network: %s %q, %+v", s.State, s.Reason, s.Conditions)
 	}
 	row := conditionRow(condNamespace)
@@ -42,7 +42,7 @@ func TestContainedIsTold(t *testing.T) {
 	}
 	container.Run("ip", "link", "add", "docker0", "type", "bridge") // it is an engine's host
 	container.Do(a.lookAround)
-	if s := a.status.Load(); s.holds(condNamespace) || logs.FilterMessage(row.ended).Len() != 1 {
+	if s := a.board.latest.Load(); s.Holds(condNamespace) || logs.FilterMessage(row.ended).Len() != 1 {
 		t.Errorf("on an engine's host: %+v", s.Conditions)
 	}
 }

@@ -99,7 +99,7 @@ func TestNewestSurveyWins(t *testing.T) {
 		s.await(ended)
 		mustAllow("after the pull", "203.0.113.71", "203.0.113.72", addr)
 	}
-	if st := s.a.Status(); st.BlockedIPs != 1 {
+	if st := s.a.board.Status(); st.BlockedIPs != 1 {
 		t.Errorf("%d entries are blocked, want 1", st.BlockedIPs)
 	}
 	s.end()
@@ -290,7 +290,7 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	if !a.status.Load().holds(condWhitelist) {
+	if !a.board.latest.Load().Holds(condWhitelist) {
 		t.Error("the status does not say that the whitelist is not the host's")
 	}
 }

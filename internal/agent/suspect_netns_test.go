@@ -52,13 +52,13 @@ func TestSuspect(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	if st := s.a.Status(); st.Rollbacks != 0 || st.State != StateDegraded || !st.holds(condExempt) || !st.holds(condRefresh) {
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != StateDegraded || !st.Holds(condExempt) || !st.Holds(condRefresh) {
 		t.Errorf("status: %+v", st)
 	}
 	s.down.Store(false)
 	s.pull("198.51.100.1\n198.51.100.2\n198.51.100.3\n")
 	s.await("is not needed any more")
-	if st := s.a.Status(); st.State != StateActive || st.holds(condExempt) {
+	if st := s.a.board.Status(); st.State != StateActive || st.Holds(condExempt) {
 		t.Errorf("with another list: %+v", st)
 	}
 	s.end()
@@ -77,7 +77,7 @@ func TestSuspectAcquitted(t *testing.T) {
 	if reaches(t) {
 		t.Error("the list does not block afterwards")
 	}
-	if st := s.a.Status(); st.Rollbacks != 0 || st.State != StateDegraded || st.BlockedIPs != 2 {
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != StateDegraded || st.BlockedIPs != 2 {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()

@@ -78,7 +78,7 @@ func (a *Agent) tellSaved(d desired) {
 func (a *Agent) tellFailure(wait time.Duration) {
 	err := errors.Join(a.enforcer.failure, a.enforcer.unapplied)
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
-	n, would := a.status.Load().BlockedIPs, a.status.Load().WouldBlock
+	n, would := a.board.latest.Load().BlockedIPs, a.board.latest.Load().WouldBlock
 	switch {
 	case a.cfg.DryRun && a.enforcer.enforced == nil:
 		a.log.Warn("No list yet", zap.Error(err), retry)
@@ -97,7 +97,7 @@ func (a *Agent) tellFailure(wait time.Duration) {
 
 // outcome is what came of the last turn, for who asked for it.
 func (a *Agent) outcome() control.Outcome {
-	n, would := a.status.Load().BlockedIPs, a.status.Load().WouldBlock
+	n, would := a.board.latest.Load().BlockedIPs, a.board.latest.Load().WouldBlock
 	switch err := errors.Join(a.enforcer.failure, a.enforcer.unapplied); {
 	case err != nil && a.cfg.DryRun:
 		return control.Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}

@@ -135,7 +135,7 @@ func relayRoot(t *testing.T) string {
 // exempted returns the detail of the condition that an upstream is let through; empty if it does
 // not hold.
 func exempted(a *Agent) string {
-	for _, c := range a.Status().Conditions {
+	for _, c := range a.board.Status().Conditions {
 		if c.Code == condExempt {
 			return c.Detail
 		}
@@ -171,7 +171,7 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	if detail := exempted(s.a); !strings.Contains(detail, upstream) || strings.Contains(detail, liar) {
 		t.Errorf("the status says %q", detail)
 	}
-	if st := s.a.Status(); st.Rollbacks != 0 || st.State != StateActive {
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.pull(relayList + "198.51.100.2\n") // what is exempted stays so with the next list
@@ -234,7 +234,7 @@ func TestForgedAnswersExemptNothing(t *testing.T) {
 	if detail := exempted(s.a); detail != "" || whitelisted(t, liar) {
 		t.Errorf("let through: %q", detail)
 	}
-	if st := s.a.Status(); st.BlockedIPs != 3 || st.Rollbacks != 0 {
+	if st := s.a.board.Status(); st.BlockedIPs != 3 || st.Rollbacks != 0 {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()

@@ -25,7 +25,7 @@ func (a *Agent) putInForce(ctx context.Context) error {
 func (a *Agent) takeApplied(err error) {
 	e := &a.enforcer
 	e.unapplied = err
-	a.remember(err, applyError)
+	a.remember(err, ApplyError)
 	_, rolledBack := errors.AsType[*RollbackError](err)
 	switch {
 	case err == nil:
@@ -84,7 +84,7 @@ func (a *Agent) setPulled(p pulled) {
 	e.pulled, e.pulledAt, e.kept = p.list, p.at, p.kept
 	a.evidence.publish(e.pulled)
 	a.setStatus(func(s *Status) {
-		s.pulled, s.Kept = p.at, p.kept
+		s.PulledAt, s.Kept = p.at, p.kept
 	})
 }
 

@@ -96,7 +96,7 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 		}
 		a.widen(ctx)
 		e.stale = err
-		a.remember(err, applyError)
+		a.remember(err, ApplyError)
 		a.publish()
 		a.reconcileAgain()
 	}

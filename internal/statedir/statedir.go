@@ -58,9 +58,30 @@ func New(path string, shared bool) *Dir {
 	return &Dir{path: path, shared: shared, uid: uint32(os.Geteuid())}
 }
 
-// Use makes the directory if it is missing, checks it and its files, and takes the lock. nil
-// means that its files may be read and written now.
+// UnusableError is the reason why the files of the state directory must not be used now. Everything that uses the
+// directory fails with it, so it is logged once, by its condition.
+type UnusableError struct{ Err error }
+
+func (e *UnusableError) Error() string { return e.Err.Error() }
+
+func (e *UnusableError) Unwrap() error { return e.Err }
+
+// IsUnusable reports whether err is or wraps an *UnusableError.
+func IsUnusable(err error) bool {
+	_, ok := errors.AsType[*UnusableError](err)
+	return ok
+}
+
+// Use makes the directory if it is missing, checks it and its files, and takes the lock. If it returns nil, its files may be
+// read and written now. Each error is an *UnusableError.
 func (d *Dir) Use() error {
+	if err := d.use(); err != nil {
+		return &UnusableError{err}
+	}
+	return nil
+}
+
+func (d *Dir) use() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dir, err := d.walk()
