@@ -95,7 +95,7 @@ bench: ## Run the benchmarks (root for those on the kernel)
 .PHONY: docs
 docs: ## Write the generated pages and golden files anew
 	$(GO) test ./internal/config ./internal/firewall/nft -update
-	$(GO) test ./internal/agent -run 'TestMetricsReference|TestConditionsPage|TestStatus' -update
+	$(GO) test ./internal/status -run 'TestMetricsReference|TestConditionsPage|TestStatusShape' -update
 
 .PHONY: package
 package: ## Build the .deb and the .rpm of both architectures into dist/

@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync/atomic"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/server"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -86,13 +86,12 @@ type Agent struct {
 	enforcer enforcer // the enforcing task's own
 	observer observer // the observing task's own
 
-	board *Board
+	board *status.Board
 
 	seen      seen
 	answerers answerers
 	counting  *coalesce.Reader[ruleset.Counters] // dropped since the start
 	heart     heart
-	applied   prometheus.Histogram
 }
 
 // offer hands a value to a task that looks for it when it has time. When one is waiting already, this one adds nothing.
@@ -152,18 +151,17 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		n, _ := a.dropped()
 		return n
 	})
-	a.applied = NewApplyDuration()
-	a.board = NewBoard(BoardOptions{
+	a.board = status.New(status.Options{
 		Version: o.Version, DryRun: cfg.DryRun, Secret: cfg.APIKey.Reveal(), PullInterval: cfg.PullInterval,
-		Clock: a.clock, Log: a.log, Present: a.look, Fill: []func(*Status){a.fillKernel, a.fillWork},
+		Clock: a.clock, Log: a.log, Present: a.look, Fill: []func(*status.Status){a.fillKernel, a.fillWork},
 		Panicked: func(part string, err error) { a.tellPanic(&helper{name: part}, err) },
 	})
-	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a.board, Metrics: a.board.Gatherer(a.applied)})
+	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a.board, Metrics: a.board.Gatherer()})
 	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull, Health: a.board.Health, Alive: a.alive})
 	a.helpers = helpers{
-		health:  &helper{code: condHealth, open: a.server.Listen, run: a.server.Run, close: a.server.Close},
-		sensor:  &helper{code: condSensor, open: a.sensor.Open, run: a.sensor.Run, close: a.sensor.Close},
-		control: &helper{code: condControl, open: a.control.Listen, run: a.control.Run, close: a.control.Close},
+		health:  &helper{code: status.CondHealth, open: a.server.Listen, run: a.server.Run, close: a.server.Close},
+		sensor:  &helper{code: status.CondSensor, open: a.sensor.Open, run: a.sensor.Run, close: a.sensor.Close},
+		control: &helper{code: status.CondControl, open: a.control.Listen, run: a.control.Run, close: a.control.Close},
 	}
 	return a, nil
 }
@@ -182,7 +180,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var sensing, controlling, recording, delivering errgroup.Group
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, a.helpers.health) })
-	g.Go(func() error { return a.keep(ctx, &helper{code: condHostWatch, run: a.watchHost}) })
+	g.Go(func() error { return a.keep(ctx, &helper{code: status.CondHostWatch, run: a.watchHost}) })
 	g.Go(func() error { return a.keep(ctx, task("watch of resolver files", a.watchFiles)) })
 	g.Go(func() error { return a.keep(ctx, task("survey of this host", a.surveys.Run)) })
 	if a.custom != nil {
@@ -208,7 +206,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if !a.cfg.DryRun {
 		sensing.Go(func() error { return a.keep(afterwards, a.helpers.sensor) })
 		recording.Go(func() error { return a.keep(afterwards, task("recording", a.recordAll)) })
-		g.Go(func() error { return a.keep(ctx, &helper{code: condRulesWatch, run: a.watchRules}) })
+		g.Go(func() error { return a.keep(ctx, &helper{code: status.CondRulesWatch, run: a.watchRules}) })
 		g.Go(func() error { return a.keep(ctx, task("log of what is blocked", a.observe)) })
 		if a.reporter != nil {
 			delivering.Go(func() error { return a.keep(ctx, task("reports", a.deliver)) })
@@ -260,17 +258,17 @@ func (a *Agent) greet() {
 	}
 	if a.cfg.DryRun {
 		a.log.Info("Dry run: the firewall is not touched")
-		a.setCondition(condDryRun, errors.New("SIKKER_DRY_RUN is set"))
+		a.setCondition(status.CondDryRun, errors.New("SIKKER_DRY_RUN is set"))
 	}
 }
 
 // settings is the configuration in one line.
 func settings(cfg config.Config) string {
-	reports := "Reports every " + Short(cfg.ReportInterval)
+	reports := "Reports every " + status.Short(cfg.ReportInterval)
 	if !cfg.ReportEnabled {
 		reports = "Reports off"
 	}
-	return fmt.Sprintf("Score threshold: %d | Pull every %s | %s", cfg.ScoreMin, Short(cfg.PullInterval), reports)
+	return fmt.Sprintf("Score threshold: %d | Pull every %s | %s", cfg.ScoreMin, status.Short(cfg.PullInterval), reports)
 }
 
 // open claims what the agent wants of the host, before anything is changed: the firewall first, because its library wants a

@@ -12,6 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -36,7 +37,7 @@ func (e *RollbackError) Error() string {
 			"add its addresses to SIKKER_WHITELIST, or take them out of the file", blocklist.Entries(e.Entries), e.Broken)
 	case e.Again:
 		return fmt.Sprintf("the list of %s is the one that was rolled back; it is tried again when it differs, after %s, or by "+
-			"`sikkerguard pull --accept`", blocklist.Entries(e.Entries), Short(rejectedFor))
+			"`sikkerguard pull --accept`", blocklist.Entries(e.Entries), status.Short(rejectedFor))
 	}
 	return fmt.Sprintf("the list of %s was rolled back, because with it this host no longer reaches: %v; "+
 		"add its addresses to SIKKER_WHITELIST", blocklist.Entries(e.Entries), e.Broken)
@@ -121,7 +122,7 @@ func (a *Agent) try(ctx context.Context, d desired, before host.Checks, adopted 
 	if err != nil {
 		err = errors.Join(err, a.undo())
 	}
-	a.setCondition(condOpen, nil)
+	a.setCondition(status.CondOpen, nil)
 	if err != nil {
 		return d, err
 	}
@@ -151,14 +152,14 @@ func (a *Agent) try(ctx context.Context, d desired, before host.Checks, adopted 
 // none, are in force.
 func (a *Agent) proof(ctx context.Context, t trial, broken host.Checks, o *onTrial) (host.Checks, error) {
 	if a.enforcer.enforced == nil {
-		a.setStatus(func(s *Status) { s.Enforcing = StateUnprotected })
+		a.setStatus(func(s *status.Status) { s.Enforcing = status.StateUnprotected })
 	}
-	a.setCondition(condTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(o.rules.block.Len()), broken))
-	defer a.setCondition(condTrial, nil)
+	a.setCondition(status.CondTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(o.rules.block.Len()), broken))
+	defer a.setCondition(status.CondTrial, nil)
 	guilty, err := t.prove(ctx, broken)
 	if err == nil && len(guilty) > 0 {
 		a.enforcer.rejected = &rejection{o.rules, time.Now()}
-		a.setStatus(func(s *Status) { s.Rollbacks++ })
+		a.setStatus(func(s *status.Status) { s.Rollbacks++ })
 	}
 	return guilty, err
 }
@@ -191,14 +192,14 @@ func (a *Agent) undo() error {
 func (a *Agent) enact(ctx context.Context, d desired) (ruleset.Evidence, error) {
 	ev, err := a.fw.Apply(ctx, a.ruleset(d))
 	if ev.Took > 0 { // it was asked
-		a.applied.Observe(ev.Took.Seconds())
+		a.board.ObserveApply(ev.Took)
 	}
 	if err == nil {
-		v := &VerifiedStatus{
-			At: *thisSecond(), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
+		v := &status.Verified{
+			At: *status.ThisSecond(), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
 		}
 		a.tellGaps()
-		a.setStatus(func(s *Status) { s.Verified = v })
+		a.setStatus(func(s *status.Status) { s.Verified = v })
 		a.enforcer.entries4, a.enforcer.entries6 = ev.Entries4, ev.Entries6
 	}
 	return ev, err
@@ -235,7 +236,7 @@ func (a *Agent) accuse(ctx context.Context) {
 	}
 	a.log.Warn("This host does not reach all that it needs, and answers to it are dropped; letting those in for a moment that answered",
 		zap.Int("sources", len(candidates)), zap.Stringer("notReached", broken))
-	defer a.setCondition(condOpen, nil)
+	defer a.setCondition(status.CondOpen, nil)
 	let, exempted, err := a.exemptNeeded(ctx, d, broken, candidates)
 	switch {
 	case ctx.Err() != nil:
@@ -295,31 +296,31 @@ func (a *Agent) publishFailures() {
 	case own != nil:
 		rolledBack = own.err
 	}
-	a.setCondition(condRefresh, pull)
-	a.setCondition(condRefused, refused)
-	a.setCondition(condRolledBack, rolledBack)
-	a.setCondition(condKernel, kernel)
+	a.setCondition(status.CondRefresh, pull)
+	a.setCondition(status.CondRefused, refused)
+	a.setCondition(status.CondRolledBack, rolledBack)
+	a.setCondition(status.CondKernel, kernel)
 }
 
 // publish makes the status say what is in force, and what is not as it should be.
 func (a *Agent) publish() {
 	e := &a.enforcer
 	a.publishFailures()
-	a.setCondition(condWhitelist, e.stale)
-	a.setCondition(condCovered, e.covered())
-	a.setCondition(condEmpty, e.empty())
+	a.setCondition(status.CondWhitelist, e.stale)
+	a.setCondition(status.CondCovered, e.covered())
+	a.setCondition(status.CondEmpty, e.empty())
 	var repairing error
 	if e.repair.timer != nil {
 		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)
 	}
-	a.setCondition(condRules, repairing)
+	a.setCondition(status.CondRules, repairing)
 	if !e.left && !a.cfg.DryRun {
-		a.setCondition(condLeft, nil)
+		a.setCondition(status.CondLeft, nil)
 	}
-	a.setStatus(func(s *Status) {
-		s.Enforcing = StateActive
+	a.setStatus(func(s *status.Status) {
+		s.Enforcing = status.StateActive
 		if e.enforced == nil {
-			s.Enforcing = StateUnprotected
+			s.Enforcing = status.StateUnprotected
 		}
 		if e.enforced != nil && a.cfg.DryRun {
 			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.entries().Len()
@@ -328,7 +329,7 @@ func (a *Agent) publish() {
 			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
 		if a.cfg.DryRun {
-			s.Enforcing = StateDryRun
+			s.Enforcing = status.StateDryRun
 		}
 	})
 }

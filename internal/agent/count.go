@@ -3,10 +3,14 @@ package agent
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
+
+// countersMost is how long the kernel may take to answer before the counters of its last answer are returned.
+const countersMost = 2 * time.Second
 
 // dropCount makes one figure, which never goes back, of the kernel's counters, which begin anew with each table.
 type dropCount struct {
@@ -80,7 +84,7 @@ func (a *Agent) dropped() (ruleset.Counters, error) {
 // droppedSoon is dropped for who must not wait for a kernel that hangs: then it returns what was dropped when the kernel
 // answered last, as it does when the kernel answers with an error.
 func (a *Agent) droppedSoon() ruleset.Counters {
-	if since, ok := a.counting.Within(kernelMost); ok {
+	if since, ok := a.counting.Within(countersMost); ok {
 		return since
 	}
 	a.drops.mu.Lock()

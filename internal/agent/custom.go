@@ -12,6 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -33,14 +34,6 @@ type ownList struct {
 
 	keeper *keeper              // writes list to the disk
 	kept   *blocklist.Blocklist // the list that is on the disk or that keeper writes; nil if that is not known
-}
-
-// CustomStatus is the operator's own list.
-type CustomStatus struct {
-	Entries  int        `json:"entries"`
-	Since    *time.Time `json:"since"`    // when this content was first read, maybe by an earlier run; null if none was
-	BadLines int        `json:"badLines"` // lines that are left out
-	Error    string     `json:"error"`    // why the file, as it is now, is not taken; empty if it is
 }
 
 // restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
@@ -90,7 +83,7 @@ func (a *Agent) takeOwn() {
 		o.list, o.since = v.List, a.clock.Now()
 	}
 	o.err, o.badLines = "", v.Bad
-	a.setCondition(condCustom, nil)
+	a.setCondition(status.CondCustom, nil)
 	a.showOwn()
 	a.keepOwn()
 }
@@ -112,7 +105,7 @@ func (a *Agent) refuseOwn(err error) {
 			zap.String("file", a.cfg.CustomBlacklist), zap.Error(err))
 	}
 	o.badLines = 0
-	a.setCondition(condCustom, err)
+	a.setCondition(status.CondCustom, err)
 	a.showOwn()
 }
 
@@ -140,7 +133,7 @@ func (a *Agent) tellBadLines(v vet.Verdict) {
 // showOwn publishes the operator's list in the status.
 func (a *Agent) showOwn() {
 	o := &a.enforcer.own
-	c := &CustomStatus{Entries: o.list.Len(), BadLines: o.badLines, Error: o.err}
+	c := &status.CustomList{Entries: o.list.Len(), BadLines: o.badLines, Error: o.err}
 	if c.Error == "" && o.rejected != nil {
 		c.Error = o.rejected.err.Error()
 	}
@@ -149,7 +142,7 @@ func (a *Agent) showOwn() {
 		at := a.clock.WallOf(o.since).UTC().Truncate(time.Second)
 		c.Since = &at
 	}
-	a.setStatus(func(s *Status) { s.CustomList = c })
+	a.setStatus(func(s *status.Status) { s.CustomList = c })
 }
 
 // keepOwn keeps the operator's list on the disk, if the disk does not have it, so that the next

@@ -14,6 +14,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // ownScene is an agent with an operator's list, whose task is played by the test.
@@ -100,7 +101,7 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			if s.lines(); s.entries() != list {
 				t.Fatalf("the good file: %s", s.entries())
 			}
-			since := *s.a.board.latest.Load().CustomList.Since
+			since := *s.a.board.Latest().CustomList.Since
 			tt.damage(s)
 			for range 3 {
 				s.read()
@@ -108,23 +109,23 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			if diff := cmp.Diff([]string{tt.log}, s.lines()); diff != "" {
 				t.Errorf("log (-want +got):\n%s", diff)
 			}
-			st := s.a.board.latest.Load()
-			if s.entries() != list || !st.Holds(condCustom) || st.CustomList.Error == "" || st.CustomList.Entries != 3 || !st.CustomList.Since.Equal(since) {
+			st := s.a.board.Latest()
+			if s.entries() != list || !st.Holds(status.CondCustom) || st.CustomList.Error == "" || st.CustomList.Entries != 3 || !st.CustomList.Since.Equal(since) {
 				t.Errorf("with the damaged file: %q, conditions %v, status %+v", s.entries(), st.Conditions, st.CustomList)
 			}
-			st.Enforcing = StateActive
-			if st.settle(); st.State != StateDegraded {
-				t.Errorf("the state is %s", st.State)
+			s.a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
+			if state := s.a.board.Latest().State; state != status.StateDegraded {
+				t.Errorf("the state is %s", state)
 			}
 
 			// The next run has it too, before it reads the file.
 			next := s.next(state)
 			next.a.restoreOwn()
-			if next.entries() != list || !next.a.board.latest.Load().CustomList.Since.Equal(since) {
-				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.board.latest.Load().CustomList)
+			if next.entries() != list || !next.a.board.Latest().CustomList.Since.Equal(since) {
+				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.board.Latest().CustomList)
 			}
 			next.read()
-			if next.entries() != list || !next.a.board.latest.Load().Holds(condCustom) {
+			if next.entries() != list || !next.a.board.Latest().Holds(status.CondCustom) {
 				t.Errorf("after a restart, when the file was read: %q", next.entries())
 			}
 
@@ -134,8 +135,8 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			_ = os.RemoveAll(path)
 			s.write("203.0.113.1\n203.0.113.2\n")
 			s.read()
-			st = s.a.board.latest.Load()
-			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.Holds(condCustom) || st.CustomList.Error != "" {
+			st = s.a.board.Latest()
+			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.Holds(status.CondCustom) || st.CustomList.Error != "" {
 				t.Errorf("with a good file again: %q, %+v", s.entries(), st)
 			}
 			if diff := cmp.Diff([]string{"Custom blacklist can be read again (2 entries)"}, s.lines()); diff != "" {
@@ -156,7 +157,7 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	s.write("# nothing now\n")
 	s.lines()
 	s.read()
-	if st := s.a.board.latest.Load(); s.entries() != "" || st.Holds(condCustom) || st.CustomList.Entries != 0 {
+	if st := s.a.board.Latest(); s.entries() != "" || st.Holds(status.CondCustom) || st.CustomList.Entries != 0 {
 		t.Errorf("got %q, %+v", s.entries(), st.CustomList)
 	}
 	if diff := cmp.Diff([]string{"Custom blacklist shrank to 0 entries, it had 3"}, s.lines()); diff != "" {
@@ -165,11 +166,11 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	s.write("")
 	next := s.next(state)
 	next.a.restoreOwn()
-	if said := next.lines(); said != nil || next.a.board.latest.Load().CustomList == nil {
+	if said := next.lines(); said != nil || next.a.board.Latest().CustomList == nil {
 		t.Errorf("an empty copy is not taken: %q", said)
 	}
 	next.read()
-	if next.entries() != "" || !next.a.board.latest.Load().Holds(condCustom) {
+	if next.entries() != "" || !next.a.board.Latest().Holds(status.CondCustom) {
 		t.Errorf("after a restart: %q", next.entries())
 	}
 }
@@ -198,7 +199,7 @@ func TestOwnListTellsABigDrop(t *testing.T) {
 			t.Errorf("%q: log (-want +got):\n%s", step.text, diff)
 		}
 	}
-	if bad := s.a.board.latest.Load().CustomList.BadLines; bad != 0 {
+	if bad := s.a.board.Latest().CustomList.BadLines; bad != 0 {
 		t.Errorf("%d bad lines", bad)
 	}
 }
@@ -238,15 +239,15 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != conditionRow(condCovered).message+": 3 entries, and all are whitelisted" {
+	if s := a.board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondCovered)+": 3 entries, and all are whitelisted" {
 		t.Errorf("got %s %q", s.State, s.Reason)
 	}
-	if logs.FilterMessage(conditionRow(condCovered).message).Len() != 1 {
+	if logs.FilterMessage(status.Message(status.CondCovered)).Len() != 1 {
 		t.Errorf("it is not logged once: %v", logs.All())
 	}
 	a.surveys.publish(survey{allow: list("198.51.100.0/24")})
 	a.takeSurvey(t.Context())
-	if s := a.board.latest.Load(); s.State != StateActive {
+	if s := a.board.Latest(); s.State != status.StateActive {
 		t.Errorf("in the end: %s %q", s.State, s.Reason)
 	}
 }
@@ -272,25 +273,25 @@ func TestEmptyListIsNotActive(t *testing.T) {
 	a.fw = &stubborn{}
 	list := blocklist.New(parsed(t, "198.51.100.1"))
 	allow := blocklist.New(parsed(t, "192.0.2.1"))
-	check := func(state State, reason string) {
+	check := func(state status.State, reason string) {
 		t.Helper()
-		if s := a.board.latest.Load(); s.State != state || s.Reason != reason {
+		if s := a.board.Latest(); s.State != state || s.Reason != reason {
 			t.Errorf("got %s %q, want %s %q", s.State, s.Reason, state, reason)
 		}
 	}
 	a.publish()
-	check(StateUnprotected, "") // nothing is in force
+	check(status.StateUnprotected, "") // nothing is in force
 	if err := a.apply(t.Context(), desired{allow: allow}); err != nil {
 		t.Fatal(err)
 	}
-	check(StateDegraded, "The list in force is empty: nothing is blocked: it has no entries")
+	check(status.StateDegraded, "The list in force is empty: nothing is blocked: it has no entries")
 	if err := a.apply(t.Context(), desired{block: list, allow: allow}); err != nil {
 		t.Fatal(err)
 	}
-	check(StateActive, "")
+	check(status.StateActive, "")
 	a.enforcer.entries4 = 0
 	a.publish()
-	check(StateDegraded, "The list in force is empty: nothing is blocked: this host filters no address family that the list has entries of")
+	check(status.StateDegraded, "The list in force is empty: nothing is blocked: this host filters no address family that the list has entries of")
 	if n := logs.FilterMessage("The list in force is empty: nothing is blocked").Len(); n != 2 {
 		t.Errorf("it is logged %d times, want each time it begins", n)
 	}
@@ -326,12 +327,12 @@ func TestCustomStatusSince(t *testing.T) {
 	s.read()
 	at = at.Add(time.Hour)
 	s.read()
-	if got := s.a.board.latest.Load().CustomList.Since; got == nil || !got.Equal(at.Add(-time.Hour)) {
+	if got := s.a.board.Latest().CustomList.Since; got == nil || !got.Equal(at.Add(-time.Hour)) {
 		t.Errorf("the same content: since %v", got)
 	}
 	s.write("203.0.113.2\n")
 	s.read()
-	if got := s.a.board.latest.Load().CustomList.Since; got == nil || !got.Equal(at) {
+	if got := s.a.board.Latest().CustomList.Since; got == nil || !got.Equal(at) {
 		t.Errorf("another content: since %v", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -58,7 +59,7 @@ func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 		s.t.Errorf("%s: the API is not reached", when)
 	}
 	st := s.board.Status()
-	if st.Holds(condRolledBack) != rolledBack || st.Holds(condWhitelist) {
+	if st.Holds(status.CondRolledBack) != rolledBack || st.Holds(status.CondWhitelist) {
 		s.t.Errorf("%s: conditions %v", when, st.Conditions)
 	}
 	if own := s.enforcer.own.rejected != nil; st.CustomList != nil && strings.Contains(st.CustomList.Error, "was rolled back") != own {
@@ -86,7 +87,7 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 		s.expect("after a pull", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.7/32")
 		s.takeSurvey(t.Context())
 	}
-	if got := s.board.Status(); got.Rollbacks != 1 || got.State != StateDegraded || s.nextPull() != s.cfg.PullInterval {
+	if got := s.board.Status(); got.Rollbacks != 1 || got.State != status.StateDegraded || s.nextPull() != s.cfg.PullInterval {
 		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull())
 	}
 	s.read("198.51.100.8/32")
@@ -135,7 +136,7 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 	s := newOwnTrial(t)
 	s.enforcer.enforced, s.enforcer.own.inForce = nil, blocklist.Blocklist{}
 	s.setPulled(pulled{})
-	s.setStatus(func(st *Status) { st.BlockedIPs = 0 })
+	s.setStatus(func(st *status.Status) { st.BlockedIPs = 0 })
 	if err := s.fw.Remove(); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +145,7 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 		s.surveys.publish(newestWith(listOf(allow)))
 		s.takeSurvey(t.Context())
 		s.expect("after a survey", true)
-		if st := s.board.Status(); s.enforcer.enforced != nil || st.State != StateUnprotected || st.Rollbacks != 1 {
+		if st := s.board.Status(); s.enforcer.enforced != nil || st.State != status.StateUnprotected || st.Rollbacks != 1 {
 			t.Errorf("in force: %v, state %s, %d rollbacks", s.enforcer.enforced, st.State, st.Rollbacks)
 		}
 	}

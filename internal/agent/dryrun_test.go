@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestDryRunIsNotGreen: nothing that a dry run says of itself can be taken for protection.
@@ -18,10 +20,10 @@ func TestDryRunIsNotGreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := a.board.Status()
-	if s.State != StateDryRun || s.Healthy || s.BlockedIPs != 0 || s.Blocked4 != 0 || s.Blocked6 != 0 || s.WouldBlock != 3 || s.Verified != nil {
+	if s.State != status.StateDryRun || s.Healthy || s.BlockedIPs != 0 || s.Blocked4 != 0 || s.Blocked6 != 0 || s.WouldBlock != 3 || s.Verified != nil {
 		t.Errorf("status: %+v", s)
 	}
-	if !s.Holds(condDryRun) {
+	if !s.Holds(status.CondDryRun) {
 		t.Errorf("no condition says so: %+v", s.Conditions)
 	}
 	if line := a.board.Line(); line != "Dry run, nothing is blocked: would block 3 IPs" {

@@ -17,6 +17,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -122,7 +123,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 	running := first > 0
 	if running {
 		a.log.Info("The first pull waits: most of the quota is spent, and the kept list is in force", zap.Duration("in", first.Round(time.Second)))
-		a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(first) })
+		a.setStatus(func(s *status.Status) { s.NextPullAt = a.clock.After(first) })
 		a.tellRunning()
 	} else {
 		next.Reset(a.cfg.PullInterval)
@@ -329,7 +330,7 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 		a.tellFailure(min(wait, e.retry.Left()))
 	}
 	a.publish()
-	a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(wait) })
+	a.setStatus(func(s *status.Status) { s.NextPullAt = a.clock.After(wait) })
 	for _, c := range t.order.askers {
 		c <- a.outcome()
 	}
@@ -339,7 +340,7 @@ func (a *Agent) refresh(ctx context.Context, t turn) time.Duration {
 // judge takes what a pull came to as the list that is wanted, or remembers why not.
 func (a *Agent) judge(t turn) {
 	e := &a.enforcer
-	a.setStatus(func(s *Status) { s.Pulls = s.Pulls.with(pullResult(t.err)) })
+	a.setStatus(func(s *status.Status) { s.Pulls = s.Pulls.With(pullResult(t.err)) })
 	e.failure = t.err
 	refusal, isRefused := errors.AsType[*vet.RefusalError](t.err)
 	aside := e.refused.aside
@@ -359,7 +360,7 @@ func (a *Agent) judge(t turn) {
 		a.refuse(refusal)
 		e.failure = fmt.Errorf("vet blacklist: %w", refusal) // which names the list now
 	}
-	a.remember(e.failure, PullError)
+	a.remember(e.failure, status.PullError)
 }
 
 // accept takes a list as the one that is wanted.

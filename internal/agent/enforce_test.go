@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -105,12 +107,12 @@ func TestReconcile(t *testing.T) {
 		pull    error
 		again   blocklist.Blocklist // the host's addresses when it is tried again
 		between string              // the reason after the failure
-		state   State
+		state   status.State
 		reason  string // and in the end
 	}{
-		{"OK the retry works", nil, moved, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", StateActive, ""},
-		{"OK the change was taken back", nil, old, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", StateActive, ""},
-		{"bad the pull failed and still does", errors.New("503"), moved, "The last refresh of the list did not succeed: 503; The rules in force lack the newest whitelist or custom blacklist: no buffer space available", StateDegraded, "The last refresh of the list did not succeed: 503"},
+		{"OK the retry works", nil, moved, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", status.StateActive, ""},
+		{"OK the change was taken back", nil, old, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", status.StateActive, ""},
+		{"bad the pull failed and still does", errors.New("503"), moved, "The last refresh of the list did not succeed: 503; The rules in force lack the newest whitelist or custom blacklist: no buffer space available", status.StateDegraded, "The last refresh of the list did not succeed: 503"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -126,12 +128,12 @@ func TestReconcile(t *testing.T) {
 			a.fw = &stubborn{refuse: 1}
 			a.surveys.publish(survey{allow: moved})
 			a.takeSurvey(t.Context())
-			if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
+			if s := a.board.Latest(); s.State != status.StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
 				t.Errorf("after the failure: %s %q", s.State, s.Reason)
 			}
 			a.surveys.publish(survey{allow: tt.again})
 			a.takeSurvey(t.Context())
-			if s := a.board.latest.Load(); s.State != tt.state || s.Reason != tt.reason {
+			if s := a.board.Latest(); s.State != tt.state || s.Reason != tt.reason {
 				t.Errorf("in the end: %s %q", s.State, s.Reason)
 			}
 			if !a.enforcer.enforced.allow.Equal(tt.again) {
@@ -141,29 +143,18 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-func TestHealth(t *testing.T) {
+func TestPullResult(t *testing.T) {
 	t.Parallel()
-	tests := []struct {
-		enforcing State
-		reason    string
-		ok        bool
-		want      string
-	}{
-		{StateStarting, "starting", false, "starting"},
-		{StateActive, "", true, ""},
-		{StateActive, "pull: 503", true, ""},
-		{StateUnprotected, "pull: 503", false, "unprotected: The last refresh of the list did not succeed: pull: 503"},
-		{StateDryRun, "pull: 503", false, "dry-run: The last refresh of the list did not succeed: pull: 503"},
-	}
-	for _, tt := range tests {
-		a, _ := logged(t)
-		a.setStatus(func(s *Status) {
-			if s.Enforcing = tt.enforcing; tt.reason != "" {
-				s.Conditions = failed(tt.reason)
-			}
-		})
-		if ok, reason := a.board.Health(); ok != tt.ok || reason != tt.want {
-			t.Errorf("%s: got %v %q, want %v %q", tt.enforcing, ok, reason, tt.ok, tt.want)
+	for want, err := range map[string]error{
+		status.PullAccepted:     nil,
+		status.PullRefused:      fmt.Errorf("vet blacklist: %w", &vet.RefusalError{Guard: vet.GuardEmpty}),
+		status.PullQuota:        fmt.Errorf("pull: %w", &sikkerapi.QuotaError{}),
+		status.PullUnauthorized: fmt.Errorf("pull: %w", sikkerapi.ErrUnauthorized),
+		status.PullUnavailable:  fmt.Errorf("pull: %w", &sikkerapi.TemporaryError{Err: os.ErrDeadlineExceeded}),
+		status.PullFailed:       os.ErrClosed,
+	} {
+		if got := pullResult(err); got != want {
+			t.Errorf("%v: got %s, want %s", err, got, want)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -26,7 +27,7 @@ func panicky(t *testing.T) (*Agent, *zapobserver.ObservedLogs) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
+	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 	return a, logs
 }
 
@@ -53,7 +54,7 @@ func TestPanicOfATask(t *testing.T) {
 		first := true
 		go func() {
 			doneC <- a.keep(ctx, &helper{
-				code: condControl, open: func() error { return nil }, close: func() error { closed++; return nil },
+				code: status.CondControl, open: func() error { return nil }, close: func() error { closed++; return nil },
 				run: func(ctx context.Context) error {
 					if first {
 						first = false
@@ -66,12 +67,12 @@ func TestPanicOfATask(t *testing.T) {
 		}()
 		synctest.Wait()
 		const want = "recording: a fault of SikkerGuard itself (a panic: no such hit)"
-		if s := a.board.latest.Load(); s.State != StateDegraded || !strings.Contains(s.Reason, want) || !s.Holds(condTask) {
+		if s := a.board.Latest(); s.State != status.StateDegraded || !strings.Contains(s.Reason, want) || !s.Holds(status.CondTask) {
 			t.Errorf("it is %s: %s", s.State, s.Reason)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if s := a.board.latest.Load(); s.State != StateActive || runs != 4 || closed != 1 {
+		if s := a.board.Latest(); s.State != status.StateActive || runs != 4 || closed != 1 {
 			t.Errorf("later it is %s: %s, after %d runs, closed %d times", s.State, s.Reason, runs, closed)
 		}
 		told := logs.FilterLevelExact(zapcore.DPanicLevel)
@@ -119,7 +120,7 @@ func TestPanicOfAnAnswer(t *testing.T) {
 	t.Parallel()
 	a, _ := panicky(t)
 	a.fw = &broken{}
-	if _, err := a.board.Gatherer(a.applied).Gather(); err == nil || !strings.Contains(err.Error(), "no such feature") {
+	if _, err := a.board.Gatherer().Gather(); err == nil || !strings.Contains(err.Error(), "no such feature") {
 		t.Errorf("a scrape is answered with %v", err)
 	}
 	err := panics.Contain(func() error { a.board.StatusJSON(); return nil })
@@ -127,7 +128,7 @@ func TestPanicOfAnAnswer(t *testing.T) {
 		t.Errorf("the status is answered with %v", err)
 	}
 	a.fw = nil
-	if s := a.board.StatusJSON().(Status); s.State != StateActive {
+	if s := a.board.StatusJSON().(status.Status); s.State != status.StateActive {
 		t.Errorf("then it is %s: %s", s.State, s.Reason)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 const (
@@ -36,13 +37,13 @@ func (a *Agent) watchPulse(ctx context.Context) error {
 			return nil
 		case a.pulseC <- struct{}{}:
 			if a.heart.stopped.Swap(false) {
-				a.setCondition(condStuck, nil)
+				a.setCondition(status.CondStuck, nil)
 			}
 			stuck.Reset(stuckAfter)
 			clock.Sleep(ctx, pulseEvery)
 		case <-stuck.C:
 			a.heart.stopped.Store(true)
-			a.setCondition(condStuck, errStuck)
+			a.setCondition(status.CondStuck, errStuck)
 		}
 	}
 }

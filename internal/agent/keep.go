@@ -10,6 +10,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 const (
@@ -28,7 +29,7 @@ var errEnded = errors.New("it ended")
 // helper is a part of the agent that protection does not depend on, such as the health endpoint.
 // While it is not available its condition holds, and it is tried again.
 type helper struct {
-	code   Code
+	code   status.Code
 	name   string       // of a task, whose code is condTask; else empty
 	open   func() error // nil if run needs nothing opened
 	opened bool         // open succeeded, and run did not use that up yet
@@ -38,7 +39,7 @@ type helper struct {
 
 // task makes a helper of run. It is not expected to fail, unless by a fault of the agent.
 func task(name string, run func(context.Context) error) *helper {
-	return &helper{code: condTask, name: name, run: run}
+	return &helper{code: status.CondTask, name: name, run: run}
 }
 
 // helpers are those that are opened before they run.
@@ -57,7 +58,7 @@ func (a *Agent) tryOpen(h *helper) {
 func (a *Agent) keep(ctx context.Context, h *helper) error {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = againFirst, againMost
-	tried := h.open != nil && a.board.latest.Load().Holds(h.code) // it failed just now
+	tried := h.open != nil && a.board.Latest().Holds(h.code) // it failed just now
 	for ; ; tried = false {
 		var err error
 		if h.open != nil && !h.opened && !tried {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestLossesFarApart: a helper that is lost every month is opened again within seconds, however
@@ -20,7 +21,7 @@ func TestLossesFarApart(t *testing.T) {
 		a, _ := logged(t)
 		var blind []time.Duration
 		lost := time.Now()
-		h := &helper{code: condHostWatch, run: func(ctx context.Context) error {
+		h := &helper{code: status.CondHostWatch, run: func(ctx context.Context) error {
 			blind = append(blind, time.Since(lost))
 			clock.Sleep(ctx, 30*24*time.Hour)
 			lost = time.Now()
@@ -48,13 +49,13 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, logs := logged(t)
-		a.setStatus(func(s *Status) { s.Enforcing = StateActive })
+		a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 		var mu sync.Mutex // holds tries
 		var tries []time.Time
 		failC := make(chan error)
 		var free atomic.Bool
 		h := &helper{
-			code: condHealth,
+			code: status.CondHealth,
 			open: func() error {
 				mu.Lock()
 				tries = append(tries, time.Now())
@@ -79,7 +80,7 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		go func() { doneC <- a.keep(ctx, h) }()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": the port is taken" || !s.Holds(condHealth) {
+		if s := a.board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondHealth)+": the port is taken" || !s.Holds(status.CondHealth) {
 			t.Errorf("meanwhile it is %s: %s", s.State, s.Reason)
 		}
 		mu.Lock()
@@ -89,19 +90,19 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 		mu.Unlock()
 		free.Store(true)
 		time.Sleep(2 * againMost)
-		if s := a.board.latest.Load(); s.State != StateActive || s.Holds(condHealth) {
+		if s := a.board.Latest(); s.State != status.StateActive || s.Holds(status.CondHealth) {
 			t.Errorf("then it is %s: %s", s.State, s.Reason)
 		}
 		failC <- errors.New("lost")
 		synctest.Wait()
-		if s := a.board.latest.Load(); s.State != StateDegraded || s.Reason != conditionRow(condHealth).message+": lost" {
+		if s := a.board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondHealth)+": lost" {
 			t.Errorf("when it is lost it is %s: %s", s.State, s.Reason)
 		}
 		cancel()
 		if err := <-doneC; err != nil {
 			t.Error(err)
 		}
-		if n := logs.FilterMessage(conditionRow(condHealth).message).Len(); n != 2 {
+		if n := logs.FilterMessage(status.Message(status.CondHealth)).Len(); n != 2 {
 			t.Errorf("logged %d times that it is not available, want once each time", n)
 		}
 	})
@@ -112,15 +113,15 @@ func TestWatchThatFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := logged(t)
-		a.setStatus(func(s *Status) { s.Enforcing = StateActive })
-		h := &helper{code: condHostWatch, run: func(context.Context) error {
+		a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
+		h := &helper{code: status.CondHostWatch, run: func(context.Context) error {
 			time.Sleep(settledAfter / 2)
-			if s := a.board.latest.Load(); s.State != StateDegraded {
+			if s := a.board.Latest(); s.State != status.StateDegraded {
 				t.Errorf("it is %s", s.State)
 			}
 			return errors.New("no buffer space")
 		}}
-		a.setCondition(condHostWatch, errors.New("no buffer space"))
+		a.setCondition(status.CondHostWatch, errors.New("no buffer space"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		if err := a.keep(ctx, h); err != nil {

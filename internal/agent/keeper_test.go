@@ -12,6 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestKeeperWritesTheNewest: a disk that is full is tried again, at least every minute; one that
@@ -140,7 +141,7 @@ func TestAHangingDiskHoldsNothingUp(t *testing.T) {
 		a.keepHangs()
 		a.keepOwnHangs()
 	}
-	if s := a.board.latest.Load(); !s.Holds(condUnkept) || s.State != StateDegraded {
+	if s := a.board.Latest(); !s.Holds(status.CondUnkept) || s.State != status.StateDegraded {
 		t.Errorf("while it hangs: %s %q", s.State, s.Reason)
 	}
 	for _, text := range []string{"The list cannot be kept", "The custom blacklist cannot be kept yet"} {
@@ -153,7 +154,7 @@ func TestAHangingDiskHoldsNothingUp(t *testing.T) {
 	}
 	a.keepList()
 	a.takeKept(<-e.keeper.doneC)
-	if s := a.board.latest.Load(); s.Holds(condUnkept) {
+	if s := a.board.Latest(); s.Holds(status.CondUnkept) {
 		t.Errorf("afterwards: %s %q", s.State, s.Reason)
 	}
 }

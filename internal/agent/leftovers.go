@@ -10,6 +10,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // leftoverInterval is how often a dry run looks for rules of other runs. With iptables that takes some
@@ -40,7 +41,7 @@ func (a *Agent) takeLeftovers() {
 	}
 	a.enforcer.left = true
 	a.gate.use()
-	a.setCondition(condLeft, left)
+	a.setCondition(status.CondLeft, left)
 	a.log.Info("The rules of an agent that was killed are in force until a list replaces them")
 	a.admitInto(context.Background(), blocklist.New(a.cfg.Whitelist))
 }
@@ -52,7 +53,7 @@ func (a *Agent) admit(ctx context.Context) {
 	}
 	if left, unseen := a.others.find(); left == nil && unseen == nil { // another program ended them
 		a.enforcer.left = false
-		a.setCondition(condLeft, nil)
+		a.setCondition(status.CondLeft, nil)
 		return
 	}
 	a.admitInto(ctx, a.allowed())
@@ -72,8 +73,8 @@ func (a *Agent) lookForLeftovers() {
 	if left != nil {
 		unseen = nil // that rules block is known
 	}
-	a.setCondition(condLeft, left)
-	a.setCondition(condLeftUnseen, unseen)
+	a.setCondition(status.CondLeft, left)
+	a.setCondition(status.CondLeftUnseen, unseen)
 }
 
 // watchLeftovers looks for rules of other runs until ctx ends.

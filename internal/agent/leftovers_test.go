@@ -9,6 +9,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestDryRunTellsLeftoverRules: a dry run beside rules of a killed agent does not say that nothing is
@@ -25,24 +26,24 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 	for _, tt := range []struct {
 		names  []string
 		err    error
-		code   Code
+		code   status.Code
 		health string
 		line   string
 	}{
-		{[]string{"table inet sikkerguard"}, nil, condLeft, "rules of another run of SikkerGuard block", "rules of another run of SikkerGuard block; would block 1 IPs"},
-		{[]string{"table inet sikkerguard"}, errors.New("no iptables"), condLeft, "rules of another run of SikkerGuard block", ""},
-		{nil, errors.New("not permitted"), condLeftUnseen, "cannot be seen", "cannot be seen; would block 1 IPs"},
+		{[]string{"table inet sikkerguard"}, nil, status.CondLeft, "rules of another run of SikkerGuard block", "rules of another run of SikkerGuard block; would block 1 IPs"},
+		{[]string{"table inet sikkerguard"}, errors.New("no iptables"), status.CondLeft, "rules of another run of SikkerGuard block", ""},
+		{nil, errors.New("not permitted"), status.CondLeftUnseen, "cannot be seen", "cannot be seen; would block 1 IPs"},
 		{nil, nil, "", "nothing is blocked", "nothing is blocked: would block 1 IPs"},
 	} {
 		a.others.inForce = func() ([]string, error) { return tt.names, tt.err }
 		a.lookForLeftovers()
 		s := a.board.Status()
-		for _, code := range []Code{condLeft, condLeftUnseen} {
+		for _, code := range []status.Code{status.CondLeft, status.CondLeftUnseen} {
 			if s.Holds(code) != (code == tt.code) {
 				t.Errorf("%q, %v: conditions %+v", tt.names, tt.err, s.Conditions)
 			}
 		}
-		if s.State != StateDryRun {
+		if s.State != status.StateDryRun {
 			t.Errorf("%q, %v: the state is %s", tt.names, tt.err, s.State)
 		}
 		if ok, text := a.board.Health(); !ok || !strings.Contains(text, tt.health) || strings.Contains(text, "nothing is blocked") != (tt.code == "") {
@@ -52,7 +53,7 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 			t.Errorf("%q, %v: the service manager is told %q", tt.names, tt.err, line)
 		}
 	}
-	if n := logs.FilterMessage(conditionRow(condLeft).message).Len(); n != 1 {
+	if n := logs.FilterMessage(status.Message(status.CondLeft)).Len(); n != 1 {
 		t.Errorf("warned %d times", n)
 	}
 }
@@ -92,7 +93,7 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 		}
 		a.enforcer.failure = errors.New("503")
 		a.publish()
-		if s := a.board.Status(); !s.Holds(condLeft) || s.State != StateUnprotected {
+		if s := a.board.Status(); !s.Holds(status.CondLeft) || s.State != status.StateUnprotected {
 			t.Errorf("without a list: %s, %+v", s.State, s.Conditions)
 		}
 		if replaced {
@@ -104,10 +105,10 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 			names = nil
 			a.takeSurvey(t.Context())
 		}
-		if s := a.board.Status(); s.Holds(condLeft) || a.enforcer.left {
+		if s := a.board.Status(); s.Holds(status.CondLeft) || a.enforcer.left {
 			t.Errorf("replaced %v: %+v", replaced, s.Conditions)
 		}
-		if n := logs.FilterMessage(conditionRow(condLeft).message).Len(); n != 1 {
+		if n := logs.FilterMessage(status.Message(status.CondLeft)).Len(); n != 1 {
 			t.Errorf("warned %d times", n)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // toyKernel is a kernel that keeps what it was told, or refuses it.
@@ -131,15 +132,15 @@ func (l *lab) want(accept, ok bool, text string) {
 	}
 }
 
-func (l *lab) conditions() []Code {
-	var codes []Code
-	for _, c := range l.a.board.latest.Load().Conditions {
+func (l *lab) conditions() []status.Code {
+	var codes []status.Code
+	for _, c := range l.a.board.Latest().Conditions {
 		codes = append(codes, c.Code)
 	}
 	return codes
 }
 
-func (l *lab) wantConditions(want ...Code) {
+func (l *lab) wantConditions(want ...status.Code) {
 	l.t.Helper()
 	if got := l.conditions(); fmt.Sprint(got) != fmt.Sprint(want) {
 		l.t.Errorf("conditions: got %v, want %v", got, want)
@@ -174,7 +175,7 @@ func TestNoSizeIsRefusedForEver(t *testing.T) {
 		step(20, true, "Blocking 20 IPs")
 		step(5000, true, "Blocking 5000 IPs")
 		step(20000, false, "growth guard")
-		l.wantConditions(condRefused)
+		l.wantConditions(status.CondRefused)
 		step(19990, true, "Blocking 19990 IPs")
 		l.wantConditions()
 	}
@@ -247,10 +248,10 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 			l.want(false, true, "Blocking 4 IPs")
 			l.list = shown
 			l.want(false, false, "it is kept aside as list ")
-			l.wantConditions(condRefused)
+			l.wantConditions(status.CondRefused)
 			if tt.restart {
 				l.restart()
-				l.wantConditions(condRefused)
+				l.wantConditions(status.CondRefused)
 			}
 			l.list, l.status = tt.now, tt.status
 			l.want(true, tt.ok, tt.text)
@@ -262,7 +263,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 				t.Errorf("the refused list on the disk: %v", err)
 			}
 			if !tt.ok {
-				l.wantConditions(condRefused)
+				l.wantConditions(status.CondRefused)
 				return
 			}
 			l.wantConditions()
@@ -379,7 +380,7 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 		l.want(false, true, "Blocking 4 IPs")
 		l.list, l.kernel.err = hosts("203.0", 5), refusal
 		l.want(false, false, refusal.Error())
-		l.wantConditions(condKernel)
+		l.wantConditions(status.CondKernel)
 		if l.wait != l.a.cfg.PullInterval {
 			t.Errorf("%s: the next pull comes after %v", name, l.wait)
 		}
@@ -390,10 +391,10 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 			t.Fatalf("%s: the list at hand is not tried again", name)
 		}
 		l.a.tryAgain(t.Context())
-		l.wantConditions(condKernel)
+		l.wantConditions(status.CondKernel)
 		l.kernel.err = nil
 		l.a.tryAgain(t.Context())
-		if s := l.a.board.latest.Load(); s.State != StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
+		if s := l.a.board.Latest(); s.State != status.StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
 			t.Errorf("%s: %s, blocking %d, %d more pulls", name, s.State, s.BlockedIPs, l.pulls-pulls)
 		}
 		l.wantConditions()
@@ -420,7 +421,7 @@ func TestTheKeptListIsTriedAgain(t *testing.T) {
 	l.status = http.StatusServiceUnavailable
 	l.kernel.err = nil
 	l.a.tryAgain(t.Context())
-	if s := l.a.board.latest.Load(); s.BlockedIPs != 4 || !s.Kept || s.State != StateActive {
+	if s := l.a.board.Latest(); s.BlockedIPs != 4 || !s.Kept || s.State != status.StateActive {
 		t.Errorf("%s, blocking %d, kept %v", s.State, s.BlockedIPs, s.Kept)
 	}
 }
@@ -483,14 +484,14 @@ func TestAPageInPlaceOfAListIsTriedSoon(t *testing.T) {
 				t.Errorf("the next pull comes after %v", l.wait)
 			}
 		}
-		l.wantConditions(condRefresh)
+		l.wantConditions(status.CondRefresh)
 		l.list = hosts("203.0", 4)
 		l.want(false, true, "Blocking 4 IPs")
 		l.list = page
 		if l.want(false, false, "Still blocking 4 IPs"); l.wait > time.Minute {
 			t.Errorf("while a list is in force, the next pull comes after %v", l.wait)
 		}
-		l.wantConditions(condRefresh)
+		l.wantConditions(status.CondRefresh)
 	}
 }
 
@@ -536,8 +537,8 @@ func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
 	}
 	l.want(false, true, "Blocking 4 IPs")
 	l.a.takeKept(<-l.a.enforcer.keeper.doneC)
-	l.wantConditions(condUnkept)
-	if s := l.a.board.Status(); s.State != StateDegraded || !strings.Contains(s.Reason, "keep list") {
+	l.wantConditions(status.CondUnkept)
+	if s := l.a.board.Status(); s.State != status.StateDegraded || !strings.Contains(s.Reason, "keep list") {
 		t.Errorf("%s %q", s.State, s.Reason)
 	}
 	step := func() {
@@ -551,7 +552,7 @@ func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
 		l.a.takeKept(<-l.a.enforcer.keeper.doneC)
 	}
 	step()
-	l.wantConditions(condUnkept)
+	l.wantConditions(status.CondUnkept)
 	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 const (
@@ -185,8 +186,8 @@ func times(packets uint64, exact bool) string {
 }
 
 // events makes the figures add up: what was dropped and not seen is not attributed.
-func events(t sensor.Totals, dropped uint64) EventsStatus {
-	e := EventsStatus{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
+func events(t sensor.Totals, dropped uint64) status.Events {
+	e := status.Events{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
 	if seen := t.Events + t.Lost; dropped > seen {
 		e.Unattributed = dropped - seen
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 func testConfig(t *testing.T, vars ...string) config.Config {
@@ -88,7 +89,7 @@ func TestShort(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", 12 * time.Second: "12s", 90 * time.Second: "1m", 24 * time.Hour: "24h", 2*time.Hour + 15*time.Minute: "2h 15m",
 	} {
-		if got := Short(d); got != want {
+		if got := status.Short(d); got != want {
 			t.Errorf("Short(%v): got %q, want %q", d, got, want)
 		}
 	}

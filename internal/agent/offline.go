@@ -3,6 +3,7 @@ package agent
 import (
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // offline remembers that the last pull did not reach the API. The next pull waits out a backoff,
@@ -39,5 +40,5 @@ func (a *Agent) pullIfNetwork(next *clock.Alarm) {
 	e.wait.Reset() // the waits before were for another network
 	next.Reset(clock.LeastWait)
 	a.log.Info("The network has changed; the pull that failed is tried again")
-	a.setStatus(func(s *Status) { s.NextPullAt = a.clock.After(clock.LeastWait) })
+	a.setStatus(func(s *status.Status) { s.NextPullAt = a.clock.After(clock.LeastWait) })
 }

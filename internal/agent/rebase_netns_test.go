@@ -13,6 +13,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // recording is the kernel, which remembers what it was given.
@@ -98,8 +99,8 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 			if err := a.apply(t.Context(), desired{block: cutting()}); err != nil {
 				t.Fatalf("the list is blamed: %v", err)
 			}
-			s := a.status.Load()
-			if s.Rollbacks != 0 || s.State != StateActive || a.enforcer.rejected != nil {
+			s := a.board.Latest()
+			if s.Rollbacks != 0 || s.State != status.StateActive || a.enforcer.rejected != nil {
 				t.Errorf("%s, %d rollbacks, rejected %v", s.State, s.Rollbacks, a.enforcer.rejected)
 			}
 			last := r.given[len(r.given)-1]
@@ -218,7 +219,7 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		if r.removed > 0 || slices.ContainsFunc(r.given, func(rs ruleset.Ruleset) bool { return !rs.Block.Contains(netip.MustParseAddr("198.51.100.1")) }) {
 			t.Errorf("cuts %v: the host was open", cuts)
 		}
-		if s := a.status.Load(); s.State != StateActive || s.Rollbacks != 0 || a.enforcer.left {
+		if s := a.board.Latest(); s.State != status.StateActive || s.Rollbacks != 0 || a.enforcer.left {
 			t.Errorf("cuts %v: %s, %d rollbacks", cuts, s.State, s.Rollbacks)
 		}
 		if cuts && (!reaches(t) || exempted(a) != "let through: 203.0.113.50") {

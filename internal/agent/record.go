@@ -11,6 +11,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
@@ -39,12 +40,12 @@ type recorder struct {
 	askC chan chan<- struct{} // asks to keep the counters now; each gets an answer
 
 	mu      sync.Mutex
-	waiting sensor.Window  // seen and not recorded yet
-	since   time.Time      // the first of it was seen after that
-	taken   time.Time      // when the last of it was taken from the sensor
-	gone    uint64         // packets that waited too long and were let go
-	began   time.Time      // when the use of the database that is under way began; zero when none is
-	reports *ReportsStatus // as read last; nil when that did not work
+	waiting sensor.Window   // seen and not recorded yet
+	since   time.Time       // the first of it was seen after that
+	taken   time.Time       // when the last of it was taken from the sensor
+	gone    uint64          // packets that waited too long and were let go
+	began   time.Time       // when the use of the database that is under way began; zero when none is
+	reports *status.Reports // as read last; nil when that did not work
 
 	failing bool   // the recording task's own: the database did not take what it was given last
 	told    uint64 // likewise: how many packets were said to be gone
@@ -105,14 +106,14 @@ func (r *recorder) unrecorded() uint64 {
 	return r.gone + r.waiting.Overflow
 }
 
-func (r *recorder) setReports(s *ReportsStatus) {
+func (r *recorder) setReports(s *status.Reports) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.reports = s
 }
 
 // queue is what was known of the report queue last; nil when the database did not tell, or does not answer.
-func (r *recorder) queue() *ReportsStatus {
+func (r *recorder) queue() *status.Reports {
 	if r.hangs(time.Now()) {
 		return nil
 	}
@@ -302,7 +303,7 @@ func (a *Agent) readQueue(ctx context.Context) {
 		a.recorder.setReports(nil)
 		return
 	}
-	a.recorder.setReports(&ReportsStatus{
+	a.recorder.setReports(&status.Reports{
 		Enabled: a.cfg.ReportEnabled, Queued: n, Sent: t.Sent, Rejected: t.Rejected, Merged: t.Merged, Dropped: t.Dropped, Unkept: t.Unkept,
 	})
 }
@@ -317,7 +318,7 @@ func (a *Agent) tellStore(err error) {
 		a.log.Info("Blocked connections are recorded again")
 	}
 	r.failing = err != nil
-	a.setCondition(condDatabase, err)
+	a.setCondition(status.CondDatabase, err)
 }
 
 // tellStuck says that the database does not answer, which the task that waits for it cannot say, and that it does again.
@@ -325,12 +326,12 @@ func (a *Agent) tellStuck() {
 	switch r, hangs := &a.recorder, a.recorder.hangs(time.Now()); {
 	case hangs && !r.stuck:
 		r.stuck = true
-		a.setCondition(condDatabaseHangs, errDatabaseHangs)
+		a.setCondition(status.CondDatabaseHangs, errDatabaseHangs)
 		a.log.Warn("The database does not answer: look at the disk of SIKKER_STATE_DIR; blocked connections are kept in memory meanwhile")
 	case !hangs && r.stuck:
 		r.stuck = false
 		a.log.Info("The database answers again")
-		a.setCondition(condDatabaseHangs, nil)
+		a.setCondition(status.CondDatabaseHangs, nil)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -49,7 +50,7 @@ func asideName(list blocklist.Blocklist, at time.Time) string {
 // refuse takes a refusal into account, and has the list kept aside if the operator may accept it.
 func (a *Agent) refuse(err *vet.RefusalError) {
 	r := &a.enforcer.refused
-	a.setStatus(func(s *Status) { s.Refused = s.Refused.with(string(err.Guard)) })
+	a.setStatus(func(s *status.Status) { s.Refused = s.Refused.With(string(err.Guard)) })
 	if !r.add(err, a.clock.Now()) || a.cfg.DryRun {
 		return
 	}

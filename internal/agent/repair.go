@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // repairMost is the longest wait between two repairs, when another program changes the rules over and over.
@@ -85,14 +87,14 @@ func (a *Agent) restoreRules(ctx context.Context) {
 	case ctx.Err() != nil:
 		return
 	case err != nil:
-		a.remember(err, ApplyError)
+		a.remember(err, status.ApplyError)
 		a.log.Error("Firewall rules were changed by another program and cannot be restored", zap.NamedError("found", cause), zap.Error(err))
 		r.lost(cause)
 	default:
-		a.setStatus(func(s *Status) { s.Repairs++ })
-		n := a.board.latest.Load().BlockedIPs
+		a.setStatus(func(s *status.Status) { s.Repairs++ })
+		n := a.board.Latest().BlockedIPs
 		a.log.Warn(fmt.Sprintf("Firewall rules were changed by another program; restored, blocking %d IPs", n),
-			zap.NamedError("found", cause), zap.Int("repairs", a.board.latest.Load().Repairs))
+			zap.NamedError("found", cause), zap.Int("repairs", a.board.Latest().Repairs))
 	}
 	a.publish()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // harmed is a kernel whose rules are not what they should be, while it says so.
@@ -63,7 +64,7 @@ func TestRepairsArePaced(t *testing.T) {
 		if wait := repair(); wait != 0 {
 			t.Errorf("after a quiet time the repair waits %v", wait)
 		}
-		if n := a.board.latest.Load().Repairs; n != 22 {
+		if n := a.board.Latest().Repairs; n != 22 {
 			t.Errorf("%d repairs are told, want 22", n)
 		}
 	})
@@ -74,12 +75,12 @@ func TestALossOfBeforeIsNoLoss(t *testing.T) {
 	t.Parallel()
 	a, fw := inForce(t)
 	a.takeLoss(errors.New("the table was deleted"))
-	if a.enforcer.repair.due() != nil || a.board.latest.Load().Holds(condRules) {
+	if a.enforcer.repair.due() != nil || a.board.Latest().Holds(status.CondRules) {
 		t.Error("rules that the kernel has are repaired")
 	}
 	fw.err = firewall.ErrMismatch
 	a.takeLoss(errors.New("the table was deleted"))
-	if a.enforcer.repair.due() == nil || !a.board.latest.Load().Holds(condRules) {
+	if a.enforcer.repair.due() == nil || !a.board.Latest().Holds(status.CondRules) {
 		t.Error("rules that the kernel does not have are not repaired")
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/report"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -53,7 +54,7 @@ func (a *Agent) reportAll(ctx context.Context, wait *backoff.ExponentialBackOff)
 		return a.tellUnreported(err, wait)
 	}
 	if left == 0 {
-		a.setCondition(condReports, nil) // nothing is kept
+		a.setCondition(status.CondReports, nil) // nothing is kept
 	}
 	for left > 0 && ctx.Err() == nil {
 		out, err := a.reporter.Deliver(ctx)
@@ -96,7 +97,7 @@ func (a *Agent) tellReported(out report.Outcome) {
 		return
 	}
 	a.unauthorized, a.undelivered = false, false
-	a.setCondition(condReports, nil)
+	a.setCondition(status.CondReports, nil)
 	rows := "rows"
 	if out.Accepted == 1 {
 		rows = "row"
@@ -108,14 +109,14 @@ func (a *Agent) tellReported(out report.Outcome) {
 			a.log.Warn("SikkerAPI rejects reports for this reason; they are dropped", zap.String("reason", reason), zap.Int("rows", n))
 		}
 	}
-	a.setStatus(func(s *Status) { s.LastReport = thisSecond() })
+	a.setStatus(func(s *status.Status) { s.LastReport = status.ThisSecond() })
 }
 
 // tellUnreported says why a report did not get through, and returns how long to wait.
 func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Duration {
 	err = advise(err)
 	wait := b.NextBackOff()
-	a.remember(err, ReportError)
+	a.remember(err, status.ReportError)
 	if unreached(err) {
 		a.surveys.ask() // the API may have another address, which is listed
 	}
@@ -124,7 +125,7 @@ func (a *Agent) tellUnreported(err error, b *backoff.ExponentialBackOff) time.Du
 		a.log.Info("Today's report quota is spent; what is queued waits", zap.String("retryIn", wait.Round(time.Second).String()))
 		return wait
 	}
-	a.setCondition(condReports, err)
+	a.setCondition(status.CondReports, err)
 	if errors.Is(err, sikkerapi.ErrUnauthorized) {
 		if !a.unauthorized {
 			a.log.Warn("SikkerAPI refuses the key: nothing is reported until it takes it, or the agent is started with another", zap.Error(err))

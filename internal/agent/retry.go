@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -114,19 +115,19 @@ func spread(q sikkerapi.Quota, now time.Time) time.Duration {
 // pullResult names what came of a pull.
 func pullResult(err error) string {
 	if err == nil {
-		return pullAccepted
+		return status.PullAccepted
 	}
 	if _, ok := errors.AsType[*vet.RefusalError](err); ok {
-		return pullRefused
+		return status.PullRefused
 	}
 	if _, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
-		return pullQuota
+		return status.PullQuota
 	}
 	if errors.Is(err, sikkerapi.ErrUnauthorized) {
-		return pullUnauthorized
+		return status.PullUnauthorized
 	}
 	if _, ok := errors.AsType[*sikkerapi.TemporaryError](err); ok {
-		return pullUnavailable
+		return status.PullUnavailable
 	}
-	return pullFailed
+	return status.PullFailed
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // api is where the host's API is, at the other end of the link.
@@ -192,14 +193,14 @@ func TestRollback(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 1 || st.BlockedIPs != 2 || st.State != StateDegraded {
+	if st := s.a.board.Status(); st.Rollbacks != 1 || st.BlockedIPs != 2 || st.State != status.StateDegraded {
 		t.Errorf("status: %+v", st)
 	}
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
 	s.await("is the one that was rolled back")
 	s.pull("198.51.100.1\n198.51.100.3\n198.51.100.4\n")
 	s.await("Blocking 3 IPs")
-	if st := s.a.board.Status(); st.Rollbacks != 1 || st.State != StateActive {
+	if st := s.a.board.Status(); st.Rollbacks != 1 || st.State != status.StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()
@@ -281,7 +282,7 @@ func TestWhitelistStaysReachable(t *testing.T) {
 			}
 		}
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != StateActive {
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()

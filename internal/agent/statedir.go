@@ -8,6 +8,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // stateDirEvery is how often the state directory is checked while nothing uses it.
@@ -24,7 +25,7 @@ func (a *Agent) warnOfDisk(text string, err error) {
 // be used now, nil if they may. The condition follows.
 func (a *Agent) useStateDir() error {
 	err := a.dir.Use()
-	a.setCondition(condStateDir, err)
+	a.setCondition(status.CondStateDir, err)
 	return err
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap/zapcore"
+
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestBadStateDirIsToldOnce: everything that uses the state directory fails with it, and one warning
@@ -24,14 +26,14 @@ func TestBadStateDirIsToldOnce(t *testing.T) {
 	a.tellOwnUnkept(a.useStateDir())
 	a.tellStore(a.useStateDir())
 	told := logs.FilterLevelExact(zapcore.WarnLevel).All()
-	if len(told) != 1 || told[0].Message != conditionRow(condStateDir).message {
+	if len(told) != 1 || told[0].Message != status.Message(status.CondStateDir) {
 		t.Fatalf("warnings: %v", told)
 	}
 	if detail, _ := told[0].ContextMap()["detail"].(string); !strings.Contains(detail, "SIKKER_STATE_DIR must be a directory") {
 		t.Errorf("it says %q", detail)
 	}
-	for _, code := range []Code{condStateDir, condControl, condUnkept, condDatabase} {
-		if !a.board.latest.Load().Holds(code) {
+	for _, code := range []status.Code{status.CondStateDir, status.CondControl, status.CondUnkept, status.CondDatabase} {
+		if !a.board.Latest().Holds(code) {
 			t.Errorf("%s does not hold", code)
 		}
 	}

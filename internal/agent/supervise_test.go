@@ -9,9 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -84,40 +82,6 @@ func (h *hangingCore) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.C
 		<-h.hangC
 	}
 	return c
-}
-
-func TestStatusLine(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		name string
-		s    Status
-		want string
-	}{
-		{"OK starting", Status{State: StateStarting}, "Starting"},
-		{"OK active", Status{State: StateActive, BlockedIPs: 8774}, "Blocking 8774 IPs"},
-		{"OK degraded", Status{State: StateDegraded, BlockedIPs: 7, Reason: "pull: 503"}, "Blocking 7 IPs, degraded: pull: 503"},
-		{"OK unprotected", Status{State: StateUnprotected, Reason: "pull: 503"}, "Unprotected: pull: 503"},
-		{"OK nothing to block", Status{State: StateUnprotected}, "Unprotected"},
-		{"OK dry run", Status{State: StateDryRun, WouldBlock: 7}, "Dry run, nothing is blocked: would block 7 IPs"},
-		{"OK dry run without a list", Status{State: StateDryRun, Reason: "pull: 503"}, "Dry run, nothing is blocked: would block 0 IPs, pull: 503"},
-		{"bad newline begins no assignment", Status{State: StateUnprotected, Reason: "a\nMAINPID=1\x00\u0085b"}, "Unprotected: a MAINPID=1 b"},
-		{"bad UTF-8", Status{State: StateUnprotected, Reason: "a\xffb"}, "Unprotected: a b"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			a, _ := logged(t)
-			a.board.latest.Store(&tt.s)
-			if diff := cmp.Diff(tt.want, a.board.Line()); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
-	a, _ := logged(t)
-	a.board.latest.Store(&Status{State: StateUnprotected, Reason: strings.Repeat("é", lineMost)})
-	if got := a.board.Line(); len(got) > lineMost+len("…") || !utf8.ValidString(got) || !strings.HasSuffix(got, "é…") {
-		t.Errorf("a long reason became %q", got)
-	}
 }
 
 // TestUnheard says once that the supervisor cannot be told, and again after it could in between.

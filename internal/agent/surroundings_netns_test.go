@@ -8,6 +8,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestContainedIsTold: an agent in a container's network warns of it once, with what to do, and
@@ -28,21 +29,20 @@ func TestContainedIsTold(t *testing.T) {
 	}
 	a, logs := logged(t)
 	a.host = host.New(host.Options{Root: root})
-	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
+	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 	for range 2 {
 		container.Do(a.lookAround)
 	}
-	s := a.board.latest.Load()
-	if !s.Holds(condNamespace) || s.Holds(condBridged) || s.State != StateActive || s.Reason != "" {
+	s := a.board.Latest()
+	if !s.Holds(status.CondNamespace) || s.Holds(status.CondBridged) || s.State != status.StateActive || s.Reason != "" {
 		t.Errorf("in a container's network: %s %q, %+v", s.State, s.Reason, s.Conditions)
 	}
-	row := conditionRow(condNamespace)
-	if told := logs.FilterMessage(row.message).TakeAll(); len(told) != 1 || told[0].ContextMap()["remedy"] != row.remedy {
+	if told := logs.FilterMessage(status.Message(status.CondNamespace)).TakeAll(); len(told) != 1 || told[0].ContextMap()["remedy"] != s.Conditions[0].Remedy {
 		t.Errorf("it was told as %+v", told)
 	}
 	container.Run("ip", "link", "add", "docker0", "type", "bridge") // it is an engine's host
 	container.Do(a.lookAround)
-	if s := a.board.latest.Load(); s.Holds(condNamespace) || logs.FilterMessage(row.ended).Len() != 1 {
+	if s := a.board.Latest(); s.Holds(status.CondNamespace) || logs.FilterMessage("The machine's own network is guarded").Len() != 1 {
 		t.Errorf("on an engine's host: %+v", s.Conditions)
 	}
 }

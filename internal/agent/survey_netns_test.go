@@ -16,6 +16,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // addAddress gives the host an address.
@@ -290,7 +291,7 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	if !a.board.latest.Load().Holds(condWhitelist) {
+	if !a.board.Latest().Holds(status.CondWhitelist) {
 		t.Error("the status does not say that the whitelist is not the host's")
 	}
 }

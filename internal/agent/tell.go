@@ -10,6 +10,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/control"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // shown is how many examples of something the log gives.
@@ -66,7 +67,7 @@ func (a *Agent) tellSaved(d desired) {
 			examples = append(examples, p.String())
 		}
 	}
-	a.setStatus(func(s *Status) { s.Whitelist.Listed = n })
+	a.setStatus(func(s *status.Status) { s.Whitelist.Listed = n })
 	saved := fmt.Sprint(n, examples)
 	if n > 0 && saved != a.enforcer.saved {
 		a.log.Warn("The list names whitelisted addresses; they are not blocked", zap.Int("entries", n), zap.Strings("examples", examples))
@@ -78,7 +79,7 @@ func (a *Agent) tellSaved(d desired) {
 func (a *Agent) tellFailure(wait time.Duration) {
 	err := errors.Join(a.enforcer.failure, a.enforcer.unapplied)
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
-	n, would := a.board.latest.Load().BlockedIPs, a.board.latest.Load().WouldBlock
+	n, would := a.board.Latest().BlockedIPs, a.board.Latest().WouldBlock
 	switch {
 	case a.cfg.DryRun && a.enforcer.enforced == nil:
 		a.log.Warn("No list yet", zap.Error(err), retry)
@@ -97,7 +98,7 @@ func (a *Agent) tellFailure(wait time.Duration) {
 
 // outcome is what came of the last turn, for who asked for it.
 func (a *Agent) outcome() control.Outcome {
-	n, would := a.board.latest.Load().BlockedIPs, a.board.latest.Load().WouldBlock
+	n, would := a.board.Latest().BlockedIPs, a.board.Latest().WouldBlock
 	switch err := errors.Join(a.enforcer.failure, a.enforcer.unapplied); {
 	case err != nil && a.cfg.DryRun:
 		return control.Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}

@@ -23,6 +23,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -114,7 +115,7 @@ func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
 				if err := a.apply(t.Context(), d); err != nil {
 					t.Errorf("ruleset %d: %v", i, err)
 				}
-				if s := a.board.latest.Load(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() || s.State != StateActive {
+				if s := a.board.Latest(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() || s.State != status.StateActive {
 					t.Errorf("ruleset %d: %s, %d rollbacks, blocking %d", i, s.State, s.Rollbacks, s.BlockedIPs)
 				}
 				if ev, err := h.Verify(); err != nil || ev.Entries() != d.block.Len() {
@@ -212,10 +213,10 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		before bool // a list is in force before
-		want   State
+		want   status.State
 	}{
-		"the first list": {false, StateUnprotected},
-		"another list":   {true, StateDegraded},
+		"the first list": {false, status.StateUnprotected},
+		"another list":   {true, status.StateDegraded},
 	} {
 		a, h, logs := bench(t)
 		for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
@@ -230,10 +231,10 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 			outage(t, 5*time.Second)
 			go func() {
 				defer close(lookedC)
-				for end := time.Now().Add(20 * time.Second); !a.board.latest.Load().Holds(condTrial) && time.Now().Before(end); {
+				for end := time.Now().Add(20 * time.Second); !a.board.Latest().Holds(status.CondTrial) && time.Now().Before(end); {
 					time.Sleep(time.Millisecond)
 				}
-				s := a.board.latest.Load()
+				s := a.board.Latest()
 				if s.State != tt.want || !strings.Contains(s.Reason, "does not reach: API api.example:9080") {
 					t.Errorf("%s: during the trial: %s %q", name, s.State, s.Reason)
 				}
@@ -243,7 +244,7 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-lookedC
-		if s := a.board.latest.Load(); s.Holds(condTrial) || s.State != StateActive {
+		if s := a.board.Latest(); s.Holds(status.CondTrial) || s.State != status.StateActive {
 			t.Errorf("%s: after the trial: %s %q", name, s.State, s.Reason)
 		}
 		if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
@@ -285,12 +286,12 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	answers(a, api.Addr())
 	a.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
 	h.after = func() {
-		if s := a.board.latest.Load(); s.State != StateUnprotected || !s.Holds(condOpen) {
+		if s := a.board.Latest(); s.State != status.StateUnprotected || !s.Holds(status.CondOpen) {
 			t.Errorf("while addresses are let through: %s %q", s.State, s.Reason)
 		}
 	}
 	a.doubtAgain(t.Context())
-	if s := a.board.latest.Load(); s.Rollbacks != 0 || s.State != StateActive || s.Holds(condOpen) {
+	if s := a.board.Latest(); s.Rollbacks != 0 || s.State != status.StateActive || s.Holds(status.CondOpen) {
 		t.Errorf("%s, %d rollbacks, %q", s.State, s.Rollbacks, s.Reason)
 	}
 	if detail := exempted(a); detail != "let through: 203.0.113.50" {
@@ -329,7 +330,7 @@ func TestADoubtEnds(t *testing.T) {
 	for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 	}
 	a.doubtAgain(t.Context())
-	if a.enforcer.doubt.due() != nil || a.board.latest.Load().Rollbacks != 0 {
+	if a.enforcer.doubt.due() != nil || a.board.Latest().Rollbacks != 0 {
 		t.Error("the doubt does not end with the outage")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 const (
@@ -145,12 +146,12 @@ func relayed(checks host.Checks) host.Checks {
 // exemptNeeded finds out whether d, which is in force, is why the checks fail because it holds some
 // of the candidates. If so, as few of those are exempted as the checks take; nothing else of the list
 // is touched. It returns the rules in force then, and whether they are other than d. After an error
-// either may be in force. The caller ends condOpen when it has put that right.
+// either may be in force. The caller ends status.CondOpen when it has put that right.
 func (a *Agent) exemptNeeded(ctx context.Context, d desired, broken host.Checks, candidates []netip.Addr) (desired, bool, error) {
 	if len(broken) == 0 || len(candidates) == 0 {
 		return d, false, nil
 	}
-	a.setCondition(condOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
+	a.setCondition(status.CondOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
 	o := &onTrial{a, d}
 	t := trial{
 		probe:    a.host.Probe,
@@ -229,7 +230,7 @@ func (a *Agent) publishExemptions() {
 		}
 		held = fmt.Errorf("let through: %s", strings.Join(texts, ", "))
 	}
-	a.setCondition(condExempt, held)
+	a.setCondition(status.CondExempt, held)
 }
 
 // suspectUpstreams is called if answers were dropped that this host may need. A list is blamed only
@@ -247,7 +248,7 @@ func (a *Agent) suspectUpstreams(ctx context.Context) {
 		return
 	}
 	d := *e.enforced
-	defer a.setCondition(condOpen, nil)
+	defer a.setCondition(status.CondOpen, nil)
 	d, exempted, err := a.exemptNeeded(ctx, d, broken, a.answerers.on(d.block, time.Now()))
 	switch {
 	case ctx.Err() != nil:

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 const (
@@ -136,7 +137,7 @@ func relayRoot(t *testing.T) string {
 // not hold.
 func exempted(a *Agent) string {
 	for _, c := range a.board.Status().Conditions {
-		if c.Code == condExempt {
+		if c.Code == status.CondExempt {
 			return c.Detail
 		}
 	}
@@ -171,7 +172,7 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	if detail := exempted(s.a); !strings.Contains(detail, upstream) || strings.Contains(detail, liar) {
 		t.Errorf("the status says %q", detail)
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != StateActive {
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.pull(relayList + "198.51.100.2\n") // what is exempted stays so with the next list

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // putInForce puts the wanted rules in force. They contain a list that was accepted and is not in
@@ -25,7 +26,7 @@ func (a *Agent) putInForce(ctx context.Context) error {
 func (a *Agent) takeApplied(err error) {
 	e := &a.enforcer
 	e.unapplied = err
-	a.remember(err, ApplyError)
+	a.remember(err, status.ApplyError)
 	_, rolledBack := errors.AsType[*RollbackError](err)
 	switch {
 	case err == nil:
@@ -83,7 +84,7 @@ func (a *Agent) setPulled(p pulled) {
 	e := &a.enforcer
 	e.pulled, e.pulledAt, e.kept = p.list, p.at, p.kept
 	a.evidence.publish(e.pulled)
-	a.setStatus(func(s *Status) {
+	a.setStatus(func(s *status.Status) {
 		s.PulledAt, s.Kept = p.at, p.kept
 	})
 }
@@ -130,7 +131,7 @@ func (a *Agent) takeKept(err error) {
 		if failed {
 			a.log.Info("The list is kept now")
 		}
-		a.setCondition(condUnkept, nil)
+		a.setCondition(status.CondUnkept, nil)
 	case err != nil:
 		a.tellUnkept(failed, err)
 	}
@@ -150,5 +151,5 @@ func (a *Agent) tellUnkept(failed bool, err error) {
 	if !failed {
 		a.warnOfDisk("The list cannot be kept: a start without the API would not protect", err)
 	}
-	a.setCondition(condUnkept, err)
+	a.setCondition(status.CondUnkept, err)
 }

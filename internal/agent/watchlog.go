@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // Outlet is where the log goes. It never makes who logs wait.
@@ -24,7 +26,7 @@ func (a *Agent) watchOutlet(ctx context.Context) error {
 		case <-every.C:
 			if err := a.o.Outlet.Stalled(); err != nil || held {
 				held = err != nil
-				a.setCondition(condLog, err)
+				a.setCondition(status.CondLog, err)
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // adaptAgain is how long after a failure the whitelist is brought up to date once more.
@@ -30,7 +31,7 @@ func (a *Agent) takeSurvey(ctx context.Context) {
 		}
 	}
 	e.problems = problems
-	a.setCondition(condSurvey, errors.Join(v.white.Problems...))
+	a.setCondition(status.CondSurvey, errors.Join(v.white.Problems...))
 	a.admit(ctx)
 	changed := v.white.Changed(e.looked)
 	e.looked = v.white
@@ -54,7 +55,7 @@ func (a *Agent) allowed() blocklist.Blocklist {
 	if first && !a.cfg.DryRun {
 		a.log.Info("Firewall ready")
 	}
-	a.setStatus(func(s *Status) {
+	a.setStatus(func(s *status.Status) {
 		s.Whitelist.IPs, s.Whitelist.Ranges, s.Whitelist.Kinds = w.IPs(), w.Ranges(), w.Kinds()
 	})
 	allow := v.allow.Union(a.enforcer.exempt.list())
@@ -96,7 +97,7 @@ func (a *Agent) reconcile(ctx context.Context, why string) {
 		}
 		a.widen(ctx)
 		e.stale = err
-		a.remember(err, ApplyError)
+		a.remember(err, status.ApplyError)
 		a.publish()
 		a.reconcileAgain()
 	}

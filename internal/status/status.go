@@ -1,4 +1,4 @@
-package agent
+package status
 
 import (
 	"maps"
@@ -39,25 +39,25 @@ type Status struct {
 	ListAge    string            `json:"listAge"`       // of the list in force; unknown if a clock was wrong; empty while there is none
 	Kept       bool              `json:"kept"`          // the list in force is the one kept from the last run
 	Custom     int               `json:"customEntries"` // of the operator's own list
-	CustomList *CustomStatus     `json:"customList"`    // null if none is configured
+	CustomList *CustomList       `json:"customList"`    // null if none is configured
 	NextPull   *time.Time        `json:"nextPull"`
 	Pulls      Counts            `json:"pulls"`     // by what came of them
 	Refused    Counts            `json:"refused"`   // lists refused, by guard
 	Rollbacks  int               `json:"rollbacks"` // lists taken out of force again
 	Repairs    int               `json:"repairs"`   // times that rules were put back which another program changed
-	Whitelist  WhitelistStatus   `json:"whitelist"`
+	Whitelist  Whitelist         `json:"whitelist"`
 	Backend    string            `json:"backend"` // nftables or iptables; empty in a dry run
 	Features   []string          `json:"kernelFeatures"`
 	Gaps       []string          `json:"gaps"`     // what this host could not give, and what that means
-	Verified   *VerifiedStatus   `json:"verified"` // null while nothing is in force
-	Dropped    *DroppedStatus    `json:"dropped"`  // null while the kernel has no counters of ours
-	Events     EventsStatus      `json:"events"`
+	Verified   *Verified         `json:"verified"` // null while nothing is in force
+	Dropped    *Dropped          `json:"dropped"`  // null while the kernel has no counters of ours
+	Events     Events            `json:"events"`
 	Unrecorded uint64            `json:"unrecorded"` // packets seen that the database did not take for so long that they were let go
 	Hits       map[string]uint64 `json:"hits"`       // of the packets seen: by service, as SIKKER_PORT_MAP names it, or other
-	Reports    *ReportsStatus    `json:"reports"`    // null when nothing is recorded
-	Quota      QuotasStatus      `json:"quota"`
+	Reports    *Reports          `json:"reports"`    // null when nothing is recorded
+	Quota      Quotas            `json:"quota"`
 	Errors     LastErrors        `json:"lastErrors"`
-	Conditions []ConditionStatus `json:"conditions"` // those that hold, the gravest first
+	Conditions []Condition       `json:"conditions"` // those that hold, the gravest first
 	LogDropped uint64            `json:"logDropped"` // log lines that their reader did not take
 
 	Enforcing    State         `json:"-"` // the state if no condition held: starting, active, unprotected or dry-run
@@ -68,8 +68,8 @@ type Status struct {
 	Unattributed uint64        `json:"-"` // packets dropped without an event, but for those on their way; it never goes back
 }
 
-// ReportsStatus is what has become of reports since the database was made, in rows: one a source and service.
-type ReportsStatus struct {
+// Reports is what has become of reports since the database was made, in rows: one a source and service.
+type Reports struct {
 	Enabled  bool   `json:"enabled"`
 	Queued   int    `json:"queued"`
 	Sent     uint64 `json:"sent"`
@@ -79,8 +79,16 @@ type ReportsStatus struct {
 	Dropped  uint64 `json:"dropped"` // because it was full all the same
 }
 
-// WhitelistStatus is how much is protected from being blocked.
-type WhitelistStatus struct {
+// CustomList is the operator's own list.
+type CustomList struct {
+	Entries  int        `json:"entries"`
+	Since    *time.Time `json:"since"`    // when this content was first read, maybe by an earlier run; null if none was
+	BadLines int        `json:"badLines"` // lines that are left out
+	Error    string     `json:"error"`    // why the file, as it is now, is not taken; empty if it is
+}
+
+// Whitelist is how much is protected from being blocked.
+type Whitelist struct {
 	IPs    int    `json:"ips"`
 	Ranges int    `json:"ranges"`
 	Kinds  string `json:"kinds"`
@@ -90,16 +98,16 @@ type WhitelistStatus struct {
 // Counts counts things by name.
 type Counts map[string]int
 
-// with is c with one more; c stays as it is.
-func (c Counts) with(name string) Counts {
+// With is c with one more; c stays as it is.
+func (c Counts) With(name string) Counts {
 	n := Counts{}
 	maps.Copy(n, c)
 	n[name]++
 	return n
 }
 
-// VerifiedStatus is what the kernel answered when it was asked last whether it enforces the list.
-type VerifiedStatus struct {
+// Verified is what the kernel answered when it was asked last whether it enforces the list.
+type Verified struct {
 	At       time.Time `json:"at"`
 	Elements int       `json:"elements"` // in the sets: a network can take many
 	Counted  bool      `json:"counted"`  // the kernel told its element counts, and they were right
@@ -107,14 +115,14 @@ type VerifiedStatus struct {
 	Seconds  float64   `json:"seconds"`  // from the first request to the last answer
 }
 
-// QuotasStatus are the daily quotas of the key; null while the API did not tell.
-type QuotasStatus struct {
-	Pulls   *QuotaStatus `json:"pulls"`
-	Reports *QuotaStatus `json:"reports"`
+// Quotas are the daily quotas of the key; null while the API did not tell.
+type Quotas struct {
+	Pulls   *Quota `json:"pulls"`
+	Reports *Quota `json:"reports"`
 }
 
-// QuotaStatus is one daily quota.
-type QuotaStatus struct {
+// Quota is one daily quota.
+type Quota struct {
 	Limit     int       `json:"limit"`
 	Remaining int       `json:"remaining"`
 	Reset     time.Time `json:"reset"`
@@ -133,8 +141,8 @@ type LastError struct {
 	Text string    `json:"text"` // one line, without the key
 }
 
-// DroppedStatus is what was dropped since the database was made, read from the kernel when asked. It never goes back.
-type DroppedStatus struct {
+// Dropped is what was dropped since the database was made, read from the kernel when asked. It never goes back.
+type Dropped struct {
 	Packets4 uint64 `json:"packetsIpv4"`
 	Bytes4   uint64 `json:"bytesIpv4"`
 	Packets6 uint64 `json:"packetsIpv6"`
@@ -142,9 +150,9 @@ type DroppedStatus struct {
 	Exact    bool   `json:"exact"` // false when a run was killed, whose last second is not in them, or the database was lost
 }
 
-// EventsStatus is what became of the packets dropped since this process began: Dropped is Seen, Lost and Unattributed
+// Events is what became of the packets dropped since this process began: Dropped is Seen, Lost and Unattributed
 // together.
-type EventsStatus struct {
+type Events struct {
 	Dropped      uint64 `json:"dropped"`
 	Seen         uint64 `json:"seen"`         // came by NFLOG
 	Lost         uint64 `json:"lost"`         // sent by the kernel and not received
@@ -155,11 +163,11 @@ type EventsStatus struct {
 }
 
 // QuotaOf returns the quota as the status shows it at now, or nil if q is not known.
-func QuotaOf(q sikkerapi.Quota, now time.Time) *QuotaStatus {
+func QuotaOf(q sikkerapi.Quota, now time.Time) *Quota {
 	if !q.Known {
 		return nil
 	}
-	s := &QuotaStatus{Limit: q.Limit, Remaining: q.Remaining, Reset: q.Reset.UTC()}
+	s := &Quota{Limit: q.Limit, Remaining: q.Remaining, Reset: q.Reset.UTC()}
 	const day = 24 * time.Hour
 	switch left := s.Reset.Sub(now); {
 	case left <= 0: // it is there again, each day

@@ -1,4 +1,4 @@
-package agent
+package status
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/coalesce"
@@ -31,17 +33,17 @@ const (
 
 // The values of Status.Source.
 const (
-	sourceAPI    = "api"
-	sourceKept   = "kept"
-	sourceCustom = "custom"
-	sourceNone   = "none"
+	SourceAPI    = "api"
+	SourceKept   = "kept"
+	SourceCustom = "custom"
+	SourceNone   = "none"
 )
 
 // ageUnknown is the value of Status.ListAge while the age of the list is unknown.
 const ageUnknown = "unknown"
 
-// BoardOptions are the dependencies of a Board.
-type BoardOptions struct {
+// Options are the dependencies of a Board.
+type Options struct {
 	Version      string
 	DryRun       bool
 	Secret       string        // replaced in every text that the board publishes; empty for none
@@ -60,26 +62,28 @@ type BoardOptions struct {
 
 // Board publishes the status. Tasks write to it, and none reads back from it. Its methods may be called by any goroutine.
 type Board struct {
-	o       BoardOptions
+	o       Options
 	started time.Time
 
 	mu          sync.Mutex // guards writes of latest, and subscribers
 	latest      atomic.Pointer[Status]
 	subscribers []chan struct{}
 
+	applies prometheus.Histogram
+
 	presence *coalesce.Reader[error]
 	reading  *coalesce.Reader[Status]
 }
 
-// NewBoard returns a Board in the state starting.
-func NewBoard(o BoardOptions) *Board {
+// New returns a Board in the state starting.
+func New(o Options) *Board {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
 	if o.Present == nil {
 		o.Present = func() error { return nil }
 	}
-	b := &Board{o: o, started: time.Now()}
+	b := &Board{o: o, started: time.Now(), applies: newApplyDuration()}
 	b.presence = coalesce.New(readEvery, func() error { return b.o.Present() })
 	b.reading = coalesce.New(readEvery, b.Status)
 	b.latest.Store(&Status{State: StateStarting, Enforcing: StateStarting, Version: o.Version, DryRun: o.DryRun})
@@ -102,6 +106,9 @@ func (b *Board) Update(change func(*Status)) {
 	}
 }
 
+// Latest returns the published status. It is never changed, and lacks the figures that are read at the moment of a question.
+func (b *Board) Latest() *Status { return b.latest.Load() }
+
 // Subscribe returns a channel of capacity 1 that has a value after each change that its reader has not seen.
 func (b *Board) Subscribe() <-chan struct{} {
 	c := make(chan struct{}, 1)
@@ -117,7 +124,7 @@ func (b *Board) SetCondition(code Code, err error) {
 	if err == nil && !b.latest.Load().Holds(code) {
 		return
 	}
-	row := conditionRow(code)
+	row := rowOf(code)
 	began, ended := false, false
 	b.Update(func(s *Status) {
 		held := s.Holds(code)
@@ -125,7 +132,7 @@ func (b *Board) SetCondition(code Code, err error) {
 		began, ended = err != nil && !held, err == nil && held
 	})
 	switch {
-	case row.quiet, code != condStateDir && statedir.IsUnusable(err):
+	case row.quiet, code != CondStateDir && statedir.IsUnusable(err):
 	case began:
 		b.o.Log.Warn(row.message, zap.NamedError("detail", err), zap.String("remedy", row.remedy))
 	case ended && row.ended != "":
@@ -150,9 +157,12 @@ func (b *Board) SetError(field ErrorField, err error) {
 	if err == nil {
 		return
 	}
-	e := &LastError{Time: *thisSecond(), Text: b.Plain(err.Error())}
+	e := &LastError{Time: *ThisSecond(), Text: b.Plain(err.Error())}
 	b.Update(func(s *Status) { *field(&s.Errors) = e })
 }
+
+// ObserveApply records how long the kernel took to activate rules and to prove them.
+func (b *Board) ObserveApply(took time.Duration) { b.applies.Observe(took.Seconds()) }
 
 // Plain returns a text from outside as one bounded line without the secret.
 func (b *Board) Plain(text string) string {
@@ -177,15 +187,15 @@ func (b *Board) Now() Status {
 	if s.State == StateActive || s.State == StateDegraded {
 		switch err, answered := b.presence.Within(kernelMost); {
 		case !answered:
-			s.Conditions = withCondition(s.Conditions, conditionRow(condSilent), "", true)
+			s.Conditions = withCondition(s.Conditions, rowOf(CondSilent), "", true)
 		case err != nil:
-			s.Conditions = withCondition(s.Conditions, conditionRow(condMissing), b.detail(err), true)
+			s.Conditions = withCondition(s.Conditions, rowOf(CondMissing), b.detail(err), true)
 		}
 	}
 	s.setTimes(b.o.Clock)
 	old := s.AgeKnown && s.Age > staleAfter*b.o.PullInterval
-	s.Conditions = withCondition(s.Conditions, conditionRow(condOld), fmt.Sprintf("the list is %s old", Short(s.Age)), old)
-	s.Conditions = withCondition(s.Conditions, conditionRow(condAge), "", s.LastPull != nil && !s.AgeKnown)
+	s.Conditions = withCondition(s.Conditions, rowOf(CondOld), fmt.Sprintf("the list is %s old", Short(s.Age)), old)
+	s.Conditions = withCondition(s.Conditions, rowOf(CondAge), "", s.LastPull != nil && !s.AgeKnown)
 	s.settle()
 	s.Reason = b.Plain(s.Reason)
 	switch s.State {
@@ -197,13 +207,13 @@ func (b *Board) Now() Status {
 	}
 	switch {
 	case s.State == StateStarting, s.State == StateUnprotected:
-		s.Source = sourceNone
+		s.Source = SourceNone
 	case s.LastPull == nil:
-		s.Source = sourceCustom
+		s.Source = SourceCustom
 	case s.Kept:
-		s.Source = sourceKept
+		s.Source = SourceKept
 	default:
-		s.Source = sourceAPI
+		s.Source = SourceAPI
 	}
 	return s
 }
@@ -213,7 +223,7 @@ func (b *Board) Status() Status {
 	s := b.Now()
 	s.Features, s.Gaps = []string{}, []string{} // JSON arrays, not null; likewise the maps
 	if s.Conditions == nil {
-		s.Conditions = []ConditionStatus{}
+		s.Conditions = []Condition{}
 	}
 	s.Pulls, s.Refused = maps.Clone(s.Pulls), maps.Clone(s.Refused)
 	if s.Pulls == nil {
@@ -254,7 +264,7 @@ func (b *Board) health() (ok bool, text string) {
 	switch {
 	case s.Healthy:
 		return true, ""
-	case s.State == StateDryRun && s.AgeKnown && !s.Holds(condOld):
+	case s.State == StateDryRun && s.AgeKnown && !s.Holds(CondOld):
 		return true, dryRunText(&s)
 	case s.Reason == "" || s.State == StateStarting:
 		return false, string(s.State)
@@ -289,9 +299,9 @@ const dryRunNote = "dry run: nothing is blocked"
 // dryRunText returns the note of a dry run that does its work, on a host where other rules may block.
 func dryRunText(s *Status) string {
 	switch {
-	case s.Holds(condLeft):
+	case s.Holds(CondLeft):
 		return "dry run: rules of another run of SikkerGuard block"
-	case s.Holds(condLeftUnseen):
+	case s.Holds(CondLeftUnseen):
 		return "dry run: it blocks nothing; whether rules of a killed agent do cannot be seen"
 	default:
 		return dryRunNote
@@ -342,8 +352,8 @@ func Short(d time.Duration) string {
 	}
 }
 
-// thisSecond returns the time as the status shows times: UTC, to the second.
-func thisSecond() *time.Time {
+// ThisSecond returns the time as the status shows times: UTC, to the second.
+func ThisSecond() *time.Time {
 	t := time.Now().UTC().Truncate(time.Second)
 	return &t
 }

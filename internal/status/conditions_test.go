@@ -1,4 +1,4 @@
-package agent
+package status
 
 import (
 	"errors"
@@ -29,12 +29,12 @@ This page is generated from the table that the agent itself uses (make docs).
 // TestConditionsPage keeps docs/conditions.md to the table.
 func TestConditionsPage(t *testing.T) {
 	t.Parallel()
-	var b strings.Builder
-	b.WriteString(strings.ReplaceAll(conditionsHead, "''", "`"))
-	for _, c := range conditions() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", c.code, c.severity, strings.ReplaceAll(c.message, "|", "\\|"), c.remedy)
+	var page strings.Builder
+	page.WriteString(strings.ReplaceAll(conditionsHead, "''", "`"))
+	for _, c := range rows() {
+		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", c.code, c.severity, strings.ReplaceAll(c.message, "|", "\\|"), c.remedy)
 	}
-	golden(t, "../../docs/conditions.md", b.String())
+	golden(t, "../../docs/conditions.md", page.String())
 }
 
 // TestConditionTable: codes are unique, each row is whole, and a condition is hidden by a graver or equal one that exists.
@@ -43,7 +43,7 @@ func TestConditionTable(t *testing.T) {
 	rank := []Severity{SeverityUnprotected, SeverityDegraded, SeverityWarning}
 	codes := map[Code]bool{}
 	last := 0
-	for _, c := range conditions() {
+	for _, c := range rows() {
 		if codes[c.code] || c.message == "" || c.remedy == "" || strings.HasSuffix(c.message, ".") || !strings.HasSuffix(c.remedy, ".") {
 			t.Errorf("bad row: %+v", c)
 		}
@@ -61,11 +61,11 @@ func TestConditionTable(t *testing.T) {
 // TestSeveralConditions: several hold at once and all show; each ends by itself; a graver one decides the state.
 func TestSeveralConditions(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
-	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
+	b, _ := testBoard(t, nil)
+	b.Update(func(s *Status) { s.Enforcing = StateActive })
 	check := func(state State, reason string, codes ...Code) {
 		t.Helper()
-		s := a.board.latest.Load()
+		s := b.Latest()
 		var got []Code
 		for _, c := range s.Conditions {
 			got = append(got, c.Code)
@@ -74,29 +74,29 @@ func TestSeveralConditions(t *testing.T) {
 			t.Errorf("got %s %q %q, want %s %q %q", s.State, s.Reason, got, state, reason, codes)
 		}
 	}
-	subject := func(code Code) string { return conditionRow(code).message + ": " }
-	wl, re, ru, old := subject(condWhitelist), subject(condRefresh), subject(condRules), subject(condOld)
-	a.setCondition(condWhitelist, errors.New("EPERM"))
-	check(StateDegraded, wl+"EPERM", condWhitelist)
-	a.setCondition(condRefresh, errors.New("503"))
-	check(StateDegraded, re+"503; "+wl+"EPERM", condRefresh, condWhitelist)
-	a.setCondition(condOld, errors.New("it is old"))
-	check(StateDegraded, re+"503; "+wl+"EPERM", condRefresh, condOld, condWhitelist)
-	a.setCondition(condRules, errors.New("gone"))
-	check(StateUnprotected, ru+"gone; "+re+"503; "+wl+"EPERM", condRules, condRefresh, condOld, condWhitelist)
-	a.setCondition(condRefresh, nil)
-	check(StateUnprotected, ru+"gone; "+old+"it is old; "+wl+"EPERM", condRules, condOld, condWhitelist)
-	a.setCondition(condRules, nil)
-	a.setCondition(condOld, nil)
-	check(StateDegraded, wl+"EPERM", condWhitelist)
-	since := a.board.latest.Load().Conditions[0].Since
-	a.setStatus(func(s *Status) { s.Conditions[0].Since = since.Add(-time.Hour) })
-	a.setCondition(condWhitelist, errors.New("EBUSY"))
-	check(StateDegraded, wl+"EBUSY", condWhitelist)
-	if got := a.board.latest.Load().Conditions[0].Since; !got.Equal(since.Add(-time.Hour)) {
+	subject := func(code Code) string { return rowOf(code).message + ": " }
+	wl, re, ru, old := subject(CondWhitelist), subject(CondRefresh), subject(CondRules), subject(CondOld)
+	b.SetCondition(CondWhitelist, errors.New("EPERM"))
+	check(StateDegraded, wl+"EPERM", CondWhitelist)
+	b.SetCondition(CondRefresh, errors.New("503"))
+	check(StateDegraded, re+"503; "+wl+"EPERM", CondRefresh, CondWhitelist)
+	b.SetCondition(CondOld, errors.New("it is old"))
+	check(StateDegraded, re+"503; "+wl+"EPERM", CondRefresh, CondOld, CondWhitelist)
+	b.SetCondition(CondRules, errors.New("gone"))
+	check(StateUnprotected, ru+"gone; "+re+"503; "+wl+"EPERM", CondRules, CondRefresh, CondOld, CondWhitelist)
+	b.SetCondition(CondRefresh, nil)
+	check(StateUnprotected, ru+"gone; "+old+"it is old; "+wl+"EPERM", CondRules, CondOld, CondWhitelist)
+	b.SetCondition(CondRules, nil)
+	b.SetCondition(CondOld, nil)
+	check(StateDegraded, wl+"EPERM", CondWhitelist)
+	since := b.Latest().Conditions[0].Since
+	b.Update(func(s *Status) { s.Conditions[0].Since = since.Add(-time.Hour) })
+	b.SetCondition(CondWhitelist, errors.New("EBUSY"))
+	check(StateDegraded, wl+"EBUSY", CondWhitelist)
+	if got := b.Latest().Conditions[0].Since; !got.Equal(since.Add(-time.Hour)) {
 		t.Errorf("a condition that goes on began anew: %v", got)
 	}
-	a.setCondition(condWhitelist, nil)
+	b.SetCondition(CondWhitelist, nil)
 	check(StateActive, "")
 }
 
@@ -104,20 +104,20 @@ func TestSeveralConditions(t *testing.T) {
 // the details of all conditions, each is still named.
 func TestReasonNamesItsSubject(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
-	a.setStatus(func(s *Status) { s.Enforcing = StateActive })
-	own, refresh := conditionRow(condCustom).message, conditionRow(condRefresh).message
-	a.setCondition(condCustom, errors.New("the file is empty"))
-	if got, want := a.board.Now().Reason, own+": the file is empty"; got != want {
+	b, _ := testBoard(t, nil)
+	b.Update(func(s *Status) { s.Enforcing = StateActive })
+	own, refresh := rowOf(CondCustom).message, rowOf(CondRefresh).message
+	b.SetCondition(CondCustom, errors.New("the file is empty"))
+	if got, want := b.Now().Reason, own+": the file is empty"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	long := strings.Repeat("x", maxText)
-	a.setCondition(condCustom, errors.New(long))
-	if got := a.board.Now().Reason; len(got) > maxText+len("…") || !strings.HasPrefix(got, own+": xxx") {
+	b.SetCondition(CondCustom, errors.New(long))
+	if got := b.Now().Reason; len(got) > maxText+len("…") || !strings.HasPrefix(got, own+": xxx") {
 		t.Errorf("one with a long detail: %q", got)
 	}
-	a.setCondition(condRefresh, errors.New(long))
-	if got, want := a.board.Now().Reason, refresh+"; "+own; got != want {
+	b.SetCondition(CondRefresh, errors.New(long))
+	if got, want := b.Now().Reason, refresh+"; "+own; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

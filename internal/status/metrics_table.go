@@ -1,4 +1,4 @@
-package agent
+package status
 
 import (
 	"runtime"
@@ -38,7 +38,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			"condition", gauge, "code severity", "1 for each condition that holds, 0 for the others. docs/conditions.md lists them.",
 			`sikkerguard_condition{severity!="warning"} == 1`,
 			func(s *Status, out put) {
-				for _, row := range conditions() {
+				for _, row := range rows() {
 					out(truth(s.Holds(row.code)), string(row.code), string(row.severity))
 				}
 			},
@@ -166,7 +166,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 
 // dropMetrics are those of what is dropped and seen. There are none in a dry run.
 func dropMetrics() []metric {
-	dropped := func(read func(d *DroppedStatus) (n4, n6 uint64)) func(*Status, put) {
+	dropped := func(read func(d *Dropped) (n4, n6 uint64)) func(*Status, put) {
 		return func(s *Status, out put) {
 			if s.Dropped != nil {
 				n4, n6 := read(s.Dropped)
@@ -186,12 +186,12 @@ func dropMetrics() []metric {
 		{
 			"dropped_packets_total", counter, "family", "Packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
 			`sum by (instance) (rate(sikkerguard_dropped_packets_total[5m]))`,
-			dropped(func(d *DroppedStatus) (uint64, uint64) { return d.Packets4, d.Packets6 }),
+			dropped(func(d *Dropped) (uint64, uint64) { return d.Packets4, d.Packets6 }),
 		},
 		{
 			"dropped_bytes_total", counter, "family", "Bytes of the packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
 			`sum by (instance) (rate(sikkerguard_dropped_bytes_total[5m])) * 8`,
-			dropped(func(d *DroppedStatus) (uint64, uint64) { return d.Bytes4, d.Bytes6 }),
+			dropped(func(d *Dropped) (uint64, uint64) { return d.Bytes4, d.Bytes6 }),
 		},
 		{
 			"events_seen_total", counter, "", "Dropped packets that the agent heard of by NFLOG since it started.",
@@ -237,14 +237,14 @@ func dropMetrics() []metric {
 
 // reportMetrics are those of reports and of quotas.
 func reportMetrics() []metric {
-	reports := func(read func(r *ReportsStatus) float64) func(*Status, put) {
+	reports := func(read func(r *Reports) float64) func(*Status, put) {
 		return func(s *Status, out put) {
 			if s.Reports != nil {
 				out(read(s.Reports))
 			}
 		}
 	}
-	quota := func(read func(q *QuotaStatus) float64) func(*Status, put) {
+	quota := func(read func(q *Quota) float64) func(*Status, put) {
 		return func(s *Status, out put) {
 			if s.Quota.Pulls != nil {
 				out(read(s.Quota.Pulls), "pulls")
@@ -258,27 +258,27 @@ func reportMetrics() []metric {
 		{
 			"reports_queued", gauge, "", "Rows that wait to be reported, one a source and service. Absent when nothing is recorded.",
 			`sikkerguard_reports_queued`,
-			reports(func(r *ReportsStatus) float64 { return float64(r.Queued) }),
+			reports(func(r *Reports) float64 { return float64(r.Queued) }),
 		},
 		{
 			"reports_sent_total", counter, "", "Rows that SikkerAPI accepted. Goes on over restarts.",
 			`increase(sikkerguard_reports_sent_total[1d])`,
-			reports(func(r *ReportsStatus) float64 { return float64(r.Sent) }),
+			reports(func(r *Reports) float64 { return float64(r.Sent) }),
 		},
 		{
 			"reports_rejected_total", counter, "", "Rows that SikkerAPI rejected. Goes on over restarts.",
 			`increase(sikkerguard_reports_rejected_total[1d])`,
-			reports(func(r *ReportsStatus) float64 { return float64(r.Rejected) }),
+			reports(func(r *Reports) float64 { return float64(r.Rejected) }),
 		},
 		{
 			"reports_merged_total", counter, "", "Rows merged with others of their source, because the queue was full. Goes on over restarts.",
 			`increase(sikkerguard_reports_merged_total[1d]) > 0`,
-			reports(func(r *ReportsStatus) float64 { return float64(r.Merged) }),
+			reports(func(r *Reports) float64 { return float64(r.Merged) }),
 		},
 		{
 			"reports_dropped_total", counter, "", "Rows dropped, because the queue was full all the same. Goes on over restarts.",
 			`increase(sikkerguard_reports_dropped_total[1d]) > 0`,
-			reports(func(r *ReportsStatus) float64 { return float64(r.Dropped) }),
+			reports(func(r *Reports) float64 { return float64(r.Dropped) }),
 		},
 		{
 			"last_report_timestamp_seconds", gauge, "", "When SikkerAPI last took a batch of reports. Absent before the first.",
@@ -288,12 +288,12 @@ func reportMetrics() []metric {
 		{
 			"quota_limit", gauge, "use", "Daily quota of the key, in pulls or in rows reported, by use: pulls or reports. Absent until the API tells it.",
 			`sikkerguard_quota_limit{use="reports"}`,
-			quota(func(q *QuotaStatus) float64 { return float64(q.Limit) }),
+			quota(func(q *Quota) float64 { return float64(q.Limit) }),
 		},
 		{
 			"quota_remaining", gauge, "use", "What was left of the daily quota when the API last told it, or all of it when a new day has begun since; by use: pulls or reports.",
 			`sikkerguard_quota_remaining / sikkerguard_quota_limit < 0.1`,
-			quota(func(q *QuotaStatus) float64 { return float64(q.Remaining) }),
+			quota(func(q *Quota) float64 { return float64(q.Remaining) }),
 		},
 	}
 }

@@ -1,4 +1,4 @@
-package agent
+package status
 
 import (
 	"flag"
@@ -18,7 +18,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/sikkerapi/sikkerguard/internal/vet"
-	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 var update = flag.Bool("update", false, "write docs/metrics.md and the golden files anew")
@@ -36,7 +35,7 @@ func golden(t *testing.T, path, want string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("%s is stale: go test ./internal/agent -update writes it anew (-want +got):\n%s", path, diff)
+		t.Errorf("%s is stale: go test ./internal/status -update writes it anew (-want +got):\n%s", path, diff)
 	}
 }
 
@@ -111,17 +110,17 @@ func TestMetricsReference(t *testing.T) {
 func sample() Status {
 	at := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
 	return Status{
-		State: StateActive, Enforcing: StateActive, Conditions: []ConditionStatus{}, BlockedIPs: 8774, LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
-		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: sourceAPI, ListAge: "2h 15m", Age: 135 * time.Minute, AgeKnown: true, Custom: 3, NextPull: &at,
-		Pulls: Counts{pullAccepted: 4, pullUnavailable: 1}, Refused: Counts{string(vet.GuardShrink): 2}, Rollbacks: 1, Repairs: 5,
-		Whitelist: WhitelistStatus{IPs: 8, Ranges: 8, Kinds: "gateways"}, Backend: "nftables",
+		State: StateActive, Enforcing: StateActive, Conditions: []Condition{}, BlockedIPs: 8774, LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
+		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: SourceAPI, ListAge: "2h 15m", Age: 135 * time.Minute, AgeKnown: true, Custom: 3, NextPull: &at,
+		Pulls: Counts{PullAccepted: 4, PullUnavailable: 1}, Refused: Counts{string(vet.GuardShrink): 2}, Rollbacks: 1, Repairs: 5,
+		Whitelist: Whitelist{IPs: 8, Ranges: 8, Kinds: "gateways"}, Backend: "nftables",
 		Features: []string{"table owner", "element counts"}, Gaps: []string{},
-		Verified:     &VerifiedStatus{At: at, Elements: 9000, Counted: true, Sampled: 31, Seconds: .25},
-		Dropped:      &DroppedStatus{Packets4: 1000, Bytes4: 60000, Packets6: 7, Bytes6: 700},
-		Events:       EventsStatus{Dropped: 1007, Seen: 900, Lost: 50, Unattributed: 57, Unparsed: 2, Overflow: 3},
-		Hits:         map[string]uint64{"ssh": 800, otherService: 98},
-		Reports:      &ReportsStatus{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
-		Quota:        QuotasStatus{Pulls: &QuotaStatus{Limit: 24, Remaining: 20, Reset: at}, Reports: &QuotaStatus{Limit: 1000, Reset: at}},
+		Verified:     &Verified{At: at, Elements: 9000, Counted: true, Sampled: 31, Seconds: .25},
+		Dropped:      &Dropped{Packets4: 1000, Bytes4: 60000, Packets6: 7, Bytes6: 700},
+		Events:       Events{Dropped: 1007, Seen: 900, Lost: 50, Unattributed: 57, Unparsed: 2, Overflow: 3},
+		Hits:         map[string]uint64{"ssh": 800, "other": 98},
+		Reports:      &Reports{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
+		Quota:        Quotas{Pulls: &Quota{Limit: 24, Remaining: 20, Reset: at}, Reports: &Quota{Limit: 1000, Reset: at}},
 		Errors:       LastErrors{Pull: &LastError{Time: at, Text: "pull blacklist: 503"}},
 		LogDropped:   9,
 		Unattributed: 50,
@@ -244,22 +243,6 @@ func TestMetricsUnknown(t *testing.T) {
 	for name := range all {
 		if regexp.MustCompile("guard_dropped_|reports_|quota_|last_|list_age|next_pull").MatchString(name) {
 			t.Errorf("%s is there", name)
-		}
-	}
-}
-
-func TestPullResult(t *testing.T) {
-	t.Parallel()
-	for want, err := range map[string]error{
-		pullAccepted:     nil,
-		pullRefused:      fmt.Errorf("vet blacklist: %w", &vet.RefusalError{Guard: vet.GuardEmpty}),
-		pullQuota:        fmt.Errorf("pull: %w", &sikkerapi.QuotaError{}),
-		pullUnauthorized: fmt.Errorf("pull: %w", sikkerapi.ErrUnauthorized),
-		pullUnavailable:  fmt.Errorf("pull: %w", &sikkerapi.TemporaryError{Err: os.ErrDeadlineExceeded}),
-		pullFailed:       os.ErrClosed,
-	} {
-		if got := pullResult(err); got != want {
-			t.Errorf("%v: got %s, want %s", err, got, want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package agent
+package status
 
 import (
 	"slices"
@@ -93,21 +93,20 @@ const (
 		"the list changed, the safety whitelist changed, rules were put back."
 )
 
-// NewApplyDuration is the histogram of how long it took to put a list in force: milliseconds for a small one, seconds for
+// newApplyDuration is the histogram of how long it took to put a list in force: milliseconds for a small one, seconds for
 // hundreds of thousands of entries.
-func NewApplyDuration() prometheus.Histogram {
+func newApplyDuration() prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: prefix + appliedName, Help: appliedHelp,
 		Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 	})
 }
 
-// registry returns the metrics of b, of more and of the process.
-func (b *Board) registry(more ...prometheus.Collector) *prometheus.Registry {
+// registry returns the metrics of b and of the process.
+func (b *Board) registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(newCollector(b), collectors.NewGoCollector(),
+	r.MustRegister(newCollector(b), b.applies, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	r.MustRegister(more...)
 	return r
 }
 
@@ -117,9 +116,9 @@ type gathered struct {
 	err      error
 }
 
-// Gatherer returns the metrics of b, of more and of the process. Concurrent callers share one reading.
-func (b *Board) Gatherer(more ...prometheus.Collector) prometheus.Gatherer {
-	registry := b.registry(more...)
+// Gatherer returns the metrics of b and of the process. Concurrent callers share one reading.
+func (b *Board) Gatherer() prometheus.Gatherer {
+	registry := b.registry()
 	all := coalesce.New(readEvery, func() (g gathered) {
 		g.families, g.err = registry.Gather()
 		return g
@@ -132,17 +131,17 @@ func (b *Board) Gatherer(more ...prometheus.Collector) prometheus.Gatherer {
 
 // The results of pulls.
 const (
-	pullAccepted     = "accepted"
-	pullRefused      = "refused"
-	pullQuota        = "quota"
-	pullUnauthorized = "unauthorized"
-	pullUnavailable  = "unavailable"
-	pullFailed       = "error"
+	PullAccepted     = "accepted"
+	PullRefused      = "refused"
+	PullQuota        = "quota"
+	PullUnauthorized = "unauthorized"
+	PullUnavailable  = "unavailable"
+	PullFailed       = "error"
 )
 
 // pullResults are all of them: each is there from the start, so that a first one is an increase.
 func pullResults() []string {
-	return []string{pullAccepted, pullRefused, pullQuota, pullUnauthorized, pullUnavailable, pullFailed}
+	return []string{PullAccepted, PullRefused, PullQuota, PullUnauthorized, PullUnavailable, PullFailed}
 }
 
 // guards are the guards that refuse lists.
