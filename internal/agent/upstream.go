@@ -127,7 +127,7 @@ func without(addrs []netip.Addr, addr netip.Addr) []netip.Addr {
 func single(addrs []netip.Addr) blocklist.Blocklist {
 	ps := make([]netip.Prefix, len(addrs))
 	for i, a := range addrs {
-		ps[i] = netip.PrefixFrom(a, a.BitLen())
+		ps[i] = blocklist.Single(a)
 	}
 	return blocklist.New(ps)
 }

@@ -98,7 +98,7 @@ func (b Blocklist) Contains(addr netip.Addr) bool {
 
 // Covering is the entry that covers addr.
 func (b Blocklist) Covering(addr netip.Addr) (netip.Prefix, bool) {
-	addr = addr.Unmap().WithZone("")
+	addr = CanonicalAddr(addr)
 	ps := b.v6
 	if addr.Is4() {
 		ps = b.v4

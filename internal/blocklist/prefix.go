@@ -30,10 +30,19 @@ func Parse(s string) (netip.Prefix, error) {
 		if err != nil {
 			return netip.Prefix{}, ErrNoPrefix
 		}
-		p = netip.PrefixFrom(a, a.BitLen())
+		p = Single(a)
 	}
 	p, _ = Canonical(p) // a parsed prefix is valid
 	return p, nil
+}
+
+// CanonicalAddr returns a without its zone, and an IPv4-mapped IPv6 address as IPv4.
+func CanonicalAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// Single returns the canonical prefix that holds a alone. It is invalid if a is.
+func Single(a netip.Addr) netip.Prefix {
+	a = CanonicalAddr(a)
+	return netip.PrefixFrom(a, a.BitLen())
 }
 
 // Canonical is p without host bits and with IPv4-mapped IPv6 turned into IPv4. It is false for an

@@ -42,6 +42,20 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestSingle(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"203.0.113.9": "203.0.113.9/32", "2001:db8::9": "2001:db8::9/128", "::ffff:203.0.113.9": "203.0.113.9/32", "fe80::1%eth0": "fe80::1/128",
+	} {
+		if p := blocklist.Single(netip.MustParseAddr(in)); p.String() != want {
+			t.Errorf("%s: got %v, want %s", in, p, want)
+		}
+	}
+	if p := blocklist.Single(netip.Addr{}); p.IsValid() {
+		t.Errorf("no address: got %v", p)
+	}
+}
+
 // FuzzParse states that a parsed prefix is canonical, and that its text means itself.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"203.0.113.9", "::ffff:0:0/96", "fe80::1%eth0", "2002::/16", "1.2.3.4/008", "::ffff:1.2.3.4/97", "::ffff:0:0/1"} {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 const (
@@ -144,7 +146,7 @@ func appendVia(to []netip.Addr, d netlink.Destination) []netip.Addr {
 
 func appendIP(to []netip.Addr, ip net.IP) []netip.Addr {
 	if a, ok := netip.AddrFromSlice(ip); ok {
-		return append(to, a.Unmap())
+		return append(to, blocklist.CanonicalAddr(a))
 	}
 	return to
 }

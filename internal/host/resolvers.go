@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
@@ -152,7 +153,7 @@ func parseNameservers(text []byte) []netip.Addr {
 		if err != nil {
 			continue
 		}
-		if a = a.WithZone("").Unmap(); !slices.Contains(addrs, a) {
+		if a = blocklist.CanonicalAddr(a); !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 // procNet has the files of the calling thread's network namespace (proc(5)). They are there without
@@ -68,7 +70,7 @@ func parseSockets(r io.Reader) ([]UDPSocket, error) {
 		}
 		s := UDPSocket{Port: local.Port()}
 		if remote.Port() != 0 {
-			s.Peer = remote.Addr().Unmap()
+			s.Peer = blocklist.CanonicalAddr(remote.Addr())
 		}
 		sockets = append(sockets, s)
 	}
@@ -147,7 +149,7 @@ func UDPPeers() (map[netip.Addr]bool, error) {
 		}
 		for _, flow := range list {
 			if addr, ok := netip.AddrFromSlice(flow.Forward.DstIP); ok && flow.Forward.Protocol == unix.IPPROTO_UDP {
-				peers[addr.Unmap()] = true
+				peers[blocklist.CanonicalAddr(addr)] = true
 			}
 		}
 	}

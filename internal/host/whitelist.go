@@ -154,7 +154,7 @@ type survey struct {
 func (s *survey) addAddrs(k kind, addrs []netip.Addr) {
 	for _, a := range addrs {
 		if a, ok := peer(a); ok {
-			s.found[k] = append(s.found[k], netip.PrefixFrom(a, a.BitLen()))
+			s.found[k] = append(s.found[k], blocklist.Single(a))
 		}
 	}
 }
@@ -190,6 +190,6 @@ func distinct(ps []netip.Prefix) []netip.Prefix {
 
 // peer is a in canonical form, and whether a packet of some host on a network can have it as its source.
 func peer(a netip.Addr) (netip.Addr, bool) {
-	a = a.Unmap().WithZone("")
+	a = blocklist.CanonicalAddr(a)
 	return a, a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast()
 }

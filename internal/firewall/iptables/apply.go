@@ -162,7 +162,10 @@ func (s *Firewall) losing(ctx context.Context, have map[string]setInfo, allow fi
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(old, func(p netip.Prefix) bool { return slices.Contains(allow.elements, p) }), nil
+	return slices.DeleteFunc(old, func(p netip.Prefix) bool {
+		// An IPv4-mapped element, which only another program adds to an IPv6 set, reads as IPv4.
+		return p.Addr().BitLen() != allow.family.width || slices.Contains(allow.elements, p)
+	}), nil
 }
 
 // putAll makes sets that are absent and puts rules right, where they are not. undo takes both away again, in the families

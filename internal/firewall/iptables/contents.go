@@ -7,6 +7,8 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 const (
@@ -109,12 +111,10 @@ func (d *digester) line(line []byte) {
 	if !ok {
 		return
 	}
-	text := string(bytes.TrimRight(element, " "))
-	if a, err := netip.ParseAddr(text); err == nil {
-		d.add(d.seed, netip.PrefixFrom(a, a.BitLen()))
-	} else if p, err := netip.ParsePrefix(text); err == nil {
-		d.add(d.seed, p)
-	} else {
+	p, err := blocklist.Parse(string(bytes.TrimRight(element, " ")))
+	if err != nil {
 		d.odd++
+		return
 	}
+	d.add(d.seed, p)
 }

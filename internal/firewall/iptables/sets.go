@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 const (
@@ -188,10 +190,8 @@ func parseMembers(out, set string) []netip.Prefix {
 		if len(words) < 3 || words[0] != "add" || words[1] != set {
 			continue
 		}
-		if p, err := netip.ParsePrefix(words[2]); err == nil {
+		if p, err := blocklist.Parse(words[2]); err == nil {
 			ps = append(ps, p)
-		} else if a, err := netip.ParseAddr(words[2]); err == nil {
-			ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
 	return ps
