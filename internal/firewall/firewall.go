@@ -151,8 +151,7 @@ func (c *chosen) useNFT(table Backend) error {
 	case errors.Is(err, iptables.ErrRunning):
 		return errors.Join(err, table.Close())
 	case err != nil: // iptables is broken, but not needed here
-		c.gaps = append(c.gaps, "it is not known whether an agent with SIKKER_BACKEND=iptables left rules: "+
-			oneLine(err))
+		c.gaps = append(c.gaps, ruleset.Gap("it is not known whether an agent with SIKKER_BACKEND=iptables left rules", err))
 	case found:
 		c.admitOther = iptables.Admit
 		c.removeOther = func() error {
@@ -162,10 +161,6 @@ func (c *chosen) useNFT(table Backend) error {
 	}
 	return nil
 }
-
-// oneLine returns the text of err on one line. Joined errors have one line each, and the log does not
-// escape newlines.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // Info returns the backend's Info with the reason for the choice and the gaps of chosen.
 func (c *chosen) Info() ruleset.Info {
@@ -201,8 +196,8 @@ func (c *chosen) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 	}
 	c.updateFlowtableGap()
 	if err := c.removeLeftovers(); err != nil {
-		gap := fmt.Sprintf("rules of an agent with another SIKKER_BACKEND may also be active (each list tries to "+
-			"remove them; `sikkerguard cleanup`, while the agent is stopped, removes them): %s", oneLine(err))
+		gap := ruleset.Gap("rules of an agent with another SIKKER_BACKEND may also be active (each list tries to "+
+			"remove them; `sikkerguard cleanup`, while the agent is stopped, removes them)", err)
 		c.otherGap.Store(&gap)
 		return e, nil
 	}

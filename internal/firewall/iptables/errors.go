@@ -62,6 +62,3 @@ func broken(err error) bool {
 	var p *ProgramError
 	return refused(err) || errors.As(err, &p) && p.Code < 0 && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
 }
-
-// oneLine is an error for the log, where lines are not escaped: joined errors stand on a line each.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

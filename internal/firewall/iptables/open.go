@@ -122,7 +122,7 @@ func (s *Firewall) openFamilies(v4 tables, legacy bool) error {
 	case err == nil:
 		s.families = append(s.families, v6)
 	case errors.Is(err, ErrMissing), errors.Is(err, ErrIncomplete), broken(err):
-		s.info.Gaps = append(s.info.Gaps, fmt.Sprintf("only IPv4 is enforced, IPv6 sources get through: %s", oneLine(err)))
+		s.info.Gaps = append(s.info.Gaps, ruleset.Gap("only IPv4 is enforced, IPv6 sources get through", err))
 	default:
 		return err
 	}

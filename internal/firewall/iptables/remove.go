@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
 // removeTime is how long it may take to remove everything. The unit and compose.yaml give 30 s for stopping, of which Disarm
@@ -199,7 +201,8 @@ func (s *Firewall) endOthers(ctx context.Context) {
 	s.ended = err == nil
 	s.gap.Store(nil)
 	if err != nil {
-		gap := fmt.Sprintf("what an agent put in force with another iptables may be in force too (`sikkerguard cleanup`, while the agent is stopped, removes it): %s", oneLine(err))
+		gap := ruleset.Gap("rules of an agent with another kind of iptables may also be active (`sikkerguard cleanup`, "+
+			"while the agent is stopped, removes them)", err)
 		s.gap.Store(&gap)
 	}
 }

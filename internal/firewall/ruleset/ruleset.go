@@ -5,6 +5,7 @@ package ruleset
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -23,6 +24,12 @@ type Info struct {
 	// Detours are missing kernel features that the backend replaces by a slower way to the same
 	// protection, one sentence each.
 	Detours []string
+}
+
+// Gap returns a sentence of Info.Gaps: text, a colon and the text of cause on one line. Joined errors
+// have one line each, and the log does not escape newlines.
+func Gap(text string, cause error) string {
+	return text + ": " + strings.ReplaceAll(cause.Error(), "\n", "; ")
 }
 
 // Ruleset is the whole desired state. A backend enforces all of it, or changes nothing.
