@@ -13,9 +13,9 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
-	"github.com/sikkerapi/sikkerguard/internal/coalesce"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/control"
+	"github.com/sikkerapi/sikkerguard/internal/counters"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -62,7 +62,7 @@ type Agent struct {
 	api     *sikkerapi.Client
 	others  leftovers
 
-	drops        dropCount
+	ledger       *counters.Ledger
 	evidence     evidence
 	recorder     recorder
 	store        *store.Store     // nil in a dry run
@@ -90,7 +90,6 @@ type Agent struct {
 
 	seen      seen
 	answerers answerers
-	counting  *coalesce.Reader[ruleset.Counters] // dropped since the start
 	heart     heart
 }
 
@@ -147,9 +146,9 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	if cfg.CustomBlacklist != "" {
 		a.custom = newCustomReader(a.feed.Custom)
 	}
-	a.counting = coalesce.New(0, func() ruleset.Counters {
-		n, _ := a.dropped()
-		return n
+	a.ledger = counters.New(counters.Options{
+		Kernel: func() (ruleset.Counters, error) { return a.fw.Counters() },
+		Stored: func(ctx context.Context) (store.Counters, error) { return a.store.Counters(ctx) },
 	})
 	a.board = status.New(status.Options{
 		Version: o.Version, DryRun: cfg.DryRun, Secret: cfg.APIKey.Reveal(), PullInterval: cfg.PullInterval,
@@ -289,7 +288,7 @@ func (a *Agent) open() error {
 		a.tellGaps()
 		a.takeLeftovers()
 		a.tryOpen(a.helpers.sensor)
-		a.beginCounting()
+		_, _ = a.ledger.Read() // the rules of an agent that was killed have counted on
 		a.store = a.newStore()
 		if a.cfg.ReportEnabled {
 			a.reporter = report.New(report.Options{Queue: queue{a.store, a.tellWithdrawn, a.exempt}, API: a.api})

@@ -25,8 +25,8 @@ func (a *Agent) fillKernel(s *status.Status) {
 		s.Features = append(s.Features, "element counts")
 	}
 	totals := a.sensor.Totals() // before the counter, which has then counted every packet that was seen
-	since := a.droppedSoon()
-	if sum, exact, ok := a.total(); ok {
+	since := a.ledger.ReadSoon()
+	if sum, exact, ok := a.ledger.Total(); ok {
 		s.Dropped = &status.Dropped{
 			Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6, Exact: exact,
 		}

@@ -69,7 +69,7 @@ func (a *Agent) collect() {
 	}
 	o := &a.observer
 	o.window = o.window.With(w)
-	if n, err := a.dropped(); err == nil {
+	if n, err := a.ledger.Read(); err == nil {
 		growth := n.Packets() - o.dropped
 		o.peak = max(o.peak, o.growth+growth)
 		o.dropped, o.growth = n.Packets(), growth
@@ -112,7 +112,7 @@ func (a *Agent) tellWindow() {
 // way are not taken for missing. When the limit may have let packets go, those that came meanwhile could hide as many, and
 // are left out.
 func (a *Agent) missed() bool {
-	before, err := a.dropped()
+	before, err := a.ledger.Read()
 	if err != nil {
 		return true // not knowing is not exact
 	}
@@ -127,7 +127,7 @@ func (a *Agent) missed() bool {
 	if o.peak <= uint64(a.cfg.LogRate) { // the limit is as large a bucket, and refilled as fast
 		return false
 	}
-	after, err := a.dropped()
+	after, err := a.ledger.Read()
 	return err != nil || after.Packets() > seen+o.missing
 }
 

@@ -115,14 +115,14 @@ func TestAFloodSpoilsOneWindow(t *testing.T) {
 		a, _ := logged(t)
 		c := &climbing{}
 		a.fw = c
-		a.beginCounting()
+		_, _ = a.ledger.Read()
 		c.n.Packets4 += 2 * uint64(a.cfg.LogRate)
 		a.collect()
 		a.tellWindow()
 		if !a.observer.inexact {
 			t.Error("the window of the flood is exact")
 		}
-		a.observer.missing = a.droppedSoon().Packets() + 1 // all up to the next reading was told
+		a.observer.missing = a.ledger.ReadSoon().Packets() + 1 // all up to the next reading was told
 		a.tellWindow()
 		if a.observer.inexact {
 			t.Error("the next window is not exact")

@@ -184,7 +184,7 @@ func (a *Agent) beginRecording() {
 		err = a.store.Forget(ctx)
 	}
 	a.tellStore(err)
-	a.loadCounters(ctx)
+	_ = a.ledger.Load(ctx) // a database that fails is reported where hits are recorded
 	a.prune(ctx)
 	a.readQueue(ctx)
 }
@@ -192,9 +192,9 @@ func (a *Agent) beginRecording() {
 // record keeps what waits in the database, and queues what of it is to be reported. What it does not take now waits on.
 func (a *Agent) record(running bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	a.loadCounters(ctx)
+	_ = a.ledger.Load(ctx) // a database that fails is reported where hits are recorded
 	cancel()
-	counters := a.countersToKeep(running)
+	counters := a.ledger.Unsaved(running)
 	w, from, to := a.recorder.take()
 	if len(w.Hits) == 0 && counters == nil && !a.recorder.failing {
 		return
@@ -210,7 +210,7 @@ func (a *Agent) record(running bool) {
 			return
 		}
 		a.evidence.settle(rows, waiting)
-		a.countersKept(counters)
+		a.ledger.Saved(counters)
 		w.Hits, counters = w.Hits[n:], nil
 	}
 	if n := a.recorder.unrecorded(); n > a.recorder.told {
@@ -283,10 +283,10 @@ func (a *Agent) keepCounters() {
 	defer a.recorder.using(false)
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	a.loadCounters(ctx)
-	counters := a.countersToKeep(true)
+	_ = a.ledger.Load(ctx) // a database that fails is reported where hits are recorded
+	counters := a.ledger.Unsaved(true)
 	if counters != nil && a.store.Add(ctx, store.Record{Counters: counters}) == nil { // what failed is told by record
-		a.countersKept(counters)
+		a.ledger.Saved(counters)
 	}
 	a.readQueue(ctx)
 }

@@ -76,7 +76,7 @@ func (a *Agent) restoreRules(ctx context.Context) {
 	r.last = time.Now()
 	e := a.enforcer.enforced
 	// Counters of a table that is gone count as nothing now, before a new one begins to count.
-	_, _ = a.dropped()
+	_, _ = a.ledger.Read()
 	var err error
 	if e != nil {
 		_, err = a.enact(ctx, *e)

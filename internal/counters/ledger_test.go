@@ -1,0 +1,96 @@
+package counters
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+)
+
+// ledger returns a Ledger of a kernel whose counter is *n.
+func ledger(n *ruleset.Counters) *Ledger {
+	return New(Options{Kernel: func() (ruleset.Counters, error) { return *n, nil }})
+}
+
+func four(packets uint64) ruleset.Counters {
+	return ruleset.Counters{Packets4: packets, Bytes4: 40 * packets}
+}
+
+// TestLedger follows the kernel's counters over new tables within a run, and from one run to the next.
+func TestLedger(t *testing.T) {
+	t.Parallel()
+	saved := func(sum, raw uint64, running, inexact bool) store.Counters {
+		return store.Counters{Packets4: sum, Bytes4: 40 * sum, Raw: [4]uint64{raw, 40 * raw}, Running: running, Inexact: inexact}
+	}
+	tests := []struct {
+		name  string
+		saved store.Counters // by the run before
+		began uint64         // the kernel's counter at the start
+		reads []uint64       // and when it is read
+		sum   uint64
+		since uint64
+		exact bool
+	}{
+		{"OK a first run", store.Counters{}, 0, []uint64{5, 5, 9}, 9, 9, true},
+		{"bad a new table of another program counts from 0", store.Counters{}, 0, []uint64{5, 0, 3}, 8, 8, false},
+		{"OK the run before was stopped", saved(100, 0, false, false), 0, []uint64{5}, 105, 5, true},
+		{"OK the run before was killed and its rules are left", saved(100, 70, true, false), 75, []uint64{80}, 110, 5, true},
+		{"bad the run before was killed and its rules with it", saved(100, 70, true, false), 0, []uint64{80}, 180, 80, false},
+		{"bad something was not counted once", saved(100, 0, false, true), 0, []uint64{5}, 105, 5, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			now := four(tt.began)
+			l := ledger(&now)
+			_, _ = l.Read()
+			if _, _, ok := l.Total(); ok {
+				t.Error("a total before the sums of earlier runs are known")
+			}
+			l.load(tt.saved)
+			var since ruleset.Counters
+			for _, n := range tt.reads {
+				now = four(n)
+				var err error
+				if since, err = l.Read(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sum, exact, ok := l.Total()
+			if !ok || exact != tt.exact || sum != four(tt.sum) || since != four(tt.since) {
+				t.Errorf("got %+v in all and %+v in this run, exact %v, known %v; want %d and %d packets, exact %v",
+					sum, since, exact, ok, tt.sum, tt.since, tt.exact)
+			}
+			last := tt.reads[len(tt.reads)-1]
+			want := saved(tt.sum, last, false, !tt.exact)
+			if diff := cmp.Diff(&want, l.Unsaved(false)); diff != "" {
+				t.Errorf("saved for the next run (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestLedgerWithoutStore: while the database cannot be read there is no total, and nothing is written over its sums.
+func TestLedgerWithoutStore(t *testing.T) {
+	t.Parallel()
+	now := four(5)
+	l := ledger(&now)
+	if _, err := l.Read(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok := l.Total(); ok {
+		t.Error("a total without the sums of earlier runs")
+	}
+	if c := l.Unsaved(true); c != nil {
+		t.Errorf("saves %+v", c)
+	}
+	l.load(store.Counters{Packets4: 100})
+	if sum, _, ok := l.Total(); !ok || sum.Packets4 != 105 {
+		t.Errorf("shows %+v", sum)
+	}
+	if c := l.Unsaved(true); c == nil || c.Packets4 != 105 {
+		t.Errorf("saves %+v, want 105 packets", c)
+	}
+}
