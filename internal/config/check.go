@@ -16,28 +16,29 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
-// maxWhitelist is the largest share of the addresses in use that the whitelist may cover, in each family. With more of
-// them the firewall would hardly block anything.
+// maxWhitelist is the largest share of the addresses in use that the whitelist may cover, in each
+// family. Beyond it the firewall would hardly block anything.
 const maxWhitelist = 0.5
 
-// setWhitelist takes entries between commas, semicolons, spaces or newlines, in quotes or brackets, with comments.
+// setWhitelist accepts entries between commas, semicolons, spaces or newlines, in quotes or
+// brackets, with comments.
 func setWhitelist(l *loader, value string) string {
 	var bad []string
 	for text := range words(value) {
 		p, err := blocklist.Parse(text)
 		switch {
 		case errors.Is(err, blocklist.ErrZone):
-			bad = append(bad, entry(text, "without the % and what follows"))
+			bad = append(bad, entry(text, "without the % and the zone after it"))
 		case err != nil:
 			bad = append(bad, entry(text, "an address or a network like 192.0.2.0/24"))
 		case p.Bits() == 0:
-			bad = append(bad, entry(text, "less than everything: to block nothing, stop the agent"))
+			bad = append(bad, entry(text, "less than all addresses: to block nothing, stop the agent"))
 		default:
 			l.cfg.Whitelist = append(l.cfg.Whitelist, p)
 		}
 	}
-	// The entries together may be everything, as 0.0.0.0/1 and 128.0.0.0/1 are. Special-purpose space is never blocked
-	// anyway.
+	// The entries together may be everything, as 0.0.0.0/1 and 128.0.0.0/1 are. Special-purpose
+	// space does not count: it is never blocked.
 	public, _ := blocklist.New(slices.Clone(l.cfg.Whitelist)).Blockable()
 	v4, v6 := public.Coverage()
 	if len(bad) == 0 && max(v4, v6) > maxWhitelist {
@@ -45,13 +46,13 @@ func setWhitelist(l *loader, value string) string {
 		if v6 > v4 {
 			family, share = "IPv6", v6
 		}
-		return fmt.Sprintf(": covers %.0f%% of the %s addresses, at most %.0f%% may be: to block nothing, stop the agent",
+		return fmt.Sprintf(": covers %.0f%% of the %s addresses; the limit is %.0f%%: to block nothing, stop the agent",
 			min(share, 1)*100, family, maxWhitelist*100)
 	}
 	return entries(bad)
 }
 
-// words yields the entries of a list that an operator wrote in one way or another.
+// words yields the entries of a list in any of the forms in which operators write lists.
 func words(value string) iter.Seq[string] {
 	around := strings.NewReplacer("[", "", "]", "", `"`, "", "'", "", "\ufeff", "")
 	between := func(r rune) bool { return unicode.IsSpace(r) || r == ',' || r == ';' }
@@ -77,11 +78,12 @@ func setPortMap(l *loader, value string) string {
 // CustomCopy is the name of the copy of the custom blacklist in the state directory.
 const CustomCopy = "custom.txt"
 
-// lookMost is how long a file may take to show whether it can be read.
-const lookMost = 2 * time.Second
+// readableTimeout is the longest wait for the file system of the custom blacklist.
+const readableTimeout = 2 * time.Second
 
-// setCustomBlacklist takes the path of a file that can be read. Once it was read there is a copy, so that a file that is
-// missing later, or on a file system that hangs, does not keep a host from its protection.
+// setCustomBlacklist accepts the path of a readable file. If the file was read before, the state
+// directory has a copy. Then the file may be missing, or on a file system that hangs, without
+// leaving the host unprotected.
 func setCustomBlacklist(l *loader, path string) string {
 	if path == "" {
 		return ""
@@ -92,11 +94,12 @@ func setCustomBlacklist(l *loader, path string) string {
 	l.cfg.CustomBlacklist = path
 	doneC := make(chan error, 1)
 	go func() { doneC <- readable(path) }() // a goroutine that hangs ends with the process
-	timer := time.NewTimer(lookMost)
+	timer := time.NewTimer(readableTimeout)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		l.cfg.Warnings = append(l.cfg.Warnings, fmt.Sprintf("SIKKER_CUSTOM_BLACKLIST: the file system of %s does not answer", quote(path)))
+		l.cfg.Warnings = append(l.cfg.Warnings,
+			fmt.Sprintf("SIKKER_CUSTOM_BLACKLIST: the file system of %s does not answer", quote(path)))
 	case err := <-doneC:
 		if err == nil {
 			break
@@ -127,8 +130,9 @@ func setStateDir(l *loader, path string) string {
 	return ""
 }
 
-// setAPIURL takes https anywhere and plain http where nobody else listens: the key travels in each request. What may hold
-// a password or a key, before @ or after ? and #, is not shown, nor is what cannot be parsed and so may hold anything.
+// setAPIURL accepts https anywhere, and plain http only where no other host can read it: each
+// request contains the key. Parts that may hold a password or a key, before @ or after ? and #, are
+// not shown, nor is a value that cannot be parsed and so may hold anything.
 func setAPIURL(l *loader, value string) string {
 	u, err := url.Parse(strings.TrimRight(value, "/"))
 	switch {
@@ -145,13 +149,13 @@ func setAPIURL(l *loader, value string) string {
 	return ""
 }
 
-// goodPort takes no port for the usual one.
+// goodPort reports whether port is valid. An empty port is the default one.
 func goodPort(port string) bool {
 	n, ok := decimal(port)
 	return port == "" || ok && n >= 1 && n <= 65535
 }
 
-// local says whether host is this host or an address of a private network.
+// local reports whether host is this host or an address of a private network.
 func local(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true

@@ -12,31 +12,31 @@ import (
 	"github.com/spf13/viper"
 )
 
-// Config is the whole configuration, checked. It is a value: nobody changes what its slices and pointers lead to.
+// Config is the checked configuration. It is a value: its slices and pointers are never written to.
 type Config struct {
 	APIKey          Secret
 	ScoreMin        int
 	PullInterval    time.Duration
 	ReportEnabled   bool
 	ReportInterval  time.Duration
-	Whitelist       []netip.Prefix // canonical; an address is the prefix that holds it alone
+	Whitelist       []netip.Prefix // canonical; a single address is a prefix of full length
 	Ports           PortMap
 	DryRun          bool
 	HealthPort      uint16
-	CustomBlacklist string // absolute path; empty: none
+	CustomBlacklist string // absolute path; empty if there is none
 	APIURL          *url.URL
 	Backend         Backend
 	OnCrash         OnCrash
 	NFLOGGroup      uint16
-	LogRate         uint32 // packets a second
+	LogRate         uint32 // packets per second
 	StateDir        string // absolute path
 	LogLevel        LogLevel
 	LogFormat       LogFormat
 
-	Warnings []string // what is accepted and should not stay so
+	Warnings []string // accepted settings that the operator should change
 }
 
-// Backend is how the list is put into the kernel.
+// Backend is the kernel interface that enforces the list.
 type Backend string
 
 // The values of SIKKER_BACKEND.
@@ -46,7 +46,7 @@ const (
 	BackendIPTables Backend = "iptables"
 )
 
-// OnCrash is what becomes of the rules when the agent is killed.
+// OnCrash is the fate of the rules if the agent is killed.
 type OnCrash string
 
 // The values of SIKKER_ON_CRASH.
@@ -55,7 +55,7 @@ const (
 	OnCrashKeep    OnCrash = "keep"
 )
 
-// LogLevel is the least severe event that is logged.
+// LogLevel is the least severe level that is logged.
 type LogLevel string
 
 // The values of SIKKER_LOG_LEVEL.
@@ -66,7 +66,7 @@ const (
 	LogError LogLevel = "error"
 )
 
-// LogFormat is how an event is written.
+// LogFormat is the format of log lines.
 type LogFormat string
 
 // The values of SIKKER_LOG_FORMAT.
@@ -75,15 +75,16 @@ const (
 	LogJSON    LogFormat = "json"
 )
 
-// Problem is one thing that is wrong with the configuration.
+// Problem is one fault of the configuration.
 type Problem struct {
-	Variable string // of an unknown name what can be shown of it
-	Text     string // follows the variable: the value, what is accepted, what to do; never the API key
+	Variable string // if the name is unknown, only the part that is safe to show
+	Text     string // follows the variable: the value, the accepted values, the remedy; never the API key
 }
 
 func (p Problem) String() string { return p.Variable + p.Text }
 
-// Error is everything that is wrong with the configuration: unknown names first, then in the order of the variables table.
+// Error is all problems of the configuration: unknown names first, then in the order of the
+// variables table.
 type Error struct {
 	Problems []Problem
 }
@@ -100,12 +101,12 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// raw is the variables as viper decodes them: texts, so that viper's lenient conversions ("010" is 8, "12x" is 0) never
-// see a value.
+// raw is the variables as viper decodes them: texts, so that no value goes through the lenient
+// conversions of viper ("010" is 8, "12x" is 0).
 type raw map[string]string
 
-// Load reads and checks the SIKKER_ variables of environ, which is like os.Environ(). The error is an *Error. Files that
-// variables name are looked at: the key file is read, the custom blacklist must be readable.
+// Load reads and checks the SIKKER_ variables of environ, which has the form of os.Environ(). The
+// error is an *Error. Load reads the key file and checks that the custom blacklist is readable.
 func Load(environ []string) (Config, error) {
 	l, unknown, err := read(environ)
 	if err != nil {
@@ -114,8 +115,9 @@ func Load(environ []string) (Config, error) {
 	for _, v := range variables() {
 		l.check(v)
 	}
-	l.warnOfNames()
-	// Last, when the key is known, and told first: what else is wrong may come of a misspelt name.
+	l.warnOfMisspelt()
+	// Last, when the key is known, but reported first: other problems may follow from a misspelt
+	// name.
 	problems := make([]Problem, 0, len(unknown)+len(l.problems))
 	for _, name := range unknown {
 		problems = append(problems, l.unknown(name))
@@ -126,19 +128,19 @@ func Load(environ []string) (Config, error) {
 	return l.cfg, nil
 }
 
-// HealthPort reads SIKKER_HEALTH_PORT alone, for a command that needs nothing else and no key.
+// HealthPort reads only SIKKER_HEALTH_PORT, for commands that need nothing else and no key.
 func HealthPort(environ []string) (uint16, error) {
 	l, err := loadOne(environ, prefix+"HEALTH_PORT")
 	return l.cfg.HealthPort, err
 }
 
-// StateDir reads SIKKER_STATE_DIR alone, for a command that needs nothing else and no key.
+// StateDir reads only SIKKER_STATE_DIR, for commands that need nothing else and no key.
 func StateDir(environ []string) (string, error) {
 	l, err := loadOne(environ, prefix+"STATE_DIR")
 	return l.cfg.StateDir, err
 }
 
-// loadOne reads one variable and looks at no other.
+// loadOne reads one variable and ignores all others.
 func loadOne(environ []string, name string) (*loader, error) {
 	l, _, err := read(environ)
 	if err != nil {
@@ -155,7 +157,8 @@ func loadOne(environ []string, name string) (*loader, error) {
 	return l, nil
 }
 
-// read gives every known variable its value or its default, and names the unknown ones. An empty value counts as not set.
+// read gives every known variable its value or its default, and returns the unknown names. An empty
+// value counts as not set.
 func read(environ []string) (l *loader, unknown []string, err error) {
 	known := map[string]bool{}
 	v := viper.New()
@@ -188,21 +191,22 @@ func read(environ []string) (l *loader, unknown []string, err error) {
 	return l, slices.Compact(unknown), nil
 }
 
-// loader is the configuration while it is checked.
+// loader is the configuration while it is being checked.
 type loader struct {
 	values   raw
-	key      string            // what is given as the key, good or not; never shown
-	meant    map[string]string // other names that look like a variable, by the variable
+	key      string            // value given as the key, valid or not; never shown
+	meant    map[string]string // misspelt names by the variable that they resemble
 	cfg      Config
 	problems []Problem
 }
 
-// check reads one variable. A value that holds the key is not repeated, wherever it was put.
+// check reads one variable. If a value contains the key, the problem does not repeat it, whichever
+// variable it is in.
 func (l *loader) check(v variable) {
 	value := l.values[viperKey(v.name)]
 	var problem string
 	if v.name != apiKey && value != v.def && l.holdsKey(value) {
-		problem = " holds an API key: move it to " + apiKey + ", or into a file that " + apiKeyFile + " names"
+		problem = " contains an API key: move it to " + apiKey + ", or into the file of " + apiKeyFile
 	} else {
 		problem = v.rule.set(l, value)
 	}

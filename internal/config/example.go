@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-const exampleHead = `# Copy this file to .env (install -m 600 .env.example .env), put your key in, and run docker compose up -d. Nothing else is
-# needed.
-# A line that begins with #SIKKER_ has no effect until the # is taken away. What it shows is the default, or an example
-# where that is said. docs/configuration.md says more.
-# This file is generated from the table that the agent itself uses (make docs).
+const exampleHead = `# Copy this file to .env (install -m 600 .env.example .env), set the key, and run
+# docker compose up -d. No other variable is needed.
+# A line that begins with #SIKKER_ has no effect until the # is removed. It shows the default, or an example if it says
+# so. docs/configuration.md has the details.
+# make docs generates this file from the table that the agent uses.
 `
 
-// exampleWidth is how long a line of .env.example may be.
+// exampleWidth is the longest line of .env.example, in columns.
 const exampleWidth = 120
 
-// EnvExample is .env.example: every variable with its meaning and its default, or an example where it has none. Only the
-// API key is set, to nothing.
+// EnvExample returns .env.example: every variable with its meaning and its default, or an example
+// if it has none. Only the API key is set, to nothing.
 func EnvExample() string {
 	var b strings.Builder
 	b.WriteString(exampleHead)
@@ -44,7 +44,7 @@ func EnvExample() string {
 
 var markdownLink = regexp.MustCompile(`\[([^]]+)\]\([^)]*\)`)
 
-// comment is Markdown text as lines that begin with #.
+// comment returns Markdown text as lines that begin with #.
 func comment(text string) string {
 	text = strings.ReplaceAll(markdownLink.ReplaceAllString(text, "$1"), "`", "")
 	var b strings.Builder

@@ -10,19 +10,27 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 )
 
-// FuzzLoad states that whatever is configured is refused or within its range, and that no error shows the key.
+// FuzzLoad checks that every configuration is refused or within its ranges, and that no error shows
+// the key.
 func FuzzLoad(f *testing.F) {
-	f.Add("50", "60", "true", "10.0.0.0/8", "ssh=22", "8080", "https://a.example", "info", "/srv", "X", "sk_test_0123456789")
-	f.Add("010", "1e3", "T", "::ffff:1.2.3.4", "a=1;b=1", "-1", "http://[::1]:80/", "loud", "srv", "SCOREMIN", "sk_ \x00")
-	f.Add("sk_test_0123456789", "x", "no", "0.0.0.0/0,sk_test_0123456789", "sk_test_0123456789=1", "0", "https://sk_test_0123456789@a",
+	f.Add("50", "60", "true", "10.0.0.0/8", "ssh=22", "8080", "https://a.example", "info", "/srv", "X",
+		"sk_test_0123456789")
+	f.Add("010", "1e3", "T", "::ffff:1.2.3.4", "a=1;b=1", "-1", "http://[::1]:80/", "loud", "srv", "SCOREMIN",
+		"sk_ \x00")
+	f.Add("sk_test_0123456789", "x", "no", "0.0.0.0/0,sk_test_0123456789", "sk_test_0123456789=1", "0",
+		"https://sk_test_0123456789@a",
 		"SK_TEST_0123456789", "sk_test_0123456789", "sk_test_0123456789", "sk_test_0123456789")
-	f.Add("1", "1440", "0", "fe80::1%12345678", "abcdefgh=0", "65536", "https://a/12345678", "", "/12345678", "12345678", "12345678")
+	f.Add("1", "1440", "0", "fe80::1%12345678", "abcdefgh=0", "65536", "https://a/12345678", "", "/12345678",
+		"12345678", "12345678")
 	f.Fuzz(func(t *testing.T, score, minutes, boolean, white, ports, number, api, word, dir, name, key string) {
 		environ := []string{
 			"SIKKER_SCORE_MIN=" + score, "SIKKER_PULL_INTERVAL=" + minutes, "SIKKER_REPORT_INTERVAL=" + minutes,
-			"SIKKER_DRY_RUN=" + boolean, "SIKKER_REPORT_ENABLED=" + boolean, "SIKKER_WHITELIST=" + white, "SIKKER_PORT_MAP=" + ports,
-			"SIKKER_HEALTH_PORT=" + number, "SIKKER_NFLOG_GROUP=" + number, "SIKKER_LOG_RATE=" + number, "SIKKER_API_URL=" + api,
-			"SIKKER_BACKEND=" + word, "SIKKER_ON_CRASH=" + word, "SIKKER_LOG_LEVEL=" + word, "SIKKER_LOG_FORMAT=" + word,
+			"SIKKER_DRY_RUN=" + boolean, "SIKKER_REPORT_ENABLED=" + boolean, "SIKKER_WHITELIST=" + white,
+			"SIKKER_PORT_MAP=" + ports,
+			"SIKKER_HEALTH_PORT=" + number, "SIKKER_NFLOG_GROUP=" + number, "SIKKER_LOG_RATE=" + number,
+			"SIKKER_API_URL=" + api,
+			"SIKKER_BACKEND=" + word, "SIKKER_ON_CRASH=" + word, "SIKKER_LOG_LEVEL=" + word,
+			"SIKKER_LOG_FORMAT=" + word,
 			"SIKKER_STATE_DIR=" + dir, "SIKKER_API_KEY=" + key,
 		}
 		if name != "" {
@@ -64,7 +72,8 @@ func checkRanges(t *testing.T, cfg config.Config) {
 			t.Errorf("whitelist holds %v", p)
 		}
 	}
-	if u := cfg.APIURL; u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(u.String(), "/") {
+	if u := cfg.APIURL; u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+		strings.HasSuffix(u.String(), "/") {
 		t.Errorf("URL is %v", u)
 	}
 	if !filepath.IsAbs(cfg.StateDir) || !strings.HasPrefix(cfg.APIKey.Reveal(), "sk_") {

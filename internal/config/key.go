@@ -21,15 +21,17 @@ const (
 
 	// keyPrefix begins every key of SikkerAPI.
 	keyPrefix = "sk_"
-	// minKey is how long a text must be to be looked for in other values: shorter ones occur by chance.
+	// minKey is the least length of a key that is searched for in other values. Shorter texts occur
+	// there by chance.
 	minKey = 8
 	// maxKeyFile is the largest key file, in bytes.
 	maxKeyFile = 4096
 )
 
-const noKey = " does not hold a SikkerAPI key: it begins with sk_ and is ASCII without spaces; copy it anew from https://sikkerapi.com"
+const noKey = " does not hold a SikkerAPI key: a key begins with sk_ and is ASCII without spaces; " +
+	"copy it again from https://sikkerapi.com"
 
-// setAPIKey takes the key from the variable. No problem repeats any of it.
+// setAPIKey takes the key from the variable. No problem repeats any part of it.
 func setAPIKey(l *loader, key string) string {
 	file := l.values[viperKey(apiKeyFile)]
 	switch {
@@ -38,7 +40,7 @@ func setAPIKey(l *loader, key string) string {
 	case key == "" && file == "":
 		text := " is not set: set it, or " + apiKeyFile + ", to your key from https://sikkerapi.com"
 		if name := cmp.Or(l.meant[apiKey], l.meant[apiKeyFile]); name != "" {
-			text += " (" + name + " is set, and is not read)"
+			text += " (" + name + " is set, but is not read)"
 		}
 		return text
 	case key == "":
@@ -47,8 +49,8 @@ func setAPIKey(l *loader, key string) string {
 	return l.takeKey(key)
 }
 
-// setAPIKeyFile takes the key from a file, when no other is set. The path is repeated only where it can be nothing but a
-// path: a key that was put here by mistake is not shown.
+// setAPIKeyFile takes the key from a file, if no other key is set. A problem repeats the value only
+// if it is an absolute path, because a key may have been put here by mistake.
 func setAPIKeyFile(l *loader, path string) string {
 	if path == "" || l.values[viperKey(apiKey)] != "" {
 		return ""
@@ -63,7 +65,8 @@ func setAPIKeyFile(l *loader, path string) string {
 	}
 	if public {
 		l.cfg.Warnings = append(l.cfg.Warnings, fmt.Sprintf(
-			"%s: every user can read %s: chmod 600 it, or give the Docker secret mode: 0400", apiKeyFile, quote(path)))
+			"%s: every user can read %s: chmod 600 it, or set mode: 0400 for the Docker secret", apiKeyFile,
+			quote(path)))
 	}
 	l.key = key
 	return l.takeKey(key)
@@ -78,8 +81,8 @@ func (l *loader) takeKey(key string) string {
 	return ""
 }
 
-// bareKey returns a key without what it is often copied with: the words of the header or of the line that carries it,
-// quotes, also several, and a comma or semicolon.
+// bareKey returns a key without text that is often copied with it: the name of the header or
+// variable before it, quotes, also several, and a comma or semicolon.
 func bareKey(text string) string {
 	for before := "\x00"; text != before; {
 		before = text
@@ -93,11 +96,12 @@ func bareKey(text string) string {
 	return text
 }
 
-// keyIn returns the key in the content of a file: UTF-8, or UTF-16 as some Windows programs write it, as its only line
-// beside comments or as a line of an environment file.
+// keyIn returns the key in the content of a file. The text is UTF-8, or UTF-16 as some Windows
+// programs write it. The key is its only line besides comments, or a line of an environment file.
 func keyIn(content []byte) string {
 	text := string(content)
-	for mark, order := range map[string]binary.ByteOrder{"\xff\xfe": binary.LittleEndian, "\xfe\xff": binary.BigEndian} {
+	orders := map[string]binary.ByteOrder{"\xff\xfe": binary.LittleEndian, "\xfe\xff": binary.BigEndian}
+	for mark, order := range orders {
 		if strings.HasPrefix(string(content), mark) {
 			units := make([]uint16, (len(content)-2)/2)
 			for i := range units {
@@ -119,20 +123,21 @@ func keyIn(content []byte) string {
 	return bareKey(strings.Join(lines, "\n"))
 }
 
-// holdsKey says whether a text that is no key is one, or holds the one that is configured. Case does not matter: problems
-// show some values in lower case.
+// holdsKey reports whether text is a key or contains the configured one. Case does not matter:
+// problems show some values in lower case.
 func (l *loader) holdsKey(text string) bool {
 	return strings.HasPrefix(bareKey(text), keyPrefix) ||
 		len(l.key) >= minKey && strings.Contains(strings.ToLower(text), strings.ToLower(l.key))
 }
 
-// readKey reads the key file, and says whether every user may read it too. Its errors do not repeat the path.
+// readKey reads the key file and reports whether every user may read it. Its errors do not repeat
+// the path.
 func readKey(path string) (key string, public bool, err error) {
 	f, err := untrusted.Open(path)
 	if err != nil {
 		return "", false, reason(err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil {
 		return "", false, reason(err)
@@ -149,7 +154,8 @@ func readKey(path string) (key string, public bool, err error) {
 
 var errEmpty = errors.New("it is empty")
 
-// reason is err without the path, which the problem shows quoted and capped, or not at all.
+// reason returns err without the path. A problem shows the path quoted and shortened, or not at
+// all.
 func reason(err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err

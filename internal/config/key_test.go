@@ -26,26 +26,62 @@ func TestLoadKey(t *testing.T) {
 	}
 	good := file("good", testKey+"\n", 0o600)
 	tests := []struct{ name, one, two, want string }{
-		// Every key here holds 0123456789 or begins with sk_secret: no error may show either.
-		{"bad missing", "", "", "SIKKER_API_KEY is not set: set it, or SIKKER_API_KEY_FILE, to your key from https://sikkerapi.com"},
+		// Every key here contains 0123456789 or begins with sk_secret: no error may show either.
+		{
+			"bad missing", "", "",
+			"SIKKER_API_KEY is not set: set it, or SIKKER_API_KEY_FILE, to your key from https://sikkerapi.com",
+		},
 		{"bad both", "SIKKER_API_KEY=" + testKey, good, "SIKKER_API_KEY and SIKKER_API_KEY_FILE are both set"},
 		{"bad prefix", "SIKKER_API_KEY=secret_0123456789", "", "does not hold a SikkerAPI key"},
 		{"bad space", "SIKKER_API_KEY=sk_secret 0123456789", "", "does not hold a SikkerAPI key"},
-		{"bad file missing", "SIKKER_API_KEY_FILE=" + dir + "/none", "", "/none\": must be a file that holds the key and can be read (no such file or directory)"},
+		{
+			"bad file missing", "SIKKER_API_KEY_FILE=" + dir + "/none", "",
+			"/none\": must be a file that holds the key and can be read (no such file or directory)",
+		},
 		{"bad file is a directory", "SIKKER_API_KEY_FILE=" + dir, "", "it is not a regular file"},
-		{"bad file empty", file("empty", "\n", 0o600), "", "must be a file that holds the key and can be read (it is empty)"},
-		{"bad file holds no key", file("other", "secret_0123456789", 0o600), "", "SIKKER_API_KEY_FILE does not hold a SikkerAPI key"},
+		{
+			"bad file empty", file("empty", "\n", 0o600), "",
+			"must be a file that holds the key and can be read (it is empty)",
+		},
+		{
+			"bad file holds no key", file("other", "secret_0123456789", 0o600), "",
+			"SIKKER_API_KEY_FILE does not hold a SikkerAPI key",
+		},
 		{"bad file too long", file("long", strings.Repeat("sk_secret", 1000), 0o600), "", "has more than 4096 bytes"},
 		{"bad prefix alone", "SIKKER_API_KEY=sk_", "", "does not hold a SikkerAPI key"},
 		{"bad control character", "SIKKER_API_KEY=sk_secret\x00123456789", "", "does not hold a SikkerAPI key"},
-		{"bad key for the file", "SIKKER_API_KEY_FILE=" + testKey, "", "SIKKER_API_KEY_FILE holds an API key: move it to SIKKER_API_KEY"},
-		{"bad key without prefix for the file", "SIKKER_API_KEY_FILE=secret_0123456789", "", "SIKKER_API_KEY_FILE: must be the path of a file"},
-		{"bad key in another value", "SIKKER_API_KEY=" + testKey, "SIKKER_WHITELIST=10.0.0.0/33," + testKey, "SIKKER_WHITELIST holds an API key"},
-		{"bad key of the file in another value", good, "SIKKER_BACKEND=x" + strings.ToUpper(testKey), "SIKKER_BACKEND holds an API key"},
-		{"bad key in the URL", "SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=https://a.example/?key=" + testKey, "SIKKER_API_URL holds an API key"},
-		{"bad other key in the URL", "SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=https://a.example/?key=sk_secret", "must be a URL without ? and #"},
-		{"bad key in a name", "SIKKER_API_KEY: " + testKey + "=", "", "SIKKER_API_KEY… is not a variable of SikkerGuard; did you mean SIKKER_API_KEY?"},
-		{"bad configured key in a name", "SIKKER_API_KEY=" + testKey, "SIKKER_X" + testKey + "=", "SIKKER_… has an API key in its name"},
+		{
+			"bad key for the file", "SIKKER_API_KEY_FILE=" + testKey, "",
+			"SIKKER_API_KEY_FILE contains an API key: move it to SIKKER_API_KEY",
+		},
+		{
+			"bad key without prefix for the file", "SIKKER_API_KEY_FILE=secret_0123456789", "",
+			"SIKKER_API_KEY_FILE: must be the path of a file",
+		},
+		{
+			"bad key in another value", "SIKKER_API_KEY=" + testKey, "SIKKER_WHITELIST=10.0.0.0/33," + testKey,
+			"SIKKER_WHITELIST contains an API key",
+		},
+		{
+			"bad key of the file in another value", good, "SIKKER_BACKEND=x" + strings.ToUpper(testKey),
+			"SIKKER_BACKEND contains an API key",
+		},
+		{
+			"bad key in the URL", "SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=https://a.example/?key=" + testKey,
+			"SIKKER_API_URL contains an API key",
+		},
+		{
+			"bad other key in the URL", "SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=https://a.example/?key=sk_secret",
+			"must be a URL without ? and #",
+		},
+		{
+			"bad key in a name", "SIKKER_API_KEY: " + testKey + "=", "",
+			"SIKKER_API_KEY… is not a variable of SikkerGuard; did you mean SIKKER_API_KEY?",
+		},
+		{
+			"bad configured key in a name", "SIKKER_API_KEY=" + testKey, "SIKKER_X" + testKey + "=",
+			"SIKKER_… has an API key in its name",
+		},
 		{"bad misspelt, with the key", "SIKKER_API_KYE=" + testKey, "", "did you mean SIKKER_API_KEY?"},
 	}
 	for _, tt := range tests {
@@ -55,7 +91,8 @@ func TestLoadKey(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v, want %q", err, tt.want)
 			}
-			if text := strings.ToLower(err.Error()); strings.Contains(text, "123456789") || strings.Contains(text, "sk_secret") {
+			if text := strings.ToLower(err.Error()); strings.Contains(text, "123456789") || strings.Contains(text,
+				"sk_secret") {
 				t.Errorf("the error shows the key: %v", err)
 			}
 		})
@@ -71,7 +108,7 @@ func TestLoadKeyFile(t *testing.T) {
 	}{
 		{"OK of the owner", 0o600, nil},
 		{"OK of the group", 0o640, nil},
-		{"OK of everybody, with a warning", 0o644, []string{"chmod 600"}},
+		{"OK of all users, with a warning", 0o644, []string{"chmod 600"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -83,7 +120,9 @@ func TestLoadKeyFile(t *testing.T) {
 			if got := cfg.APIKey.Reveal(); got != testKey {
 				t.Errorf("key: got %q, want %q", got, testKey)
 			}
-			contains := cmp.Comparer(func(want, got string) bool { return strings.Contains(got, want) || strings.Contains(want, got) })
+			contains := cmp.Comparer(func(want, got string) bool {
+				return strings.Contains(got, want) || strings.Contains(want, got)
+			})
 			if diff := cmp.Diff(tt.want, cfg.Warnings, contains); diff != "" {
 				t.Errorf("warnings (-want +got):\n%s", diff)
 			}
@@ -91,7 +130,7 @@ func TestLoadKeyFile(t *testing.T) {
 	}
 }
 
-// writeFile makes a file of exactly that mode, whatever the umask.
+// writeFile makes a file with exactly that mode, whatever the umask.
 func writeFile(t *testing.T, name, text string, mode os.FileMode) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -104,7 +143,7 @@ func writeFile(t *testing.T, name, text string, mode os.FileMode) string {
 	return path
 }
 
-// TestKeyDoesNotPrint tries every way of printing a configuration.
+// TestKeyDoesNotPrint checks every way to print a configuration.
 func TestKeyDoesNotPrint(t *testing.T) {
 	t.Parallel()
 	cfg, err := config.Load([]string{"SIKKER_API_KEY=" + testKey})
@@ -112,7 +151,8 @@ func TestKeyDoesNotPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	var texts []string
-	// Every letter, those that fmt does not know too: it prints the fields of such an operand as it sees fit.
+	// All letters, including those that fmt does not know: for these it prints the fields of the
+	// operand.
 	for verb := 'A'; verb <= 'z'; verb++ {
 		for _, flags := range []string{"%", "%+", "%#", "%-50.40"} {
 			format := flags + string(verb)
@@ -128,28 +168,33 @@ func TestKeyDoesNotPrint(t *testing.T) {
 	slog.New(slog.NewTextHandler(&log, nil)).Info("text", "config", cfg, "secret", cfg.APIKey)
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("json", "config", cfg, "secret", cfg.APIKey)
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(&log), zap.InfoLevel)
-	zap.New(core).Info("zap", zap.Any("config", cfg), zap.Any("secret", cfg.APIKey), zap.Reflect("reflected", cfg.APIKey))
+	zap.New(core).Info("zap",
+		zap.Any("config", cfg), zap.Any("secret", cfg.APIKey), zap.Reflect("reflected", cfg.APIKey))
 	texts = append(texts, string(raw), log.String())
 	for _, text := range texts {
 		if showsKey(text) {
 			t.Errorf("the key shows in %s", text)
 		}
 	}
-	for name, text := range map[string]string{"String": cfg.APIKey.String(), "%#v": fmt.Sprintf("%#v", cfg.APIKey), "%d": fmt.Sprintf("%d", cfg.APIKey)} {
+	for name, text := range map[string]string{
+		"String": cfg.APIKey.String(), "%#v": fmt.Sprintf("%#v", cfg.APIKey), "%d": fmt.Sprintf("%d", cfg.APIKey),
+	} {
 		if text != "[redacted]" {
 			t.Errorf("%s: got %q, want [redacted]", name, text)
 		}
 	}
 }
 
-// showsKey looks for the key as text, in hexadecimal and in decimal bytes.
+// showsKey reports whether text contains the key as text, in hexadecimal or as decimal bytes.
 func showsKey(text string) bool {
 	decimal := strings.Trim(fmt.Sprintf("%d", []byte(testKey)), "[]")
-	return strings.Contains(text, "0123456789") || strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", testKey)) ||
+	return strings.Contains(text, "0123456789") ||
+		strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", testKey)) ||
 		strings.Contains(text, decimal)
 }
 
-// TestKeyDoesNotPanic has a process of its own panic with a configuration, and looks at what the runtime prints.
+// TestKeyDoesNotPanic checks that the runtime does not print the key if a process panics with a
+// configuration.
 func TestKeyDoesNotPanic(t *testing.T) {
 	t.Parallel()
 	const marker = "PANIC_WITH_CONFIG"

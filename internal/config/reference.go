@@ -6,7 +6,7 @@ import (
 	"text/tabwriter"
 )
 
-// Usage is the variables for `sikkerguard --help`.
+// Usage returns the variables for `sikkerguard --help`.
 func Usage() string {
 	var b strings.Builder
 	b.WriteString("Variables:\n")
@@ -16,24 +16,25 @@ func Usage() string {
 		if value == "" {
 			value = "-"
 		}
-		// A Builder takes every write.
+		// A Builder accepts every write.
 		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", v.name, value, strings.ReplaceAll(v.rule.accepted, "`", ""))
 	}
 	_ = w.Flush()
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// Reference is docs/configuration.md.
+// Reference returns docs/configuration.md.
 func Reference() string {
 	var b strings.Builder
-	b.WriteString(referenceHead)
+	b.WriteString(strings.ReplaceAll(referenceHead, "'", "`"))
 	b.WriteString("| variable | default | accepted | example | meaning |\n|---|---|---|---|---|\n")
 	for _, v := range variables() {
 		note := ""
 		if v.note != "" {
 			note = " *This version: " + v.note + ".*"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s%s |\n", v.name, code(v.def), v.rule.accepted, code(v.example), v.text, note)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s%s |\n",
+			v.name, code(v.def), v.rule.accepted, code(v.example), v.text, note)
 	}
 	b.WriteString(strings.ReplaceAll(referenceTail, "'", "`"))
 	ports, _ := parsePorts("")
@@ -46,7 +47,7 @@ func Reference() string {
 	return b.String()
 }
 
-// code is a value as Markdown shows it, and nothing when there is none.
+// code returns value as Markdown code, or "" if it is empty.
 func code(value string) string {
 	if value == "" {
 		return ""
@@ -54,27 +55,29 @@ func code(value string) string {
 	return "`" + value + "`"
 }
 
+// referenceHead and referenceTail have ' for every backquote.
 const referenceHead = `# Configuration
 
-Everything is configured by environment variables, and nothing but the API key is needed. All of them are checked at the
-start, together: one message names every problem, with the value as it was, what is accepted and what to do. An empty
-value counts as not set. Files of variables leave quotes and comments in a value that a shell would remove: spaces and quotes
-around a value do not matter, nor does a comment, which begins with # behind a space. Numbers are decimal, without sign or
-leading zero; true and false may be written 1 and 0, yes and no, on and off; upper and lower case do not matter in words.
+SikkerGuard is configured by environment variables. Only the API key is required. All variables are checked together
+at the start. One message lists every problem, with the value, the accepted values and the remedy. An empty value
+counts as not set. Environment files leave quotes and comments in a value that a shell would remove. So spaces and
+quotes around a value do not matter, nor does a comment, which begins with # after a space. Numbers are decimal,
+without sign or leading zero. For true and false you may also write 1 and 0, yes and no, on and off. Case does not
+matter in words.
 
-A variable that begins with SIKKER_ and is not in this table is a problem too, so that a misspelt one is not silently
-ignored: the message names the nearest known one, and never shows the value, which may be the key.
+If a variable begins with SIKKER_ and is not in this table, it is also a problem, so a misspelt variable is not
+silently ignored. The message suggests the nearest known name, and never shows the value, which may be the key.
 
-This page is generated from the table that the agent itself uses (make docs).
+'make docs' generates this page from the table that the agent uses.
 
 `
 
-// referenceTail has ' for every backquote.
 const referenceTail = `
 ## The API key
 
-Get one at https://sikkerapi.com and set either 'SIKKER_API_KEY' or 'SIKKER_API_KEY_FILE', not both. The key is never shown:
-not in the log, not in an error, not in '/status'; a value that holds it is not repeated either. With Docker secrets:
+Get a key at https://sikkerapi.com and set either 'SIKKER_API_KEY' or 'SIKKER_API_KEY_FILE', not both. The key is
+never shown in the log, in an error or in '/status'. If another value contains it, that value is not shown. With
+Docker secrets:
 
 '''yaml
 services:
@@ -84,33 +87,35 @@ services:
     secrets: [sikker_api_key]
 secrets:
   sikker_api_key:
-    file: ./sikker_api_key.txt   # chown root, chmod 600: root in the container reads no file of another user
+    file: ./sikker_api_key.txt   # chown root, chmod 600: root in the container cannot read files of another user
 '''
 
-The file holds the key alone, 4096 bytes at most; spaces, newlines and quotes around it do not matter, nor does the word
-'Bearer' before it. When every user can read it, the agent starts and the log says so.
+The file contains only the key and has at most 4096 bytes. Spaces, newlines and quotes around the key do not matter,
+nor does the word 'Bearer' before it. If every user can read the file, the agent starts and logs a warning.
 
 ## Proxy
 
-Where the API is reached by an HTTP proxy alone, 'HTTPS_PROXY' names it, as in 'http://proxy.example:3128', and 'NO_PROXY'
-what is reached without. The agent protects the address of the proxy as it does that of the API.
+If the API can be reached only through an HTTP proxy, set 'HTTPS_PROXY' to it, for example
+'http://proxy.example:3128', and 'NO_PROXY' to the hosts that are reached without it. The agent never blocks the
+address of the proxy, nor that of the API.
 
 ## Whitelist
 
-Sources that are never blocked, whatever list names them and however wide the entry that covers them:
-'SIKKER_WHITELIST=198.51.100.7,2001:db8::/32'. They are added to what the agent protects by itself: gateways, resolvers,
-addresses of the host, private ranges, loopback, the API and a proxy on the way to it. The whitelist opens nothing: what
-another firewall rule drops stays dropped.
+Whitelisted sources are never blocked, whichever list has them and however wide the entry that covers them:
+'SIKKER_WHITELIST=198.51.100.7,2001:db8::/32'. The agent adds addresses that the host depends on: gateways,
+resolvers, its own addresses, private ranges, loopback, the API and a proxy on the way to it. The whitelist does not
+override other firewall rules: a packet that another rule drops stays dropped.
 
 An entry is an address or a network. Commas, semicolons, spaces or newlines separate entries. Host bits are cleared
-('203.0.113.9/24' is '203.0.113.0/24'), and an IPv4 address in IPv6 form is the IPv4 address. Names and addresses with a zone
-('fe80::1%eth0') are refused. So are entries that cover more than half of the public IPv4 addresses, or of the IPv6 addresses
-in use, together: they would disable the firewall. If the whitelist covers every entry of the lists, the status is degraded.
+('203.0.113.9/24' is '203.0.113.0/24'). An IPv4 address in IPv6 form is the IPv4 address. Names and addresses with a
+zone ('fe80::1%eth0') are refused. If all entries together cover more than half of the public IPv4 addresses, or of
+the IPv6 addresses in use, they are refused, because they would disable the firewall. If the whitelist covers every
+entry of the lists, the status is degraded.
 
 ## Custom blacklist
 
-One address or network a line, IPv4 or IPv6; '#', ';' and '//' begin a comment. The text is UTF-8 or UTF-16, and may be
-compressed by gzip.
+The file has one IPv4 or IPv6 address or network per line. '#', ';' and '//' begin a comment. The text is UTF-8 or
+UTF-16, and may be compressed by gzip.
 
 '''
 # scanners of last night
@@ -119,29 +124,31 @@ compressed by gzip.
 2001:db8:bad::/48
 '''
 
-The file is read at the start, at each pull, and at once with 'kill -HUP'. It waits for no network and is enforced alone while
-the API has given no list yet.
+The file is read at the start, at each pull, and at once after 'kill -HUP'. Reading it needs no network. While the
+API has not provided a list yet, only the file is enforced.
 
-- A bad line is left out. The log names the first ones with their numbers, and '/status' counts them.
-- A network wider than /8 (IPv4) or /16 (IPv6) is a bad line: it would block a good part of the Internet. IPv4 networks in IPv6
-  form (IPv4-mapped, NAT64, 6to4) are as wide as the IPv4 network.
-- A last line that does not end with a newline may be half of an address. It is taken when the file has stayed as it is for five
+- A bad line is skipped. The log shows the first bad lines with their numbers, and '/status' counts them.
+- A network wider than /8 (IPv4) or /16 (IPv6) is a bad line: it would block a large part of the Internet. An IPv4
+  network in IPv6 form (IPv4-mapped, NAT64, 6to4) is as wide as the IPv4 network.
+- A last line without a newline may be half of an address. It is accepted once the file has not changed for five
   seconds.
 
-**What the file held before stays**, also over a restart, if the file cannot be read, is empty, has no good line or more bad
-lines than good ones (a page instead of a list), is no text, has more than 64 MiB, or covers more than a quarter of the public
-IPv4 addresses or of the IPv6 addresses in use. The log says so once, and the condition 'custom-list' holds until the file is
-taken again. **To empty the list, leave a comment alone in the file**, such as '# none'. A list that shrinks to less than half
-is taken, and the log says so.
+**The previous list stays in force**, also after a restart, if the file cannot be read, is empty, has no good line,
+has more bad lines than good ones (a page instead of a list), is not text, has more than 64 MiB, or covers more than
+a quarter of the public IPv4 addresses or of the IPv6 addresses in use. The agent logs this once, and the condition
+'custom-list' holds until the file is accepted again. **To empty the list, leave only a comment in the file**, such
+as '# none'. If a list shrinks to less than half, it is accepted, and the agent logs a warning.
 
-At the first start the file must be there and readable. Later starts have the copy in the state directory.
+At the first start the file must exist and be readable. At later starts the agent uses the copy in the
+state directory if the file is missing or cannot be read.
 
-Never blocked, whatever a list says: what the whitelist holds, and special-purpose addresses ([security.md](security.md)).
+Whitelisted addresses and special-purpose addresses ([security.md](security.md)) are never blocked, whatever the
+file contains.
 
 ## Port map
 
-The log names a port after its service: 'SIKKER_PORT_MAP=minecraft=25565;ssh=2022' adds one and extends another; a port
-that is given here no longer has its default name, and has one name only. A name is up to 32 of a–z, 0–9 and -. Any other
-port prints as 'port-4444'.
+The log shows the service of a port. 'SIKKER_PORT_MAP=minecraft=25565;ssh=2022' adds the service minecraft and adds
+a port to ssh. A port in this variable loses its default name. A port has only one name. A name has up to 32 of the
+characters a–z, 0–9 and -. A port without a service is shown as 'port-4444'.
 
 `

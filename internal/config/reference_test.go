@@ -13,7 +13,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 )
 
-var update = flag.Bool("update", false, "write docs/configuration.md and .env.example anew")
+var update = flag.Bool("update", false, "write docs/configuration.md and .env.example")
 
 func TestReference(t *testing.T) {
 	t.Parallel()
@@ -31,15 +31,16 @@ func TestReference(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, string(got)); diff != "" {
-			t.Errorf("%s is stale: make docs writes it anew (-want +got):\n%s", path, diff)
+			t.Errorf("%s is stale: run make docs (-want +got):\n%s", path, diff)
 		}
 	}
 }
 
-// TestEnvExample reads .env.example as Docker Compose does, as it is and with each setting switched on.
+// TestEnvExample reads .env.example as Docker Compose does, unchanged and with each setting
+// enabled.
 func TestEnvExample(t *testing.T) {
 	t.Parallel()
-	file := writeFile(t, "list", testKey, 0o600) // a key file and a blacklist at once
+	file := writeFile(t, "list", testKey, 0o600) // used as key file and as blacklist
 	var given []string
 	for line := range strings.Lines(config.EnvExample()) {
 		setting, off := strings.CutPrefix(strings.TrimSpace(line), "#SIKKER_")
@@ -80,7 +81,7 @@ func TestEnvExample(t *testing.T) {
 // TestReferenceExamples loads every default and every example of the page.
 func TestReferenceExamples(t *testing.T) {
 	t.Parallel()
-	file := writeFile(t, "list", testKey, 0o600) // a key file and a blacklist at once
+	file := writeFile(t, "list", testKey, 0o600) // used as key file and as blacklist
 	settings := regexp.MustCompile("`(SIKKER_[A-Z_]+=[^`]+)`")
 	rows := regexp.MustCompile("(?m)^\\| `(SIKKER_[A-Z_]+)` \\| (?:`([^`]+)`)? ?\\| .*? \\| (?:`([^`]+)`)? ?\\| ")
 	var examples []string
@@ -104,7 +105,7 @@ func TestReferenceExamples(t *testing.T) {
 			environ := []string{"SIKKER_API_KEY=" + testKey, example}
 			if name == "SIKKER_API_KEY_FILE" || name == "SIKKER_CUSTOM_BLACKLIST" {
 				if !filepath.IsAbs(value) {
-					t.Errorf("%s is no absolute path", value)
+					t.Errorf("%s is not an absolute path", value)
 				}
 				environ[1] = name + "=" + file
 			}

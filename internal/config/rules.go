@@ -9,15 +9,15 @@ import (
 	"unicode"
 )
 
-// rule is what a variable takes. What is said to be accepted and what is accepted come from one place.
+// rule is the check of a variable. The documented and the enforced limits come from one place.
 type rule struct {
-	accepted string // for the documentation, Markdown
-	// set checks a value and puts it into the configuration. A problem follows the variable's name, and says what is
-	// accepted; the empty one is none.
+	accepted string // accepted values for the documentation, Markdown
+	// set checks a value and puts it into the configuration. problem follows the name of the
+	// variable and contains the accepted values. It is empty if the value is valid.
 	set func(l *loader, value string) (problem string)
 }
 
-// number takes decimal digits alone: "010" and "0x10" would be taken for other numbers elsewhere.
+// number accepts only decimal digits. Other programs would read "010" and "0x10" as other numbers.
 func number[T int | uint16 | uint32](least, most int, unit string, field func(*Config) *T) rule {
 	r := rule{accepted: fmt.Sprintf("%d–%d", least, most)}
 	what := "a whole number"
@@ -36,7 +36,7 @@ func number[T int | uint16 | uint32](least, most int, unit string, field func(*C
 	return r
 }
 
-// hint says how a number is written that is given in another form; empty for none.
+// hint returns how to write a number that is given in another form, or "".
 func hint(value, unit string) string {
 	short := strings.ToLower(strings.ReplaceAll(value, " ", ""))
 	if days, ok := strings.CutSuffix(short, "d"); ok {
@@ -66,7 +66,7 @@ func minutes(least, most int, field func(*Config) *time.Duration) rule {
 	return r
 }
 
-// decimal reads a number that is written as strconv would write it: no sign, no leading zero.
+// decimal parses a number in the form in which strconv writes it: no sign, no leading zero.
 func decimal(s string) (int, bool) {
 	n, err := strconv.Atoi(s)
 	return n, err == nil && n >= 0 && strconv.Itoa(n) == s
@@ -102,10 +102,11 @@ func oneOf[T ~string](field func(*Config) *T, accepted ...T) rule {
 	}}
 }
 
-// maxShown is how much of an offending value a problem repeats, in characters.
+// maxShown is the number of characters of a bad value that a problem repeats.
 const maxShown = 80
 
-// quote is a value as a problem shows it: on one line, and not all of it when it is long.
+// quote returns value in the form in which a problem shows it: on one line and shortened if it is
+// long.
 func quote(value string) string {
 	if short := fmt.Sprintf("%.*s", maxShown, value); short != value {
 		return strconv.Quote(short) + "…"
@@ -113,13 +114,13 @@ func quote(value string) string {
 	return strconv.Quote(value)
 }
 
-// must is a problem with a value: what it was, and what it must be.
+// must returns the problem of a value: the value and the requirement be.
 func must(value, be string) string { return "=" + entry(value, be) }
 
-// entry is the same for one entry of a list.
+// entry is like must, for one entry of a list.
 func entry(value, be string) string { return quote(value) + ": must be " + be }
 
-// entries is the problem with a list: everything that is wrong with its entries, or none.
+// entries returns the problem of a list with bad entries, or "" if there are none.
 func entries(bad []string) string {
 	if len(bad) == 0 {
 		return ""

@@ -5,20 +5,21 @@ import (
 	"io"
 )
 
-// redacted is what every way of printing a Secret prints.
+// redacted is the output of every way to print a Secret.
 const redacted = "[redacted]"
 
-// Secret is a text that does not print. Reveal is the only way to it. The zero value holds the empty text.
+// Secret is a text that does not print. Only Reveal returns it. The zero value holds the empty
+// text.
 type Secret struct {
-	// A pointer, because fmt prints the fields of an operand whose verb it does not know (%p, a misplaced %w) without
-	// asking Format: of a pointer to a string that is the address.
+	// A pointer, because for a verb that it does not know (%p, a misplaced %w) fmt prints the
+	// fields of an operand without calling Format. For a pointer to a string it prints the address.
 	text *string
 }
 
-// NewSecret hides text.
+// NewSecret returns a Secret that holds text.
 func NewSecret(text string) Secret { return Secret{text: &text} }
 
-// Reveal is the text itself. It goes into a request and nowhere else.
+// Reveal returns the text. It goes into a request and nowhere else.
 func (s Secret) Reveal() string {
 	if s.text == nil {
 		return ""

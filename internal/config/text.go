@@ -7,9 +7,9 @@ import (
 	"github.com/agnivade/levenshtein"
 )
 
-// unquoted returns a value without the parts that only a shell would remove and that files of
-// variables leave in it: spaces, quotes around it, and a comment, which begins with # behind a space.
-// A value of several lines keeps its comments.
+// unquoted returns a value without the parts that a shell would remove and that environment files
+// leave in: spaces, quotes around it, and a comment, which begins with # after a space. If a value
+// has several lines, its comments stay.
 func unquoted(value string) string {
 	value = trimmed(value)
 	for opening, closing := range map[string]string{`"`: `"`, "'": "'", "“": "”", "‘": "’"} {
@@ -33,17 +33,17 @@ func unquoted(value string) string {
 	return value
 }
 
-// trimmed returns a text without the spaces around it, and without characters that cannot be seen.
+// trimmed returns a text without the spaces and invisible characters around it.
 func trimmed(text string) string {
 	return strings.TrimFunc(text, func(r rune) bool { return unicode.IsSpace(r) || r == '\ufeff' || r == '\u200b' })
 }
 
-// maxTypos is by how many letters a name may differ from that of a variable and still be meant for
-// it.
+// maxTypos is the largest number of letters in which a misspelt name may differ from the name of a
+// variable.
 const maxTypos = 2
 
-// meant returns the names that do not begin with SIKKER_ and are hardly anything but a misspelt
-// variable, by the variable.
+// meant returns the names that do not begin with SIKKER_ and are most likely misspelt variables, by
+// the variable.
 func meant(names []string) map[string]string {
 	found := map[string]string{}
 	for _, name := range names {
@@ -66,11 +66,12 @@ func meant(names []string) map[string]string {
 	return found
 }
 
-// warnOfNames warns of a name that is not read and that a variable is missing for. For the key, a
-// problem says so.
-func (l *loader) warnOfNames() {
+// warnOfMisspelt warns of a misspelt name if the variable that it resembles is not set. For the key
+// a problem contains the name instead.
+func (l *loader) warnOfMisspelt() {
 	for _, v := range variables() {
-		if name, ok := l.meant[v.name]; ok && l.values[viperKey(v.name)] == v.def && v.name != apiKey && v.name != apiKeyFile {
+		if name, ok := l.meant[v.name]; ok && l.values[viperKey(v.name)] == v.def && v.name != apiKey &&
+			v.name != apiKeyFile {
 			l.cfg.Warnings = append(l.cfg.Warnings, name+" is not read; did you mean "+v.name+"?")
 		}
 	}
