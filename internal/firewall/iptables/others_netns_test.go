@@ -111,7 +111,7 @@ func TestOtherKindStays(t *testing.T) {
 	s = startIn(t, h, Options{}, dirs)
 	gaps := len(s.Info().Gaps)
 	apply(s)
-	if got := s.Info().Gaps; len(got) != gaps+1 || !strings.Contains(got[gaps], "with another iptables") {
+	if got := s.Info().Gaps; len(got) != gaps+1 || !strings.Contains(got[gaps], "with another kind of iptables") {
 		t.Errorf("gaps: %q", got)
 	}
 	h.Check("told", nettest.Addrs("203.0.113.9"), nettest.Addrs("203.0.113.8"))
