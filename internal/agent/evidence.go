@@ -104,7 +104,7 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 // see takes hits of the observing task, which end now, and remembers those that help to prove their
 // source.
 func (e *evidence) see(hits []sensor.Hit, now time.Time) {
-	e.outbound.look(now)
+	e.outbound.look(hits, now)
 	e.outbound.check(hits, now)
 	for _, h := range hits {
 		if e.judge(h) == dubious {

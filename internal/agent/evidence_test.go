@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
@@ -109,22 +110,66 @@ func TestSocketOfBefore(t *testing.T) {
 	t.Parallel()
 	a, now := witness(t), time.Now()
 	o := &a.evidence.outbound
-	o.look(now)
+	o.look(nil, now)
 	o.sockets = func() ([]host.UDPSocket, error) { return nil, nil }
-	o.look(now.Add(time.Minute))
+	o.look(nil, now.Add(time.Minute))
 	peer := netip.MustParseAddr("203.0.113.9")
 	if o.isService(11211, peer, now.Add(time.Minute)) {
 		t.Error("a minute later it is forgotten")
 	}
-	o.look(now.Add(time.Hour))
+	o.look(nil, now.Add(time.Hour))
 	if !o.isService(11211, peer, now.Add(time.Hour)) {
 		t.Error("it is never forgotten")
 	}
 	o.sockets = func() ([]host.UDPSocket, error) { return nil, errors.New("no /proc") }
-	o.look(now.Add(2 * time.Hour))
+	o.look(nil, now.Add(2*time.Hour))
 	if o.isService(11211, peer, now.Add(2*time.Hour)) {
 		t.Error("what cannot be read is taken for nothing")
 	}
+}
+
+// TestNewSocket: a socket counts from its first answer, also on a host where looking at all of them
+// takes so long that they are looked at seldom; and a service is attacked there as elsewhere.
+func TestNewSocket(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const source, took = "203.0.113.9", 100 * time.Millisecond
+		a, looks := witness(t), 0
+		var open []host.UDPSocket
+		o := &a.evidence.outbound
+		o.sockets = func() ([]host.UDPSocket, error) {
+			looks++
+			time.Sleep(took)
+			return open, nil
+		}
+		now := time.Now()
+		seconds := func(after ...float64) (ds []time.Duration) {
+			for _, s := range after {
+				ds = append(ds, time.Duration(s*float64(time.Second)))
+			}
+			return ds
+		}
+		observed(a, now, source, sensor.TCP, 22, seconds(0, 1, 2)...)
+		if looks != 1 {
+			t.Errorf("the sockets were looked at %d times in two seconds without datagrams, want once", looks)
+		}
+		observed(a, now, source, sensor.UDP, 53, seconds(2.5)...) // the sockets are looked at again
+		open = []host.UDPSocket{{Port: 5060}}
+		if n, _ := observed(a, now, source, sensor.UDP, 5060, seconds(3, 3.5, 4.2, 6, 8, 10)...); n != 0 {
+			t.Errorf("%d answers to a new socket are reported", n)
+		}
+		if n, _ := observed(a, now.Add(time.Minute), source, sensor.UDP, 53, seconds(0, 3, 6, 9)...); n != 5 { // with the one before
+			t.Errorf("%d of 5 datagrams to a service are reported", n)
+		}
+		before := looks
+		now = now.Add(2 * time.Minute)
+		for ms := range 1000 { // datagrams as fast as they may come
+			observed(a, now, source, sensor.UDP, 53, time.Duration(ms)*time.Millisecond)
+		}
+		if n := looks - before; n < 1 || time.Duration(n-1)*doubtShare*took > time.Second {
+			t.Errorf("the sockets were looked at %d times in a second, %v each", n, took)
+		}
+	})
 }
 
 // TestTrackedConnections: where the kernel tracks connections, it tells who began, whatever sockets

@@ -15,9 +15,9 @@ const (
 	// lookSockets is how often the sockets are looked at, and socketShare bounds the share of time
 	// that looking takes: a resolver may have tens of thousands of them.
 	lookSockets, socketShare = time.Second, 1000
-	// flowShare bounds likewise the share of time that reading the tracked connections takes, while
-	// datagrams come.
-	flowShare = 20
+	// doubtShare bounds likewise the share of time that is taken by looking at the sockets, or by
+	// reading the tracked connections, while datagrams come that may be reported.
+	doubtShare = 20
 	// socketFor is how long a socket counts after it was seen last. Answers come that late at most.
 	socketFor = 5 * time.Minute
 )
@@ -34,7 +34,8 @@ type outbound struct {
 	peers   func() (map[netip.Addr]bool, error)
 
 	mu          sync.Mutex
-	due         time.Time
+	looked      time.Time // when the sockets were looked at last
+	due, soon   time.Time // when they are looked at again: anyway, and if datagrams come
 	seen        map[host.UDPSocket]time.Time
 	first, last uint16 // the ports of clients
 	blind       bool   // the sockets could not be read: any port may have sent
@@ -45,11 +46,12 @@ type outbound struct {
 	sent    map[netip.Addr]time.Time // to which this host began to send, of the sources of datagrams
 }
 
-// look looks at the sockets and the range of local ports when it is time to.
-func (o *outbound) look(now time.Time) {
+// look looks at the sockets and the range of local ports when it is time to. That is sooner if hits
+// have datagrams that only the sockets can show to be answers.
+func (o *outbound) look(hits []sensor.Hit, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.sockets == nil || now.Before(o.due) {
+	if o.sockets == nil || now.Before(o.soon) || now.Before(o.due) && (o.tracked || len(o.dubious(hits)) == 0) {
 		return
 	}
 	begin := time.Now()
@@ -69,7 +71,8 @@ func (o *outbound) look(now time.Time) {
 		o.first, o.last = 1024, 65535 // those that need no privilege
 	}
 	o.tracked = o.tracks()
-	o.due = now.Add(max(lookSockets, socketShare*time.Since(begin)))
+	took := time.Since(begin)
+	o.looked, o.soon, o.due = now, now.Add(doubtShare*took), now.Add(max(lookSockets, socketShare*took))
 }
 
 // check asks the kernel whether this host began to send to the sources of datagrams, where it
@@ -80,18 +83,13 @@ func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	if !o.tracked || now.Before(o.flowDue) {
 		return
 	}
-	var sources []netip.Addr
-	for _, h := range hits {
-		if h.Kind == sensor.Attempt && h.Protocol == sensor.UDP && o.named(h.Port) {
-			sources = append(sources, h.Source)
-		}
-	}
+	sources := o.dubious(hits)
 	if len(sources) == 0 {
 		return
 	}
 	begin := time.Now()
 	peers, err := o.peers()
-	o.flowDue = now.Add(flowShare * time.Since(begin))
+	o.flowDue = now.Add(doubtShare * time.Since(begin))
 	if err != nil {
 		return // whether they are answers is not known then
 	}
@@ -105,6 +103,17 @@ func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 			o.sent[s] = now
 		}
 	}
+}
+
+// dubious returns the sources of datagrams to services: those may be reported unless they are
+// answers.
+func (o *outbound) dubious(hits []sensor.Hit) (sources []netip.Addr) {
+	for _, h := range hits {
+		if h.Kind == sensor.Attempt && h.Protocol == sensor.UDP && o.named(h.Port) {
+			sources = append(sources, h.Source)
+		}
+	}
+	return sources
 }
 
 // named reports whether a port is that of a service: SIKKER_PORT_MAP names it, and it is none that
@@ -121,7 +130,7 @@ func (o *outbound) found(s host.UDPSocket, at time.Time) bool {
 }
 
 // isService reports whether a datagram of a source to a port that came at that time can only have
-// begun something.
+// begun something. If nothing was looked at since, that is not known: a socket may be new.
 func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -132,6 +141,6 @@ func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool 
 		last, sent := o.sent[source]
 		return !at.After(o.checked) && (!sent || at.Sub(last) > socketFor)
 	default:
-		return !o.found(host.UDPSocket{Port: port}, at)
+		return !at.After(o.looked) && !o.found(host.UDPSocket{Port: port}, at)
 	}
 }
