@@ -17,6 +17,9 @@ func TestWatchRefillsExchangedElements(t *testing.T) {
 	for name, countAttr := range map[string]uint16{"counted": nftaSetCount, "uncounted": 0} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if countAttr != 0 {
+				needCounts(t)
+			}
 			h := newHost(t, Options{})
 			h.table.flags, h.table.countAttr = 0, countAttr // as on a kernel without owner
 			block := addresses(1_000, "203.0.113.66", "203.0.113.67", "203.0.113.69", "45.9.20.0/24")
