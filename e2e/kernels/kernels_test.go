@@ -20,8 +20,8 @@ func TestResults(t *testing.T) {
 		ok   bool
 	}{
 		{
-			"OK", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n    --- PASS: TestA/b (0.00s)\n--- SKIP: TestC (0.00s)\r\n@@ end nft 0\r\n@@ begin demo\nhello\n@@ end demo 0\n",
-			[]string{"2 passed   0 failed   1 skipped", "0 passed   0 failed   0 skipped"},
+			"OK", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n    --- PASS: TestA/b (0.00s)\n=== NAME  TestC\r\n    c_test.go:1: no owners\r\n=== NAME  TestD\n    d_test.go:1: hm\n--- SKIP: TestC (0.00s)\r\n@@ end nft 0\r\n@@ begin demo\nhello\n@@ end demo 0\n",
+			[]string{"2 passed   0 failed   1 skipped     0s  ok\n      skipped: TestC: no owners", "0 passed   0 failed   0 skipped"},
 			true,
 		},
 		{

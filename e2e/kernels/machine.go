@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ type machine struct {
 type result struct {
 	kernel, suite           string
 	passed, failed, skipped int
-	names                   []string // tests that were skipped
+	skips                   []string // tests that were skipped, each with its reason
 	took                    time.Duration
 	code                    int  // exit code
 	ended                   bool // the suite ran, and code is known
@@ -61,10 +62,7 @@ func (r result) String() string {
 	}
 	line := fmt.Sprintf("%-5s %-10s %4d passed %3d failed %3d skipped %5.0fs  %s",
 		r.kernel, r.suite, r.passed, r.failed, r.skipped, r.took.Seconds(), state)
-	if len(r.names) > 0 {
-		line += "; skipped: " + strings.Join(r.names, ", ")
-	}
-	return line
+	return strings.Join(append([]string{line}, r.skips...), "\n      skipped: ")
 }
 
 // run boots the machine, and returns a result for each of the suites, whether it ran or not.
@@ -127,8 +125,10 @@ type reader struct {
 	done  map[string]result
 	at    *result // suite under way
 	start time.Time
-	lines []string // that it has printed
-	log   *os.File // the same
+	lines []string          // that it has printed
+	log   *os.File          // the same
+	test  string            // test that the lines are of
+	last  map[string]string // newest message of each test
 }
 
 // outcome is a line of `go test -v` that ends a test or a subtest.
@@ -136,6 +136,12 @@ var outcome = regexp.MustCompile(`^ *--- (PASS|FAIL|SKIP): (\S+)`)
 
 // quiet is a line of `go test -v` that says nothing about a failure.
 var quiet = regexp.MustCompile(`^=== (RUN|PAUSE|CONT)|^ *--- PASS`)
+
+// turn is a line of `go test -v` that names the test that the next lines are of.
+var turn = regexp.MustCompile(`^=== (?:RUN|CONT|NAME) +(\S+)`)
+
+// message is a line that a test logs. The one before a skip is the reason.
+var message = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)`)
 
 // read reads until the machine ends.
 func (r *reader) read(from io.Reader) error {
@@ -162,32 +168,39 @@ func (r *reader) line(text string) {
 	case r.at != nil:
 		r.lines = append(r.lines, text)
 		_, _ = fmt.Fprintln(r.log, text) // for a reader who does not want to wait
-		r.count(outcome.FindStringSubmatch(text))
+		r.note(text)
 	}
 }
 
 // begin begins a suite.
 func (r *reader) begin(name string) {
 	r.at, r.start, r.lines = &result{kernel: r.kernel, suite: name}, time.Now(), nil
+	r.test, r.last = "", map[string]string{}
 	var err error
 	if r.log, err = os.Create(filepath.Join(r.logs, r.kernel+"."+name+".log")); err != nil {
 		_, _ = fmt.Fprintln(r.out, err)
 	}
 }
 
-// count counts one outcome.
-func (r *reader) count(found []string) {
+// note takes one line of a test: its outcome is counted, and a skip gets its reason.
+func (r *reader) note(text string) {
+	if found := turn.FindStringSubmatch(text); found != nil {
+		r.test = found[1]
+	} else if found := message.FindStringSubmatch(text); found != nil {
+		r.last[r.test] = found[1]
+	}
+	found := outcome.FindStringSubmatch(text)
 	if found == nil {
 		return
 	}
-	switch found[1] {
+	switch verdict, name := found[1], found[2]; verdict {
 	case "PASS":
 		r.at.passed++
 	case "FAIL":
 		r.at.failed++
 	case "SKIP":
 		r.at.skipped++
-		r.at.names = append(r.at.names, found[2])
+		r.at.skips = append(r.at.skips, name+": "+cmp.Or(r.last[name], "no reason is given"))
 	}
 }
 
