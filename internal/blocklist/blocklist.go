@@ -15,10 +15,12 @@ import (
 //   - disjoint: what a wider entry covers is gone, duplicates too;
 //   - sorted: ascending by address.
 //
-// Neighbours are not joined: two /25 side by side stay two entries, so that Len is what the source of the list would
-// count. The zero value is the empty list.
+// Neighbours are not joined: two /25 side by side stay two entries, so that Len is the number that the
+// source of the list would count. For the same reason the parts that Without leaves of an entry count
+// as one. The zero value is the empty list.
 type Blocklist struct {
 	v4, v6 []netip.Prefix
+	split  split
 }
 
 // New makes a Blocklist of ps, in any order, and takes ps over: the caller must not use the slice again. Invalid
@@ -59,22 +61,22 @@ func disjoint(sorted []netip.Prefix) []netip.Prefix {
 	return slices.Clip(kept)
 }
 
-// Len is the number of entries of both families.
-func (b Blocklist) Len() int { return len(b.v4) + len(b.v6) }
+// Len is the number of entries of both families. An entry of which Without left several parts counts once.
+func (b Blocklist) Len() int { return b.Len4() + b.Len6() }
 
-// Len4 is the number of IPv4 entries.
-func (b Blocklist) Len4() int { return len(b.v4) }
+// Len4 is the number of IPv4 entries, as Len counts them.
+func (b Blocklist) Len4() int { return len(b.v4) - b.split.surplus4 }
 
-// Len6 is the number of IPv6 entries.
-func (b Blocklist) Len6() int { return len(b.v6) }
+// Len6 is the number of IPv6 entries, as Len counts them.
+func (b Blocklist) Len6() int { return len(b.v6) - b.split.surplus6 }
 
-// V4 yields the IPv4 entries in ascending order.
+// V4 yields the IPv4 entries in ascending order, or the parts that are left of them.
 func (b Blocklist) V4() iter.Seq[netip.Prefix] { return slices.Values(b.v4) }
 
-// V6 yields the IPv6 entries in ascending order.
+// V6 yields the IPv6 entries in ascending order, or the parts that are left of them.
 func (b Blocklist) V6() iter.Seq[netip.Prefix] { return slices.Values(b.v6) }
 
-// All yields every entry, IPv4 first, each family in ascending order.
+// All yields every entry, or the parts that are left of it, IPv4 first, each family in ascending order.
 func (b Blocklist) All() iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		for _, ps := range [][]netip.Prefix{b.v4, b.v6} {
@@ -142,7 +144,9 @@ func (b Blocklist) Union(o Blocklist) Blocklist {
 	case o.Len() == 0:
 		return b
 	}
-	return Blocklist{v4: union(b.v4, o.v4), v6: union(b.v6, o.v6)}
+	u := Blocklist{v4: union(b.v4, o.v4), v6: union(b.v6, o.v6)}
+	u.split = u.splitOf(b.split.entries, o.split.entries)
+	return u
 }
 
 func union(a, b []netip.Prefix) []netip.Prefix {
@@ -157,7 +161,9 @@ func (b Blocklist) Without(o Blocklist) Blocklist {
 	if b.Len() == 0 || o.Len() == 0 {
 		return b
 	}
-	return Blocklist{v4: without(b.v4, o.v4), v6: without(b.v6, o.v6)}
+	rest := Blocklist{v4: without(b.v4, o.v4), v6: without(b.v6, o.v6)}
+	rest.split = rest.splitOf(b.split.entries, slices.Collect(b.Overlapping(o)))
+	return rest
 }
 
 func without(ps, holes []netip.Prefix) []netip.Prefix {

@@ -197,6 +197,10 @@ func FuzzSets(f *testing.F) {
 		d.RemoveSet(sy)
 		ds, _ := d.IPSet()
 		check("Without", bx.Without(by), ds)
+		if n := bx.Without(by).Len(); n > bx.Len() {
+			t.Fatalf("Without: %d entries of %d", n, bx.Len())
+		}
+		check("Whole", bx.Without(by).Whole().Without(by), ds)
 
 		var overlapping []netip.Prefix
 		for p := range bx.All() {

@@ -54,15 +54,18 @@ func extract(p netip.Prefix, start int) netip.Prefix {
 func (b Blocklist) Blockable() (rest Blocklist, cut int) {
 	special := Special()
 	rest = b.Without(special)
-	var translated []netip.Prefix
+	var overlapping, translated []netip.Prefix
 	for p := range b.Overlapping(special) {
+		overlapping = append(overlapping, p)
 		public := publicNAT64(p, special)
 		if len(public) != 1 || public[0] != p {
 			cut++
 		}
 		translated = append(translated, public...)
 	}
-	return rest.Union(New(translated)), cut
+	rest = rest.Union(New(translated))
+	rest.split = rest.splitOf(b.split.entries, overlapping)
+	return rest, cut
 }
 
 // publicNAT64 returns the parts of p that stand for public IPv4 addresses, if p lies inside a /96

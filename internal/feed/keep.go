@@ -120,11 +120,11 @@ func (f *Feed) sweep(name string) {
 	}
 }
 
-// writeList writes an entry a line.
+// writeList writes an entry a line, whole: vetting cuts special-purpose space out of it again.
 func writeList(w io.Writer, list blocklist.Blocklist) error {
 	bw := bufio.NewWriterSize(w, 64<<10)
 	var line []byte
-	for p := range list.All() {
+	for p := range list.Whole().All() {
 		if p.IsSingleIP() {
 			line = p.Addr().AppendTo(line[:0])
 		} else {

@@ -27,17 +27,26 @@ func (s *Firewall) want(rs ruleset.Ruleset) *wanted {
 		w.block = append(w.block, newFill(t.blocklist(), t.family, block))
 		w.allow = append(w.allow, newFill(t.whitelist(), t.family, of(t.family, rs.Allow)))
 		w.rules[t.proto] = rules(t.family, rs)
-		w.entries[i] = len(block)
+		w.entries[i] = entries(t.family, rs.Block)
 	}
 	return w
 }
 
 // of are the prefixes of a family.
 func of(f family, l blocklist.Blocklist) []netip.Prefix {
+	seq := l.V6()
 	if f.width == ipv4().width {
-		return slices.AppendSeq(make([]netip.Prefix, 0, l.Len4()), l.V4())
+		seq = l.V4()
 	}
-	return slices.AppendSeq(make([]netip.Prefix, 0, l.Len6()), l.V6())
+	return slices.AppendSeq(make([]netip.Prefix, 0, entries(f, l)), seq)
+}
+
+// entries returns the number of entries of a family.
+func entries(f family, l blocklist.Blocklist) int {
+	if f.width == ipv4().width {
+		return l.Len4()
+	}
+	return l.Len6()
 }
 
 // Apply makes the host enforce rs, and asks the kernel whether it does. On an error what was enforced before still is, but

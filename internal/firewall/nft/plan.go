@@ -69,9 +69,12 @@ func planBlock(list blocklist.Blocklist) []setPlan {
 func planAllow(list blocklist.Blocklist) []setPlan {
 	fams := families()
 	var plans []setPlan
-	for i, n := range []int{list.Len4(), list.Len6()} {
+	for i, entries := range []iter.Seq[netip.Prefix]{list.V4(), list.V6()} {
+		n := 0
+		for range entries {
+			n++
+		}
 		if n > 0 {
-			entries := []iter.Seq[netip.Prefix]{list.V4(), list.V6()}[i]
 			name := "whitelist" + fams[i].name
 			plans = append(plans, setPlan{
 				name: name, kernel: name, family: fams[i], interval: true, count: n, elements: entries,
