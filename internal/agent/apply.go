@@ -80,12 +80,12 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
 	}
-	rejected := e.rejected
+	rejected, same := e.rejected, d.equal(e.enforced)
 	a.inForce(d)
 	if harmless && !rejected.of(d) {
 		e.rejected = rejected // they are as harmful as before
 	}
-	a.log.Info(fmt.Sprintf("Blocking %d IPs", e.entries4+e.entries6))
+	a.tellBlocking(same)
 	a.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
 	return nil

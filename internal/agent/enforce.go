@@ -47,6 +47,7 @@ type enforcer struct {
 	whitelist string         // the log lines that were printed last
 	looked    host.Whitelist // the survey that was taken last
 	problems  []string       // of the newest survey, which were logged
+	told      bool           // the log has how much is blocked, and no failure since
 	saved     string         // what was told last of what is listed and whitelisted
 	enforced  *desired       // nil while nothing is in force, but for
 	left      bool           // the rules of a killed agent, which were in force at the start and still are

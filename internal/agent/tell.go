@@ -40,6 +40,18 @@ func (a *Agent) tellGaps() {
 	a.gaps = slices.Concat(i.Gaps, i.Detours)
 }
 
+// tellBlocking logs how many entries the kernel enforces, once for each change and after a failure. If
+// the same rules were in force before and that is in the log, it logs that nothing changed.
+func (a *Agent) tellBlocking(same bool) {
+	e := &a.enforcer
+	if same && e.told {
+		a.log.Info("The pulled list is the one in force")
+		return
+	}
+	e.told = true
+	a.log.Info(fmt.Sprintf("Blocking %d IPs", e.entries4+e.entries6))
+}
+
 // tellDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.
 func (a *Agent) tellDryRun(d desired) {
 	var examples []string
@@ -77,6 +89,7 @@ func (a *Agent) tellSaved(d desired) {
 
 // tellFailure says what did not work and what is enforced all the same.
 func (a *Agent) tellFailure(wait time.Duration) {
+	a.enforcer.told = false
 	err := errors.Join(a.enforcer.failure, a.enforcer.unapplied)
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
 	n, would := a.board.Latest().BlockedIPs, a.board.Latest().WouldBlock

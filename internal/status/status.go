@@ -23,7 +23,7 @@ const (
 // Status is what the agent says of itself. A value that was published is never changed.
 type Status struct {
 	State      State      `json:"status"`
-	BlockedIPs int        `json:"blockedIps"` // entries of the list in force: addresses, and networks as one each; 0 in a dry run
+	BlockedIPs int        `json:"blockedIps"` // entries in force: addresses, and networks as one each, also those that the whitelist splits; 0 in a dry run
 	LastPull   *time.Time `json:"lastPull"`   // the last list that was accepted
 	LastReport *time.Time `json:"lastReport"`
 	DryRun     bool       `json:"dryRun"`
