@@ -5,10 +5,11 @@ import (
 	"testing"
 )
 
-// TestChangedSaysWhat: a change of a resolver is not told as one of the host's addresses.
-func TestChangedSaysWhat(t *testing.T) {
+// TestChanged checks that a change is attributed to the right source, for example not to the host's
+// addresses if a resolver changed.
+func TestChanged(t *testing.T) {
 	t.Parallel()
-	before := survey{}
+	before := builder{}
 	before.addAddrs(kindHost, []netip.Addr{netip.MustParseAddr("192.0.2.1")})
 	for _, tt := range []struct {
 		kinds []kind
@@ -21,16 +22,16 @@ func TestChangedSaysWhat(t *testing.T) {
 		{[]kind{kindAPI}, "Addresses of the API or of a proxy changed"},
 		{[]kind{kindProxy, kindResolver}, "Resolvers of the host changed; Addresses of the API or of a proxy changed"},
 	} {
-		now := survey{}
-		now.addAddrs(kindHost, []netip.Addr{netip.MustParseAddr("192.0.2.1")})
+		after := builder{}
+		after.addAddrs(kindHost, []netip.Addr{netip.MustParseAddr("192.0.2.1")})
 		for _, k := range tt.kinds {
-			now.addAddrs(k, []netip.Addr{netip.MustParseAddr("192.0.2.9")})
+			after.addAddrs(k, []netip.Addr{netip.MustParseAddr("192.0.2.9")})
 		}
-		if got := now.whitelist().Changed(before.whitelist()); got != tt.want {
-			t.Errorf("%v: got %q, want %q", tt.kinds, got, tt.want)
+		if got := after.whitelist().Changed(before.whitelist()); got != tt.want {
+			t.Errorf("%v added: got %q, want %q", tt.kinds, got, tt.want)
 		}
-		if got := before.whitelist().Changed(now.whitelist()); got != tt.want {
-			t.Errorf("%v, away again: got %q, want %q", tt.kinds, got, tt.want)
+		if got := before.whitelist().Changed(after.whitelist()); got != tt.want {
+			t.Errorf("%v removed: got %q, want %q", tt.kinds, got, tt.want)
 		}
 	}
 }

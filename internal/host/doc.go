@@ -1,16 +1,18 @@
-// Package host finds what this host depends on: the safety whitelist, which no list may ever block. Discover looks at it,
-// Watch says when to look again, and Probe whether what was found can be reached. Surroundings notices a network namespace
-// that is not the machine's, and guests whose packets no rule of the host sees.
+// Package host discovers the addresses that this host depends on, for the safety allowlist, which
+// no list may block. Discover finds them, Watch reports when they may have changed, and Probe
+// checks that they can be reached. Surroundings detects a network namespace that is not the
+// machine's, and guests whose packets pass no rule of the host.
 //
-// Mine: the default gateways, the resolvers, the host's own addresses, private ranges and loopback, the addresses of the
-// API and of the proxy on the way to it, and what the operator names. Not mine: what is done with them, which list they
-// are kept from, and whether the operator's entries make sense.
+// The allowlist contains the default gateways, the resolvers, the host's own addresses, private
+// ranges and loopback, the addresses of the API and of the proxy before it, and the operator's
+// entries. The package does not decide where the allowlist is used, nor whether the operator's
+// entries make sense.
 //
-// What can fail: each source by itself. A source that cannot be read is a problem in the result, not an error, and what it
-// gave at the last complete look stays whitelisted. Files and answers from the network are capped, and what is no
-// address in them is passed over.
+// Each source can fail by itself. A source that cannot be read is a problem in the result, not an
+// error, and its finds of the last complete reading stay on the allowlist. Files and answers from
+// the network are capped. Text in them that is no address is skipped.
 //
-// What cannot be seen: resolvers that a stub on loopback other than systemd-resolved asks (Probe notices when they are not
-// reached), and gateways of nexthop objects on a host that sets net.ipv4.nexthop_compat_mode=0. The operator's entries are
-// the way out for both.
+// Two sources cannot be read: the resolvers behind a stub on loopback other than systemd-resolved
+// (Probe notices if they are not reached), and gateways of nexthop objects on a host that sets
+// net.ipv4.nexthop_compat_mode=0. The operator adds these to SIKKER_WHITELIST.
 package host

@@ -14,9 +14,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestNamesAreAskedOfTheNewestResolver: the API's name is resolved by the nameserver that the files
-// name now, at once, and not by the one that Go's resolver read seconds ago.
-func TestNamesAreAskedOfTheNewestResolver(t *testing.T) {
+// TestNamesAskNewestResolver checks that the API's name is resolved at once by the nameserver that
+// the files name now, and not by the one that Go's resolver read seconds ago.
+func TestNamesAskNewestResolver(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		nettest.New(t).Rerun(t)
@@ -35,16 +35,18 @@ func TestNamesAreAskedOfTheNewestResolver(t *testing.T) {
 		t.Cleanup(func() { _ = pc.Close() })
 		answer := netip.MustParseAddr("203.0.113." + server[len(server)-1:])
 		go answerWith(pc, answer)
-		if err := os.WriteFile(filepath.Join(root, "etc/resolv.conf"), []byte("nameserver "+server+"\n"), 0o600); err != nil {
+		conf := filepath.Join(root, "etc/resolv.conf")
+		if err := os.WriteFile(conf, []byte("nameserver "+server+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if w := h.Discover(t.Context()); len(w.Problems) > 0 || !slices.Contains(w.Prefixes(), netip.PrefixFrom(answer, 32)) {
+		w := h.Discover(t.Context())
+		if len(w.Problems) > 0 || !slices.Contains(w.Prefixes(), netip.PrefixFrom(answer, 32)) {
 			t.Errorf("with %s: %s, %v", server, w.Kinds(), w.Problems)
 		}
 	}
 }
 
-// answerWith answers each question for an address with that one.
+// answerWith answers each query for an IPv4 address with addr.
 func answerWith(pc net.PacketConn, addr netip.Addr) {
 	buf := make([]byte, 2048)
 	for {

@@ -11,134 +11,144 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// Resolver turns a name into addresses. *net.Resolver is one.
+// Resolver resolves a name to addresses. *net.Resolver is one.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// Options say what to look at. The zero value is a host without an API.
+// Options configures a Host. The zero value is a host without an API.
 type Options struct {
-	Allow    []netip.Prefix                   // the operator's entries
-	APIURL   *url.URL                         // nil: there is no API to stay reachable
-	Root     string                           // directory that the paths of files start from; empty: "/"
-	Resolver Resolver                         // nil: one that asks the system's nameservers
-	Proxy    func(*url.URL) (*url.URL, error) // the proxy for a URL, nil for none; nil: as the environment says
+	Allow    []netip.Prefix // the operator's entries
+	APIURL   *url.URL       // nil: there is no API to stay reachable
+	Root     string         // root directory of file paths; empty: "/"
+	Resolver Resolver       // nil: a resolver that asks the system's nameservers
+
+	// Proxy returns the proxy for a URL, or nil for none. If Proxy is nil, the proxy comes from the
+	// environment (http.ProxyFromEnvironment).
+	Proxy func(*url.URL) (*url.URL, error)
 }
 
 // Host is the host that the agent runs on.
 type Host struct {
 	o     Options
-	read  func() kernel // stands in for the kernel in tests
+	read  func() kernel // readKernel; replaced in tests
 	files files
 
-	looking, resolving sync.Mutex // one look at the kernel and the files at a time, and one at the names
+	localMu sync.Mutex // serializes Local
+	namesMu sync.Mutex // serializes Names
 
-	mu                sync.Mutex            // guards the fields below
-	conf              *conf                 // the files at the last look at them; nil before the first
-	last              map[kind][]netip.Addr // what each source gave when it was last read whole
-	now               map[kind][]netip.Addr // the whitelisted addresses of each source
-	uplinks           []string              // the default routes that can be used
-	problems, unnamed []error               // of the last look at the kernel and the files, and of the last at the names
-	composed          uint64                // how many whitelists were
-	alone             error                 // the last ErrContained of Surroundings
-	turn              int                   // of the nameservers, in newestServer
+	mu            sync.Mutex            // guards the fields below
+	conf          *conf                 // the files at the last reading; nil before the first
+	last          map[kind][]netip.Addr // finds of each source at its last complete reading
+	current       map[kind][]netip.Addr // allowlisted addresses of each source
+	uplinks       []string              // default routes that can be used
+	localProblems []error               // problems of the last Local
+	nameProblems  []error               // problems of the last Names
+	composed      uint64                // number of allowlists composed
+	lastContained error                 // the last ErrContained of Surroundings
+	turn          int                   // counts the attempts of newestServer
 }
 
-// New makes a host. Nothing is read yet.
+// New returns a Host. It reads nothing.
 func New(o Options) *Host {
 	if o.Root == "" {
 		o.Root = "/"
 	}
 	if o.Proxy == nil {
-		o.Proxy = func(u *url.URL) (*url.URL, error) { return http.ProxyFromEnvironment(&http.Request{URL: u}) }
+		o.Proxy = func(u *url.URL) (*url.URL, error) {
+			return http.ProxyFromEnvironment(&http.Request{URL: u})
+		}
 	}
-	f := files{root: o.Root, most: readMost, busy: make(chan struct{}, 1)}
-	h := &Host{o: o, read: readKernel, files: f, last: map[kind][]netip.Addr{}, now: map[kind][]netip.Addr{}}
+	h := &Host{
+		o: o, read: readKernel,
+		files: files{root: o.Root, timeout: readTimeout, busy: make(chan struct{}, 1)},
+		last:  map[kind][]netip.Addr{}, current: map[kind][]netip.Addr{},
+	}
 	if o.Resolver == nil {
 		h.o.Resolver = h.resolver()
 	}
 	return h
 }
 
-// Discover looks at everything: Local and then Names.
+// Discover reads every source: Local and then Names.
 func (h *Host) Discover(ctx context.Context) Whitelist {
 	h.Local()
 	return h.Names(ctx)
 }
 
-// Local looks at the kernel and at files. The whitelist is usable whatever its problems: it holds
-// finds of earlier that cannot be found now, and the addresses that Names found last. It takes
-// milliseconds.
+// Local reads the kernel and the files. The result is usable whatever its problems: it contains
+// earlier finds of sources that cannot be read now, and the addresses that Names found last. It
+// takes milliseconds; a file system that does not answer delays it by readTimeout.
 //
-// The kernel is asked on the calling goroutine's thread, hence about that thread's network namespace.
+// Local queries the network namespace of the calling goroutine's thread.
 func (h *Host) Local() Whitelist {
-	h.looking.Lock()
-	defer h.looking.Unlock()
+	h.localMu.Lock()
+	defer h.localMu.Unlock()
 	k := h.read()
 	c := h.files.read()
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.settle(kindGateway, k.gateways, k.gatewaysErr)
-	h.settle(kindHost, k.addresses, k.addressesErr)
-	h.settle(kindResolver, slices.Clone(c.addrs), c.err)
+	h.record(kindGateway, k.gateways, k.gatewaysErr)
+	h.record(kindHost, k.addresses, k.addressesErr)
+	h.record(kindResolver, slices.Clone(c.addrs), c.err)
 	h.conf = &c
 	if k.gatewaysErr == nil {
 		h.uplinks = k.uplinks
 	}
-	h.problems = append(present(c.err, c.problem), k.problems()...)
+	h.localProblems = append(nonNil(c.err, c.problem), k.problems()...)
 	return h.whitelist()
 }
 
-// Names resolves the names of the API and of the proxy before it. The whitelist also holds the last
-// finds of Local. It takes at most ten seconds, most of them when no name resolves; when ctx ends,
-// names are not waited for.
+// Names resolves the names of the API and of the proxy before it. The result also contains the last
+// finds of Local. It takes at most ten seconds, and that long only if no name resolves. When ctx
+// ends, Names no longer waits for lookups.
 func (h *Host) Names(ctx context.Context) Whitelist {
-	h.resolving.Lock()
-	defer h.resolving.Unlock()
+	h.namesMu.Lock()
+	defer h.namesMu.Unlock()
 	proxy, proxyErr := h.proxy(ctx)
 	api, apiErr := h.api(ctx)
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.settle(kindProxy, proxy.addrs, proxyErr)
-	h.settle(kindAPI, api, apiErr)
+	h.record(kindProxy, proxy.addrs, proxyErr)
+	h.record(kindAPI, api, apiErr)
 	if proxy.used {
-		apiErr = nil // Behind a proxy the API's name need not resolve here, and often does not.
+		apiErr = nil // behind a proxy the API's name need not resolve here, and often does not
 	}
-	h.unnamed = present(proxyErr, apiErr)
+	h.nameProblems = nonNil(proxyErr, apiErr)
 	return h.whitelist()
 }
 
-// whitelist composes the last finds. The caller holds mu.
+// whitelist composes the allowlist from the current finds. The caller holds mu.
 func (h *Host) whitelist() Whitelist {
-	var s survey
-	for k, addrs := range h.now {
-		s.addAddrs(k, addrs)
+	var b builder
+	for k, addrs := range h.current {
+		b.addAddrs(k, addrs)
 	}
-	s.addPrefixes(kindLAN, blocklist.Private())
-	s.addPrefixes(kindLoopback, blocklist.Loopback())
-	s.addPrefixes(kindOperator, h.o.Allow)
-	s.problems = slices.Concat(h.problems, h.unnamed)
-	w := s.whitelist()
+	b.addPrefixes(kindLAN, blocklist.Private())
+	b.addPrefixes(kindLoopback, blocklist.Loopback())
+	b.addPrefixes(kindOperator, h.o.Allow)
+	b.problems = slices.Concat(h.localProblems, h.nameProblems)
+	w := b.whitelist()
 	h.composed++
 	w.Number, w.uplinks = h.composed, h.uplinks
 	return w
 }
 
-// settle keeps the addresses of a source that are whitelisted: those found, and if it could not be
-// read whole, those found the last time that it could. The caller holds mu.
-func (h *Host) settle(k kind, found []netip.Addr, err error) {
+// record sets the allowlisted addresses of a source to those found. If the source could not be read
+// completely, the finds of its last complete reading stay, too. The caller holds mu.
+func (h *Host) record(k kind, found []netip.Addr, err error) {
 	if err != nil {
-		h.now[k] = slices.Concat(found, h.last[k])
+		h.current[k] = slices.Concat(found, h.last[k])
 		return
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
 	h.last[k] = slices.Compact(found) // several routes lead through one gateway
-	h.now[k] = h.last[k]
+	h.current[k] = h.last[k]
 }
 
-// present returns the errors that are not nil.
-func present(errs ...error) []error {
+// nonNil returns the errors that are not nil.
+func nonNil(errs ...error) []error {
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestDiscoverKernel looks at a host with two uplinks, a policy-routing table and a VPN's half routes.
+// TestDiscoverKernel reads a host with two uplinks, a policy-routing table and a VPN's half routes.
 func TestDiscoverKernel(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
@@ -38,11 +38,12 @@ func TestDiscoverKernel(t *testing.T) {
 		t.Fatalf("got problems %v, want none", w.Problems)
 	}
 	want := prefixes(
-		"192.0.2.1/32", "192.0.2.10/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32", "198.51.100.2/32", "198.51.100.10/32",
-		"2001:db8::1/128", "2001:db8::2/128", "2001:db8::10/128",
-		"10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7", "fe80::/10", "fe80::1/128",
+		"192.0.2.1/32", "192.0.2.10/32", "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32",
+		"198.51.100.2/32", "198.51.100.10/32", "2001:db8::1/128", "2001:db8::2/128", "2001:db8::10/128",
+		"10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+		"::1/128", "fc00::/7", "fe80::/10", "fe80::1/128",
 	)
-	// The kernel makes up a link-local address for each veth, when it gets to it.
+	// The kernel adds a link-local address to each veth, after a delay.
 	made := netip.MustParsePrefix("fe80::/64")
 	got := slices.DeleteFunc(w.Prefixes(), func(p netip.Prefix) bool {
 		return p.IsSingleIP() && made.Contains(p.Addr()) && p.Addr() != netip.MustParseAddr("fe80::1")
@@ -55,7 +56,7 @@ func TestDiscoverKernel(t *testing.T) {
 	}
 }
 
-// TestDiscoverEmptyKernel: a host without a network is no error.
+// TestDiscoverEmptyKernel checks that a host without a network is no error.
 func TestDiscoverEmptyKernel(t *testing.T) {
 	t.Parallel()
 	server := nettest.New(t)
@@ -70,7 +71,7 @@ func TestDiscoverEmptyKernel(t *testing.T) {
 	}
 }
 
-// addRoutes adds default routes of every sort, and others whose gateways must not be found.
+// addRoutes adds default routes of every type, and others whose gateways must not be found.
 func addRoutes() error {
 	sg0, err := netlink.LinkByName("sg0")
 	if err != nil {

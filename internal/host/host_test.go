@@ -21,9 +21,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-var errNetlink = errors.New("netlink is gone")
+var errNetlink = errors.New("netlink fails")
 
-// names answers like a resolver that knows these and nothing else.
+// names is a resolver that knows only these names.
 type names map[string][]string
 
 func (n names) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
@@ -34,7 +34,7 @@ func (n names) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 	return addrs(as...), nil
 }
 
-// deaf never answers.
+// deaf is a resolver that never answers.
 type deaf struct{}
 
 func (deaf) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
@@ -67,7 +67,7 @@ func mustURL(t *testing.T, s string) *url.URL {
 	return u
 }
 
-// root makes a directory with these files.
+// root returns a directory with these files.
 func root(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -89,7 +89,7 @@ func proxyAt(u *url.URL) func(*url.URL) (*url.URL, error) {
 	return func(*url.URL) (*url.URL, error) { return u, nil }
 }
 
-// testHost is a host whose kernel tells k.
+// testHost returns a Host whose kernel state is k.
 func testHost(o Options, k kernel) *Host {
 	if o.Proxy == nil {
 		o.Proxy = noProxy
@@ -116,16 +116,20 @@ func TestDiscoverEverything(t *testing.T) {
 			"etc/resolv.conf":                 "nameserver 127.0.0.53\nnameserver 192.168.0.1\n",
 			"run/systemd/resolve/resolv.conf": "nameserver 192.0.2.53\nnameserver fe80::53%eth0\n",
 		}),
-		Resolver: names{"api.example.org": {"198.51.100.1", "2001:db8::a"}, "proxy.example.org": {"198.51.100.9"}},
-		Proxy:    proxyAt(mustURL(t, "http://user:secret@proxy.example.org:3128")),
+		Resolver: names{
+			"api.example.org": {"198.51.100.1", "2001:db8::a"}, "proxy.example.org": {"198.51.100.9"},
+		},
+		Proxy: proxyAt(mustURL(t, "http://user:secret@proxy.example.org:3128")),
 	}, kernel{
-		gateways:  addrs("192.168.0.1", "fe80::1%eth0", "192.168.0.1"),
-		addresses: addrs("127.0.0.1", "::1", "192.168.0.10", "::ffff:192.168.0.11", "2001:db8::10", "0.0.0.0", "224.0.0.1"),
+		gateways: addrs("192.168.0.1", "fe80::1%eth0", "192.168.0.1"),
+		addresses: addrs("127.0.0.1", "::1", "192.168.0.10", "::ffff:192.168.0.11", "2001:db8::10",
+			"0.0.0.0", "224.0.0.1"),
 	})
 	w := h.Discover(t.Context())
 	want := prefixes(
-		"10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.2.53/32", "192.168.0.0/16", "192.168.0.1/32",
-		"192.168.0.10/32", "192.168.0.11/32", "198.51.100.1/32", "198.51.100.9/32", "203.0.113.0/24", "203.0.113.9/32",
+		"10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.2.53/32", "192.168.0.0/16",
+		"192.168.0.1/32", "192.168.0.10/32", "192.168.0.11/32", "198.51.100.1/32", "198.51.100.9/32",
+		"203.0.113.0/24", "203.0.113.9/32",
 		"::1/128", "2001:db8::a/128", "2001:db8::10/128", "fc00::/7", "fe80::/10", "fe80::1/128", "fe80::53/128",
 	)
 	if diff := cmp.Diff(want, w.Prefixes(), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
@@ -134,7 +138,8 @@ func TestDiscoverEverything(t *testing.T) {
 	if diff := cmp.Diff("Safety whitelist: 12 IPs + 8 CIDR ranges", w.String()); diff != "" {
 		t.Errorf("first line (-want +got):\n%s", diff)
 	}
-	kinds := "Whitelisted: gateways 2, resolvers 3, host addresses 3, LAN ranges 6, loopback 2, API 2, proxy 1, SIKKER_WHITELIST 3"
+	kinds := "Whitelisted: gateways 2, resolvers 3, host addresses 3, LAN ranges 6, loopback 2, " +
+		"API 2, proxy 1, SIKKER_WHITELIST 3"
 	if diff := cmp.Diff(kinds, w.Kinds()); diff != "" {
 		t.Errorf("second line (-want +got):\n%s", diff)
 	}
@@ -143,7 +148,7 @@ func TestDiscoverEverything(t *testing.T) {
 	}
 }
 
-// TestDiscoverProblems looks at one source after another that does not work. The rest is found all the same.
+// TestDiscoverProblems makes one source after another fail. The finds of the others stay complete.
 func TestDiscoverProblems(t *testing.T) {
 	t.Parallel()
 	conf := map[string]string{"etc/resolv.conf": "nameserver 192.0.2.53\n"}
@@ -170,7 +175,7 @@ func TestDiscoverProblems(t *testing.T) {
 			kinds: "gateways 1, resolvers 1, host addresses 1, LAN ranges 6, loopback 2, API 1",
 		},
 		{
-			name: "OK the API's name is known to the proxy alone", kernel: whole, files: conf,
+			name: "OK only the proxy resolves the API's name", kernel: whole, files: conf,
 			o: Options{
 				APIURL: mustURL(t, "https://api.example.org"), Resolver: names{},
 				Proxy: proxyAt(mustURL(t, "http://198.51.100.9:3128")),
@@ -193,7 +198,7 @@ func TestDiscoverProblems(t *testing.T) {
 			name: "bad name with too many addresses", kernel: whole, files: conf,
 			o:       Options{APIURL: mustURL(t, "https://api.example.org"), Resolver: many},
 			kinds:   "gateways 1, resolvers 1, host addresses 1, LAN ranges 6, loopback 2, API 32",
-			problem: "api.example.org has 33 addresses, only 32 are whitelisted",
+			problem: "api.example.org has 33 addresses, only 32 are allowlisted",
 		},
 		{
 			name: "bad proxy's name", kernel: whole, files: conf,
@@ -205,10 +210,10 @@ func TestDiscoverProblems(t *testing.T) {
 			problem: "resolve the proxy's name: lookup proxy.example.org: no such host",
 		},
 		{
-			name: "bad stub without what is behind it", kernel: whole,
+			name: "bad stub whose resolvers are unknown", kernel: whole,
 			files:   map[string]string{"etc/resolv.conf": "nameserver 127.0.0.53\nnameserver 192.0.2.53\n"},
 			kinds:   "gateways 1, resolvers 1, host addresses 1, LAN ranges 6, loopback 2",
-			problem: "mount that directory read-only, or name them in SIKKER_WHITELIST",
+			problem: "mount that directory read-only, or add them to SIKKER_WHITELIST",
 		},
 		{
 			name: "bad resolv.conf is a directory", kernel: whole,
@@ -219,21 +224,23 @@ func TestDiscoverProblems(t *testing.T) {
 		{
 			name: "bad resolv.conf is too large", kernel: whole,
 			files: map[string]string{
-				"etc/resolv.conf": "nameserver 192.0.2.53\n" + strings.Repeat("#", maxConfSize-43) + "\nnameserver 192.0.2.230\n",
+				"etc/resolv.conf": "nameserver 192.0.2.53\n" + strings.Repeat("#", maxConfSize-43) +
+					"\nnameserver 192.0.2.230\n",
 			},
 			kinds:   "gateways 1, resolvers 1, host addresses 1, LAN ranges 6, loopback 2",
 			problem: "more than 65536 bytes",
 		},
 		{
-			name: "bad routes alone", files: conf,
+			name: "bad routes", files: conf,
 			kernel:  kernel{addresses: addrs("192.0.2.10"), gatewaysErr: errNetlink},
 			kinds:   "resolvers 1, host addresses 1, LAN ranges 6, loopback 2",
-			problem: "netlink is gone",
+			problem: "netlink fails",
 		},
 		{
 			name: "bad netlink", files: conf,
-			kernel: kernel{gatewaysErr: errNetlink, addressesErr: errNetlink},
-			kinds:  "resolvers 1, LAN ranges 6, loopback 2", problem: "name its gateways and addresses in SIKKER_WHITELIST",
+			kernel:  kernel{gatewaysErr: errNetlink, addressesErr: errNetlink},
+			kinds:   "resolvers 1, LAN ranges 6, loopback 2",
+			problem: "add its gateways and addresses to SIKKER_WHITELIST",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -251,24 +258,27 @@ func TestDiscoverProblems(t *testing.T) {
 	}
 }
 
-// TestProxyPassword: what the environment holds in place of a URL is not told, for a password may be in it.
+// TestProxyPassword checks that the value of the proxy variable is not shown, because it may
+// contain a password.
 func TestProxyPassword(t *testing.T) {
 	t.Parallel()
 	h := testHost(Options{
 		APIURL: mustURL(t, "https://192.0.2.80"), Root: t.TempDir(),
-		Proxy: func(*url.URL) (*url.URL, error) { return nil, errors.New(`invalid proxy "http://user:secret@:x"`) },
+		Proxy: func(*url.URL) (*url.URL, error) {
+			return nil, errors.New(`invalid proxy "http://user:secret@:x"`)
+		},
 	}, kernel{})
 	w := h.Discover(t.Context())
 	got := messages(w.Problems)
-	want := []string{"find the proxy for the API: the value of HTTPS_PROXY or HTTP_PROXY is no URL; correct it"}
+	want := []string{"find the proxy for the API: the value of HTTPS_PROXY or HTTP_PROXY is not a URL; correct it"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 }
 
-// TestPlainHTTPGoesThroughNoProxy: the client sends a key over plain http to no proxy. So the API
-// itself is what the host depends on, and a name that does not resolve is a problem.
-func TestPlainHTTPGoesThroughNoProxy(t *testing.T) {
+// TestPlainHTTPBypassesProxy: the client sends a key over plain http to no proxy. So the host
+// depends on the API itself, and a name that does not resolve is a problem.
+func TestPlainHTTPBypassesProxy(t *testing.T) {
 	t.Parallel()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -276,35 +286,40 @@ func TestPlainHTTPGoesThroughNoProxy(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	api := mustURL(t, "http://"+l.Addr().String())
-	proxy := proxyAt(mustURL(t, "http://127.0.0.2:9")) // nothing listens there
+	proxy := proxyAt(mustURL(t, "http://127.0.0.2:9")) // no program listens there
 	h := New(Options{APIURL: api, Proxy: proxy})
 	port := uint16(l.Addr().(*net.TCPAddr).Port)
 	checks := h.Probe(t.Context(), "API "+api.Host)
 	if len(checks) != 1 || checks[0].Err != nil || !h.AnsweredFrom(port) || h.AnsweredFrom(9) {
-		t.Errorf("checks %v; answers from port %d are needed %v, from the proxy's %v", checks, port, h.AnsweredFrom(port), h.AnsweredFrom(9))
+		t.Errorf("checks %v; AnsweredFrom: port %d %v, the proxy's %v",
+			checks, port, h.AnsweredFrom(port), h.AnsweredFrom(9))
 	}
 
-	h = testHost(Options{APIURL: mustURL(t, "http://api.example.org"), Resolver: names{}, Proxy: proxy, Root: t.TempDir()}, kernel{})
+	api = mustURL(t, "http://api.example.org")
+	h = testHost(Options{APIURL: api, Resolver: names{}, Proxy: proxy, Root: t.TempDir()}, kernel{})
 	w := h.Discover(t.Context())
-	if len(w.Problems) != 1 || !strings.Contains(w.Problems[0].Error(), "resolve the API's name") || strings.Contains(w.Kinds(), "proxy") {
+	if len(w.Problems) != 1 || !strings.Contains(w.Problems[0].Error(), "resolve the API's name") ||
+		strings.Contains(w.Kinds(), "proxy") {
 		t.Errorf("problems %v; %s", w.Problems, w.Kinds())
 	}
 }
 
-// TestEarlierFindsStay: what a source gave stays whitelisted while it gives nothing, and is forgotten once it gives
-// something else.
+// TestEarlierFindsStay checks that the finds of a source stay on the allowlist while it fails, and
+// are replaced once it gives others.
 func TestEarlierFindsStay(t *testing.T) {
 	t.Parallel()
 	known := names{"api.example.org": {"198.51.100.1"}}
 	k := kernel{gateways: addrs("192.0.2.1"), addresses: addrs("192.0.2.10")}
-	h := testHost(Options{APIURL: mustURL(t, "https://api.example.org"), Resolver: known, Root: t.TempDir()}, k)
+	api := mustURL(t, "https://api.example.org")
+	h := testHost(Options{APIURL: api, Resolver: known, Root: t.TempDir()}, k)
 	h.read = func() kernel { return k }
 	has := func(step string, want ...string) {
 		t.Helper()
 		w := h.Discover(t.Context())
 		want = append(want, "10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
 			"::1/128", "fc00::/7", "fe80::/10")
-		if diff := cmp.Diff(distinct(prefixes(want...)), w.Prefixes(), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		all := distinct(prefixes(want...))
+		if diff := cmp.Diff(all, w.Prefixes(), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 			t.Errorf("%s: prefixes (-want +got):\n%s", step, diff)
 		}
 	}
@@ -318,28 +333,31 @@ func TestEarlierFindsStay(t *testing.T) {
 	has("all works", "192.0.2.2/32", "192.0.2.12/32", "198.51.100.2/32")
 }
 
-func TestDeafResolverIsNotWaitedFor(t *testing.T) {
+// TestLookupTimeout checks that Discover waits for a resolver that never answers no longer than
+// lookupTimeout.
+func TestLookupTimeout(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		h := testHost(Options{APIURL: mustURL(t, "https://api.example.org"), Resolver: deaf{}, Root: dir}, kernel{})
-		began := time.Now()
+		start := time.Now()
 		w := h.Discover(t.Context())
 		if len(w.Problems) != 1 || !errors.Is(w.Problems[0], context.DeadlineExceeded) {
 			t.Errorf("got problems %v, want one deadline exceeded", w.Problems)
 		}
-		if d := time.Since(began); d != lookupTimeout {
+		if d := time.Since(start); d != lookupTimeout {
 			t.Errorf("took %s, want %s", d, lookupTimeout)
 		}
 	})
 }
 
-// TestWhole: a dump that the kernel calls interrupted is repeated, until it is whole or two in a row agree.
-func TestWhole(t *testing.T) {
+// TestCompleteDump checks that a dump which the kernel reports as interrupted is repeated, until
+// one is not or two in a row agree.
+func TestCompleteDump(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name        string
-		interrupted []int // the content of each interrupted dump, 0 for none; a whole one holds 7
+		interrupted []int // content of each interrupted dump, 0 for none; a complete one contains 7
 		then        error
 		want        []int
 		err         error
@@ -348,17 +366,20 @@ func TestWhole(t *testing.T) {
 		{name: "OK at once", want: []int{7}, dumps: 1},
 		{name: "OK at last", interrupted: []int{1, 2, 3, 4}, want: []int{1, 2, 3, 4, 7}, dumps: dumpAttempts},
 		{name: "OK two agree", interrupted: []int{1, 2, 2, 3}, want: []int{1, 2, 2}, dumps: 3},
-		{name: "OK interrupted at the begin", interrupted: []int{0}, want: []int{7}, dumps: 2},
+		{name: "OK interrupted at the start", interrupted: []int{0}, want: []int{7}, dumps: 2},
 		{
-			name: "bad: interrupted for ever", interrupted: []int{1, 2, 1, 2, 1, 2},
+			name: "bad always interrupted", interrupted: []int{1, 2, 1, 2, 1, 2},
 			want: []int{1, 2, 1, 2, 1}, err: netlink.ErrDumpInterrupted, dumps: dumpAttempts,
 		},
-		{name: "bad: another error", interrupted: []int{1}, then: errNetlink, want: []int{1, 7}, err: errNetlink, dumps: 2},
+		{
+			name: "bad another error", interrupted: []int{1}, then: errNetlink,
+			want: []int{1, 7}, err: errNetlink, dumps: 2,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			dumps := 0
-			got, err := whole(func() ([]int, error) {
+			got, err := completeDump(func() ([]int, error) {
 				if dumps++; dumps <= len(tt.interrupted) {
 					if tt.interrupted[dumps-1] == 0 {
 						return nil, netlink.ErrDumpInterrupted
@@ -368,7 +389,8 @@ func TestWhole(t *testing.T) {
 				return []int{7}, tt.then
 			}, strconv.Itoa)
 			if !errors.Is(err, tt.err) || dumps != tt.dumps || !slices.Equal(got, tt.want) {
-				t.Errorf("got %v, %v after %d dumps, want %v, %v after %d", got, err, dumps, tt.want, tt.err, tt.dumps)
+				t.Errorf("got %v, %v after %d dumps, want %v, %v after %d",
+					got, err, dumps, tt.want, tt.err, tt.dumps)
 			}
 		})
 	}

@@ -16,33 +16,37 @@ import (
 )
 
 const (
-	// dumpAttempts is how often a dump is begun that the kernel calls interrupted, because routes or addresses changed
-	// under it. On a host where containers come and go all the time every single one may be.
+	// dumpAttempts is the number of attempts at a dump that the kernel reports as interrupted, because
+	// routes or addresses changed during it. On a host where containers start and stop all the time,
+	// every dump may be interrupted.
 	dumpAttempts = 5
-	// netlinkTimeout is how long one message of the kernel may take. It answers a dump within milliseconds.
+	// netlinkTimeout bounds the wait for one message of the kernel, which answers a dump within
+	// milliseconds.
 	netlinkTimeout = 5 * time.Second
 )
 
-// kernel is what netlink tells. Either half may be partly there beside its error.
+// kernel is the result of the netlink queries. Either half may be partly filled beside its error.
 type kernel struct {
 	gateways     []netip.Addr
-	uplinks      []string // the default routes that can be used
+	uplinks      []string // default routes that can be used
 	gatewaysErr  error
 	addresses    []netip.Addr
 	addressesErr error
 }
 
-// problems returns the errors of both halves. If the kernel answered nothing at all, it is one error
-// that names the way out.
+// problems returns the errors of both halves. If the kernel returned nothing at all, it returns one
+// error with the remedy.
 func (k kernel) problems() []error {
 	if k.gatewaysErr == nil || k.addressesErr == nil || len(k.gateways)+len(k.addresses) > 0 {
-		return present(k.gatewaysErr, k.addressesErr)
+		return nonNil(k.gatewaysErr, k.addressesErr)
 	}
-	return []error{fmt.Errorf("ask the kernel what this host depends on: %w; "+
-		"name its gateways and addresses in SIKKER_WHITELIST until that works", errors.Join(k.addressesErr, k.gatewaysErr))}
+	return []error{fmt.Errorf("read the host's addresses and routes: %w; "+
+		"until that works, add its gateways and addresses to SIKKER_WHITELIST",
+		errors.Join(k.addressesErr, k.gatewaysErr))}
 }
 
-// readKernel asks by a socket of its own, opened and closed here: it belongs to the calling thread's network namespace.
+// readKernel queries the kernel on a socket of its own, which belongs to the network namespace of
+// the calling thread.
 func readKernel() kernel {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err == nil {
@@ -66,9 +70,9 @@ func readKernel() kernel {
 	return k
 }
 
-// readAddresses lists the addresses of every interface, in both families.
+// readAddresses returns the addresses of every interface, of both families.
 func readAddresses(h *netlink.Handle) ([]netip.Addr, error) {
-	addrs, err := whole(func() ([]netip.Addr, error) {
+	addrs, err := completeDump(func() ([]netip.Addr, error) {
 		var addrs []netip.Addr
 		list, err := h.AddrList(nil, netlink.FAMILY_ALL)
 		for _, a := range list {
@@ -84,25 +88,26 @@ func readAddresses(h *netlink.Handle) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// readDefaults lists the default routes of every table, in both families.
+// readDefaults returns the default routes of every table, of both families.
 func readDefaults(h *netlink.Handle) ([]netlink.Route, error) {
 	var (
 		all  []netlink.Route
 		errs []error
 	)
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := whole(func() ([]netlink.Route, error) {
+		routes, err := completeDump(func() ([]netlink.Route, error) {
 			var routes []netlink.Route
-			// Naming no table, and asking for that, is the library's way to get all of them. One at a
-			// time: a router with the whole Internet's routes has a million. The kernel has no filter
-			// by destination; 150,000 routes take 0.1 s.
-			err := h.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE,
-				func(r netlink.Route) bool {
-					if isDefault(r) {
-						routes = append(routes, r)
-					}
-					return true
-				})
+			keepDefault := func(r netlink.Route) bool {
+				if isDefault(r) {
+					routes = append(routes, r)
+				}
+				return true
+			}
+			// With RT_TABLE_UNSPEC as filter the library returns the routes of every table. They are read
+			// one at a time: a router with the routes of the whole Internet has a million. The kernel has
+			// no filter by destination; 150,000 routes take 0.1 s.
+			allTables := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+			err := h.RouteListFilteredIter(family, allTables, netlink.RT_FILTER_TABLE, keepDefault)
 			return routes, err
 		}, netlink.Route.String)
 		all = append(all, routes...)
@@ -116,8 +121,8 @@ func readDefaults(h *netlink.Handle) ([]netlink.Route, error) {
 	return all, nil
 }
 
-// isDefault is true for 0.0.0.0/0 and ::/0, and for their halves: VPN clients route 0.0.0.0/1 and 128.0.0.0/1 to outrank
-// the default route without touching it.
+// isDefault reports whether r is a route to 0.0.0.0/0 or ::/0, or to a half of either: VPN clients
+// add 0.0.0.0/1 and 128.0.0.0/1 to override the default route without changing it.
 func isDefault(r netlink.Route) bool {
 	if r.Dst == nil {
 		return true
@@ -126,7 +131,8 @@ func isDefault(r netlink.Route) bool {
 	return bits > 0 && ones <= 1
 }
 
-// appendGateways adds the next hops of a route: its own, those of a multipath route, and those of the other family.
+// appendGateways appends the next hops of a route: its own, those of a multipath route, and those
+// of the other family.
 func appendGateways(to []netip.Addr, r netlink.Route) []netip.Addr {
 	to = appendVia(appendIP(to, r.Gw), r.Via)
 	for _, hop := range r.MultiPath {
@@ -151,12 +157,12 @@ func appendIP(to []netip.Addr, ip net.IP) []netip.Addr {
 	return to
 }
 
-// whole repeats a dump that the kernel calls interrupted, because something changed under it, until
-// one is not or two in a row hold the same: on a router whose table changes all the time every dump
-// is interrupted, by other routes than are looked for. If neither comes about it returns everything
-// that any of them held, with the error: an address too many in the whitelist does less harm than
-// one too few.
-func whole[T any](dump func() ([]T, error), text func(T) string) ([]T, error) {
+// completeDump repeats a dump that the kernel reports as interrupted, because something changed
+// during it. It stops at a dump that is not interrupted, or when two in a row have the same
+// content: on a router whose table changes all the time every dump is interrupted, by routes that
+// the caller does not need. If neither happens within dumpAttempts, it returns the content of all
+// dumps with the error: one address too many on the allowlist does less harm than one too few.
+func completeDump[T any](dump func() ([]T, error), text func(T) string) ([]T, error) {
 	var (
 		all    []T
 		before string

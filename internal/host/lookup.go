@@ -10,30 +10,33 @@ import (
 )
 
 const (
-	// lookupTimeout bounds one name: a resolver that does not answer must not hold up the protection.
+	// lookupTimeout bounds the lookup of one name, so that a resolver that does not answer does not
+	// delay the protection.
 	lookupTimeout = 5 * time.Second
-	// maxAnswers bounds what an answer adds to the whitelist, because whoever forges one chooses what is not blocked.
+	// maxAnswers bounds the addresses of one name. An attacker who forges an answer chooses addresses
+	// that are then never blocked.
 	maxAnswers = 32
 )
 
 var (
 	errNoAddress  = errors.New("no address")
-	errNoProxyURL = errors.New("the value of HTTPS_PROXY or HTTP_PROXY is no URL")
+	errNoProxyURL = errors.New("the value of HTTPS_PROXY or HTTP_PROXY is not a URL")
 )
 
-// api is where the API is.
+// api returns the addresses of the API.
 func (h *Host) api(ctx context.Context) ([]netip.Addr, error) {
 	if h.o.APIURL == nil || h.o.APIURL.Hostname() == "" {
 		return nil, nil
 	}
 	addrs, err := h.lookup(ctx, h.o.APIURL.Hostname())
 	if err != nil {
-		return addrs, fmt.Errorf("resolve the API's name: %w; check the host's DNS, or name the API in SIKKER_WHITELIST", err)
+		return addrs, fmt.Errorf("resolve the API's name: %w; "+
+			"check the host's DNS, or add the API's addresses to SIKKER_WHITELIST", err)
 	}
 	return addrs, nil
 }
 
-// proxy is what the way to the API leads through.
+// proxy is the proxy before the API.
 type proxy struct {
 	used  bool
 	addrs []netip.Addr
@@ -43,9 +46,9 @@ func (h *Host) proxy(ctx context.Context) (proxy, error) {
 	if h.o.APIURL == nil {
 		return proxy{}, nil
 	}
-	u, err := h.before(h.o.APIURL)
+	u, err := h.proxyFor(h.o.APIURL)
 	if err != nil {
-		// The cause quotes the value, and a proxy's URL may hold a password.
+		// The error contains the value, and a proxy's URL may contain a password.
 		return proxy{}, fmt.Errorf("find the proxy for the API: %w; correct it", errNoProxyURL)
 	}
 	if u == nil || u.Hostname() == "" {
@@ -53,21 +56,22 @@ func (h *Host) proxy(ctx context.Context) (proxy, error) {
 	}
 	addrs, err := h.lookup(ctx, u.Hostname())
 	if err != nil {
-		err = fmt.Errorf("resolve the proxy's name: %w; check the host's DNS, or name the proxy in SIKKER_WHITELIST", err)
+		err = fmt.Errorf("resolve the proxy's name: %w; "+
+			"check the host's DNS, or add the proxy's addresses to SIKKER_WHITELIST", err)
 	}
 	return proxy{used: true, addrs: addrs}, err
 }
 
-// before returns the proxy before u, nil if there is none. Plain http never goes through a proxy,
-// which would read the key.
-func (h *Host) before(u *url.URL) (*url.URL, error) {
+// proxyFor returns the proxy before u, or nil if there is none. Plain http never goes through a
+// proxy, which would read the key.
+func (h *Host) proxyFor(u *url.URL) (*url.URL, error) {
 	if u.Scheme == "http" {
 		return nil, nil
 	}
 	return h.o.Proxy(u)
 }
 
-// lookup is the addresses of a name, or the address that it is.
+// lookup returns the addresses of a name, or name itself if it is an address.
 func (h *Host) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{a}, nil
@@ -76,7 +80,8 @@ func (h *Host) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	defer cancel()
 	addrs, err := h.o.Resolver.LookupNetIP(ctx, "ip", name)
 	if len(addrs) > maxAnswers {
-		return addrs[:maxAnswers], fmt.Errorf("%s has %d addresses, only %d are whitelisted", name, len(addrs), maxAnswers)
+		return addrs[:maxAnswers], fmt.Errorf("%s has %d addresses, only %d are allowlisted",
+			name, len(addrs), maxAnswers)
 	}
 	if err == nil && len(addrs) == 0 {
 		err = fmt.Errorf("%s: %w", name, errNoAddress)

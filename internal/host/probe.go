@@ -24,23 +24,24 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
-// probeTimeout is how long each of the things asked has to answer.
+// probeTimeout is the time in which each probe must be answered.
 const probeTimeout = time.Second
 
-// Check is one thing that this host needs, and whether it was reached.
+// Check is the result of a probe of one dependency of this host.
 type Check struct {
-	Name string // as in "gateway 192.0.2.254"
-	Err  error  // nil: it was reached
+	Name string // kind and address, such as "gateway 192.0.2.254"
+	Err  error  // nil if it was reached
 
-	// Relayed reports that a resolver on or near this host was asked, which asks others. If the check
-	// fails, it is those that are not reached.
+	// Relayed reports that the probe asked a resolver on or near this host, which asks others. If such
+	// a check fails, those others are not reached.
 	Relayed bool
 }
 
-// Checks are what was asked at one moment.
+// Checks are the results of the probes of one time.
 type Checks []Check
 
-// Broken are the checks of after that fail and did not in before. What was broken before is nobody's fault.
+// Broken returns the checks of after that fail and did not fail in before. A check that failed
+// before is not attributed to the change in between.
 func Broken(before, after Checks) Checks {
 	worked := map[string]bool{}
 	for _, c := range before {
@@ -55,7 +56,7 @@ func Broken(before, after Checks) Checks {
 	return broken
 }
 
-// String names the checks and what came of them.
+// String returns the names of the checks, with the errors of those that failed.
 func (cs Checks) String() string {
 	parts := make([]string, len(cs))
 	for i, c := range cs {
@@ -67,10 +68,11 @@ func (cs Checks) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Probe asks whether the finds of the last Discover can be reached: each gateway by ICMP and by its
-// neighbour entry; each resolver by a query for a name below the API's that no cache has; the API, or
-// the proxy before it, by a connection. It takes about a second at most. Sockets are opened on
-// goroutines of its own, hence in the process's network namespace.
+// Probe checks whether the finds of the last Discover can be reached: each gateway by its neighbour
+// entry and by ICMP; each resolver by a query for a name below the API's that no cache has; the
+// API, or the proxy before it, by a connection. If names are given, only the checks of these names
+// run. It takes about a second at most. Probe opens sockets on goroutines of its own, hence in the
+// process's network namespace.
 func (h *Host) Probe(ctx context.Context, names ...string) Checks {
 	h.mu.Lock()
 	probes := h.probes()
@@ -84,7 +86,7 @@ func (h *Host) Probe(ctx context.Context, names ...string) Checks {
 	var wg sync.WaitGroup
 	for i, p := range probes {
 		wg.Go(func() {
-			err := panics.Contain(func() error { return p.ask(ctx) }) // answers come from outside
+			err := panics.Contain(func() error { return p.run(ctx) }) // decodes answers from the network
 			checks[i] = Check{Name: p.name, Err: err, Relayed: p.relayed}
 		})
 	}
@@ -95,18 +97,19 @@ func (h *Host) Probe(ctx context.Context, names ...string) Checks {
 type probe struct {
 	name    string
 	relayed bool
-	ask     func(context.Context) error
+	run     func(context.Context) error
 }
 
-// probes is what there is to ask.
+// probes returns the probes of the last finds. The caller holds mu.
 func (h *Host) probes() []probe {
 	var ps []probe
 	for _, a := range h.last[kindGateway] {
 		if a.Is6() && a.IsLinkLocalUnicast() {
-			continue // which link it is on was not kept, and no list can hold it
+			continue // its link is not stored, and no list can contain it
 		}
 		ps = append(ps, probe{
-			name: "gateway " + a.String(), ask: func(ctx context.Context) error { return reachGateway(ctx, a) },
+			name: "gateway " + a.String(),
+			run:  func(ctx context.Context) error { return reachGateway(ctx, a) },
 		})
 	}
 	name := ""
@@ -117,31 +120,32 @@ func (h *Host) probes() []probe {
 		relays := h.relays(a)
 		ps = append(ps, probe{
 			name: "resolver " + a.String(), relayed: relays,
-			ask: func(ctx context.Context) error { return query(ctx, a, uncached(name), relays) },
+			run: func(ctx context.Context) error { return query(ctx, a, uncached(name), relays) },
 		})
 	}
 	if host, port := h.target(); host != "" {
 		ps = append(ps, probe{
 			name: "API " + net.JoinHostPort(host, port),
-			ask:  func(ctx context.Context) error { return h.connect(ctx, host, port) },
+			run:  func(ctx context.Context) error { return h.connect(ctx, host, port) },
 		})
 	}
 	return ps
 }
 
-// relays reports whether the resolver at a is here or near, and asks others, whose answers pass this
-// host: on this host, in a container or guest of it, or in its private network.
+// relays reports whether the resolver at a is on or near this host and asks others, whose answers
+// pass this host: on the host itself, in a container or guest of it, or in its private network.
 func (h *Host) relays(a netip.Addr) bool {
 	return slices.Contains(h.last[kindHost], a) || blocklist.Special().Contains(a)
 }
 
-// target is where a connection to the API begins: the API itself, or the proxy before it.
+// target returns the host and port to which a connection to the API is opened: the API itself, or
+// the proxy before it.
 func (h *Host) target() (host, port string) {
 	u := h.o.APIURL
 	if u == nil || u.Hostname() == "" {
 		return "", ""
 	}
-	if p, err := h.before(u); err == nil && p != nil {
+	if p, err := h.proxyFor(u); err == nil && p != nil {
 		u = p
 	}
 	port = u.Port()
@@ -151,8 +155,8 @@ func (h *Host) target() (host, port string) {
 	return u.Hostname(), port
 }
 
-// AnsweredFrom reports whether answers that this host depends on come from a port: DNS's, or that of
-// the API or the proxy.
+// AnsweredFrom reports whether this host depends on answers that come from this port: the ports of
+// DNS, and the port of the API or the proxy.
 func (h *Host) AnsweredFrom(port uint16) bool {
 	if port == 53 || port == 853 {
 		return true
@@ -161,7 +165,7 @@ func (h *Host) AnsweredFrom(port uint16) bool {
 	return p != "" && p == strconv.Itoa(int(port))
 }
 
-// connect tries the addresses of a name one after the other, as a client does.
+// connect tries the addresses of a name in turn, as a client does.
 func (h *Host) connect(ctx context.Context, host, port string) error {
 	addrs, err := h.lookup(ctx, host)
 	for _, a := range addrs {
@@ -173,21 +177,21 @@ func (h *Host) connect(ctx context.Context, host, port string) error {
 	return err
 }
 
-// uncached returns a new name below name, to which no cache has the answer.
+// uncached returns a random name below name, which no cache contains.
 func uncached(name string) string {
 	if _, err := netip.ParseAddr(name); err == nil || name == "" {
-		name = "sikkerapi.com" // an address is no name to ask for
+		name = "sikkerapi.com" // an address has no names below it
 	}
 	return strings.ToLower(rand.Text()[:16]) + "." + strings.TrimPrefix(name, ".")
 }
 
-// query asks a resolver for a name. Any answer of the resolver will do: whether the name exists does
-// not matter here. But a resolver that relays the question must have had the answer
-// from others: that the name exists or not.
+// query asks a resolver for a name. Any answer is accepted, because only the resolver's
+// reachability matters. A resolver that relays must answer that the name exists or does not, which
+// it knows from others only.
 func query(ctx context.Context, server netip.Addr, name string, relays bool) error {
 	qname, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
 	if err != nil {
-		return fmt.Errorf("ask for %q: %w", name, err)
+		return fmt.Errorf("build a query for %q: %w", name, err)
 	}
 	msg := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: uint16(time.Now().UnixNano()), RecursionDesired: true},
@@ -195,18 +199,19 @@ func query(ctx context.Context, server netip.Addr, name string, relays bool) err
 	}
 	raw, err := msg.Pack()
 	if err != nil {
-		return fmt.Errorf("ask for %q: %w", name, err)
+		return fmt.Errorf("build a query for %q: %w", name, err)
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, "udp", netip.AddrPortFrom(server, 53).String())
 	if err != nil {
 		return err
 	}
-	defer func() { _ = c.Close() }() // what matters is the answer
+	defer func() { _ = c.Close() }() // only the answer matters
 	deadline, _ := ctx.Deadline()
 	if err := c.SetDeadline(deadline); err != nil {
 		return err
 	}
-	// UDP loses packets, and one that is lost must not cost a list: the question is sent again while nobody answers.
+	// UDP loses packets, and a lost one must not cost a list, so the query is repeated until there
+	// is an answer.
 	stop := resend(ctx, func() { _, _ = c.Write(raw) })
 	defer stop()
 	buf := make([]byte, 512)
@@ -221,13 +226,13 @@ func query(ctx context.Context, server netip.Addr, name string, relays bool) err
 		case err != nil || hdr.ID != msg.ID || !hdr.Response:
 			continue
 		case relays && hdr.RCode != dnsmessage.RCodeSuccess && hdr.RCode != dnsmessage.RCodeNameError:
-			return fmt.Errorf("it answers %v", hdr.RCode)
+			return fmt.Errorf("the resolver answers %v", hdr.RCode)
 		}
 		return nil
 	}
 }
 
-// resend calls send now and every quarter of the time there is, until stop is called or ctx ends.
+// resend calls send now and every quarter of probeTimeout, until stop is called or ctx ends.
 func resend(ctx context.Context, send func()) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -246,19 +251,20 @@ func resend(ctx context.Context, send func()) (stop func()) {
 	return func() { cancel(); wg.Wait() }
 }
 
-// reachGateway returns nil if the kernel knows the gateway on the link or the gateway answers a ping. Neither is needed by
-// itself: many gateways limit how many pings they answer, and a tunnel has no neighbours. A ping is sent only to a gateway
-// that is not known on the link; it also makes the kernel look for the gateway there.
+// reachGateway returns nil if the kernel has a valid neighbour entry for the gateway, or if the
+// gateway answers a ping. Neither alone is a sure sign: many gateways limit the pings they answer,
+// and a tunnel has no neighbours. It pings only a gateway without a neighbour entry, which also
+// makes the kernel resolve the entry.
 func reachGateway(ctx context.Context, a netip.Addr) error {
-	if neighbour(a) == nil {
+	if findNeighbour(a) == nil {
 		return nil
 	}
-	unanswered := ping(ctx, a)
-	if unanswered == nil {
+	pingErr := ping(ctx, a)
+	if pingErr == nil {
 		return nil
 	}
-	if unknown := neighbour(a); unknown != nil {
-		return errors.Join(unanswered, unknown)
+	if err := findNeighbour(a); err != nil {
+		return errors.Join(pingErr, err)
 	}
 	return nil
 }
@@ -275,13 +281,14 @@ func ping(ctx context.Context, a netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
-	defer func() { _ = c.Close() }() // what matters is the answer
+	defer func() { _ = c.Close() }() // only the answer matters
 	deadline, _ := ctx.Deadline()
 	if err := c.SetReadDeadline(deadline); err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
 	id := int(time.Now().UnixNano() & 0xffff)
-	raw, err := (&icmp.Message{Type: request, Body: &icmp.Echo{ID: id, Seq: 1, Data: []byte("sikkerguard")}}).Marshal(nil)
+	echo := &icmp.Echo{ID: id, Seq: 1, Data: []byte("sikkerguard")}
+	raw, err := (&icmp.Message{Type: request, Body: echo}).Marshal(nil)
 	if err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
@@ -295,7 +302,7 @@ func ping(ctx context.Context, a netip.Addr) error {
 		}
 		addr, ok := from.(*net.IPAddr)
 		if !ok || !addr.IP.Equal(a.AsSlice()) {
-			continue // a raw socket sees everybody's
+			continue // a raw socket receives the packets of every sender
 		}
 		if isReply(proto, buf[:n], reply, id) {
 			return nil
@@ -303,18 +310,19 @@ func ping(ctx context.Context, a netip.Addr) error {
 	}
 }
 
-// isReply says whether a packet, which anybody may have sent, answers the echo request of this ID.
+// isReply reports whether packet, which any host may have sent, answers the echo request of this
+// ID.
 func isReply(proto int, packet []byte, reply icmp.Type, id int) bool {
 	m, err := icmp.ParseMessage(proto, packet)
 	if err != nil {
-		return false // and no message
+		return false
 	}
 	echo, ok := m.Body.(*icmp.Echo)
 	return ok && m.Type == reply && echo.ID == id
 }
 
-// neighbour asks the kernel whether it knows the gateway on the link.
-func neighbour(a netip.Addr) error {
+// findNeighbour returns nil if the kernel has a valid neighbour entry for the address.
+func findNeighbour(a netip.Addr) error {
 	family := netlink.FAMILY_V4
 	if a.Is6() {
 		family = netlink.FAMILY_V6
@@ -329,5 +337,5 @@ func neighbour(a netip.Addr) error {
 			return nil
 		}
 	}
-	return errors.New("not known on the link")
+	return errors.New("no neighbour entry on the link")
 }

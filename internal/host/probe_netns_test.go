@@ -17,7 +17,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// neighbourhood is a server with one neighbour, 192.0.2.2, which is its gateway, its resolver and the API.
+// neighbourhood returns a server with one neighbour, 192.0.2.2, which is its gateway, its resolver
+// and the API.
 func neighbourhood(t *testing.T) *nettest.NS {
 	t.Helper()
 	server, other := nettest.New(t), nettest.New(t)
@@ -38,7 +39,7 @@ func neighbourhood(t *testing.T) *nettest.NS {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = dns.Close(); _ = api.Close() })
-	go func() { // refuses every question but the first of each, as if that had been lost
+	go func() { // ignores the first query of each sender, as if it was lost, and refuses the others
 		buf, asked := make([]byte, 512), map[string]bool{}
 		for {
 			n, from, err := dns.ReadFrom(buf)
@@ -65,7 +66,7 @@ func neighbourhood(t *testing.T) *nettest.NS {
 	return server
 }
 
-// TestProbe reaches what is there and says what is not.
+// TestProbe checks that Probe reaches existing dependencies, and returns an error for the others.
 func TestProbe(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -77,11 +78,12 @@ func TestProbe(t *testing.T) {
 		Proxy:  func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
 	h.last[kindGateway] = []netip.Addr{
-		netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("fe80::1"),
+		netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2"),
+		netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("fe80::1"),
 	}
 	h.last[kindResolver] = []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")}
 	before := h.Probe(t.Context())
-	for range 5 { // a link that has just come up takes a while to know its neighbours
+	for range 5 { // neighbour entries take a while on a link that has just come up
 		if !strings.Contains(before.String(), "2001:db8::2 (") {
 			break
 		}
@@ -98,14 +100,15 @@ func TestProbe(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("checks (-want +got):\n%s\n%v", diff, before)
 	}
-	if only := h.Probe(t.Context(), "resolver 192.0.2.2", "gateway 192.0.2.77"); len(only) != 1 || only[0].Name != "resolver 192.0.2.2" {
-		t.Errorf("of one check that is there and one that is not: %v", only)
+	only := h.Probe(t.Context(), "resolver 192.0.2.2", "gateway 192.0.2.77")
+	if len(only) != 1 || only[0].Name != "resolver 192.0.2.2" {
+		t.Errorf("one known and one unknown name: %v", only)
 	}
 	if b := Broken(before, h.Probe(t.Context())); len(b) != 0 {
 		t.Errorf("broken: %v", b)
 	}
 
-	// The link goes down: what worked is broken, what did not is not.
+	// The link goes down: checks that worked are broken, and a check that failed before is not.
 	link, err := netlink.LinkByName("eth0")
 	if err != nil {
 		t.Fatal(err)
@@ -114,19 +117,21 @@ func TestProbe(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := Broken(before, h.Probe(t.Context()))
-	for _, name := range []string{"gateway 192.0.2.2", "gateway 2001:db8::2", "resolver 192.0.2.2", "API 192.0.2.2:443"} {
+	for _, name := range []string{
+		"gateway 192.0.2.2", "gateway 2001:db8::2", "resolver 192.0.2.2", "API 192.0.2.2:443",
+	} {
 		if !strings.Contains(broken.String(), name) {
 			t.Errorf("%s is not broken: %v", name, broken)
 		}
 	}
 	if strings.Contains(broken.String(), "192.0.2.3") {
-		t.Errorf("what never worked is broken: %v", broken)
+		t.Errorf("a check that never worked is broken: %v", broken)
 	}
 }
 
-// TestGatewayIsReachedByPingOrAsNeighbour: a gateway that answers no pings, or only some of them, is reached while the kernel
-// knows it on the link; one that the kernel does not know is reached while it answers.
-func TestGatewayIsReachedByPingOrAsNeighbour(t *testing.T) {
+// TestReachGateway checks that a gateway which answers no pings, or only some, is reached while the
+// kernel has its neighbour entry, and that a gateway without one is reached while it answers.
+func TestReachGateway(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		server, other := nettest.New(t), nettest.New(t)
@@ -153,7 +158,7 @@ func TestGatewayIsReachedByPingOrAsNeighbour(t *testing.T) {
 			t.Errorf("a gateway that answers no pings: %v", err)
 		}
 	}
-	// Nothing is known on the link of the host's own address, and it answers pings.
+	// The loopback device has no neighbour entries, and 127.0.0.1 answers pings.
 	if link, err := netlink.LinkByName("lo"); err != nil || netlink.LinkSetUp(link) != nil {
 		t.Fatal("no loopback", err)
 	}
@@ -161,12 +166,12 @@ func TestGatewayIsReachedByPingOrAsNeighbour(t *testing.T) {
 		t.Errorf("a gateway without a neighbour entry: %v", err)
 	}
 	if err := reach("192.0.2.77"); err == nil {
-		t.Error("an address that nothing has is reached")
+		t.Error("an address that no host has is reached")
 	}
 }
 
-// TestProbeOfCachingResolver: a resolver on this host that has the API's name in its cache is not reached unless it gets
-// answers from those that it asks.
+// TestProbeOfCachingResolver checks that a resolver on this host which has the API's name in its
+// cache is reached only if it gets answers from the resolvers that it asks.
 func TestProbeOfCachingResolver(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -226,7 +231,7 @@ func TestProbeOfCachingResolver(t *testing.T) {
 			t.Errorf("%v: %+v", tt.rcode, c)
 		}
 	}
-	// A resolver at an address of this host's own relays as well.
+	// A resolver at an address of this host also relays.
 	h.last[kindResolver], h.last[kindHost] = addrs("192.0.2.1"), addrs("192.0.2.1")
 	if c := h.Probe(t.Context())[0]; !c.Relayed || c.Err == nil {
 		t.Errorf("resolver at the host's own address: %+v", c)
@@ -243,9 +248,9 @@ func TestProbeOfCachingResolver(t *testing.T) {
 	}
 }
 
-// TestAnswerToAnotherQuestion: what does not answer the question that was asked does not prove that
-// the resolver is reached.
-func TestAnswerToAnotherQuestion(t *testing.T) {
+// TestAnswerToAnotherQuery checks that an answer to another query does not prove that the resolver
+// is reached.
+func TestAnswerToAnotherQuery(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		nettest.New(t).Rerun(t)
@@ -256,7 +261,7 @@ func TestAnswerToAnotherQuestion(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	var right atomic.Bool // the question is answered, too
+	var right atomic.Bool // the query is answered after the wrong answer
 	go func() {
 		buf := make([]byte, 512)
 		for {
@@ -267,7 +272,7 @@ func TestAnswerToAnotherQuestion(t *testing.T) {
 			if n < 12 {
 				continue
 			}
-			buf[0], buf[2], buf[3] = ^buf[0], 0x80, 0 // the ID of another question
+			buf[0], buf[2], buf[3] = ^buf[0], 0x80, 0 // the ID of another query
 			_, _ = c.WriteTo(buf[:n], from)
 			if buf[0] = ^buf[0]; right.Load() {
 				_, _ = c.WriteTo(buf[:n], from)
@@ -277,10 +282,10 @@ func TestAnswerToAnotherQuestion(t *testing.T) {
 	h := New(Options{Proxy: noProxy})
 	h.last[kindResolver] = addrs("127.0.0.1")
 	if c := h.Probe(t.Context())[0]; c.Err == nil {
-		t.Errorf("an answer to another question counts: %+v", c)
+		t.Errorf("an answer to another query counts: %+v", c)
 	}
 	right.Store(true)
 	if c := h.Probe(t.Context())[0]; c.Err != nil {
-		t.Errorf("the answer is not found behind another: %+v", c)
+		t.Errorf("the right answer after a wrong one does not count: %+v", c)
 	}
 }

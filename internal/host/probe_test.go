@@ -9,7 +9,7 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// TestRelays: the resolvers whose answers of others can pass this host.
+// TestRelays checks which resolvers relay answers of others that can pass this host.
 func TestRelays(t *testing.T) {
 	t.Parallel()
 	h := New(Options{})
@@ -17,12 +17,12 @@ func TestRelays(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.53":      true,
 		"::1":             true,
-		"203.0.113.1":     true, // this host's own
+		"203.0.113.1":     true, // an address of this host
 		"172.17.0.2":      true, // a container
 		"10.0.3.7":        true, // a guest
 		"fd00::53":        true,
-		"100.100.100.100": true, // of a VPN, which answers on this host
-		"169.254.169.253": true, // of a cloud, which answers on the machine below
+		"100.100.100.100": true, // a VPN's resolver, which runs on this host
+		"169.254.169.253": true, // a cloud's resolver, which runs on the hypervisor
 		"203.0.113.53":    false,
 		"2001:db8::53":    false,
 	} {
@@ -32,7 +32,7 @@ func TestRelays(t *testing.T) {
 	}
 }
 
-// FuzzIsReply takes packets that anybody can send: none may end the agent.
+// FuzzIsReply decodes packets that any host can send: none may end the agent.
 func FuzzIsReply(f *testing.F) {
 	good, err := (&icmp.Message{Type: ipv4.ICMPTypeEchoReply, Body: &icmp.Echo{ID: 7, Seq: 1}}).Marshal(nil)
 	if err != nil {
@@ -43,13 +43,13 @@ func FuzzIsReply(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		if isReply(1, packet, ipv4.ICMPTypeEchoReply, 7) && packet[0] != 0 {
-			t.Errorf("%x is taken for an echo reply", packet)
+			t.Errorf("%x is accepted as an echo reply", packet)
 		}
 		if isReply(58, packet, ipv6.ICMPTypeEchoReply, 7) && packet[0] != 129 {
-			t.Errorf("%x is taken for an ICMPv6 echo reply", packet)
+			t.Errorf("%x is accepted as an ICMPv6 echo reply", packet)
 		}
 	})
 	if !isReply(1, good, ipv4.ICMPTypeEchoReply, 7) || isReply(1, good, ipv4.ICMPTypeEchoReply, 8) {
-		f.Error("a reply is not told from another's")
+		f.Error("a reply is not distinguished by its ID")
 	}
 }

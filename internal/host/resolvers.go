@@ -19,30 +19,33 @@ import (
 
 const (
 	resolvConf = "etc/resolv.conf"
-	// stubConf is where systemd-resolved writes the resolvers that its stub asks (systemd-resolved.service(8)).
+	// stubConf is the file to which systemd-resolved writes the resolvers that its stub asks
+	// (systemd-resolved.service(8)).
 	stubConf = "run/systemd/resolve/resolv.conf"
 
-	// maxConfSize is in bytes. A resolv.conf has a few hundred.
+	// maxConfSize bounds the size of a file, in bytes. A resolv.conf has a few hundred.
 	maxConfSize = 64 << 10
-	// maxNameservers bounds what one file adds. glibc and musl ask three, systemd-resolved lists every link's.
+	// maxNameservers bounds the nameservers of one file. glibc and musl ask three, systemd-resolved
+	// lists those of every link.
 	maxNameservers = 32
-	// readMost is how long a look at the host waits for the files.
-	readMost = 2 * time.Second
+	// readTimeout is the time that Local waits for the files.
+	readTimeout = 2 * time.Second
 )
 
 var errDiskHangs = errors.New("the file system does not answer")
 
-// conf is what the files say about the resolvers.
+// conf is the content of the resolver files.
 type conf struct {
 	addrs   []netip.Addr
-	named   []netip.Addr // those of addrs that resolv.conf names
-	problem error        // the resolvers behind systemd-resolved are not known
-	err     error        // the host's own cannot be read
+	named   []netip.Addr // the part of addrs that resolv.conf names
+	problem error        // the resolvers behind systemd-resolved are unknown
+	err     error        // resolv.conf cannot be read
 }
 
-// equal reports whether both say the same.
+// equal reports whether c and o have the same addresses and errors.
 func (c conf) equal(o conf) bool {
-	return slices.Equal(c.addrs, o.addrs) && errorText(c.problem) == errorText(o.problem) && errorText(c.err) == errorText(o.err)
+	return slices.Equal(c.addrs, o.addrs) &&
+		errorText(c.problem) == errorText(o.problem) && errorText(c.err) == errorText(o.err)
 }
 
 func errorText(err error) string {
@@ -52,19 +55,19 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// files reads the resolvers from below a directory, one reader at a time.
+// files reads the resolver files below root, one reader at a time.
 type files struct {
-	root string
-	most time.Duration // how long a reading is waited for
-	busy chan struct{} // capacity 1: there is a reader
+	root    string
+	timeout time.Duration // most time that read waits
+	busy    chan struct{} // capacity 1: holds a value while a reader runs
 }
 
-// read returns what the files say now. It does not wait for a file system that hangs: the reader of that one is left
-// behind, and until it has ended every reading is an error.
+// read returns the current content of the files. It does not wait for a file system that does not
+// answer: it abandons the reader, and returns an error until that reader has ended.
 func (f *files) read() conf {
-	timer := time.NewTimer(f.most)
+	timer := time.NewTimer(f.timeout)
 	defer timer.Stop()
-	hangs := conf{err: fmt.Errorf("read the resolvers: %w; those known before stay whitelisted", errDiskHangs)}
+	hangs := conf{err: fmt.Errorf("read the resolvers: %w; the known resolvers stay allowlisted", errDiskHangs)}
 	select {
 	case f.busy <- struct{}{}:
 	case <-timer.C:
@@ -87,14 +90,16 @@ func (f *files) read() conf {
 	}
 }
 
-// resolvers reads those that the host asks. Where systemd-resolved's stub is one of them, those behind it are among them.
+// resolvers returns the resolvers that the host asks. If systemd-resolved's stub is among them, the
+// resolvers behind it are included.
 func (f *files) resolvers() conf {
 	addrs, err := f.nameservers(resolvConf)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return conf{} // then libraries ask loopback (resolv.conf(5))
+		return conf{} // without the file, libraries ask loopback (resolv.conf(5))
 	case err != nil:
-		return conf{addrs: addrs, named: addrs, err: fmt.Errorf("read the resolvers: %w; name them in SIKKER_WHITELIST until that works", err)}
+		err = fmt.Errorf("read the resolvers: %w; until that works, add them to SIKKER_WHITELIST", err)
+		return conf{addrs: addrs, named: addrs, err: err}
 	case !slices.ContainsFunc(addrs, isStub):
 		return conf{addrs: addrs, named: addrs}
 	}
@@ -102,17 +107,18 @@ func (f *files) resolvers() conf {
 	c := conf{addrs: slices.Concat(addrs, behind), named: addrs}
 	if err != nil {
 		c.problem = fmt.Errorf("read the resolvers behind systemd-resolved: %w; "+
-			"in a container mount that directory read-only, or name them in SIKKER_WHITELIST", err)
+			"in a container mount that directory read-only, or add them to SIKKER_WHITELIST", err)
 	}
 	return c
 }
 
-// isStub is true for the addresses that systemd-resolved listens on.
+// isStub reports whether systemd-resolved listens on a.
 func isStub(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{127, 0, 0, 53}) || a == netip.AddrFrom4([4]byte{127, 0, 0, 54})
 }
 
-// nameservers reads one file. Of a file that is too large it reads the beginning, and says so.
+// nameservers returns the nameservers of one file. If the file is larger than maxConfSize, it
+// returns those of the beginning, and an error.
 func (f *files) nameservers(name string) ([]netip.Addr, error) {
 	path := filepath.Join(f.root, filepath.FromSlash(name))
 	text, err := readBeginning(path)
@@ -122,12 +128,12 @@ func (f *files) nameservers(name string) ([]netip.Addr, error) {
 	if len(text) <= maxConfSize {
 		return parseNameservers(text), nil
 	}
-	// The cut may go through an address and make another of it.
+	// The cut may split an address and change it into another one.
 	text = text[:bytes.LastIndexByte(text[:maxConfSize], '\n')+1]
 	return parseNameservers(text), fmt.Errorf("read %s: more than %d bytes", path, maxConfSize)
 }
 
-// readBeginning reads a file up to one byte more than maxConfSize.
+// readBeginning returns the content of a file, at most one byte more than maxConfSize.
 func readBeginning(path string) ([]byte, error) {
 	f, err := untrusted.Open(path)
 	if err != nil {
@@ -137,8 +143,8 @@ func readBeginning(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxConfSize+1))
 }
 
-// parseNameservers reads the nameserver lines as resolv.conf(5) has them: the keyword, an address, and whatever follows is
-// not looked at. Zones are stripped, for the whitelist has none; everything else is passed over.
+// parseNameservers parses nameserver lines as in resolv.conf(5): the keyword, an address, and text
+// that is ignored. Zones are removed, because the allowlist has none. Other lines are skipped.
 func parseNameservers(text []byte) []netip.Addr {
 	var addrs []netip.Addr
 	for line := range strings.Lines(string(text)) {

@@ -33,7 +33,11 @@ func TestParseNameservers(t *testing.T) {
 		{"bad empty", "", nil},
 		{"bad comments", "# nameserver 192.0.2.1\n; nameserver 192.0.2.2\n#nameserver 192.0.2.3\n", nil},
 		{"bad keyword", "nameservers 192.0.2.1\nNAMESERVER 192.0.2.1\nnameserver192.0.2.1\n", nil},
-		{"bad address", "nameserver 192.0.2\nnameserver 192.0.2.256\nnameserver ns.example.org\nnameserver 192.0.2.1/24\n", nil},
+		{
+			"bad address",
+			"nameserver 192.0.2\nnameserver 192.0.2.256\nnameserver ns.example.org\nnameserver 192.0.2.1/24\n",
+			nil,
+		},
 		{"bad no address", "nameserver\nnameserver \n", nil},
 		{"bad bytes", "nameserver \x00\xff\n\x00nameserver 192.0.2.1\n", nil},
 		{"bad too many", many.String(), parseNameservers([]byte(many.String()))[:maxNameservers]},
@@ -48,8 +52,8 @@ func TestParseNameservers(t *testing.T) {
 	}
 }
 
-// FuzzParseNameservers: whatever is in the file, what comes out is a bounded number of plain addresses, each once, each
-// written in the file; and a file of them alone says the same.
+// FuzzParseNameservers checks that every input gives a bounded number of plain addresses, each once
+// and each from a nameserver line, and that a file of only these lines gives the same result.
 func FuzzParseNameservers(f *testing.F) {
 	f.Add([]byte("nameserver 192.0.2.1\nnameserver fe80::1%eth0\r\n; x\nnameserver ::ffff:192.0.2.9 y\n"))
 	f.Add([]byte("search example.org\n\nnameserver 127.0.0.53"))
@@ -64,7 +68,7 @@ func FuzzParseNameservers(f *testing.F) {
 				t.Errorf("%q is not canonical", a)
 			}
 			if slices.Contains(got[:i], a) {
-				t.Errorf("%s is there twice", a)
+				t.Errorf("%s is a duplicate", a)
 			}
 			fmt.Fprintf(&again, "nameserver %s\n", a)
 		}
@@ -74,7 +78,7 @@ func FuzzParseNameservers(f *testing.F) {
 		if second := parseNameservers([]byte(again.String())); !slices.Equal(got, second) {
 			t.Errorf("read back: got %v, want %v", second, got)
 		}
-		// A line that is no nameserver's changes nothing, wherever it stands.
+		// Lines that are no nameserver lines change nothing, wherever they are.
 		around := slices.Concat([]byte("options ndots:2\n"), text, []byte("\n# nameserver 192.0.2.77\n"))
 		if other := parseNameservers(around); !slices.Equal(got, other) {
 			t.Errorf("with other lines around: got %v, want %v", other, got)

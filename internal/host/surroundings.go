@@ -14,75 +14,78 @@ import (
 )
 
 var (
-	// ErrContained means that the network namespace is not the machine's: only this namespace is
-	// guarded.
+	// ErrContained means that the network namespace is not the machine's, so only this namespace is
+	// protected.
 	ErrContained = errors.New("this network namespace is not the machine's")
-	// ErrBridged means that packets to guests cross a bridge of this host, and not the host's
+	// ErrBridged means that packets to guests cross a bridge of this host without passing the host's
 	// packet filter.
 	ErrBridged = errors.New("frames to guests are bridged past the packet filter")
 )
 
 const (
-	// initPID is the inode of the machine's first process namespace, on every kernel
+	// initPID is the inode of the machine's initial PID namespace, on every kernel
 	// (PROC_PID_INIT_INO).
 	initPID = "pid:[4026531836]"
-	// initNet is that of its first network namespace, from Linux 6.18 on. Older kernels give the
-	// number to none.
+	// initNet is the inode of the machine's initial network namespace since Linux 6.18. Older kernels
+	// do not use the number.
 	initNet = "net:[4026531833]"
-	// engineResolver is where Docker's own resolver answers, in a container on a network that was
-	// made by name, as Compose makes one.
+	// engineResolver is the line of Docker's own resolver in the resolv.conf of a container on a named
+	// network, such as one made by Compose.
 	engineResolver = "nameserver 127.0.0.11"
 )
 
-// engines are the names that container engines and Kubernetes give to control groups.
+// engines matches the names of container engines and Kubernetes in the paths of control groups.
 func engines() *regexp.Regexp {
 	return regexp.MustCompile(`\b(docker|kubepods|libpod|containerd|cri-o|buildkit)\b`)
 }
 
-// link is one network device.
+// link is a network device.
 type link struct {
 	name   string
-	kind   string // as IFLA_INFO_KIND: veth, bridge, tun; empty for a physical one
+	kind   string // IFLA_INFO_KIND: veth, bridge, tun; empty for a physical device
 	index  int
-	master int  // the bridge or bond that it is a port of; 0 for none
-	up     bool // and not loopback
+	master int  // index of the bridge or bond of which it is a port; 0 for none
+	up     bool // administratively up, and not loopback
 	away   bool // its other end, or the device below it, is in another network namespace
 }
 
-// carries reports whether l is of a kind that brings a host its packets. Tunnels and the like only
-// wrap them.
+// carries reports whether l is of a kind that connects a host to a network. Tunnels and the like
+// only encapsulate packets of another device.
 func (l link) carries() bool {
 	return slices.Contains([]string{"", "bond", "team", "vlan", "veth", "macvlan", "ipvlan"}, l.kind)
 }
 
-// switches reports whether l joins its ports to one network.
+// switches reports whether l is a bridge, which joins its ports to one network.
 func (l link) switches() bool { return l.kind == "bridge" || l.kind == "openvswitch" }
 
-// tap reports whether l ends in a program, such as a virtual machine.
+// tap reports whether l is connected to a program, such as a virtual machine.
 func (l link) tap() bool { return l.kind == "tun" || l.kind == "tuntap" }
 
-// Surroundings looks at where this host's packets come from. The first error is an ErrContained, or
-// nil when this network namespace is the machine's or when that cannot be known; the second is an
-// ErrBridged, or nil. It takes milliseconds. When the devices cannot be read, neither can the
-// addresses, and Local has that as a problem.
+// Surroundings checks where this host's packets come from. contained is an ErrContained, or nil if
+// this network namespace is the machine's or if that cannot be known. bridged is an ErrBridged, or
+// nil. The call takes milliseconds. If the devices cannot be read, neither can the addresses, and
+// Local returns that as a problem.
 //
-// The kernel is asked on the calling goroutine's thread, hence about that thread's network
-// namespace.
+// Surroundings queries the network namespace of the calling goroutine's thread.
 func (h *Host) Surroundings() (contained, bridged error) {
 	links := readLinks()
 	contained, bridged = h.contained(links), h.bridged(links)
-	// While no device is up, as when the link is down, they tell nothing new.
-	tells := slices.ContainsFunc(links, func(l link) bool { return l.switches() || l.up && (l.carries() || l.tap()) })
+	// While no device is up, for example without a link, the devices prove nothing, so the last
+	// result stays.
+	conclusive := slices.ContainsFunc(links, func(l link) bool {
+		return l.switches() || l.up && (l.carries() || l.tap())
+	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if contained == nil && !tells {
-		contained = h.alone
+	if contained == nil && !conclusive {
+		contained = h.lastContained
 	}
-	h.alone = contained
+	h.lastContained = contained
 	return contained, bridged
 }
 
-// readLinks lists the network devices, those that the kernel listed when it did not list all.
+// readLinks returns the network devices. If the list is incomplete, it returns the part that the
+// kernel sent.
 func readLinks() []link {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -92,7 +95,7 @@ func readLinks() []link {
 	if h.SetSocketTimeout(netlinkTimeout) != nil {
 		return nil
 	}
-	links, _ := whole(func() ([]link, error) {
+	links, _ := completeDump(func() ([]link, error) {
 		list, err := h.LinkList()
 		var links []link
 		for _, l := range list {
@@ -109,13 +112,14 @@ func readLinks() []link {
 	return links
 }
 
-// contained returns an ErrContained that says how it was found out.
+// contained returns an ErrContained with the reason, or nil.
 //
-// The machine's first process has the machine's network. Where its namespace cannot be read, as in
-// a container, an application's container is recognized by its engine's marks, and its network by
-// its devices: each one's other end is in another namespace. A container with network_mode host has
-// the machine's devices, or the engine's bridge. A container with an init of its own (LXC,
-// systemd-nspawn) has no such mark: it is a host, and the one that is guarded.
+// The machine's first process is in the machine's network namespace. If the namespace of that
+// process cannot be read, as in a container, contained recognizes the container of an application
+// by the marks of its engine, and its network by its devices: the other end of each is in another
+// namespace. A container with network_mode host has the machine's devices, or the engine's bridge.
+// A container with its own init (LXC, systemd-nspawn) has no such mark: it counts as a host, and it
+// is the one that is protected.
 func (h *Host) contained(links []link) error {
 	self := h.namespace("self/ns/net")
 	if self == "" || self == initNet {
@@ -123,11 +127,11 @@ func (h *Host) contained(links []link) error {
 	}
 	if h.namespace("self/ns/pid") == initPID {
 		switch h.namespace("1/ns/net") {
-		case "": // this process may not look at that one
+		case "": // not permitted to read it
 		case self:
 			return nil
 		default:
-			return fmt.Errorf("%w: the machine's first process has another", ErrContained)
+			return fmt.Errorf("%w: the machine's first process has another one", ErrContained)
 		}
 	}
 	mark := h.engineMark()
@@ -138,7 +142,7 @@ func (h *Host) contained(links []link) error {
 	rootless := h.userNamespace()
 	for _, l := range links {
 		switch {
-		case l.switches(): // an engine's is there, and down, while no container is on it
+		case l.switches(): // an engine's bridge exists, but is down while it has no container
 			return nil
 		case !l.up:
 		case rootless && l.tap(), l.carries() && l.away:
@@ -153,47 +157,50 @@ func (h *Host) contained(links []link) error {
 	return fmt.Errorf("%w: this is a container (%s), and the other end of %s is outside", ErrContained, mark, outside)
 }
 
-// userNamespace reports whether this process is in another user namespace than the machine's, as
-// one of a rootless engine is.
+// userNamespace reports whether this process is in a user namespace other than the machine's, such
+// as one of a rootless engine.
 func (h *Host) userNamespace() bool {
 	raw, err := readBeginning(filepath.Join(h.o.Root, "/proc/self/uid_map"))
 	return err == nil && strings.Join(strings.Fields(string(raw)), " ") != "0 0 4294967295"
 }
 
-// namespace names a namespace of a process; empty if it cannot be read.
-func (h *Host) namespace(of string) string {
-	name, err := os.Readlink(filepath.Join(h.o.Root, "proc", of))
+// namespace returns the name of a process's namespace, or "" if it cannot be read. path is relative to
+// /proc.
+func (h *Host) namespace(path string) string {
+	name, err := os.Readlink(filepath.Join(h.o.Root, "proc", path))
 	if err != nil {
 		return ""
 	}
 	return name
 }
 
-// engineMark returns the mark by which an application's container is recognized, empty for none.
+// engineMark returns the mark by which a container of an application is recognized, or "" if there
+// is none.
 func (h *Host) engineMark() string {
 	for _, name := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := os.Stat(filepath.Join(h.o.Root, name)); err == nil {
 			return name
 		}
 	}
-	if raw, err := readBeginning(filepath.Join(h.o.Root, "/etc/resolv.conf")); err == nil && strings.Contains(string(raw), engineResolver) {
+	raw, err := readBeginning(filepath.Join(h.o.Root, "/etc/resolv.conf"))
+	if err == nil && strings.Contains(string(raw), engineResolver) {
 		return "/etc/resolv.conf names Docker's resolver"
 	}
 	if raw, err := readBeginning(filepath.Join(h.o.Root, "/proc/self/cgroup")); err == nil {
 		if found := engines().FindString(string(raw)); found != "" {
-			return "its control group is of " + found
+			return "its control group belongs to " + found
 		}
 	}
 	return ""
 }
 
-// bridged returns an ErrBridged that names the bridges which connect guests to a network outside,
-// without the packet filter between them. Between guests and networks that the host routes to, as
-// Docker's are, the filter is passed.
+// bridged returns an ErrBridged that names the bridges which connect guests to an outside network
+// without the packet filter between them, or nil. Packets between guests and networks to which the
+// host routes, such as Docker's, pass the filter.
 func (h *Host) bridged(links []link) error {
 	var names []string
 	for _, b := range links {
-		if b.kind == "macvtap" && b.up { // the end of a virtual machine, beside the device below it
+		if b.kind == "macvtap" && b.up { // connects a virtual machine to the device below it
 			names = append(names, b.name)
 		}
 		if !b.switches() || b.kind == "bridge" && h.filtersBridge(b.name) {
@@ -219,15 +226,16 @@ func (h *Host) bridged(links []link) error {
 	return fmt.Errorf("%w: %s", ErrBridged, strings.Join(names, ", "))
 }
 
-// filtersBridge reports whether br_netfilter passes the frames of a bridge to the packet filters of
-// IP. Without the module /proc/sys/net/bridge is missing.
+// filtersBridge reports whether br_netfilter passes the frames of a bridge to the IP packet
+// filters. Without the module, /proc/sys/net/bridge does not exist.
 func (h *Host) filtersBridge(name string) bool {
-	one := func(path string) bool {
+	isOne := func(path string) bool {
 		raw, err := readBeginning(filepath.Join(h.o.Root, path))
 		return err == nil && strings.TrimSpace(string(raw)) == "1"
 	}
 	if _, err := os.Stat(filepath.Join(h.o.Root, "/proc/sys/net/bridge")); err != nil {
 		return false
 	}
-	return one("/proc/sys/net/bridge/bridge-nf-call-iptables") || one("/sys/class/net/"+name+"/bridge/nf_call_iptables")
+	return isOne("/proc/sys/net/bridge/bridge-nf-call-iptables") ||
+		isOne("/sys/class/net/"+name+"/bridge/nf_call_iptables")
 }

@@ -19,18 +19,18 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// procNet has the files of the calling thread's network namespace (proc(5)). They are there without
-// any privilege.
+// procNet is the directory of the calling thread's network namespace (proc(5)). Reading it needs no
+// privilege.
 const procNet = "/proc/thread-self/net/"
 
 // UDPSocket is a UDP socket of this host.
 type UDPSocket struct {
-	Port uint16     // that it is bound to
-	Peer netip.Addr // that it is connected to; not valid if it is not, and then it may send to anyone
+	Port uint16     // local port
+	Peer netip.Addr // address it is connected to; invalid if not connected: it may send to any address
 }
 
-// UDPSockets returns the UDP sockets of this network namespace, those of both families. Sockets of
-// containers in other namespaces are not among them.
+// UDPSockets returns the UDP sockets of this network namespace, of both families. Sockets of
+// containers in other namespaces are not included.
 func UDPSockets() ([]UDPSocket, error) {
 	var all []UDPSocket
 	for _, name := range []string{"udp", "udp6"} {
@@ -50,8 +50,8 @@ func UDPSockets() ([]UDPSocket, error) {
 	return all, nil
 }
 
-// parseSockets reads /proc/net/udp or udp6: after a line of titles, a line a socket, whose second
-// and third field are the local and the remote address.
+// parseSockets decodes /proc/net/udp or udp6: a header line, then one line per socket, with the
+// local and the remote address in the second and third field.
 func parseSockets(r io.Reader) ([]UDPSocket, error) {
 	var sockets []UDPSocket
 	lines := bufio.NewScanner(r)
@@ -77,14 +77,14 @@ func parseSockets(r io.Reader) ([]UDPSocket, error) {
 	return sockets, lines.Err()
 }
 
-// parseAddrPort reads an address as the kernel prints it there: words of 32 bits in the byte order
-// of the host, in hexadecimal, a colon, and the port.
+// parseAddrPort decodes an address as the kernel prints it in these files: 32-bit words in the byte
+// order of the host, in hexadecimal, a colon, and the port.
 func parseAddrPort(text string) (netip.AddrPort, error) {
 	words, portText, ok := strings.Cut(text, ":")
 	raw, err := hex.DecodeString(words)
 	port, portErr := strconv.ParseUint(portText, 16, 16)
 	if err = errors.Join(err, portErr); err != nil || !ok || len(raw) != 4 && len(raw) != 16 {
-		return netip.AddrPort{}, fmt.Errorf("%.60q is no address of a socket", text)
+		return netip.AddrPort{}, fmt.Errorf("%.60q is not a socket address", text)
 	}
 	for i := 0; i < len(raw); i += 4 {
 		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
@@ -93,8 +93,8 @@ func parseAddrPort(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, uint16(port)), nil
 }
 
-// LocalPorts returns the first and the last of the ports that the kernel gives to clients of this
-// network namespace: net.ipv4.ip_local_port_range, which holds for IPv6 too.
+// LocalPorts returns the first and the last port that the kernel assigns to clients in this network
+// namespace: net.ipv4.ip_local_port_range, which also applies to IPv6.
 func LocalPorts() (first, last uint16, err error) {
 	raw, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
@@ -106,22 +106,22 @@ func LocalPorts() (first, last uint16, err error) {
 	return first, last, nil
 }
 
-// maxFlows is how many connections the kernel may track for UDPPeers to read them: reading takes
-// about 8 µs and 600 bytes each.
+// maxFlows is the most connections that UDPPeers reads. Reading takes about 8 µs and 600 bytes per
+// connection.
 const maxFlows = 30_000
 
-// ErrFlows means that the kernel tracks more connections than are read at a time.
+// ErrFlows means that the kernel tracks more connections than UDPPeers reads.
 var ErrFlows = errors.New("the kernel tracks too many connections")
 
-// Tracks reports whether the kernel tracks the connections of this network namespace. Nothing is
-// loaded for the answer.
+// Tracks reports whether the kernel tracks connections of this network namespace. The query loads
+// no kernel module.
 func Tracks() bool {
-	n, err := flows()
+	n, err := countFlows()
 	return err == nil && n > 0
 }
 
-// flows returns how many connections the kernel tracks.
-func flows() (n int, err error) {
+// countFlows returns the number of connections that the kernel tracks.
+func countFlows() (n int, err error) {
 	raw, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
 	if err != nil {
 		return 0, err
@@ -131,24 +131,25 @@ func flows() (n int, err error) {
 }
 
 // UDPPeers returns the addresses to which this host, or a container whose packets it forwards,
-// began to send datagrams, as far as the kernel tracks that: an entry stays for 30 seconds after
-// the last datagram. It needs CAP_NET_ADMIN. The error is ErrFlows if there are too many
-// connections to read them.
+// started to send datagrams. Its source is the kernel's connection tracking, where an entry stays for
+// 30 seconds after the last datagram. It needs CAP_NET_ADMIN. The error is ErrFlows if there are too
+// many connections.
 func UDPPeers() (map[netip.Addr]bool, error) {
-	if n, err := flows(); err != nil || n > maxFlows {
+	if n, err := countFlows(); err != nil || n > maxFlows {
 		return nil, fmt.Errorf("read UDP flows: %w", cmp.Or(err, ErrFlows))
 	}
 	peers := map[netip.Addr]bool{}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		list, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
-		if errors.Is(err, netlink.ErrDumpInterrupted) { // it may lack some
+		if errors.Is(err, netlink.ErrDumpInterrupted) { // the list may be incomplete
 			list, err = netlink.ConntrackTableList(netlink.ConntrackTable, family)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read UDP flows: %w", err)
 		}
 		for _, flow := range list {
-			if addr, ok := netip.AddrFromSlice(flow.Forward.DstIP); ok && flow.Forward.Protocol == unix.IPPROTO_UDP {
+			addr, ok := netip.AddrFromSlice(flow.Forward.DstIP)
+			if ok && flow.Forward.Protocol == unix.IPPROTO_UDP {
 				peers[blocklist.CanonicalAddr(addr)] = true
 			}
 		}

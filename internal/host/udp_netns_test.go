@@ -11,7 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestUDPSockets finds the sockets of the namespace, those that are connected with their peer.
+// TestUDPSockets checks that the sockets of the namespace are listed, connected ones with their
+// peer.
 func TestUDPSockets(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
@@ -39,7 +40,8 @@ func TestUDPSockets(t *testing.T) {
 			t.Errorf("the open socket is missing: %+v", got)
 		}
 		for _, peer := range []string{"127.0.0.9", "::1"} {
-			if !slices.ContainsFunc(got, func(s UDPSocket) bool { return s.Peer == netip.MustParseAddr(peer) && s.Port != 0 }) {
+			connected := func(s UDPSocket) bool { return s.Peer == netip.MustParseAddr(peer) && s.Port != 0 }
+			if !slices.ContainsFunc(got, connected) {
 				t.Errorf("the socket connected to %s is missing: %+v", peer, got)
 			}
 		}
@@ -49,7 +51,7 @@ func TestUDPSockets(t *testing.T) {
 	})
 }
 
-// TestLocalPorts reads the range of the namespace, as it is set there.
+// TestLocalPorts reads the range that is set in the namespace.
 func TestLocalPorts(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
@@ -63,8 +65,8 @@ func TestLocalPorts(t *testing.T) {
 	})
 }
 
-// TestUDPPeers: without rules that track connections nothing is known and nothing is loaded; with
-// them, to whom this host began to send.
+// TestUDPPeers checks that nothing is known and no module is loaded without rules that track
+// connections, and that with them the peers to which this host started to send are returned.
 func TestUDPPeers(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
@@ -72,7 +74,8 @@ func TestUDPPeers(t *testing.T) {
 		if Tracks() {
 			t.Error("connections are tracked in a new namespace")
 		}
-		nft := exec.CommandContext(t.Context(), "nft", "add table inet t; add chain inet t sent { type filter hook output priority 0; }; "+
+		nft := exec.CommandContext(t.Context(), "nft", "add table inet t; "+
+			"add chain inet t sent { type filter hook output priority 0; }; "+
 			"add rule inet t sent ct state new counter")
 		if out, err := nft.CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)

@@ -12,30 +12,30 @@ import (
 )
 
 const (
-	// watchSettle is how long changes are gathered: an interface that comes up brings a handful of
-	// them.
+	// watchSettle is the time for which changes are combined into one: an interface that comes up
+	// causes a handful of them.
 	watchSettle = 250 * time.Millisecond
-	// watchBuffer is the socket's receive buffer, in bytes. The kernel counts some 1,000 bytes for
-	// a message.
+	// watchBuffer is the socket's receive buffer, in bytes. The kernel charges some 1,000 bytes per
+	// message.
 	watchBuffer = 4 << 20
-	// filesEvery is how often the files with the resolvers are read. Reading both takes 30 µs.
-	filesEvery = 250 * time.Millisecond
+	// filesInterval is the time between two readings of the resolver files. Reading both takes 30 µs.
+	filesInterval = 250 * time.Millisecond
 )
 
-// Watch calls changed when it has subscribed, since nothing reports a change from before, and then,
-// until ctx ends, when links, addresses or default routes of the host have changed or may have. Then
-// it returns nil. It fails when the kernel reports no more.
+// Watch calls changed once it has subscribed, because the kernel reports no earlier change. After
+// that it calls changed when links, addresses or default routes of the host have changed or may
+// have. It returns nil when ctx ends, and an error if the kernel stops reporting.
 func (h *Host) Watch(ctx context.Context, changed func()) error {
 	f, err := subscribe(watchBuffer)
 	if err != nil {
 		return fmt.Errorf("watch addresses and routes: %w", err)
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	return gather(ctx, f, changed)
+	return coalesce(ctx, f, changed)
 }
 
-// gather calls changed at once, and then once for changes that come close together.
-func gather(ctx context.Context, f *os.File, changed func()) error {
+// coalesce calls changed at once, and then once for each burst of changes.
+func coalesce(ctx context.Context, f *os.File, changed func()) error {
 	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	changed()
@@ -50,7 +50,7 @@ func gather(ctx context.Context, f *os.File, changed func()) error {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			settling = false
 			changed()
-		// ENOBUFS says that messages were lost. A look finds the changes.
+		// ENOBUFS means that messages were lost. The caller reads the changed state in any case.
 		case err != nil && !errors.Is(err, unix.ENOBUFS):
 			return fmt.Errorf("watch addresses and routes: %w", err)
 		case settling:
@@ -62,15 +62,15 @@ func gather(ctx context.Context, f *os.File, changed func()) error {
 		if err := f.SetReadDeadline(deadline); err != nil {
 			return fmt.Errorf("watch addresses and routes: %w", err)
 		}
-		if ctx.Err() != nil { // its deadline may just have been replaced
+		if ctx.Err() != nil { // the deadline above may have replaced the one that ends the read
 			return nil
 		}
 	}
 }
 
-// subscribe opens a socket that the kernel reports changes of links, addresses and default routes to. It
-// belongs to the calling thread's network namespace. The library's subscription is not used: it
-// hands every route of a full table to a channel, and ends at the first overrun.
+// subscribe opens a socket on which the kernel reports changes of links, addresses and default
+// routes in the network namespace of the calling thread. The library's subscription is not used: it
+// sends every route of a full table to a channel, and ends at the first overrun.
 func subscribe(buffer int) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -83,34 +83,37 @@ func subscribe(buffer int) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("filter routes: %w", err), f.Close())
 	}
-	// Forcing needs CAP_NET_ADMIN in the first user namespace; without it the host's limit counts.
+	// SO_RCVBUFFORCE needs CAP_NET_ADMIN in the initial user namespace. Without it the host's limit
+	// applies.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
 	}
-	// If a cable is plugged in, a link that has its addresses and routes already changes alone.
-	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	// The link group is needed for a cable that is plugged in: the addresses and routes of the link
+	// may exist already, so only the link changes.
+	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		return nil, errors.Join(fmt.Errorf("subscribe: %w", err), f.Close())
 	}
 	return f, nil
 }
 
-// defaultsOnly is a socket filter that passes every message but those about routes to less than
-// half of the addresses, and those about a link that are of one protocol alone, as of IPv6 or of a
-// bridge. A router's full table, a million routes that change all day, then costs nothing here and
-// overruns nothing.
+// defaultsOnly returns a socket filter that drops two kinds of messages and passes all others:
+// messages about routes to less than half of the addresses, and messages about a link that concern
+// one protocol alone, such as IPv6 or a bridge. A router's full table, a million routes that change
+// all day, then costs nothing here and does not overrun the socket.
 func defaultsOnly() []unix.SockFilter {
-	typeAt := uint32(4) // the low byte of nlmsg_type: rtnetlink has no type above 255
+	typeAt := uint32(4) // low byte of nlmsg_type: rtnetlink has no type above 255
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		typeAt++
 	}
 	const (
-		familyAt = unix.SizeofNlMsghdr     // of a struct ifinfomsg
-		dstLenAt = unix.SizeofNlMsghdr + 1 // of a struct rtmsg
+		familyAt = unix.SizeofNlMsghdr     // ifi_family of struct ifinfomsg
+		dstLenAt = unix.SizeofNlMsghdr + 1 // rtm_dst_len of struct rtmsg
 		load     = unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
 		equal    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		greater  = unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K
-		give     = unix.BPF_RET | unix.BPF_K
+		ret      = unix.BPF_RET | unix.BPF_K
 	)
 	return []unix.SockFilter{
 		{Code: load, K: typeAt},
@@ -118,22 +121,22 @@ func defaultsOnly() []unix.SockFilter {
 		{Code: equal, K: unix.RTM_NEWROUTE, Jt: 1},
 		{Code: equal, K: unix.RTM_DELROUTE, Jf: 2},
 		{Code: load, K: dstLenAt},
-		{Code: greater, K: 1, Jt: 1}, // as isDefault
-		{Code: give, K: 1 << 16},
-		{Code: give, K: 0},
+		{Code: greater, K: 1, Jt: 1}, // same condition as isDefault
+		{Code: ret, K: 1 << 16},
+		{Code: ret, K: 0},
 		{Code: load, K: familyAt},
 		{Code: equal, K: unix.AF_UNSPEC, Jf: 1},
-		{Code: give, K: 1 << 16},
-		{Code: give, K: 0},
+		{Code: ret, K: 1 << 16},
+		{Code: ret, K: 0},
 	}
 }
 
-// WatchFiles calls changed, until ctx ends, while the files with the resolvers hold others than
-// Local read last. Then it returns nil. They are read every filesEvery, and twice the same counts:
-// a file that is written, replaced, mounted over, or that a link begins to point at looks the same
-// that way, and there is no watch to lose.
+// WatchFiles calls changed every filesInterval while the resolver files differ from the last
+// reading by Local. It returns nil when ctx ends. A difference counts if two readings in a row
+// agree. Polling also finds a file that is replaced, mounted over, or reached through a changed
+// symbolic link, and cannot lose an event.
 func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
-	t := time.NewTicker(filesEvery)
+	t := time.NewTicker(filesInterval)
 	defer t.Stop()
 	var before *conf // nil before the first reading
 	for {
@@ -146,7 +149,7 @@ func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
 		h.mu.Lock()
 		same := h.conf == nil || r.equal(*h.conf)
 		h.mu.Unlock()
-		if !same && before != nil && r.equal(*before) { // twice: a file that is being written is not whole
+		if !same && before != nil && r.equal(*before) { // a file may be incomplete while it is written
 			changed()
 		}
 		before = &r

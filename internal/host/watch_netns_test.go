@@ -18,7 +18,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// watching runs a watch until the test ends and returns what receives a value at each change.
+// watching runs a watch until the test ends, and returns a channel that receives a value at each
+// change.
 func watching(t *testing.T, watch func(context.Context, func()) error) <-chan struct{} {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -39,7 +40,8 @@ func watching(t *testing.T, watch func(context.Context, func()) error) <-chan st
 	return changedC
 }
 
-// kernelWatch watches a namespace through a socket with a receive buffer of that many bytes.
+// kernelWatch watches a namespace through a socket with a receive buffer of the given size, in
+// bytes.
 func kernelWatch(t *testing.T, ns *nettest.NS, buffer int) <-chan struct{} {
 	t.Helper()
 	var (
@@ -51,7 +53,7 @@ func kernelWatch(t *testing.T, ns *nettest.NS, buffer int) <-chan struct{} {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
-	return watching(t, func(ctx context.Context, changed func()) error { return gather(ctx, f, changed) })
+	return watching(t, func(ctx context.Context, changed func()) error { return coalesce(ctx, f, changed) })
 }
 
 func mustChange(t *testing.T, when string, changedC <-chan struct{}) {
@@ -72,8 +74,8 @@ func mustNotChange(t *testing.T, when string, changedC <-chan struct{}) {
 	}
 }
 
-// TestWatch: a watch reports what may have changed before it, addresses, default routes and links,
-// and no other routes.
+// TestWatch checks that a watch reports possible changes from before it began, and changes of
+// addresses, default routes and links, but of no other routes.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
@@ -105,12 +107,12 @@ func TestWatch(t *testing.T) {
 	mustNotChange(t, "routes to networks", changedC)
 }
 
-// TestWatchCarrier: a cable is plugged into a host whose addresses and routes are set by hand and stay
-// as they are. The watch reports that, and the host has gained its default route.
+// TestWatchCarrier plugs a cable into a host with static addresses and routes, which do not change.
+// The watch reports the carrier, and the host has gained its default route.
 func TestWatchCarrier(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
-	server.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") // its addresses come and go with the carrier
+	disableIPv6(server) // its addresses come and go with the carrier
 	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
 	server.Run("ip", "route", "add", "default", "via", "192.0.2.2")
 	h := New(Options{Root: t.TempDir(), Proxy: noProxy})
@@ -136,8 +138,8 @@ func TestWatchCarrier(t *testing.T) {
 	}
 }
 
-// awaitLinkLocal waits until sg0 has its link-local address, and the kernel knows that no other host
-// has it. That takes seconds.
+// awaitLinkLocal waits until sg0 has its link-local address and the kernel has verified that no
+// other host uses it. That takes seconds.
 func awaitLinkLocal(t *testing.T, ns *nettest.NS) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -154,7 +156,10 @@ func awaitLinkLocal(t *testing.T, ns *nettest.NS) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 }) {
+		ready := func(a netlink.Addr) bool {
+			return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
+		}
+		if slices.ContainsFunc(addrs, ready) {
 			return
 		}
 		if time.Now().After(end) {
@@ -163,14 +168,19 @@ func awaitLinkLocal(t *testing.T, ns *nettest.NS) {
 	}
 }
 
-// quiet reports whether nothing more is reported.
+// disableIPv6 disables IPv6 in a namespace.
+func disableIPv6(ns *nettest.NS) {
+	ns.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
+}
+
+// quiet reports whether no further change is reported.
 func quiet(changedC <-chan struct{}) bool {
 	time.Sleep(4 * watchSettle)
 	return len(changedC) == 0
 }
 
-// TestWatchFullTable: a router's full table neither delays nor hides a change of the default route,
-// and looking at such a host is quick.
+// TestWatchFullTable checks that a router's full table neither delays nor hides a change of the
+// default route, and that Local is quick on such a host.
 func TestWatchFullTable(t *testing.T) {
 	t.Parallel()
 	routes := 150_000
@@ -178,9 +188,9 @@ func TestWatchFullTable(t *testing.T) {
 		routes = 10_000
 	}
 	server, peer := nettest.New(t), nettest.New(t)
-	server.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") // no link-local address comes late
+	disableIPv6(server) // no link-local address is added late
 	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
-	changedC := kernelWatch(t, server, 4096) // with which a hundred messages overrun the socket
+	changedC := kernelWatch(t, server, 4096) // a hundred messages overrun so small a buffer
 	mustChange(t, "at the start", changedC)
 	if !quiet(changedC) {
 		<-changedC
@@ -195,18 +205,18 @@ func TestWatchFullTable(t *testing.T) {
 	}
 	server.Run("ip", "-batch", batch)
 	if n := len(changedC); n != 0 {
-		t.Errorf("%d changes are reported of routes that do not matter", n)
+		t.Errorf("%d changes are reported for routes that are not default routes", n)
 	}
 	server.Run("ip", "route", "add", "default", "via", "192.0.2.1")
 	mustChange(t, "default route", changedC)
 	h := New(Options{Root: t.TempDir(), Proxy: noProxy})
-	began := time.Now()
+	start := time.Now()
 	var w Whitelist
 	server.Do(func() { w = h.Local() })
-	took := time.Since(began)
-	t.Logf("looking at %d routes took %v", routes, took)
+	took := time.Since(start)
+	t.Logf("Local with %d routes took %v", routes, took)
 	if took > 3*time.Second {
-		t.Errorf("looking at %d routes took %v", routes, took)
+		t.Errorf("Local with %d routes took %v", routes, took)
 	}
 	if !contains(w, "192.0.2.1/32") || len(w.Problems) != 0 {
 		t.Errorf("the gateway is not found: %v %v", w.Prefixes(), w.Problems)
@@ -222,7 +232,8 @@ func contains(w Whitelist, p string) bool {
 	return false
 }
 
-// TestWatchOverrun: messages that the kernel could not deliver are a change, and the watch goes on.
+// TestWatchOverrun checks that messages which the kernel could not deliver count as a change, and
+// that the watch goes on.
 func TestWatchOverrun(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
@@ -236,11 +247,11 @@ func TestWatchOverrun(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
-	// They are not read meanwhile, and the buffer holds ten of them.
+	// The watch does not read meanwhile, and the buffer holds ten messages.
 	for i := range 200 {
 		server.Run("ip", "addr", "add", fmt.Sprintf("198.51.100.%d/32", i), "dev", "sg0")
 	}
-	changedC := watching(t, func(ctx context.Context, changed func()) error { return gather(ctx, f, changed) })
+	changedC := watching(t, func(ctx context.Context, changed func()) error { return coalesce(ctx, f, changed) })
 	mustChange(t, "at the start", changedC)
 	mustChange(t, "overrun", changedC)
 	if !quiet(changedC) {
@@ -250,7 +261,7 @@ func TestWatchOverrun(t *testing.T) {
 	mustChange(t, "after the overrun", changedC)
 }
 
-// TestWatchFiles: resolvers are noticed however the file comes to name them.
+// TestWatchFiles checks that changed resolvers are noticed by whatever way the file changes.
 func TestWatchFiles(t *testing.T) {
 	t.Parallel()
 	dir := root(t, map[string]string{
@@ -281,18 +292,22 @@ func TestWatchFiles(t *testing.T) {
 			must(os.Rename(file+".new", file))
 		}, "192.0.2.3/32"},
 		{"removed", func() { must(os.Remove(file)) }, ""},
-		{"a link to another directory", func() { must(os.Symlink("../elsewhere/resolv.conf", file)) }, "192.0.2.4/32"},
-		{"what the link points at", func() { write(filepath.Join(dir, "elsewhere/resolv.conf"), "nameserver 192.0.2.5\n") }, "192.0.2.5/32"},
+		{"replaced by a link to another directory", func() {
+			must(os.Symlink("../elsewhere/resolv.conf", file))
+		}, "192.0.2.4/32"},
+		{"the target of the link", func() {
+			write(filepath.Join(dir, "elsewhere/resolv.conf"), "nameserver 192.0.2.5\n")
+		}, "192.0.2.5/32"},
 		{"the stub of systemd-resolved", func() {
 			must(os.Remove(file))
 			write(file, "nameserver 127.0.0.53\n")
 		}, "192.0.2.90/32"},
-		{"behind the stub", func() {
+		{"the resolvers behind the stub", func() {
 			name := filepath.Join(dir, "run/systemd/resolve/resolv.conf")
 			write(name+".new", "nameserver 192.0.2.91\n")
 			must(os.Rename(name+".new", name))
 		}, "192.0.2.91/32"},
-		{"the directory is replaced", func() {
+		{"directory replaced", func() {
 			must(os.Rename(filepath.Join(dir, "etc"), filepath.Join(dir, "old")))
 			must(os.Mkdir(filepath.Join(dir, "etc"), 0o700))
 			write(file, "nameserver 192.0.2.7\n")
@@ -315,8 +330,9 @@ func TestWatchFiles(t *testing.T) {
 	}
 }
 
-// TestHalfWrittenFile: a program empties the file before it writes it. A look in between would take
-// the resolvers off the whitelist, so the watch reports nothing that only one reading finds.
+// TestHalfWrittenFile has a program empty the file before writing it. A reading in between would
+// remove the resolvers from the allowlist, so the watch does not report a change that only one
+// reading finds.
 func TestHalfWrittenFile(t *testing.T) {
 	t.Parallel()
 	dir := root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})
@@ -333,63 +349,65 @@ func TestHalfWrittenFile(t *testing.T) {
 		defer cancel()
 		changes := 0
 		go func() { _ = h.WatchFiles(ctx, func() { changes++ }) }()
-		time.Sleep(filesEvery / 2) // between two readings
+		time.Sleep(filesInterval / 2) // between two readings
 		for range 3 {
 			write("")
-			time.Sleep(filesEvery)
+			time.Sleep(filesInterval)
 			write("nameserver 192.0.2.1\n")
-			time.Sleep(filesEvery)
+			time.Sleep(filesInterval)
 		}
 		synctest.Wait()
 		if changes != 0 {
-			t.Errorf("%d changes are reported of a file that is as it was", changes)
+			t.Errorf("%d changes are reported for a file with its original content", changes)
 		}
 		write("")
-		time.Sleep(2 * filesEvery)
+		time.Sleep(2 * filesInterval)
 		synctest.Wait()
 		if changes != 1 {
-			t.Errorf("%d changes are reported of a file that stays empty, want 1", changes)
+			t.Errorf("%d changes are reported for a file that stays empty, want 1", changes)
 		}
 	})
 }
 
-// TestFileSystemHangs: a file system that does not answer delays a look at the host by readMost at
-// most, and what was known stays.
+// TestFileSystemHangs checks that a file system that does not answer delays Local by readTimeout at
+// most, and that the known resolvers stay.
 func TestFileSystemHangs(t *testing.T) {
 	t.Parallel()
 	h := testHost(Options{Root: root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})}, kernel{})
 	h.Local()
-	most := h.files.most
-	h.files.most = 50 * time.Millisecond
+	timeout := h.files.timeout
+	h.files.timeout = 50 * time.Millisecond
 	h.files.busy <- struct{}{} // a reader that hangs
 	w := h.Local()
-	if !contains(w, "192.0.2.1/32") || len(w.Problems) != 1 || !strings.Contains(w.Problems[0].Error(), errDiskHangs.Error()) {
+	if !contains(w, "192.0.2.1/32") || len(w.Problems) != 1 ||
+		!strings.Contains(w.Problems[0].Error(), errDiskHangs.Error()) {
 		t.Errorf("got %v and problems %v", w.Prefixes(), w.Problems)
 	}
 	<-h.files.busy
-	h.files.most = most
+	h.files.timeout = timeout
 	if w := h.Local(); len(w.Problems) != 0 {
 		t.Errorf("problems afterwards: %v", w.Problems)
 	}
 }
 
-// TestGainedNetwork: a cable that is plugged in again is something gained, as is an address.
+// TestGainedNetwork checks that a cable that is plugged in again, and a new address, count as
+// gained.
 func TestGainedNetwork(t *testing.T) {
 	t.Parallel()
 	server, peer := nettest.New(t), nettest.New(t)
 	for _, ns := range []*nettest.NS{server, peer} {
-		ns.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") // no link-local address comes late
+		disableIPv6(ns) // no link-local address is added late
 	}
 	nettest.Link(server, peer, "sg0", prefixes("192.0.2.10/24"), nil)
 	server.Run("ip", "route", "add", "default", "via", "192.0.2.1")
 	h := New(Options{Root: t.TempDir(), Proxy: noProxy})
 	look := func() (w Whitelist) { server.Do(func() { w = h.Local() }); return w }
-	await := func(what string, uplinks int) Whitelist {
+	await := func(when string, uplinks int) Whitelist {
 		t.Helper()
 		w := look()
 		for end := time.Now().Add(10 * time.Second); len(w.uplinks) != uplinks; w = look() {
 			if time.Now().After(end) {
-				t.Fatalf("%s: %v", what, w.uplinks)
+				t.Fatalf("%s: %v", when, w.uplinks)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -399,14 +417,14 @@ func TestGainedNetwork(t *testing.T) {
 	peer.Run("ip", "link", "set", "sg0", "down")
 	unplugged := await("unplugged", 0)
 	if unplugged.Gained(plugged) {
-		t.Error("something is gained by a cable that is unplugged")
+		t.Error("an unplugged cable counts as gained")
 	}
 	peer.Run("ip", "link", "set", "sg0", "up")
 	if again := await("plugged in again", 1); !again.Gained(unplugged) || again.Gained(plugged) {
-		t.Error("a cable that is plugged in again is not what is gained")
+		t.Error("a cable that is plugged in again does not count as gained")
 	}
 	server.Run("ip", "addr", "add", "198.51.100.1/32", "dev", "sg0")
 	if w := look(); !w.Gained(plugged) || plugged.Gained(w) {
-		t.Error("an address is not what is gained")
+		t.Error("a new address does not count as gained")
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// kind is where an entry comes from. The order is that of the summary.
+// kind is the source of an entry. The order is the order of Kinds.
 type kind int
 
 const (
@@ -22,10 +22,10 @@ const (
 	kindProxy
 	kindOperator
 
-	kinds // how many there are
+	kinds // number of kinds
 )
 
-// String is how the summary names the kind.
+// String returns the name of the kind in the result of Kinds.
 func (k kind) String() string {
 	switch k {
 	case kindGateway:
@@ -49,27 +49,30 @@ func (k kind) String() string {
 	}
 }
 
-// Whitelist is what must never be blocked. It is a value; the zero value is empty.
+// Whitelist is the safety allowlist: the addresses that must never be blocked. It is a value; the
+// zero value is empty.
 type Whitelist struct {
-	// Problems are the sources that could not be read, or not whole. Each says what to do about it.
+	// Problems are the errors of sources that could not be read completely. Each text ends with the
+	// remedy.
 	Problems []error
 
-	Number uint64 // of two whitelists of one Host, the newer one has the higher number
+	Number uint64 // of two allowlists of one Host, the newer has the higher number
 
-	uplinks  []string       // the default routes that can be used
-	prefixes []netip.Prefix // sorted, each once
-	own      []netip.Prefix // likewise: gateways, resolvers and the host's addresses, without those of a link alone
+	uplinks  []string       // default routes that can be used
+	prefixes []netip.Prefix // sorted, without duplicates
+	own      []netip.Prefix // gateways, resolvers and host addresses but link-local ones; like prefixes
 	counts   [kinds]int
-	found    [kinds][]netip.Prefix // sorted, each once
+	found    [kinds][]netip.Prefix // sorted, without duplicates
 }
 
-// Prefixes are all entries, canonical and sorted, each once. A single address is the prefix that holds it alone. One may
-// lie inside another.
+// Prefixes returns all entries, canonical, sorted and without duplicates. A single address is a
+// prefix of full length. An entry may lie inside another.
 func (w Whitelist) Prefixes() []netip.Prefix { return slices.Clone(w.prefixes) }
 
-// Gained reports whether the host has something to reach the API by that it did not have before: an address of its own other
-// than a link's, a default route that can be used, a gateway or a resolver, or a name that resolves. The addresses of a name
-// do not count by themselves: a large service answers with others each time.
+// Gained reports whether the host has a new way to reach the API: an address of its own that is not
+// link-local, a default route that can be used, a gateway, a resolver, or addresses for a name that
+// had none. Other addresses of a name do not count: a large service answers with different ones
+// each time.
 func (w Whitelist) Gained(before Whitelist) bool {
 	for _, k := range []kind{kindAPI, kindProxy} {
 		if w.counts[k] > 0 && before.counts[k] == 0 {
@@ -89,9 +92,9 @@ func (w Whitelist) Gained(before Whitelist) bool {
 	return false
 }
 
-// Changed says what is not as it was before, a sentence each; empty if nothing is.
+// Changed returns the changes since before, as sentences joined by "; ", or "" if there are none.
 func (w Whitelist) Changed(before Whitelist) string {
-	var said []string
+	var changes []string
 	for _, part := range []struct {
 		text  string
 		kinds []kind
@@ -100,18 +103,20 @@ func (w Whitelist) Changed(before Whitelist) string {
 		{"Resolvers of the host changed", []kind{kindResolver}},
 		{"Addresses of the API or of a proxy changed", []kind{kindAPI, kindProxy}},
 	} {
-		if slices.ContainsFunc(part.kinds, func(k kind) bool { return !slices.Equal(w.found[k], before.found[k]) }) {
-			said = append(said, part.text)
+		differs := func(k kind) bool { return !slices.Equal(w.found[k], before.found[k]) }
+		if slices.ContainsFunc(part.kinds, differs) {
+			changes = append(changes, part.text)
 		}
 	}
-	return strings.Join(said, "; ")
+	return strings.Join(changes, "; ")
 }
 
-// IPs is how many of the entries are single addresses, those inside a listed range included: it counts what was found,
-// not what the union covers.
+// IPs returns the number of entries that are single addresses, including those inside a listed
+// range: it counts finds, not the addresses of the union.
 func (w Whitelist) IPs() int { return len(w.prefixes) - w.Ranges() }
 
-// Ranges is how many of the entries are networks of more than one address, those inside another included.
+// Ranges returns the number of entries that are networks of more than one address, including those
+// inside another.
 func (w Whitelist) Ranges() int {
 	n := 0
 	for _, p := range w.prefixes {
@@ -122,14 +127,15 @@ func (w Whitelist) Ranges() int {
 	return n
 }
 
-// String is the log line: "Safety whitelist: 8 IPs + 8 CIDR ranges".
+// String returns the log line "Safety whitelist: 8 IPs + 8 CIDR ranges".
 func (w Whitelist) String() string {
 	return fmt.Sprintf("Safety whitelist: %d IPs + %d CIDR ranges", w.IPs(), w.Ranges())
 }
 
-// Kinds is the log line after it, which says where the entries come from: "Whitelisted: gateways 1, resolvers 2, …". Each
-// kind counts its own entries once, and kinds without any are left out. An entry of two kinds, such as a gateway that also
-// resolves, counts in both: the sum can be more than IPs and Ranges.
+// Kinds returns the log line that follows, with the number of entries of each source: "Whitelisted:
+// gateways 1, resolvers 2, …". Each kind counts its own entries once, and kinds without entries are
+// left out. An entry of two kinds, such as a gateway that is also a resolver, counts in both, so
+// the sum can exceed IPs plus Ranges.
 func (w Whitelist) Kinds() string {
 	var parts []string
 	for k, n := range w.counts {
@@ -143,38 +149,40 @@ func (w Whitelist) Kinds() string {
 	return "Whitelisted: " + strings.Join(parts, ", ")
 }
 
-// survey gathers a whitelist.
-type survey struct {
+// builder composes a Whitelist.
+type builder struct {
 	found    [kinds][]netip.Prefix
 	problems []error
 }
 
-// addAddrs adds single addresses. Those that are no host's on a network are passed over, loopback among them: it is a kind
-// of its own.
-func (s *survey) addAddrs(k kind, addrs []netip.Addr) {
+// addAddrs adds single addresses. It skips addresses that cannot be a packet's source on a network.
+// Loopback addresses are among those: loopback is a kind of its own.
+func (b *builder) addAddrs(k kind, addrs []netip.Addr) {
 	for _, a := range addrs {
-		if a, ok := peer(a); ok {
-			s.found[k] = append(s.found[k], blocklist.Single(a))
+		if a, ok := sourceAddr(a); ok {
+			b.found[k] = append(b.found[k], blocklist.Single(a))
 		}
 	}
 }
 
-// addPrefixes adds networks as they are, made canonical. Invalid ones are passed over.
-func (s *survey) addPrefixes(k kind, ps []netip.Prefix) {
+// addPrefixes adds networks in canonical form. It skips invalid ones.
+func (b *builder) addPrefixes(k kind, ps []netip.Prefix) {
 	for _, p := range ps {
 		if p, ok := blocklist.Canonical(p); ok {
-			s.found[k] = append(s.found[k], p)
+			b.found[k] = append(b.found[k], p)
 		}
 	}
 }
 
-func (s *survey) whitelist() Whitelist {
-	w := Whitelist{Problems: s.problems}
-	for k, ps := range s.found {
+func (b *builder) whitelist() Whitelist {
+	w := Whitelist{Problems: b.problems}
+	// A container that starts adds a link-local address to the host, which Gained must not count.
+	linkLocal := func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() }
+	for k, ps := range b.found {
 		ps = distinct(slices.Clone(ps))
 		w.counts[k], w.found[k] = len(ps), ps
-		if slices.Contains([]kind{kindGateway, kindResolver, kindHost}, kind(k)) { // a container that starts brings a link-local address
-			w.own = append(w.own, slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })...)
+		if slices.Contains([]kind{kindGateway, kindResolver, kindHost}, kind(k)) {
+			w.own = append(w.own, slices.DeleteFunc(slices.Clone(ps), linkLocal)...)
 		}
 		w.prefixes = append(w.prefixes, ps...)
 	}
@@ -182,14 +190,15 @@ func (s *survey) whitelist() Whitelist {
 	return w
 }
 
-// distinct sorts ps in place and takes repetitions out.
+// distinct sorts ps in place and removes duplicates.
 func distinct(ps []netip.Prefix) []netip.Prefix {
 	slices.SortFunc(ps, netip.Prefix.Compare)
 	return slices.Compact(ps)
 }
 
-// peer is a in canonical form, and whether a packet of some host on a network can have it as its source.
-func peer(a netip.Addr) (netip.Addr, bool) {
+// sourceAddr returns a in canonical form, and reports whether it can be the source of a packet from
+// a host on a network.
+func sourceAddr(a netip.Addr) (netip.Addr, bool) {
 	a = blocklist.CanonicalAddr(a)
 	return a, a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast()
 }
