@@ -10,13 +10,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
 )
 
-// reloadEvery is how often a configuration that is not valid is read again. Of it only files can
-// change.
+// reloadEvery is the interval at which an invalid configuration is read again. Only files that
+// variables name can have changed.
 const reloadEvery = 2 * time.Second
 
-// awaitConfig waits until the configuration, which is not valid because of why, is valid, or ctx
-// ends. It writes each reason once, and answers with it at the control socket, so that the health
-// check of a container has it.
+// awaitConfig waits until the configuration is valid or ctx ends. why is the reason that it is
+// invalid now. It writes each reason once, and serves it at the control socket for the health check
+// of a container.
 func awaitConfig(ctx context.Context, environ []string, why error, stderr io.Writer) (config.Config, error) {
 	for {
 		complain(stderr, configError{why})
@@ -30,8 +30,8 @@ func awaitConfig(ctx context.Context, environ []string, why error, stderr io.Wri
 	}
 }
 
-// reload reads the configuration again and again, until it is valid, or not valid for another
-// reason than why, or ctx ends.
+// reload reads the configuration repeatedly until it is valid, its error differs from why, or ctx
+// ends.
 func reload(ctx context.Context, environ []string, why error) (config.Config, error) {
 	every := time.NewTicker(reloadEvery)
 	defer every.Stop()
@@ -47,8 +47,8 @@ func reload(ctx context.Context, environ []string, why error) (config.Config, er
 	}
 }
 
-// answerInvalid answers at the control socket that nothing is protected, and why, until stop is
-// called. If the socket cannot be had nothing answers, which is not healthy either.
+// answerInvalid serves why at the control socket, as the reason that nothing is protected, until
+// stop is called. If the socket cannot be made, nothing answers, which is also not healthy.
 func answerInvalid(ctx context.Context, environ []string, why error) (stop func()) {
 	dir, err := config.StateDir(environ)
 	if err != nil {
@@ -69,7 +69,7 @@ func answerInvalid(ctx context.Context, environ []string, why error) (stop func(
 	doneC := make(chan struct{})
 	go func() {
 		defer close(doneC)
-		_ = s.Run(ctx) // as if it could not be had
+		_ = s.Run(ctx) // same as a socket that cannot be made
 	}()
 	return func() {
 		cancel()

@@ -12,13 +12,14 @@ import (
 	"time"
 )
 
-// TestWaitForConfig: instead of ending, which Docker would answer with a restart for ever, it
-// stays, says once why, and is not healthy for that reason. When the file is there it begins; when
-// it is told to stop it ends well.
+// TestWaitForConfig checks that the agent does not exit, after which Docker would restart it for
+// ever. It prints each reason once, and reports it as not healthy. Once the file exists, the agent
+// starts. After a stop, it exits without an error.
 func TestWaitForConfig(t *testing.T) {
 	dir, key := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "api_key")
 	environ := []string{
-		"SIKKER_API_KEY_FILE=" + key, "SIKKER_DRY_RUN=true", "SIKKER_API_URL=http://127.0.0.1:1", "SIKKER_STATE_DIR=" + dir,
+		"SIKKER_API_KEY_FILE=" + key, "SIKKER_DRY_RUN=true", "SIKKER_API_URL=http://127.0.0.1:1",
+		"SIKKER_STATE_DIR=" + dir,
 		"SIKKER_HEALTH_PORT=" + strconv.Itoa(freePort(t)),
 	}
 	var out, stderr buffer
@@ -53,14 +54,14 @@ func TestWaitForConfig(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "SIKKER_API_KEY_FILE")
 	})
 	if err := health("--alive"); err != nil {
-		t.Errorf("it is said not to be alive: %v", err)
+		t.Errorf("it is not alive: %v", err)
 	}
 	if err := os.WriteFile(key, []byte("no key\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	await("another reason", func() bool { return strings.Contains(stderr.String(), "does not hold a SikkerAPI key") })
 	if n := strings.Count(stderr.String(), "sikkerguard: "); n != 2 {
-		t.Errorf("said %d times why, want each reason once:\n%s", n, stderr.String())
+		t.Errorf("%d reasons printed, want each reason once:\n%s", n, stderr.String())
 	}
 	if err := os.WriteFile(key, []byte("sk_test_wait\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -72,7 +73,7 @@ func TestWaitForConfig(t *testing.T) {
 	}
 }
 
-// TestStopWhileWaiting: told to stop before the configuration is valid, it ends well.
+// TestStopWhileWaiting checks that a stop before the configuration is valid is not an error.
 func TestStopWhileWaiting(t *testing.T) {
 	var stderr bytes.Buffer
 	ctx, cancel := context.WithCancel(t.Context())

@@ -15,8 +15,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/server"
 )
 
-// healthcheckTimeout is how long an agent may take to answer, and socketShare the part of it for
-// the control socket.
+// healthcheckTimeout is the longest wait for an answer. socketShare is the part of it for the
+// control socket.
 const healthcheckTimeout, socketShare = 5 * time.Second, 3 * time.Second
 
 func healthcheckCommand(environ []string, out io.Writer) *cobra.Command {
@@ -24,15 +24,16 @@ func healthcheckCommand(environ []string, out io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Exit with 0 if the agent on this host enforces its list, else with 1 and the reason",
-		Long: `Exit with 0 and "OK" if the agent on this host enforces its list, with 0 and "OK, dry run: nothing is blocked" if a
-dry run has a current one; else with 1 and one line why.
+		Long: `Exit with 0 and "OK" if the agent on this host enforces its list. Exit with 0 and "OK, dry run: nothing is
+blocked" if a dry run has a current list. Otherwise exit with 1 and print the reason on one line.
 
-It asks over the control socket in SIKKER_STATE_DIR, which no other user can keep busy. Where there is none, or it may not be
-opened, it asks /healthz on 127.0.0.1, then on [::1], at the port SIKKER_HEALTH_PORT. It waits five seconds at most, and needs
-neither the API key nor privileges: for HEALTHCHECK in an image, for probes, and for scripts.
+The command asks over the control socket in SIKKER_STATE_DIR, which no other user can keep busy. If there is no socket,
+or the user may not open it, the command asks /healthz on 127.0.0.1, then on [::1], at SIKKER_HEALTH_PORT. It waits at
+most five seconds, and needs neither the API key nor privileges. Use it for HEALTHCHECK in an image, for probes, and for
+scripts.
 
-With --alive it exits with 0 if an agent answers whose work goes on, whether the host is protected or not: for a liveness probe,
-which starts the agent again. That the API is down or refuses the key is no reason for that.`,
+With --alive, exit with 0 if an agent answers and its tasks make progress, even if the host is not protected. Use it for
+a liveness probe, which restarts the agent: a restart does not help if the API is down or refuses the key.`,
 		Example: `  sikkerguard healthcheck
   docker exec sikkerguard sikkerguard healthcheck`,
 		Args: cobra.NoArgs,
@@ -67,16 +68,16 @@ func healthcheck(ctx context.Context, environ []string, alive bool, out io.Write
 	return err
 }
 
-// errNoSocket means that no agent answers at the control socket.
+// errNoSocket reports that no agent answers at the control socket.
 var errNoSocket = errors.New("no agent answers at the control socket")
 
 // bySocket asks the agent over its control socket.
 func bySocket(ctx context.Context, dir string, alive bool) (answer string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, socketShare)
 	defer cancel()
-	ask, not := control.Health, "not healthy"
+	ask, negative := control.Health, "not healthy"
 	if alive {
-		ask, not = control.Alive, "it does not go on"
+		ask, negative = control.Alive, "not alive"
 	}
 	o, err := ask(ctx, dir)
 	text := plain.Line(o.Text, maxText)
@@ -84,7 +85,7 @@ func bySocket(ctx context.Context, dir string, alive bool) (answer string, err e
 	case err != nil:
 		return "", fmt.Errorf("%w: %w", errNoSocket, err)
 	case !o.OK:
-		return "", fmt.Errorf("%s: %s", not, text)
+		return "", fmt.Errorf("%s: %s", negative, text)
 	case text != "":
 		return "OK, " + text, nil
 	default:
@@ -92,8 +93,7 @@ func bySocket(ctx context.Context, dir string, alive bool) (answer string, err e
 	}
 }
 
-// byPort asks the agent over TCP. To a question whether it is alive any answer of its health is
-// yes.
+// byPort asks the agent over TCP. If alive is set, every answer of an agent means yes.
 func byPort(ctx context.Context, port uint16, alive bool) (answer string, err error) {
 	answer, err = server.Healthcheck(ctx, port)
 	if alive && errors.Is(err, server.ErrNotHealthy) {

@@ -12,9 +12,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
-// logger writes one line an event to the outlet that it returns and that leads to out: "18:05:21
-// INFO Blocking 8774 IPs" on a console, an object in JSON. Neither escapes a newline of the
-// message, so text from outside goes into fields.
+// logger returns a logger that writes one line per event to the returned outlet, which writes to
+// out: "18:05:21 INFO Blocking 8774 IPs" on a console, an object in JSON. Neither format escapes a
+// newline of the message, so text from outside goes only into fields.
 func logger(cfg config.Config, out io.Writer) (*zap.Logger, *outlet.Writer) {
 	level := map[config.LogLevel]zapcore.Level{
 		config.LogDebug: zapcore.DebugLevel,
@@ -24,18 +24,20 @@ func logger(cfg config.Config, out io.Writer) (*zap.Logger, *outlet.Writer) {
 	}[cfg.LogLevel]
 	enc := encoder(cfg.LogFormat)
 	w := outlet.New(out, func(lost uint64) []byte { return notice(enc, lost) })
-	// The outlet never fails, so that zap has nothing to say on stderr, where it would wait for a
-	// reader.
+	// The outlet never fails, so zap writes nothing to stderr, where it would wait for a reader.
 	core := plainCore{zapcore.NewCore(enc, zapcore.AddSync(plain.NewWriter(w)), level)}
 	return zap.New(core, zap.ErrorOutput(zapcore.AddSync(io.Discard))), w
 }
 
-// notice is the line that stands where lines are missing, whatever the level of the log is.
+// notice returns the line that replaces missing lines. It does not depend on the level of the log.
 func notice(enc zapcore.Encoder, lost uint64) []byte {
 	line, err := enc.Clone().EncodeEntry(
-		zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "Log lines are missing here: their reader did not read"},
+		zapcore.Entry{
+			Level: zapcore.WarnLevel, Time: time.Now(),
+			Message: "Log lines are missing here: the reader of the log was too slow",
+		},
 		[]zapcore.Field{zap.Uint64("lines", lost)})
-	if err != nil { // no encoder of zap's returns one for an entry like this
+	if err != nil { // no encoder of zap fails for an entry like this
 		return nil
 	}
 	defer line.Free()
@@ -59,8 +61,8 @@ func encoder(format config.LogFormat) zapcore.Encoder {
 	return zapcore.NewConsoleEncoder(enc)
 }
 
-// ordinary returns a level encoder that knows only the levels of SIKKER_LOG_LEVEL: a contained
-// panic, which zap has a level of its own for, is an error to who reads the log.
+// ordinary returns a level encoder that knows only the levels of SIKKER_LOG_LEVEL. zap has a
+// separate level for a contained panic; it is shown as an error.
 func ordinary(encode zapcore.LevelEncoder) zapcore.LevelEncoder {
 	return func(l zapcore.Level, to zapcore.PrimitiveArrayEncoder) { encode(min(l, zapcore.ErrorLevel), to) }
 }

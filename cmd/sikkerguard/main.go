@@ -1,5 +1,6 @@
-// Command sikkerguard is a firewall agent for one Linux host: it blocks the addresses that SikkerAPI knows to be
-// malicious. It is the command line alone; what it does is in internal/agent.
+// Command sikkerguard is a firewall agent for one Linux host: it blocks the addresses that
+// SikkerAPI rates as malicious. This package is only the command line; the agent is in
+// internal/agent.
 package main
 
 import (
@@ -9,14 +10,15 @@ import (
 	"time"
 )
 
-// version and commit are set by the linker, as in -X main.version=1.0.0 -X main.commit=0123456789ab.
+// version and commit are set by the linker, as in -X main.version=1.0.0 -X
+// main.commit=0123456789ab.
 var (
 	version = "0.0.0-dev"
 	commit  = "unknown" //nolint:gochecknoglobals // only a variable can be set by the linker
 )
 
-// exitConfig is the exit code when the environment is not valid: EX_CONFIG of sysexits.h. A service manager need not try
-// again, as nothing changes until the operator changes it.
+// exitConfig is the exit code if the environment is not valid: EX_CONFIG of sysexits.h. A service
+// manager need not try again, because only the operator can correct it.
 const exitConfig = 78
 
 func main() { os.Exit(run()) }
@@ -32,7 +34,8 @@ func run() int {
 	return 0
 }
 
-// complain writes why the command failed, but does not wait for a reader of stderr that does not read.
+// complain writes the error of the command to stderr. It does not wait for ever for a reader that
+// does not read.
 func complain(stderr io.Writer, err error) {
 	doneC := make(chan struct{})
 	go func() {
@@ -41,6 +44,6 @@ func complain(stderr io.Writer, err error) {
 	}()
 	select {
 	case <-doneC:
-	case <-time.After(flushMost):
+	case <-time.After(flushTimeout):
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
-// maxText is the longest text from elsewhere that a line on the terminal or a field of the log
-// holds, in bytes.
+// maxText is the longest text from outside in a line on the terminal or a field of the log, in
+// bytes.
 const maxText = 1000
 
-// complaint returns the line on stderr that says why a command failed. Problems of the
-// configuration have a line each; their values are quoted.
+// complaint returns the line on stderr for err. Each problem of the configuration has a line; its
+// value is quoted.
 func complaint(err error) string {
 	if _, ok := errors.AsType[configError](err); ok {
 		return plain.Text(fmt.Sprintf("sikkerguard: %v\n", err))
@@ -24,7 +24,7 @@ func complaint(err error) string {
 	return "sikkerguard: " + plain.Line(strings.ReplaceAll(err.Error(), "\n", "; "), maxText) + "\n"
 }
 
-// plainCore makes messages and fields one bounded line each before another core writes them.
+// plainCore makes each message and each field one bounded line before another core writes them.
 type plainCore struct{ zapcore.Core }
 
 func (c plainCore) With(fields []zapcore.Field) zapcore.Core {
@@ -43,8 +43,8 @@ func (c plainCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	return c.Core.Write(e, plainFields(fields))
 }
 
-// plainFields makes the texts among fields plain. Encoders escape newlines in the others, and the
-// writer below them passes on no character that a terminal obeys.
+// plainFields makes the texts among fields plain. Encoders escape newlines in the other fields, and
+// the writer below them removes all characters that a terminal interprets.
 func plainFields(fields []zapcore.Field) []zapcore.Field {
 	all := make([]zapcore.Field, len(fields))
 	for i, f := range fields {

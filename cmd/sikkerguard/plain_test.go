@@ -33,18 +33,21 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 )
 
-// hostile is text that a terminal obeys, that reads as another one, or that begins a line of its
-// own.
+// hostile is text that a terminal interprets, that looks like other text, or that starts a new
+// line.
 const hostile = "evil\x1b[2J\x1b]0;owned\a\r\n18:05:21 INFO all is well\x7f\u009b31m\u202egnp\u2066\u200b\xff\xfe"
 
-// judge fails the test when text, which was printed at where, holds what a terminal obeys or a line
-// that is not from line.
+// interpreted reports whether a terminal interprets r or r is not valid UTF-8.
+func interpreted(r rune) bool { return !unicode.IsPrint(r) && r != '\t' || r == utf8.RuneError }
+
+// judge fails the test if text, which was printed at where, contains a character that a terminal
+// interprets, or a line that does not match line.
 func judge(t *testing.T, where, text string, line *regexp.Regexp) {
 	t.Helper()
 	for l := range strings.Lines(text) {
 		l = strings.TrimSuffix(l, "\n")
-		if i := strings.IndexFunc(l, func(r rune) bool { return !unicode.IsPrint(r) && r != '\t' || r == utf8.RuneError }); i >= 0 {
-			t.Errorf("%s: a terminal would obey %q", where, l[i:min(len(l), i+20)])
+		if i := strings.IndexFunc(l, interpreted); i >= 0 {
+			t.Errorf("%s: a terminal interprets %q", where, l[i:min(len(l), i+20)])
 		}
 		if len(l) > 4*maxText {
 			t.Errorf("%s: a line has %d bytes", where, len(l))
@@ -55,8 +58,8 @@ func judge(t *testing.T, where, text string, line *regexp.Regexp) {
 	}
 }
 
-// TestHostileEnvironment: values of variables, names of variables and of files are shown as what
-// they are.
+// TestHostileEnvironment checks that values of variables, names of variables and names of files are
+// printed as plain text.
 func TestHostileEnvironment(t *testing.T) {
 	t.Parallel()
 	key := "SIKKER_API_KEY=sk_test_plain"
@@ -91,10 +94,11 @@ func TestHostileEnvironment(t *testing.T) {
 			judge(t, "stderr", complaint(err), regexp.MustCompile("^sikkerguard: |^  SIKKER_"))
 		})
 	}
-	judge(t, "stderr", complaint(errors.Join(errors.New(hostile), errors.New(strings.Repeat("x", 1<<16)))), regexp.MustCompile("^sikkerguard: "))
+	judge(t, "stderr", complaint(errors.Join(errors.New(hostile), errors.New(strings.Repeat("x", 1<<16)))),
+		regexp.MustCompile("^sikkerguard: "))
 }
 
-// TestHostileLog: messages and fields of the log, in both formats, are one bounded line each.
+// TestHostileLog checks that each message and field of the log is one bounded line in both formats.
 func TestHostileLog(t *testing.T) {
 	t.Parallel()
 	for format, line := range map[config.LogFormat]string{
@@ -115,7 +119,7 @@ func TestHostileLog(t *testing.T) {
 	}
 }
 
-// buffer is what a program prints while it runs.
+// buffer collects the output of a running program.
 type buffer struct {
 	mu  sync.Mutex
 	all bytes.Buffer
@@ -133,7 +137,8 @@ func (b *buffer) String() string {
 	return b.all.String()
 }
 
-// hostilePeer is an API whose certificate has that many hostile names, or that answers without TLS.
+// hostilePeer returns the URL of an API whose certificate has names hostile names, or that answers
+// without TLS if names is 0.
 func hostilePeer(t *testing.T, names int, answer http.HandlerFunc) (url string) {
 	t.Helper()
 	s := httptest.NewUnstartedServer(answer)
@@ -152,7 +157,10 @@ func hostilePeer(t *testing.T, names int, answer http.HandlerFunc) (url string) 
 		}
 		return r
 	}, hostile)
-	cert := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: slices.Repeat([]string{ascii}, names), NotAfter: time.Now().Add(time.Hour)}
+	cert := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: slices.Repeat([]string{ascii}, names),
+		NotAfter: time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -167,17 +175,17 @@ func hostilePeer(t *testing.T, names int, answer http.HandlerFunc) (url string) 
 	return "https://localhost:" + port
 }
 
-// TestHostilePeer runs the agent, as a dry run, against an API that does its worst, and looks at
-// all that it prints, answers and tells: log, /status, /healthz, `sikkerguard pull` and
-// `sikkerguard healthcheck`.
+// TestHostilePeer runs the agent as a dry run against a hostile API, and checks all its output:
+// log, /status, /healthz, `sikkerguard pull` and `sikkerguard healthcheck`.
 func TestHostilePeer(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		url  string
-		evil string // shows that the text came through, as plain text
+		evil string // shows that the text is in the output, as plain text
 	}{
-		"a certificate":                 {hostilePeer(t, 1, nil), "evil [2J"},
-		"a certificate with many names": {hostilePeer(t, 80, nil), "evil"}, // of more the library says the number alone
+		"a certificate": {hostilePeer(t, 1, nil), "evil [2J"},
+		// of more names the library prints only the number
+		"a certificate with many names": {hostilePeer(t, 80, nil), "evil"},
 		"an error": {hostilePeer(t, 0, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusInternalServerError)
 			_, _ = fmt.Fprintf(w, `{"error":{"message":%q}}`, hostile)
@@ -202,7 +210,8 @@ func TestHostilePeer(t *testing.T) {
 			}
 			port := freePort(t)
 			environ := []string{
-				"SIKKER_API_KEY=sk_test_plain", "SIKKER_DRY_RUN=true", "SIKKER_API_URL=" + tt.url, "SIKKER_STATE_DIR=" + dir,
+				"SIKKER_API_KEY=sk_test_plain", "SIKKER_DRY_RUN=true", "SIKKER_API_URL=" + tt.url,
+				"SIKKER_STATE_DIR=" + dir,
 				"SIKKER_CUSTOM_BLACKLIST=" + custom, "SIKKER_HEALTH_PORT=" + strconv.Itoa(port),
 			}
 			var out buffer
@@ -213,7 +222,8 @@ func TestHostilePeer(t *testing.T) {
 				c.SetArgs(nil)
 				endedC <- c.ExecuteContext(ctx)
 			}()
-			for end := time.Now().Add(30 * time.Second); !strings.Contains(out.String(), "SikkerGuard running"); time.Sleep(10 * time.Millisecond) {
+			end := time.Now().Add(30 * time.Second)
+			for ; !strings.Contains(out.String(), "SikkerGuard running"); time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("it does not run:\n%s", out.String())
 				}
@@ -227,7 +237,7 @@ func TestHostilePeer(t *testing.T) {
 			}
 			judge(t, "pull", pulled.String(), regexp.MustCompile("^A dry run, without a new list: "))
 			if !strings.Contains(pulled.String(), tt.evil) {
-				t.Errorf("pull does not say %q: %q", tt.evil, pulled.String())
+				t.Errorf("pull does not print %q: %q", tt.evil, pulled.String())
 			}
 			check := command(environ, io.Discard)
 			check.SetArgs([]string{"healthcheck"})
@@ -235,7 +245,8 @@ func TestHostilePeer(t *testing.T) {
 				judge(t, "healthcheck", complaint(err), regexp.MustCompile("^sikkerguard: "))
 			}
 			for _, path := range []string{"/healthz", "/status"} {
-				req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), nil)
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+					fmt.Sprintf("http://127.0.0.1:%d%s", port, path), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -254,7 +265,8 @@ func TestHostilePeer(t *testing.T) {
 				t.Error(err)
 			}
 			said := out.String()
-			judge(t, "log", said, regexp.MustCompile(`^\d\d:\d\d:\d\d (INFO|WARN|ERROR) (?:[^a]|a[^l])|^SikkerGuard v|^Firewall protection`))
+			line := `^\d\d:\d\d:\d\d (INFO|WARN|ERROR) (?:[^a]|a[^l])|^SikkerGuard v|^Firewall protection`
+			judge(t, "log", said, regexp.MustCompile(line))
 			if !strings.Contains(said, tt.evil) || !strings.Contains(said, "Custom blacklist is refused") {
 				t.Errorf("the log does not say %q:\n%s", tt.evil, said)
 			}
@@ -262,7 +274,7 @@ func TestHostilePeer(t *testing.T) {
 	}
 }
 
-// freePort is a port that no program has at this moment.
+// freePort returns a port that no program has now.
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -273,7 +285,8 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// TestCommandsPrintPlainText: all that any command prints passes the writer of plain text.
+// TestCommandsPrintPlainText checks that the output of all commands goes through the writer of
+// plain text.
 func TestCommandsPrintPlainText(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

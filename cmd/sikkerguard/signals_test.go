@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// TestOneStopIsTwoSignals: a second SIGTERM right after the first, as timeout(1) sends it, does not
-// kill the process, which has rules to remove. One that comes a second later does.
+// TestOneStopIsTwoSignals checks that a second SIGTERM right after the first, as timeout(1) sends
+// it, does not kill the process before it has removed the rules. One that comes a second later
+// does.
 func TestOneStopIsTwoSignals(t *testing.T) {
 	const child = "SIKKERGUARD_TEST_HEED"
 	if os.Getenv(child) != "" {
 		say := func(line string) { _, _ = fmt.Fprintln(os.Stdout, line) }
-		ctx, hangupC, _ := heed(t.Context())
+		ctx, hangupC, _ := watchSignals(t.Context())
 		say("ready")
 		<-ctx.Done()
 		say("stopping")
@@ -37,7 +38,7 @@ func TestOneStopIsTwoSignals(t *testing.T) {
 	lines := bufio.NewScanner(out)
 	send := func(sigs ...syscall.Signal) {
 		for _, sig := range sigs {
-			_ = cmd.Process.Signal(sig) // it may have ended
+			_ = cmd.Process.Signal(sig) // it may have exited
 		}
 	}
 	await := func(want string) {
@@ -47,7 +48,7 @@ func TestOneStopIsTwoSignals(t *testing.T) {
 				return
 			}
 		}
-		t.Fatalf("it ended before it said %q: %v", want, cmd.Wait())
+		t.Fatalf("it exited before it printed %q: %v", want, cmd.Wait())
 	}
 	await("ready")
 	start := time.Now()
@@ -58,7 +59,7 @@ func TestOneStopIsTwoSignals(t *testing.T) {
 	endedC := make(chan struct{})
 	go func() {
 		defer close(endedC)
-		_ = cmd.Wait() // its state says how it ended
+		_ = cmd.Wait() // its state has the result
 	}()
 	for every := time.NewTicker(50 * time.Millisecond); ; {
 		select {
@@ -67,7 +68,7 @@ func TestOneStopIsTwoSignals(t *testing.T) {
 		case <-endedC:
 			every.Stop()
 			status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-			if took := time.Since(start); took < oneStop || !ok || status.Signal() != syscall.SIGTERM {
+			if took := time.Since(start); took < stopGrace || !ok || status.Signal() != syscall.SIGTERM {
 				t.Errorf("it ended after %v: %v", took, cmd.ProcessState)
 			}
 			return

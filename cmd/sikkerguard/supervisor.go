@@ -12,11 +12,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/agent"
 )
 
-// notifyMost is how long a service manager that does not read may hold up a message to it.
-const notifyMost = time.Second
+// notifyTimeout is the longest wait for a service manager that does not read its socket.
+const notifyTimeout = time.Second
 
-// supervisor is systemd, or another that speaks sd_notify(3), when it started this process; else
-// none. An error means that it is one whose watchdog cannot be served.
+// supervisor returns the supervisor that started this process: systemd, or another that supports
+// sd_notify(3), or none. An error means that its watchdog cannot be served.
 func supervisor() (agent.Supervisor, error) {
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -29,14 +29,14 @@ func supervisor() (agent.Supervisor, error) {
 	return s, err
 }
 
-// notify sends state to the socket at path. The library's SdNotify would wait
-// for ever while the socket is full.
+// notify sends state to the socket at path. SdNotify of the library would wait for ever while the
+// socket is full.
 func notify(path, state string) error {
 	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		return err
 	}
-	err = c.SetWriteDeadline(time.Now().Add(notifyMost))
+	err = c.SetWriteDeadline(time.Now().Add(notifyTimeout))
 	if err == nil {
 		_, err = c.Write([]byte(state))
 	}

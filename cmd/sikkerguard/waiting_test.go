@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// TestPullSaysThatItWaits: an operator who waits for a slow API is told so, and another is not.
+// TestPullSaysThatItWaits checks that a pull from a slow API prints a reminder, and a fast one does
+// not.
 func TestPullSaysThatItWaits(t *testing.T) {
 	t.Parallel()
 	for took, want := range map[time.Duration]string{
@@ -29,7 +30,7 @@ func TestPullSaysThatItWaits(t *testing.T) {
 	}
 }
 
-// TestHealthcheckNamesBothWays: without an agent neither the port nor the control socket answers.
+// TestHealthcheckNamesBothWays checks the error if neither the port nor the control socket answers.
 func TestHealthcheckNamesBothWays(t *testing.T) {
 	t.Parallel()
 	environ := []string{"SIKKER_HEALTH_PORT=1", "SIKKER_STATE_DIR=" + filepath.Join(t.TempDir(), "state")}

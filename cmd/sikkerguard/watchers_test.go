@@ -15,17 +15,17 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/config"
 )
 
-// TestHangupIsKept: a SIGHUP that comes while the agent is busy is a pull later; and a terminal
-// that stops background jobs does not stop the process.
+// TestHangupIsKept checks that a SIGHUP while the agent is busy causes a pull later, and that a
+// terminal that stops background jobs does not stop the process.
 func TestHangupIsKept(t *testing.T) {
-	ctx, hangupC, stop := heed(t.Context())
+	ctx, hangupC, stop := watchSignals(t.Context())
 	defer stop()
 	for _, sig := range []syscall.Signal{syscall.SIGTTOU, syscall.SIGHUP, syscall.SIGHUP} {
 		if err := syscall.Kill(os.Getpid(), sig); err != nil {
 			t.Fatal(err)
 		}
 	}
-	// Nothing is received before a later signal has been handled: it comes after them.
+	// Nothing is received before a later signal was handled, so it arrives after both.
 	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -37,13 +37,14 @@ func TestHangupIsKept(t *testing.T) {
 	}
 }
 
-// TestLogOfSilentReader: a reader that does not read makes nobody wait who logs, and gets to know
-// how much it has missed.
+// TestLogOfSilentReader checks that a reader that does not read delays no task that logs, and later
+// gets the number of missing lines.
 func TestLogOfSilentReader(t *testing.T) {
 	t.Parallel()
+	const text = "Log lines are missing here: the reader of the log was too slow"
 	for format, want := range map[config.LogFormat]string{
-		config.LogConsole: `(?m)^\d\d:\d\d:\d\d WARN Log lines are missing here: their reader did not read \{"lines": \d+\}$`,
-		config.LogJSON:    `(?m)^\{"level":"warn","time":"[^"]+","msg":"Log lines are missing here: their reader did not read","lines":\d+\}$`,
+		config.LogConsole: `(?m)^\d\d:\d\d:\d\d WARN ` + text + ` \{"lines": \d+\}$`,
+		config.LogJSON:    `(?m)^\{"level":"warn","time":"[^"]+","msg":"` + text + `","lines":\d+\}$`,
 	} {
 		read, pipe, err := os.Pipe()
 		if err != nil {
@@ -73,7 +74,8 @@ func TestLogOfSilentReader(t *testing.T) {
 	}
 }
 
-// TestNotifyIsBounded: a service manager that does not read its socket holds nothing up.
+// TestNotifyIsBounded checks that a service manager that does not read its socket does not block
+// the agent.
 func TestNotifyIsBounded(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "notify")
@@ -86,12 +88,12 @@ func TestNotifyIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	for range 10_000 { // far more than the queue of a socket takes
+	for range 10_000 { // far more than the queue of a socket holds
 		if err = notify(path, "READY=1\n"); err != nil {
 			break
 		}
 	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) > 10*notifyMost {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) > 10*notifyTimeout {
 		t.Errorf("with the queue full: %v after %v", err, time.Since(start))
 	}
 	buf := make([]byte, 100)
@@ -100,7 +102,7 @@ func TestNotifyIsBounded(t *testing.T) {
 	}
 }
 
-// TestComplainIsBounded: the process ends although nobody reads why.
+// TestComplainIsBounded checks that the process exits although its stderr is not read.
 func TestComplainIsBounded(t *testing.T) {
 	t.Parallel()
 	read, pipe, err := os.Pipe()
@@ -109,7 +111,7 @@ func TestComplainIsBounded(t *testing.T) {
 	}
 	start := time.Now()
 	complain(pipe, errors.New(strings.Repeat("x", 1<<20)))
-	if took := time.Since(start); took > 5*flushMost {
+	if took := time.Since(start); took > 5*flushTimeout {
 		t.Errorf("took %v", took)
 	}
 	if err := errors.Join(read.Close(), pipe.Close()); err != nil {
@@ -117,7 +119,8 @@ func TestComplainIsBounded(t *testing.T) {
 	}
 }
 
-// TestLevelOfPanic: a contained panic is an error in the log, in both formats, and ends nothing.
+// TestLevelOfPanic checks that a contained panic is an error in the log, in both formats, and does
+// not end the process.
 func TestLevelOfPanic(t *testing.T) {
 	t.Parallel()
 	for format, want := range map[config.LogFormat]string{
