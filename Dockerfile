@@ -1,10 +1,10 @@
-# The image of SikkerGuard. It builds with BuildKit and with the classic builder; for another architecture:
+# The image of SikkerGuard. It builds with BuildKit and with the classic builder. For another architecture, run
 #   docker buildx build --platform linux/arm64 --tag sikkerguard --load .
 # The program is cross-compiled. Only the packages of the second stage are unpacked on that architecture (binfmt).
 ARG GO_IMAGE=golang:1.26-trixie
 ARG BASE_IMAGE=debian:trixie-slim
 
-# The classic builder sets no BUILDPLATFORM: linux alone means the machine's own architecture.
+# The classic builder sets no BUILDPLATFORM. The value linux means the architecture of this machine.
 FROM --platform=${BUILDPLATFORM:-linux} ${GO_IMAGE} AS build
 WORKDIR /src
 COPY go.mod go.sum ./
@@ -14,19 +14,19 @@ COPY internal internal
 COPY pkg pkg
 ARG VERSION=0.1.0
 ARG COMMIT=unknown
-# Empty under the classic builder, which makes them the machine's own.
+# Both are empty under the classic builder, and Go then builds for this machine.
 ARG TARGETOS
 ARG TARGETARCH
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
 	-ldflags "-s -w -X main.version=$VERSION -X main.commit=$COMMIT" -o /sikkerguard ./cmd/sikkerguard
-# What the licences of everything that is linked into the binary ask for.
+# The licences of all linked libraries require their texts in the image.
 COPY LICENSE ./
 COPY deploy/tools/go.mod deploy/tools/go.sum deploy/tools/
 COPY deploy/tools/licenses deploy/tools/licenses
 RUN go run -C deploy/tools ./licenses ../.. >/third-party && cat LICENSE /third-party >/copyright
 
 FROM ${BASE_IMAGE}
-# nftables shows the operator what is in force; iptables and ipset are for hosts without nf_tables.
+# nftables shows the active table to the operator. iptables and ipset are for hosts without nf_tables.
 RUN apt-get update \
 	&& apt-get install -y --no-install-recommends ca-certificates ipset iptables nftables \
 	&& rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
@@ -42,10 +42,10 @@ LABEL org.opencontainers.image.title="SikkerGuard" \
 	org.opencontainers.image.licenses="Apache-2.0" \
 	org.opencontainers.image.version="$VERSION" \
 	org.opencontainers.image.revision="$COMMIT"
-# A new volume takes its mode from here. Without a named one the list and the unsent reports end with the container.
+# A new volume takes its mode from here. Without a named volume, saved list and reports end with the container.
 VOLUME /var/lib/sikkerguard
-# Root, because Docker's cap_add gives no capability to any other user; compose.yaml drops all but two.
+# Root, because cap_add of Docker gives capabilities to no other user. compose.yaml drops all capabilities except two.
 ENTRYPOINT ["/usr/local/bin/sikkerguard"]
 STOPSIGNAL SIGTERM
-# An agent that has no list yet has a minute to get one. The check itself takes 5 s at most.
+# The agent has a minute to get its first list. The check takes 5 s at most.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 CMD ["/usr/local/bin/sikkerguard", "healthcheck"]

@@ -11,7 +11,7 @@ KERNELS ?= 5.10 6.1 6.12
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
-# Tests in network namespaces need root. As root they must run; for anyone else they are skipped, and that is said.
+# Tests in network namespaces need root. As root they must run. Without root they skip, and make test prints that.
 ifeq ($(shell id -u),0)
 export SIKKERGUARD_REQUIRE_NETNS ?= 1
 endif
@@ -32,7 +32,7 @@ demo: ## Show the main job on throwaway hosts (root, under a minute)
 	@bin/demo
 
 .PHONY: test
-test: ## Run every test with the race detector (root for those on the kernel)
+test: ## Run every test with the race detector (as root also those on the kernel)
 	@e2e/install-deps nft ip iptables ipset gcc prometheus promtool systemd-analyze nginx mkfs.ext4 update-ca-certificates
 	@[[ $$(id -u) = 0 ]] || echo 'Not root: the tests on the real kernel are skipped. Run: sudo make test'
 	$(GO) test -race -count=1 -timeout 30m -tags e2e -parallel 6 ./...
@@ -40,7 +40,7 @@ test: ## Run every test with the race detector (root for those on the kernel)
 	$(GO) test -C deploy/tools -count=1 ./...
 
 .PHONY: check
-check: $(LINT) ## A quick loop: vet, lint what changed, unit tests without the kernel
+check: $(LINT) ## The quick loop: vet, lint of your changes, unit tests without the kernel
 	$(GO) vet ./...
 	$(LINT) run --allow-parallel-runners --new-from-rev=HEAD ./...
 	SIKKERGUARD_REQUIRE_NETNS=never $(GO) test -short ./cmd/... ./internal/... ./pkg/...
@@ -58,7 +58,7 @@ kernels: ## Run the tests on Debian's kernels 5.10, 6.1 and 6.12 (root, an hour;
 	@bin/kernels -kernels '$(KERNELS)' -suites '$(SUITES)' $(if $(QUICK),-quick) -cache bin/.kernels
 
 .PHONY: soak
-soak: ## Troubles at random for 20 minutes, and packets that tell whether the promises hold (root; SOAK=5m SEED=n)
+soak: ## Random faults for 20 minutes, and packets that check the promises (root; SOAK=5m SEED=n)
 	@e2e/install-deps nft ip mkfs.ext4 gcc
 	SOAK='$(SOAK)' SEED='$(SEED)' $(GO) test -v -count=1 -timeout 0 -tags e2e_soak ./e2e/soak
 
@@ -88,12 +88,12 @@ fuzz: ## Fuzz every target for FUZZTIME (10s)
 	done
 
 .PHONY: bench
-bench: ## Run the benchmarks (root for those on the kernel)
+bench: ## Run the benchmarks (as root also those on the kernel)
 	@e2e/install-deps nft ip iptables ipset
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: docs
-docs: ## Write the generated pages and golden files anew
+docs: ## Write the generated pages and golden files
 	$(GO) test ./internal/config ./internal/firewall/nft -update
 	$(GO) test ./internal/status -run 'TestMetricsReference|TestConditionsPage|TestStatusShape' -update
 
@@ -106,5 +106,5 @@ release: ## Build dist/: packages, archives, an SBOM and their checksums
 	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' deploy/packaging/release all
 
 .PHONY: clean
-clean: ## Remove what was built
+clean: ## Remove bin and dist
 	rm -rf bin dist

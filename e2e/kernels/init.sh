@@ -1,5 +1,5 @@
 #!/bin/sh
-# The first process of a machine under test: mounts what a booted system has, unpacks the tests and runs them.
+# The first process of a machine under test. It mounts the file systems of a booted system, unpacks the tests and runs them.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

@@ -1,8 +1,8 @@
-# Boots systemd in a copy of this machine that is thrown away: boot.sh boot|inside|clean DIR. DIR is an empty directory.
-# Runs as the first process of namespaces of its own (mounts, processes, host name, IPC); the network is the caller's.
+# Boots systemd in a temporary copy of this machine: boot.sh boot|inside|clean DIR. DIR is an empty directory.
+# It runs as the first process of its own namespaces (mounts, processes, host name, IPC), in the network of its caller.
 set -eu
 verb=$1 dir=$2
-# A control group of its own, below the caller's, in the hierarchy that every kernel since 4.5 has.
+# A control group below the group of the caller, in the hierarchy that every kernel since 4.5 has.
 group() {
 	mkdir -p "$dir/cgroup"
 	mount -t cgroup2 cgroup2 "$dir/cgroup"
@@ -29,7 +29,7 @@ root=$dir/root
 mkdir "$dir/upper" "$dir/work" "$root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$dir/upper,workdir=$dir/work" "$root"
 mount -t proc proc "$root/proc"
-# The kernel's settings are the machine's own.
+# The kernel settings belong to the machine.
 for path in sys sysrq-trigger; do
 	[ -e "$root/proc/$path" ] || continue
 	mount --bind "$root/proc/$path" "$root/proc/$path"
@@ -53,7 +53,7 @@ mkdir "$root/shared"
 mount --bind "$dir.shared" "$root/shared"
 : >"$root/etc/machine-id"
 : >"$root/etc/fstab"
-# Nothing of what the machine itself would start.
+# The copy starts no service of the machine.
 cat >"$root/etc/systemd/system/test.target" <<UNIT
 [Unit]
 DefaultDependencies=no
