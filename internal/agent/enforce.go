@@ -39,6 +39,7 @@ type enforcer struct {
 
 	keeper      *keeper // writes the list in force to the disk
 	asideKeeper *keeper // writes the refused list
+	names       names
 
 	turnC  chan turn // the turn under way ends here
 	busy   bool      // one is under way
@@ -71,7 +72,7 @@ type enforcer struct {
 func newEnforcer() enforcer {
 	return enforcer{
 		wait: clock.NewBackoff(retryFirst, retryMost), retry: clock.NewRetry(retryFirst, retryMost), doubt: doubt{wait: clock.NewRetry(doubtFirst, retryMost)},
-		keeper: newKeeper(), asideKeeper: newKeeper(), own: ownList{keeper: newKeeper()},
+		keeper: newKeeper(), asideKeeper: newKeeper(), names: names{keeper: newKeeper()}, own: ownList{keeper: newKeeper()},
 	}
 }
 
@@ -79,7 +80,7 @@ func newEnforcer() enforcer {
 func (e *enforcer) endKeepers() {
 	timer := time.NewTimer(keepMost)
 	defer timer.Stop()
-	for _, k := range []*keeper{e.keeper, e.own.keeper, e.asideKeeper} {
+	for _, k := range []*keeper{e.keeper, e.own.keeper, e.asideKeeper, e.names.keeper} {
 		k.end(timer.C)
 	}
 }
@@ -191,6 +192,10 @@ func (a *Agent) enforce(ctx context.Context) error {
 			e.asideKeeper.done(err)
 		case <-e.asideKeeper.due():
 			e.asideKeeper.retry()
+		case err := <-e.names.keeper.doneC:
+			a.takeNamesKept(err)
+		case <-e.names.keeper.due():
+			e.names.keeper.retry()
 		case <-e.own.rejected.due():
 			e.own.forgive()
 			a.reconcile(ctx, "Trying the custom blacklist again")
@@ -247,6 +252,7 @@ func (a *Agent) end(ctx context.Context) {
 // API loses nothing.
 func (a *Agent) restore(ctx context.Context) {
 	readC := a.custom.ask()
+	a.recallNames()
 	a.restoreOwn()
 	kept := a.restorePulled()
 	if !kept && a.cfg.CustomBlacklist == "" {

@@ -35,6 +35,7 @@ func (a *Agent) takeSurvey(ctx context.Context) {
 	a.admit(ctx)
 	changed := v.white.Changed(e.looked)
 	e.looked = v.white
+	a.keepNames()
 	a.reconcile(ctx, cmp.Or(changed, "The safety whitelist changed"))
 }
 

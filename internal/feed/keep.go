@@ -76,14 +76,19 @@ func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) error {
 	return nil
 }
 
-// write replaces a copy in the state directory.
-func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, extra []header) (err error) {
+// pending begins to replace a file of the state directory.
+func (f *Feed) pending(name string) (*renameio.PendingFile, error) {
 	if err := f.o.Guard(); err != nil {
-		return err
+		return nil, err
 	}
 	f.sweep(name)
-	file, err := renameio.NewPendingFile(filepath.Join(f.o.StateDir, name), renameio.WithPermissions(0o600),
+	return renameio.NewPendingFile(filepath.Join(f.o.StateDir, name), renameio.WithPermissions(0o600),
 		renameio.WithTempDir(f.o.StateDir)) // not in TMPDIR, which others may write to and sweep does not see
+}
+
+// write replaces a copy in the state directory.
+func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, extra []header) (err error) {
+	file, err := f.pending(name)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ type Host struct {
 	conf          *conf                 // the files at the last reading; nil before the first
 	last          map[kind][]netip.Addr // finds of each source at its last complete reading
 	current       map[kind][]netip.Addr // allowlisted addresses of each source
+	recalled      map[kind]bool         // sources whose last finds are those of an earlier run
 	uplinks       []string              // default routes that can be used
 	localProblems []error               // problems of the last Local
 	nameProblems  []error               // problems of the last Names
@@ -62,7 +63,7 @@ func New(o Options) *Host {
 	h := &Host{
 		o: o, read: readKernel,
 		files: files{root: o.Root, timeout: readTimeout, busy: make(chan struct{}, 1)},
-		last:  map[kind][]netip.Addr{}, current: map[kind][]netip.Addr{},
+		last:  map[kind][]netip.Addr{}, current: map[kind][]netip.Addr{}, recalled: map[kind]bool{},
 	}
 	if o.Resolver == nil {
 		h.o.Resolver = h.resolver()
@@ -133,6 +134,9 @@ func (h *Host) whitelist() Whitelist {
 	w := b.whitelist()
 	h.composed++
 	w.Number, w.uplinks = h.composed, h.uplinks
+	for k := range h.recalled {
+		w.recalled[k] = true
+	}
 	return w
 }
 
@@ -143,6 +147,7 @@ func (h *Host) record(k kind, found []netip.Addr, err error) {
 		h.current[k] = slices.Concat(found, h.last[k])
 		return
 	}
+	delete(h.recalled, k)
 	slices.SortFunc(found, netip.Addr.Compare)
 	h.last[k] = slices.Compact(found) // several routes lead through one gateway
 	h.current[k] = h.last[k]

@@ -62,6 +62,7 @@ type Whitelist struct {
 	prefixes []netip.Prefix // sorted, without duplicates
 	own      []netip.Prefix // gateways, resolvers and host addresses but link-local ones; like prefixes
 	counts   [kinds]int
+	recalled [kinds]bool           // found by an earlier run, and not by this one yet
 	found    [kinds][]netip.Prefix // sorted, without duplicates
 }
 
@@ -75,7 +76,7 @@ func (w Whitelist) Prefixes() []netip.Prefix { return slices.Clone(w.prefixes) }
 // each time.
 func (w Whitelist) Gained(before Whitelist) bool {
 	for _, k := range []kind{kindAPI, kindProxy} {
-		if w.counts[k] > 0 && before.counts[k] == 0 {
+		if w.resolves(k) && !before.resolves(k) {
 			return true
 		}
 	}
@@ -91,6 +92,9 @@ func (w Whitelist) Gained(before Whitelist) bool {
 	}
 	return false
 }
+
+// resolves reports whether a name of the kind resolved in this run.
+func (w Whitelist) resolves(k kind) bool { return w.counts[k] > 0 && !w.recalled[k] }
 
 // Changed returns the changes since before, as sentences joined by "; ", or "" if there are none.
 func (w Whitelist) Changed(before Whitelist) string {

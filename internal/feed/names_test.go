@@ -1,0 +1,51 @@
+package feed
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestKeepNames: the text comes back after a restart, in a file of root alone, and what a write left
+// that was cut off goes. No file is ErrNoCopy.
+func TestKeepNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := New(Options{StateDir: dir})
+	if _, err := f.KeptNames(); !errors.Is(err, ErrNoCopy) {
+		t.Errorf("before: got %v", err)
+	}
+	left := filepath.Join(dir, ".names.json123")
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"one\n", "another\n"} {
+		if err := f.KeepNames([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := New(Options{StateDir: dir}).KeptNames(); err != nil || string(got) != text {
+			t.Errorf("got %q, %v, want %q", got, err, text)
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Errorf("in the directory: %v, %v", files, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, namesName)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode: %v, %v", info, err)
+	}
+}
+
+// TestKeepNamesAsksTheGuard: a state directory that is not to be used is neither written nor read.
+func TestKeepNamesAsksTheGuard(t *testing.T) {
+	t.Parallel()
+	unsafe := errors.New("not safe")
+	f := New(Options{StateDir: t.TempDir(), Guard: func() error { return unsafe }})
+	if err := f.KeepNames([]byte("x")); !errors.Is(err, unsafe) {
+		t.Errorf("write: got %v", err)
+	}
+	if _, err := f.KeptNames(); !errors.Is(err, unsafe) {
+		t.Errorf("read: got %v", err)
+	}
+}
