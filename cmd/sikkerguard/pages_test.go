@@ -1,0 +1,145 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+const project = "../.."
+
+// pages returns the text of each page of the project by its path.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob(project + "/docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} {
+		paths = append(paths, filepath.Join(project, name))
+	}
+	texts := map[string]string{}
+	for _, path := range paths {
+		texts[path] = read(t, path)
+	}
+	return texts
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// anchors returns the anchors of a page, as GitHub makes them of its headings.
+func anchors(page string) []string {
+	var all []string
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		all = append(all, strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+				return unicode.ToLower(r)
+			default:
+				return -1
+			}
+		}, heading[1]))
+	}
+	return all
+}
+
+// TestPageLinks follows every link between the pages: its file exists, and so does its heading.
+func TestPageLinks(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	links := 0
+	for path, page := range pages(t) {
+		for _, m := range link.FindAllStringSubmatch(page, -1) {
+			name, anchor, _ := strings.Cut(m[1], "#")
+			if strings.Contains(name, "://") {
+				continue
+			}
+			links++
+			target := path
+			if name != "" {
+				target = filepath.Join(filepath.Dir(path), name)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: the link %s leads nowhere", path, m[1])
+			} else if anchor != "" && !slices.Contains(anchors(read(t, target)), anchor) {
+				t.Errorf("%s: %s has no heading for the link %s", path, target, m[1])
+			}
+		}
+	}
+	if links < 50 {
+		t.Errorf("only %d links were found", links)
+	}
+}
+
+// TestPagesNameRealThings compares the commands and variables of the pages with the Makefile and
+// the table of variables.
+func TestPagesNameRealThings(t *testing.T) {
+	t.Parallel()
+	makefile, variables := read(t, project+"/Makefile"), read(t, project+"/.env.example")
+	target := regexp.MustCompile("(?m)(?:`|^)make ([a-z0-9]+)")
+	variable := regexp.MustCompile(`\bSIKKER_[A-Z_]+[A-Z]\b`)
+	for path, page := range pages(t) {
+		for _, m := range target.FindAllStringSubmatch(page, -1) {
+			if !strings.Contains(makefile, "\n"+m[1]+":") {
+				t.Errorf("%s: there is no make %s", path, m[1])
+			}
+		}
+		for _, name := range variable.FindAllString(page, -1) {
+			if !strings.Contains(variables, name+"=") {
+				t.Errorf("%s: there is no variable %s", path, name)
+			}
+		}
+	}
+}
+
+// TestOperationsQuotesMessages: an operator who searches docs/operations.md for a message finds
+// it, because each quoted text is in the program or in a scenario of e2e. An ellipsis stands for
+// values.
+func TestOperationsQuotesMessages(t *testing.T) {
+	t.Parallel()
+	var sources strings.Builder
+	for _, dir := range []string{"cmd", "internal", "pkg", "e2e/testdata"} {
+		err := filepath.WalkDir(filepath.Join(project, dir), func(path string, _ fs.DirEntry, err error) error {
+			isCode := strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go")
+			if err != nil || !isCode && !strings.HasSuffix(path, ".txtar") {
+				return err
+			}
+			sources.WriteString(read(t, path))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	source := regexp.MustCompile(`" \+\s*"`).ReplaceAllString(sources.String(), "") // a text on several lines
+	_, section, _ := strings.Cut(read(t, project+"/docs/operations.md"), "\n## Messages and remedies\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	quoted := 0
+	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \|`).FindAllStringSubmatch(section, -1) {
+		for _, text := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			quoted++
+			for part := range strings.SplitSeq(text[1], "…") {
+				if part = strings.TrimSpace(part); !strings.Contains(source, part) {
+					t.Errorf("docs/operations.md quotes %q, which the program does not print", part)
+				}
+			}
+		}
+	}
+	if quoted < 25 {
+		t.Errorf("only %d quoted messages were found", quoted)
+	}
+}
