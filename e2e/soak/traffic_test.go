@@ -73,7 +73,6 @@ type traffic struct {
 
 	mu      sync.Mutex
 	outages []span // in which nothing arrives
-	silence []span // in which no name has an address
 	kept    []span // in which rules outlive an agent
 	gap     span   // in which listed packets passed
 }
@@ -283,33 +282,16 @@ func (t *traffic) needed(src *source, at time.Time) bool {
 }
 
 // mayBeLost reports whether the promise is not due yet: the host came to need the source, or its link came up, a short time
-// ago. An agent that was started while there was no DNS does not know the API's address before.
+// ago.
 func (t *traffic) mayBeLost(src *source, at time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	fresh := func(s span) bool { return at.After(s.from) && at.Before(s.from.Add(promise)) }
 	ended := func(s span) bool { return !s.to.IsZero() && at.After(s.from) && at.Before(s.to.Add(promise)) }
-	switch addr := src.addr.String(); {
-	case addr == apiAddr:
-		under := func(s span) bool { return s.has(at) || ended(s) }
-		return slices.ContainsFunc(t.silence, under) || slices.ContainsFunc(t.outages, ended)
-	case addr == gateway6 || src.needs != nil:
+	if addr := src.addr.String(); addr == apiAddr || addr == gateway6 || src.needs != nil {
 		return slices.ContainsFunc(src.needs, fresh) || slices.ContainsFunc(t.outages, ended)
 	}
 	return false
-}
-
-// silent begins a time in which no name has an address; the function ends it.
-func (t *traffic) silent() (end func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.silence = append(t.silence, span{from: time.Now()})
-	i := len(t.silence) - 1
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.silence[i].to = time.Now()
-	}
 }
 
 // outage begins a time in which nothing arrives; the function ends it.

@@ -88,7 +88,6 @@ func routesFlap(s *soak, rng *rand.Rand, d time.Duration) {
 }
 
 func dnsDead(s *soak, _ *rand.Rand, d time.Duration) {
-	defer s.traffic.silent()()
 	for i := range s.host.dnsDead {
 		s.host.dnsDead[i].Store(true)
 		defer s.host.dnsDead[i].Store(false)
