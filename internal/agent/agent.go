@@ -73,10 +73,10 @@ type Agent struct {
 
 	allow atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
 
-	pullC     chan order    // what the enforcing task is asked
-	goneC     chan struct{} // capacity 1: the kept list is not on the disk
-	answeredC chan struct{} // capacity 1: answers were dropped that this host may need
-	lostC     chan error    // capacity 1: the rules are no longer what was applied
+	pullC      chan order     // what the enforcing task is asked
+	lostFilesC chan feed.Lost // capacity 1: saved lists that another program took from the disk
+	answeredC  chan struct{}  // capacity 1: answers were dropped that this host may need
+	lostC      chan error     // capacity 1: the rules are no longer what was applied
 
 	readyC  chan struct{} // capacity 1: what there is to enforce at the start is in force
 	pulseC  chan struct{} // unbuffered: that the enforcing task takes from it shows that it goes on
@@ -112,16 +112,16 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, o: o, log: o.Log, clock: clock.System(),
-		host:      host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
-		dir:       statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
-		api:       client,
-		sensor:    sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
-		others:    leftovers{inForce: firewall.InForce},
-		told:      map[string]bool{},
-		pullC:     make(chan order),
-		lostC:     make(chan error, 1),
-		answeredC: make(chan struct{}, 1),
-		goneC:     make(chan struct{}, 1),
+		host:       host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		dir:        statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
+		api:        client,
+		sensor:     sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
+		others:     leftovers{inForce: firewall.InForce},
+		told:       map[string]bool{},
+		pullC:      make(chan order),
+		lostC:      make(chan error, 1),
+		answeredC:  make(chan struct{}, 1),
+		lostFilesC: make(chan feed.Lost, 1),
 
 		evidence: evidence{outbound: outbound{
 			ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts, tracks: host.Tracks, peers: host.UDPPeers,

@@ -174,8 +174,8 @@ func (a *Agent) enforce(ctx context.Context) error {
 			a.tryAgain(ctx)
 		case <-e.doubt.due():
 			a.doubtAgain(ctx)
-		case <-a.goneC:
-			a.keepGone()
+		case lost := <-a.lostFilesC:
+			a.saveAgain(lost)
 		case err := <-e.keeper.doneC:
 			a.takeKept(err)
 		case <-e.keeper.late():

@@ -54,8 +54,14 @@ func (a *Agent) refuse(err *vet.RefusalError) {
 	if !r.add(err, a.clock.Now()) || a.cfg.DryRun {
 		return
 	}
-	list, at := err.List, a.clock.WallOf(r.at)
-	what := feed.Refused{Guard: string(err.Guard), Reason: err.Reason, Shrunk: r.shrunk, Grown: r.grown}
+	a.keepAside()
+}
+
+// keepAside has the list that is kept aside written to the disk.
+func (a *Agent) keepAside() {
+	r := &a.enforcer.refused
+	list, at := r.aside.List, a.clock.WallOf(r.at)
+	what := feed.Refused{Guard: string(r.aside.Guard), Reason: r.aside.Reason, Shrunk: r.shrunk, Grown: r.grown}
 	a.enforcer.asideKeeper.keep(func() error { return a.feed.KeepAside(list, at, what) })
 }
 

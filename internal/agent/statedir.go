@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
@@ -30,12 +31,40 @@ func (a *Agent) useStateDir() error {
 }
 
 // watchStateDir checks the state directory now and then, until ctx ends. The enforcing task hears of
-// a list that is gone, as when an operator or another program emptied the directory.
+// saved lists that are lost, as when an operator or another program emptied the directory.
 func (a *Agent) watchStateDir(ctx context.Context) error {
 	for clock.Sleep(ctx, stateDirEvery) {
-		if a.useStateDir() == nil && a.feed.Gone() { // else the condition says why
-			offer(a.goneC, struct{}{})
+		if a.useStateDir() != nil {
+			continue // the condition says why
+		}
+		if lost := a.feed.Lost(); lost != (feed.Lost{}) {
+			offer(a.lostFilesC, lost)
 		}
 	}
 	return nil
+}
+
+// saveAgain has lists written to the disk that another program took from it. A dry run writes none,
+// and a list that is not written yet will be.
+func (a *Agent) saveAgain(lost feed.Lost) {
+	if a.cfg.DryRun {
+		return
+	}
+	e := &a.enforcer
+	tell := func(list string) {
+		a.log.Warn("A saved list was removed from SIKKER_STATE_DIR or changed there; it is written again", zap.String("list", list))
+	}
+	if lost.List && e.pulledAt != (clock.Moment{}) && e.keeper.next == nil {
+		tell("blacklist")
+		a.write()
+	}
+	if lost.Custom && e.own.since != (clock.Moment{}) && e.own.keeper.next == nil {
+		tell("custom blacklist")
+		e.own.kept = nil
+		a.keepOwn()
+	}
+	if lost.Aside && e.refused.aside != nil && e.asideKeeper.next == nil {
+		tell("refused blacklist")
+		a.keepAside()
+	}
 }

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
@@ -39,36 +42,85 @@ func TestBadStateDirIsToldOnce(t *testing.T) {
 	}
 }
 
-// TestEmptiedStateDir: when another program emptied the state directory, the watch notices it, and
-// the list in force is written there again, but only one that is in force and written before.
+// TestEmptiedStateDir: when another program empties the state directory, or changes or replaces files
+// in it, the watch notices it, and all saved lists are written again.
 func TestEmptiedStateDir(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, hosts("203.0", 4))
-	l.a.keepGone() // nothing is in force yet
-	if l.a.enforcer.keeper.busy {
-		t.Error("nothing is written to the disk")
-	}
-	l.want(false, true, "Blocking 4 IPs")
-	l.a.takeKept(<-l.a.enforcer.keeper.doneC)
-	if err := os.RemoveAll(l.dir); err != nil {
+	file := filepath.Join(t.TempDir(), "mine.txt")
+	if err := os.WriteFile(file, []byte("198.51.100.0/24\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	synctest.Test(t, func(t *testing.T) {
-		l.a.goneC = make(chan struct{}, 1)
-		ctx, cancel := context.WithTimeout(t.Context(), stateDirEvery+time.Second)
-		defer cancel()
-		if err := l.a.watchStateDir(ctx); err != nil {
-			t.Fatal(err)
+	l := newLab(t, hosts("203.0", 40))
+	l.restart("SIKKER_CUSTOM_BLACKLIST=" + file)
+	l.a.custom.publish(l.a.custom.read().customReading)
+	l.a.takeOwn()
+	l.want(false, true, "Blocking 41 IPs")
+	l.list = "203.0.0.1\n"
+	l.want(false, false, "shrink guard")
+	written := func() {
+		t.Helper()
+		e := &l.a.enforcer
+		for _, k := range []*keeper{e.keeper, e.own.keeper, e.asideKeeper} {
+			for k.busy {
+				k.done(<-k.doneC)
+			}
 		}
-		select {
-		case <-l.a.goneC:
-		default:
-			t.Error("the watch does not notice it")
+		kept, err := l.a.feed.Kept()
+		own, errOwn := l.a.feed.KeptCustom()
+		aside, errAside := l.a.feed.Aside()
+		if err := errors.Join(err, errOwn, errAside); err != nil || kept.Entries != 40 || own.Entries != 1 || aside.Entries != 1 {
+			t.Errorf("on the disk: %d, %d and %d entries, %v", kept.Entries, own.Entries, aside.Entries, err)
 		}
-	})
-	l.a.keepGone()
-	l.a.takeKept(<-l.a.enforcer.keeper.doneC)
-	if c, err := l.a.feed.Kept(); err != nil || c.Entries != 4 {
-		t.Errorf("kept: %d entries, %v", c.Entries, err)
+	}
+	written()
+	files := []string{"blacklist.txt", "custom.txt", "blacklist.refused.txt"}
+	for name, harm := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"emptied": func(path string) error { return os.Truncate(path, 0) },
+		"replaced": func(path string) error {
+			return errors.Join(os.WriteFile(path+".new", []byte("other\n"), 0o600), os.Rename(path+".new", path))
+		},
+		"none": nil,
+	} {
+		for _, f := range files {
+			if harm == nil {
+				continue
+			}
+			if err := harm(filepath.Join(l.dir, f)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var lost feed.Lost
+		synctest.Test(t, func(t *testing.T) {
+			l.a.lostFilesC = make(chan feed.Lost, 1)
+			ctx, cancel := context.WithTimeout(t.Context(), stateDirEvery+time.Second)
+			defer cancel()
+			if err := l.a.watchStateDir(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(l.a.lostFilesC); (n == 1) != (harm != nil) {
+				t.Errorf("%s: the watch notices %d times", name, n)
+			}
+			if harm != nil {
+				lost = <-l.a.lostFilesC
+			}
+		})
+		l.a.saveAgain(lost)
+		written()
+	}
+	if n := l.logs.FilterMessageSnippet("it is written again").Len(); n != 9 {
+		t.Errorf("that a list was lost is told %d times", n)
+	}
+}
+
+// TestNothingToSaveAgain: a list that was never in force, and one that is not written yet, is no loss.
+func TestNothingToSaveAgain(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.a.saveAgain(feed.Lost{List: true, Custom: true, Aside: true})
+	l.want(false, true, "Blocking 4 IPs")
+	l.a.saveAgain(feed.Lost{List: true, Custom: true, Aside: true}) // the keeper still has it
+	if e := &l.a.enforcer; e.own.keeper.busy || e.asideKeeper.busy || l.logs.FilterMessageSnippet("it is written again").Len() != 0 {
+		t.Errorf("something is written again: %v", l.logs.All())
 	}
 }

@@ -111,17 +111,6 @@ func (a *Agent) write() {
 	e.keeper.keep(func() error { return a.feed.Keep(list, at) })
 }
 
-// keepGone has the list in force written once more, because it is no longer on the disk. There is
-// none to write before the first pull and in a dry run, and one that is not written yet will be.
-func (a *Agent) keepGone() {
-	e := &a.enforcer
-	if a.cfg.DryRun || e.pulledAt == (clock.Moment{}) || e.keeper.next != nil {
-		return
-	}
-	a.log.Warn("The kept list was removed from SIKKER_STATE_DIR; it is written again")
-	a.write()
-}
-
 // takeKept takes the result of a write of the list.
 func (a *Agent) takeKept(err error) {
 	k := a.enforcer.keeper

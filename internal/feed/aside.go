@@ -67,9 +67,11 @@ func (f *Feed) DropAside() error {
 	if err := f.o.Guard(); err != nil {
 		return fmt.Errorf("remove refused list: %w", err)
 	}
-	err := os.Remove(filepath.Join(f.o.StateDir, asideName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove refused list: %w", err)
-	}
-	return nil
+	return f.copies.change(f.o.StateDir, asideName, func() error {
+		err := os.Remove(filepath.Join(f.o.StateDir, asideName))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove refused list: %w", err)
+		}
+		return nil
+	})
 }

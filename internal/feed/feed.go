@@ -46,6 +46,7 @@ type Feed struct {
 	o      Options
 	quota  sikkerapi.LatestQuota
 	asJSON atomic.Bool // lists are asked for as JSON, which shows where it ends
+	copies copies
 
 	mu      sync.Mutex // guards largest
 	largest largest

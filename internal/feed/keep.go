@@ -102,7 +102,7 @@ func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, ex
 	}
 	_, werr := fmt.Fprintf(w, "# sha256: %s\n", Checksum(list))
 	if err = errors.Join(err, werr, writeList(w, list), w.Flush()); err == nil {
-		err = file.CloseAtomicallyReplace()
+		err = f.copies.change(f.o.StateDir, name, file.CloseAtomicallyReplace)
 	}
 	return err
 }
@@ -158,12 +158,6 @@ func (f *Feed) Kept() (Copy, error) {
 	return c, nil
 }
 
-// Gone reports whether the copy is missing from the state directory.
-func (f *Feed) Gone() bool {
-	_, err := os.Lstat(filepath.Join(f.o.StateDir, copyName))
-	return errors.Is(err, os.ErrNotExist)
-}
-
 // read reads a copy from the state directory, and those of its headers that not every copy has. A damaged one is moved to
 // damagedName.
 func (f *Feed) read(name string) (Copy, map[string]string, error) {
@@ -181,6 +175,7 @@ func (f *Feed) read(name string) (Copy, map[string]string, error) {
 	if err != nil {
 		return Copy{}, nil, f.setAside(name, damagedName, err)
 	}
+	_ = f.copies.change(f.o.StateDir, name, func() error { return nil })
 	return c, extra, nil
 }
 
