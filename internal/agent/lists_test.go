@@ -480,7 +480,7 @@ func TestAPageInPlaceOfAListIsTriedSoon(t *testing.T) {
 	for _, page := range []string{"<html>\n", `{"error": "maintenance"}`} {
 		l := newLab(t, page)
 		for range 3 {
-			if l.want(false, false, "the answer is no list"); l.wait > time.Minute {
+			if l.want(false, false, "the answer is not a list"); l.wait > time.Minute {
 				t.Errorf("the next pull comes after %v", l.wait)
 			}
 		}

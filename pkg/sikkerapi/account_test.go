@@ -20,27 +20,31 @@ func TestCheck(t *testing.T) {
 	addr := netip.MustParseAddr("203.0.113.9")
 	tests := []struct {
 		name, raw string
-		want      *CheckResult // nil: ErrMalformed
+		want      *CheckResult // nil for ErrMalformed
 	}{
 		{
 			name: "OK documented", raw: `{"ip": "203.0.113.9", "found": true, "confidenceLevel": 97,
 			"geolocation": {"countryCode": "NL", "countryName": "Netherlands", "city": "Amsterdam", "asn": "AS64500",
 			"asnOrg": "Example BV", "isTor": false, "isProxy": true},
-			"firstSeen": "2026-01-02T03:04:05Z", "lastSeen": "2026-02-24T10:30:00+01:00", "totalSessions": 412, "totalEvents": 9001,
+			"firstSeen": "2026-01-02T03:04:05Z", "lastSeen": "2026-02-24T10:30:00+01:00",
+			"totalSessions": 412, "totalEvents": 9001,
 			"protocols": [{"protocol": "ssh", "sessions": 400, "events": 8000}],
 			"behaviors": [{"name": "credential_stuffing", "severity": "high", "count": 12, "description": null}]}`,
 			want: &CheckResult{
 				IP: addr, Found: true, ConfidenceLevel: 97, TotalSessions: 412, TotalEvents: 9001,
 				Geolocation: Geolocation{
-					CountryCode: "NL", CountryName: "Netherlands", City: "Amsterdam", ASN: "AS64500", ASNOrg: "Example BV", IsProxy: true,
+					CountryCode: "NL", CountryName: "Netherlands", City: "Amsterdam", ASN: "AS64500",
+					ASNOrg: "Example BV", IsProxy: true,
 				},
-				FirstSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), LastSeen: time.Date(2026, 2, 24, 9, 30, 0, 0, time.UTC),
+				FirstSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), LastSeen: time.Date(2026, 2, 24, 9, 30, 0,
+					0, time.UTC),
 				Protocols: []ProtocolActivity{{Protocol: "ssh", Sessions: 400, Events: 8000}},
 				Behaviors: []Behavior{{Name: "credential_stuffing", Severity: SeverityHigh, Count: 12}},
 			},
 		},
 		{
-			name: "OK not found", raw: `{"ip": "203.0.113.9", "found": false, "geolocation": null, "firstSeen": null, "lastSeen": ""}`,
+			name: "OK not found",
+			raw:  `{"ip": "203.0.113.9", "found": false, "geolocation": null, "firstSeen": null, "lastSeen": ""}`,
 			want: &CheckResult{IP: addr},
 		},
 		{name: "OK mapped", raw: `{"ip": "::ffff:203.0.113.9"}`, want: &CheckResult{IP: addr}},
@@ -55,13 +59,14 @@ func TestCheck(t *testing.T) {
 			t.Parallel()
 			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/v1/key/check/203.0.113.9" {
-					t.Errorf("asked for %s", r.URL)
+					t.Errorf("request for %s", r.URL)
 				}
 				_, _ = io.WriteString(w, tt.raw)
 			})
 			got, err := c.Check(t.Context(), netip.MustParseAddr("::ffff:203.0.113.9"))
 			if tt.want == nil {
-				if !errors.Is(err, ErrMalformed) || len(err.Error()) > maxErrorText || !cmp.Equal(got, CheckResult{}, sameAddr()) {
+				if !errors.Is(err, ErrMalformed) || len(err.Error()) > maxErrorText || !cmp.Equal(got,
+					CheckResult{}, sameAddr()) {
 					t.Errorf("got %v, %v", got, err)
 				}
 				return
@@ -78,10 +83,10 @@ func TestCheck(t *testing.T) {
 
 func TestCheckRefusesAddress(t *testing.T) {
 	t.Parallel()
-	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("asked for %s", r.URL) })
+	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("request for %s", r.URL) })
 	for _, a := range []netip.Addr{{}, netip.MustParseAddr("fe80::1%eth0")} {
 		if _, err := c.Check(t.Context(), a); err == nil {
-			t.Errorf("%v is taken", a)
+			t.Errorf("%v is accepted", a)
 		}
 	}
 }
@@ -90,7 +95,8 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"tier": {"id": "free", "name": "Free"},
-			"quotas": {"lookups": {"used": 3, "limit": 1000, "remaining": 997}, "blacklist": {"used": 1, "limit": 24, "remaining": 23}},
+			"quotas": {"lookups": {"used": 3, "limit": 1000, "remaining": 997},
+			"blacklist": {"used": 1, "limit": 24, "remaining": 23}},
 			"alerts": {"ipAlerts": {"current": 0, "limit": 5}}, "new": {"field": 1}}`)
 	})
 	got, err := c.Status(t.Context())
@@ -122,7 +128,8 @@ func TestAnswerTooLarge(t *testing.T) {
 
 func TestCategory(t *testing.T) {
 	t.Parallel()
-	want := strings.Fields(`brute_force port_scan ddos web_exploit sql_injection phishing spam bad_bot exploited_host malware
+	want := strings.Fields(`brute_force port_scan ddos web_exploit sql_injection phishing spam bad_bot
+		exploited_host malware
 		dns_abuse open_proxy iot_targeted spoofing fraud other`)
 	var got []string
 	for c := BruteForce; c <= Other; c++ {

@@ -13,27 +13,29 @@ import (
 	"time"
 )
 
-// BlacklistMaxBytes is the longest blacklist that is taken, decompressed: 64 MiB, more than three times what the largest
-// tier's 350,000 addresses take at their longest.
+// BlacklistMaxBytes is the largest blacklist that is accepted, decompressed: 64 MiB, more than
+// three times the longest form of the 350,000 addresses of the largest tier.
 const BlacklistMaxBytes = 64 << 20
 
-// BlacklistStream is a blacklist on its way: an address or a network in CIDR notation a line, by confidence, the highest
-// first. Close it.
+// BlacklistStream is a blacklist during its download: an address or a network in CIDR notation per
+// line, highest confidence first. The caller closes it.
 //
-// Reading fails with *TooLargeError beyond BlacklistMaxBytes, with *TemporaryError and io.ErrUnexpectedEOF when the body
-// is cut short, with ErrDecompress when it is corrupt, and with the context's error when the context of the request ends,
-// which is the only thing that ends a stalled body. A body without a length must end its last line: else reading fails at
-// its end with *TemporaryError and ErrUnended, after everything was handed out. A web page or JSON in place of the list,
-// without a quota, fails at its first byte, with *TemporaryError and an *APIError that is Foreign.
+// Reading fails with *TooLargeError beyond BlacklistMaxBytes. It fails with *TemporaryError and
+// io.ErrUnexpectedEOF if the body is cut short, with ErrDecompress if it is corrupt, and with the
+// error of the context if the context of the request ends. Only the context ends a body that
+// stalls. If a body has no length, its last line must end: otherwise reading fails at its end,
+// after all bytes were returned, with *TemporaryError and ErrUnended. If the answer is a web page
+// or JSON in place of the list, and has no quota, reading fails at its first byte, with
+// *TemporaryError and an *APIError that is Foreign.
 type BlacklistStream struct {
 	io.ReadCloser
 
 	Quota       Quota
-	ContentType string // the header's, unchecked: text/plain is what the API promises, text/html what a portal sends
+	ContentType string // from the header, unchecked: the API promises text/plain, a portal sends text/html
 }
 
-// Blacklist asks for the blacklist as plain text and returns it unread. The context governs until the stream is closed:
-// give it a deadline.
+// Blacklist requests the blacklist as plain text and returns it unread. ctx applies until the
+// stream is closed: give it a deadline.
 func (c *Client) Blacklist(ctx context.Context, q BlacklistQuery) (*BlacklistStream, error) {
 	v, err := q.values()
 	if err != nil {
@@ -49,13 +51,13 @@ func (c *Client) Blacklist(ctx context.Context, q BlacklistQuery) (*BlacklistStr
 	if !a.measured {
 		body = &ended{ReadCloser: body, endpoint: endpoint, last: '\n'}
 	}
-	if !a.quota.Known { // which the API tells with each list
+	if !a.quota.Known { // the API sends it with each list
 		body = &list{ReadCloser: body, client: c, endpoint: endpoint}
 	}
 	return &BlacklistStream{ReadCloser: body, Quota: a.quota, ContentType: a.contentType}, nil
 }
 
-// blacklistRequest asks for a blacklist.
+// blacklistRequest returns the request for a blacklist.
 func blacklistRequest(v url.Values) request {
 	path := "/v1/key/blacklist"
 	if len(v) > 0 {
@@ -64,14 +66,14 @@ func blacklistRequest(v url.Values) request {
 	return request{method: http.MethodGet, path: path, limit: BlacklistMaxBytes}
 }
 
-// BlacklistResponse is a blacklist with what is known about each address.
+// BlacklistResponse is a blacklist with the information about each address.
 type BlacklistResponse struct {
 	Meta    BlacklistMeta    `json:"meta"`
 	Entries []BlacklistEntry `json:"data"`
 	Quota   Quota            `json:"-"`
 }
 
-// BlacklistMeta tells how a blacklist was made.
+// BlacklistMeta is the parameters of a blacklist.
 type BlacklistMeta struct {
 	GeneratedAt  time.Time `json:"generatedAt,omitzero"`
 	ScoreMinimum int       `json:"scoreMinimum"`
@@ -79,9 +81,9 @@ type BlacklistMeta struct {
 	Count        int       `json:"count"`
 }
 
-// BlacklistEntry is one address, or network, of a blacklist. The texts in it come from outside.
+// BlacklistEntry is one address or network of a blacklist. Its texts come from outside.
 type BlacklistEntry struct {
-	Prefix          netip.Prefix `json:"prefix"` // a single address is the prefix that holds it alone
+	Prefix          netip.Prefix `json:"prefix"` // a single address is a prefix of full length
 	ConfidenceLevel int          `json:"confidenceLevel"`
 	LastSeen        time.Time    `json:"lastSeen,omitzero"`
 	Sessions        int64        `json:"sessions"`
@@ -91,9 +93,10 @@ type BlacklistEntry struct {
 	ASNOrg          string       `json:"asnOrg"`
 }
 
-// BlacklistJSON asks for the blacklist as JSON. It holds all of it in memory, up to BlacklistMaxBytes of JSON, and the
-// context governs: give it a deadline. An entry that is no address, or another number of entries than the answer tells,
-// makes the whole answer ErrMalformed.
+// BlacklistJSON requests the blacklist as JSON. It holds all of it in memory, up to
+// BlacklistMaxBytes of JSON. ctx applies to all of it: give it a deadline. If an entry is not an
+// address, or the number of entries differs from the count in the answer, the whole answer is
+// ErrMalformed.
 func (c *Client) BlacklistJSON(ctx context.Context, q BlacklistQuery) (BlacklistResponse, error) {
 	v, err := q.values()
 	if err != nil {
@@ -104,7 +107,7 @@ func (c *Client) BlacklistJSON(ctx context.Context, q BlacklistQuery) (Blacklist
 		res, err = decodeBlacklist(raw)
 		res.Quota = quota
 		if n := res.Meta.Count; err == nil && n > 0 && n != len(res.Entries) {
-			err = fmt.Errorf("it says that it has %d entries and has %d", n, len(res.Entries))
+			err = fmt.Errorf("its count is %d and it has %d entries", n, len(res.Entries))
 		}
 		return err
 	})
@@ -114,8 +117,9 @@ func (c *Client) BlacklistJSON(ctx context.Context, q BlacklistQuery) (Blacklist
 	return res, nil
 }
 
-// decodeBlacklist reads the wire form, whose times are Unix milliseconds and whose addresses may be networks. The fields
-// of the wire types hide those of the same JSON name in the types they embed.
+// decodeBlacklist decodes the wire form, whose times are Unix milliseconds and whose addresses may
+// be networks. The fields of the wire types hide those with the same JSON name in the embedded
+// types.
 func decodeBlacklist(raw []byte) (BlacklistResponse, error) {
 	var wire struct {
 		Meta *struct {
@@ -134,14 +138,14 @@ func decodeBlacklist(raw []byte) (BlacklistResponse, error) {
 		return BlacklistResponse{}, err
 	}
 	if wire.Meta == nil {
-		return BlacklistResponse{}, errors.New("it has no meta: no blacklist")
+		return BlacklistResponse{}, errors.New("it has no meta")
 	}
 	res := BlacklistResponse{Meta: wire.Meta.BlacklistMeta, Entries: make([]BlacklistEntry, 0, len(wire.Data))}
 	res.Meta.GeneratedAt = wire.Meta.GeneratedAt.Time
 	for i, d := range wire.Data {
 		p, ok := parsePrefix(d.IP)
 		if !ok {
-			return BlacklistResponse{}, fmt.Errorf("entry %d: %.60q is no address", i+1, d.IP)
+			return BlacklistResponse{}, fmt.Errorf("entry %d: %.60q is not an address", i+1, d.IP)
 		}
 		e := d.BlacklistEntry
 		e.Prefix, e.LastSeen = p, d.LastSeen.Time
@@ -150,7 +154,7 @@ func decodeBlacklist(raw []byte) (BlacklistResponse, error) {
 	return res, nil
 }
 
-// parsePrefix reads an address or a network.
+// parsePrefix parses an address or a network.
 func parsePrefix(s string) (netip.Prefix, bool) {
 	if strings.Contains(s, "/") {
 		p, err := netip.ParsePrefix(s)

@@ -33,15 +33,17 @@ func TestBlacklistQuery(t *testing.T) {
 	tests := []struct {
 		name string
 		q    BlacklistQuery
-		want string // "bad": an error
+		want string // "bad" for an error
 	}{
 		{name: "OK zero"},
 		{name: "OK everything", q: BlacklistQuery{
-			ScoreMinimum: 100, Limit: 5000, IPVersion: Mixed, OnlyCountries: []string{"NL", "DE"}, ExceptCountries: []string{"US"},
-			OnlyASN: []uint32{64500, 4294967295}, ExceptASN: []uint32{1}, Protocols: []string{"ssh", "http"},
+			ScoreMinimum: 100, Limit: 5000, IPVersion: Mixed, OnlyCountries: []string{"NL", "DE"},
+			ExceptCountries: []string{"US"},
+			OnlyASN:         []uint32{64500, 4294967295}, ExceptASN: []uint32{1}, Protocols: []string{"ssh", "http"},
 			MinSeverity: SeverityVeryHigh, IgnoreWhitelist: true,
-		}, want: "exceptAsn=AS1&exceptCountries=US&ignoreWhitelist=true&ipVersion=mixed&limit=5000&minSeverity=very_high" +
-			"&onlyAsn=AS64500%2CAS4294967295&onlyCountries=NL%2CDE&protocols=ssh%2Chttp&scoreMinimum=100"},
+		}, want: "exceptAsn=AS1&exceptCountries=US&ignoreWhitelist=true&ipVersion=mixed&limit=5000" +
+			"&minSeverity=very_high&onlyAsn=AS64500%2CAS4294967295&onlyCountries=NL%2CDE" +
+			"&protocols=ssh%2Chttp&scoreMinimum=100"},
 		{name: "bad score below", q: BlacklistQuery{ScoreMinimum: -1}, want: "bad"},
 		{name: "bad score above", q: BlacklistQuery{ScoreMinimum: 101}, want: "bad"},
 		{name: "bad limit", q: BlacklistQuery{Limit: -1}, want: "bad"},
@@ -75,23 +77,35 @@ func TestBlacklistBody(t *testing.T) {
 		name     string
 		encoding string
 		body     []byte
-		length   int // the header's; 0: the true one
+		length   int // of the header; 0 for the true one
 		want     string
 		is       error
-		tempo    bool // whether it is a TemporaryError
+		tempo    bool // the error is a TemporaryError
 	}{
 		{name: "OK plain", body: []byte(list), want: list},
 		{name: "OK empty", want: ""},
 		{name: "OK gzip", encoding: "gzip", body: zipped(t, list), want: list},
 		{name: "OK x-gzip", encoding: "X-GZIP", body: zipped(t, list), want: list},
-		{name: "OK gzip in parts", encoding: "gzip", body: append(zipped(t, list), zipped(t, list)...), want: list + list},
+		{
+			name: "OK gzip in parts", encoding: "gzip", body: append(zipped(t, list), zipped(t, list)...),
+			want: list + list,
+		},
 		{name: "bad cut short", body: []byte(list), length: 999, want: list, is: io.ErrUnexpectedEOF, tempo: true},
-		{name: "bad gzip cut on the way", encoding: "gzip", body: zipped(t, list)[:20], length: 999, is: io.ErrUnexpectedEOF, tempo: true},
-		{name: "bad gzip cut before", encoding: "gzip", body: zipped(t, list)[:20], is: io.ErrUnexpectedEOF, tempo: true},
+		{
+			name: "bad gzip cut on the way", encoding: "gzip", body: zipped(t, list)[:20], length: 999,
+			is: io.ErrUnexpectedEOF, tempo: true,
+		},
+		{
+			name: "bad gzip cut before", encoding: "gzip", body: zipped(t, list)[:20], is: io.ErrUnexpectedEOF,
+			tempo: true,
+		},
 		{name: "bad gzip empty", encoding: "gzip", is: io.ErrUnexpectedEOF, tempo: true},
 		{name: "bad gzip header", encoding: "gzip", body: []byte(list), is: ErrDecompress},
 		{name: "bad gzip middle", encoding: "gzip", body: append(zipped(t, list)[:10:10], noise...), is: ErrDecompress},
-		{name: "bad gzip end", encoding: "gzip", body: append(zipped(t, list), noise...), want: list, is: ErrDecompress},
+		{
+			name: "bad gzip end", encoding: "gzip", body: append(zipped(t, list), noise...), want: list,
+			is: ErrDecompress,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -127,8 +141,8 @@ func TestBlacklistBody(t *testing.T) {
 	}
 }
 
-// TestBlacklistWithoutLengthMustEndItsLastLine sends what is left of a list that was cut at 80%, in the ways in which
-// nothing but the content can tell.
+// TestBlacklistWithoutLengthMustEndItsLastLine sends a list that was cut at 80%, in the ways in
+// which only the content can show it.
 func TestBlacklistWithoutLengthMustEndItsLastLine(t *testing.T) {
 	t.Parallel()
 	const list = "203.0.113.1\n203.0.113.2\n203.0.113.3\n203.0.113.4\n203.0.113.45\n"
@@ -203,14 +217,16 @@ func TestBlacklistWithoutLengthMustEndItsLastLine(t *testing.T) {
 				}
 				return
 			}
-			if _, ok := errors.AsType[*TemporaryError](err); !ok || !errors.Is(err, ErrUnended) || !errors.Is(err, io.ErrUnexpectedEOF) {
+			if _, ok := errors.AsType[*TemporaryError](err); !ok || !errors.Is(err, ErrUnended) || !errors.Is(err,
+				io.ErrUnexpectedEOF) {
 				t.Errorf("read: got %v, want a temporary error that is ErrUnended", err)
 			}
 		})
 	}
 }
 
-// TestBlacklistJSONCount compares the count that the API tells with what came.
+// TestBlacklistJSONCount checks that the count in the answer is compared with the number of
+// entries.
 func TestBlacklistJSONCount(t *testing.T) {
 	t.Parallel()
 	for body, ok := range map[string]bool{
@@ -238,7 +254,7 @@ func TestBlacklistEncodingNotAskedFor(t *testing.T) {
 	}
 }
 
-// TestBlacklistTooLarge sends little that becomes much.
+// TestBlacklistTooLarge sends a small body that decompresses to a large one.
 func TestBlacklistTooLarge(t *testing.T) {
 	t.Parallel()
 	line := strings.Repeat("203.0.113.9\n", 1<<16)
@@ -277,7 +293,7 @@ func TestBlacklistTooLarge(t *testing.T) {
 	}
 }
 
-// TestBlacklistStalls has a server that hangs in the middle of the body: the context ends it.
+// TestBlacklistStalls has a server that hangs in the middle of the body. The context ends the read.
 func TestBlacklistStalls(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -333,16 +349,18 @@ func TestDecodeBlacklist(t *testing.T) {
 	full := BlacklistMeta{GeneratedAt: time.UnixMilli(1771900000000).UTC(), ScoreMinimum: 50, Limit: 5000, Count: 2}
 	tests := []struct {
 		name, raw string
-		want      *BlacklistResponse // nil: an error
+		want      *BlacklistResponse // nil for an error
 	}{
 		{
-			name: "OK documented", raw: meta + `[{"ip": "203.0.113.9", "confidenceLevel": 97, "lastSeen": 1771890000000, "sessions": 412,
-			"protocols": ["ssh", "telnet"], "countryCode": "NL", "asn": "AS64500", "asnOrg": "Example BV"}, {"ip": "2001:db8::/64"}]}`,
+			name: "OK documented", raw: meta + `[{"ip": "203.0.113.9", "confidenceLevel": 97, "lastSeen": 1771890000000,
+			"sessions": 412, "protocols": ["ssh", "telnet"], "countryCode": "NL", "asn": "AS64500",
+			"asnOrg": "Example BV"}, {"ip": "2001:db8::/64"}]}`,
 			want: &BlacklistResponse{Meta: full, Entries: []BlacklistEntry{
 				{
 					Prefix: netip.MustParsePrefix("203.0.113.9/32"), ConfidenceLevel: 97, Sessions: 412,
-					LastSeen: time.UnixMilli(1771890000000).UTC(), Protocols: []string{"ssh", "telnet"}, CountryCode: "NL",
-					ASN: "AS64500", ASNOrg: "Example BV",
+					LastSeen: time.UnixMilli(1771890000000).UTC(), Protocols: []string{"ssh", "telnet"},
+					CountryCode: "NL",
+					ASN:         "AS64500", ASNOrg: "Example BV",
 				},
 				{Prefix: netip.MustParsePrefix("2001:db8::/64")},
 			}},
@@ -366,7 +384,8 @@ func TestDecodeBlacklist(t *testing.T) {
 				t.Fatalf("decode: %v", err)
 			}
 			if err == nil {
-				if diff := cmp.Diff(*tt.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				same := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+				if diff := cmp.Diff(*tt.want, got, same); diff != "" {
 					t.Errorf("blacklist (-want +got):\n%s", diff)
 				}
 			}
@@ -374,8 +393,8 @@ func TestDecodeBlacklist(t *testing.T) {
 	}
 }
 
-// TestPageIsNoList: a portal or a CDN that answers with status 200 gives no list, and the API is
-// asked again soon.
+// TestPageIsNoList checks that an answer of a portal or a CDN with status 200 is not a list, and is
+// a temporary error.
 func TestPageIsNoList(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

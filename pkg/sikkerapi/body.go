@@ -14,11 +14,12 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
-// body is an answer's body, decompressed, capped, with errors a caller can tell apart:
+// body is the body of an answer, decompressed and limited, with errors that a caller can
+// distinguish:
 //
-//	network → wire (whose fault was it?) → capped → gunzip → capped → reader
+//	network → wire (classifies errors) → limit → gunzip → limit → reader
 //
-// The compressed bytes are capped as well, because a gzip file may have any number of empty members.
+// The compressed bytes are also limited, because a gzip file may have any number of empty members.
 type body struct {
 	io.Reader
 
@@ -27,8 +28,11 @@ type body struct {
 
 func (b *body) Close() error { return b.close() }
 
-// newBody takes over the answer's body. Nothing is read yet. Closing ends the request too.
-func newBody(ctx context.Context, resp *http.Response, endpoint string, limit int64, cancel context.CancelFunc) (*body, error) {
+// newBody takes over the body of an answer. It reads nothing. Closing the body also ends the
+// request.
+func newBody(
+	ctx context.Context, resp *http.Response, endpoint string, limit int64, cancel context.CancelFunc,
+) (*body, error) {
 	b := &body{close: func() error {
 		defer cancel()
 		return resp.Body.Close()
@@ -45,10 +49,11 @@ func newBody(ctx context.Context, resp *http.Response, endpoint string, limit in
 	return b, nil
 }
 
-// wire reads from the network and classifies its errors: the caller's context, or a body that was cut short.
+// wire reads from the network and classifies its errors: the context of the caller ended, or the
+// body was cut short.
 type wire struct {
 	r        io.Reader
-	ctx      context.Context // the caller's, of the request this body belongs to
+	ctx      context.Context // of the caller, for the request of this body
 	endpoint string
 }
 
@@ -65,7 +70,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, &TemporaryError{Endpoint: w.endpoint, Err: fmt.Errorf("read body: %w", err)}
 }
 
-// gunzip decompresses, beginning with the first read, so that whoever made it did not wait for the body.
+// gunzip decompresses. It begins with the first read, so that making it does not wait for the body.
 type gunzip struct {
 	r        io.Reader
 	z        *gzip.Reader
@@ -80,7 +85,7 @@ func (g *gunzip) Read(p []byte) (int, error) {
 	n := 0
 	if g.z == nil {
 		g.z, g.err = gzip.NewReader(g.r)
-		if errors.Is(g.err, io.EOF) { // an empty body is no gzip file
+		if errors.Is(g.err, io.EOF) { // an empty body is not a gzip file
 			g.err = io.ErrUnexpectedEOF
 		}
 	}
@@ -91,7 +96,8 @@ func (g *gunzip) Read(p []byte) (int, error) {
 	return n, g.err
 }
 
-// classify tells corrupt data from a body whose end is missing; errors of the layers below pass.
+// classify distinguishes corrupt data from a body whose end is missing. It returns errors of the
+// layers below unchanged.
 func (g *gunzip) classify(err error) error {
 	var corrupt flate.CorruptInputError
 	switch {
@@ -104,8 +110,9 @@ func (g *gunzip) classify(err error) error {
 	}
 }
 
-// ErrUnended is a list without a length whose last line does not end. It may have been cut short, inside an address: by a
-// connection that broke where its end is the only mark of the end, or before a proxy that passed on what it had.
+// ErrUnended reports a list without a length whose last line does not end. It may have been cut
+// short inside an address: by a connection that broke, if only its end marks the end of the list,
+// or by a proxy that passed on the part it had.
 var ErrUnended = errors.New("the answer has no length, and its last line does not end: it may be cut short")
 
 // ended fails at the end of a text whose last line does not end.
@@ -113,7 +120,7 @@ type ended struct {
 	io.ReadCloser
 
 	endpoint string
-	last     byte // that was read
+	last     byte // last byte read
 }
 
 func (e *ended) Read(p []byte) (int, error) {
@@ -122,20 +129,22 @@ func (e *ended) Read(p []byte) (int, error) {
 		e.last = p[n-1]
 	}
 	if errors.Is(err, io.EOF) && e.last != '\n' {
-		err = &TemporaryError{Endpoint: e.endpoint, Err: fmt.Errorf("read body: %w: %w", io.ErrUnexpectedEOF, ErrUnended)}
+		err = &TemporaryError{
+			Endpoint: e.endpoint, Err: fmt.Errorf("read body: %w: %w", io.ErrUnexpectedEOF, ErrUnended),
+		}
 	}
 	return n, err
 }
 
-// list fails at the beginning of a text that is a web page or JSON. A proxy, CDN or portal answers
-// so with a status of success, and such an answer is no download that counts.
+// list fails at the beginning of a text that is a web page or JSON. A proxy, CDN or portal sends
+// such an answer with a status of success; it does not count as a download.
 type list struct {
 	io.ReadCloser
 
 	client   *Client
 	endpoint string
-	begun    bool  // a byte that is no space was read
-	err      error // of the first read, for all that follow
+	begun    bool  // a byte that is not white space was read
+	err      error // of the first read, for all later reads
 }
 
 func (l *list) Read(p []byte) (int, error) {
@@ -147,7 +156,8 @@ func (l *list) Read(p []byte) (int, error) {
 		l.begun = true
 		if start[0] == '<' || start[0] == '{' {
 			l.err = &TemporaryError{Endpoint: l.endpoint, Err: &APIError{
-				StatusCode: http.StatusOK, Message: l.client.text(string(start), maxMessage), Endpoint: l.endpoint, Foreign: true,
+				StatusCode: http.StatusOK, Message: l.client.text(string(start), maxMessage), Endpoint: l.endpoint,
+				Foreign: true,
 			}}
 			return 0, l.err
 		}

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Category is what an address is reported for. The zero value is none, and is not sent.
+// Category is the reason for a report. The zero value is no category and is not sent.
 type Category int
 
-// The categories, by the numbers SikkerAPI gives them.
+// The categories with the numbers of SikkerAPI.
 const (
 	BruteForce    Category = 1
 	PortScan      Category = 2
@@ -29,7 +29,7 @@ const (
 	Other         Category = 16
 )
 
-// names gives each category's name at its number.
+// names returns the name of each category at the index of its number.
 func names() [Other + 1]string {
 	return [...]string{
 		BruteForce: "brute_force", PortScan: "port_scan", DDoS: "ddos", WebExploit: "web_exploit",
@@ -39,20 +39,20 @@ func names() [Other + 1]string {
 	}
 }
 
-// ParseCategory reads a category's name or number.
+// ParseCategory parses the name or the number of a category.
 func ParseCategory(s string) (Category, error) {
 	for i, name := range names() {
 		if c := Category(i); c.Valid() && (s == name || s == strconv.Itoa(i)) {
 			return c, nil
 		}
 	}
-	return 0, fmt.Errorf("%.60q is no category: want a name like port_scan, or a number from 1 to %d", s, int(Other))
+	return 0, fmt.Errorf("%.60q is not a category: want a name like port_scan, or a number from 1 to %d", s, int(Other))
 }
 
-// Valid tells whether the category is one of the 16.
+// Valid reports whether the category is one of the 16.
 func (c Category) Valid() bool { return c >= BruteForce && c <= Other }
 
-// String is the name, or "Category(n)" when there is none.
+// String returns the name, or "Category(n)" if there is none.
 func (c Category) String() string {
 	if !c.Valid() {
 		return fmt.Sprintf("Category(%d)", int(c))
@@ -60,21 +60,21 @@ func (c Category) String() string {
 	return names()[c]
 }
 
-// MarshalText writes the name; in JSON too.
+// MarshalText returns the name, also in JSON.
 func (c Category) MarshalText() ([]byte, error) {
 	if !c.Valid() {
-		return nil, fmt.Errorf("%d is no category", int(c))
+		return nil, fmt.Errorf("%d is not a category", int(c))
 	}
 	return []byte(c.String()), nil
 }
 
-// UnmarshalText reads the name or the number.
+// UnmarshalText parses the name or the number.
 func (c *Category) UnmarshalText(text []byte) (err error) {
 	*c, err = ParseCategory(string(text))
 	return err
 }
 
-// UnmarshalJSON reads the name or the number, in quotes or not.
+// UnmarshalJSON parses the name or the number, with or without quotes.
 func (c *Category) UnmarshalJSON(raw []byte) error {
 	return c.UnmarshalText([]byte(strings.Trim(string(raw), `"`)))
 }

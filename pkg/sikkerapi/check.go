@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// CheckResult is what is known about one address. The texts in it come from outside.
+// CheckResult is the information about one address. Its texts come from outside.
 type CheckResult struct {
 	IP              netip.Addr         `json:"ip"`
-	Found           bool               `json:"found"` // whether it was ever seen; the rest is zero when it was not
+	Found           bool               `json:"found"` // the address is known; if not, all other fields are zero
 	ConfidenceLevel int                `json:"confidenceLevel"`
 	Geolocation     Geolocation        `json:"geolocation"`
 	FirstSeen       time.Time          `json:"firstSeen,omitzero"`
@@ -25,7 +25,7 @@ type CheckResult struct {
 	Quota           Quota              `json:"-"`
 }
 
-// Geolocation is where an address is, and whose.
+// Geolocation is the location and the owner of an address.
 type Geolocation struct {
 	CountryCode string `json:"countryCode"`
 	CountryName string `json:"countryName"`
@@ -36,14 +36,14 @@ type Geolocation struct {
 	IsProxy     bool   `json:"isProxy"`
 }
 
-// ProtocolActivity is what an address did on one protocol.
+// ProtocolActivity is the activity of an address on one protocol.
 type ProtocolActivity struct {
 	Protocol string `json:"protocol"`
 	Sessions int64  `json:"sessions"`
 	Events   int64  `json:"events"`
 }
 
-// Behavior is something an address was seen doing.
+// Behavior is one observed behaviour of an address.
 type Behavior struct {
 	Name        string   `json:"name"`
 	Severity    Severity `json:"severity"` // unchecked
@@ -51,7 +51,7 @@ type Behavior struct {
 	Description string   `json:"description"` // often empty
 }
 
-// Check asks about one address. It takes one lookup of the quota.
+// Check returns the information about one address. It uses one lookup of the quota.
 func (c *Client) Check(ctx context.Context, addr netip.Addr) (CheckResult, error) {
 	if !addr.IsValid() || addr.Zone() != "" {
 		return CheckResult{}, fmt.Errorf("check address: %q is invalid or has a zone", addr)
@@ -73,7 +73,7 @@ func (c *Client) Check(ctx context.Context, addr netip.Addr) (CheckResult, error
 	return res, nil
 }
 
-// decodeCheck reads the wire form, whose times may be null.
+// decodeCheck decodes the wire form, whose times may be null.
 func decodeCheck(raw []byte) (CheckResult, error) {
 	var wire struct {
 		CheckResult
@@ -85,21 +85,21 @@ func decodeCheck(raw []byte) (CheckResult, error) {
 		return CheckResult{}, err
 	}
 	if !wire.IP.IsValid() {
-		return CheckResult{}, errors.New("it names no address: no check")
+		return CheckResult{}, errors.New("it has no address")
 	}
 	res := wire.CheckResult
 	res.IP, res.FirstSeen, res.LastSeen = res.IP.Unmap(), wire.FirstSeen.Time, wire.LastSeen.Time
 	return res, nil
 }
 
-// Status is the state of the account the key belongs to.
+// Status is the state of the account of the key.
 type Status struct {
 	Tier   Tier   `json:"tier"`
 	Quotas Quotas `json:"quotas"`
 	Alerts Alerts `json:"alerts"`
 }
 
-// Tier is what was subscribed to.
+// Tier is the subscription.
 type Tier struct {
 	ID   string `json:"id"`   // like "free"
 	Name string `json:"name"` // for people
@@ -113,7 +113,7 @@ type Quotas struct {
 	TAXII     Usage `json:"taxii"`
 }
 
-// Usage is one quota, in requests or reports a day.
+// Usage is one quota, in requests or reports per day.
 type Usage struct {
 	Used      int `json:"used"`
 	Limit     int `json:"limit"`
@@ -125,13 +125,13 @@ type Alerts struct {
 	IPAlerts AlertUsage `json:"ipAlerts"`
 }
 
-// AlertUsage is how many alerts there are, and may be.
+// AlertUsage is the number of alerts and its limit.
 type AlertUsage struct {
 	Current int `json:"current"`
 	Limit   int `json:"limit"`
 }
 
-// Status asks for the state of the account.
+// Status returns the state of the account.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var res Status
 	r := request{method: http.MethodGet, path: "/v1/key/status"}
@@ -151,7 +151,7 @@ func decodeStatus(raw []byte) (Status, error) {
 		return Status{}, err
 	}
 	if s.Tier.ID == "" {
-		return Status{}, errors.New("it names no tier: no status")
+		return Status{}, errors.New("it has no tier")
 	}
 	return s, nil
 }

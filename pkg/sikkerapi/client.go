@@ -12,25 +12,27 @@ import (
 	"time"
 )
 
-// DefaultBaseURL is where the service lives.
+// DefaultBaseURL is the address of the service.
 const DefaultBaseURL = "https://api.sikkerapi.com"
 
 const (
 	defaultUserAgent = "sikkerapi-go"
 
-	// The limits of one exchange up to the answer's header. A dial that takes longer than ten seconds meets a dead
-	// network; the service may take longer to compile a large list.
+	// The limits of one exchange up to the header of the answer. If a dial takes longer than ten
+	// seconds, the network is dead. The service may need longer to compile a large list.
 	dialTimeout   = 10 * time.Second
 	tlsTimeout    = 10 * time.Second
 	headerTimeout = time.Minute
 	idleTimeout   = 90 * time.Second
-	// maxHeaderBytes is far above what the service sends, and far below the library's 10 MB.
+	// maxHeaderBytes is far more than the service sends, and far less than the 10 MB of the
+	// library.
 	maxHeaderBytes = 256 << 10
 )
 
-// Client speaks to SikkerAPI with one key. Make it with New.
+// Client sends requests to SikkerAPI with one key. Make it with New.
 type Client struct {
-	// key is behind a function because fmt and reflection print a field, and cannot print what a function returns.
+	// key is a function because fmt and reflection print a field, and cannot print the result of a
+	// function.
 	key       func() string
 	base      string // without a slash at the end
 	userAgent string
@@ -38,12 +40,12 @@ type Client struct {
 	now       func() time.Time // tests replace it
 }
 
-// Option changes how a Client is made.
+// Option is a setting of a Client.
 type Option func(*Client) error
 
-// WithBaseURL sets where the API is; the default is DefaultBaseURL. The scheme is https, or http when the host is
-// localhost or a loopback or private address, since the key is sent in the clear then. A path is allowed; user, password,
-// query and fragment are not.
+// WithBaseURL sets the address of the API; the default is DefaultBaseURL. The scheme is https. It
+// may be http if the host is localhost or a loopback or private address, because the key is then
+// sent in the clear. A path is allowed; user, password, query and fragment are not.
 func WithBaseURL(base string) Option {
 	return func(c *Client) error {
 		checked, err := checkBaseURL(base)
@@ -52,8 +54,9 @@ func WithBaseURL(base string) Option {
 	}
 }
 
-// WithHTTPClient sets the HTTP client; nil means the package's own. It is copied, and the copy follows no redirects. Its
-// transport decides about proxies and the limits before an answer; its Timeout, if any, covers the whole body.
+// WithHTTPClient sets the HTTP client; nil means that of the package. It is copied, and the copy
+// follows no redirects. Its transport sets proxies and the limits before an answer. Its Timeout, if
+// any, covers the whole body.
 func WithHTTPClient(h *http.Client) Option {
 	return func(c *Client) error {
 		if h != nil {
@@ -75,8 +78,8 @@ func WithUserAgent(agent string) Option {
 	}
 }
 
-// New makes a client. Nothing is asked yet. It fails when the key is empty or has characters that no key has, or because
-// of an option; the error never shows the key.
+// New returns a client. It sends nothing. It fails if the key is empty or has characters that no
+// key has, or because of an option. The error never shows the key.
 func New(key string, opts ...Option) (*Client, error) {
 	if key == "" {
 		return nil, errors.New("API key is empty")
@@ -110,7 +113,8 @@ func newTransport() *http.Transport {
 	}
 }
 
-// proxy is the environment's, but only for https: a proxy of plain http would read the key.
+// proxy returns the proxy of the environment, but only for https: a proxy for plain http could read
+// the key.
 func proxy(r *http.Request) (*url.URL, error) {
 	if r.URL.Scheme != "https" {
 		return nil, nil
@@ -118,19 +122,21 @@ func proxy(r *http.Request) (*url.URL, error) {
 	return http.ProxyFromEnvironment(r)
 }
 
-// checkBaseURL returns the URL without a slash at the end. Its errors do not repeat the URL, which may hold a password.
+// checkBaseURL returns the URL without a slash at the end. Its errors do not repeat the URL, which
+// may contain a password.
 func checkBaseURL(base string) (string, error) {
 	u, err := url.Parse(base)
 	switch {
 	case err != nil || u.Opaque != "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
-		return "", errors.New("base URL is no URL like " + DefaultBaseURL)
+		return "", errors.New("base URL is not a URL like " + DefaultBaseURL)
 	case u.User != nil:
-		return "", errors.New("base URL has a user or password: leave out what precedes the @")
+		return "", errors.New("base URL has a user or password: remove the part before the @")
 	case strings.ContainsAny(base, "?#"):
-		return "", errors.New("base URL has a query or fragment: leave out what follows the ? or #")
+		return "", errors.New("base URL has a query or fragment: remove the part from the ? or # on")
 	case u.Scheme == "http" && !isLocal(u.Hostname()):
-		return "", errors.New("base URL is plain http, which would show the key, to a host that is neither localhost nor " +
-			"a loopback or private address: use https")
+		return "", errors.New(
+			"base URL is plain http, which would show the key, to a host that is neither localhost nor " +
+				"a loopback or private address: use https")
 	}
 	return strings.TrimRight(u.String(), "/"), nil
 }
@@ -147,11 +153,11 @@ func isLocal(host string) bool {
 // CloseIdleConnections closes the connections that wait for another request.
 func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
-// String tells where the client asks, not with which key.
+// String returns the base URL of the client, without the key.
 func (c Client) String() string { return fmt.Sprintf("sikkerapi.Client(%s)", c.base) }
 
-// GoString is String.
+// GoString returns the same as String.
 func (c Client) GoString() string { return c.String() }
 
-// Format writes String, whatever the verb.
+// Format writes the result of String, for every verb.
 func (c Client) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, c.String()) }

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // testNow is three quarters of an hour before the quotas reset.
 func testNow() time.Time { return time.Date(2026, 2, 24, 23, 15, 0, 0, time.UTC) }
 
-// serve starts a server and makes a client of it.
+// serve starts a server and returns a client of it.
 func serve(t *testing.T, h http.HandlerFunc) *Client {
 	t.Helper()
 	srv := httptest.NewServer(h)
@@ -43,10 +43,13 @@ func TestNew(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name, key, base string
-		want            string // the base URL; "": an error
+		want            string // base URL; "" for an error
 	}{
 		{name: "OK https", key: testKey, base: "https://api.example.com", want: "https://api.example.com"},
-		{name: "OK path and slash", key: testKey, base: "https://api.example.com:8443/sikker/", want: "https://api.example.com:8443/sikker"},
+		{
+			name: "OK path and slash", key: testKey, base: "https://api.example.com:8443/sikker/",
+			want: "https://api.example.com:8443/sikker",
+		},
 		{name: "OK localhost", key: testKey, base: "http://LocalHost:8080", want: "http://LocalHost:8080"},
 		{name: "OK loopback", key: testKey, base: "http://127.9.9.9", want: "http://127.9.9.9"},
 		{name: "OK loopback, IPv6", key: testKey, base: "http://[::1]:80", want: "http://[::1]:80"},
@@ -60,7 +63,7 @@ func TestNew(t *testing.T) {
 		{name: "bad key not ASCII", key: "sk_test_s3cret\u00a0", base: "https://api.example.com"},
 		{name: "bad http to the Internet", key: testKey, base: "http://api.example.com"},
 		{name: "bad http to a public address", key: testKey, base: "http://192.0.2.1"},
-		{name: "bad http to what begins like localhost", key: testKey, base: "http://localhost.example.com"},
+		{name: "bad http to a name that begins like localhost", key: testKey, base: "http://localhost.example.com"},
 		{name: "bad http to no address", key: testKey, base: "http://0.0.0.0"},
 		{name: "bad user", key: testKey, base: "https://s3cret@api.example.com"},
 		{name: "bad password", key: testKey, base: "https://u:s3cret@api.example.com"},
@@ -99,7 +102,7 @@ func TestUserAgent(t *testing.T) {
 	t.Parallel()
 	for _, agent := range []string{"", "a\nb", "é"} {
 		if _, err := New(testKey, WithUserAgent(agent)); err == nil {
-			t.Errorf("user agent %q is taken", agent)
+			t.Errorf("user agent %q is accepted", agent)
 		}
 	}
 	var got []string
@@ -128,7 +131,7 @@ func TestClientHidesKey(t *testing.T) {
 	}
 	shown := c.String() + c.GoString() + string(raw)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-		// The holder's client is printed by reflection, which asks no method of it.
+		// The client in a holder is printed by reflection, which calls no method of it.
 		shown += fmt.Sprintf(verb+verb+verb, c, *c, holder{c})
 	}
 	if strings.Contains(shown, testKey) || strings.Contains(shown, fmt.Sprintf("%x", testKey)) {
@@ -136,7 +139,7 @@ func TestClientHidesKey(t *testing.T) {
 	}
 }
 
-// roundTrip is a transport made of a function.
+// roundTrip is a transport made from a function.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -199,23 +202,37 @@ func TestRefusals(t *testing.T) {
 		header map[string]string
 		body   string
 		want   error
-		is     error // which errors.Is tells; nil: none is asked about
-		not    error // which it does not tell
+		is     error // found by errors.Is; nil to skip
+		not    error // not found by errors.Is
 	}{
 		{name: "bad key", status: 401, body: `{"error": "no key"}`, want: api(401, "no key"), is: ErrUnauthorized},
-		{name: "bad key disabled", status: 403, body: `{"error": "disabled"}`, want: api(403, "disabled"), is: ErrUnauthorized},
 		{
-			name: "OK a CDN's challenge is no refused key", status: 403, header: map[string]string{"Content-Type": "text/html"},
+			name: "bad key disabled", status: 403, body: `{"error": "disabled"}`, want: api(403, "disabled"),
+			is: ErrUnauthorized,
+		},
+		{
+			name: "OK a challenge of a CDN does not refuse the key", status: 403, header: map[string]string{
+				"Content-Type": "text/html",
+			},
 			body: "<title>Just a moment</title>", want: passing(foreign(403, "<title>Just a moment</title>"), 0),
 		},
 		{name: "OK a refusal without a body is no refused key", status: 403, want: passing(foreign(403, ""), 0)},
-		{name: "OK a portal that asks to sign in is no refused key", status: 401, body: "<html>", want: passing(foreign(401, "<html>"), 0)},
 		{
-			name: "OK JSON of another program is no refused key", status: 403, body: `{"error": {"code": 1020}}`,
+			name: "OK a portal that asks to sign in is no refused key", status: 401, body: "<html>",
+			want: passing(foreign(401, "<html>"), 0),
+		},
+		{
+			name: "OK JSON of another program does not refuse the key", status: 403, body: `{"error": {"code": 1020}}`,
 			want: passing(foreign(403, `{"error": {"code": 1020}}`), 0),
 		},
-		{name: "bad request", status: 400, body: "\x1b[31mred\u202e\r\n tape\xff", want: foreign(400, "[31mred   tape")},
-		{name: "bad not found, long", status: 404, body: strings.Repeat("é", 300), want: foreign(404, strings.Repeat("é", 200))},
+		{
+			name: "bad request", status: 400, body: "\x1b[31mred\u202e\r\n tape\xff",
+			want: foreign(400, "[31mred   tape"),
+		},
+		{
+			name: "bad not found, long", status: 404, body: strings.Repeat("é", 300),
+			want: foreign(404, strings.Repeat("é", 200)),
+		},
 		{name: "bad success", status: 204, want: foreign(204, "")},
 		{name: "bad part", status: 206, body: "{}", want: foreign(206, "{}")},
 		{
@@ -230,38 +247,52 @@ func TestRefusals(t *testing.T) {
 			want: spent(Quota{}, 90*time.Second),
 		},
 		{
-			name: "bad quota, date", status: 429, header: map[string]string{"Retry-After": "Wed, 25 Feb 2026 00:00:00 GMT"},
+			name: "bad quota, date", status: 429, header: map[string]string{
+				"Retry-After": "Wed, 25 Feb 2026 00:00:00 GMT",
+			},
 			body: "spent", want: spent(Quota{}, 45*time.Minute),
 		},
 		{
 			name: "bad quota, date by the server's clock", status: 429,
-			header: map[string]string{"Retry-After": "Wed, 04 Mar 2037 00:10:00 GMT", "Date": "Wed, 04 Mar 2037 00:00:00 GMT"},
-			body:   "spent", want: spent(Quota{}, 10*time.Minute),
+			header: map[string]string{
+				"Retry-After": "Wed, 04 Mar 2037 00:10:00 GMT", "Date": "Wed, 04 Mar 2037 00:00:00 GMT",
+			},
+			body: "spent", want: spent(Quota{}, 10*time.Minute),
 		},
 		{
-			name: "bad quota, nothing said", status: 429, header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "0"},
+			name: "bad quota, without a wait", status: 429, header: map[string]string{
+				"X-Daily-Limit": "24", "X-Daily-Remaining": "0",
+			},
 			body: "spent", want: spent(Quota{Known: true, Limit: 24, Used: 24}, 45*time.Minute),
 		},
 		{
-			name: "bad quota, until the reset that is told", status: 429, body: "spent",
-			header: map[string]string{"X-RateLimit-Limit": "24", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "600"},
-			want:   spent(Quota{Known: true, Limit: 24, Used: 24, Reset: testNow().Add(10 * time.Minute)}, 10*time.Minute),
+			name: "bad quota, until the reset in the answer", status: 429, body: "spent",
+			header: map[string]string{
+				"X-RateLimit-Limit": "24", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "600",
+			},
+			want: spent(Quota{Known: true, Limit: 24, Used: 24, Reset: testNow().Add(10 * time.Minute)},
+				10*time.Minute),
 		},
 		{
 			name: "bad quota, until midnight by the server's clock", status: 429, body: "spent",
-			header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "0", "Date": "Wed, 04 Mar 2037 23:50:00 GMT"},
-			want:   spent(Quota{Known: true, Limit: 24, Used: 24}, 10*time.Minute),
+			header: map[string]string{
+				"X-Daily-Limit": "24", "X-Daily-Remaining": "0", "Date": "Wed, 04 Mar 2037 23:50:00 GMT",
+			},
+			want: spent(Quota{Known: true, Limit: 24, Used: 24}, 10*time.Minute),
 		},
 		{
-			name: "OK a limit without a word on the quota does not last until midnight", status: 429, body: `{"error": "slow down"}`,
+			name: "OK a limit without a quota does not last until midnight", status: 429,
+			body: `{"error": "slow down"}`,
 			want: passing(api(429, "slow down"), 0),
 		},
 		{
-			name: "OK a negative wait is none", status: 429, header: map[string]string{"Retry-After": "-1"}, body: `{"error": "spent"}`,
+			name: "OK a negative wait is none", status: 429, header: map[string]string{"Retry-After": "-1"},
+			body: `{"error": "spent"}`,
 			want: passing(api(429, "spent"), 0),
 		},
 		{
-			name: "bad quota, absurd", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}, body: "spent",
+			name: "bad quota, absurd", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"},
+			body: "spent",
 			want: spent(Quota{}, 24*time.Hour),
 		},
 		{
@@ -274,15 +305,19 @@ func TestRefusals(t *testing.T) {
 			header: map[string]string{"X-Daily-Limit": "24", "X-Daily-Remaining": "20", "Retry-After": "7"},
 			body:   `{"error": "slow down"}`, want: passing(api(429, "slow down"), 7*time.Second),
 		},
-		{name: "OK a proxy's limit does not last until midnight", status: 429, body: "slow", want: passing(foreign(429, "slow"), 0)},
 		{
-			name: "OK a CDN's limit is no spent quota", status: 429, body: "slow",
+			name: "OK a proxy's limit does not last until midnight", status: 429, body: "slow",
+			want: passing(foreign(429, "slow"), 0),
+		},
+		{
+			name: "OK a limit of a CDN is not a used-up quota", status: 429, body: "slow",
 			header: map[string]string{"Content-Type": "text/html; charset=UTF-8", "Retry-After": "604800"},
 			want:   passing(foreign(429, "slow"), 24*time.Hour),
 		},
 		{name: "bad server", status: 500, body: "<html>", want: passing(foreign(500, "<html>"), 0)},
 		{
-			name: "bad server, waits", status: 503, header: map[string]string{"Retry-After": "5"}, body: `{"error": "maintenance"}`,
+			name: "bad server, waits", status: 503, header: map[string]string{"Retry-After": "5"},
+			body: `{"error": "maintenance"}`,
 			want: passing(api(503, "maintenance"), 5*time.Second),
 		},
 	}
@@ -306,17 +341,19 @@ func TestRefusals(t *testing.T) {
 			if tt.is != nil && !errors.Is(err, tt.is) {
 				t.Errorf("%v is not %v", err, tt.is)
 			}
-			if errors.Is(err, ErrUnauthorized) != errors.Is(tt.is, ErrUnauthorized) || tt.not != nil && errors.Is(err, tt.not) {
-				t.Errorf("%v is what it should not be", err)
+			if errors.Is(err, ErrUnauthorized) != errors.Is(tt.is, ErrUnauthorized) || tt.not != nil && errors.Is(err,
+				tt.not) {
+				t.Errorf("%v is an error that it should not be", err)
 			}
 			if asked != 1 {
-				t.Errorf("asked %d times", asked)
+				t.Errorf("%d requests", asked)
 			}
 		})
 	}
 }
 
-// TestRedirectKeepsKey follows what a client of the caller's would do: its own policy is not asked.
+// TestRedirectKeepsKey checks that no redirect is followed, even if the client of the caller would
+// follow it.
 func TestRedirectKeepsKey(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -362,7 +399,8 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
-// TestTimeouts has a server that never answers: the package's own limit is temporary, the caller's is the caller's.
+// TestTimeouts has a server that never answers. The limit of the package is a temporary error, that
+// of the caller is not.
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
 	for _, stalledBody := range []bool{false, true} {
@@ -389,7 +427,7 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// stalled is a body that never comes.
+// stalled is a body that never arrives.
 type stalled struct{ ctx context.Context }
 
 func (s stalled) Read([]byte) (int, error) {
@@ -398,7 +436,7 @@ func (s stalled) Read([]byte) (int, error) {
 }
 func (stalled) Close() error { return nil }
 
-// TestStalledError has an error whose text never comes: the error is told all the same.
+// TestStalledError has an error whose text never arrives. The error is still returned.
 func TestStalledError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

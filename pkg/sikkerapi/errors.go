@@ -10,35 +10,37 @@ import (
 )
 
 var (
-	// ErrUnauthorized means that the API refuses the key: 401, missing or invalid; 403, disabled or
-	// expired. The API says so in JSON of its own; the same status from a proxy, CDN or portal
+	// ErrUnauthorized reports that the API refuses the key: 401, missing or invalid; 403, disabled
+	// or expired. The API says so in its own JSON; the same status from a proxy, CDN or portal
 	// proves nothing about the key.
 	ErrUnauthorized = errors.New("the API refuses the key")
-	// ErrRedirect means that the API answered with a redirect. None is followed, so that the key stays with its host.
-	ErrRedirect = errors.New("the API answered with a redirect, and none is followed")
-	// ErrDecompress means that a compressed body is corrupt.
+	// ErrRedirect reports that the API answered with a redirect. Redirects are not followed, so
+	// that the key is sent to no other host.
+	ErrRedirect = errors.New("the API answered with a redirect, which is not followed")
+	// ErrDecompress reports that a compressed body is corrupt.
 	ErrDecompress = errors.New("decompress body")
-	// ErrMalformed means that the answer has a status of success and another content than was
-	// agreed.
+	// ErrMalformed reports an answer with a status of success and unexpected content.
 	ErrMalformed = errors.New("malformed answer")
-	// ErrBatchTooLarge means that a bulk report has more than MaxReports rows or MaxReportBytes bytes: send it in parts.
+	// ErrBatchTooLarge reports a bulk report of more than MaxReports rows or MaxReportBytes bytes:
+	// send it in parts.
 	ErrBatchTooLarge = errors.New("bulk report is too large")
 )
 
 const (
-	// maxMessage is how much of the API's text a field keeps, in characters.
+	// maxMessage is the number of characters of a text of the API that a field keeps.
 	maxMessage = 200
-	// maxErrorText is how long the text of an error may be that a library made from the API's answer, in bytes.
+	// maxErrorText is the longest text, in bytes, of an error that a library made from an answer of
+	// the API.
 	maxErrorText = 400
 )
 
-// APIError is an answer that is not 200 and means neither a spent quota nor a passing trouble, or the cause of a
-// *TemporaryError. errors.Is tells ErrUnauthorized and ErrRedirect.
+// APIError is an answer that is not 200, unless it is a *QuotaError. If another try may succeed, it
+// is the cause of a *TemporaryError. errors.Is finds ErrUnauthorized and ErrRedirect in it.
 type APIError struct {
 	StatusCode int
-	Message    string // what the API said: from outside, at most 200 characters, all of them printable; may be empty
+	Message    string // text from outside, at most 200 characters, all printable; may be empty
 	Endpoint   string // method and path, like "GET /v1/key/status"
-	Foreign    bool   // the body is not the API's own, {"error": "text"}: a proxy, CDN or portal may have answered
+	Foreign    bool   // the body is not that of the API, {"error": "text"}: a proxy, CDN or portal may have answered
 }
 
 func (e *APIError) Error() string {
@@ -53,14 +55,14 @@ func (e *APIError) Error() string {
 	case err != nil:
 		s += ": " + err.Error()
 	case e.refusesKey():
-		s += ": the answer is not the API's own, so a proxy, CDN or portal before it may refuse the request"
+		s += ": the answer is not from the API itself: a proxy, CDN or portal may refuse the request"
 	case e.StatusCode == http.StatusOK:
-		s += ": the answer is no list, so a proxy, CDN or portal before the API may have given it"
+		s += ": the answer is not a list: a proxy, CDN or portal may have sent it"
 	}
 	return s
 }
 
-// Unwrap is ErrUnauthorized, ErrRedirect or nil.
+// Unwrap returns ErrUnauthorized, ErrRedirect or nil.
 func (e *APIError) Unwrap() error {
 	switch {
 	case e.refusesKey() && !e.Foreign:
@@ -72,13 +74,13 @@ func (e *APIError) Unwrap() error {
 	}
 }
 
-// refusesKey reports whether the status is one by which the API refuses a key.
+// refusesKey reports whether the API uses the status to refuse a key.
 func (e *APIError) refusesKey() bool {
 	return e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden
 }
 
-// isRedirect reports whether a status sends the client elsewhere (RFC 9110, 15.4). The others of
-// 300 to 399 do not: 304 answers a conditional request, and none is made.
+// isRedirect reports whether a status sends the client to another address (RFC 9110, 15.4). The
+// others of 300 to 399 do not: 304 answers a conditional request, and this package sends none.
 func isRedirect(status int) bool {
 	switch status {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
@@ -89,13 +91,13 @@ func isRedirect(status int) bool {
 	}
 }
 
-// QuotaError is a 429 by which the endpoint's daily quota is spent.
+// QuotaError is a 429 that means that the daily quota of the endpoint is used up.
 type QuotaError struct {
 	Quota      Quota
-	RetryAfter time.Duration // 0–24 h; until the quota resets, at midnight UTC, when the API did not say
-	Reset      time.Time     // when RetryAfter is over, UTC
-	Message    string        // as APIError.Message
-	Endpoint   string        // as APIError.Endpoint
+	RetryAfter time.Duration // 0–24 h; if the API said nothing, until the quota resets at midnight UTC
+	Reset      time.Time     // end of RetryAfter, UTC
+	Message    string        // like APIError.Message
+	Endpoint   string        // like APIError.Endpoint
 }
 
 func (e *QuotaError) Error() string {
@@ -103,41 +105,41 @@ func (e *QuotaError) Error() string {
 	if e.Quota.Known {
 		s += fmt.Sprintf(" of %d", e.Quota.Limit)
 	}
-	s += " is spent until " + e.Reset.Format(time.RFC3339)
+	s += " is used up until " + e.Reset.Format(time.RFC3339)
 	if e.Message != "" {
 		s += fmt.Sprintf(" %q", e.Message)
 	}
 	return s
 }
 
-// TemporaryError is what is worth another try: no connection, no answer in time, or a body cut
-// short (errors.Is tells io.ErrUnexpectedEOF). errors.As finds the *APIError of an answer: a 5xx; a
-// 401 or 403 that is not the API's own; a 429 although the quota is not spent, or that tells neither
-// the quota nor a wait; a page or JSON with status 200 in place of a list.
+// TemporaryError is a failure that may pass: no connection, no answer in time, or a body cut short
+// (errors.Is finds io.ErrUnexpectedEOF). errors.As finds the *APIError of an answer: a 5xx; a 401
+// or 403 that is not from the API itself; a 429 with quota left, or with neither a quota nor a
+// wait; a page or JSON with status 200 in place of a list.
 type TemporaryError struct {
-	Endpoint   string        // as APIError.Endpoint
-	RetryAfter time.Duration // 0–24 h, what the answer asked for; 0 when nothing was said
+	Endpoint   string        // like APIError.Endpoint
+	RetryAfter time.Duration // 0–24 h, from the answer; 0 if it has none
 	Err        error
 }
 
 func (e *TemporaryError) Error() string {
 	if api, ok := errors.AsType[*APIError](e.Err); ok {
-		return api.Error() // it names the endpoint
+		return api.Error() // contains the endpoint
 	}
 	return e.Endpoint + ": " + e.Err.Error()
 }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *TemporaryError) Unwrap() error { return e.Err }
 
-// TooLargeError is a body that is larger than what is taken.
+// TooLargeError is a body that is larger than the limit.
 type TooLargeError struct {
 	Limit int64 // bytes, decompressed
 }
 
 func (e *TooLargeError) Error() string { return fmt.Sprintf("body has more than %d bytes", e.Limit) }
 
-// cleanedError has another text than the error it wraps.
+// cleanedError has a different text from the error that it wraps.
 type cleanedError struct {
 	text string
 	err  error
@@ -146,8 +148,9 @@ type cleanedError struct {
 func (e *cleanedError) Error() string { return e.text }
 func (e *cleanedError) Unwrap() error { return e.err }
 
-// clean takes the key and overlong text out of an error that another library made. The key gets into one when, say, a
-// transport of the caller's dumps the request; the text is long when a library repeats the value it cannot decode.
+// clean removes the key and overlong text from an error of another library. The key can be in it
+// if, for example, a transport of the caller dumps the request. The text is long if a library
+// repeats a value that it cannot decode.
 func (c *Client) clean(err error) error {
 	text := err.Error()
 	if len(text) <= maxErrorText && !strings.Contains(text, c.key()) {
@@ -156,8 +159,9 @@ func (c *Client) clean(err error) error {
 	return &cleanedError{text: c.text(text, maxErrorText), err: err}
 }
 
-// text makes a text from outside fit for a field: printable, without the key, at most limit characters. The key is looked
-// for after the unprintable is gone, which can form it, and before the cut, which can leave a part of it.
+// text makes a text from outside fit for a field: printable, without the key, at most limit
+// characters. It searches for the key after it removed unprintable characters, because that can
+// form the key, and before it shortens the text, because that can leave a part of it.
 func (c *Client) text(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		switch {

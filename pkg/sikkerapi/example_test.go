@@ -15,7 +15,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// standIn answers as SikkerAPI does.
+// standIn returns a client of a server that answers like SikkerAPI.
 func standIn() (*sikkerapi.Client, func()) {
 	mux := http.NewServeMux()
 	answer := func(pattern, text string) {
@@ -45,7 +45,7 @@ func ExampleClient_Blacklist() {
 	client, stop := standIn()
 	defer stop()
 
-	// The deadline covers the body too: nothing else ends one that stalls.
+	// The deadline also covers the body: nothing else ends one that stalls.
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	list, err := client.Blacklist(ctx, sikkerapi.BlacklistQuery{ScoreMinimum: 75})

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzHeader reads whatever a server says about quotas and waiting.
+// FuzzHeader parses any header about quotas and waiting.
 func FuzzHeader(f *testing.F) {
 	f.Add("1000", "3", "997", "1771977600", "90")
 	f.Add("24", "", "0", "-1", "Wed, 25 Feb 2026 00:00:00 GMT")
@@ -40,7 +40,7 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
-// FuzzMessage reads whatever text a server sends with an error.
+// FuzzMessage reads any text of an error.
 func FuzzMessage(f *testing.F) {
 	f.Add("plain")
 	f.Add(`{"error": "` + testKey + `"}`)
@@ -61,12 +61,14 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
-// FuzzDecode reads whatever a server sends as an answer: what is not refused keeps the promises of the types.
+// FuzzDecode decodes any answer. If it is not refused, it satisfies the promises of the types.
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{"meta": {"generatedAt": 1771900000000, "count": 1}, "data": [{"ip": "203.0.113.9", "lastSeen": "2026-01-02T03:04:05Z"}]}`))
+	f.Add([]byte(`{"meta": {"generatedAt": 1771900000000, "count": 1}, ` +
+		`"data": [{"ip": "203.0.113.9", "lastSeen": "2026-01-02T03:04:05Z"}]}`))
 	f.Add([]byte(`{"ip": "::ffff:203.0.113.9", "found": true, "firstSeen": 1, "lastSeen": null}`))
 	f.Add([]byte(`{"tier": {"id": "free"}, "quotas": {"lookups": {"used": 3}}}`))
-	f.Add([]byte(`{"total": 3, "accepted": 2, "rejected": 1, "errors": [{"row": 2, "ip": "10.0.0.1", "error": "private address"}]}`))
+	f.Add([]byte(`{"total": 3, "accepted": 2, "rejected": 1, ` +
+		`"errors": [{"row": 2, "ip": "10.0.0.1", "error": "private address"}]}`))
 	c, err := New(testKey)
 	if err != nil {
 		f.Fatal(err)
@@ -79,7 +81,8 @@ func FuzzDecode(f *testing.F) {
 				}
 			}
 		}
-		if r, err := decodeCheck(raw); err == nil && (!r.IP.IsValid() || r.IP.Is4In6() || !sane(r.FirstSeen) || !sane(r.LastSeen)) {
+		if r, err := decodeCheck(raw); err == nil && (!r.IP.IsValid() || r.IP.Is4In6() || !sane(r.FirstSeen) ||
+			!sane(r.LastSeen)) {
 			t.Errorf("check %+v", r)
 		}
 		if s, err := decodeStatus(raw); err == nil && s.Tier.ID == "" {
@@ -87,7 +90,8 @@ func FuzzDecode(f *testing.F) {
 		}
 		const rows = 3
 		if r, err := c.decodeReportResult(raw, rows); err == nil {
-			if r.Total != rows || r.Accepted+r.Rejected != rows || min(r.Accepted, r.Rejected) < 0 || len(r.Errors) > r.Rejected {
+			if r.Total != rows || r.Accepted+r.Rejected != rows || min(r.Accepted, r.Rejected) < 0 ||
+				len(r.Errors) > r.Rejected {
 				t.Errorf("result %+v", r)
 			}
 			for _, e := range r.Errors {
@@ -99,7 +103,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// sane tells whether a time can be written as RFC 3339.
+// sane reports whether RFC 3339 can represent a time.
 func sane(t time.Time) bool {
 	_, err := t.MarshalText()
 	return err == nil

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// askAlone asks an API that is not there.
+// askAlone sends a request to an API that does not exist.
 func askAlone(t *testing.T, base string) {
 	t.Helper()
 	c, err := New(testKey, WithBaseURL(base))
@@ -25,9 +25,9 @@ func askAlone(t *testing.T, base string) {
 	c.CloseIdleConnections()
 }
 
-// TestProxy has a proxy in the environment, for both schemes. It carries https, and never sees a
-// request by plain http, which would show it the key. The environment is read once a process, so
-// the client is in one of its own.
+// TestProxy sets a proxy in the environment for both schemes. It carries https, and never gets a
+// request over plain http, which would show it the key. The environment is read once per process,
+// so the client runs in a separate process.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	if base := os.Getenv("SIKKERAPI_TEST_BASE"); base != "" {
@@ -53,7 +53,8 @@ func TestProxy(t *testing.T) {
 			}))
 			t.Cleanup(srv.Close)
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxy$")
-			cmd.Env = append(os.Environ(), "SIKKERAPI_TEST_BASE="+tt.base, "HTTP_PROXY="+srv.URL, "HTTPS_PROXY="+srv.URL,
+			cmd.Env = append(os.Environ(), "SIKKERAPI_TEST_BASE="+tt.base, "HTTP_PROXY="+srv.URL,
+				"HTTPS_PROXY="+srv.URL,
 				"http_proxy="+srv.URL, "https_proxy="+srv.URL, "NO_PROXY=", "no_proxy=")
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
@@ -61,7 +62,7 @@ func TestProxy(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if got := strings.Join(asked, "; "); got != tt.want {
-				t.Errorf("the proxy was asked %q, want %q", got, tt.want)
+				t.Errorf("the proxy got %q, want %q", got, tt.want)
 			}
 		})
 	}

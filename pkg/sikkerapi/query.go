@@ -12,14 +12,14 @@ import (
 // IPVersion selects a family of addresses.
 type IPVersion string
 
-// The families. The zero value leaves the choice to the API, which is mixed.
+// The families. The zero value selects the default of the API, which is Mixed.
 const (
 	IPv4  IPVersion = "4"
 	IPv6  IPVersion = "6"
 	Mixed IPVersion = "mixed"
 )
 
-// Severity is how bad an address's behaviour was.
+// Severity is a rating of the behaviour of an address.
 type Severity string
 
 // The severities, in ascending order. The zero value means any.
@@ -30,22 +30,22 @@ const (
 	SeverityVeryHigh Severity = "very_high"
 )
 
-// BlacklistQuery selects what goes on the blacklist. The zero value asks for what the API gives by default: a confidence
-// of 50 or more, as many addresses as the tier allows, both families.
+// BlacklistQuery selects the entries of the blacklist. The zero value selects the defaults of the
+// API: a confidence of 50 or more, as many addresses as the tier allows, both families.
 type BlacklistQuery struct {
-	ScoreMinimum    int       // lowest confidence, 1–100; 0: the API's default
-	Limit           int       // at most this many addresses; 0: as many as the tier allows
-	IPVersion       IPVersion // empty: both
+	ScoreMinimum    int       // least confidence, 1–100; 0 for the default of the API
+	Limit           int       // largest number of addresses; 0 for as many as the tier allows
+	IPVersion       IPVersion // empty for both
 	OnlyCountries   []string  // ISO 3166 codes of two capital letters, like "NL"
 	ExceptCountries []string
 	OnlyASN         []uint32 // autonomous system numbers
 	ExceptASN       []uint32
-	Protocols       []string // only addresses seen on these, like "ssh"
-	MinSeverity     Severity // empty: any
-	IgnoreWhitelist bool     // raw scores, known-benign scanners included
+	Protocols       []string // only addresses with activity on these, like "ssh"
+	MinSeverity     Severity // empty for any
+	IgnoreWhitelist bool     // raw scores, including those of known harmless scanners
 }
 
-// values checks the query and encodes it. All problems are told at once.
+// values checks the query and encodes it. The error contains all problems.
 func (q BlacklistQuery) values() (url.Values, error) {
 	v := url.Values{}
 	err := errors.Join(
@@ -111,7 +111,7 @@ func isProtocol(s string) bool {
 	return len(s) > 0 && len(s) <= MaxProtocol && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
 }
 
-// isASN refuses the one number that is no system (RFC 7607).
+// isASN refuses AS0, which is reserved (RFC 7607).
 func isASN(s string) bool { return s != "AS0" }
 
 func asns(numbers []uint32) []string {

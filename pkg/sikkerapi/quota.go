@@ -9,20 +9,22 @@ import (
 )
 
 const (
-	// maxRetryAfter bounds what the API may ask for: quotas are daily.
+	// maxRetryAfter is the longest wait that the API may ask for: quotas are daily.
 	maxRetryAfter = 24 * time.Hour
-	// minUnixSeconds tells a Unix time from a number of seconds in X-RateLimit-Reset, whose unit is not documented: no
-	// daily quota resets in 31 years.
+	// minUnixSeconds is the least number in X-RateLimit-Reset that is a Unix time and not a number
+	// of seconds; its unit is not documented. No daily quota resets in 31 years.
 	minUnixSeconds = 1_000_000_000
 )
 
-// Quota is the daily quota of the endpoint that was asked, as the answer's header told it.
+// Quota is the daily quota of an endpoint, from the header of its answer.
 type Quota struct {
-	Known     bool // whether the header told it; the rest is zero when it did not
+	Known     bool // the header contained it; if not, all other fields are zero
 	Limit     int  // per day
 	Used      int
 	Remaining int
-	Reset     time.Time // UTC; zero when not told, as the newer deployments do not: their quotas reset at midnight UTC
+	// UTC; zero if the header has none, as with newer deployments: their quotas reset at midnight
+	// UTC
+	Reset time.Time
 }
 
 // ResetsAt returns when the quota is full again: Reset if it is after now, and otherwise the next
@@ -38,8 +40,8 @@ func (q Quota) ResetsAt(now time.Time) time.Time {
 // use it.
 type LatestQuota struct{ p atomic.Pointer[Quota] }
 
-// Store replaces the quota by q. If q has no Reset, it is set to q.ResetsAt(now). If q is not Known,
-// nothing changes.
+// Store replaces the quota by q. If q has no Reset, it is set to q.ResetsAt(now). If q is not
+// Known, nothing changes.
 func (l *LatestQuota) Store(q Quota, now time.Time) {
 	if !q.Known {
 		return
@@ -58,8 +60,8 @@ func (l *LatestQuota) Load() Quota {
 	return Quota{}
 }
 
-// quota reads the header: X-Daily-* of the newer deployments, else X-RateLimit-* (blacklist, check) or X-Report-* (bulk
-// report) of the older ones.
+// quota parses the header: X-Daily-* of newer deployments, else X-RateLimit-* (blacklist, check) or
+// X-Report-* (bulk report) of older ones.
 func quota(h http.Header, now time.Time) Quota {
 	for _, prefix := range []string{"X-Daily-", "X-Ratelimit-", "X-Report-"} {
 		limit, ok := count(h.Get(prefix + "Limit"))
@@ -85,13 +87,14 @@ func quota(h http.Header, now time.Time) Quota {
 	return Quota{}
 }
 
-// count reads a number of requests; 31 bits, so that it is an int everywhere.
+// count parses a number of requests. It has 31 bits, so that it is an int on every platform.
 func count(s string) (int, bool) {
 	n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 31)
 	return int(n), err == nil
 }
 
-// reset reads when a quota resets: a Unix time, or seconds from now. The zero time means not told.
+// reset parses the reset of a quota: a Unix time, or seconds from now. It returns the zero time if
+// there is none.
 func reset(s string, now time.Time) time.Time {
 	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
 	switch {
@@ -103,16 +106,17 @@ func reset(s string, now time.Time) time.Time {
 	if t := time.Unix(n, 0).UTC(); t.After(now) && t.Sub(now) <= 2*maxRetryAfter {
 		return t
 	}
-	return time.Time{} // neither unit makes sense of it, or this host's clock is wrong
+	return time.Time{} // it makes sense in neither unit, or the clock of this host is wrong
 }
 
-// retryAfter reads a Retry-After header (RFC 9110, 10.2.3): a number of seconds, or a date. The result is 0–24 h. ok is
-// false when there is none that can be read, a negative number or a date that has passed among them.
+// retryAfter parses a Retry-After header (RFC 9110, 10.2.3): a number of seconds, or a date. wait
+// is 0–24 h. ok is false if there is no valid value; a negative number or a date in the past is not
+// valid.
 func retryAfter(s string, now time.Time) (wait time.Duration, ok bool) {
 	s = strings.TrimSpace(s)
 	if s != "" && strings.Trim(s, "0123456789") == "" {
 		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || n > int64(maxRetryAfter/time.Second) { // more digits than 64 bits are absurd as well
+		if err != nil || n > int64(maxRetryAfter/time.Second) { // more digits than 64 bits are also absurd
 			return maxRetryAfter, true
 		}
 		return time.Duration(n) * time.Second, true
@@ -124,9 +128,9 @@ func retryAfter(s string, now time.Time) (wait time.Duration, ok bool) {
 	return min(at.Sub(now), maxRetryAfter), true
 }
 
-// retryAfterOf reads the Retry-After header of an answer. A date in it is measured against the
-// server's own clock, the Date header, because the clock of this host may be wrong; against now
-// where the server's makes no sense of it.
+// retryAfterOf parses the Retry-After header of an answer. A date in it is compared with the clock
+// of the server, the Date header, because the clock of this host may be wrong. If that gives no
+// valid wait, the date is compared with now.
 func retryAfterOf(h http.Header, now time.Time) (wait time.Duration, ok bool) {
 	s := h.Get("Retry-After")
 	if sent, err := http.ParseTime(h.Get("Date")); err == nil {
@@ -137,9 +141,9 @@ func retryAfterOf(h http.Header, now time.Time) (wait time.Duration, ok bool) {
 	return retryAfter(s, now)
 }
 
-// untilRenewed returns how long a spent quota lasts: until the reset that the answer told, else until
-// midnight UTC by the server's clock, because the clock of this host may be wrong. The result is more
-// than 0 and at most 24 h.
+// untilRenewed returns the time until a used-up quota is renewed: until the reset in the answer,
+// else until midnight UTC by the clock of the server, because the clock of this host may be wrong.
+// The result is more than 0 and at most 24 h.
 func untilRenewed(q Quota, h http.Header, now time.Time) time.Duration {
 	if !q.Reset.IsZero() {
 		return min(q.Reset.Sub(now), maxRetryAfter)
@@ -150,7 +154,8 @@ func untilRenewed(q Quota, h http.Header, now time.Time) time.Duration {
 	return untilMidnight(now)
 }
 
-// untilMidnight is how long it is to the next midnight UTC, when quotas reset: more than 0, at most 24 h.
+// untilMidnight returns the time until the next midnight UTC, when quotas reset: more than 0, at
+// most 24 h.
 func untilMidnight(now time.Time) time.Duration {
 	now = now.UTC()
 	return now.Truncate(maxRetryAfter).Add(maxRetryAfter).Sub(now)

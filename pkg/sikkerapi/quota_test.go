@@ -37,29 +37,39 @@ func TestQuota(t *testing.T) {
 			want: Quota{Known: true, Limit: 1000, Used: 1003},
 		},
 		{
-			name: "OK old", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "1771977600"),
-			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC)},
+			name: "OK old", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset",
+				"1771977600"),
+			want: Quota{
+				Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC),
+			},
 		},
 		{
-			name: "OK old, seconds", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "2700"),
-			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC)},
+			name: "OK old, seconds", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23",
+				"X-RateLimit-Reset", "2700"),
+			want: Quota{
+				Known: true, Limit: 24, Used: 1, Remaining: 23, Reset: time.Date(2026, 2, 25, 0, 0, 0, 0, time.UTC),
+			},
 		},
 		{
-			name: "OK old, a reset that has passed", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "1000000000"),
+			name: "OK old, a reset that has passed", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23",
+				"X-RateLimit-Reset", "1000000000"),
 			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23},
 		},
 		{
-			name: "OK old, senseless reset", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23", "X-RateLimit-Reset", "99999999999"),
+			name: "OK old, impossible reset", h: header("X-RateLimit-Limit", "24", "X-RateLimit-Remaining", "23",
+				"X-RateLimit-Reset", "99999999999"),
 			want: Quota{Known: true, Limit: 24, Used: 1, Remaining: 23},
 		},
 		{
 			name: "OK reports", h: header("X-Report-Limit", "1000", "X-Report-Remaining", "0"),
 			want: Quota{Known: true, Limit: 1000, Used: 1000},
 		},
-		{name: "OK both, the new one counts", h: header("X-Daily-Limit", "7", "X-Daily-Used", "1", "X-RateLimit-Limit", "9",
+		{name: "OK both, the new one counts", h: header("X-Daily-Limit", "7", "X-Daily-Used", "1", "X-RateLimit-Limit",
+			"9",
 			"X-RateLimit-Remaining", "9"), want: Quota{Known: true, Limit: 7, Used: 1, Remaining: 6}},
 		{
-			name: "OK new senseless, old read", h: header("X-Daily-Limit", "many", "X-RateLimit-Limit", "9", "X-RateLimit-Remaining", "9"),
+			name: "OK new is invalid, old is read", h: header("X-Daily-Limit", "many", "X-RateLimit-Limit", "9",
+				"X-RateLimit-Remaining", "9"),
 			want: Quota{Known: true, Limit: 9, Remaining: 9},
 		},
 		{name: "bad limit alone", h: header("X-Daily-Limit", "7")},
@@ -80,7 +90,7 @@ func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		in   string
-		want time.Duration // -1: none
+		want time.Duration // -1 for none
 	}{
 		{"", -1},
 		{"soon", -1},
@@ -137,7 +147,7 @@ func TestResetsAt(t *testing.T) {
 		{time.Time{}, midnight},
 	} {
 		if got := (Quota{Reset: tt.reset}).ResetsAt(now); !got.Equal(tt.want) {
-			t.Errorf("reset told for %s: got %s, want %s", tt.reset, got, tt.want)
+			t.Errorf("reset %s: got %s, want %s", tt.reset, got, tt.want)
 		}
 	}
 }
@@ -149,8 +159,8 @@ func TestLatestQuotaAlwaysHasAReset(t *testing.T) {
 		name        string
 		reset, want time.Time
 	}{
-		{"OK told", testNow().Add(time.Hour), testNow().Add(time.Hour)},
-		{"OK not told", time.Time{}, midnight},
+		{"OK in the answer", testNow().Add(time.Hour), testNow().Add(time.Hour)},
+		{"OK not in the answer", time.Time{}, midnight},
 		{"OK passed since", testNow().Add(-time.Second), testNow().Add(-time.Second)},
 	} {
 		var l LatestQuota

@@ -14,7 +14,7 @@ import (
 // The limits of a bulk report.
 const (
 	MaxReports     = 10_000    // rows
-	MaxReportBytes = 2_000_000 // of JSON: "2 MB", read as the smaller of its two meanings
+	MaxReportBytes = 2_000_000 // bytes of JSON: "2 MB", in the smaller of its two meanings
 	MaxProtocol    = 32        // characters
 	MaxComment     = 1000      // characters
 )
@@ -27,16 +27,16 @@ type Report struct {
 	Comment  string     `json:"comment,omitempty"`  // public; at most MaxComment characters
 }
 
-// RowError is a row that was not accepted, by the API or, before anything is sent, by this package.
+// RowError is a row that was not accepted by the API, or by this package before it was sent.
 type RowError struct {
 	Row    int    `json:"row"`   // from 1, in the order of the reports
-	IP     string `json:"ip"`    // as the API wrote it: from outside, printable
-	Reason string `json:"error"` // from outside, at most 200 characters, all of them printable
+	IP     string `json:"ip"`    // in the form of the API; text from outside, printable
+	Reason string `json:"error"` // text from outside, at most 200 characters, all printable
 }
 
 func (e *RowError) Error() string { return fmt.Sprintf("row %d: %q: %q", e.Row, e.IP, e.Reason) }
 
-// BulkReportResult tells which rows the API took. What was not rejected was accepted.
+// BulkReportResult is the result of a bulk report. Rows without an error were accepted.
 type BulkReportResult struct {
 	Total    int         `json:"total"`
 	Accepted int         `json:"accepted"`
@@ -45,16 +45,17 @@ type BulkReportResult struct {
 	Quota    Quota       `json:"-"`
 }
 
-// BulkReport reports addresses, each row counting by itself. The API may take some rows and reject others, which is no
-// error. No reports are no request.
+// BulkReport reports addresses. The API decides about each row; rejected rows are not an error.
+// Without reports no request is sent.
 //
-// Rows count as taken only by an answer with a status of success, any 2xx, whose total is the
-// number of rows and whose accepted and rejected make up the total. Any other answer of success is
-// ErrMalformed: an accepting status alone (202, 204) proves nothing, as a proxy or a challenge page
-// sends it too.
+// Rows count as accepted only if the answer has a status of success, any 2xx, if its total is the
+// number of rows, and if its accepted and rejected rows add up to the total. Any other answer of
+// success is ErrMalformed: an accepting status alone (202, 204) proves nothing, because proxies and
+// challenge pages also send it.
 //
-// Before anything is sent it fails with a *RowError that names the first row that breaks the limits, or with
-// ErrBatchTooLarge. After a *TemporaryError, ErrMalformed or the context's end the rows may have been taken or not.
+// If a row breaks the limits, BulkReport sends nothing and returns a *RowError for the first such
+// row, or ErrBatchTooLarge. After a *TemporaryError, ErrMalformed or the end of the context the
+// rows may have been accepted or not.
 func (c *Client) BulkReport(ctx context.Context, reports []Report) (BulkReportResult, error) {
 	if len(reports) == 0 {
 		return BulkReportResult{}, nil
@@ -76,7 +77,7 @@ func (c *Client) BulkReport(ctx context.Context, reports []Report) (BulkReportRe
 	return res, nil
 }
 
-// encodeReports checks the rows and makes the request's body.
+// encodeReports checks the rows and returns the body of the request.
 func encodeReports(reports []Report) ([]byte, error) {
 	if len(reports) > MaxReports {
 		return nil, fmt.Errorf("%w: %d rows, at most %d", ErrBatchTooLarge, len(reports), MaxReports)
@@ -91,7 +92,7 @@ func encodeReports(reports []Report) ([]byte, error) {
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false) // six bytes for a < would only fill the request sooner
+	enc.SetEscapeHTML(false) // six bytes for a < would fill the request sooner
 	if err := enc.Encode(map[string][]Report{"reports": rows}); err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func encodeReports(reports []Report) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// problem tells what the API would refuse the row for; empty: nothing.
+// problem returns the reason why the API would refuse the row, or "".
 func (r Report) problem() string {
 	switch {
 	case !r.IP.IsValid():
@@ -121,8 +122,8 @@ func (r Report) problem() string {
 	}
 }
 
-// decodeReportResult reads the answer to a number of rows. Counts and rows that cannot be are not passed on: the caller
-// goes by them.
+// decodeReportResult decodes the answer to a number of rows. It refuses impossible counts and row
+// numbers, because the caller relies on them.
 func (c *Client) decodeReportResult(raw []byte, rows int) (BulkReportResult, error) {
 	var res BulkReportResult
 	var counts struct {
@@ -133,12 +134,13 @@ func (c *Client) decodeReportResult(raw []byte, rows int) (BulkReportResult, err
 		return BulkReportResult{}, err
 	}
 	if counts.Total == nil || counts.Accepted == nil {
-		return BulkReportResult{}, fmt.Errorf("it does not say how many rows were taken: %q", c.text(string(raw), maxMessage))
+		return BulkReportResult{}, fmt.Errorf("it has no counts of accepted rows: %q", c.text(string(raw), maxMessage))
 	}
 	if res.Total != rows || res.Accepted < 0 || res.Rejected < 0 || res.Accepted != rows-res.Rejected ||
 		len(res.Errors) > res.Rejected {
-		return BulkReportResult{}, fmt.Errorf("%d rows in all, %d accepted, %d rejected, %d errors, of %d that were sent",
-			res.Total, res.Accepted, res.Rejected, len(res.Errors), rows)
+		return BulkReportResult{},
+			fmt.Errorf("%d rows in all, %d accepted, %d rejected, %d errors, of %d that were sent",
+				res.Total, res.Accepted, res.Rejected, len(res.Errors), rows)
 	}
 	for _, e := range res.Errors {
 		switch {

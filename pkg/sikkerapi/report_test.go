@@ -20,7 +20,8 @@ func TestBulkReport(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		got = r.Method + " " + r.URL.String() + " " + r.Header.Get("Content-Type") + " " + strings.TrimSpace(string(raw))
+		got = r.Method + " " + r.URL.String() + " " + r.Header.Get("Content-Type") + " " +
+			strings.TrimSpace(string(raw))
 		w.Header().Set("X-Report-Limit", "1000")
 		w.Header().Set("X-Report-Remaining", "999")
 		_, _ = io.WriteString(w, `{"total": 2, "accepted": 1, "rejected": 1,
@@ -68,7 +69,7 @@ func TestBulkReportRefusesRows(t *testing.T) {
 	tests := []struct {
 		name string
 		rows []Report
-		want string // in the error; "": none
+		want string // in the error; "" for none
 	}{
 		{name: "OK none"},
 		{name: "OK most rows", rows: full[:MaxReports]},
@@ -81,8 +82,14 @@ func TestBulkReportRefusesRows(t *testing.T) {
 		{name: "bad zone", rows: with(func(r *Report) { r.IP = netip.MustParseAddr("fe80::1%eth0") }), want: "row 2"},
 		{name: "bad category", rows: with(func(r *Report) { r.Category = 0 }), want: "row 2"},
 		{name: "bad category above", rows: with(func(r *Report) { r.Category = 17 }), want: "row 2"},
-		{name: "bad protocol", rows: with(func(r *Report) { r.Protocol = strings.Repeat("é", MaxProtocol+1) }), want: "33 characters"},
-		{name: "bad comment", rows: with(func(r *Report) { r.Comment = strings.Repeat("é", MaxComment+1) }), want: "1001 characters"},
+		{
+			name: "bad protocol", rows: with(func(r *Report) { r.Protocol = strings.Repeat("é", MaxProtocol+1) }),
+			want: "33 characters",
+		},
+		{
+			name: "bad comment", rows: with(func(r *Report) { r.Comment = strings.Repeat("é", MaxComment+1) }),
+			want: "1001 characters",
+		},
 		{name: "bad UTF-8", rows: with(func(r *Report) { r.Comment = "\xff" }), want: "UTF-8"},
 	}
 	for _, tt := range tests {
@@ -97,11 +104,11 @@ func TestBulkReportRefusesRows(t *testing.T) {
 			switch {
 			case tt.want == "":
 				if err != nil || asked != min(1, len(tt.rows)) {
-					t.Errorf("asked %d times: %v", asked, err)
+					t.Errorf("%d requests: %v", asked, err)
 				}
 				return
 			case err == nil || !strings.Contains(err.Error(), tt.want) || asked != 0:
-				t.Errorf("asked %d times: got %v, want %q", asked, err, tt.want)
+				t.Errorf("%d requests: got %v, want %q", asked, err, tt.want)
 			}
 			row, isRow := errors.AsType[*RowError](err)
 			if isRow == errors.Is(err, ErrBatchTooLarge) || isRow && row.Row != 2 {
@@ -135,7 +142,8 @@ func TestBulkReportDistrustsAnswer(t *testing.T) {
 				w.WriteHeader(status)
 				_, _ = io.WriteString(w, raw)
 			})
-			res, err := c.BulkReport(t.Context(), []Report{{IP: netip.MustParseAddr("203.0.113.9"), Category: PortScan}})
+			res, err := c.BulkReport(t.Context(),
+				[]Report{{IP: netip.MustParseAddr("203.0.113.9"), Category: PortScan}})
 			if !errors.Is(err, ErrMalformed) || !cmp.Equal(res, BulkReportResult{}) {
 				t.Errorf("%d %s: %+v, %v", status, raw, res, err)
 			}
@@ -143,7 +151,8 @@ func TestBulkReportDistrustsAnswer(t *testing.T) {
 	}
 }
 
-// TestBulkReportTaken: rows are taken by any status of success when the counts are there and add up.
+// TestBulkReportTaken checks that rows are accepted with any status of success if the counts exist
+// and add up.
 func TestBulkReportTaken(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 201, 202, 207} {
@@ -152,7 +161,8 @@ func TestBulkReportTaken(t *testing.T) {
 				w.WriteHeader(status)
 				_, _ = io.WriteString(w, raw)
 			})
-			res, err := c.BulkReport(t.Context(), []Report{{IP: netip.MustParseAddr("203.0.113.9"), Category: PortScan}})
+			res, err := c.BulkReport(t.Context(),
+				[]Report{{IP: netip.MustParseAddr("203.0.113.9"), Category: PortScan}})
 			if err != nil || res.Total != 1 {
 				t.Errorf("%d %s: %+v, %v", status, raw, res, err)
 			}

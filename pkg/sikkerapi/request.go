@@ -13,44 +13,46 @@ import (
 )
 
 const (
-	// callTimeout ends a call whose answer is small, from the first packet to the last byte.
+	// callTimeout is the longest duration of a call with a small answer, from the first packet to
+	// the last byte.
 	callTimeout = 2 * time.Minute
-	// errorTimeout ends the reading of an error's text, which is a courtesy.
+	// errorTimeout is the longest wait for the text of an error, which is optional.
 	errorTimeout = 5 * time.Second
-	// maxErrorBody is how much of an error's body is looked at, in bytes.
+	// maxErrorBody is the number of bytes read of the body of an error.
 	maxErrorBody = 16 << 10
-	// maxAnswer is the largest answer of the small calls, in bytes.
+	// maxAnswer is the largest answer of small calls, in bytes.
 	maxAnswer = 4 << 20
 )
 
-// request is one question.
+// request is one request.
 type request struct {
-	method, path string // the path may be followed by a query
+	method, path string // path may include a query
 	body         io.Reader
-	limit        int64 // of the answer's body, in bytes
-	anySuccess   bool  // every 2xx is read, not 200 alone: the answer's content decides
+	limit        int64 // of the body of the answer, in bytes
+	anySuccess   bool  // read every 2xx and not only 200: the content of the answer decides
 }
 
-// succeeds reports whether an answer of that status is read for its content.
+// succeeds reports whether the content of an answer with that status is read.
 func (r request) succeeds(status int) bool {
 	return status == http.StatusOK || r.anySuccess && status > 200 && status < 300
 }
 
-// endpoint names the question in errors, without its query.
+// endpoint returns the method and the path, without the query, for errors.
 func (r request) endpoint() string {
 	path, _, _ := strings.Cut(r.path, "?")
 	return r.method + " " + path
 }
 
-// answer is a success.
+// answer is an answer of success.
 type answer struct {
 	body        *body
 	quota       Quota
 	contentType string
-	measured    bool // a body that was cut short, by whomever, cannot be read to its end without an error
+	measured    bool // if the body was cut short anywhere, reading it to the end fails
 }
 
-// do asks. The answer's body is to be closed. The request lives as long as it, bounded by ctx.
+// do sends a request. The caller closes the body of the answer. Until then the request lives,
+// bounded by ctx.
 func (c *Client) do(ctx context.Context, r request) (*answer, error) {
 	reqCtx, cancel := context.WithCancel(ctx)
 	req, err := http.NewRequestWithContext(reqCtx, r.method, c.base+r.path, r.body)
@@ -60,7 +62,8 @@ func (c *Client) do(ctx context.Context, r request) (*answer, error) {
 	}
 	req.Header.Set("Authorization", "Bearer "+c.key())
 	req.Header.Set("User-Agent", c.userAgent)
-	// Asked for by name, the library leaves decompressing to this package, whatever the transport's settings.
+	// If the header is set explicitly, the library leaves decompression to this package, for every
+	// transport.
 	req.Header.Set("Accept-Encoding", "gzip")
 	if r.body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -72,7 +75,7 @@ func (c *Client) do(ctx context.Context, r request) (*answer, error) {
 	}
 	b, err := newBody(ctx, resp, r.endpoint(), r.limit, cancel)
 	if !r.succeeds(resp.StatusCode) {
-		defer func() { _ = b.Close() }() // whatever was left in it is of no use
+		defer func() { _ = b.Close() }() // the rest of it is not needed
 		timer := time.AfterFunc(errorTimeout, cancel)
 		defer timer.Stop()
 		return nil, c.refusal(resp, b, r)
@@ -83,11 +86,12 @@ func (c *Client) do(ctx context.Context, r request) (*answer, error) {
 	}
 	return &answer{
 		body: b, quota: quota(resp.Header, c.now()), contentType: resp.Header.Get("Content-Type"),
-		measured: resp.ContentLength >= 0 || resp.Header.Get("Content-Encoding") != "", // which can be gzip alone, with a checksum
+		// gzip, the only encoding, has a checksum
+		measured: resp.ContentLength >= 0 || resp.Header.Get("Content-Encoding") != "",
 	}, nil
 }
 
-// noAnswer classifies the error of a request that got none.
+// noAnswer classifies the error of a request without an answer.
 func (c *Client) noAnswer(ctx context.Context, r request, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", r.endpoint(), ctx.Err())
@@ -98,8 +102,8 @@ func (c *Client) noAnswer(ctx context.Context, r request, err error) error {
 	return &TemporaryError{Endpoint: r.endpoint(), Err: c.clean(err)}
 }
 
-// refusal makes the error of an answer that is no success. An answer that is not the API's own
-// proves nothing: neither that the key is refused nor that a quota is spent.
+// refusal returns the error of an answer that is not a success. An answer that is not from the API
+// itself proves nothing: neither that the key is refused nor that a quota is used up.
 func (c *Client) refusal(resp *http.Response, b io.Reader, r request) error {
 	now := c.now()
 	wait, told := retryAfterOf(resp.Header, now)
@@ -117,14 +121,14 @@ func (c *Client) refusal(resp *http.Response, b io.Reader, r request) error {
 	case resp.StatusCode >= 500, resp.StatusCode == http.StatusTooManyRequests, api.refusesKey() && api.Foreign:
 		return &TemporaryError{Endpoint: api.Endpoint, RetryAfter: wait, Err: api}
 	case isRedirect(resp.StatusCode):
-		api.Message = c.text("to "+resp.Header.Get("Location"), maxMessage) // says more than the body does
+		api.Message = c.text("to "+resp.Header.Get("Location"), maxMessage) // more useful than the body
 	}
 	return api
 }
 
-// spent reports whether a 429 means that the daily quota is spent. With quota left it is a limit of
-// requests at a time, of the API or of a proxy before it; such a limit ends long before the day
-// does. An answer that tells neither the quota nor a wait may be such a limit.
+// spent reports whether a 429 means that the daily quota is used up. If quota is left, it is a
+// limit of requests at a time, of the API or of a proxy before it; such a limit ends long before
+// the day does. An answer with neither a quota nor a wait may be such a limit.
 func spent(q Quota, waitTold, page bool) bool {
 	if q.Known {
 		return q.Remaining == 0
@@ -143,8 +147,8 @@ func isPage(h http.Header) bool {
 	}
 }
 
-// message returns the text of an error and whether it is the API's own, which is JSON with an error
-// in it. Of any other body it returns the beginning, as far as that can be read.
+// message returns the text of an error and whether it is from the API itself, which sends JSON with
+// an error in it. Of any other body it returns the beginning, as far as it can be read.
 func (c *Client) message(r io.Reader) (text string, own bool) {
 	raw, _ := io.ReadAll(io.LimitReader(r, maxErrorBody))
 	var said struct {
@@ -156,13 +160,13 @@ func (c *Client) message(r io.Reader) (text string, own bool) {
 	return c.text(string(raw), maxMessage), false
 }
 
-// call asks for a JSON answer and hands its bytes to decode.
+// call sends a request and passes the bytes of the JSON answer to decode.
 func (c *Client) call(ctx context.Context, r request, decode func(raw []byte, q Quota) error) error {
 	a, err := c.do(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = a.body.Close() }() // it was read to its end, or the error is told
+	defer func() { _ = a.body.Close() }() // it was read to its end, or the error is returned
 	raw, err := io.ReadAll(a.body)
 	if err != nil {
 		return err
@@ -173,7 +177,8 @@ func (c *Client) call(ctx context.Context, r request, decode func(raw []byte, q 
 	return nil
 }
 
-// smallCall is call for what must not take long. Its own limit is a TemporaryError, the caller's context is not.
+// smallCall is call for requests that must not take long. If callTimeout passes, the error is a
+// TemporaryError. If the context of the caller ends, it is not.
 func (c *Client) smallCall(ctx context.Context, r request, decode func(raw []byte, q Quota) error) error {
 	limited, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -181,7 +186,9 @@ func (c *Client) smallCall(ctx context.Context, r request, decode func(raw []byt
 	err := c.call(limited, r, decode)
 	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		if _, ok := errors.AsType[*TemporaryError](err); !ok {
-			return &TemporaryError{Endpoint: r.endpoint(), Err: fmt.Errorf("wait %s: %w", callTimeout, context.DeadlineExceeded)}
+			return &TemporaryError{
+				Endpoint: r.endpoint(), Err: fmt.Errorf("wait %s: %w", callTimeout, context.DeadlineExceeded),
+			}
 		}
 	}
 	return err

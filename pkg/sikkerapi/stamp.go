@@ -11,13 +11,13 @@ import (
 // maxUnixMilli is the end of the year 9999, the last that RFC 3339 can write.
 const maxUnixMilli = 253402300799999
 
-// stamp is a time on the wire: Unix milliseconds in blacklists, RFC 3339 in checks, either one read wherever a time is
-// due. null and the empty text are the zero time.
+// stamp is a time on the wire: Unix milliseconds in blacklists, RFC 3339 in checks. Both forms are
+// accepted in both places. null and the empty text are the zero time.
 type stamp struct {
 	time.Time
 }
 
-// UnmarshalJSON reads either form.
+// UnmarshalJSON parses both forms.
 func (s *stamp) UnmarshalJSON(raw []byte) error {
 	s.Time = time.Time{}
 	if string(raw) == "null" {
@@ -40,7 +40,7 @@ func (s *stamp) UnmarshalJSON(raw []byte) error {
 	}
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return fmt.Errorf("time %.60q is not as in RFC 3339", text)
+		return fmt.Errorf("time %.60q is not in the format of RFC 3339", text)
 	}
 	if s.Time = t.UTC(); s.Year() < 0 || s.Year() > 9999 {
 		return errors.New("time is out of range")
