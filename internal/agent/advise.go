@@ -1,14 +1,37 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// advise returns err with the variable to check, if err is an answer of the API that a wrong
-// variable brings about.
+// advisedAPI is SikkerAPI's client. Its errors name the variable to check, if the API's answer comes from a wrong one.
+type advisedAPI struct{ client *sikkerapi.Client }
+
+func (a advisedAPI) Blacklist(ctx context.Context, q sikkerapi.BlacklistQuery) (*sikkerapi.BlacklistStream, error) {
+	s, err := a.client.Blacklist(ctx, q)
+	return s, advise(err)
+}
+
+func (a advisedAPI) BlacklistJSON(ctx context.Context, q sikkerapi.BlacklistQuery) (sikkerapi.BlacklistResponse, error) {
+	r, err := a.client.BlacklistJSON(ctx, q)
+	return r, advise(err)
+}
+
+func (a advisedAPI) BulkReport(ctx context.Context, rows []sikkerapi.Report) (sikkerapi.BulkReportResult, error) {
+	r, err := a.client.BulkReport(ctx, rows)
+	return r, advise(err)
+}
+
+func (a advisedAPI) Status(ctx context.Context) (sikkerapi.Status, error) {
+	s, err := a.client.Status(ctx)
+	return s, advise(err)
+}
+
+// advise returns err with the variable to check, if err is an answer of the API that comes from a wrong variable.
 func advise(err error) error {
 	switch {
 	case errors.Is(err, sikkerapi.ErrUnauthorized):

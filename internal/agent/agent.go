@@ -6,21 +6,20 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/control"
 	"github.com/sikkerapi/sikkerguard/internal/counters"
+	"github.com/sikkerapi/sikkerguard/internal/deliver"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
-	"github.com/sikkerapi/sikkerguard/internal/report"
+	"github.com/sikkerapi/sikkerguard/internal/observe"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/server"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
@@ -59,19 +58,16 @@ type Agent struct {
 	fw      firewall.Backend // nil in a dry run
 	gate    *gate            // what fw is, once it was opened
 	gaps    []string         // of the firewall, that were told; the enforcing task's own
-	api     *sikkerapi.Client
+	api     advisedAPI
 	others  leftovers
 
-	ledger       *counters.Ledger
-	evidence     evidence
-	recorder     recorder
-	store        *store.Store     // nil in a dry run
-	reporter     *report.Reporter // nil when nothing is to be reported
-	unauthorized bool             // the API refused the key for reports; the reporting task's own
-	undelivered  bool             // the last report did not get through, and that was told; likewise
-	told         map[string]bool  // reasons that rows were rejected for; the reporting task's own
+	ledger   *counters.Ledger
+	store    *store.Store // nil in a dry run, as the next three are
+	observer *observe.Observer
+	recorder *deliver.Recorder
+	courier  *deliver.Courier // also nil if reports are off
 
-	allow atomic.Pointer[blocklist.Blocklist] // what is whitelisted; nil until that is known
+	allow allowlist
 
 	pullC      chan order     // what the enforcing task is asked
 	lostFilesC chan feed.Lost // capacity 1: saved lists that another program took from the disk
@@ -84,11 +80,9 @@ type Agent struct {
 
 	custom   *customReader
 	enforcer enforcer // the enforcing task's own
-	observer observer // the observing task's own
 
 	board *status.Board
 
-	seen      seen
 	answerers answerers
 	heart     heart
 }
@@ -114,27 +108,22 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		cfg: cfg, o: o, log: o.Log, clock: clock.System(),
 		host:       host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
 		dir:        statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
-		api:        client,
+		api:        advisedAPI{client},
 		sensor:     sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
 		others:     leftovers{inForce: firewall.InForce},
-		told:       map[string]bool{},
 		pullC:      make(chan order),
 		lostC:      make(chan error, 1),
 		answeredC:  make(chan struct{}, 1),
 		lostFilesC: make(chan feed.Lost, 1),
 
-		evidence: evidence{outbound: outbound{
-			ports: cfg.Ports, sockets: host.UDPSockets, local: host.LocalPorts, tracks: host.Tracks, peers: host.UDPPeers,
-		}},
 		enforcer: newEnforcer(),
-		recorder: recorder{askC: make(chan chan<- struct{})},
 		readyC:   make(chan struct{}, 1), pulseC: make(chan struct{}),
 	}
 	if a.log == nil {
 		a.log = zap.NewNop()
 	}
 	a.feed = feed.New(feed.Options{
-		API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
+		API: a.api, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
 		ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: cfg.StateDir, Guard: a.useStateDir,
 	})
 	a.surveys = newSurveyor(
@@ -152,11 +141,14 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 	})
 	a.board = status.New(status.Options{
 		Version: o.Version, DryRun: cfg.DryRun, Secret: cfg.APIKey.Reveal(), PullInterval: cfg.PullInterval,
-		Clock: a.clock, Log: a.log, Present: a.look, Fill: []func(*status.Status){a.fillKernel, a.fillWork},
+		Clock: a.clock, Log: a.log, Present: a.look, Fill: []func(*status.Status){a.fill},
 		Panicked: func(part string, err error) { a.tellPanic(&helper{name: part}, err) },
 	})
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a.board, Metrics: a.board.Gatherer()})
 	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull, Health: a.board.Health, Alive: a.alive})
+	if !cfg.DryRun {
+		a.buildDelivery()
+	}
 	a.helpers = helpers{
 		health:  &helper{code: status.CondHealth, open: a.server.Listen, run: a.server.Run, close: a.server.Close},
 		sensor:  &helper{code: status.CondSensor, open: a.sensor.Open, run: a.sensor.Run, close: a.sensor.Close},
@@ -204,24 +196,24 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if !a.cfg.DryRun {
 		sensing.Go(func() error { return a.keep(afterwards, a.helpers.sensor) })
-		recording.Go(func() error { return a.keep(afterwards, task("recording", a.recordAll)) })
+		recording.Go(func() error { return a.keep(afterwards, task("recording", a.recorder.Run)) })
 		g.Go(func() error { return a.keep(ctx, &helper{code: status.CondRulesWatch, run: a.watchRules}) })
-		g.Go(func() error { return a.keep(ctx, task("log of what is blocked", a.observe)) })
-		if a.reporter != nil {
-			delivering.Go(func() error { return a.keep(ctx, task("reports", a.deliver)) })
+		g.Go(func() error { return a.keep(ctx, task("log of blocked connections", a.observer.Run)) })
+		if a.courier != nil {
+			delivering.Go(func() error { return a.keep(ctx, task("reports", a.courier.Run)) })
 		}
 	}
 	<-ctx.Done()
 	err := a.takeOut(g.Wait)
 	if !a.cfg.DryRun {
-		a.tellWindow()
+		a.observer.Finish()
 	}
 	stop()
 	err = errors.Join(err, a.waitForAll([]pending{
 		{"NFLOG listener to end", ending, sensing.Wait},
 		{"database to take the last hits", recordEnding, recording.Wait},
 		{"report to end", ending, delivering.Wait},
-		{"last report", ending, a.lastBatch},
+		{"last report", ending, a.lastReport},
 		{"control socket to go", ending, controlling.Wait},
 	}))
 	if errors.Is(err, errHangs) {
@@ -243,6 +235,36 @@ func (a *Agent) takeOut(tasks func() error) error {
 		a.tellRemoved(removed)
 	}
 	return errors.Join(err, removed)
+}
+
+// buildDelivery makes the parts that take dropped packets to the log, the database and the API.
+func (a *Agent) buildDelivery() {
+	a.store = store.New(store.Options{Dir: a.cfg.StateDir, Guard: a.useStateDir, Damaged: func(d *store.DamagedError) {
+		a.log.Warn("The database of blocked connections", zap.Error(d))
+	}})
+	a.recorder = deliver.NewRecorder(deliver.RecorderOptions{
+		Database: a.store, Ledger: a.ledger, Allowlist: &a.allow, Reports: a.cfg.ReportEnabled, PortName: a.cfg.Ports.Name,
+		Outbound: deliver.Outbound{Sockets: host.UDPSockets, LocalPorts: host.LocalPorts, Tracks: host.Tracks, Peers: host.UDPPeers},
+		Board:    a.board, Log: a.log,
+	})
+	a.observer = observe.New(observe.Options{
+		Sensor: a.sensor, Counter: a.ledger, Sinks: []observe.Sink{a.recorder, answerSink{a}}, PortName: a.cfg.Ports.Name,
+		LogRate: a.cfg.LogRate, Fields: a.cfg.LogFormat == config.LogJSON, Log: a.log,
+	})
+	if a.cfg.ReportEnabled {
+		a.courier = deliver.NewCourier(deliver.CourierOptions{
+			Store: a.store, API: a.api, Allowlist: &a.allow, Interval: a.cfg.ReportInterval, Clock: a.clock,
+			Board: a.board, Log: a.log, Kept: a.recorder.Queue, Unreached: func() { a.surveys.ask() },
+		})
+	}
+}
+
+// lastReport sends one more batch, if reports are on.
+func (a *Agent) lastReport() error {
+	if a.courier == nil {
+		return nil
+	}
+	return a.courier.Last()
 }
 
 // greet prints the banner and what is configured.
@@ -289,10 +311,6 @@ func (a *Agent) open() error {
 		a.takeLeftovers()
 		a.tryOpen(a.helpers.sensor)
 		_, _ = a.ledger.Read() // the rules of an agent that was killed have counted on
-		a.store = a.newStore()
-		if a.cfg.ReportEnabled {
-			a.reporter = report.New(report.Options{Queue: queue{a.store, a.tellWithdrawn, a.exempt}, API: a.api})
-		}
 	}
 	if a.cfg.DryRun {
 		a.lookForLeftovers()

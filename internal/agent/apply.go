@@ -254,10 +254,8 @@ func (a *Agent) accuse(ctx context.Context) {
 
 // unreached reports whether a pull failed because neither the API nor a proxy before it answered.
 func unreached(pull error) bool {
-	_, temporary := errors.AsType[*sikkerapi.TemporaryError](pull)
-	_, answered := errors.AsType[*sikkerapi.APIError](pull)
 	_, downloaded := errors.AsType[uselessError](pull)
-	return temporary && !answered && !downloaded
+	return sikkerapi.IsUnreached(pull) && !downloaded
 }
 
 // isForeign reports whether an answer is not the API's own, but of a proxy, CDN or portal before it.

@@ -435,7 +435,7 @@ func vetted(body io.Reader, o vet.Options) (v vet.Verdict, err error) {
 func (a *Agent) pull(ctx context.Context, o vet.Options) (vet.Verdict, error) {
 	body, err := a.feed.Pull(ctx)
 	if err != nil {
-		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", advise(err))
+		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
 	}
 	v, err := vetted(body, o)
 	if err = errors.Join(err, body.Close()); isForeign(err) {

@@ -14,7 +14,7 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, "203.0.113.0/24\n198.51.100.7\n192.0.0.0/8\n2001:db8::/32\n")
 	whitelisted := func() {
-		l.a.surveys.publish(survey{allow: blocks("203.0.113.9/32", "2001:db8::9/128")})
+		l.a.surveys.publish(survey{allow: listOf("203.0.113.9/32", "2001:db8::9/128")})
 	}
 	check := func(when string) {
 		t.Helper()
@@ -45,7 +45,7 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 		if l.a.enforcer.baseline != 4 {
 			t.Errorf("%s: the next list is compared with %d entries", when, l.a.enforcer.baseline)
 		}
-		if l.kernel.blocks("203.0.113.9") || !l.kernel.blocks("203.0.113.8") || l.kernel.blocks("192.168.1.1") || !l.kernel.blocks("192.1.1.1") {
+		if l.kernel.listOf("203.0.113.9") || !l.kernel.listOf("203.0.113.8") || l.kernel.listOf("192.168.1.1") || !l.kernel.listOf("192.1.1.1") {
 			t.Errorf("%s: the kernel has %v", when, l.kernel.rules.Block.Prefixes())
 		}
 	}

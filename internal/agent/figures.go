@@ -13,9 +13,11 @@ func (a *Agent) setCondition(code status.Code, err error) { a.board.SetCondition
 
 func (a *Agent) remember(err error, field status.ErrorField) { a.board.SetError(field, err) }
 
-// fillKernel adds the figures of the kernel and of the sensor. What the counters show is kept first, so that no later answer,
-// after a kill either, is less.
-func (a *Agent) fillKernel(s *status.Status) {
+// fill adds the figures that are read at the moment of a question. The events are read before the sums, and the sums before
+// the recorder has them saved.
+func (a *Agent) fill(s *status.Status) {
+	s.Hits, s.LogDropped = map[string]uint64{}, a.logDropped()
+	s.Quota.Pulls = status.QuotaOf(a.feed.Quota(), time.Now())
 	if a.fw == nil {
 		return
 	}
@@ -24,23 +26,14 @@ func (a *Agent) fillKernel(s *status.Status) {
 	if s.Verified != nil && s.Verified.Counted {
 		s.Features = append(s.Features, "element counts")
 	}
-	totals := a.sensor.Totals() // before the counter, which has then counted every packet that was seen
-	since := a.ledger.ReadSoon()
+	a.observer.Fill(s)
 	if sum, exact, ok := a.ledger.Total(); ok {
 		s.Dropped = &status.Dropped{
 			Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6, Exact: exact,
 		}
 	}
-	s.Events, s.Unattributed = events(totals, since.Packets()), a.seen.unattributed()
-	a.recorder.keepNow()
-}
-
-// fillWork adds the figures of the tasks.
-func (a *Agent) fillWork(s *status.Status) {
-	s.Hits, s.LogDropped = a.seen.hits(), a.logDropped()
-	s.Unrecorded, s.Reports = a.recorder.unrecorded(), a.recorder.queue()
-	s.Quota.Pulls = status.QuotaOf(a.feed.Quota(), time.Now())
-	if a.reporter != nil {
-		s.Quota.Reports = status.QuotaOf(a.reporter.Quota(), time.Now())
+	a.recorder.Fill(s)
+	if a.courier != nil {
+		a.courier.Fill(s)
 	}
 }

@@ -49,7 +49,7 @@ func (*toyKernel) Disarm() error                       { return nil }
 func (*toyKernel) Present() error                      { return nil }
 func (*toyKernel) Counters() (ruleset.Counters, error) { return ruleset.Counters{}, nil }
 func (*toyKernel) Info() ruleset.Info                  { return ruleset.Info{} }
-func (m *toyKernel) blocks(addr string) bool {
+func (m *toyKernel) listOf(addr string) bool {
 	return m.rules.Block.Contains(netip.MustParseAddr(addr))
 }
 
@@ -211,7 +211,7 @@ func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
 	for _, change := range []string{"SIKKER_SCORE_MIN=60", "SIKKER_API_KEY=sk_test_rotated"} {
 		l.restart(change)
 		l.wantConditions()
-		if kept := l.kernel.blocks("203.0.0.1"); kept != (change == "SIKKER_API_KEY=sk_test_rotated") {
+		if kept := l.kernel.listOf("203.0.0.1"); kept != (change == "SIKKER_API_KEY=sk_test_rotated") {
 			t.Errorf("%s: the kept list is in force before the pull: %v", change, kept)
 		}
 		l.want(false, true, "Blocking 1000 IPs")
@@ -255,7 +255,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 			}
 			l.list, l.status = tt.now, tt.status
 			l.want(true, tt.ok, tt.text)
-			if !l.kernel.blocks(tt.blocks) || l.kernel.blocks("198.51.9.9") || l.kernel.blocks("8.8.8.8") {
+			if !l.kernel.listOf(tt.blocks) || l.kernel.listOf("198.51.9.9") || l.kernel.listOf("8.8.8.8") {
 				t.Errorf("in force: %d entries", l.kernel.rules.Block.Len())
 			}
 			l.a.enforcer.endKeepers()
@@ -307,7 +307,7 @@ func TestARollbackThatFailsIsRepaired(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("nothing puts the list back")
 	}
-	if !l.kernel.blocks("203.0.0.3") || l.kernel.blocks("203.0.0.5") {
+	if !l.kernel.listOf("203.0.0.3") || l.kernel.listOf("203.0.0.5") {
 		t.Errorf("the kernel has %v", l.kernel.rules.Block)
 	}
 }
@@ -355,7 +355,7 @@ func TestNothingToAccept(t *testing.T) {
 	l.want(true, true, "Blocking 4 IPs")
 	l.list = "62.0.0.0/7\n203.0.0.1\n203.0.0.2\n"
 	l.want(true, false, "width guard")
-	if l.kernel.blocks("62.1.2.3") {
+	if l.kernel.listOf("62.1.2.3") {
 		t.Error("a list that was never shown is enforced")
 	}
 	l.want(true, true, "Blocking 3 IPs")
@@ -363,7 +363,7 @@ func TestNothingToAccept(t *testing.T) {
 	for _, vast := range []string{"0.0.0.0/0\n", "0.0.0.0/1\n128.0.0.0/1\n", "::/0\n"} {
 		l.list = vast
 		for range 2 {
-			if o := l.pull(true); o.OK || strings.Contains(o.Text, "--accept") || !l.kernel.blocks("62.1.2.3") || l.kernel.blocks("8.8.8.8") {
+			if o := l.pull(true); o.OK || strings.Contains(o.Text, "--accept") || !l.kernel.listOf("62.1.2.3") || l.kernel.listOf("8.8.8.8") {
 				t.Errorf("%q: %+v", vast, o)
 			}
 		}
@@ -505,7 +505,7 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 			l.want(false, true, "Blocking 4 IPs")
 		}
 		l.restart()
-		if !l.kernel.blocks("203.0.0.3") {
+		if !l.kernel.listOf("203.0.0.3") {
 			t.Fatal("the kept list is not in force")
 		}
 	}

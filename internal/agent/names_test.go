@@ -70,7 +70,7 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 		doneC := make(chan error)
 		go func() { doneC <- l.a.surveys.Run(ctx) }()
 		l.a.restore(ctx)
-		if got := l.kernel.blocks("203.0.113.50"); got != tt.blocks || !l.kernel.blocks("203.0.113.51") {
+		if got := l.kernel.listOf("203.0.113.50"); got != tt.blocks || !l.kernel.listOf("203.0.113.51") {
 			t.Errorf("%s: the API is blocked: %v, want %v; in force: %v", name, got, tt.blocks, l.kernel.rules.Block.Prefixes())
 		}
 		if warned := l.logs.FilterMessageSnippet("addresses of names cannot be read").Len() > 0; warned != tt.damage {

@@ -28,7 +28,7 @@ func inForce(t *testing.T) (*Agent, *harmed) {
 	a.host = host.New(host.Options{Root: t.TempDir()})
 	fw := &harmed{toyKernel: &toyKernel{}}
 	a.fw = fw
-	a.enforcer.pulled = blocks("198.51.100.1/32")
+	a.enforcer.pulled = listOf("198.51.100.1/32")
 	a.surveys.publish(survey{})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)

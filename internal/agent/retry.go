@@ -29,7 +29,7 @@ const (
 
 // retryIn returns how long the next pull waits after a failure of the pull or of the list.
 func (a *Agent) retryIn(err error) time.Duration {
-	wait := max(a.enforcer.wait.NextBackOff(), asked(err))
+	wait := max(a.enforcer.wait.NextBackOff(), sikkerapi.RetryAfter(err, askedMost))
 	var (
 		quota    *sikkerapi.QuotaError
 		refusal  *vet.RefusalError
@@ -93,15 +93,6 @@ func (a *Agent) firstPull() time.Duration {
 		return 0
 	}
 	return min(wait, a.cfg.PullInterval)
-}
-
-// asked returns how long a passing failure asks to be left alone, at most askedMost.
-func asked(err error) time.Duration {
-	t, ok := errors.AsType[*sikkerapi.TemporaryError](err)
-	if !ok {
-		return 0
-	}
-	return min(t.RetryAfter, askedMost)
 }
 
 // spread is how far apart pulls must be for a quota to last until it is there anew: 0 when that is not known.

@@ -27,7 +27,12 @@ func TestBadStateDirIsToldOnce(t *testing.T) {
 	a.restoreRefused()
 	a.tellUnkept(false, a.useStateDir())
 	a.tellOwnUnkept(a.useStateDir())
-	a.tellStore(a.useStateDir())
+	a.fw = &kernel{}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.recorder.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
 	told := logs.FilterLevelExact(zapcore.WarnLevel).All()
 	if len(told) != 1 || told[0].Message != status.Message(status.CondStateDir) {
 		t.Fatalf("warnings: %v", told)

@@ -9,10 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
-	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
@@ -107,25 +105,5 @@ func TestLostIsTold(t *testing.T) {
 	}
 	if len(a.lostC) != 1 {
 		t.Error("the enforcing task is not told")
-	}
-}
-
-// TestSeen counts by the names of the port map, and everything else as one.
-func TestSeen(t *testing.T) {
-	t.Parallel()
-	var s seen
-	hit := func(port uint16, n uint64) sensor.Hit { return sensor.Hit{Key: sensor.Key{Port: port}, Packets: n} }
-	cfg, err := config.Load([]string{"SIKKER_API_KEY=sk_test_unit"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.add([]sensor.Hit{hit(22, 5), hit(2222, 1), hit(4444, 2)}, cfg.Ports)
-	before := s.hits()
-	s.add([]sensor.Hit{hit(0, 3), hit(23, 1)}, cfg.Ports)
-	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "other": 2}, before); diff != "" {
-		t.Errorf("first (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "telnet": 1, "other": 5}, s.hits()); diff != "" {
-		t.Errorf("then (-want +got):\n%s", diff)
 	}
 }

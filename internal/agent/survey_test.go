@@ -189,27 +189,6 @@ func TestSurveyNewest(t *testing.T) {
 	}
 }
 
-// TestUnreachedAPIIsLookedFor: the API may have moved to an address that is on the list, so its name
-// is resolved again after a report that does not reach it, and not after one that is answered.
-func TestUnreachedAPIIsLookedFor(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name string
-		err  error
-		want int
-	}{
-		{"OK no connection", &sikkerapi.TemporaryError{Err: errors.New("connection refused")}, 1},
-		{"bad quota", &sikkerapi.QuotaError{RetryAfter: time.Hour}, 0},
-		{"bad key", sikkerapi.ErrUnauthorized, 0},
-	} {
-		a, _ := logged(t)
-		a.tellUnreported(tt.err, clock.NewBackoff(retryFirst, retryMost))
-		if got := len(a.surveys.askC); got != tt.want {
-			t.Errorf("%s: %d surveys are asked for, want %d", tt.name, got, tt.want)
-		}
-	}
-}
-
 // TestCoveredBy: rules that block less are told from those that block more.
 func TestCoveredBy(t *testing.T) {
 	t.Parallel()

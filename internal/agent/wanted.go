@@ -83,7 +83,9 @@ func (a *Agent) tryAgain(ctx context.Context) {
 func (a *Agent) setPulled(p pulled) {
 	e := &a.enforcer
 	e.pulled, e.pulledAt, e.kept = p.list, p.at, p.kept
-	a.evidence.publish(e.pulled)
+	if a.recorder != nil {
+		a.recorder.SetListed(e.pulled)
+	}
 	a.setStatus(func(s *status.Status) {
 		s.PulledAt, s.Kept = p.at, p.kept
 	})

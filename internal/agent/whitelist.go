@@ -60,9 +60,7 @@ func (a *Agent) allowed() blocklist.Blocklist {
 		s.Whitelist.IPs, s.Whitelist.Ranges, s.Whitelist.Kinds = w.IPs(), w.Ranges(), w.Kinds()
 	})
 	allow := v.allow.Union(a.enforcer.exempt.list())
-	if old := a.allow.Load(); old == nil || !old.Equal(allow) {
-		a.allow.Store(&allow)
-	}
+	a.allow.set(allow)
 	return allow
 }
 

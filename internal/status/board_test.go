@@ -259,3 +259,14 @@ func TestHealth(t *testing.T) {
 		}
 	}
 }
+
+func TestShort(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "0s", 12 * time.Second: "12s", 90 * time.Second: "1m", 24 * time.Hour: "24h", 2*time.Hour + 15*time.Minute: "2h 15m",
+	} {
+		if got := Short(d); got != want {
+			t.Errorf("Short(%v): got %q, want %q", d, got, want)
+		}
+	}
+}

@@ -183,3 +183,19 @@ func (c *Client) text(s string, limit int) string {
 	}
 	return s
 }
+
+// IsUnreached reports whether a request failed because no answer of the API came: no connection, or none in time.
+func IsUnreached(err error) bool {
+	_, temporary := errors.AsType[*TemporaryError](err)
+	_, answered := errors.AsType[*APIError](err)
+	return temporary && !answered
+}
+
+// RetryAfter returns the wait that the answer to a temporary failure asks for, at most most; 0 if err is of another kind.
+func RetryAfter(err error, most time.Duration) time.Duration {
+	t, ok := errors.AsType[*TemporaryError](err)
+	if !ok {
+		return 0
+	}
+	return min(t.RetryAfter, most)
+}

@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"net/netip"
@@ -11,20 +11,17 @@ import (
 )
 
 const (
-	// provenBy and provenOver are how many packets a source must send, and over more than which
-	// time, before a report about it is sure enough to be sent without an entry of its own or a
-	// connection attempt. The kernel delivers events up to 100 ms late.
+	// provenBy is the number of packets that prove a source which has no entry of its own, or makes no connection attempt.
+	// They must come over more than provenOver. The kernel delivers events up to 100 ms late.
 	provenBy, provenOver = 3, time.Second + 100*time.Millisecond
-	// maxProofs bounds the sources that are remembered, in two generations; a generation also ends
-	// with proofFor. Beyond it the source that was seen least recently is forgotten, and begins
-	// anew.
+	// maxProofs bounds the sources in memory, in two generations. A generation also ends after proofFor. Beyond the bound the
+	// source that was seen least recently is forgotten; it needs a new proof.
 	maxProofs, proofFor = 1 << 15, 12 * time.Hour
-	// maxHeld bounds the hits that wait for the proof of their source, a few MB. Those without room
-	// are in the history alone.
+	// maxHeld bounds the hits that wait for the proof of their source, a few MB. Hits without room are in the history alone.
 	maxHeld = 1 << 14
 )
 
-// verdict is whether a hit is reported.
+// verdict is the decision whether a hit is reported.
 type verdict uint8
 
 const (
@@ -33,14 +30,14 @@ const (
 	certain                // at once
 )
 
-// evidence decides which hits are reported. Packets can be forged and networks have neighbours: an
-// address that the API itself lists is reported from its first connection attempt, and any other
-// packets of the API's entries after three of them over more than a second.
+// evidence decides which hits are reported. Packets can be forged, and networks have innocent neighbours. So an address that
+// the API itself lists is reported from its first connection attempt. Any other packets that the API's entries cover are
+// reported after three of them over more than a second.
 type evidence struct {
 	outbound outbound
 
 	mu         sync.Mutex
-	lists      [2]blocklist.Blocklist // of the API: in force, and in force before
+	lists      [2]blocklist.Blocklist // of the API: the active one, and the one before it
 	young, old map[netip.Addr]*proof
 	turned     time.Time // when young was begun
 	held       int       // hits, of all proofs together
@@ -55,9 +52,8 @@ type proof struct {
 
 func (p *proof) complete() bool { return p.packets >= provenBy && p.last.Sub(p.first) > provenOver }
 
-// publish makes list the API's list that is put in force. The one before still counts for packets
-// that it dropped.
-func (e *evidence) publish(list blocklist.Blocklist) {
+// setListed replaces the API's list that is active. The list before it still counts for packets that it dropped.
+func (e *evidence) setListed(list blocklist.Blocklist) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !list.Equal(e.lists[0]) {
@@ -65,8 +61,7 @@ func (e *evidence) publish(list blocklist.Blocklist) {
 	}
 }
 
-// entry returns the entry of the API's list that covers a source. An entry of the operator's own
-// list is none.
+// entry returns the entry of the API's list that covers a source. The entries of the operator's list do not count.
 func (e *evidence) entry(source netip.Addr) (netip.Prefix, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -101,10 +96,9 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 	return dubious
 }
 
-// see takes hits of the observing task, which end now, and remembers those that help to prove their
-// source.
+// see takes the hits of the last second and keeps those that help to prove their source.
 func (e *evidence) see(hits []sensor.Hit, now time.Time) {
-	e.outbound.look(hits, now)
+	e.outbound.update(hits, now)
 	e.outbound.check(hits, now)
 	for _, h := range hits {
 		if e.judge(h) == dubious {
@@ -154,7 +148,7 @@ func (e *evidence) known(source netip.Addr) *proof {
 	return e.old[source]
 }
 
-// proven reports whether the source is proven, and returns its hits that waited for that.
+// proven reports whether the source is proven, and returns its hits that waited for the proof.
 func (e *evidence) proven(source netip.Addr) (held []store.Hit, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -165,8 +159,8 @@ func (e *evidence) proven(source netip.Addr) (held []store.Hit, ok bool) {
 	return p.held, true
 }
 
-// settle is called when rows have been recorded: those that waited wait no longer, and the dubious
-// ones begin to wait.
+// settle is called after rows were recorded. Those of them that waited for a proof wait no longer, and the dubious ones begin
+// to wait.
 func (e *evidence) settle(rows, dubious []store.Hit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

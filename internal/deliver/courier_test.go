@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"context"
@@ -12,8 +12,11 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	zapobserver "go.uber.org/zap/zaptest/observer"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/report"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -69,6 +72,18 @@ func (m *memory) BulkReport(_ context.Context, rows []sikkerapi.Report) (sikkera
 
 func aRow(service string) report.Row {
 	return report.Row{Source: netip.MustParseAddr("203.0.113.9"), Service: service, Packets: 1, First: time.Now(), Last: time.Now()}
+}
+
+func (m *memory) Withdraw(context.Context, func(netip.Addr) bool) (int, error) { return 0, nil }
+
+// newCourier returns a Courier that reports every 30 minutes, and its log.
+func newCourier(m *memory) (*Courier, *zapobserver.ObservedLogs) {
+	log, logs := logged()
+	return NewCourier(CourierOptions{
+		Store: m, API: m, Allowlist: &allowlist{}, Interval: 30 * time.Minute, Clock: clock.System(),
+		Board: status.New(status.Options{PullInterval: time.Hour, Clock: clock.System(), Log: log}), Log: log,
+		Kept: func() *status.Reports { return nil }, Unreached: func() {},
+	}), logs
 }
 
 // TestDeliver has the reporting task meet what an API can answer, over hours of a clock of its own: when it asks again, and
@@ -158,15 +173,14 @@ func TestDeliver(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				a, logs := logged(t, "SIKKER_REPORT_INTERVAL=30", "SIKKER_PULL_INTERVAL=120")
 				m, start := tt.m, time.Now()
+				c, logs := newCourier(&m)
 				for range tt.rows {
 					m.waiting = append(m.waiting, aRow("ssh"))
 				}
-				a.reporter = report.New(report.Options{Queue: &m, API: &m})
 				ctx, cancel := context.WithTimeout(t.Context(), tt.during)
 				defer cancel()
-				if err := a.deliver(ctx); err != nil {
+				if err := c.Run(ctx); err != nil {
 					t.Error(err)
 				}
 				if len(m.at) != len(tt.between) {
@@ -200,17 +214,38 @@ func TestDeliver(t *testing.T) {
 // TestLastBatchInDoubt: when the agent stops, a batch that was sent as often as it may be is not sent once more.
 func TestLastBatchInDoubt(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
 	unclear := fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("no total"))
 	m := &memory{waiting: []report.Row{aRow("ssh"), aRow("http")}, errs: []error{unclear, unclear}}
-	a.reporter = report.New(report.Options{Queue: m, API: m})
-	_, _ = a.reporter.Deliver(t.Context())
+	c, _ := newCourier(m)
+	_, _ = c.reporter.Deliver(t.Context())
 	for range 2 { // the first is the second time
-		if err := a.lastBatch(); err != nil {
+		if err := c.Last(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(m.at) != 2 || len(m.waiting)+len(m.flying) != 2 {
 		t.Errorf("sent %d times, %d rows are kept; want 2 and 2", len(m.at), len(m.waiting)+len(m.flying))
+	}
+}
+
+// TestUnreachedAPIIsLookedFor: the API may have moved to an address that is on the list, so Unreached is called after
+// a report that does not reach it, and not after one that is answered.
+func TestUnreachedAPIIsLookedFor(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		err  error
+		want int
+	}{
+		{"OK no connection", &sikkerapi.TemporaryError{Err: errors.New("connection refused")}, 1},
+		{"bad quota", &sikkerapi.QuotaError{RetryAfter: time.Hour}, 0},
+		{"bad key", sikkerapi.ErrUnauthorized, 0},
+	} {
+		c, _ := newCourier(&memory{})
+		got := 0
+		c.o.Unreached = func() { got++ }
+		if c.failed(tt.err); got != tt.want {
+			t.Errorf("%s: Unreached is called %d times, want %d", tt.name, got, tt.want)
+		}
 	}
 }

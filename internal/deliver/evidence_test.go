@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"errors"
@@ -12,30 +12,30 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// witness is an agent whose API lists 203.0.113.9 and 198.51.100.0/24, whose operator lists
+// witness returns a Recorder whose API lists 203.0.113.9 and 198.51.100.0/24, whose operator lists
 // 192.0.2.9, and which has one socket: of a server at the port of memcached.
-func witness(t *testing.T) *Agent {
+func witness(t *testing.T) *Recorder {
 	t.Helper()
-	a, _ := logged(t)
-	a.evidence.outbound.sockets = func() ([]host.UDPSocket, error) {
+	r, _, _ := newRecorder(t, nil)
+	r.evidence.outbound.Sockets = func() ([]host.UDPSocket, error) {
 		return []host.UDPSocket{{Port: 11211}, {Port: 161, Peer: netip.MustParseAddr("203.0.113.9")}}, nil
 	}
-	a.evidence.outbound.local = func() (uint16, uint16, error) { return 32768, 60999, nil }
-	a.evidence.outbound.tracks = func() bool { return false }
-	a.evidence.publish(blocks("203.0.113.9/32", "198.51.100.0/24"))
-	return a
+	r.evidence.outbound.LocalPorts = func() (uint16, uint16, error) { return 32768, 60999, nil }
+	r.evidence.outbound.Tracks = func() bool { return false }
+	r.SetListed(blocks("203.0.113.9/32", "198.51.100.0/24"))
+	return r
 }
 
 // observed hands the agent packets of a source, one at each of the times after t0, as the observing
 // and the recording task do, and returns what goes into reports and into the history.
-func observed(a *Agent, t0 time.Time, source string, protocol sensor.Protocol, port uint16, after ...time.Duration) (reported, kept uint64) {
+func observed(r *Recorder, t0 time.Time, source string, protocol sensor.Protocol, port uint16, after ...time.Duration) (reported, kept uint64) {
 	for _, d := range after {
 		k := sensor.Key{Source: netip.MustParseAddr(source), Port: port, Protocol: protocol, Kind: sensor.Attempt}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: t0.Add(d), Last: t0.Add(d)}}
-		a.evidence.see(hits, t0.Add(d))
-		rows, waiting := a.rows(hits)
+		r.evidence.see(hits, t0.Add(d))
+		rows, waiting := r.rows(hits)
 		for range 2 { // a transaction that failed is tried again
-			rows, waiting = a.rows(hits)
+			rows, waiting = r.rows(hits)
 		}
 		for _, r := range rows {
 			if !r.Silent {
@@ -45,7 +45,7 @@ func observed(a *Agent, t0 time.Time, source string, protocol sensor.Protocol, p
 				kept += r.Packets
 			}
 		}
-		a.evidence.settle(rows, waiting)
+		r.evidence.settle(rows, waiting)
 	}
 	return reported, kept
 }
@@ -108,21 +108,21 @@ func TestNobodyInnocentIsReported(t *testing.T) {
 // read count as there.
 func TestSocketOfBefore(t *testing.T) {
 	t.Parallel()
-	a, now := witness(t), time.Now()
-	o := &a.evidence.outbound
-	o.look(nil, now)
-	o.sockets = func() ([]host.UDPSocket, error) { return nil, nil }
-	o.look(nil, now.Add(time.Minute))
+	r, now := witness(t), time.Now()
+	o := &r.evidence.outbound
+	o.update(nil, now)
+	o.Sockets = func() ([]host.UDPSocket, error) { return nil, nil }
+	o.update(nil, now.Add(time.Minute))
 	peer := netip.MustParseAddr("203.0.113.9")
 	if o.isService(11211, peer, now.Add(time.Minute)) {
 		t.Error("a minute later it is forgotten")
 	}
-	o.look(nil, now.Add(time.Hour))
+	o.update(nil, now.Add(time.Hour))
 	if !o.isService(11211, peer, now.Add(time.Hour)) {
 		t.Error("it is never forgotten")
 	}
-	o.sockets = func() ([]host.UDPSocket, error) { return nil, errors.New("no /proc") }
-	o.look(nil, now.Add(2*time.Hour))
+	o.Sockets = func() ([]host.UDPSocket, error) { return nil, errors.New("no /proc") }
+	o.update(nil, now.Add(2*time.Hour))
 	if o.isService(11211, peer, now.Add(2*time.Hour)) {
 		t.Error("what cannot be read is taken for nothing")
 	}
@@ -134,10 +134,10 @@ func TestNewSocket(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const source, took = "203.0.113.9", 100 * time.Millisecond
-		a, looks := witness(t), 0
+		r, looks := witness(t), 0
 		var open []host.UDPSocket
-		o := &a.evidence.outbound
-		o.sockets = func() ([]host.UDPSocket, error) {
+		o := &r.evidence.outbound
+		o.Sockets = func() ([]host.UDPSocket, error) {
 			looks++
 			time.Sleep(took)
 			return open, nil
@@ -149,22 +149,22 @@ func TestNewSocket(t *testing.T) {
 			}
 			return ds
 		}
-		observed(a, now, source, sensor.TCP, 22, seconds(0, 1, 2)...)
+		observed(r, now, source, sensor.TCP, 22, seconds(0, 1, 2)...)
 		if looks != 1 {
 			t.Errorf("the sockets were looked at %d times in two seconds without datagrams, want once", looks)
 		}
-		observed(a, now, source, sensor.UDP, 53, seconds(2.5)...) // the sockets are looked at again
+		observed(r, now, source, sensor.UDP, 53, seconds(2.5)...) // the sockets are looked at again
 		open = []host.UDPSocket{{Port: 5060}}
-		if n, _ := observed(a, now, source, sensor.UDP, 5060, seconds(3, 3.5, 4.2, 6, 8, 10)...); n != 0 {
+		if n, _ := observed(r, now, source, sensor.UDP, 5060, seconds(3, 3.5, 4.2, 6, 8, 10)...); n != 0 {
 			t.Errorf("%d answers to a new socket are reported", n)
 		}
-		if n, _ := observed(a, now.Add(time.Minute), source, sensor.UDP, 53, seconds(0, 3, 6, 9)...); n != 5 { // with the one before
+		if n, _ := observed(r, now.Add(time.Minute), source, sensor.UDP, 53, seconds(0, 3, 6, 9)...); n != 5 { // with the one before
 			t.Errorf("%d of 5 datagrams to a service are reported", n)
 		}
 		before := looks
 		now = now.Add(2 * time.Minute)
 		for ms := range 1000 { // datagrams as fast as they may come
-			observed(a, now, source, sensor.UDP, 53, time.Duration(ms)*time.Millisecond)
+			observed(r, now, source, sensor.UDP, 53, time.Duration(ms)*time.Millisecond)
 		}
 		if n := looks - before; n < 1 || time.Duration(n-1)*doubtShare*took > time.Second {
 			t.Errorf("the sockets were looked at %d times in a second, %v each", n, took)
@@ -186,21 +186,21 @@ func TestTrackedConnections(t *testing.T) {
 		"bad this host began":          {func() (map[netip.Addr]bool, error) { return began, nil }, 0},
 		"bad there are too many flows": {func() (map[netip.Addr]bool, error) { return nil, host.ErrFlows }, 0},
 	} {
-		a := witness(t)
-		a.evidence.outbound.tracks, a.evidence.outbound.peers = func() bool { return true }, tt.peers
-		if n, _ := observed(a, time.Now(), source, sensor.UDP, 11211, 0, 2*time.Second, 4*time.Second, 6*time.Second); n != tt.want {
+		r := witness(t)
+		r.evidence.outbound.Tracks, r.evidence.outbound.Peers = func() bool { return true }, tt.peers
+		if n, _ := observed(r, time.Now(), source, sensor.UDP, 11211, 0, 2*time.Second, 4*time.Second, 6*time.Second); n != tt.want {
 			t.Errorf("%s: %d packets are reported, want %d", name, n, tt.want)
 		}
 	}
 	// The entry of a flow ends half a minute after its last datagram; answers that come later are
 	// still answers.
-	a, now := witness(t), time.Now()
+	r, now := witness(t), time.Now()
 	known := began
-	a.evidence.outbound.tracks = func() bool { return true }
-	a.evidence.outbound.peers = func() (map[netip.Addr]bool, error) { return known, nil }
-	observed(a, now, source, sensor.UDP, 53, 0)
+	r.evidence.outbound.Tracks = func() bool { return true }
+	r.evidence.outbound.Peers = func() (map[netip.Addr]bool, error) { return known, nil }
+	observed(r, now, source, sensor.UDP, 53, 0)
 	known = nil
-	if n, _ := observed(a, now, source, sensor.UDP, 53, time.Minute, 2*time.Minute, 3*time.Minute); n != 0 {
+	if n, _ := observed(r, now, source, sensor.UDP, 53, time.Minute, 2*time.Minute, 3*time.Minute); n != 0 {
 		t.Errorf("%d packets of answers are reported", n)
 	}
 }
@@ -213,13 +213,13 @@ func TestListOfBefore(t *testing.T) {
 	if e.judge(hit) != silent {
 		t.Error("without a list it is reported")
 	}
-	e.publish(blocks("203.0.113.9/32"))
-	e.publish(blocks("198.51.100.0/24"))
-	e.publish(blocks("198.51.100.0/24")) // put in force once more
+	e.setListed(blocks("203.0.113.9/32"))
+	e.setListed(blocks("198.51.100.0/24"))
+	e.setListed(blocks("198.51.100.0/24")) // put in force once more
 	if e.judge(hit) != certain {
 		t.Error("the list before does not count")
 	}
-	e.publish(blocks("198.51.100.0/25"))
+	e.setListed(blocks("198.51.100.0/25"))
 	if e.judge(hit) != silent {
 		t.Error("a list of long ago counts")
 	}
@@ -229,15 +229,15 @@ func TestListOfBefore(t *testing.T) {
 // are so many at most.
 func TestProofsAreBounded(t *testing.T) {
 	t.Parallel()
-	a, now := witness(t), time.Now()
-	a.evidence.publish(blocks("16.0.0.0/8"))
+	r, now := witness(t), time.Now()
+	r.SetListed(blocks("16.0.0.0/8"))
 	for i := range 3 * maxProofs {
 		k := sensor.Key{Source: netip.AddrFrom4([4]byte{16, byte(i >> 16), byte(i >> 8), byte(i)}), Port: 22, Protocol: sensor.TCP}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: now, Last: now}}
-		a.evidence.see(hits, now)
-		a.evidence.settle(nil, []store.Hit{{Source: k.Source}})
+		r.evidence.see(hits, now)
+		r.evidence.settle(nil, []store.Hit{{Source: k.Source}})
 	}
-	e := &a.evidence
+	e := &r.evidence
 	held := 0
 	for _, m := range []map[netip.Addr]*proof{e.young, e.old} {
 		for _, p := range m {
@@ -253,24 +253,24 @@ func TestProofsAreBounded(t *testing.T) {
 // source is forgotten, and not while it is seen again and again.
 func TestHeldAreCounted(t *testing.T) {
 	t.Parallel()
-	a, now := witness(t), time.Now()
-	e := &a.evidence
+	r, now := witness(t), time.Now()
+	e := &r.evidence
 	const neighbour = "198.51.100.7"
-	if observed(a, now, neighbour, sensor.TCP, 22, 0, time.Second); e.held != 2 {
+	if observed(r, now, neighbour, sensor.TCP, 22, 0, time.Second); e.held != 2 {
 		t.Errorf("%d hits wait, want 2", e.held)
 	}
-	if n, _ := observed(a, now, neighbour, sensor.TCP, 22, 2*time.Second); n != 3 || e.held != 0 {
+	if n, _ := observed(r, now, neighbour, sensor.TCP, 22, 2*time.Second); n != 3 || e.held != 0 {
 		t.Errorf("%d packets are reported and %d hits wait, want 3 and none", n, e.held)
 	}
 	const other = "198.51.100.8"
-	observed(a, now, other, sensor.TCP, 22, 0)
-	observed(a, now.Add(proofFor+time.Hour), other, sensor.TCP, 22, 0) // two at most, far apart
-	observed(a, now.Add(2*proofFor+2*time.Hour), "198.51.100.9", sensor.TCP, 22, 0)
+	observed(r, now, other, sensor.TCP, 22, 0)
+	observed(r, now.Add(proofFor+time.Hour), other, sensor.TCP, 22, 0) // two at most, far apart
+	observed(r, now.Add(2*proofFor+2*time.Hour), "198.51.100.9", sensor.TCP, 22, 0)
 	if e.held != 3 {
 		t.Errorf("%d hits wait, want 3", e.held)
 	}
 	for i := range 2 {
-		observed(a, now.Add(time.Duration(4+i)*(proofFor+time.Hour)), "198.51.100.10", sensor.TCP, 22, 0)
+		observed(r, now.Add(time.Duration(4+i)*(proofFor+time.Hour)), "198.51.100.10", sensor.TCP, 22, 0)
 	}
 	if e.held != 2 {
 		t.Errorf("%d hits wait when their sources are forgotten, want 2", e.held)

@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"bufio"
@@ -48,7 +48,7 @@ func recordAndReport(args []string) error {
 	if err != nil {
 		return err
 	}
-	d := &deadly{queue: queue{Store: s, exempt: func(netip.Addr) bool { return false }}, api: client}
+	d := &deadly{queue: queue{Store: s, allowlist: &allowlist{}}, api: client}
 	if _, err := fmt.Sscan(args[3], &d.left); err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func deliverRest(t *testing.T, dir, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := report.New(report.Options{Queue: queue{Store: s, exempt: func(netip.Addr) bool { return false }}, API: client})
+	r := report.New(report.Options{Queue: queue{Store: s, allowlist: &allowlist{}}, API: client})
 	for {
 		out, err := r.Deliver(t.Context())
 		if err != nil {

@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"errors"
@@ -36,7 +36,7 @@ func TestAPIDownForADay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := report.New(report.Options{Queue: queue{Store: s, exempt: func(netip.Addr) bool { return false }}, API: client, Now: func() time.Time { return now }})
+	r := report.New(report.Options{Queue: queue{Store: s, allowlist: &allowlist{}}, API: client, Now: func() time.Time { return now }})
 
 	if err := sim.SetFault(apisim.Fault{Path: "/v1/key/bulk-report", Status: 503}); err != nil {
 		t.Fatal(err)

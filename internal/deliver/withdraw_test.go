@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"net/netip"
@@ -8,7 +8,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/report"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/store"
@@ -18,15 +17,15 @@ import (
 // history and not queued.
 func TestWhitelistedFromMemory(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
-	a.evidence.publish(blocks("203.0.113.9/32"))
-	a.recorder.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 9}}}, time.Now())
-	w, _, _ := a.recorder.take()
-	if rows, _ := a.rows(w.Hits); len(rows) != 1 || rows[0].Silent {
+	r, allow, _ := newRecorder(t, nil)
+	r.SetListed(blocks("203.0.113.9/32"))
+	r.waiting.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 9}}}, time.Now())
+	w, _, _ := r.waiting.take()
+	if rows, _ := r.rows(w.Hits); len(rows) != 1 || rows[0].Silent {
 		t.Errorf("rows %+v; want one that is reported", rows)
 	}
-	whitelist(a, "203.0.113.9/32")
-	if rows, _ := a.rows(w.Hits); len(rows) != 1 || !rows[0].Silent {
+	allow.Blocklist = blocks("203.0.113.9/32")
+	if rows, _ := r.rows(w.Hits); len(rows) != 1 || !rows[0].Silent {
 		t.Errorf("rows %+v; want one that is not reported", rows)
 	}
 }
@@ -35,15 +34,16 @@ func TestWhitelistedFromMemory(t *testing.T) {
 // when an answer puts it back: each time the next batch is without it, and the rest is reported.
 func TestWhitelistedInFlight(t *testing.T) {
 	t.Parallel()
-	a, logs := logged(t)
-	a.store = store.New(store.Options{Dir: t.TempDir()})
-	t.Cleanup(func() { _ = a.store.Close() })
-	q := queue{Store: a.store, exempt: a.exempt, withdrawn: a.tellWithdrawn}
+	log, logs := logged()
+	db, allow := store.New(store.Options{Dir: t.TempDir()}), &allowlist{}
+	t.Cleanup(func() { _ = db.Close() })
+	c := NewCourier(CourierOptions{Log: log})
+	q := queue{db, allow, c.logWithdrawn}
 	var hits []store.Hit
 	for _, s := range []string{"203.0.113.9", "203.0.113.10", "203.0.113.11", "203.0.113.12"} {
 		hits = append(hits, store.Hit{Source: netip.MustParseAddr(s), Protocol: 6, Port: 22, Service: "ssh", Packets: 9})
 	}
-	if err := a.store.Add(t.Context(), store.Record{From: time.Now(), To: time.Now(), Hits: hits, Report: true}); err != nil {
+	if err := db.Add(t.Context(), store.Record{From: time.Now(), To: time.Now(), Hits: hits, Report: true}); err != nil {
 		t.Fatal(err)
 	}
 	next := func(when string, want ...string) []report.Row {
@@ -61,11 +61,11 @@ func TestWhitelistedInFlight(t *testing.T) {
 		}
 		return batch
 	}
-	whitelist(a, "203.0.113.9/32")
+	allow.Blocklist = blocks("203.0.113.9/32")
 	next("queued", "203.0.113.10", "203.0.113.11", "203.0.113.12")
-	whitelist(a, "203.0.113.9/32", "203.0.113.10/32")
+	allow.Blocklist = blocks("203.0.113.9/32", "203.0.113.10/32")
 	again := next("in flight", "203.0.113.11", "203.0.113.12")
-	whitelist(a, "203.0.113.11/32")
+	allow.Blocklist = blocks("203.0.113.11/32")
 	if err := q.Done(t.Context(), 0, 0, again); err != nil {
 		t.Fatal(err)
 	}
@@ -81,8 +81,8 @@ func TestWhitelistedInThisInstant(t *testing.T) {
 	t.Parallel()
 	s := store.New(store.Options{Dir: t.TempDir()})
 	t.Cleanup(func() { _ = s.Close() })
-	source, looks := netip.MustParseAddr("203.0.113.9"), 0
-	q := queue{Store: s, exempt: func(netip.Addr) bool { looks++; return looks > 1 }, withdrawn: func(int) {}}
+	source, asked := netip.MustParseAddr("203.0.113.9"), allowedLater(0)
+	q := queue{s, &asked, func(int) {}}
 	hits := []store.Hit{{Source: source, Protocol: 6, Port: 22, Service: "ssh", Packets: 9}}
 	if err := s.Add(t.Context(), store.Record{From: time.Now(), To: time.Now(), Hits: hits, Report: true}); err != nil {
 		t.Fatal(err)
@@ -97,17 +97,10 @@ func TestWhitelistedInThisInstant(t *testing.T) {
 	}
 }
 
-// whitelist makes the sources the safety whitelist.
-func whitelist(a *Agent, prefixes ...string) {
-	list := blocks(prefixes...)
-	a.allow.Store(&list)
-}
+// allowedLater is an allowlist that gets every source right after the first question.
+type allowedLater int
 
-// blocks returns a list of the prefixes.
-func blocks(prefixes ...string) blocklist.Blocklist {
-	var ps []netip.Prefix
-	for _, p := range prefixes {
-		ps = append(ps, netip.MustParsePrefix(p))
-	}
-	return blocklist.New(ps)
+func (a *allowedLater) Allows(netip.Addr) bool {
+	*a++
+	return *a > 1
 }

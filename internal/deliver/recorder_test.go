@@ -1,14 +1,20 @@
-package agent
+package deliver
 
 import (
+	"context"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/sikkerapi/sikkerguard/internal/counters"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
@@ -19,7 +25,7 @@ func key(kind sensor.Kind) sensor.Key {
 // TestRecorderSince: what waits was seen after the collection before it, and the first of all not before there was time.
 func TestRecorderSince(t *testing.T) {
 	t.Parallel()
-	var r recorder
+	var r waiting
 	noon := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 	w := sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 1}}}
 	for _, want := range []struct{ from, to time.Time }{
@@ -35,10 +41,10 @@ func TestRecorderSince(t *testing.T) {
 // TestUnrecorded: what found no room is counted once, and the count never goes back.
 func TestUnrecorded(t *testing.T) {
 	t.Parallel()
-	var r recorder
+	var r waiting
 	at := time.Now()
 	r.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 1}}}, at)
-	r.waiting.Overflow = 7
+	r.hits.Overflow = 7
 	want := func(when string) {
 		if got := r.unrecorded(); got != 7 {
 			t.Errorf("%s: got %d, want 7", when, got)
@@ -56,8 +62,8 @@ func TestUnrecorded(t *testing.T) {
 // TestRows: only what proves an attempt can be reported.
 func TestRows(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
-	a.evidence.publish(blocks("203.0.113.9/32"))
+	r, _, _ := newRecorder(t, nil)
+	r.SetListed(blocks("203.0.113.9/32"))
 	var hits []sensor.Hit
 	for _, kind := range []sensor.Kind{sensor.Attempt, sensor.Answer, sensor.Other} {
 		hits = append(hits, sensor.Hit{Key: key(kind), Packets: 3})
@@ -66,7 +72,7 @@ func TestRows(t *testing.T) {
 	want := []store.Hit{row, row, row}
 	want[1].Port, want[1].Service, want[1].Silent = 0, "", true
 	want[2].Service, want[2].Silent = "", true
-	got, waiting := a.rows(hits)
+	got, waiting := r.rows(hits)
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || len(waiting) != 0 {
 		t.Errorf("%d wait; rows (-want +got):\n%s", len(waiting), diff)
 	}
@@ -75,14 +81,14 @@ func TestRows(t *testing.T) {
 // TestSpecialSources: a source of special-purpose space was never on the list, and is in no report and no history.
 func TestSpecialSources(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
-	a.evidence.publish(blocks("10.0.0.7/32", "127.0.0.9/32", "fe80::9/128", "203.0.113.9/32"))
+	r, _, _ := newRecorder(t, nil)
+	r.SetListed(blocks("10.0.0.7/32", "127.0.0.9/32", "fe80::9/128", "203.0.113.9/32"))
 	var hits []sensor.Hit
 	for _, source := range []string{"10.0.0.7", "127.0.0.9", "fe80::9", "203.0.113.9"} {
 		k := sensor.Key{Source: netip.MustParseAddr(source), Port: 22, Protocol: sensor.TCP, Kind: sensor.Attempt}
 		hits = append(hits, sensor.Hit{Key: k, Packets: 1})
 	}
-	rows, waiting := a.rows(hits)
+	rows, waiting := r.rows(hits)
 	if len(rows) != 1 || rows[0].Source.String() != "203.0.113.9" || rows[0].Silent || len(waiting) != 0 {
 		t.Errorf("rows %+v, waiting %+v; want 203.0.113.9 alone", rows, waiting)
 	}
@@ -92,20 +98,57 @@ func TestSpecialSources(t *testing.T) {
 // and reported.
 func TestHitsWaitForTheDatabase(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
-	a.fw = &toyKernel{}
 	full := errors.New("no space left on device")
-	a.store = store.New(store.Options{Dir: t.TempDir(), Guard: func() error { return full }})
-	t.Cleanup(func() { _ = a.store.Close() })
-	a.evidence.publish(blocks("203.0.113.9/32"))
+	db := store.New(store.Options{Dir: t.TempDir(), Guard: func() error { return full }})
+	t.Cleanup(func() { _ = db.Close() })
+	r, _, _ := newRecorder(t, db)
+	r.SetListed(blocks("203.0.113.9/32"))
 	for _, packets := range []uint64{47, 3, 1} {
-		a.recorder.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: packets}}}, time.Now())
+		r.waiting.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: packets}}}, time.Now())
 		if packets == 1 {
 			full = nil
 		}
-		a.record(true)
+		r.record(true)
 	}
-	if rows, err := a.store.Batch(t.Context(), 10); err != nil || len(rows) != 1 || rows[0].Packets != 51 {
+	if rows, err := db.Batch(t.Context(), 10); err != nil || len(rows) != 1 || rows[0].Packets != 51 {
 		t.Errorf("the queue has %+v, %v; want 51 packets", rows, err)
+	}
+}
+
+// TestCountersAreSavedBeforeTheyAreShown asks for the sums over and over while packets are dropped. Each sum is in the database
+// when it is shown, so that a kill in the next instant takes nothing back.
+func TestCountersAreSavedBeforeTheyAreShown(t *testing.T) {
+	t.Parallel()
+	var dropped atomic.Uint64
+	db := store.New(store.Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = db.Close() })
+	ledger := counters.New(counters.Options{Stored: db.Counters, Kernel: func() (ruleset.Counters, error) {
+		return ruleset.Counters{Packets4: dropped.Load()}, nil
+	}})
+	_, _ = ledger.Read()
+	r, _, _ := newRecorder(t, db)
+	r.o.Ledger = ledger
+	show := func() (packets uint64, known bool) {
+		sum, _, known := ledger.Total()
+		r.Fill(&status.Status{})
+		return sum.Packets4, known
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var g errgroup.Group
+	g.Go(func() error { return r.Run(ctx) })
+	for known := false; !known; _, known = show() { // the database is not open yet
+		time.Sleep(time.Millisecond)
+	}
+	for range 20 {
+		dropped.Add(1)
+		_, _ = ledger.Read()
+		shown, _ := show()
+		if saved, err := db.Counters(t.Context()); err != nil || saved.Packets4 != shown {
+			t.Errorf("shown %d packets, saved %d, %v", shown, saved.Packets4, err)
+		}
+	}
+	cancel()
+	if err := g.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+)
+
+// allowlist is the allowlist as it is wanted at this moment, for readers of other tasks.
+type allowlist struct {
+	p atomic.Pointer[blocklist.Blocklist]
+}
+
+// Allows reports whether a source is allowlisted.
+func (l *allowlist) Allows(source netip.Addr) bool {
+	list := l.p.Load()
+	return list != nil && list.Contains(source)
+}
+
+// set replaces the allowlist.
+func (l *allowlist) set(list blocklist.Blocklist) {
+	if old := l.p.Load(); old == nil || !old.Equal(list) {
+		l.p.Store(&list)
+	}
+}
+
+// answerSink takes note of replies to this host that were dropped. If one looks like a reply of a resolver, the API or the
+// proxy, the host is surveyed and the enforcing task looks for listed upstreams.
+type answerSink struct{ a *Agent }
+
+func (s answerSink) Add(w sensor.Window, now time.Time) {
+	s.a.answerers.add(w.Hits, now)
+	needed := func(h sensor.Hit) bool { return h.Kind == sensor.Answer && s.a.host.AnsweredFrom(h.Port) }
+	if slices.ContainsFunc(w.Hits, needed) {
+		s.a.surveys.doubt()
+		offer(s.a.answeredC, struct{}{})
+	}
+}

@@ -1,0 +1,148 @@
+package deliver
+
+import (
+	"maps"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+)
+
+const (
+	// readSockets is the time between two readings of the sockets. After one that took long it is socketShare times as long:
+	// a resolver may have tens of thousands of sockets.
+	readSockets, socketShare = time.Second, 1000
+	// doubtShare likewise bounds the share of time that reading the sockets or the tracked connections takes while datagrams
+	// come that may be reported.
+	doubtShare = 20
+	// socketFor is how long a socket counts after it was last seen. Replies come at most that late.
+	socketFor = 5 * time.Minute
+)
+
+// Outbound reads the UDP sockets and the tracked connections of this host.
+type Outbound struct {
+	Sockets    func() ([]host.UDPSocket, error)             // nil: no datagram is taken for an attempt
+	LocalPorts func() (first, last uint16, err error)       // the ports that the kernel gives to clients
+	Tracks     func() bool                                  // reports whether the kernel tracks connections
+	Peers      func() (sent map[netip.Addr]bool, err error) // the addresses to which this host began to send
+}
+
+// outbound decides whether this host may have sent datagrams to a source before. A datagram of that source can then be a reply:
+// datagrams have no flag that says which side began, and the packets are dropped before the kernel looks up their connection.
+// If the kernel tracks connections, it is asked. Otherwise each socket that is not connected may have sent.
+type outbound struct {
+	Outbound
+
+	portName func(uint16) (string, bool)
+
+	mu          sync.Mutex
+	lastRead    time.Time // when the sockets were last read
+	due, soon   time.Time // of the next reading: in any case, and if datagrams come
+	seen        map[host.UDPSocket]time.Time
+	first, last uint16 // the range of clients' ports
+	blind       bool   // the sockets could not be read; any port may have sent
+
+	tracked bool                     // the kernel tracks connections
+	flowDue time.Time                // when they may be read again
+	checked time.Time                // when they were read last
+	sent    map[netip.Addr]time.Time // sources of datagrams to which this host began to send, and when that was last seen
+}
+
+// update reads the sockets and the range of local ports, if that is due. It is due sooner if hits contain datagrams that only
+// the sockets can show to be replies.
+func (o *outbound) update(hits []sensor.Hit, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.Sockets == nil || now.Before(o.soon) || now.Before(o.due) && (o.tracked || len(o.dubious(hits)) == 0) {
+		return
+	}
+	begin := time.Now()
+	sockets, err := o.Sockets()
+	if o.blind = err != nil; o.seen == nil {
+		o.seen = map[host.UDPSocket]time.Time{}
+	}
+	for _, s := range sockets {
+		o.seen[s] = now
+	}
+	for s, at := range o.seen {
+		if now.Sub(at) > socketFor {
+			delete(o.seen, s)
+		}
+	}
+	if o.first, o.last, err = o.LocalPorts(); err != nil {
+		o.first, o.last = 1024, 65535 // those that need no privilege
+	}
+	o.tracked = o.Tracks()
+	took := time.Since(begin)
+	o.lastRead, o.soon, o.due = now, now.Add(doubtShare*took), now.Add(max(readSockets, socketShare*took))
+}
+
+// check asks a kernel that tracks connections whether this host began to send to the sources of datagrams. Hits that come before
+// the kernel may be asked again may be replies.
+func (o *outbound) check(hits []sensor.Hit, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.tracked || now.Before(o.flowDue) {
+		return
+	}
+	sources := o.dubious(hits)
+	if len(sources) == 0 {
+		return
+	}
+	begin := time.Now()
+	peers, err := o.Peers()
+	o.flowDue = now.Add(doubtShare * time.Since(begin))
+	if err != nil {
+		return // they may be replies
+	}
+	o.checked = now
+	if o.sent == nil {
+		o.sent = map[netip.Addr]time.Time{}
+	}
+	maps.DeleteFunc(o.sent, func(_ netip.Addr, at time.Time) bool { return now.Sub(at) > socketFor })
+	for _, s := range sources {
+		if peers[s] {
+			o.sent[s] = now
+		}
+	}
+}
+
+// dubious returns the sources of datagrams to services. They may be reported unless the datagrams are replies.
+func (o *outbound) dubious(hits []sensor.Hit) (sources []netip.Addr) {
+	for _, h := range hits {
+		if h.Kind == sensor.Attempt && h.Protocol == sensor.UDP && o.named(h.Port) {
+			sources = append(sources, h.Source)
+		}
+	}
+	return sources
+}
+
+// named reports whether a port is a service's: it has a name, and the kernel does not give it to clients.
+func (o *outbound) named(port uint16) bool {
+	_, named := o.portName(port)
+	return named && o.last != 0 && (port < o.first || port > o.last)
+}
+
+// found reports whether the socket s existed shortly before at.
+func (o *outbound) found(s host.UDPSocket, at time.Time) bool {
+	seen, ok := o.seen[s]
+	return ok && at.Sub(seen) <= socketFor
+}
+
+// isService reports whether a datagram of source to port, received at that time, cannot be a reply. If the sockets were not read
+// since, it may be one: a socket may be new.
+func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.Sockets == nil, o.blind, !o.named(port), o.found(host.UDPSocket{Port: port, Peer: source}, at):
+		return false
+	case o.tracked:
+		last, sent := o.sent[source]
+		return !at.After(o.checked) && (!sent || at.Sub(last) > socketFor)
+	default:
+		return !at.After(o.lastRead) && !o.found(host.UDPSocket{Port: port}, at)
+	}
+}

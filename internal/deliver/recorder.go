@@ -1,0 +1,338 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/statedir"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+)
+
+const (
+	// recordEvery is the time between two recordings: what a kill may cost. In an attack by tens of thousands of sources a
+	// recording takes its time. The next then begins after recordShare times as long, so that recording takes at most a tenth
+	// of a core.
+	recordEvery, recordShare = time.Second, 10
+	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them within storeTimeout.
+	recordMost = 500
+	// pruneEvery is the time between two deletions of old hits.
+	pruneEvery = time.Hour
+	// storeTimeout bounds one use of the database, and openTimeout its opening, which reads all of it. A disk that hangs
+	// takes longer nevertheless.
+	storeTimeout, openTimeout = 10 * time.Second, 2 * time.Minute
+	// saveWait is how long Fill waits for the counters to be saved.
+	saveWait = time.Second
+)
+
+// errDatabaseHangs is a use of the database that takes longer than any may.
+var errDatabaseHangs = errors.New("the database does not answer")
+
+// Database keeps hits, rows and counters on the disk. *store.Store is one.
+type Database interface {
+	Open(ctx context.Context) error
+	Forget(ctx context.Context) error // deletes the rows that wait to be reported
+	Add(ctx context.Context, r store.Record) error
+	Queued(ctx context.Context) (int, error)
+	Totals(ctx context.Context) (store.Totals, error)
+	Prune(ctx context.Context, now time.Time) error
+}
+
+// Ledger holds the sums of dropped packets that the database keeps.
+type Ledger interface {
+	Load(ctx context.Context) error
+	Unsaved(running bool) *store.Counters
+	Saved(c *store.Counters)
+}
+
+// Allowlist tells whether a source is allowlisted at this moment.
+type Allowlist interface {
+	Allows(source netip.Addr) bool
+}
+
+// RecorderOptions are the dependencies of a Recorder.
+type RecorderOptions struct {
+	Database  Database
+	Ledger    Ledger
+	Allowlist Allowlist
+	Reports   bool                                     // hits are also queued as report rows
+	PortName  func(port uint16) (name string, ok bool) // names the service of a port
+	Outbound  Outbound
+	Board     *status.Board
+	Log       *zap.Logger
+}
+
+// Recorder is between the hits and the database. Add, SetListed and Fill may be called by any goroutine and do not wait for
+// the disk; Run is for one.
+type Recorder struct {
+	o        RecorderOptions
+	evidence evidence
+	waiting  waiting
+	saveC    chan chan<- struct{} // asks Run to save the counters now; each value gets an answer
+
+	failing    bool   // the last use of the database failed; for Run alone
+	unrecorded uint64 // packets without room in memory that were logged; for Run alone
+}
+
+// NewRecorder returns a Recorder. Nothing is opened yet.
+func NewRecorder(o RecorderOptions) *Recorder {
+	return &Recorder{
+		o: o, saveC: make(chan chan<- struct{}),
+		evidence: evidence{outbound: outbound{Outbound: o.Outbound, portName: o.PortName}},
+	}
+}
+
+// Add takes the hits of the last second. The caller calls it each second, also without hits: it notices a database that
+// hangs.
+func (r *Recorder) Add(w sensor.Window, now time.Time) {
+	r.evidence.see(w.Hits, now)
+	r.waiting.add(w, now)
+	r.noticeHang(now)
+}
+
+// SetListed replaces the API's list that is active. Only its entries are evidence. The list before it still counts for
+// packets that it dropped.
+func (r *Recorder) SetListed(list blocklist.Blocklist) { r.evidence.setListed(list) }
+
+// Queue returns the state of the report queue at the last reading; nil if the database does not answer.
+func (r *Recorder) Queue() *status.Reports { return r.waiting.queue(time.Now()) }
+
+// Fill adds the state of the report queue and the packets that were not recorded to s. Before that it has the counters
+// saved, so that no later answer, after a kill either, shows less than s.
+func (r *Recorder) Fill(s *status.Status) {
+	r.save()
+	s.Unrecorded, s.Reports = r.waiting.unrecorded(), r.Queue()
+}
+
+// save has the counters saved and waits for that, at most for saveWait.
+func (r *Recorder) save() {
+	doneC := make(chan struct{}, 1)
+	timer := time.NewTimer(saveWait)
+	defer timer.Stop()
+	select {
+	case r.saveC <- doneC:
+	case <-timer.C:
+		return
+	}
+	select {
+	case <-doneC:
+	case <-timer.C:
+	}
+}
+
+// Run records the hits until ctx ends, then the rest of them, and returns nil.
+func (r *Recorder) Run(ctx context.Context) error {
+	r.open()
+	record, pruning := time.NewTimer(recordEvery), time.NewTicker(pruneEvery)
+	defer record.Stop()
+	defer pruning.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			r.record(false)
+			if w, _, _ := r.waiting.take(); packets(w) > 0 {
+				r.o.Log.Warn("Blocked connections were not recorded and will not be reported",
+					zap.Uint64("packets", packets(w)))
+			}
+			return nil
+		case doneC := <-r.saveC:
+			r.saveCounters()
+			doneC <- struct{}{}
+		case <-pruning.C:
+			r.prune(ctx)
+		case <-record.C:
+			start := time.Now()
+			r.record(true)
+			record.Reset(max(recordEvery, recordShare*time.Since(start)))
+		}
+	}
+}
+
+// open opens the database and reads the sums of earlier runs. A database that cannot be opened is opened at the next use.
+func (r *Recorder) open() {
+	r.waiting.busy(true)
+	defer r.waiting.busy(false)
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	err := r.o.Database.Open(ctx)
+	if err == nil && !r.o.Reports {
+		err = r.o.Database.Forget(ctx)
+	}
+	r.setFailing(err)
+	r.load(ctx)
+	r.prune(ctx)
+	r.readQueue(ctx)
+}
+
+// load reads the sums of earlier runs. An error is not reported: the next use of the database, which follows, returns it too.
+func (r *Recorder) load(ctx context.Context) { _ = r.o.Ledger.Load(ctx) }
+
+// record records the waiting hits, and queues those that are evidence. Hits that the database does not take keep waiting.
+func (r *Recorder) record(running bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	r.load(ctx)
+	cancel()
+	counters := r.o.Ledger.Unsaved(running)
+	w, from, to := r.waiting.take()
+	if len(w.Hits) == 0 && counters == nil && !r.failing {
+		return
+	}
+	for first := true; first || len(w.Hits) > 0; first = false {
+		n := min(recordMost, len(w.Hits))
+		rows, held := r.rows(w.Hits[:n])
+		err := r.add(store.Record{From: from, To: to, Hits: rows, Report: r.o.Reports, Counters: counters})
+		r.setFailing(err)
+		if err != nil {
+			r.waiting.putBack(w, from)
+			r.waiting.setQueue(nil)
+			return
+		}
+		r.evidence.settle(rows, held)
+		r.o.Ledger.Saved(counters)
+		w.Hits, counters = w.Hits[n:], nil
+	}
+	if n := r.waiting.unrecorded(); n > r.unrecorded {
+		r.o.Log.Warn("Not every blocked connection of that time was recorded", zap.Uint64("packets", n-r.unrecorded))
+		r.unrecorded = n
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	r.readQueue(ctx)
+}
+
+// add is one transaction.
+func (r *Recorder) add(rec store.Record) error {
+	r.waiting.busy(true)
+	defer r.waiting.busy(false)
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	return r.o.Database.Add(ctx, rec)
+}
+
+// rows returns hits as the database keeps them, and those of them that wait for the proof of their source. Once there is
+// proof, the hits that waited are among the rows. Hits that are no evidence, and hits of an allowlisted source, are in the
+// history and not reported.
+func (r *Recorder) rows(hits []sensor.Hit) (rows, waiting []store.Hit) {
+	rows = make([]store.Hit, 0, len(hits))
+	special := blocklist.Special()
+	released := map[netip.Addr]bool{}
+	for _, h := range hits {
+		if special.Contains(h.Source) { // it cannot have been on the list
+			continue
+		}
+		row := store.Hit{
+			Source: h.Source, Protocol: uint8(h.Protocol), Port: h.Port, Packets: h.Packets,
+			First: h.First, Last: h.Last, Silent: true,
+		}
+		switch h.Kind {
+		case sensor.Attempt:
+			row.Service, _ = r.o.PortName(h.Port)
+		case sensor.Answer:
+			row.Port = 0 // the port is not this host's
+		case sensor.Other:
+		}
+		if r.o.Allowlist.Allows(h.Source) {
+			rows = append(rows, row)
+			continue
+		}
+		switch r.evidence.judge(h) {
+		case silent:
+		case certain:
+			row.Silent = false
+		case dubious:
+			held, ok := r.evidence.proven(h.Source)
+			if !ok {
+				waiting = append(waiting, row)
+				break
+			}
+			row.Silent = false
+			if !released[h.Source] {
+				rows = append(rows, held...)
+			}
+			released[h.Source] = true
+		}
+		rows = append(rows, row)
+	}
+	return rows, waiting
+}
+
+// saveCounters saves the counters alone.
+func (r *Recorder) saveCounters() {
+	r.waiting.busy(true)
+	defer r.waiting.busy(false)
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	r.load(ctx)
+	counters := r.o.Ledger.Unsaved(true)
+	if counters != nil && r.o.Database.Add(ctx, store.Record{Counters: counters}) == nil { // record reports a failure
+		r.o.Ledger.Saved(counters)
+	}
+	r.readQueue(ctx)
+}
+
+// readQueue reads the state of the report queue.
+func (r *Recorder) readQueue(ctx context.Context) {
+	n, err := r.o.Database.Queued(ctx)
+	if err != nil {
+		r.waiting.setQueue(nil)
+		return
+	}
+	t, err := r.o.Database.Totals(ctx)
+	if err != nil {
+		r.waiting.setQueue(nil)
+		return
+	}
+	r.waiting.setQueue(&status.Reports{
+		Enabled: r.o.Reports, Queued: n, Sent: t.Sent, Rejected: t.Rejected, Merged: t.Merged, Dropped: t.Dropped,
+		Unkept: t.Unkept,
+	})
+}
+
+// setFailing logs that the database has stopped working, or works again.
+func (r *Recorder) setFailing(err error) {
+	switch {
+	case err != nil && !r.failing && !statedir.IsUnusable(err):
+		r.o.Log.Warn("Blocked connections are not recorded now; they are kept in memory until that works again", zap.Error(err))
+	case err == nil && r.failing:
+		r.o.Log.Info("Blocked connections are recorded again")
+	}
+	r.failing = err != nil
+	r.o.Board.SetCondition(status.CondDatabase, err)
+}
+
+// noticeHang logs that the database does not answer, which Run, waiting for it, cannot do, and that it answers again.
+func (r *Recorder) noticeHang(now time.Time) {
+	switch hangs, changed := r.waiting.noticeHang(now); {
+	case changed && hangs:
+		r.o.Board.SetCondition(status.CondDatabaseHangs, errDatabaseHangs)
+		r.o.Log.Warn("The database does not answer: look at the disk of SIKKER_STATE_DIR; " +
+			"blocked connections are kept in memory meanwhile")
+	case changed:
+		r.o.Log.Info("The database answers again")
+		r.o.Board.SetCondition(status.CondDatabaseHangs, nil)
+	}
+}
+
+// prune deletes old hits.
+func (r *Recorder) prune(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := r.o.Database.Prune(ctx, time.Now()); err != nil && ctx.Err() == nil && !r.failing {
+		r.o.Log.Warn("Old records are not deleted", zap.Error(err))
+	}
+}
+
+// packets returns the number of packets in a window.
+func packets(w sensor.Window) uint64 {
+	n := w.Overflow
+	for _, h := range w.Hits {
+		n += h.Packets
+	}
+	return n
+}

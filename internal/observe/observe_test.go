@@ -1,0 +1,108 @@
+package observe
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+)
+
+// portName names some ports, as SIKKER_PORT_MAP does.
+func portName(port uint16) (string, bool) {
+	names := map[uint16]string{22: "ssh", 2222: "ssh", 23: "telnet", 53: "dns", 25565: "minecraft"}
+	name, ok := names[port]
+	return name, ok
+}
+
+func TestHitLine(t *testing.T) {
+	t.Parallel()
+	o := New(Options{PortName: portName})
+	hit := func(src string, port uint16, p sensor.Protocol, n uint64) sensor.Hit {
+		return sensor.Hit{Key: sensor.Key{Source: netip.MustParseAddr(src), Port: port, Protocol: p}, Packets: n}
+	}
+	tests := []struct {
+		hit   sensor.Hit
+		exact bool
+		want  string
+	}{
+		{hit("185.16.39.79", 23, sensor.TCP, 47), true, "BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47"},
+		{hit("185.16.39.79", 23, sensor.TCP, 47), false, "BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47+"},
+		{hit("185.16.39.79", 25565, sensor.UDP, 1), true, "BLOCKED 185.16.39.79:25565 (minecraft) proto=UDP x1"},
+		{hit("185.16.39.79", 4444, sensor.TCP, 2), true, "BLOCKED 185.16.39.79:4444 (port-4444) proto=TCP x2"},
+		{hit("2001:db8::1", 22, sensor.TCP, 2), true, "BLOCKED [2001:db8::1]:22 (ssh) proto=TCP x2"},
+		{hit("185.16.39.79", 0, sensor.ICMP, 3), true, "BLOCKED 185.16.39.79 proto=ICMP x3"},
+		{
+			sensor.Hit{Key: sensor.Key{Source: netip.MustParseAddr("9.9.9.9"), Port: 53, Protocol: sensor.UDP, Kind: sensor.Answer}, Packets: 3},
+			true,
+			"BLOCKED answers from 9.9.9.9:53 (dns) proto=UDP x3",
+		},
+	}
+	for _, tt := range tests {
+		if diff := cmp.Diff(tt.want, o.line(tt.hit, tt.exact)); diff != "" {
+			t.Errorf("line (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// climbing is a counter that grows by one packet at each reading.
+type climbing struct{ n ruleset.Counters }
+
+func (c *climbing) Read() (ruleset.Counters, error) {
+	c.n.Packets4++
+	return c.n, nil
+}
+
+func (c *climbing) ReadSoon() ruleset.Counters {
+	n, _ := c.Read()
+	return n
+}
+
+// idle is a sensor without events.
+type idle struct{}
+
+func (idle) Take() sensor.Window   { return sensor.Window{} }
+func (idle) Totals() sensor.Totals { return sensor.Totals{} }
+
+// TestAFloodSpoilsOneWindow: the window of a flood, beyond the limit of the log rule, is not exact. In
+// the next one a packet that is on its way to the sensor is not taken for one that the limit let go.
+func TestAFloodSpoilsOneWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const logRate = 1000
+		c := &climbing{}
+		o := New(Options{Sensor: idle{}, Counter: c, PortName: portName, LogRate: logRate, Log: zap.NewNop()})
+		c.n.Packets4 += 2 * logRate
+		o.collect()
+		o.Finish()
+		if !o.inexact {
+			t.Error("the window of the flood is exact")
+		}
+		o.unattributed = c.ReadSoon().Packets() + 1 // every packet up to the next reading was logged as missing
+		o.Finish()
+		if o.inexact {
+			t.Error("the next window is not exact")
+		}
+	})
+}
+
+// TestTally counts by the names of ports, and every other port as one service.
+func TestTally(t *testing.T) {
+	t.Parallel()
+	var s tally
+	hit := func(port uint16, n uint64) sensor.Hit { return sensor.Hit{Key: sensor.Key{Port: port}, Packets: n} }
+	s.add([]sensor.Hit{hit(22, 5), hit(2222, 1), hit(4444, 2)}, portName)
+	before, _ := s.read()
+	s.add([]sensor.Hit{hit(0, 3), hit(23, 1)}, portName)
+	after, _ := s.read()
+	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "other": 2}, before); diff != "" {
+		t.Errorf("first (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "telnet": 1, "other": 5}, after); diff != "" {
+		t.Errorf("then (-want +got):\n%s", diff)
+	}
+}
