@@ -8,6 +8,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
@@ -44,15 +45,15 @@ func (a *Agent) watchStateDir(ctx context.Context) error {
 	return nil
 }
 
-// saveAgain has lists written to the disk that another program took from it. A dry run writes none,
-// and a list that is not written yet will be.
+// saveAgain has files written again that another program took from the disk. A dry run writes none, and
+// a file that is not written yet will be.
 func (a *Agent) saveAgain(lost feed.Lost) {
 	if a.cfg.DryRun {
 		return
 	}
 	e := &a.enforcer
-	tell := func(list string) {
-		a.log.Warn("A saved list was removed from SIKKER_STATE_DIR or changed there; it is written again", zap.String("list", list))
+	tell := func(file string) {
+		a.log.Warn("A file was removed from SIKKER_STATE_DIR or changed there; it is written again", zap.String("file", file))
 	}
 	if lost.List && e.pulledAt != (clock.Moment{}) && e.keeper.next == nil {
 		tell("blacklist")
@@ -66,5 +67,12 @@ func (a *Agent) saveAgain(lost feed.Lost) {
 	if lost.Aside && e.refused.aside != nil && e.asideKeeper.next == nil {
 		tell("refused blacklist")
 		a.keepAside()
+	}
+	if lost.Names && e.names.keeper.next == nil {
+		e.names.kept = host.Names{}
+		if e.names.due(a.host.Resolved(a.clock.Now().Wall)) { // else it is written once they resolve
+			tell("addresses of names")
+			a.keepNames()
+		}
 	}
 }

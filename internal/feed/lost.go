@@ -7,9 +7,9 @@ import (
 )
 
 // Lost names the copies that another program removed, replaced or changed since this Feed wrote or read
-// them.
+// them: the lists, and the addresses of names.
 type Lost struct {
-	List, Custom, Aside bool
+	List, Custom, Aside, Names bool
 }
 
 // Lost looks for copies that another program removed, replaced or changed.
@@ -18,6 +18,7 @@ func (f *Feed) Lost() Lost {
 		List:   f.copies.lost(f.o.StateDir, copyName),
 		Custom: f.copies.lost(f.o.StateDir, f.o.CustomCopy),
 		Aside:  f.copies.lost(f.o.StateDir, asideName),
+		Names:  f.copies.lost(f.o.StateDir, namesName),
 	}
 }
 

@@ -26,7 +26,7 @@ func (f *Feed) KeepNames(text []byte) (err error) {
 	}
 	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing once it has replaced the old one
 	if _, err = file.Write(text); err == nil {
-		err = file.CloseAtomicallyReplace()
+		err = f.copies.change(f.o.StateDir, namesName, file.CloseAtomicallyReplace)
 	}
 	if err != nil {
 		return fmt.Errorf("keep addresses of names: %w", err)
@@ -52,5 +52,6 @@ func (f *Feed) KeptNames() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read addresses of names: %w", err)
 	}
+	_ = f.copies.change(f.o.StateDir, namesName, func() error { return nil })
 	return text, nil
 }
