@@ -12,19 +12,19 @@ import (
 // Blocklist is an immutable set of IPv4 and IPv6 prefixes. Its entries are
 //
 //   - canonical: no host bits, no zone, IPv4-mapped IPv6 turned into IPv4;
-//   - disjoint: what a wider entry covers is gone, duplicates too;
+//   - disjoint: entries that a wider entry covers are removed, and so are duplicates;
 //   - sorted: ascending by address.
 //
-// Neighbours are not joined: two /25 side by side stay two entries, so that Len is the number that the
-// source of the list would count. For the same reason the parts that Without leaves of an entry count
-// as one. The zero value is the empty list.
+// Adjacent entries are not joined: two adjacent /25 stay two entries, so that Len is the number
+// that the source of the list would count. For the same reason the parts that Without leaves of an
+// entry count as one. The zero value is the empty list.
 type Blocklist struct {
 	v4, v6 []netip.Prefix
 	split  split
 }
 
-// New makes a Blocklist of ps, in any order, and takes ps over: the caller must not use the slice again. Invalid
-// prefixes are left out.
+// New returns a Blocklist of ps, which may be in any order. New takes ownership of the slice: the
+// caller must not use it afterwards. Invalid prefixes are left out.
 func New(ps []netip.Prefix) Blocklist {
 	n4 := 0
 	kept := ps[:0]
@@ -38,18 +38,18 @@ func New(ps []netip.Prefix) Blocklist {
 		}
 		kept = append(kept, p)
 	}
-	// IPv4 sorts before IPv6, so one sort parts the families.
+	// IPv4 sorts before IPv6, so one sort separates the families.
 	slices.SortFunc(kept, compare)
 	return Blocklist{v4: disjoint(kept[:n4:n4]), v6: disjoint(kept[n4:])}
 }
 
-// compare orders by address, and at the same address the wider prefix first.
+// compare orders prefixes by address, and wider prefixes first at the same address.
 func compare(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// disjoint drops, in place, each prefix that an earlier one covers. Of two sorted prefixes that overlap the earlier is
-// the wider, so looking at the last one kept is enough.
+// disjoint removes, in place, each prefix that an earlier one covers. Of two sorted prefixes that
+// overlap, the earlier is the wider, so comparing with the last prefix that stays is enough.
 func disjoint(sorted []netip.Prefix) []netip.Prefix {
 	kept := sorted[:0]
 	for _, p := range sorted {
@@ -61,13 +61,14 @@ func disjoint(sorted []netip.Prefix) []netip.Prefix {
 	return slices.Clip(kept)
 }
 
-// Len is the number of entries of both families. An entry of which Without left several parts counts once.
+// Len returns the number of entries of both families. An entry of which Without left several parts
+// counts once.
 func (b Blocklist) Len() int { return b.Len4() + b.Len6() }
 
-// Len4 is the number of IPv4 entries, as Len counts them.
+// Len4 returns the number of IPv4 entries, as Len counts them.
 func (b Blocklist) Len4() int { return len(b.v4) - b.split.surplus4 }
 
-// Len6 is the number of IPv6 entries, as Len counts them.
+// Len6 returns the number of IPv6 entries, as Len counts them.
 func (b Blocklist) Len6() int { return len(b.v6) - b.split.surplus6 }
 
 // V4 yields the IPv4 entries in ascending order, or the parts that are left of them.
@@ -89,25 +90,25 @@ func (b Blocklist) All() iter.Seq[netip.Prefix] {
 	}
 }
 
-// Prefixes is every entry in a slice of its own, in the order of All.
+// Prefixes returns every entry in a new slice, in the order of All.
 func (b Blocklist) Prefixes() []netip.Prefix { return slices.Concat(b.v4, b.v6) }
 
-// Contains says whether an entry covers addr. An IPv4-mapped address is looked up as IPv4.
+// Contains reports whether an entry covers addr. An IPv4-mapped address is looked up as IPv4.
 func (b Blocklist) Contains(addr netip.Addr) bool {
 	_, ok := b.Covering(addr)
 	return ok
 }
 
-// Covering is the entry that covers addr.
+// Covering returns the entry that covers addr.
 func (b Blocklist) Covering(addr netip.Addr) (netip.Prefix, bool) {
 	addr = CanonicalAddr(addr)
 	ps := b.v6
 	if addr.Is4() {
 		ps = b.v4
 	}
-	i, found := slices.BinarySearchFunc(ps, addr, func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
+	i, found := slices.BinarySearchFunc(ps, addr, compareStart)
 	if !found {
-		i-- // the last entry that begins before addr is the only one that can reach it
+		i-- // of the entries that start before addr, only the last can contain it
 	}
 	if i < 0 || !ps[i].Contains(addr) {
 		return netip.Prefix{}, false
@@ -115,15 +116,16 @@ func (b Blocklist) Covering(addr netip.Addr) (netip.Prefix, bool) {
 	return ps[i], true
 }
 
-// Within yields the entries that overlap p: the one that covers it, or those inside it, in ascending order.
+// Within yields the entries that overlap p, in ascending order: the one that covers it, or those
+// inside it.
 func (b Blocklist) Within(p netip.Prefix) iter.Seq[netip.Prefix] {
 	ps := b.v6
 	if p.Addr().Is4() {
 		ps = b.v4
 	}
-	i, found := slices.BinarySearchFunc(ps, p.Addr(), func(e netip.Prefix, a netip.Addr) int { return e.Addr().Compare(a) })
+	i, found := slices.BinarySearchFunc(ps, p.Addr(), compareStart)
 	if !found && i > 0 && ps[i-1].Overlaps(p) {
-		i-- // it begins before p and reaches into it
+		i-- // starts before p and overlaps it
 	}
 	return func(yield func(netip.Prefix) bool) {
 		for ; i < len(ps) && ps[i].Overlaps(p) && yield(ps[i]); i++ {
@@ -131,12 +133,15 @@ func (b Blocklist) Within(p netip.Prefix) iter.Seq[netip.Prefix] {
 	}
 }
 
-// Equal says whether both lists have the same entries.
+// compareStart compares the first address of p with a.
+func compareStart(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) }
+
+// Equal reports whether both lists have the same entries.
 func (b Blocklist) Equal(o Blocklist) bool {
 	return slices.Equal(b.v4, o.v4) && slices.Equal(b.v6, o.v6)
 }
 
-// Union is the list of what either holds.
+// Union returns the list of the addresses that b or o contains.
 func (b Blocklist) Union(o Blocklist) Blocklist {
 	switch {
 	case b.Len() == 0:
@@ -155,8 +160,9 @@ func union(a, b []netip.Prefix) []netip.Prefix {
 	return disjoint(all)
 }
 
-// Without is the list of what b holds and o does not. An entry that o overlaps in part loses that part alone: a /24
-// around one address of o becomes the eight prefixes around it.
+// Without returns the list of the addresses that b contains and o does not. An entry that o
+// overlaps in part loses only that part: a /24 around one address of o becomes the eight prefixes
+// around that address.
 func (b Blocklist) Without(o Blocklist) Blocklist {
 	if b.Len() == 0 || o.Len() == 0 {
 		return b
@@ -177,27 +183,28 @@ func without(ps, holes []netip.Prefix) []netip.Prefix {
 		end = i + 1
 		return true
 	})
-	if kept == nil { // nothing is copied until something is cut
+	if kept == nil { // no entry overlaps a hole
 		return ps
 	}
 	return slices.Clip(append(kept, ps[end:]...))
 }
 
-// Overlapping yields the entries of b that o covers wholly or in part, IPv4 first, each family in ascending order.
+// Overlapping yields the entries of b that o covers fully or in part, IPv4 first, each family in
+// ascending order.
 func (b Blocklist) Overlapping(o Blocklist) iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
-		goOn := overlapping(b.v4, o.v4, func(i int, _ []netip.Prefix) bool { return yield(b.v4[i]) })
-		if goOn {
+		more := overlapping(b.v4, o.v4, func(i int, _ []netip.Prefix) bool { return yield(b.v4[i]) })
+		if more {
 			overlapping(b.v6, o.v6, func(i int, _ []netip.Prefix) bool { return yield(b.v6[i]) })
 		}
 	}
 }
 
-// overlapping walks both sorted lists side by side and calls visit for each entry that holes overlap, with those holes,
-// until it returns false; then it returns false too.
+// overlapping calls visit for each entry of ps that holes overlap, with those holes. Both lists are
+// sorted. It stops and returns false once visit returns false.
 func overlapping(ps, holes []netip.Prefix, visit func(i int, holes []netip.Prefix) bool) bool {
 	for i, p := range ps {
-		// Holes that end before p begins are behind this entry and all that follow.
+		// Holes that end before p also end before all later entries.
 		for len(holes) > 0 && !holes[0].Overlaps(p) && holes[0].Addr().Less(p.Addr()) {
 			holes = holes[1:]
 		}
@@ -212,7 +219,7 @@ func overlapping(ps, holes []netip.Prefix, visit func(i int, holes []netip.Prefi
 	return true
 }
 
-// cut is p less the holes, in ascending order.
+// cut returns the parts of p outside the holes, in ascending order.
 func cut(p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
 	var b netipx.IPSetBuilder
 	b.AddPrefix(p)
@@ -220,7 +227,7 @@ func cut(p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
 		b.RemovePrefix(h)
 	}
 	set, err := b.IPSet()
-	if err != nil { // an invalid prefix alone makes it fail, and there is none here: losing the entry is the safe side
+	if err != nil { // only an invalid prefix causes an error; dropping the entry would then be the safe side
 		return nil
 	}
 	return set.Prefixes()

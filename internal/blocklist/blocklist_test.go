@@ -41,17 +41,27 @@ func TestNew(t *testing.T) {
 		},
 		{name: "OK duplicates", in: []string{"5.0.0.1/32", "5.0.0.1/32"}, want: []string{"5.0.0.1/32"}},
 		{
-			name: "OK covered by a wider one, whatever the order", in: []string{"5.0.0.9/32", "5.0.0.0/24", "5.0.0.0/25", "5.0.1.0/32"},
+			name: "OK covered by a wider one, in any order",
+			in:   []string{"5.0.0.9/32", "5.0.0.0/24", "5.0.0.0/25", "5.0.1.0/32"},
 			want: []string{"5.0.0.0/24", "5.0.1.0/32"},
 		},
-		{name: "OK neighbours stay apart", in: []string{"5.0.0.128/25", "5.0.0.0/25"}, want: []string{"5.0.0.0/25", "5.0.0.128/25"}},
+		{
+			name: "OK adjacent prefixes are not joined", in: []string{"5.0.0.128/25", "5.0.0.0/25"},
+			want: []string{"5.0.0.0/25", "5.0.0.128/25"},
+		},
 		{name: "OK host bits", in: []string{"5.0.0.77/24"}, want: []string{"5.0.0.0/24"}},
 		{
 			name: "OK both families", in: []string{"2001:db8::1/128", "5.0.0.1/32", "2001:db8::/64"},
 			want: []string{"5.0.0.1/32", "2001:db8::/64"},
 		},
-		{name: "OK mapped", in: []string{"::ffff:5.0.0.1/128", "::ffff:6.0.0.0/120"}, want: []string{"5.0.0.1/32", "6.0.0.0/24"}},
-		{name: "OK everything", in: []string{"0.0.0.0/0", "255.255.255.255/32", "::/0"}, want: []string{"0.0.0.0/0", "::/0"}},
+		{
+			name: "OK mapped", in: []string{"::ffff:5.0.0.1/128", "::ffff:6.0.0.0/120"},
+			want: []string{"5.0.0.1/32", "6.0.0.0/24"},
+		},
+		{
+			name: "OK everything", in: []string{"0.0.0.0/0", "255.255.255.255/32", "::/0"},
+			want: []string{"0.0.0.0/0", "::/0"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -102,21 +112,30 @@ func TestWithout(t *testing.T) {
 		name           string
 		in, out, wants []string
 	}{
-		{name: "OK nothing to cut", in: []string{"5.0.0.0/24"}, out: []string{"6.0.0.0/8"}, wants: []string{"5.0.0.0/24"}},
+		{
+			name: "OK no overlap", in: []string{"5.0.0.0/24"}, out: []string{"6.0.0.0/8"},
+			wants: []string{"5.0.0.0/24"},
+		},
 		{
 			name: "OK the gateway in its /29", in: []string{"5.0.0.0/29"}, out: []string{"5.0.0.1/32"},
 			wants: []string{"5.0.0.0/32", "5.0.0.2/31", "5.0.0.4/30"},
 		},
-		{name: "OK the whole entry", in: []string{"5.0.0.1/32", "9.9.9.9/32"}, out: []string{"5.0.0.0/8"}, wants: []string{"9.9.9.9/32"}},
+		{
+			name: "OK the whole entry", in: []string{"5.0.0.1/32", "9.9.9.9/32"}, out: []string{"5.0.0.0/8"},
+			wants: []string{"9.9.9.9/32"},
+		},
 		{
 			name: "OK one hole over many entries", in: []string{"4.0.0.1/32", "5.0.0.1/32", "5.0.0.2/32", "7.0.0.1/32"},
 			out: []string{"5.0.0.0/8"}, wants: []string{"4.0.0.1/32", "7.0.0.1/32"},
 		},
 		{
-			name: "OK many holes in one entry", in: []string{"5.0.0.0/30", "6.0.0.0/32"}, out: []string{"5.0.0.0/32", "5.0.0.3/32"},
-			wants: []string{"5.0.0.1/32", "5.0.0.2/32", "6.0.0.0/32"},
+			name: "OK many holes in one entry", in: []string{"5.0.0.0/30", "6.0.0.0/32"},
+			out: []string{"5.0.0.0/32", "5.0.0.3/32"}, wants: []string{"5.0.0.1/32", "5.0.0.2/32", "6.0.0.0/32"},
 		},
-		{name: "OK IPv6", in: []string{"2001:db8::/126"}, out: []string{"2001:db8::/127"}, wants: []string{"2001:db8::2/127"}},
+		{
+			name: "OK IPv6", in: []string{"2001:db8::/126"}, out: []string{"2001:db8::/127"},
+			wants: []string{"2001:db8::2/127"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -129,7 +148,8 @@ func TestWithout(t *testing.T) {
 	}
 }
 
-// decode turns fuzz bytes into prefixes: a family bit, a length and an address each.
+// decode decodes fuzz input into prefixes: six bytes each, with a family bit, a length and an
+// address.
 func decode(data []byte) []netip.Prefix {
 	var ps []netip.Prefix
 	for len(data) >= 6 {
@@ -160,7 +180,8 @@ func set(t *testing.T, ps []netip.Prefix) *netipx.IPSet {
 	return s
 }
 
-// FuzzSets holds the list's arithmetic against an independent one: the addresses covered are exactly the same.
+// FuzzSets compares the list's arithmetic with an independent implementation: the addresses covered
+// are exactly the same.
 func FuzzSets(f *testing.F) {
 	f.Add([]byte("\x00\x18\x05\x00\x00\x00\x00\x20\x05\x00\x00\x09"), []byte("\x00\x20\x05\x00\x00\x01"))
 	f.Add([]byte("\x01\x40\x20\x01\x0d\xb8\x01\x80\x20\x01\x0d\xb8"), []byte("\x00\x00\x00\x00\x00\x00"))
@@ -215,7 +236,7 @@ func FuzzSets(f *testing.F) {
 					within = append(within, e)
 				}
 			}
-			for range 2 { // a sequence can be run again
+			for range 2 { // a sequence can be iterated several times
 				if got := slices.Collect(bx.Within(p)); !slices.Equal(got, within) {
 					t.Fatalf("Within(%v): got %v, want %v", p, got, within)
 				}

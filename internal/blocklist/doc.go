@@ -1,6 +1,7 @@
-// Package blocklist is the value that travels between the stages: a set of addresses and networks of both families.
+// Package blocklist defines the value that the stages exchange: a set of addresses and networks of
+// both families.
 //
-// A Blocklist is canonical, disjoint and sorted however it was made, and never changes afterwards, so that stages may
-// share it without a lock. Reading bytes into one is the vetting's work, putting one into the kernel the firewall's.
-// Nothing here can fail.
+// A Blocklist is canonical, disjoint and sorted, and never changes, so stages share it without a
+// lock. Package vet parses bytes into a Blocklist, and package firewall puts one into the kernel.
+// No function of this package does I/O; only Parse returns errors.
 package blocklist

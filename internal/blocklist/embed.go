@@ -2,28 +2,29 @@ package blocklist
 
 import "net/netip"
 
-// The IPv6 networks whose addresses stand for IPv4 addresses. On a host that has IPv6 alone, every
-// IPv4 host has an address in one of the two of NAT64.
+// IPv6 networks whose addresses represent IPv4 addresses. On a host with IPv6 only, every IPv4 host
+// has an address in one of the two NAT64 networks.
 func nat64Prefix() netip.Prefix      { return netip.MustParsePrefix("64:ff9b::/96") }   // RFC 6052
 func localNAT64Prefix() netip.Prefix { return netip.MustParsePrefix("64:ff9b:1::/48") } // RFC 8215
 func sixToFourPrefix() netip.Prefix  { return netip.MustParsePrefix("2002::/16") }      // RFC 3056
 
-// nat64 returns the network of NAT64 that stands for the IPv4 network p.
+// nat64 returns the NAT64 network that represents the IPv4 network p.
 func nat64(p netip.Prefix) netip.Prefix { return embed(nat64Prefix(), p) }
 
-// sixToFour returns the network of 6to4 that stands for the IPv4 network p.
+// sixToFour returns the 6to4 network that represents the IPv4 network p.
 func sixToFour(p netip.Prefix) netip.Prefix { return embed(sixToFourPrefix(), p) }
 
-// embed writes the IPv4 network p behind the bits of the IPv6 network in, which end at a byte.
+// embed returns the IPv6 network with the bits of the IPv4 network p after the prefix in. The
+// length of in must be a multiple of 8.
 func embed(in, p netip.Prefix) netip.Prefix {
 	a, v4 := in.Addr().As16(), p.Addr().As4()
 	copy(a[in.Bits()/8:], v4[:])
 	return netip.PrefixFrom(netip.AddrFrom16(a), in.Bits()+p.Bits())
 }
 
-// Embedded returns the IPv4 network that the addresses of the IPv6 network p stand for by NAT64
-// (64:ff9b::/96 and 64:ff9b:1::/48) or by 6to4 (2002::/16). A network that holds a whole
-// translation prefix stands for all of IPv4. It is false for any other.
+// Embedded returns the IPv4 network that the IPv6 network p represents by NAT64 (64:ff9b::/96 and
+// 64:ff9b:1::/48) or by 6to4 (2002::/16). A network that contains a whole translation prefix
+// represents all of IPv4. Embedded returns false for any other network.
 func Embedded(p netip.Prefix) (netip.Prefix, bool) {
 	if !p.Addr().Is6() {
 		return netip.Prefix{}, false
@@ -39,18 +40,19 @@ func Embedded(p netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// extract reads the 32 bits of p's address from bit start on, as a network of as many bits as p
-// determines of them.
+// extract returns the 32 bits of p's address from bit start on as an IPv4 network, whose length is
+// the number of these bits that p fixes.
 func extract(p netip.Prefix, start int) netip.Prefix {
 	a := p.Addr().As16()
 	v4 := netip.AddrFrom4([4]byte(a[start/8 : start/8+4]))
 	return netip.PrefixFrom(v4, max(0, min(32, p.Bits()-start))).Masked()
 }
 
-// Blockable returns b less the special-purpose space, and how many entries lost something to it.
+// Blockable returns b without the special-purpose space, and the number of entries that lost a
+// part.
 //
-// Of the NAT64 prefix for local use, an entry inside a /96 is judged by the IPv4 network that it
-// stands for, and whatever is wider is cut away.
+// In the NAT64 prefix for local use (64:ff9b:1::/48), an entry inside a /96 is judged by the IPv4
+// network that it represents. A wider entry is removed.
 func (b Blocklist) Blockable() (rest Blocklist, cut int) {
 	special := Special()
 	rest = b.Without(special)
@@ -68,13 +70,12 @@ func (b Blocklist) Blockable() (rest Blocklist, cut int) {
 	return rest, cut
 }
 
-// publicNAT64 returns the parts of p that stand for public IPv4 addresses, if p lies inside a /96
+// publicNAT64 returns the parts of p that represent public IPv4 addresses, if p lies inside a /96
 // of the NAT64 prefix for local use.
 //
-// A site chooses how long the part of the prefix is that it uses, and so where the IPv4 address
-// begins (RFC 6052, 2.2). An entry that can be read as a special-purpose address in one of these
-// ways has no public part. An address of 0.0.0.0/8 is none of a host, so an entry that reads as one
-// is read in another way.
+// A site chooses the length of its NAT64 prefix, and thereby the position of the IPv4 address (RFC
+// 6052, 2.2). If any of these positions gives a special-purpose address, p has no public part. No
+// host has an address in 0.0.0.0/8, so a position that gives one is not the site's.
 func publicNAT64(p netip.Prefix, special Blocklist) []netip.Prefix {
 	if p.Bits() <= 96 || !localNAT64Prefix().Overlaps(p) {
 		return nil
@@ -99,9 +100,9 @@ func publicNAT64(p netip.Prefix, special Blocklist) []netip.Prefix {
 	return public
 }
 
-// embeddedAt reads the IPv4 address that a holds behind a prefix of 48, 56 or 64 bits. Bits 64 to
-// 71 are skipped, and all bits that follow the address are zero (RFC 6052, 2.2). It is false where
-// they are not, and for an address of 0.0.0.0/8.
+// embeddedAt returns the IPv4 address that a contains after a prefix of 48, 56 or 64 bits. Bits 64
+// to 71 are skipped, and all bits after the address are zero (RFC 6052, 2.2). It returns false if
+// they are not, or if the address is in 0.0.0.0/8.
 func embeddedAt(a netip.Addr, length int) (netip.Addr, bool) {
 	b := a.As16()
 	joined := append(append([]byte{}, b[length/8:8]...), b[9:]...)

@@ -7,7 +7,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// A list is canonical: host bits go, IPv4-mapped addresses become IPv4, and what a wider entry covers is not kept.
+// A list is canonical: host bits are removed, IPv4-mapped addresses become IPv4, and entries that a
+// wider entry covers are dropped.
 func ExampleNew() {
 	list := blocklist.New([]netip.Prefix{
 		netip.MustParsePrefix("203.0.113.9/24"),
@@ -22,7 +23,7 @@ func ExampleNew() {
 	// 203.0.113.0/24
 }
 
-// An allowed address is cut out of the network that holds it; the rest of the network stays.
+// An allowed address is cut out of the network that contains it. The rest of the network stays.
 func ExampleBlocklist_Without() {
 	list := blocklist.New([]netip.Prefix{netip.MustParsePrefix("203.0.113.0/30")})
 	allowed := blocklist.New([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/32")})

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Errors of Parse. They follow the text, as in `"x": is neither …`.
+// Errors of Parse. Their texts follow the parsed text, as in `"x": is neither …`.
 var (
 	ErrNoPrefix = errors.New("is neither an address nor a network like 192.0.2.0/24")
-	ErrZone     = errors.New("has a zone: leave out the % and what follows")
+	ErrZone     = errors.New("has a zone: remove the % and the text after it")
 )
 
-// Parse reads an address, or a network in CIDR notation, as a canonical prefix. An address is the
-// prefix that holds it alone. The error is ErrZone or ErrNoPrefix.
+// Parse parses an address, or a network in CIDR notation, into a canonical prefix. An address
+// becomes the prefix that contains it alone. The error is ErrZone or ErrNoPrefix.
 func Parse(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "%") {
 		return netip.Prefix{}, ErrZone
@@ -39,20 +39,20 @@ func Parse(s string) (netip.Prefix, error) {
 // CanonicalAddr returns a without its zone, and an IPv4-mapped IPv6 address as IPv4.
 func CanonicalAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
-// Single returns the canonical prefix that holds a alone. It is invalid if a is.
+// Single returns the canonical prefix that contains a alone. It is invalid if a is.
 func Single(a netip.Addr) netip.Prefix {
 	a = CanonicalAddr(a)
 	return netip.PrefixFrom(a, a.BitLen())
 }
 
-// Canonical is p without host bits and with IPv4-mapped IPv6 turned into IPv4. It is false for an
-// invalid prefix. A prefix of a zoned address is invalid by itself (netip.PrefixFrom).
+// Canonical returns p without host bits, and an IPv4-mapped IPv6 prefix as IPv4. It returns false
+// for an invalid prefix; a prefix of an address with a zone is always invalid (netip.PrefixFrom).
 func Canonical(p netip.Prefix) (netip.Prefix, bool) {
 	if !p.IsValid() {
 		return netip.Prefix{}, false
 	}
-	// ::ffff:0:0/96 holds the mapped addresses (RFC 4291, 2.5.5.2); a shorter mask reaches beyond
-	// it.
+	// ::ffff:0:0/96 contains the mapped addresses (RFC 4291, 2.5.5.2). A shorter prefix also
+	// contains others.
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}

@@ -2,29 +2,30 @@ package blocklist
 
 import "net/netip"
 
-// use is the purpose of the addresses of a space.
+// use is the purpose of an address space.
 type use int
 
 const (
 	useOther     use = iota
-	useLAN           // private and link-local: the hosts in it are neighbours
+	useLAN           // private and link-local: its hosts are neighbours
 	useLoopback      //
-	useReachable     // globally reachable, inside a wider space that is not
+	useReachable     // globally reachable part of a space that is not
 )
 
-// space is one row of the table of special-purpose space.
+// space is a row of the table of special-purpose space.
 type space struct {
 	prefix string
 	use    use
 }
 
-// spaces is the table of the special-purpose space, as of 2026: the rows of the IANA IPv4 and IPv6
-// Special-Purpose Address Registries (RFC 6890) whose addresses are not globally reachable, with
-// multicast and 240.0.0.0/4.
+// spaces returns the table of the special-purpose space, as of 2026: the rows of the IANA IPv4 and
+// IPv6 Special-Purpose Address Registries (RFC 6890) whose addresses are not globally reachable,
+// plus multicast and 240.0.0.0/4.
 //
-// The documentation ranges (RFC 5737, RFC 3849, RFC 9637) are left out: no host on the Internet has
-// them, and tests use them. Teredo (2001::/32) and 6to4 (2002::/16) are left out, because their
-// addresses belong to hosts on the Internet. So are the 6to4 relays (192.88.99.0/24).
+// The documentation ranges (RFC 5737, RFC 3849, RFC 9637) are left out, because no host on the
+// Internet has them and tests use them. Teredo (2001::/32) and 6to4 (2002::/16) are left out,
+// because hosts on the Internet have their addresses. The 6to4 relays (192.88.99.0/24) are left out
+// for the same reason.
 func spaces() []space {
 	return []space{
 		{"0.0.0.0/8", useOther},           // this network (RFC 791)
@@ -43,8 +44,8 @@ func spaces() []space {
 		{"240.0.0.0/4", useOther},         // reserved, with the limited broadcast (RFC 1112)
 		{"::/128", useOther},              // unspecified (RFC 4291)
 		{"::1/128", useLoopback},          // loopback (RFC 4291)
-		{"::ffff:0:0/96", useOther},       // IPv4-mapped (RFC 4291): no packet has them
-		{"64:ff9b:1::/48", useOther},      // NAT64 for local use (RFC 8215), but for publicNAT64
+		{"::ffff:0:0/96", useOther},       // IPv4-mapped (RFC 4291): no packet has such an address
+		{"64:ff9b:1::/48", useOther},      // NAT64 for local use (RFC 8215), except publicNAT64
 		{"100::/64", useOther},            // discard only (RFC 6666)
 		{"100:0:0:1::/64", useOther},      // dummy prefix (RFC 9780)
 		{"2001::/23", useOther},           // IETF protocol assignments (RFC 2928), with benchmarking and ORCHID
@@ -58,14 +59,14 @@ func spaces() []space {
 		{"2001:30::/28", useReachable},    // drone remote identification (RFC 9374)
 		{"5f00::/16", useOther},           // segment routing SIDs (RFC 9602)
 		{"fc00::/7", useLAN},              // unique local (RFC 4193)
-		{"fe80::/10", useLAN},             // link-local (RFC 4291); as a rule also the IPv6 gateways
+		{"fe80::/10", useLAN},             // link-local (RFC 4291); usually also the IPv6 gateways
 		{"ff00::/8", useOther},            // multicast (RFC 4291)
 	}
 }
 
-// Special is the space that is never blocked, whatever a list says: none of it is a host on the
-// Internet, and much of it is needed by this host. The IPv6 forms of IPv4 addresses (6to4, NAT64)
-// are in it where their IPv4 is.
+// Special returns the space that is never blocked, even if a list contains it: none of it is a host
+// on the Internet, and this host needs much of it. It includes the IPv6 forms (6to4, NAT64) of its
+// IPv4 addresses.
 func Special() Blocklist {
 	var special, reachable []netip.Prefix
 	for _, s := range spaces() {
@@ -84,7 +85,7 @@ func Special() Blocklist {
 	return list.Union(New(embedded))
 }
 
-// newExact is New for prefixes that are canonical but for ::ffff:0:0/96, which stays IPv6.
+// newExact is like New for prefixes that are canonical, except that it keeps ::ffff:0:0/96 as IPv6.
 func newExact(ps []netip.Prefix) Blocklist {
 	var b Blocklist
 	for _, p := range ps {

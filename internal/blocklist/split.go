@@ -5,13 +5,13 @@ import (
 	"slices"
 )
 
-// split is the part of a Blocklist that tells its entries from the parts that are left of them.
+// split records the entries of a Blocklist of which more than one part is left.
 type split struct {
-	entries            []netip.Prefix // of which more than one part is left: disjoint and sorted, IPv4 first
-	surplus4, surplus6 int            // parts of those beyond the first of each, by family
+	entries            []netip.Prefix // disjoint and sorted, IPv4 first
+	surplus4, surplus6 int            // parts beyond the first of each entry, by family
 }
 
-// splitOf returns the split of b if the given prefixes are the entries that parts of b may be left of.
+// splitOf returns the split of b, whose prefixes may be parts of the candidate entries.
 func (b Blocklist) splitOf(candidates ...[]netip.Prefix) split {
 	var s split
 	all := slices.Concat(candidates...)
@@ -34,8 +34,8 @@ func (b Blocklist) splitOf(candidates ...[]netip.Prefix) split {
 	return s
 }
 
-// Whole returns b with each entry as it was before Without left several parts of it. Of an entry of
-// which one part is left, that part stays.
+// Whole returns b with each split entry restored to its state before Without split it. An entry of
+// which only one part is left stays that part.
 func (b Blocklist) Whole() Blocklist {
 	if len(b.split.entries) == 0 {
 		return b

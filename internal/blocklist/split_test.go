@@ -8,8 +8,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// TestAnEntryCountsOnce: however many parts of an entry are left, it is one entry.
-func TestAnEntryCountsOnce(t *testing.T) {
+// TestSplitEntryCountsOnce checks that the parts of an entry count as one entry.
+func TestSplitEntryCountsOnce(t *testing.T) {
 	t.Parallel()
 	of := func(ss ...string) blocklist.Blocklist { return blocklist.New(prefixes(ss...)) }
 	blockable := func(b blocklist.Blocklist) blocklist.Blocklist {
@@ -22,22 +22,61 @@ func TestAnEntryCountsOnce(t *testing.T) {
 		n4, n6 int
 		whole  []string
 	}{
-		{"OK never cut", of("5.0.0.0/24", "6.0.0.1/32", "2001:db8::/32"), 2, 1, []string{"5.0.0.0/24", "6.0.0.1/32", "2001:db8::/32"}},
 		{
-			"OK a hole in each family", of("5.0.0.0/24", "6.0.0.1/32", "2001:db8::/32").Without(of("5.0.0.9/32", "2001:db8::9/128")), 2, 1,
+			"OK never cut",
+			of("5.0.0.0/24", "6.0.0.1/32", "2001:db8::/32"),
+			2, 1,
 			[]string{"5.0.0.0/24", "6.0.0.1/32", "2001:db8::/32"},
 		},
-		{"OK cut twice", of("5.0.0.0/24", "6.0.0.1/32").Without(of("5.0.0.9/32")).Without(of("5.0.0.77/32")), 2, 0, []string{"5.0.0.0/24", "6.0.0.1/32"}},
-		{"OK cut to one part", of("5.0.0.0/24", "6.0.0.1/32").Without(of("5.0.0.0/25")), 2, 0, []string{"5.0.0.128/25", "6.0.0.1/32"}},
-		{"OK cut, and then all of it", of("5.0.0.0/24", "6.0.0.1/32").Without(of("5.0.0.9/32")).Without(of("5.0.0.0/24")), 1, 0, []string{"6.0.0.1/32"}},
 		{
-			"OK joined with another list", of("5.0.0.0/24").Without(of("5.0.0.9/32")).Union(of("6.0.0.0/24").Without(of("6.0.0.9/32"))), 2, 0,
+			"OK a hole in each family",
+			of("5.0.0.0/24", "6.0.0.1/32", "2001:db8::/32").Without(of("5.0.0.9/32", "2001:db8::9/128")),
+			2, 1,
+			[]string{"5.0.0.0/24", "6.0.0.1/32", "2001:db8::/32"},
+		},
+		{
+			"OK cut twice",
+			of("5.0.0.0/24", "6.0.0.1/32").Without(of("5.0.0.9/32")).Without(of("5.0.0.77/32")),
+			2, 0,
+			[]string{"5.0.0.0/24", "6.0.0.1/32"},
+		},
+		{
+			"OK cut to one part",
+			of("5.0.0.0/24", "6.0.0.1/32").Without(of("5.0.0.0/25")),
+			2, 0,
+			[]string{"5.0.0.128/25", "6.0.0.1/32"},
+		},
+		{
+			"OK cut, then removed",
+			of("5.0.0.0/24", "6.0.0.1/32").Without(of("5.0.0.9/32")).Without(of("5.0.0.0/24")),
+			1, 0,
+			[]string{"6.0.0.1/32"},
+		},
+		{
+			"OK united with another list",
+			of("5.0.0.0/24").Without(of("5.0.0.9/32")).Union(of("6.0.0.0/24").Without(of("6.0.0.9/32"))),
+			2, 0,
 			[]string{"5.0.0.0/24", "6.0.0.0/24"},
 		},
-		{"OK covered by an entry of another list", of("5.0.0.0/24").Without(of("5.0.0.9/32")).Union(of("5.0.0.0/8")), 1, 0, []string{"5.0.0.0/8"}},
-		{"OK special-purpose space in it", blockable(of("192.0.0.0/8", "5.0.0.0/24")), 2, 0, []string{"5.0.0.0/24", "192.0.0.0/8"}},
-		{"OK special-purpose space in its IPv4", blockable(of("64:ff9b:1::/97")), 0, 1, []string{"64:ff9b:1::/97"}},
-		{"OK neighbours", of("5.0.0.0/25", "5.0.0.128/25"), 2, 0, []string{"5.0.0.0/25", "5.0.0.128/25"}},
+		{
+			"OK covered by an entry of another list",
+			of("5.0.0.0/24").Without(of("5.0.0.9/32")).Union(of("5.0.0.0/8")),
+			1, 0,
+			[]string{"5.0.0.0/8"},
+		},
+		{
+			"OK special-purpose space inside",
+			blockable(of("192.0.0.0/8", "5.0.0.0/24")),
+			2, 0,
+			[]string{"5.0.0.0/24", "192.0.0.0/8"},
+		},
+		{
+			"OK special-purpose space inside the represented IPv4 network",
+			blockable(of("64:ff9b:1::/97")),
+			0, 1,
+			[]string{"64:ff9b:1::/97"},
+		},
+		{"OK adjacent", of("5.0.0.0/25", "5.0.0.128/25"), 2, 0, []string{"5.0.0.0/25", "5.0.0.128/25"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
