@@ -16,7 +16,8 @@ import (
 
 func TestCustom(t *testing.T) {
 	t.Parallel()
-	v, err := vet.Custom(strings.NewReader("# mine\n203.0.113.9\nbad host\n\n62.0.0.0/8 # on purpose\n0.0.0.0/0\n10.0.0.1\n203.0.113.999\n"))
+	const list = "# mine\n203.0.113.9\nbad host\n\n62.0.0.0/8 # on purpose\n0.0.0.0/0\n10.0.0.1\n203.0.113.999\n"
+	v, err := vet.Custom(strings.NewReader(list))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func TestCustom(t *testing.T) {
 	}
 	want := []string{
 		`line 3: "bad host": is neither an address nor a network like 192.0.2.0/24`,
-		`line 6: "0.0.0.0/0": is wider than what may be blocked, /8 for IPv4 and /16 for IPv6`,
+		`line 6: "0.0.0.0/0": is wider than the widest network that may be blocked, /8 for IPv4 and /16 for IPv6`,
 		`line 8: "203.0.113.999": is neither an address nor a network like 192.0.2.0/24`,
 	}
 	if diff := cmp.Diff(want, bad); diff != "" {
@@ -40,33 +41,64 @@ func TestCustom(t *testing.T) {
 	}
 }
 
-// TestCustomRefuses shows which files of the operator keep what they held.
+// TestCustomRefuses checks which files are refused, so that their previous entries stay enforced.
 func TestCustomRefuses(t *testing.T) {
 	t.Parallel()
+	const tooWide = "wider than the widest network that may be blocked"
 	tests := []struct {
 		name, in string
 		guard    vet.Guard
 		reason   string
 	}{
-		{"bad empty", "", vet.GuardEmpty, "the file is empty; a file with nothing but a comment, such as # none, empties the list"},
+		{
+			"bad empty", "", vet.GuardEmpty,
+			"the file is empty; to empty the list, write a file with only a comment, such as # none",
+		},
 		{"bad blank", "\n \r\n", vet.GuardEmpty, "the file is empty"},
 		{"bad blank UTF-16", "\xff\xfe\n\x00", vet.GuardEmpty, "the file is empty"},
-		{"bad page", "<!DOCTYPE html>\n<html>502</html>\n", vet.GuardMalformed, `2 of 2 lines are not addresses that may be blocked; the first: line 1: "<!DOCTYPE html>"`},
+		{
+			"bad page", "<!DOCTYPE html>\n<html>502</html>\n", vet.GuardMalformed,
+			`2 of 2 lines are not addresses that may be blocked; the first: line 1: "<!DOCTYPE html>"`,
+		},
 		{"bad page after a part of the list", "203.0.113.9\n<html>\n</html>\n", vet.GuardMalformed, "2 of 3 lines"},
-		{"bad without a good line", "# mine\nhost.example\n", vet.GuardMalformed, "1 of 1 line is not an address that may be blocked; the first: "},
-		{"bad special-purpose alone", "10.0.0.1\n", vet.GuardEmpty, "the file has 1 line and no address that may be blocked"},
-		{"bad everything", "0.0.0.0/0\n", vet.GuardMalformed, "wider than what may be blocked"},
-		{"bad everything, mapped", "::ffff:0:0/96\n", vet.GuardMalformed, "wider than what may be blocked"},
-		{"bad everything in halves, mapped", "::ffff:0:0/97\n::ffff:128.0.0.0/97\n", vet.GuardMalformed, "wider than what may be blocked"},
-		{"bad everything by NAT64", "64:ff9b::/96\n", vet.GuardMalformed, "wider than what may be blocked"},
-		{"bad everything by 6to4", "2002::/16\n", vet.GuardMalformed, "wider than what may be blocked"},
-		{"bad everything in 256 lines", parts("%d.0.0.0/8\n", 0, 256), vet.GuardCoverage, "it covers 100% of the public IPv4 addresses, at most 25% may be"},
-		{"bad everything in 256 mapped lines", parts("::ffff:%d.0.0.0/104\n", 0, 256), vet.GuardCoverage, "at most 25% may be"},
-		{"bad everything in 256 lines of NAT64", parts("64:ff9b::%d.0.0.0/104\n", 0, 256), vet.GuardCoverage, "at most 25% may be"},
-		{"bad everything in lines of 6to4", parts("2002:%02x00::/24\n", 0, 256), vet.GuardCoverage, "at most 25% may be"},
-		{"bad all of IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+116), vet.GuardCoverage, "100% of the IPv6 addresses in use"},
-		{"bad binary", "\x7fELF\x02\x01\x01\x00\x00", vet.GuardMalformed, "it is no text"},
-		{"bad zip", "PK\x03\x04\x14\x00", vet.GuardMalformed, "it is no text"},
+		{
+			"bad without a good line", "# mine\nhost.example\n", vet.GuardMalformed,
+			"1 of 1 line is not an address that may be blocked; the first: ",
+		},
+		{
+			"bad special-purpose only", "10.0.0.1\n", vet.GuardEmpty,
+			"the file has 1 line and no address that may be blocked",
+		},
+		{"bad everything", "0.0.0.0/0\n", vet.GuardMalformed, tooWide},
+		{"bad everything, mapped", "::ffff:0:0/96\n", vet.GuardMalformed, tooWide},
+		{
+			"bad everything in halves, mapped", "::ffff:0:0/97\n::ffff:128.0.0.0/97\n", vet.GuardMalformed,
+			tooWide,
+		},
+		{"bad everything by NAT64", "64:ff9b::/96\n", vet.GuardMalformed, tooWide},
+		{"bad everything by 6to4", "2002::/16\n", vet.GuardMalformed, tooWide},
+		{
+			"bad everything in 256 lines", parts("%d.0.0.0/8\n", 0, 256), vet.GuardCoverage,
+			"it covers 100% of the public IPv4 addresses; the limit is 25%",
+		},
+		{
+			"bad everything in 256 mapped lines", parts("::ffff:%d.0.0.0/104\n", 0, 256), vet.GuardCoverage,
+			"the limit is 25%",
+		},
+		{
+			"bad everything in 256 lines of NAT64", parts("64:ff9b::%d.0.0.0/104\n", 0, 256), vet.GuardCoverage,
+			"the limit is 25%",
+		},
+		{
+			"bad everything in lines of 6to4", parts("2002:%02x00::/24\n", 0, 256), vet.GuardCoverage,
+			"the limit is 25%",
+		},
+		{
+			"bad all of IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+116), vet.GuardCoverage,
+			"100% of the IPv6 addresses in use",
+		},
+		{"bad binary", "\x7fELF\x02\x01\x01\x00\x00", vet.GuardMalformed, "it is not a text file"},
+		{"bad zip", "PK\x03\x04\x14\x00", vet.GuardMalformed, "it is not a text file"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -80,13 +112,13 @@ func TestCustomRefuses(t *testing.T) {
 				t.Errorf("got %q by %s, want the %s guard and %q", r, r.Guard, tt.guard, tt.reason)
 			}
 			if strings.Contains(r.Error(), "--accept") {
-				t.Errorf("it names a command that does not help: %v", r)
+				t.Errorf("the text names a command that does not help: %v", r)
 			}
 		})
 	}
 }
 
-// utf16Text is a text in UTF-16.
+// utf16Text returns s in UTF-16.
 func utf16Text(order binary.AppendByteOrder, s string) string {
 	var b []byte
 	for _, u := range utf16.Encode([]rune(s)) {
@@ -108,21 +140,24 @@ func gzipped(t *testing.T, s string) string {
 	return b.String()
 }
 
-// TestCustomAccepts shows the forms that a file of the operator may have.
+// TestCustomAccepts checks the forms that a file of the operator may have.
 func TestCustomAccepts(t *testing.T) {
 	t.Parallel()
 	const list = "203.0.113.9 # é 😀\r\n// mine\r\n2001:db8::9\r\n"
 	const want = "203.0.113.9/32 2001:db8::9/128"
 	tests := []struct{ name, in, want string }{
-		{"OK a comment alone", "# none\n", ""},
-		{"OK slashes alone", "// none", ""},
+		{"OK only a comment", "# none\n", ""},
+		{"OK only a comment with slashes", "// none", ""},
 		{"OK UTF-8", list, want},
-		{"OK UTF-8 with a mark", "\ufeff" + list, want},
+		{"OK UTF-8 with a byte order mark", "\ufeff" + list, want},
 		{"OK UTF-16, little-endian", utf16Text(binary.LittleEndian, "\ufeff"+list), want},
 		{"OK UTF-16, big-endian", utf16Text(binary.BigEndian, "\ufeff"+list), want},
 		{"OK UTF-16 without a mark", utf16Text(binary.LittleEndian, list), want},
 		{"OK UTF-16, big-endian without a mark", utf16Text(binary.BigEndian, list), want},
-		{"OK UTF-16 with half a pair in a comment", utf16Text(binary.LittleEndian, "# ") + "\x00\xd8\n\x00" + utf16Text(binary.LittleEndian, list), want},
+		{
+			"OK UTF-16 with an unpaired surrogate in a comment",
+			utf16Text(binary.LittleEndian, "# ") + "\x00\xd8\n\x00" + utf16Text(binary.LittleEndian, list), want,
+		},
 		{"OK gzip", gzipped(t, list), want},
 		{"OK gzip of UTF-16", gzipped(t, utf16Text(binary.LittleEndian, "\ufeff"+list)), want},
 		{"OK a quarter of the Internet", parts("%d.0.0.0/8\n", 32, 32+55), "-"},
@@ -140,7 +175,7 @@ func TestCustomAccepts(t *testing.T) {
 	}
 }
 
-// TestCustomCutShort shows that a damaged file makes no other address and no shorter list.
+// TestCustomCutShort checks that a truncated file gives neither another address nor a shorter list.
 func TestCustomCutShort(t *testing.T) {
 	t.Parallel()
 	cut := utf16Text(binary.LittleEndian, "203.0.113.1\n203.0.113.45")
@@ -155,10 +190,12 @@ func TestCustomCutShort(t *testing.T) {
 	}
 }
 
-// TestCustomCompressedIsCapped shows that a small file cannot hold a text without an end.
+// TestCustomCompressedIsCapped checks that a small compressed file cannot contain a text of any
+// size.
 func TestCustomCompressedIsCapped(t *testing.T) {
 	t.Parallel()
-	_, err := vet.Custom(strings.NewReader(gzipped(t, "203.0.113.9\n"+strings.Repeat("#"+strings.Repeat("x", 4000)+"\n", 17_000))))
+	comments := strings.Repeat("#"+strings.Repeat("x", 4000)+"\n", 17_000)
+	_, err := vet.Custom(strings.NewReader(gzipped(t, "203.0.113.9\n"+comments)))
 	if err == nil || !strings.Contains(err.Error(), "64 MiB") {
 		t.Errorf("got %v, want an error that names the limit", err)
 	}

@@ -1,7 +1,8 @@
-// Package vet decides what may be enforced: bytes in, a Blocklist or a refusal out.
+// Package vet decides which entries may be enforced: it parses bytes and returns a Blocklist or a
+// refusal.
 //
-// It is pure: no network, no kernel, no clock, no log. Neither the feed nor the operator's file is trusted. Lines are
-// parsed strictly, special-purpose space is cut away, and a list that looks wrong as a whole is refused whole, with a
-// *RefusalError that says which guard spoke and the numbers. What to do about a refusal, and what stays enforced meanwhile, is
-// the agent's business.
+// It is pure: it has no network, kernel, clock or log. It trusts neither the feed nor the
+// operator's file. Lines are parsed strictly, special-purpose space is removed, and a list that
+// looks wrong as a whole is refused as a whole, with a *RefusalError that names the guard and the
+// numbers. The agent handles the refusal; the previous list stays enforced.
 package vet

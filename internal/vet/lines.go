@@ -10,29 +10,30 @@ import (
 )
 
 const (
-	// maxLine is the longest line that is looked at, in bytes; the longest prefix there is takes 49. A longer line is
-	// malformed whatever it holds, and is passed over without being kept.
+	// maxLine is the length of the longest line that is parsed, in bytes; the longest prefix has 49. A
+	// longer line is malformed, and is skipped without being stored.
 	maxLine = 4096
-	// maxShown is how much of a bad line an error repeats, in bytes.
+	// maxShown is the most bytes of a malformed line that an error repeats.
 	maxShown = 60
 )
 
-// LineError is one line that is no address and no network.
+// LineError is a line that is neither an address nor a network that may be listed.
 type LineError struct {
-	Line int    // from 1
-	Text string // at most 60 bytes of the line, as it was: quote it before showing it
+	Line int    // number of the line, from 1
+	Text string // at most 60 bytes of the line, unescaped: quote it before showing it
 	Err  error
 }
 
 func (e *LineError) Error() string { return fmt.Sprintf("line %d: %q: %v", e.Line, e.Text, e.Err) }
 
-// Unwrap is what is wrong with the line.
+// Unwrap returns the reason.
 func (e *LineError) Unwrap() error { return e.Err }
 
 var errTooLong = fmt.Errorf("is longer than %d bytes", maxLine)
 
-// eachLine calls line for every line of r that is not blank or a comment, with the prefix that parse makes of it or what is
-// wrong with it, until line returns an error. It returns that error, or one of reading, and whether there were comments.
+// eachLine calls line for every line of r that is neither blank nor only a comment, with its prefix
+// as parse returns it, or with the LineError. It stops when line returns an error. It returns that
+// error or a read error, and reports whether there were comments.
 func eachLine(
 	r io.Reader, parse func(string) (netip.Prefix, error), line func(p netip.Prefix, bad *LineError) error,
 ) (commented bool, err error) {
@@ -46,7 +47,7 @@ func eachLine(
 			return commented, fmt.Errorf("read list: %w", err)
 		}
 		if n == 1 {
-			text = bytes.TrimPrefix(text, []byte("\ufeff")) // the byte order mark some editors write
+			text = bytes.TrimPrefix(text, []byte("\ufeff")) // the byte order mark that some editors write
 		}
 		text, comment := cutComment(text)
 		text = bytes.TrimSpace(text)
@@ -68,8 +69,8 @@ func eachLine(
 	}
 }
 
-// nextLine reads up to and with the next newline. Of a line longer than the buffer it returns the beginning, and skips
-// the rest.
+// nextLine returns the next line with its newline. Of a line longer than the buffer it returns the
+// beginning, and skips the rest.
 func nextLine(br *bufio.Reader) (text []byte, long bool, err error) {
 	text, err = br.ReadSlice('\n')
 	if !errors.Is(err, bufio.ErrBufferFull) {
@@ -82,7 +83,8 @@ func nextLine(br *bufio.Reader) (text []byte, long bool, err error) {
 	return text, true, err
 }
 
-// cutComment returns a line without its comment, which begins with #, ; or //, and reports whether it has one.
+// cutComment returns a line without its comment, which starts with #, ; or //, and reports whether
+// it has one.
 func cutComment(line []byte) (before []byte, comment bool) {
 	if i := bytes.IndexAny(line, "#;"); i >= 0 {
 		line, comment = line[:i], true

@@ -14,19 +14,19 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
-// maxText is the longest text that a compressed file may hold, in bytes: as much as a file may
-// have.
+// maxText is the most bytes that a compressed file may contain after decompression: the limit of an
+// uncompressed file.
 const maxText = 64 << 20
 
-// errBinary is a file in a form that is not read.
-var errBinary = errors.New("it is no text: write one address or network a line, as UTF-8")
+// errBinary means that the file is in a form that is not supported.
+var errBinary = errors.New("it is not a text file: write one address or network per line, as UTF-8")
 
-// errTooMuchText means that a compressed file holds more than maxText bytes.
-var errTooMuchText = fmt.Errorf("decompress list: it holds more than %d MiB", maxText>>20)
+// errTooMuchText means that a compressed file contains more than maxText bytes.
+var errTooMuchText = fmt.Errorf("decompress list: it contains more than %d MiB", maxText>>20)
 
-// plainText returns the text of r as UTF-8. Text that is UTF-16, as some Windows programs write it,
-// or compressed by gzip is converted while it is read. The error is one of reading, or a
-// *RefusalError for another binary form.
+// plainText returns the text of r as UTF-8. It converts UTF-16 text, which some Windows programs
+// write, and decompresses gzip. The error is a read error, or a *RefusalError for another binary
+// form.
 func plainText(r io.Reader) (io.Reader, error) {
 	br := bufio.NewReader(r)
 	head, err := peek(br)
@@ -54,7 +54,7 @@ func plainText(r io.Reader) (io.Reader, error) {
 	return br, nil
 }
 
-// peek returns the first bytes of br, none for an empty one.
+// peek returns the first bytes of br, or none if br is empty.
 func peek(br *bufio.Reader) ([]byte, error) {
 	head, err := br.Peek(64)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -63,8 +63,8 @@ func peek(br *bufio.Reader) ([]byte, error) {
 	return head, nil
 }
 
-// byteOrder returns the order of bytes of UTF-16 text, nil for another text. Without a byte order
-// mark, the zeroes in the first character tell it: a list begins with ASCII.
+// byteOrder returns the byte order of UTF-16 text, or nil for other text. Without a byte order
+// mark, the zero byte in the first character shows the order: a list starts with ASCII.
 func byteOrder(head []byte) binary.ByteOrder {
 	if len(head) < 2 {
 		return nil
@@ -78,13 +78,13 @@ func byteOrder(head []byte) binary.ByteOrder {
 	return nil
 }
 
-// utf16Reader reads UTF-16 as UTF-8. What is no character becomes U+FFFD, and the line with it a
-// bad one.
+// utf16Reader converts UTF-16 to UTF-8. An invalid unit becomes U+FFFD, which makes its line
+// malformed.
 type utf16Reader struct {
 	r     *bufio.Reader
 	order binary.ByteOrder
-	rest  []byte // UTF-8 that is still to be read
-	next  rune   // a unit that was read and is still to be decoded, if ahead
+	rest  []byte // UTF-8 that was not returned yet
+	next  rune   // unit that was read but not decoded, if ahead
 	ahead bool
 }
 
@@ -104,7 +104,7 @@ func (u *utf16Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// char reads one character.
+// char returns the next character.
 func (u *utf16Reader) char() (rune, error) {
 	c, err := u.unit()
 	if err != nil || !utf16.IsSurrogate(c) {
@@ -121,7 +121,7 @@ func (u *utf16Reader) char() (rune, error) {
 	return utf8.RuneError, nil
 }
 
-// unit reads two bytes. A single one at the end is no unit.
+// unit returns the next two bytes as a UTF-16 unit. A single byte at the end gives U+FFFD.
 func (u *utf16Reader) unit() (rune, error) {
 	if u.ahead {
 		u.ahead = false

@@ -9,66 +9,75 @@ import (
 )
 
 const (
-	// MaxEntries is how many lines with an address a list may have. The largest tier of SikkerAPI gives 350,000; at this
-	// many the vetting takes about 100 MB and the kernel some 200 MB, which a small server still stands.
+	// MaxEntries is the most lines with an address that a list may have. The largest tier of SikkerAPI
+	// has 350,000. With MaxEntries lines, vetting takes about 100 MB and the kernel some 200 MB, which
+	// a small server can still afford.
 	MaxEntries = 1_000_000
-	// maxMalformedPercent is the share of lines that may be malformed. Above it the body is something else: an error page,
-	// another format, a damaged file.
+	// maxMalformedPercent is the share of lines that may be malformed. Above it the body is not a list
+	// but an error page, another format or a damaged file.
 	maxMalformedPercent = 1
-	// minBits4 and minBits6 are the widest entries that a feed may have. Nothing malicious fills a wider one.
+	// minBits4 and minBits6 are the prefix lengths of the widest entries that a feed may have. No wider
+	// network is malicious as a whole.
 	minBits4, minBits6 = 8, 16
-	// maxGrowth and maxShrink are by how many times a list may grow or shrink from one pull to the next.
+	// maxGrowth and maxShrink are the factors by which a list may grow or shrink from one pull to the
+	// next.
 	maxGrowth, maxShrink = 2, 2
-	// maxPublicPercent is how much of the address space in use a feed may cover, in each family, and maxCustomPercent how
-	// much the operator's own list may: some block whole countries.
+	// maxPublicPercent is the share of the address space in use that a feed may cover, in each family.
+	// maxCustomPercent is the share for the operator's own list: some operators block whole countries.
 	maxPublicPercent, maxCustomPercent = 10, 25
-	// vastPercent bounds the lists that the operator may accept. One that covers more of the address space in use cuts the
-	// host off from a good part of the Internet.
+	// vastPercent bounds the lists that the operator may accept. A list that covers more of the address
+	// space in use cuts the host off from a large part of the Internet.
 	vastPercent = 25
 )
 
-// Guard names the check that refused a list. The names are stable: they label a metric.
+// Guard is the name of a check that refuses lists. The names are stable, because they are labels of
+// a metric.
 type Guard string
 
-// The guards, in the order in which they look.
+// Guards, in the order in which they check.
 const (
 	GuardEntries   Guard = "entries"   // more than MaxEntries lines
 	GuardMalformed Guard = "malformed" // more than 1% of the lines are no address
-	GuardEmpty     Guard = "empty"     // nothing left to block
+	GuardEmpty     Guard = "empty"     // no entry that may be blocked
 	GuardWidth     Guard = "width"     // an entry wider than /8 (IPv4) or /16 (IPv6)
 	GuardCoverage  Guard = "coverage"  // more than 10% of public IPv4, or of the IPv6 in use
-	GuardGrowth    Guard = "growth"    // more than twice the entries of the largest list of the last days, for the first time
-	GuardShrink    Guard = "shrink"    // less than half the entries of the list before, for the first time
+	GuardGrowth    Guard = "growth"    // first list with over twice the entries of the largest of the last days
+	GuardShrink    Guard = "shrink"    // first list with less than half the entries of the previous list
 )
 
-// Overrulable reports whether the operator may accept a list that the guard refused, unless it is vast. A body that is not a
-// list cannot be accepted, neither can a list that would not fit into memory.
+// Overrulable reports whether the operator may accept a list that the guard refused, unless the
+// list is vast. A body that is not a list cannot be accepted, nor can a list that would not fit
+// into memory.
 func (g Guard) Overrulable() bool { return g != GuardEntries && g != GuardMalformed }
 
-// Options are what a list is measured against. The zero value measures it against nothing but itself.
+// Options holds the sizes of earlier lists with which Vet compares a list. With the zero value it
+// makes no comparison.
 type Options struct {
-	// Baseline is how many entries the last list had that was accepted for the same request; 0 when there was none.
+	// Baseline is the number of entries of the last list that was accepted for the same request; 0 if
+	// there was none.
 	Baseline int
-	// Largest is how many entries the largest list of the last days had; 0 if there was none larger than Baseline. A list that
-	// shrank and comes back is not one that grew.
+	// Largest is the number of entries of the largest list of the last days; 0 if none was larger than
+	// Baseline. A list that shrank and returns to its old size has not grown.
 	Largest int
-	// Shrunk is how many entries the list had that GuardShrink refused last, and Grown the one that GuardGrowth refused last; 0
-	// for none since a list was accepted. A later list of about that size confirms it: a change that stays is the feed's new
-	// size, as after a change of the tier. So neither guard refuses for ever.
+	// Shrunk and Grown are the numbers of entries of the lists that GuardShrink and GuardGrowth refused
+	// last; 0 if none was refused since a list was accepted. A later list of about that size confirms
+	// the change: it is the feed's new size, for example after a change of the tier. So neither guard
+	// refuses for ever.
 	Shrunk, Grown int
 	// Overrule accepts a list that an overrulable guard would refuse.
 	Overrule bool
 }
 
-// RefusalError is a list refused whole. Nothing of it may be enforced.
+// RefusalError is the refusal of a whole list. None of its entries may be enforced.
 type RefusalError struct {
 	Guard   Guard
-	Entries int    // of the refused list, where it got as far as being counted
-	Reason  string // what was seen and what is allowed, with the numbers; text from the list is quoted
-	Vast    bool   // the list would block a good part of the Internet
-	// List is the refused list, for an operator who accepts it. It is empty unless the refusal is overrulable.
+	Entries int    // entries of the refused list; 0 if it was refused before they were counted
+	Reason  string // the finding and the limit, with the numbers; text from the list is quoted
+	Vast    bool   // the list would block a large part of the Internet
+	// List is the refused list, for an operator who accepts it. It is empty unless the refusal is
+	// overrulable.
 	List blocklist.Blocklist
-	// Aside names the list where the caller has kept it aside; empty if it has not.
+	// Aside is the caller's name for the list that it has kept aside; empty if it has not.
 	Aside string
 
 	custom bool // the list is the operator's own
@@ -84,14 +93,14 @@ func (r *RefusalError) Error() string {
 	text := fmt.Sprintf("list refused (%s guard): %s", r.Guard, r.Reason)
 	switch {
 	case r.Vast:
-		text += "; it would block a good part of the Internet and cannot be accepted"
+		text += "; it would block a large part of the Internet and cannot be accepted"
 	case r.Overrulable():
 		if r.Aside != "" {
 			text += "; it is kept aside as " + r.Aside
 		}
-		text += "; if it is right, `sikkerguard pull --accept` has it enforced"
+		text += "; if it is right, `sikkerguard pull --accept` enforces it"
 		if r.Guard == GuardEmpty {
-			text += ", and then nothing of the API's list is blocked"
+			text += ", and then no entry of the API's list is blocked"
 		}
 	}
 	return text
@@ -101,25 +110,26 @@ func refuse(g Guard, format string, args ...any) *RefusalError {
 	return &RefusalError{Guard: g, Reason: fmt.Sprintf(format, args...)}
 }
 
-// Verdict is an accepted list and what was done to it.
+// Verdict is an accepted list with the counts of its vetting.
 type Verdict struct {
 	List      blocklist.Blocklist
-	Lines     int          // lines that are neither blank nor a comment
-	Malformed []*LineError // lines that are no address, the first hundred of them
-	Bad       int          // how many lines are malformed
-	Repeated  int          // lines that another line already covers
-	Special   int          // entries that lay in special-purpose space, wholly or in part, which was cut away
+	Lines     int          // lines that are neither blank nor only a comment
+	Malformed []*LineError // the first hundred malformed lines
+	Bad       int          // number of malformed lines
+	Repeated  int          // lines that another line covers
+	Special   int          // entries that lost all or a part to special-purpose space
 
-	commented bool         // there is a comment
-	listed    int          // entries before special-purpose space was cut away
-	wide      netip.Prefix // an entry wider than a feed may have, as it was listed; not valid when there is none
+	commented bool         // the list has a comment
+	listed    int          // entries before special-purpose space was removed
+	wide      netip.Prefix // an entry wider than a feed may have, as listed; invalid if there is none
 }
 
-// maxKept is how many malformed lines a Verdict keeps to show.
-const maxKept = 100
+// maxMalformed is the most malformed lines that a Verdict stores.
+const maxMalformed = 100
 
-// Vet reads a pulled list, an address or network a line, and returns what of it may be enforced. Comments (# or ;) and
-// blank lines are skipped. The error is a *RefusalError when a guard spoke, else one of reading.
+// Vet vets a pulled list, one address or network per line, and returns the entries that may be
+// enforced. Comments and blank lines are skipped. The error is a *RefusalError if a guard refuses
+// the list, or a read error.
 func Vet(r io.Reader, o Options) (Verdict, error) {
 	v, ps, err := read(r, blocklist.Parse)
 	if err != nil {
@@ -129,7 +139,7 @@ func Vet(r io.Reader, o Options) (Verdict, error) {
 		return Verdict{}, refuse(GuardMalformed, "this is not a list (%s; an error page?); the first: %v",
 			notAddresses(v.Bad, v.Lines), v.Malformed[0])
 	}
-	v.settle(ps)
+	v.setList(ps)
 	refusal := v.guard(o)
 	if refusal == nil {
 		return v, nil
@@ -145,14 +155,15 @@ func Vet(r io.Reader, o Options) (Verdict, error) {
 	return Verdict{}, refusal
 }
 
-// guard is what speaks against the list as a whole, nil for nothing.
+// guard returns the refusal of the list as a whole, or nil.
 func (v *Verdict) guard(o Options) *RefusalError {
 	n := v.List.Len()
 	if n == 0 {
 		return refuse(GuardEmpty, "it has %s and no address that may be blocked", lines(v.Lines))
 	}
 	if v.wide.IsValid() {
-		return refuse(GuardWidth, "it holds %v; the widest that may be blocked is /%d for IPv4 and /%d for IPv6", v.wide, minBits4, minBits6)
+		return refuse(GuardWidth, "it contains %v; the widest network that may be blocked is "+
+			"/%d for IPv4 and /%d for IPv6", v.wide, minBits4, minBits6)
 	}
 	if refusal := v.covers(maxPublicPercent); refusal != nil {
 		return refusal
@@ -160,8 +171,9 @@ func (v *Verdict) guard(o Options) *RefusalError {
 	return guardSize(n, min(n, v.listed), o)
 }
 
-// guardSize compares the number of entries with those of the lists before. It returns nil if nothing speaks against it. A wide
-// entry around special-purpose space becomes many; listed counts it as the one that it was, so that it is no growth.
+// guardSize compares the number of entries with those of earlier lists, and returns the refusal or
+// nil. A wide entry around special-purpose space may become many; listed counts it as one, so that
+// it is no growth.
 func guardSize(n, listed int, o Options) *RefusalError {
 	if o.Baseline == 0 {
 		return nil
@@ -172,16 +184,18 @@ func guardSize(n, listed int, o Options) *RefusalError {
 	}
 	switch {
 	case listed > maxGrowth*largest && listed > maxGrowth*o.Grown:
-		return refuse(GuardGrowth, "%s, %d %s: a list more than twice as long is enforced once a second pull gives it again",
+		return refuse(GuardGrowth, "%s, %d %s: "+
+			"a list more than twice as long is enforced once a second pull confirms it",
 			blocklist.Entries(n), largest, when)
 	case n*maxShrink < o.Baseline && (o.Shrunk == 0 || n*maxShrink < o.Shrunk):
-		return refuse(GuardShrink, "%s, %d before: a list less than half as long is enforced once a second pull gives it again",
+		return refuse(GuardShrink, "%s, %d before: "+
+			"a list less than half as long is enforced once a second pull confirms it",
 			blocklist.Entries(n), o.Baseline)
 	}
 	return nil
 }
 
-// lines returns n with its noun.
+// lines returns n with its noun: "1 line", "2 lines".
 func lines(n int) string {
 	if n == 1 {
 		return "1 line"
@@ -189,7 +203,7 @@ func lines(n int) string {
 	return fmt.Sprintf("%d lines", n)
 }
 
-// notAddresses returns how many of all lines are bad, as a sentence.
+// notAddresses returns a sentence about the share of lines that are no addresses.
 func notAddresses(bad, all int) string {
 	if bad == 1 {
 		return fmt.Sprintf("1 of %s is not an address", lines(all))
@@ -197,27 +211,31 @@ func notAddresses(bad, all int) string {
 	return fmt.Sprintf("%d of %s are not addresses", bad, lines(all))
 }
 
-// vast reports whether the list would block a good part of the Internet.
+// vast reports whether the list would block a large part of the Internet.
 func (v *Verdict) vast() bool { return v.covers(vastPercent) != nil }
 
-// covers returns the refusal of a list that covers more than that share of the public addresses, nil for one that does
-// not.
+// covers returns the refusal of a list that covers more than that share of the public addresses, or
+// nil.
 func (v *Verdict) covers(percent int) *RefusalError {
 	v4, v6 := v.List.Coverage()
 	switch most := float64(percent) / 100; {
 	case v4 > most:
-		return refuse(GuardCoverage, "it covers %.0f%% of the public IPv4 addresses, at most %d%% may be", min(v4, 1)*100, percent)
+		return refuse(GuardCoverage, "it covers %.0f%% of the public IPv4 addresses; the limit is %d%%",
+			min(v4, 1)*100, percent)
 	case v6 > most:
-		return refuse(GuardCoverage, "it covers %.0f%% of the IPv6 addresses in use, at most %d%% may be", min(v6, 1)*100, percent)
+		return refuse(GuardCoverage, "it covers %.0f%% of the IPv6 addresses in use; the limit is %d%%",
+			min(v6, 1)*100, percent)
 	}
 	return nil
 }
 
-// isWide reports whether a list may not have an entry, because it holds more than a /8 of public IPv4, or a /16 of IPv6. An
-// IPv6 network that stands for IPv4 addresses, as in NAT64, is as wide as the network that it stands for.
+// isWide reports whether a prefix is wider than a list may have: whether it contains more than a /8
+// of public IPv4 addresses, or more than a /16 of IPv6. An IPv6 network that represents IPv4
+// addresses, as in NAT64, is as wide as the IPv4 network.
 func isWide(p netip.Prefix) bool {
 	v4, embeds := blocklist.Embedded(p)
-	short := embeds && v4.Bits() < minBits4 || p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6
+	short := embeds && v4.Bits() < minBits4 ||
+		p.Addr().Is4() && p.Bits() < minBits4 || p.Addr().Is6() && p.Bits() < minBits6
 	if !short {
 		return false
 	}
@@ -226,7 +244,7 @@ func isWide(p netip.Prefix) bool {
 	return addresses > 1<<(32-minBits4) || networks > 1<<(64-minBits6)
 }
 
-// read parses every line.
+// read parses every line of r.
 func read(r io.Reader, parse func(string) (netip.Prefix, error)) (Verdict, []netip.Prefix, error) {
 	var (
 		v  Verdict
@@ -238,7 +256,7 @@ func read(r io.Reader, parse func(string) (netip.Prefix, error)) (Verdict, []net
 		switch {
 		case bad == nil:
 			ps = append(ps, p)
-		case len(v.Malformed) < maxKept:
+		case len(v.Malformed) < maxMalformed:
 			v.Malformed = append(v.Malformed, bad)
 			fallthrough
 		default:
@@ -252,8 +270,8 @@ func read(r io.Reader, parse func(string) (netip.Prefix, error)) (Verdict, []net
 	return v, ps, err
 }
 
-// settle makes the list of ps, less special-purpose space.
-func (v *Verdict) settle(ps []netip.Prefix) {
+// setList sets the list to ps without special-purpose space, and the counts.
+func (v *Verdict) setList(ps []netip.Prefix) {
 	n := len(ps)
 	list := blocklist.New(ps)
 	v.Repeated, v.listed = n-list.Len(), list.Len()

@@ -20,7 +20,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// entries prints a list an entry a word, for comparison.
+// entries returns the entries of a list, separated by spaces.
 func entries(v vet.Verdict) string {
 	var ss []string
 	for p := range v.List.All() {
@@ -29,7 +29,7 @@ func entries(v vet.Verdict) string {
 	return strings.Join(ss, " ")
 }
 
-// addresses is n good lines.
+// addresses returns n valid lines.
 func addresses(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -45,22 +45,28 @@ func TestVet(t *testing.T) {
 		lines, repeated, special int
 	}{
 		{
-			name: "OK addresses and networks of both families", in: "203.0.113.9\n198.51.100.0/24\n2001:db8::9\n2001:db8:1::/48\n",
+			name: "OK addresses and networks of both families",
+			in:   "203.0.113.9\n198.51.100.0/24\n2001:db8::9\n2001:db8:1::/48\n",
 			want: "198.51.100.0/24 203.0.113.9/32 2001:db8::9/128 2001:db8:1::/48", lines: 4,
 		},
 		{
 			name: "OK comments, blanks, CRLF, byte order mark, no newline at the end",
-			in:   "\ufeff# list\r\n\r\n 203.0.113.9 # why\r\n;x\n\t203.0.113.10;y\n// z\n203.0.113.12//w\n#" + strings.Repeat("x", 5000) + "\n203.0.113.11",
+			in: "\ufeff# list\r\n\r\n 203.0.113.9 # why\r\n;x\n\t203.0.113.10;y\n// z\n203.0.113.12//w\n#" +
+				strings.Repeat("x", 5000) + "\n203.0.113.11",
 			want: "203.0.113.9/32 203.0.113.10/32 203.0.113.11/32 203.0.113.12/32", lines: 4,
 		},
 		{
 			name: "OK duplicates and overlaps", in: "203.0.113.9\n203.0.113.0/24\n203.0.113.9\n",
 			want: "203.0.113.0/24", lines: 3, repeated: 2,
 		},
-		{name: "OK mapped", in: "::ffff:203.0.113.9\n::ffff:198.51.100.0/120\n", want: "198.51.100.0/24 203.0.113.9/32", lines: 2},
+		{
+			name: "OK mapped", in: "::ffff:203.0.113.9\n::ffff:198.51.100.0/120\n",
+			want: "198.51.100.0/24 203.0.113.9/32", lines: 2,
+		},
 		{name: "OK host bits", in: "203.0.113.9/24\n", want: "203.0.113.0/24", lines: 1},
 		{
-			name: "OK special-purpose space cut away", in: "10.1.2.3\n127.0.0.1\n::1\nfe80::1\n203.0.113.9\n100.0.0.0/8\n",
+			name: "OK special-purpose space removed",
+			in:   "10.1.2.3\n127.0.0.1\n::1\nfe80::1\n203.0.113.9\n100.0.0.0/8\n",
 			want: "100.0.0.0/10 100.128.0.0/9 203.0.113.9/32", lines: 6, special: 5,
 		},
 	}
@@ -95,11 +101,17 @@ func TestVetRefuses(t *testing.T) {
 		reason   string
 	}{
 		{"bad empty", "", vet.GuardEmpty, "0 lines"},
-		{"bad comments alone", "# nothing\n\n", vet.GuardEmpty, "0 lines"},
-		{"bad special-purpose alone", "10.0.0.1\n192.168.0.0/16\n", vet.GuardEmpty, "2 lines"},
-		{"bad HTML", "<!DOCTYPE html>\n<html><body>502</body></html>\n", vet.GuardMalformed, `this is not a list (2 of 2 lines are not addresses; an error page?); the first: line 1`},
+		{"bad only comments", "# nothing\n\n", vet.GuardEmpty, "0 lines"},
+		{"bad only special-purpose", "10.0.0.1\n192.168.0.0/16\n", vet.GuardEmpty, "2 lines"},
+		{
+			"bad HTML", "<!DOCTYPE html>\n<html><body>502</body></html>\n", vet.GuardMalformed,
+			`this is not a list (2 of 2 lines are not addresses; an error page?); the first: line 1`,
+		},
 		{"bad JSON", `{"error": "maintenance"}`, vet.GuardMalformed, `line 1: "{\"error\": \"maintenance\"}"`},
-		{"bad 2 of 101 lines", addresses(99) + "x\ny\n", vet.GuardMalformed, `2 of 101 lines are not addresses; an error page?); the first: line 100: "x"`},
+		{
+			"bad 2 of 101 lines", addresses(99) + "x\ny\n", vet.GuardMalformed,
+			`2 of 101 lines are not addresses; an error page?); the first: line 100: "x"`,
+		},
 		{"bad one line without an end", strings.Repeat("A", 1<<20), vet.GuardMalformed, "is longer than"},
 		{"bad zone", "fe80::1%eth0\n", vet.GuardMalformed, "zone"},
 		{"bad leading zeroes", "203.000.113.009\n", vet.GuardMalformed, "neither an address"},
@@ -113,13 +125,25 @@ func TestVetRefuses(t *testing.T) {
 		{"bad all of IPv4 in halves, mapped", "::ffff:0:0/97\n::ffff:128.0.0.0/97\n", vet.GuardWidth, "0.0.0.0/1"},
 		{"bad all of IPv4 by NAT64", "64:ff9b::/96\n", vet.GuardWidth, "64:ff9b::/96"},
 		{"bad a network around NAT64", "64:ff9b::/64\n", vet.GuardWidth, "64:ff9b::/64"},
-		{"bad all of IPv4 by NAT64, in parts", parts("64:ff9b::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage, "public IPv4"},
+		{
+			"bad all of IPv4 by NAT64, in parts", parts("64:ff9b::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage,
+			"public IPv4",
+		},
 		{"bad NAT64 for local use", "64:ff9b:1::/48\n", vet.GuardEmpty, "1 line and"},
-		{"bad NAT64 for local use, in parts", parts("64:ff9b:1::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage, "public IPv4"},
+		{
+			"bad NAT64 for local use, in parts", parts("64:ff9b:1::%d.0.0.0/104\n", 1, 224), vet.GuardCoverage,
+			"public IPv4",
+		},
 		{"bad all of IPv4 by 6to4", "2002::/16\n", vet.GuardWidth, "2002::/16"},
 		{"bad all of IPv4 by 6to4, in parts", parts("2002:%02x00::/24\n", 1, 224), vet.GuardCoverage, "public IPv4"},
-		{"bad all of IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+116), vet.GuardCoverage, "of the IPv6 addresses in use, at most 10% may be"},
-		{"bad more than a tenth of the IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+12), vet.GuardCoverage, "10% of the IPv6"},
+		{
+			"bad all of IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+116), vet.GuardCoverage,
+			"of the IPv6 addresses in use; the limit is 10%",
+		},
+		{
+			"bad more than a tenth of the IPv6 in use", parts("2%03x::/16\n", 0x400, 0x400+12), vet.GuardCoverage,
+			"10% of the IPv6",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -130,7 +154,7 @@ func TestVetRefuses(t *testing.T) {
 				t.Fatalf("got %v and entries %q, want a refusal", err, entries(v))
 			}
 			if tt.guard == vet.GuardWidth && tt.in == "0.0.0.0/0\n" {
-				tt.reason = "/8 for IPv4" // which piece comes first does not matter
+				tt.reason = "/8 for IPv4" // the order of the parts does not matter
 			}
 			if r.Guard != tt.guard || !strings.Contains(r.Reason, tt.reason) {
 				t.Errorf("got %q, want the %s guard and %q", r, tt.guard, tt.reason)
@@ -142,7 +166,7 @@ func TestVetRefuses(t *testing.T) {
 	}
 }
 
-// parts is a line of that format for each number from first up to end.
+// parts returns a line of that format for each number from first to end, exclusive.
 func parts(format string, first, end int) string {
 	var b strings.Builder
 	for i := first; i < end; i++ {
@@ -151,7 +175,7 @@ func parts(format string, first, end int) string {
 	return b.String()
 }
 
-// wide is n networks of /8.
+// wide returns n networks of /8.
 func wide(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -176,8 +200,8 @@ func TestVetAccepts(t *testing.T) {
 	}
 }
 
-// TestVetAgainstTheListBefore has a baseline of a hundred entries.
-func TestVetAgainstTheListBefore(t *testing.T) {
+// TestVetSize vets lists of several sizes against a baseline of a hundred entries.
+func TestVetSize(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name    string
@@ -189,23 +213,23 @@ func TestVetAgainstTheListBefore(t *testing.T) {
 		{"OK twice as many", 200, vet.Options{Baseline: 100}, ""},
 		{"bad more than twice as many", 201, vet.Options{Baseline: 100}, vet.GuardGrowth},
 		{"bad more than twice as many again", 201, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardGrowth},
-		{"bad another list of that size, when a shrunk one was refused", 500, vet.Options{Baseline: 100, Shrunk: 20, Grown: 0}, vet.GuardGrowth},
+		{"bad grown after a refused shrunk list", 500, vet.Options{Baseline: 100, Shrunk: 20}, vet.GuardGrowth},
 		{"OK more than twice as many, confirmed", 201, vet.Options{Baseline: 100, Grown: 201}, ""},
-		{"OK the tier changed, and another pull confirms it", 3500, vet.Options{Baseline: 50, Grown: 3400}, ""},
+		{"OK tier changed, confirmed by another pull", 3500, vet.Options{Baseline: 50, Grown: 3400}, ""},
 		{"bad grown again by more than twice", 403, vet.Options{Baseline: 100, Grown: 201}, vet.GuardGrowth},
-		{"OK back from a small list to the size of the last days", 5000, vet.Options{Baseline: 20, Largest: 5000}, ""},
+		{"OK returns to the size of the last days", 5000, vet.Options{Baseline: 20, Largest: 5000}, ""},
 		{"bad beyond the size of the last days", 10001, vet.Options{Baseline: 20, Largest: 5000}, vet.GuardGrowth},
-		{"OK a large list of the last days does not make the list before shrink", 20, vet.Options{Baseline: 20, Largest: 5000}, ""},
-		{"OK the first list, whatever was large before", 5000, vet.Options{Largest: 20}, ""},
+		{"OK as small as the list before, after a larger one", 20, vet.Options{Baseline: 20, Largest: 5000}, ""},
+		{"OK the first list, larger than Largest", 5000, vet.Options{Largest: 20}, ""},
 		{"OK more than twice as many, overruled", 201, vet.Options{Baseline: 100, Overrule: true}, ""},
 		{"OK half as many", 50, vet.Options{Baseline: 100}, ""},
 		{"bad less than half as many", 49, vet.Options{Baseline: 100}, vet.GuardShrink},
 		{"OK less than half as many, confirmed", 49, vet.Options{Baseline: 100, Shrunk: 49}, ""},
-		{"OK confirmed by one of about that size", 25, vet.Options{Baseline: 100, Shrunk: 49}, ""},
+		{"OK confirmed by a list of about that size", 25, vet.Options{Baseline: 100, Shrunk: 49}, ""},
 		{"bad shrunk again by more than half", 24, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardShrink},
 		{"OK less than half as many, overruled", 49, vet.Options{Baseline: 100, Overrule: true}, ""},
-		{"bad none at all, confirmed", 0, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardEmpty},
-		{"OK none at all, overruled", 0, vet.Options{Baseline: 100, Overrule: true}, ""},
+		{"bad empty, confirmed", 0, vet.Options{Baseline: 100, Shrunk: 49}, vet.GuardEmpty},
+		{"OK empty, overruled", 0, vet.Options{Baseline: 100, Overrule: true}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -222,25 +246,30 @@ func TestVetAgainstTheListBefore(t *testing.T) {
 	}
 }
 
-// TestSizeRefusalText: a size that was refused is told in the words of an operator.
+// TestSizeRefusalText checks the text of a refusal for the size.
 func TestSizeRefusalText(t *testing.T) {
 	t.Parallel()
-	for want, tt := range map[string]struct {
+	const (
+		grown  = "a list more than twice as long is enforced once a second pull confirms it"
+		shrunk = "a list less than half as long is enforced once a second pull confirms it"
+	)
+	for _, tt := range []struct {
 		entries int
 		o       vet.Options
+		want    string
 	}{
-		"5000 entries, 3 before: a list more than twice as long is enforced once a second pull gives it again":                    {5000, vet.Options{Baseline: 3}},
-		"5000 entries, 30 at most in the last days: a list more than twice as long is enforced once a second pull gives it again": {5000, vet.Options{Baseline: 20, Largest: 30}},
-		"1 entry, 3 before: a list less than half as long is enforced once a second pull gives it again":                          {1, vet.Options{Baseline: 3}},
+		{5000, vet.Options{Baseline: 3}, "5000 entries, 3 before: " + grown},
+		{5000, vet.Options{Baseline: 20, Largest: 30}, "5000 entries, 30 at most in the last days: " + grown},
+		{1, vet.Options{Baseline: 3}, "1 entry, 3 before: " + shrunk},
 	} {
 		_, err := vet.Vet(strings.NewReader(addresses(tt.entries)), tt.o)
-		if r, ok := errors.AsType[*vet.RefusalError](err); !ok || r.Reason != want {
-			t.Errorf("got %v, want %q", err, want)
+		if r, ok := errors.AsType[*vet.RefusalError](err); !ok || r.Reason != tt.want {
+			t.Errorf("got %v, want %q", err, tt.want)
 		}
 	}
 }
 
-// TestVetWideEntryIsNoGrowth has one entry that becomes many around special-purpose space.
+// TestVetWideEntryIsNoGrowth vets one entry that becomes many around special-purpose space.
 func TestVetWideEntryIsNoGrowth(t *testing.T) {
 	t.Parallel()
 	v, err := vet.Vet(strings.NewReader("192.0.0.0/8\n"), vet.Options{Baseline: 2})
@@ -249,7 +278,7 @@ func TestVetWideEntryIsNoGrowth(t *testing.T) {
 	}
 }
 
-// TestVetOverruled shows that what is no list cannot be overruled into one.
+// TestVetOverruled checks that a body that is not a list cannot be overruled.
 func TestVetOverruled(t *testing.T) {
 	t.Parallel()
 	for in, ok := range map[string]bool{"62.0.0.0/7\n": true, "<html>\n": false, wide(30): true} {
@@ -261,11 +290,13 @@ func TestVetOverruled(t *testing.T) {
 	}
 }
 
-// TestVastIsNeverAccepted: a list that would block a good part of the Internet is neither accepted nor is that advised.
+// TestVastIsNeverAccepted checks that a list that would block a large part of the Internet is not
+// accepted, and that the text does not advise to accept it.
 func TestVastIsNeverAccepted(t *testing.T) {
 	t.Parallel()
 	for _, in := range []string{
-		"203.0.113.9\n0.0.0.0/0\n", "0.0.0.0/1\n", "128.0.0.0/1\n", "0.0.0.0/1\n128.0.0.0/1\n", "64.0.0.0/2\n", wide(80), "::/0\n", "2000::/3\n", "2a00::/11\n",
+		"203.0.113.9\n0.0.0.0/0\n", "0.0.0.0/1\n", "128.0.0.0/1\n", "0.0.0.0/1\n128.0.0.0/1\n", "64.0.0.0/2\n",
+		wide(80), "::/0\n", "2000::/3\n", "2a00::/11\n",
 	} {
 		for _, o := range []vet.Options{{}, {Overrule: true}} {
 			v, err := vet.Vet(strings.NewReader(in), o)
@@ -274,16 +305,17 @@ func TestVastIsNeverAccepted(t *testing.T) {
 				t.Errorf("%.30q, %+v: %d entries, %v", in, o, v.List.Len(), err)
 				continue
 			}
-			r.Aside = "list 1234" // whatever the caller does
+			r.Aside = "list 1234" // must not add the advice
 			if strings.Contains(err.Error(), "--accept") {
-				t.Errorf("%.30q: is advised to be accepted: %v", in, err)
+				t.Errorf("%.30q: the text advises to accept it: %v", in, err)
 			}
 		}
 	}
 }
 
-// TestRefusalHasTheList: a refusal that the operator can overrule carries the list, and names it once it was kept aside.
-func TestRefusalHasTheList(t *testing.T) {
+// TestRefusalHasList checks that a refusal that the operator can overrule contains the list, and
+// names it once it was kept aside.
+func TestRefusalHasList(t *testing.T) {
 	t.Parallel()
 	_, err := vet.Vet(strings.NewReader(addresses(9)), vet.Options{Baseline: 4})
 	var r *vet.RefusalError
@@ -291,7 +323,8 @@ func TestRefusalHasTheList(t *testing.T) {
 		t.Fatalf("got %+v", err)
 	}
 	r.Aside = "list 1234 of 9 entries"
-	if !strings.Contains(err.Error(), "kept aside as list 1234 of 9 entries; if it is right, `sikkerguard pull --accept`") {
+	const want = "kept aside as list 1234 of 9 entries; if it is right, `sikkerguard pull --accept`"
+	if !strings.Contains(err.Error(), want) {
 		t.Errorf("the advice is missing: %v", err)
 	}
 }
@@ -305,7 +338,7 @@ func TestVetTooManyEntries(t *testing.T) {
 	}
 }
 
-// TestVetReadError shows that a list cut short is an error and not a shorter list.
+// TestVetReadError checks that a truncated list is an error and not a shorter list.
 func TestVetReadError(t *testing.T) {
 	t.Parallel()
 	want := errors.New("cut short")
@@ -337,8 +370,8 @@ func TestRealList(t *testing.T) {
 	}
 }
 
-// FuzzVet states what holds whatever the bytes: nothing special-purpose or over-wide is ever on an accepted list, all of
-// it comes from a line, and a refusal comes with no list.
+// FuzzVet checks, for any input, that an accepted list contains no special-purpose and no too wide
+// entry, that its entries come from lines, and that a refusal comes without a list.
 func FuzzVet(f *testing.F) {
 	f.Add([]byte("203.0.113.9\n2001:db8::/32\n10.0.0.0/7\n"))
 	f.Add([]byte("0.0.0.0/0\n::/0\n::ffff:0.0.0.0/95\n"))
@@ -349,7 +382,8 @@ func FuzzVet(f *testing.F) {
 	f.Add([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		allow := blocklist.New([]netip.Prefix{
-			netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("62.0.0.0/9"), netip.MustParsePrefix("2001:db8::/48"),
+			netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("62.0.0.0/9"),
+			netip.MustParsePrefix("2001:db8::/48"),
 		})
 		read := func(r io.Reader) (vet.Verdict, error) { return vet.Vet(r, vet.Options{}) }
 		for name, read := range map[string]func(io.Reader) (vet.Verdict, error){"Vet": read, "Custom": vet.Custom} {
@@ -363,11 +397,12 @@ func FuzzVet(f *testing.F) {
 			if v4, v6 := v.List.Coverage(); v4 > 0.25 || v6 > 0.25 {
 				t.Fatalf("%s: it covers %v of IPv4 and %v of IPv6", name, v4, v6)
 			}
-			if v.Bad > v.Lines || v.List.Len() > 0 && v.Bad == v.Lines || name == "Custom" && err == nil && 2*v.Bad > v.Lines {
+			if v.Bad > v.Lines || v.List.Len() > 0 && v.Bad == v.Lines ||
+				name == "Custom" && err == nil && 2*v.Bad > v.Lines {
 				t.Fatalf("%s: %d entries of %d lines, %d bad", name, v.List.Len(), v.Lines, v.Bad)
 			}
 			for p := range v.List.Without(allow).Overlapping(allow) {
-				t.Fatalf("%s: %v is whitelisted", name, p)
+				t.Fatalf("%s: %v is allowlisted", name, p)
 			}
 			if name == "Custom" {
 				continue
@@ -385,7 +420,8 @@ func FuzzVet(f *testing.F) {
 	})
 }
 
-// generator is a list of n random addresses, made as it is read so that a benchmark holds none of it.
+// generator is a list of n random addresses. It is made while it is read, so that a benchmark does
+// not store it.
 type generator struct {
 	n    int
 	rng  *rand.Rand
@@ -398,7 +434,8 @@ func (g *generator) Read(p []byte) (int, error) {
 	}
 	for len(g.rest) < len(p) && g.n > 0 {
 		g.n--
-		a := netip.AddrFrom4([4]byte{byte(11 + g.rng.IntN(80)), byte(g.rng.Uint32()), byte(g.rng.Uint32()), byte(g.rng.Uint32())})
+		raw := [4]byte{byte(11 + g.rng.IntN(80)), byte(g.rng.Uint32()), byte(g.rng.Uint32()), byte(g.rng.Uint32())}
+		a := netip.AddrFrom4(raw)
 		g.rest = append(a.AppendTo(g.rest), '\n')
 	}
 	if len(g.rest) == 0 {
@@ -409,8 +446,8 @@ func (g *generator) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// BenchmarkVet also reports the highest resident memory of the whole process so far, in MiB: run one size at a time to
-// read it (go test -bench BenchmarkVet/500000).
+// BenchmarkVet also reports the highest resident memory of the whole process so far, in MiB. To
+// read it, run one size at a time (go test -bench BenchmarkVet/500000).
 func BenchmarkVet(b *testing.B) {
 	for _, n := range []int{5_000, 50_000, 500_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -421,7 +458,8 @@ func BenchmarkVet(b *testing.B) {
 					b.Fatal(err)
 				}
 				if v.Lines != n || v.List.Len()+v.Repeated+v.Special != n {
-					b.Fatalf("%d lines, %d entries, %d repeated, %d special, want %d lines", v.Lines, v.List.Len(), v.Repeated, v.Special, n)
+					b.Fatalf("%d lines, %d entries, %d repeated, %d special, want %d lines",
+						v.Lines, v.List.Len(), v.Repeated, v.Special, n)
 				}
 			}
 			var ru unix.Rusage
@@ -434,11 +472,13 @@ func BenchmarkVet(b *testing.B) {
 	}
 }
 
-// TestEmptyRefusalSaysWhatAcceptingDoes: accepting an empty list is no way to more protection.
-func TestEmptyRefusalSaysWhatAcceptingDoes(t *testing.T) {
+// TestEmptyRefusalText checks that the refusal of an empty list names the consequence of accepting
+// it: less protection.
+func TestEmptyRefusalText(t *testing.T) {
 	t.Parallel()
 	_, err := vet.Vet(strings.NewReader("# none\n"), vet.Options{})
-	if err == nil || !strings.HasSuffix(err.Error(), "`sikkerguard pull --accept` has it enforced, and then nothing of the API's list is blocked") {
+	const want = "`sikkerguard pull --accept` enforces it, and then no entry of the API's list is blocked"
+	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("got %v", err)
 	}
 }
