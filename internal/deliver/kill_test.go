@@ -139,7 +139,10 @@ func TestKilledInDelivery(t *testing.T) {
 			t.Fatalf("the process that was to die after step %d recorded nothing", step)
 		}
 	}
-	const random = 100
+	random := 100
+	if testing.Short() {
+		random = 10
+	}
 	for range random {
 		kill(0, time.Duration(20+rand.IntN(280))*time.Millisecond)
 	}

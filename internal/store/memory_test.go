@@ -25,6 +25,9 @@ func TestTwoMillionHits(t *testing.T) {
 		fold(t, open(t, dir))
 		return
 	}
+	if testing.Short() {
+		t.Skip("it takes a minute on a busy machine")
+	}
 	t.Parallel()
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestTwoMillionHits$")
