@@ -91,7 +91,7 @@ func TestNewestSurveyWins(t *testing.T) {
 		s.await("Addresses or routes of the host changed")
 		s.await("Blocking ")
 		mustAllow("during the pull", addr)
-		ended := "Blocking "
+		ended := "The pulled list is the one in force"
 		if i == 1 {
 			s.down.Store(true)
 			ended = "Refresh failed"

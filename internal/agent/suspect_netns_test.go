@@ -49,7 +49,7 @@ func TestSuspect(t *testing.T) {
 	if line := s.await("those it needs are let through"); !strings.Contains(line, "["+api.Addr().String()+"]") || !strings.Contains(line, "API api.example:9080") {
 		t.Errorf("the log does not name it: %s", line)
 	}
-	s.await("still blocking 9 IPs") // the /24 less the API's address, in eight pieces, and the other one
+	s.await("still blocking 2 IPs") // the /24 less the API's address, and the other one
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
