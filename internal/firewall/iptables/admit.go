@@ -11,13 +11,13 @@ import (
 
 // Admit lets the sources of rs.Allow through the rules that a killed agent left, beside those that they let
 // through. It does nothing if there are none, or once a list was applied.
-func (s *Firewall) Admit(ctx context.Context, rs ruleset.Ruleset) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.applied != nil {
+func (f *Firewall) Admit(ctx context.Context, rs ruleset.Ruleset) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.applied != nil {
 		return nil
 	}
-	return s.admit(ctx, rs.Allow)
+	return f.admit(ctx, rs.Allow)
 }
 
 // Admit is Firewall.Admit for a host whose agent uses another backend.
@@ -25,34 +25,34 @@ func Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	if able, err := mayHaveSets(); !able {
 		return err
 	}
-	s, err := newFirewall(strings.Split(path, ":"))
+	f, err := newFirewall(strings.Split(path, ":"))
 	if err != nil {
 		return err
 	}
-	return s.admit(ctx, rs.Allow)
+	return f.admit(ctx, rs.Allow)
 }
 
 // admit adds allow to the whitelists that are there. Rules that look one up keep it from being
 // destroyed.
-func (s *Firewall) admit(ctx context.Context, allow blocklist.Blocklist) error {
-	have, err := s.sets(ctx)
+func (f *Firewall) admit(ctx context.Context, allow blocklist.Blocklist) error {
+	have, err := f.listSets(ctx)
 	if err != nil {
 		return err
 	}
 	var text []byte
-	for _, f := range []family{ipv4(), ipv6()} {
-		set := f.whitelist()
-		if info, ok := have[set]; !ok || !info.own(set) {
+	for _, fam := range []family{ipv4(), ipv6()} {
+		set := fam.whitelist()
+		if info, ok := have[set]; !ok || !info.isOurs(set) {
 			continue
 		}
-		for _, p := range newFill(set, f, of(f, allow)).elements {
+		for _, p := range newSetSpec(set, fam, prefixesOf(fam, allow)).elements {
 			text = fmt.Appendf(text, "add %s %v -exist\n", set, p)
 		}
 	}
 	if len(text) == 0 {
 		return nil
 	}
-	if err := s.restore(ctx, askTime, text); err != nil {
+	if err := f.restore(ctx, askTime, text); err != nil {
 		return fmt.Errorf("add to the whitelists: %w", err)
 	}
 	return nil

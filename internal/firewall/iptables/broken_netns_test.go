@@ -36,18 +36,18 @@ func TestBrokenVariant(t *testing.T) {
 			for _, f := range []string{"ip", "ip6"} {
 				breaks(t, dirs[0], f+other)
 			}
-			s := startIn(t, h, Options{Legacy: legacy}, dirs)
+			f := startIn(t, h, Options{Legacy: legacy}, dirs)
 			h.Do(func() {
-				if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+				if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 					t.Errorf("apply: %v", err)
 				}
 			})
 			h.Check("applied", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
-			if gaps := strings.Join(s.Info().Gaps, "\n"); !strings.Contains(gaps, "exit code 127") {
+			if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "exit code 127") {
 				t.Errorf("gaps: %s", gaps)
 			}
 			h.Do(func() {
-				if err := errors.Join(s.Remove(), s.Close()); err != nil {
+				if err := errors.Join(f.Remove(), f.Close()); err != nil {
 					t.Errorf("remove: %v", err)
 				}
 			})
@@ -67,9 +67,9 @@ func TestBreaksLater(t *testing.T) {
 	h.Run("ip6tables-legacy", "-t", "raw", "-S")
 	before := firewallOf(h)
 	dirs := bothKinds(t)
-	s := startIn(t, h, Options{Legacy: true}, dirs)
+	f := startIn(t, h, Options{Legacy: true}, dirs)
 	h.Do(func() {
-		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 			t.Errorf("apply: %v", err)
 		}
 	})
@@ -77,7 +77,7 @@ func TestBreaksLater(t *testing.T) {
 		breaks(t, dirs[0], name)
 	}
 	h.Do(func() {
-		if err := errors.Join(s.Remove(), s.Close()); err != nil {
+		if err := errors.Join(f.Remove(), f.Close()); err != nil {
 			t.Errorf("remove: %v", err)
 		}
 	})
@@ -95,12 +95,12 @@ func TestBrokenIP6Tables(t *testing.T) {
 		h.Run("ip6tables-legacy", "-t", "raw", "-S")
 		dirs := programs(t, append([]string{"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"}, legacy4...)...)
 		breaks(t, dirs[0], "ip6tables-legacy"+suffix)
-		s := start(t, h, dirs)
-		if gaps := strings.Join(s.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") || !strings.Contains(gaps, "exit code 127") {
+		f := start(t, h, dirs)
+		if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") || !strings.Contains(gaps, "exit code 127") {
 			t.Errorf("gaps with a broken ip6tables%s: %s", suffix, gaps)
 		}
 		h.Do(func() {
-			if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+			if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 				t.Errorf("apply: %v", err)
 			}
 		})

@@ -23,30 +23,30 @@ const (
 // exchange elements, as ipset knows no owner, and neither the number of elements nor a few samples
 // show that.
 type contents struct {
-	seed    maphash.Seed
-	due     time.Time // of the next reading
-	spoiled error     // the mismatch that was found since the last change of ours; nil for none
+	seed      maphash.Seed
+	due       time.Time // of the next reading
+	exchanged error     // the mismatch that was found since the last change of ours; nil for none
 }
 
 // changed forgets the mismatch, because the sets were filled anew or are ours no longer.
-func (c *contents) changed() { c.spoiled = nil }
+func (c *contents) reset() { c.exchanged = nil }
 
 // read reads all elements of the sets, if it is time to, and remembers a mismatch. The error is one
 // of asking.
-func (c *contents) read(ctx context.Context, s *Firewall, fills []fill) error {
+func (c *contents) check(ctx context.Context, f *Firewall, fills []setSpec) error {
 	start := time.Now()
-	if c.spoiled != nil || start.Before(c.due) {
+	if c.exchanged != nil || start.Before(c.due) {
 		return nil
 	}
 	defer func() { c.due = time.Now().Add(max(readInterval, readShare*time.Since(start))) }()
-	for _, f := range fills {
-		have := digester{seed: c.seed, head: []byte("add " + f.set + " ")}
-		if _, err := s.run.stream(ctx, fillTime, nil, &have, s.ipset, "save", f.set); err != nil {
-			return fmt.Errorf("read set %s: %w", f.set, err)
+	for _, spec := range fills {
+		have := digester{seed: c.seed, head: []byte("add " + spec.name + " ")}
+		if _, err := f.run.stream(ctx, fillTime, nil, &have, f.ipset, "save", spec.name); err != nil {
+			return fmt.Errorf("read set %s: %w", spec.name, err)
 		}
 		have.end()
-		if have.digest != digestOf(c.seed, f.elements) {
-			c.spoiled = mismatch("set %s holds other elements than were put into it", f.set)
+		if have.digest != digestOf(c.seed, spec.elements) {
+			c.exchanged = mismatch("set %s holds other elements than were put into it", spec.name)
 			return nil
 		}
 	}

@@ -17,7 +17,7 @@ import (
 func TestWatchContents(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := startKind(t, h, "nft")
+	f := startKind(t, h, "nft")
 	rs := desired(
 		list("4.4.4.0/24", "5.5.5.5/32", "203.0.113.9/32", "203.0.113.66/32", "2001:db8:f::1/128", "2001:db8:e::/48", "::/96"),
 		list("10.0.0.0/8"))
@@ -28,7 +28,7 @@ func TestWatchContents(t *testing.T) {
 	apply := func() {
 		t.Helper()
 		h.Do(func() {
-			if _, err := s.Apply(t.Context(), rs); err != nil {
+			if _, err := f.Apply(t.Context(), rs); err != nil {
 				t.Error(err)
 			}
 		})
@@ -36,8 +36,8 @@ func TestWatchContents(t *testing.T) {
 	apply()
 	h.Do(func() { // in force as it was applied
 		for range 2 {
-			s.inside.due = time.Time{}
-			if _, err := s.glance(t.Context()); err != nil {
+			f.contents.due = time.Time{}
+			if _, err := f.poll(t.Context()); err != nil {
 				t.Errorf("nothing was exchanged: %v", err)
 			}
 		}
@@ -46,7 +46,7 @@ func TestWatchContents(t *testing.T) {
 	lostC, doneC := make(chan error, 16), make(chan error, 1)
 	go func() {
 		var err error
-		h.Do(func() { err = s.Watch(ctx, func(err error) { lostC <- err }) })
+		h.Do(func() { err = f.Watch(ctx, func(err error) { lostC <- err }) })
 		doneC <- err
 	}()
 	defer func() {
@@ -71,7 +71,7 @@ func TestWatchContents(t *testing.T) {
 			t.Fatalf("%q: not noticed", harm)
 		}
 		h.Do(func() {
-			if _, err := s.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
+			if _, err := f.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
 				t.Errorf("%q: verify: %v", harm, err)
 			}
 		})

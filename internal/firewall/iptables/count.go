@@ -20,7 +20,7 @@ type tally struct {
 	mu        sync.Mutex
 	total     counter // as it was told last; it never goes back
 	before    counter // what was dropped before the kernel's counter began
-	last      counter // the kernel's counter, as it was read last
+	reading   counter // the kernel's counter, as it was read last
 	replacing bool    // the rules are being replaced: what the kernel says now is of the old ones, of the new ones, or neither
 }
 
@@ -28,11 +28,11 @@ type tally struct {
 // that show less than before: somebody zeroed or replaced them.
 func (c *tally) add(dropped *counter) counter {
 	if dropped != nil {
-		if dropped.packets < c.last.packets {
+		if dropped.packets < c.reading.packets {
 			c.before = c.total
 		}
-		c.last = *dropped
-		c.total = c.before.plus(c.last)
+		c.reading = *dropped
+		c.total = c.before.plus(c.reading)
 	}
 	return c.total
 }
@@ -41,15 +41,15 @@ func (c *tally) add(dropped *counter) counter {
 func (c *tally) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.total, c.before, c.last = counter{}, counter{}, counter{}
+	c.total, c.before, c.reading = counter{}, counter{}, counter{}
 }
 
 // read reads the table, and counts what its rules dropped.
-func (s *Firewall) read(ctx context.Context, t tables) (state, error) {
-	c := s.tallies[t.proto]
+func (f *Firewall) readStateCounted(ctx context.Context, t tables) (state, error) {
+	c := f.tallies[t.proto]
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st, err := s.state(ctx, t)
+	st, err := f.readState(ctx, t)
 	if err == nil {
 		c.add(st.dropped)
 	}
@@ -57,14 +57,14 @@ func (s *Firewall) read(ctx context.Context, t tables) (state, error) {
 }
 
 // dropped is what the rules of a family have dropped. While they are being replaced it is what was read last.
-func (s *Firewall) dropped(ctx context.Context, t tables) (counter, error) {
-	c := s.tallies[t.proto]
+func (f *Firewall) dropped(ctx context.Context, t tables) (counter, error) {
+	c := f.tallies[t.proto]
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.replacing {
 		return c.total, nil
 	}
-	st, err := s.state(ctx, t)
+	st, err := f.readState(ctx, t)
 	if err != nil {
 		return counter{}, err
 	}
@@ -73,10 +73,10 @@ func (s *Firewall) dropped(ctx context.Context, t tables) (counter, error) {
 
 // Counters reads what the rules dropped since they were first put in place. Rules that are put right count on. It does not
 // wait for an Apply.
-func (s *Firewall) Counters() (ruleset.Counters, error) {
+func (f *Firewall) Counters() (ruleset.Counters, error) {
 	var n ruleset.Counters
-	for _, t := range s.families {
-		c, err := s.dropped(context.Background(), t)
+	for _, t := range f.families {
+		c, err := f.dropped(context.Background(), t)
 		if err != nil {
 			return n, err
 		}

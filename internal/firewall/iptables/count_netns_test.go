@@ -43,11 +43,11 @@ func TestCountersDuringApply(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
-			s := startKind(t, h, kind)
+			f := startKind(t, h, kind)
 			rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
 			apply := func() {
 				h.Do(func() {
-					if _, err := s.Apply(t.Context(), rs); err != nil {
+					if _, err := f.Apply(t.Context(), rs); err != nil {
 						t.Error(err)
 					}
 				})
@@ -61,10 +61,10 @@ func TestCountersDuringApply(t *testing.T) {
 			}
 			apply()
 			send()
-			for i := range s.families {
-				real := s.families[i].restore
+			for i := range f.families {
+				real := f.families[i].restore
 				var held, release func()
-				s.families[i].restore, held, release = hold(t, real)
+				f.families[i].restore, held, release = hold(t, real)
 				rs.LogRate += 7 // other rules
 				doneC := make(chan struct{})
 				go func() {
@@ -72,13 +72,13 @@ func TestCountersDuringApply(t *testing.T) {
 					apply()
 				}()
 				held()
-				answers(t, h, s, ruleset.Counters{Packets4: uint64(20 * (i + 1)), Packets6: uint64(20 * (i + 1))})
+				answers(t, h, f, ruleset.Counters{Packets4: uint64(20 * (i + 1)), Packets6: uint64(20 * (i + 1))})
 				send()
-				answers(t, h, s, ruleset.Counters{Packets4: uint64(20 * (i + 1)), Packets6: uint64(20 * (i + 1))})
+				answers(t, h, f, ruleset.Counters{Packets4: uint64(20 * (i + 1)), Packets6: uint64(20 * (i + 1))})
 				release()
 				<-doneC
-				s.families[i].restore = real
-				if n := count(t, h, s); n.Packets4 != uint64(20*(i+2)) || n.Packets6 != uint64(20*(i+2)) {
+				f.families[i].restore = real
+				if n := count(t, h, f); n.Packets4 != uint64(20*(i+2)) || n.Packets6 != uint64(20*(i+2)) {
 					t.Errorf("after Apply: %+v, want %d packets of each family", n, 20*(i+2))
 				}
 			}
@@ -113,20 +113,20 @@ func hold(t *testing.T, path string) (waits string, held, release func()) {
 
 // answers fails when the counters, the state of the rules and what enforces are not told while an Apply is held, or when
 // they are less than they were.
-func answers(t *testing.T, h *nettest.Host, s *Firewall, least ruleset.Counters) {
+func answers(t *testing.T, h *nettest.Host, f *Firewall, least ruleset.Counters) {
 	t.Helper()
 	doneC := make(chan struct{})
 	go func() {
 		defer close(doneC)
-		if n := count(t, h, s); n.Packets4 < least.Packets4 || n.Packets6 < least.Packets6 || n.Packets() > least.Packets()+40 {
+		if n := count(t, h, f); n.Packets4 < least.Packets4 || n.Packets6 < least.Packets6 || n.Packets() > least.Packets()+40 {
 			t.Errorf("during Apply: %+v, want %+v and at most 40 packets more", n, least)
 		}
 		h.Do(func() {
-			if err := s.Present(); err != nil {
+			if err := f.Present(); err != nil {
 				t.Error(err)
 			}
 		})
-		_ = s.Info()
+		_ = f.Info()
 	}()
 	select {
 	case <-doneC:
@@ -135,11 +135,11 @@ func answers(t *testing.T, h *nettest.Host, s *Firewall, least ruleset.Counters)
 	}
 }
 
-func count(t *testing.T, h *nettest.Host, s *Firewall) ruleset.Counters {
+func count(t *testing.T, h *nettest.Host, f *Firewall) ruleset.Counters {
 	t.Helper()
 	var n ruleset.Counters
 	var err error
-	h.Do(func() { n, err = s.Counters() })
+	h.Do(func() { n, err = f.Counters() })
 	if err != nil {
 		t.Errorf("counters: %v", err)
 	}
@@ -154,10 +154,10 @@ func TestCountersAfterFailure(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
-			s := startKind(t, h, kind)
+			f := startKind(t, h, kind)
 			rs := desired(list("203.0.113.9/32"), list())
 			apply := func() (err error) {
-				h.Do(func() { _, err = s.Apply(t.Context(), rs) })
+				h.Do(func() { _, err = f.Apply(t.Context(), rs) })
 				return err
 			}
 			sent := uint64(0)
@@ -170,14 +170,14 @@ func TestCountersAfterFailure(t *testing.T) {
 			}
 			counted := func(when string) {
 				t.Helper()
-				if n := count(t, h, s); n.Packets4 != sent {
+				if n := count(t, h, f); n.Packets4 != sent {
 					t.Errorf("%s: counted %+v, want %d packets", when, n, sent)
 				}
 			}
 			if err := apply(); err != nil {
 				t.Fatal(err)
 			}
-			real, rules := s.families[0].restore, "iptables-"+kind
+			real, rules := f.families[0].restore, "iptables-"+kind
 			dir := t.TempDir()
 			for name, text := range map[string]string{"after": real + ` "$@"; exit 4`, "before": "exit 4"} {
 				send(20)
@@ -186,12 +186,12 @@ func TestCountersAfterFailure(t *testing.T) {
 				send(1)
 				counted(name + ", zeroed")
 				h.Run(rules, "-t", "raw", "-F", chain)
-				s.families[0].restore = program(t, dir, name, text)
+				f.families[0].restore = program(t, dir, name, text)
 				if err := apply(); err == nil {
 					t.Errorf("%s: apply: no error", name)
 				}
 				counted(name + ", failed")
-				s.families[0].restore = real
+				f.families[0].restore = real
 				if err := apply(); err != nil {
 					t.Errorf("%s: apply: %v", name, err)
 				}
@@ -211,12 +211,12 @@ func TestCountersNeverGoBack(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
-			s := startKind(t, h, kind)
+			f := startKind(t, h, kind)
 			rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
 			apply := func() {
 				rs.LogRate += 7
 				h.Do(func() {
-					if _, err := s.Apply(t.Context(), rs); err != nil {
+					if _, err := f.Apply(t.Context(), rs); err != nil {
 						t.Error(err)
 					}
 				})
@@ -234,7 +234,7 @@ func TestCountersNeverGoBack(t *testing.T) {
 							return
 						default:
 						}
-						n := count(t, h, s)
+						n := count(t, h, f)
 						if n.Packets4 < last.Packets4 || n.Packets6 < last.Packets6 || n.Bytes4 < last.Bytes4 || n.Bytes6 < last.Bytes6 {
 							t.Errorf("from %+v to %+v", last, n)
 						}
@@ -253,7 +253,7 @@ func TestCountersNeverGoBack(t *testing.T) {
 			asking.Wait()
 			sent := uint64(flood.Stop())
 			h.Settle()
-			if n := count(t, h, s); n.Packets() > sent || n.Packets6 != sent/2 {
+			if n := count(t, h, f); n.Packets() > sent || n.Packets6 != sent/2 {
 				t.Errorf("counted %+v of %d packets", n, sent)
 			}
 		})

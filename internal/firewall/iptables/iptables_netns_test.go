@@ -47,21 +47,21 @@ func start(t *testing.T, h *nettest.Host, dirs []string) *Firewall {
 
 func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Firewall {
 	t.Helper()
-	var s *Firewall
+	var f *Firewall
 	var err error
-	h.Do(func() { s, err = open(o, dirs) })
+	h.Do(func() { f, err = open(o, dirs) })
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
 	t.Cleanup(func() {
 		h.Do(func() {
 			if found, _ := Left(); found {
-				_ = s.Remove()
+				_ = f.Remove()
 			}
 		})
-		_ = s.Close()
+		_ = f.Close()
 	})
-	return s
+	return f
 }
 
 // programs is a directory of links to the named programs.
@@ -94,12 +94,12 @@ func TestMissing(t *testing.T) {
 			}
 		})
 	}
-	s := start(t, h, programs(t, legacy4...))
-	if gaps := strings.Join(s.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") {
+	f := start(t, h, programs(t, legacy4...))
+	if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") {
 		t.Errorf("gaps without ip6tables: %s", gaps)
 	}
 	h.Do(func() {
-		e, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		e, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
 		if err != nil || e.Entries4 != 1 || e.Entries6 != 0 {
 			t.Errorf("apply without ip6tables: %+v, %v", e, err)
 		}
@@ -111,13 +111,13 @@ func TestMissing(t *testing.T) {
 func TestLock(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	h.Do(func() {
 		if _, err := Open(Options{Legacy: true}); !errors.Is(err, ErrRunning) {
 			t.Errorf("a second agent: got %v, want %v", err, ErrRunning)
 		}
 	})
-	if err := s.Close(); err != nil {
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	start(t, h, strings.Split(path, ":"))
@@ -127,20 +127,20 @@ func TestLock(t *testing.T) {
 func TestFails(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	before := h.Run("iptables-legacy-save") + h.Run("ipset", "save")
 	apply := func(ss ...string) (err error) {
-		h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
+		h.Do(func() { _, err = f.Apply(t.Context(), desired(list(ss...), list())) })
 		return err
 	}
 	// The first list, and ip6tables refuses the rules: IPv4 has none either.
-	good := s.families[1].restore
-	s.families[1].restore = "/bin/false"
+	good := f.families[1].restore
+	f.families[1].restore = "/bin/false"
 	var p *ProgramError
 	if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); !errors.As(err, &p) || p.Code != 1 {
 		t.Errorf("with a restore that fails: got %v", err)
 	}
-	s.families[1].restore = good
+	f.families[1].restore = good
 	plain := func(s string) string {
 		var lines []string
 		for line := range strings.Lines(s) {
@@ -160,11 +160,11 @@ func TestFails(t *testing.T) {
 	h.Run("ipset", "create", "other", "hash:net")
 	h.Run("ipset", "create", "another", "hash:ip")
 	h.Do(func() {
-		err := s.swapAll(context.Background(), [][2]string{{"sikkerguard-blocklist", "other"}, {"sikkerguard-blocklist6", "another"}})
+		err := f.swapAll(context.Background(), [][2]string{{"sikkerguard-blocklist", "other"}, {"sikkerguard-blocklist6", "another"}})
 		if err == nil || errors.Is(err, ruleset.ErrMismatch) {
 			t.Errorf("swap with another kind: got %v", err)
 		}
-		if _, err := s.Verify(); err != nil {
+		if _, err := f.Verify(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -183,11 +183,11 @@ func TestFails(t *testing.T) {
 func TestTemporaryNameTaken(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	apply := func(block, allow []string) {
 		t.Helper()
 		h.Do(func() {
-			if _, err := s.Apply(t.Context(), desired(list(block...), list(allow...))); err != nil {
+			if _, err := f.Apply(t.Context(), desired(list(block...), list(allow...))); err != nil {
 				t.Error(err)
 			}
 		})
@@ -226,7 +226,7 @@ func TestTemporaryNameTaken(t *testing.T) {
 		t.Errorf("sets of another program, or of ours that are left (-want +got):\n%s", diff)
 	}
 	h.Do(func() {
-		if err := s.Remove(); err != nil {
+		if err := f.Remove(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -240,7 +240,7 @@ func TestTemporaryNameTaken(t *testing.T) {
 func TestWhitelistMoves(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	steps := []ruleset.Ruleset{
 		desired(list("46.1.2.3/32"), list("46.1.2.3/32")),
 		desired(list("5.6.7.8/32"), list()),
@@ -249,7 +249,7 @@ func TestWhitelistMoves(t *testing.T) {
 	}
 	apply := func(rs ruleset.Ruleset) {
 		h.Do(func() {
-			if _, err := s.Apply(t.Context(), rs); err != nil {
+			if _, err := f.Apply(t.Context(), rs); err != nil {
 				t.Error(err)
 			}
 		})
@@ -266,10 +266,10 @@ func TestWhitelistMoves(t *testing.T) {
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	apply := func() {
 		h.Do(func() {
-			if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
+			if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
 				t.Error(err)
 			}
 		})
@@ -279,7 +279,7 @@ func TestWatch(t *testing.T) {
 	lostC, doneC := make(chan error, 16), make(chan error, 1)
 	go func() {
 		var err error
-		h.Do(func() { err = s.Watch(ctx, func(err error) { lostC <- err }) })
+		h.Do(func() { err = f.Watch(ctx, func(err error) { lostC <- err }) })
 		doneC <- err
 	}()
 	h.Run("iptables-legacy", "-A", "INPUT", "-j", "ACCEPT")

@@ -28,8 +28,8 @@ func FuzzScript(f *testing.F) {
 		}
 		l := blocklist.New(ps)
 		for _, fam := range []family{ipv4(), ipv6()} {
-			set := next(fam.blocklist())
-			out := string(script(newFill(set, fam, of(fam, l))))
+			set := nextName(fam.blocklist())
+			out := string(script(newSetSpec(set, fam, prefixesOf(fam, l))))
 			var got []netip.Prefix
 			for i, line := range strings.Split(strings.TrimSuffix(out, "\n"), "\n") {
 				words := strings.Split(line, " ")
@@ -46,7 +46,7 @@ func FuzzScript(f *testing.F) {
 				}
 				got = append(got, p)
 			}
-			want := of(fam, l)
+			want := prefixesOf(fam, l)
 			if len(want) == 1 && want[0].Bits() == 0 {
 				if len(got) != 2 || got[0].Bits() != 1 || got[1].Bits() != 1 || got[0].Overlaps(got[1]) {
 					t.Fatalf("/0 became %v", got)
@@ -60,22 +60,22 @@ func FuzzScript(f *testing.F) {
 
 func TestNames(t *testing.T) {
 	t.Parallel()
-	for _, f := range []family{ipv4(), ipv6()} {
-		for _, name := range f.own() {
-			if o, ok := owner(name); len(name) > 31 || !ok || o.proto != f.proto {
+	for _, fam := range []family{ipv4(), ipv6()} {
+		for _, name := range fam.allSets() {
+			if o, ok := familyOf(name); len(name) > 31 || !ok || o.proto != fam.proto {
 				t.Errorf("set %s: %d characters, owner %v", name, len(name), o.name)
 			}
 			for info, want := range map[setInfo]bool{
-				{kind: "hash:net", family: f.ipset}: true, {kind: "hash:ip", family: f.ipset}: false, {kind: "hash:net", family: "inet9"}: false, {}: false,
+				{kind: "hash:net", family: fam.ipset}: true, {kind: "hash:ip", family: fam.ipset}: false, {kind: "hash:net", family: "inet9"}: false, {}: false,
 			} {
-				if info.own(name) != want {
+				if info.isOurs(name) != want {
 					t.Errorf("set %s, %+v: own %v", name, info, !want)
 				}
 			}
 		}
 	}
 	for _, name := range []string{"sikkerguard-mine", "f2b-sshd", "", "sikkerguard-"} {
-		if _, ok := owner(name); ok {
+		if _, ok := familyOf(name); ok {
 			t.Errorf("set %q is not ours", name)
 		}
 	}
@@ -125,8 +125,8 @@ func TestParseState(t *testing.T) {
 	}
 	for _, tt := range tests {
 		st := parseState(tt.text)
-		if st.right(rr) != tt.right || st.foreign != tt.foreign {
-			t.Errorf("%s: got right %v, foreign %v", tt.name, st.right(rr), st.foreign)
+		if st.matches(rr) != tt.right || st.foreign != tt.foreign {
+			t.Errorf("%s: got right %v, foreign %v", tt.name, st.matches(rr), st.foreign)
 		}
 	}
 	if st := parseState(head + jumps + ours); st.dropped == nil || *st.dropped != (counter{3, 7}) {

@@ -30,19 +30,19 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := open(Options{Legacy: strings.HasSuffix(dir, "legacy")}, []string{dir})
+	f, err := open(Options{Legacy: strings.HasSuffix(dir, "legacy")}, []string{dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list("10.0.0.0/8", "192.0.2.7/32"))
 	for _, rate := range []uint32{10_000, 7_000} { // other rules
 		rs.LogRate = rate
-		if _, err := s.Apply(t.Context(), rs); err != nil {
+		if _, err := f.Apply(t.Context(), rs); err != nil {
 			t.Fatal(err)
 		}
 		rs.Allow = list("10.0.0.0/8") // a whitelist that loses an entry
 	}
-	if err := errors.Join(s.Remove(), s.Close()); err != nil {
+	if err := errors.Join(f.Remove(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -131,15 +131,15 @@ func TestKill(t *testing.T) {
 // succeed runs the next agent, from its start to its end.
 func succeed(t *testing.T, h *nettest.Host, kind, after string) {
 	t.Helper()
-	s := startKind(t, h, kind)
+	f := startKind(t, h, kind)
 	h.Do(func() {
-		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 			t.Errorf("%s: apply: %v", after, err)
 		}
 	})
 	h.Check(after, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
 	h.Do(func() {
-		if err := errors.Join(s.Remove(), s.Close()); err != nil {
+		if err := errors.Join(f.Remove(), f.Close()); err != nil {
 			t.Errorf("%s: remove: %v", after, err)
 		}
 	})

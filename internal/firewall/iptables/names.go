@@ -33,28 +33,28 @@ func ipv6() family {
 
 func (f family) blocklist() string { return "sikkerguard-blocklist" + f.mark }
 func (f family) whitelist() string { return "sikkerguard-whitelist" + f.mark }
-func (f family) probe() string     { return "sikkerguard-probe" + f.mark }
+func (f family) probeSet() string  { return "sikkerguard-probe" + f.mark }
 
 // made is a set that holds nothing: it is there when nf_tables had no table raw before the agent came, so that whoever
 // takes the rules away takes the table away too.
-func (f family) made() string { return "sikkerguard-made-raw" + f.mark }
+func (f family) markSet() string { return "sikkerguard-made-raw" + f.mark }
 
 // next is the set that is filled, to be swapped with the one of this name. Names take 31 characters at most.
-func next(set string) string { return set + "-next" }
+func nextName(set string) string { return set + "-next" }
 
 // both is the set that holds the whitelist of before and of afterwards, while the blocklist is swapped.
-func both(set string) string { return set + "-both" }
+func unionName(set string) string { return set + "-both" }
 
 // variants is how many names each set has that is there during Apply alone. Another program may have
 // taken some.
-const variants = 8
+const spareNames = 8
 
 // spares are these names and the others that can stand for each.
 func spares(names ...string) []string {
 	var all []string
 	for _, name := range names {
 		all = append(all, name)
-		for i := 2; i <= variants; i++ {
+		for i := 2; i <= spareNames; i++ {
 			all = append(all, fmt.Sprintf("%s%d", name, i))
 		}
 	}
@@ -63,20 +63,20 @@ func spares(names ...string) []string {
 
 // temporary are the sets that are there during Apply alone, unless an agent was killed there. No
 // rule of ours looks them up.
-func (f family) temporary() []string {
-	return []string{next(f.blocklist()), next(f.whitelist()), both(f.whitelist())}
+func (f family) temporarySets() []string {
+	return []string{nextName(f.blocklist()), nextName(f.whitelist()), unionName(f.whitelist())}
 }
 
 // own are all sets that may be ours, the ones that rules look up last but one: what marks a table comes after all rules.
-func (f family) own() []string {
-	return append(spares(f.temporary()...), f.probe(), f.whitelist(), f.blocklist(), f.made())
+func (f family) allSets() []string {
+	return append(spares(f.temporarySets()...), f.probeSet(), f.whitelist(), f.blocklist(), f.markSet())
 }
 
 // owner is the family whose sets are called so, if it is a name of ours.
-func owner(name string) (f family, ok bool) {
-	for _, f := range []family{ipv4(), ipv6()} {
-		if slices.Contains(f.own(), name) {
-			return f, true
+func familyOf(name string) (fam family, ok bool) {
+	for _, fam := range []family{ipv4(), ipv6()} {
+		if slices.Contains(fam.allSets(), name) {
+			return fam, true
 		}
 	}
 	return family{}, false

@@ -21,7 +21,7 @@ const (
 )
 
 // nftTable says whether nf_tables has a table raw of the family.
-func nftTable(proto uint8) (bool, error) {
+func hasNFTable(proto uint8) (bool, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return false, nil
@@ -47,11 +47,11 @@ func nftTable(proto uint8) (bool, error) {
 
 // dropNFTable deletes table raw of the family from nf_tables if nothing is in it but the chains that iptables makes, and
 // nothing is in those.
-func dropNFTable(proto uint8) error {
+func deleteNFTable(proto uint8) error {
 	var err error
 	// Versions of iptables differ in which chains they make.
 	for _, chains := range [][]string{{"PREROUTING"}, {"PREROUTING", "OUTPUT"}, {}, {"OUTPUT"}} {
-		if err = dropNFTableWith(proto, chains); !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+		if err = deleteNFTableWith(proto, chains); !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
 			return err
 		}
 	}
@@ -59,7 +59,7 @@ func dropNFTable(proto uint8) error {
 }
 
 // dropNFTableWith deletes the chains and the table in one transaction.
-func dropNFTableWith(proto uint8, chains []string) error {
+func deleteNFTableWith(proto uint8, chains []string) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return err

@@ -38,13 +38,13 @@ type Firewall struct {
 	lock     *lock.Lock       // nil in Left
 	tallies  map[uint8]*tally // by family
 
-	mu      sync.Mutex // held for as long as a change takes
-	applied *wanted    // nil before the first Apply and after Remove
-	prints  map[uint8]printing
-	inside  contents       // of the sets
-	changes int            // how often something was changed
-	ended   bool           // nothing of the other kind of iptables is left
-	made    map[uint8]bool // by family, that a table raw was made: somebody may destroy the set that says so
+	mu            sync.Mutex // held for as long as a change takes
+	applied       *plan      // nil before the first Apply and after Remove
+	printings     map[uint8]printing
+	contents      contents       // of the sets
+	changes       int            // how often something was changed
+	othersRemoved bool           // nothing of the other kind of iptables is left
+	madeTable     map[uint8]bool // by family, that a table raw was made: somebody may destroy the set that says so
 
 	gap atomic.Pointer[string] // what could not be ended; nil when nothing is known to be left
 }
@@ -55,12 +55,12 @@ type Firewall struct {
 func Open(o Options) (*Firewall, error) { return open(o, strings.Split(path, ":")) }
 
 func open(o Options, dirs []string) (*Firewall, error) {
-	s, err := newFirewall(dirs)
+	f, err := newFirewall(dirs)
 	if err != nil {
 		return nil, err
 	}
-	s.rate = o.LogRate
-	v4, err := s.choose(ipv4(), o.Legacy)
+	f.rate = o.LogRate
+	v4, err := f.choose(ipv4(), o.Legacy)
 	if err != nil {
 		return nil, err
 	}
@@ -69,29 +69,29 @@ func open(o Options, dirs []string) (*Firewall, error) {
 	} else if !ok {
 		return nil, ErrPermission
 	}
-	if s.lock, err = claim(); err != nil {
+	if f.lock, err = claim(); err != nil {
 		return nil, err
 	}
-	s.info = ruleset.Info{Name: "iptables", Features: []string{v4.kind()}, Gaps: gaps(o)}
-	if !s.lock.Real() {
-		s.info.Gaps = append(s.info.Gaps, lock.Gap)
+	f.info = ruleset.Info{Name: "iptables", Features: []string{v4.kind()}, Gaps: gaps(o)}
+	if !f.lock.Real() {
+		f.info.Gaps = append(f.info.Gaps, lock.Gap)
 	}
-	if err := s.openFamilies(v4, o.Legacy); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if err := f.openFamilies(v4, o.Legacy); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	return s, nil
+	return f, nil
 }
 
 // newFirewall finds ipset. Without it, which is ErrMissing, only rules can be asked for.
 func newFirewall(dirs []string) (*Firewall, error) {
-	s := &Firewall{
-		run: runner{dirs: dirs}, prints: map[uint8]printing{}, made: map[uint8]bool{},
-		inside: contents{seed: maphash.MakeSeed()}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}},
+	f := &Firewall{
+		run: runner{dirs: dirs}, printings: map[uint8]printing{}, madeTable: map[uint8]bool{},
+		contents: contents{seed: maphash.MakeSeed()}, tallies: map[uint8]*tally{ipv4().proto: {}, ipv6().proto: {}},
 	}
-	if s.ipset = s.run.find("ipset"); s.ipset == "" {
-		return s, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
+	if f.ipset = f.run.find("ipset"); f.ipset == "" {
+		return f, fmt.Errorf("%w; ipset is not in %s", ErrMissing, strings.Join(dirs, ", "))
 	}
-	return s, nil
+	return f, nil
 }
 
 // gaps are what iptables cannot do and nft can.
@@ -104,25 +104,25 @@ func gaps(o Options) []string {
 }
 
 // openFamilies tries both families. Without IPv4 there is no backend; without IPv6 there is a gap.
-func (s *Firewall) openFamilies(v4 tables, legacy bool) error {
+func (f *Firewall) openFamilies(v4 tables, legacy bool) error {
 	ctx := context.Background()
-	if err := s.try(ctx, v4); err != nil {
+	if err := f.probe(ctx, v4); err != nil {
 		return err
 	}
-	s.families = []tables{v4}
+	f.families = []tables{v4}
 	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); errors.Is(err, fs.ErrNotExist) {
-		s.info.Gaps = append(s.info.Gaps, "this kernel has no IPv6: only IPv4 is enforced")
+		f.info.Gaps = append(f.info.Gaps, "this kernel has no IPv6: only IPv4 is enforced")
 		return nil
 	}
-	v6, err := s.choose(ipv6(), legacy)
+	v6, err := f.choose(ipv6(), legacy)
 	if err == nil {
-		err = s.try(ctx, v6)
+		err = f.probe(ctx, v6)
 	}
 	switch {
 	case err == nil:
-		s.families = append(s.families, v6)
+		f.families = append(f.families, v6)
 	case errors.Is(err, ErrMissing), errors.Is(err, ErrIncomplete), broken(err):
-		s.info.Gaps = append(s.info.Gaps, ruleset.Gap("only IPv4 is enforced, IPv6 sources get through", err))
+		f.info.Gaps = append(f.info.Gaps, ruleset.Gap("only IPv4 is enforced, IPv6 sources get through", err))
 	default:
 		return err
 	}
@@ -139,9 +139,9 @@ func (t tables) kind() string {
 
 // choose finds the programs of a family: the legacy ones if they are wanted, else whatever is called iptables. A broken one
 // is no reason not to use another.
-func (s *Firewall) choose(f family, legacy bool) (tables, error) {
+func (f *Firewall) choose(fam family, legacy bool) (tables, error) {
 	var errs []error
-	for t, err := range s.variants(f) {
+	for t, err := range f.installed(fam) {
 		if err != nil {
 			errs = append(errs, err)
 		} else if t.legacy || !legacy {
@@ -151,7 +151,7 @@ func (s *Firewall) choose(f family, legacy bool) (tables, error) {
 	if len(errs) > 0 {
 		return tables{}, errors.Join(errs...)
 	}
-	return tables{}, fmt.Errorf("%w; %s is not in %s", ErrMissing, f.program(), strings.Join(s.run.dirs, ", "))
+	return tables{}, fmt.Errorf("%w; %s is not in %s", ErrMissing, fam.program(), strings.Join(f.run.dirs, ", "))
 }
 
 func (f family) program() string {
@@ -162,10 +162,10 @@ func (f family) program() string {
 }
 
 // found are the programs of a family that work, one of each kind, and what is wrong with the others.
-func (s *Firewall) found(f family) ([]tables, error) {
+func (f *Firewall) workingPrograms(fam family) ([]tables, error) {
 	var all []tables
 	var errs []error
-	for t, err := range s.variants(f) {
+	for t, err := range f.installed(fam) {
 		if err != nil {
 			errs = append(errs, err)
 		} else if !slices.ContainsFunc(all, t.same) {
@@ -180,16 +180,16 @@ func (t tables) same(o tables) bool { return t.proto == o.proto && t.legacy == o
 
 // variants asks the programs of a family what they are: first the one that is called iptables. With an error comes nothing
 // but their paths.
-func (s *Firewall) variants(f family) iter.Seq2[tables, error] {
+func (f *Firewall) installed(fam family) iter.Seq2[tables, error] {
 	return func(yield func(tables, error) bool) {
 		for _, suffix := range []string{"", "-legacy", "-nft"} {
-			name := f.program() + suffix
-			t := tables{family: f, list: s.run.find(name), save: s.run.find(name + "-save"), restore: s.run.find(name + "-restore")}
+			name := fam.program() + suffix
+			t := tables{family: fam, list: f.run.find(name), save: f.run.find(name + "-save"), restore: f.run.find(name + "-restore")}
 			if t.list == "" || t.save == "" || t.restore == "" {
 				continue
 			}
 			// It names its kind behind its version since 1.8; before that there was one kind.
-			out, _, err := s.run.run(context.Background(), askTime, nil, t.list, "--version")
+			out, _, err := f.run.run(context.Background(), askTime, nil, t.list, "--version")
 			t.legacy = err == nil && !strings.Contains(out, "(nf_tables)")
 			if !yield(t, err) {
 				return
@@ -200,99 +200,99 @@ func (s *Firewall) variants(f family) iter.Seq2[tables, error] {
 
 // try finds out whether the kernel takes such a set and such rules, and leaves nothing behind. A table raw that it makes is
 // marked, so that even when the agent is killed here, the next one, or cleanup, deletes it.
-func (s *Firewall) try(ctx context.Context, t tables) error {
-	have, err := s.sets(ctx)
+func (f *Firewall) probe(ctx context.Context, t tables) error {
+	have, err := f.listSets(ctx)
 	if err != nil {
 		return err
 	}
-	if err := foreign(have, t.family, t.probe(), t.whitelist(), t.blocklist(), t.made()); err != nil {
+	if err := checkForeign(have, t.family, t.probeSet(), t.whitelist(), t.blocklist(), t.markSet()); err != nil {
 		return err
 	}
-	_, marked := have[t.made()]
-	fresh, err := s.fresh(ctx, t, marked)
+	_, marked := have[t.markSet()]
+	fresh, err := f.tableIsNew(ctx, t, marked)
 	if err != nil {
 		return err
 	}
-	if err := s.untry(ctx, t); err != nil { // what was left by an agent that was killed here
+	if err := f.removeProbe(ctx, t); err != nil { // what was left by an agent that was killed here
 		return err
 	}
-	text := newFill(t.probe(), t.family, nil).create()
+	text := newSetSpec(t.probeSet(), t.family, nil).create()
 	if fresh && !marked && !t.legacy {
-		text = newFill(t.made(), t.family, nil).create() + text
+		text = newSetSpec(t.markSet(), t.family, nil).create() + text
 	}
-	err = s.restore(ctx, askTime, []byte(text))
+	err = f.restore(ctx, askTime, []byte(text))
 	if err == nil {
 		lines := []string{":" + probeChain + " - [0:0]"}
-		for _, r := range t.rulesOn(t.probe(), t.probe(), ruleset.Ruleset{LogGroup: 1, LogRate: s.rate}) {
+		for _, r := range t.rulesOn(t.probeSet(), t.probeSet(), ruleset.Ruleset{LogGroup: 1, LogRate: f.rate}) {
 			lines = append(lines, "-A "+probeChain+" "+r)
 		}
-		err = s.change(ctx, t, lines...)
+		err = f.change(ctx, t, lines...)
 	}
 	if err != nil {
-		err = fmt.Errorf("try %s: %w", t.program(), s.diagnose(err))
+		err = fmt.Errorf("try %s: %w", t.program(), f.diagnose(err))
 	}
-	if uerr := s.untry(ctx, t); uerr != nil {
+	if uerr := f.removeProbe(ctx, t); uerr != nil {
 		return errors.Join(err, uerr) // the mark stays, by which the rest is found
 	}
 	switch {
 	case !fresh:
 		return err
 	case t.legacy:
-		s.info.Gaps = append(s.info.Gaps, t.program()+" had no table raw: it stays, empty, when the agent stops, because it cannot be unloaded")
+		f.info.Gaps = append(f.info.Gaps, t.program()+" had no table raw: it stays, empty, when the agent stops, because it cannot be unloaded")
 		return err
 	}
-	if derr := s.dropTable(ctx, t); derr != nil {
+	if derr := f.deleteTable(ctx, t); derr != nil {
 		return errors.Join(err, derr)
 	}
-	return errors.Join(err, s.destroy(ctx, t.made()))
+	return errors.Join(err, f.destroy(ctx, t.markSet()))
 }
 
 // fresh says whether there is no table raw here, or, when it is marked, one that an agent made which was killed before it
 // had rules in it.
-func (s *Firewall) fresh(ctx context.Context, t tables, marked bool) (bool, error) {
+func (f *Firewall) tableIsNew(ctx context.Context, t tables, marked bool) (bool, error) {
 	loaded, err := t.loaded()
 	if err != nil || !loaded || t.legacy || !marked {
 		return !loaded, err
 	}
-	st, err := s.outline(ctx, t)
+	st, err := f.outline(ctx, t)
 	return !st.chain, err
 }
 
 // untry removes what try made.
-func (s *Firewall) untry(ctx context.Context, t tables) error {
-	st, err := s.outline(ctx, t)
+func (f *Firewall) removeProbe(ctx context.Context, t tables) error {
+	st, err := f.outline(ctx, t)
 	if err != nil {
 		return err
 	}
 	if st.probe {
-		if err := s.change(ctx, t, "-F "+probeChain, "-X "+probeChain); err != nil {
+		if err := f.change(ctx, t, "-F "+probeChain, "-X "+probeChain); err != nil {
 			return fmt.Errorf("remove %s chain %s: %w", t.name, probeChain, err)
 		}
 	}
-	return s.destroy(ctx, t.probe())
+	return f.destroy(ctx, t.probeSet())
 }
 
 // diagnose says what it means that a program refused what it was given while it is tried, and which modules that takes.
 // What may pass is no lack.
-func (s *Firewall) diagnose(err error) error {
+func (f *Firewall) diagnose(err error) error {
 	if refused(err) {
-		match, _, _ := strings.Cut(limit("", max(s.rate, 1)), " ")
+		match, _, _ := strings.Cut(limit("", max(f.rate, 1)), " ")
 		return fmt.Errorf("%w (modprobe -a iptable_raw ip6table_raw xt_set xt_%s xt_NFLOG ip_set_hash_net nfnetlink_log on the host): %w", ErrIncomplete, match, err)
 	}
 	return err
 }
 
 // Info says which programs enforce, and what it means that it is not nft.
-func (s *Firewall) Info() ruleset.Info {
-	i := s.info
-	if gap := s.gap.Load(); gap != nil {
+func (f *Firewall) Info() ruleset.Info {
+	i := f.info
+	if gap := f.gap.Load(); gap != nil {
 		i.Gaps = append(slices.Clip(i.Gaps), *gap)
 	}
 	return i
 }
 
 // Close lets go of the host. Sets and rules that were not removed stay.
-func (s *Firewall) Close() error { return s.lock.Close() }
+func (f *Firewall) Close() error { return f.lock.Close() }
 
 // lockName is the lock of this backend.
 const lockName = "sikkerguard-iptables"

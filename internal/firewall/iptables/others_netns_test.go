@@ -44,10 +44,10 @@ func TestOtherKind(t *testing.T) {
 			sources := nettest.Addrs("203.0.113.9", "2001:db8:f::1")
 			var last *Firewall
 			for _, legacy := range []bool{first, !first} {
-				s := startIn(t, h, Options{Legacy: legacy}, dirs)
+				f := startIn(t, h, Options{Legacy: legacy}, dirs)
 				apply := func() {
 					h.Do(func() {
-						if _, err := s.Apply(t.Context(), desired(hosts(sources), list())); err != nil {
+						if _, err := f.Apply(t.Context(), desired(hosts(sources), list())); err != nil {
 							t.Error(err)
 						}
 					})
@@ -57,8 +57,8 @@ func TestOtherKind(t *testing.T) {
 				} else {
 					h.Under(sources, nil, apply)
 				}
-				last = s
-				if err := s.Close(); err != nil {
+				last = f
+				if err := f.Close(); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -95,33 +95,33 @@ func TestOtherKindStays(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	dirs := bothKinds(t)
-	apply := func(s *Firewall) {
+	apply := func(f *Firewall) {
 		h.Do(func() {
-			if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
+			if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	s := startIn(t, h, Options{Legacy: true}, dirs)
-	apply(s)
-	if err := s.Close(); err != nil {
+	f := startIn(t, h, Options{Legacy: true}, dirs)
+	apply(f)
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	h.Run("iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-j", chain)
-	s = startIn(t, h, Options{}, dirs)
-	gaps := len(s.Info().Gaps)
-	apply(s)
-	if got := s.Info().Gaps; len(got) != gaps+1 || !strings.Contains(got[gaps], "with another kind of iptables") {
+	f = startIn(t, h, Options{}, dirs)
+	gaps := len(f.Info().Gaps)
+	apply(f)
+	if got := f.Info().Gaps; len(got) != gaps+1 || !strings.Contains(got[gaps], "with another kind of iptables") {
 		t.Errorf("gaps: %q", got)
 	}
 	h.Check("told", nettest.Addrs("203.0.113.9"), nettest.Addrs("203.0.113.8"))
 	h.Run("iptables-legacy", "-t", "raw", "-D", "OUTPUT", "-j", chain)
-	apply(s)
-	if got := s.Info().Gaps; len(got) != gaps {
+	apply(f)
+	if got := f.Info().Gaps; len(got) != gaps {
 		t.Errorf("gaps: %q", got)
 	}
 	h.Do(func() {
-		if err := errors.Join(s.Remove(), s.Close()); err != nil {
+		if err := errors.Join(f.Remove(), f.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -139,25 +139,25 @@ func TestOtherKindFails(t *testing.T) {
 			h.Run("iptables-legacy", "-t", "raw", "-S")
 			h.Run("ip6tables-legacy", "-t", "raw", "-S")
 			before := firewallOf(h)
-			apply := func(s *Firewall, ss ...string) (err error) {
-				h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
+			apply := func(f *Firewall, ss ...string) (err error) {
+				h.Do(func() { _, err = f.Apply(t.Context(), desired(list(ss...), list())) })
 				return err
 			}
-			s := startIn(t, h, Options{Legacy: first}, dirs)
-			if err := errors.Join(apply(s, "203.0.113.9/32", "2001:db8:f::1/128"), s.Close()); err != nil {
+			f := startIn(t, h, Options{Legacy: first}, dirs)
+			if err := errors.Join(apply(f, "203.0.113.9/32", "2001:db8:f::1/128"), f.Close()); err != nil {
 				t.Fatal(err)
 			}
 			during := firewallOf(h)
-			s = startIn(t, h, Options{Legacy: !first}, dirs)
-			s.families[1].restore = "/bin/false"
-			if err := apply(s, "203.0.113.10/32"); err == nil || errors.Is(err, ruleset.ErrMismatch) {
+			f = startIn(t, h, Options{Legacy: !first}, dirs)
+			f.families[1].restore = "/bin/false"
+			if err := apply(f, "203.0.113.10/32"); err == nil || errors.Is(err, ruleset.ErrMismatch) {
 				t.Errorf("got %v", err)
 			}
 			if diff := cmp.Diff(during, firewallOf(h)); diff != "" {
 				t.Errorf("after the failure (-want +got):\n%s", diff)
 			}
 			h.Check("after the failure", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10"))
-			if err := s.Close(); err != nil {
+			if err := f.Close(); err != nil {
 				t.Fatal(err)
 			}
 			h.Do(func() {

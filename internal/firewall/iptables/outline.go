@@ -20,18 +20,18 @@ import (
 const dumpTries = 10
 
 // printable says whether this is a table that was printed.
-func printable(out string) bool {
+func tablePrinted(out string) bool {
 	return slices.Contains(strings.Split(out, "\n"), "*raw")
 }
 
 // unprinted is the state of a table that cannot be printed as a whole. When our chain cannot be either, that is
 // ErrUnprintable, and all but its rules is told.
-func (s *Firewall) unprinted(ctx context.Context, t tables) (state, error) {
-	st, err := nftOutline(t.proto)
+func (f *Firewall) readUnprintable(ctx context.Context, t tables) (state, error) {
+	st, err := readNFTOutline(t.proto)
 	if err != nil || !st.chain {
 		return st, err
 	}
-	out, _, err := s.run.run(ctx, askTime, nil, t.list, "--table", "raw", "--verbose", "--list-rules", chain)
+	out, _, err := f.run.run(ctx, askTime, nil, t.list, "--table", "raw", "--verbose", "--list-rules", chain)
 	if err != nil {
 		if refused(err) {
 			err = fmt.Errorf("%w: %w", ErrUnprintable, err)
@@ -44,8 +44,8 @@ func (s *Firewall) unprinted(ctx context.Context, t tables) (state, error) {
 }
 
 // outline is state for who need not know the rules of our chain.
-func (s *Firewall) outline(ctx context.Context, t tables) (state, error) {
-	st, err := s.state(ctx, t)
+func (f *Firewall) outline(ctx context.Context, t tables) (state, error) {
+	st, err := f.readState(ctx, t)
 	if errors.Is(err, ErrUnprintable) {
 		err = nil
 	}
@@ -67,18 +67,18 @@ func asSaved(listed string) string {
 }
 
 // nftOutline asks nf_tables which of our chains table raw of the family has, and which rules jump to them.
-func nftOutline(proto uint8) (state, error) {
+func readNFTOutline(proto uint8) (state, error) {
 	st := state{foreign: true}
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return st, fmt.Errorf("ask for table raw: %w", err)
 	}
 	defer func() { _ = c.Close() }() // it was only asked
-	if st.chain, err = nftChain(c, proto, chain); err == nil {
-		st.probe, err = nftChain(c, proto, probeChain)
+	if st.chain, err = hasNFTChain(c, proto, chain); err == nil {
+		st.probe, err = hasNFTChain(c, proto, probeChain)
 	}
 	if err == nil {
-		st.jumps, st.first, err = nftJumps(c, proto)
+		st.jumps, st.first, err = countNFTJumps(c, proto)
 	}
 	if err != nil {
 		return st, fmt.Errorf("ask for table raw: %w", err)
@@ -87,7 +87,7 @@ func nftOutline(proto uint8) (state, error) {
 }
 
 // nftChain says whether table raw has a chain.
-func nftChain(c *netlink.Conn, proto uint8, name string) (bool, error) {
+func hasNFTChain(c *netlink.Conn, proto uint8, name string) (bool, error) {
 	m, err := nftMessage(unix.NFT_MSG_GETCHAIN, netlink.Request, proto, name)
 	if err != nil {
 		return false, err
@@ -100,7 +100,7 @@ func nftChain(c *netlink.Conn, proto uint8, name string) (bool, error) {
 }
 
 // nftJumps says how many rules of PREROUTING jump to our chain without a condition, and whether the first rule does.
-func nftJumps(c *netlink.Conn, proto uint8) (jumps int, first bool, err error) {
+func countNFTJumps(c *netlink.Conn, proto uint8) (jumps int, first bool, err error) {
 	m, err := nftMessage(unix.NFT_MSG_GETRULE, netlink.Request|netlink.Dump, proto, "PREROUTING")
 	if err != nil {
 		return 0, false, err

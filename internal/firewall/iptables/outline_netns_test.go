@@ -25,7 +25,7 @@ func foreignRules(h *nettest.Host) {
 func TestUnprintable(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := startKind(t, h, "nft")
+	f := startKind(t, h, "nft")
 	rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
 	sources := nettest.Addrs("203.0.113.9", "2001:db8:f::1")
 	sent := uint64(0)
@@ -33,10 +33,10 @@ func TestUnprintable(t *testing.T) {
 		h.Do(func() { err = f() })
 		return err
 	}
-	verify := func() error { _, err := s.Verify(); return err }
+	verify := func() error { _, err := f.Verify(); return err }
 	enforced := func(when string) {
 		t.Helper()
-		if err := do(func() error { _, err := s.Apply(t.Context(), rs); return err }); err != nil {
+		if err := do(func() error { _, err := f.Apply(t.Context(), rs); return err }); err != nil {
 			t.Errorf("%s: apply: %v", when, err)
 		}
 		h.Check(when, sources, nettest.Addrs("203.0.113.8"))
@@ -48,13 +48,13 @@ func TestUnprintable(t *testing.T) {
 				t.Errorf("%s: the jump is not there once, and first:\n%s", when, rules)
 			}
 		}
-		if err := do(s.Present); err != nil {
+		if err := do(f.Present); err != nil {
 			t.Errorf("%s: present: %v", when, err)
 		}
 		if err := do(verify); err != nil {
 			t.Errorf("%s: verify: %v", when, err)
 		}
-		if n := count(t, h, s); n.Packets4 != sent || n.Packets6 != sent {
+		if n := count(t, h, f); n.Packets4 != sent || n.Packets6 != sent {
 			t.Errorf("%s: counted %+v, want %d packets of each family", when, n, sent)
 		}
 	}
@@ -76,7 +76,7 @@ func TestUnprintable(t *testing.T) {
 		if err := do(verify); !errors.Is(err, ruleset.ErrMismatch) {
 			t.Errorf("%q: verify: %v", harm, err)
 		}
-		if err, gone := do(s.Present), strings.Contains(strings.Join(harm, " "), "-D PREROUTING"); errors.Is(err, ruleset.ErrMismatch) != gone {
+		if err, gone := do(f.Present), strings.Contains(strings.Join(harm, " "), "-D PREROUTING"); errors.Is(err, ruleset.ErrMismatch) != gone {
 			t.Errorf("%q: present: %v", harm, err)
 		}
 		enforced(harm[0])
@@ -85,23 +85,23 @@ func TestUnprintable(t *testing.T) {
 	// A rule in our chain: not even that can be printed.
 	h.Run("nft", "insert rule ip6 raw "+chain+" udp dport 54 notrack")
 	h.Do(func() {
-		if n, err := s.Counters(); !errors.Is(err, ErrUnprintable) {
+		if n, err := f.Counters(); !errors.Is(err, ErrUnprintable) {
 			t.Errorf("counters: %+v, %v", n, err)
 		}
-		if err := s.Present(); err != nil {
+		if err := f.Present(); err != nil {
 			t.Errorf("present: %v", err)
 		}
-		if err := s.Disarm(); err != nil {
+		if err := f.Disarm(); err != nil {
 			t.Errorf("disarm: %v", err)
 		}
-		if err := s.Present(); !errors.Is(err, ruleset.ErrMismatch) {
+		if err := f.Present(); !errors.Is(err, ruleset.ErrMismatch) {
 			t.Errorf("present, disarmed: %v", err)
 		}
 	})
 	h.Check("disarmed", nil, sources)
 	enforced("armed again")
 	h.Do(func() {
-		if err := errors.Join(s.Remove(), s.Close()); err != nil {
+		if err := errors.Join(f.Remove(), f.Close()); err != nil {
 			t.Errorf("remove: %v", err)
 		}
 	})
@@ -119,18 +119,18 @@ func TestUnprintableBefore(t *testing.T) {
 	h := nettest.NewHost(t)
 	foreignRules(h)
 	before := firewallOf(h)
-	s := startKind(t, h, "nft")
+	f := startKind(t, h, "nft")
 	if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
 		t.Errorf("opened (-want +got):\n%s", diff)
 	}
 	h.Do(func() {
-		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 			t.Errorf("apply: %v", err)
 		}
 	})
 	h.Check("applied", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
 	h.Run("nft", "add rule ip raw "+chain+" udp dport 53 notrack")
-	if err := s.Close(); err != nil {
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	h.Do(func() {
@@ -150,16 +150,16 @@ func TestUnprintableChain(t *testing.T) {
 	h := nettest.NewHost(t)
 	foreignRules(h)
 	before := firewallOf(h)
-	s := startKind(t, h, "nft")
+	f := startKind(t, h, "nft")
 	apply := func(ss ...string) (err error) {
-		h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
+		h.Do(func() { _, err = f.Apply(t.Context(), desired(list(ss...), list())) })
 		return err
 	}
 	if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); err != nil {
 		t.Fatal(err)
 	}
-	for i := range s.families {
-		s.families[i].list = "/bin/false"
+	for i := range f.families {
+		f.families[i].list = "/bin/false"
 	}
 	for range 3 {
 		if err := apply("203.0.113.10/32"); !errors.Is(err, ErrUnprintable) || !strings.Contains(err.Error(), "SIKKER_BACKEND=nftables") {
@@ -171,13 +171,13 @@ func TestUnprintableChain(t *testing.T) {
 	}
 	h.Check("unchanged", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10"))
 	h.Do(func() {
-		if err := s.Present(); err != nil {
+		if err := f.Present(); err != nil {
 			t.Errorf("present: %v", err)
 		}
-		if n, err := s.Counters(); !errors.Is(err, ErrUnprintable) {
+		if n, err := f.Counters(); !errors.Is(err, ErrUnprintable) {
 			t.Errorf("counters: %+v, %v", n, err)
 		}
-		if err := errors.Join(s.Remove(), s.Close()); err != nil {
+		if err := errors.Join(f.Remove(), f.Close()); err != nil {
 			t.Errorf("remove: %v", err)
 		}
 	})

@@ -17,12 +17,12 @@ func TestRateChanges(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
-			s := startKind(t, h, kind)
+			f := startKind(t, h, kind)
 			for _, rate := range []uint32{3, 7_000} { // neither is a rate of the match limit
 				rs := desired(list("203.0.113.9/32"), list())
 				rs.LogRate = rate
 				h.Do(func() {
-					if _, err := s.Apply(t.Context(), rs); err != nil {
+					if _, err := f.Apply(t.Context(), rs); err != nil {
 						t.Error(err)
 					}
 				})
@@ -53,9 +53,9 @@ esac
 echo "$rules" | exec /usr/sbin/`+legacy4[3]+` "$@"`)
 	opened := func(rate uint32) (err error) {
 		h.Do(func() {
-			var s *Firewall
-			if s, err = open(Options{Legacy: true, LogRate: rate}, dirs); err == nil {
-				err = s.Close()
+			var f *Firewall
+			if f, err = open(Options{Legacy: true, LogRate: rate}, dirs); err == nil {
+				err = f.Close()
 			}
 		})
 		return err

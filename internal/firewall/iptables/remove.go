@@ -19,20 +19,20 @@ import (
 const removeTime = 15 * time.Second
 
 // Disarm takes the jumps to our chain out: nothing is dropped any more, and the counters stand still.
-func (s *Firewall) Disarm() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.applied = nil // what the watch sees from now on is no loss
-	s.changes++
+func (f *Firewall) Disarm() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.applied = nil // what the watch sees from now on is no loss
+	f.changes++
 	var errs []error
-	for _, t := range s.families {
-		errs = append(errs, s.disarm(context.Background(), t))
+	for _, t := range f.families {
+		errs = append(errs, f.disarm(context.Background(), t))
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Firewall) disarm(ctx context.Context, t tables) error {
-	st, err := s.outline(ctx, t)
+func (f *Firewall) disarm(ctx context.Context, t tables) error {
+	st, err := f.outline(ctx, t)
 	if err != nil || st.jumps == 0 {
 		return err
 	}
@@ -40,19 +40,19 @@ func (s *Firewall) disarm(ctx context.Context, t tables) error {
 	for range st.jumps {
 		lines = append(lines, "-D PREROUTING -j "+chain)
 	}
-	if err := s.change(ctx, t, lines...); err != nil {
+	if err := f.change(ctx, t, lines...); err != nil {
 		return fmt.Errorf("end %s rules: %w", t.name, err)
 	}
 	return nil
 }
 
 // Remove takes the rules and then the sets off the host, if they are there. Nothing else was ever changed.
-func (s *Firewall) Remove() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.applied = nil
-	s.changes++
-	_, err := s.remove(context.Background())
+func (f *Firewall) Remove() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.applied = nil
+	f.changes++
+	_, err := f.remove(context.Background())
 	return err
 }
 
@@ -68,20 +68,20 @@ type removal struct {
 
 // remove removes what is ours, whichever kind of iptables it was put there with, and says what that was. The rules of both
 // families come first: they are what holds up packets.
-func (s *Firewall) remove(ctx context.Context) (removed []string, err error) {
+func (f *Firewall) remove(ctx context.Context) (removed []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
 	var errs []error
 	sets := 0
 	var rr []*removal
-	for _, f := range []family{ipv4(), ipv6()} {
-		r := &removal{family: f}
+	for _, fam := range []family{ipv4(), ipv6()} {
+		r := &removal{family: fam}
 		rr = append(rr, r)
-		s.removeRules(ctx, r)
+		f.removeRules(ctx, r)
 	}
 	for _, r := range rr {
 		if r.err == nil {
-			r.err = s.removeSets(ctx, r)
+			r.err = f.removeSets(ctx, r)
 		}
 		for range r.chains {
 			removed = append(removed, fmt.Sprintf("%s chain %s", r.name, chain))
@@ -89,7 +89,7 @@ func (s *Firewall) remove(ctx context.Context) (removed []string, err error) {
 		sets += r.sets
 		errs = append(errs, r.err)
 	}
-	for _, c := range s.tallies {
+	for _, c := range f.tallies {
 		c.reset()
 	}
 	if sets > 0 {
@@ -100,27 +100,27 @@ func (s *Firewall) remove(ctx context.Context) (removed []string, err error) {
 
 // removeRules takes our rules out of every table of a family: first of the one in use, even if its programs no longer say
 // what they are.
-func (s *Firewall) removeRules(ctx context.Context, r *removal) {
+func (f *Firewall) removeRules(ctx context.Context, r *removal) {
 	var found []tables
-	found, r.unasked = s.found(r.family)
-	for _, t := range s.families {
+	found, r.unasked = f.workingPrograms(r.family)
+	for _, t := range f.families {
 		if t.proto == r.proto {
 			r.all = append(r.all, t)
 		}
 	}
 	for _, t := range found {
-		if !s.uses(t) {
+		if !f.uses(t) {
 			r.all = append(r.all, t)
 		}
 	}
 	var errs []error
 	for _, t := range r.all {
-		taken, err := s.take(ctx, t)
-		if errors.Is(err, fs.ErrPermission) && !s.uses(t) {
+		taken, err := f.removeChains(ctx, t)
+		if errors.Is(err, fs.ErrPermission) && !f.uses(t) {
 			continue // rules that are there nevertheless hold the sets, which then cannot be destroyed
 		}
 		if err != nil && len(found) == 0 {
-			err = errors.Join(err, s.missing(r))
+			err = errors.Join(err, f.missingPrograms(r))
 		}
 		if errs = append(errs, err); taken && err == nil {
 			r.chains++
@@ -130,33 +130,33 @@ func (s *Firewall) removeRules(ctx context.Context, r *removal) {
 }
 
 // missing says which programs are missing that rules are removed with.
-func (s *Firewall) missing(r *removal) error {
+func (f *Firewall) missingPrograms(r *removal) error {
 	if r.unasked != nil {
 		return r.unasked
 	}
-	return fmt.Errorf("%w; %s is not in %s, with which the rules are removed", ErrMissing, r.program(), strings.Join(s.run.dirs, ", "))
+	return fmt.Errorf("%w; %s is not in %s, with which the rules are removed", ErrMissing, r.program(), strings.Join(f.run.dirs, ", "))
 }
 
 // removeSets destroys the sets of one family, whose rules are gone. Where a step fails the sets stay that come after it, the
 // mark of a table among them: it is by them that the rest is found again.
-func (s *Firewall) removeSets(ctx context.Context, r *removal) error {
-	have, err := s.sets(ctx)
+func (f *Firewall) removeSets(ctx context.Context, r *removal) error {
+	have, err := f.listSets(ctx)
 	if err != nil {
 		return err
 	}
-	names := slices.DeleteFunc(r.own(), func(n string) bool { return !have[n].own(n) })
-	marked := have[r.made()].own(r.made())
+	names := slices.DeleteFunc(r.allSets(), func(n string) bool { return !have[n].isOurs(n) })
+	marked := have[r.markSet()].isOurs(r.markSet())
 	if marked {
 		names = names[:len(names)-1] // it is the last
 	}
-	if err := s.destroy(ctx, names...); err != nil {
+	if err := f.destroy(ctx, names...); err != nil {
 		if len(r.all) == 0 || r.unasked != nil { // rules that look them up may be there
-			err = errors.Join(s.missing(r), err)
+			err = errors.Join(f.missingPrograms(r), err)
 		}
 		return err
 	}
 	r.sets = len(names) // nothing looks them up any more, whatever a program says that could not be asked
-	if !marked && !s.made[r.proto] {
+	if !marked && !f.madeTable[r.proto] {
 		return nil
 	}
 	var errs []error
@@ -164,7 +164,7 @@ func (s *Firewall) removeSets(ctx context.Context, r *removal) error {
 	for _, t := range r.all {
 		if !t.legacy {
 			nft = true
-			errs = append(errs, s.dropTable(ctx, t))
+			errs = append(errs, f.deleteTable(ctx, t))
 		}
 	}
 	if !nft {
@@ -173,79 +173,79 @@ func (s *Firewall) removeSets(ctx context.Context, r *removal) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	delete(s.made, r.proto)
+	delete(f.madeTable, r.proto)
 	if marked {
 		r.sets++
 	}
-	return s.destroy(ctx, r.made())
+	return f.destroy(ctx, r.markSet())
 }
 
 // endOthers takes out what an agent put there with the other kind of iptables, or in a family that is not enforced now:
 // packets would be judged twice, or by a list that nobody refreshes. Until that succeeded once it is a gap, and no failure
 // of what is in force.
-func (s *Firewall) endOthers(ctx context.Context) {
-	if s.ended {
+func (f *Firewall) removeOtherKinds(ctx context.Context) {
+	if f.othersRemoved {
 		return
 	}
 	var errs []error
-	for _, f := range []family{ipv4(), ipv6()} {
-		all, err := s.found(f)
+	for _, fam := range []family{ipv4(), ipv6()} {
+		all, err := f.workingPrograms(fam)
 		errs = append(errs, err)
 		for _, t := range all {
-			if !s.uses(t) {
-				errs = append(errs, s.end(ctx, t))
+			if !f.uses(t) {
+				errs = append(errs, f.removeUnused(ctx, t))
 			}
 		}
 	}
 	err := errors.Join(errs...)
-	s.ended = err == nil
-	s.gap.Store(nil)
+	f.othersRemoved = err == nil
+	f.gap.Store(nil)
 	if err != nil {
 		gap := ruleset.Gap("rules of an agent with another kind of iptables may also be active (`sikkerguard cleanup`, "+
 			"while the agent is stopped, removes them)", err)
-		s.gap.Store(&gap)
+		f.gap.Store(&gap)
 	}
 }
 
 // uses says whether what is in force is in t.
-func (s *Firewall) uses(t tables) bool {
-	return slices.ContainsFunc(s.families, func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy })
+func (f *Firewall) uses(t tables) bool {
+	return slices.ContainsFunc(f.families, func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy })
 }
 
 // end takes our rules out of a table that is not used, and a table raw that was made for them.
-func (s *Firewall) end(ctx context.Context, t tables) error {
-	if _, err := s.take(ctx, t); err != nil || t.legacy {
+func (f *Firewall) removeUnused(ctx context.Context, t tables) error {
+	if _, err := f.removeChains(ctx, t); err != nil || t.legacy {
 		return err
 	}
-	have, err := s.sets(ctx)
-	if err != nil || !have[t.made()].own(t.made()) {
+	have, err := f.listSets(ctx)
+	if err != nil || !have[t.markSet()].isOurs(t.markSet()) {
 		return err
 	}
-	if err := s.dropTable(ctx, t); err != nil {
+	if err := f.deleteTable(ctx, t); err != nil {
 		return err
 	}
-	return s.destroy(ctx, t.made())
+	return f.destroy(ctx, t.markSet())
 }
 
 // forget removes the rules of one family, and those of its sets that were not there before: rules of another kind of
 // iptables may look up those that were.
-func (s *Firewall) forget(ctx context.Context, t tables, before map[string]setInfo) error {
-	if _, err := s.take(ctx, t); err != nil {
+func (f *Firewall) undoFamily(ctx context.Context, t tables, before map[string]setInfo) error {
+	if _, err := f.removeChains(ctx, t); err != nil {
 		return err
 	}
-	names := slices.DeleteFunc(t.own(), func(n string) bool { _, ok := before[n]; return ok })
-	if !t.legacy && s.made[t.proto] && slices.Contains(names, t.made()) {
-		if err := s.dropTable(ctx, t); err != nil {
-			return errors.Join(err, s.destroy(ctx, slices.DeleteFunc(names, func(n string) bool { return n == t.made() })...))
+	names := slices.DeleteFunc(t.allSets(), func(n string) bool { _, ok := before[n]; return ok })
+	if !t.legacy && f.madeTable[t.proto] && slices.Contains(names, t.markSet()) {
+		if err := f.deleteTable(ctx, t); err != nil {
+			return errors.Join(err, f.destroy(ctx, slices.DeleteFunc(names, func(n string) bool { return n == t.markSet() })...))
 		}
 	}
-	return s.destroy(ctx, names...)
+	return f.destroy(ctx, names...)
 }
 
 // dropTable deletes table raw of nf_tables, which the agent was the first to need here, unless somebody else uses it by
 // now.
-func (s *Firewall) dropTable(ctx context.Context, t tables) error {
-	st, err := s.outline(ctx, t)
+func (f *Firewall) deleteTable(ctx context.Context, t tables) error {
+	st, err := f.outline(ctx, t)
 	if err != nil || st.foreign || st.chain {
 		return err
 	}
@@ -253,7 +253,7 @@ func (s *Firewall) dropTable(ctx context.Context, t tables) error {
 	if err != nil || !loaded {
 		return err
 	}
-	err = dropNFTable(t.proto)
+	err = deleteNFTable(t.proto)
 	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) { // by then somebody used it, or deleted it
 		return fmt.Errorf("delete %s table raw: %w", t.name, err)
 	}

@@ -20,19 +20,19 @@ func TestRemoveLater(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
-			s := startKind(t, h, kind)
+			f := startKind(t, h, kind)
 			h.Do(func() {
-				if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+				if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 					t.Error(err)
 				}
 			})
 			h.Run("iptables-"+kind, "-t", "raw", "-A", "OUTPUT", "-j", chain)
 			h.Do(func() {
-				if err := s.Remove(); err == nil || !strings.Contains(err.Error(), "another rule may refer to it") {
+				if err := f.Remove(); err == nil || !strings.Contains(err.Error(), "another rule may refer to it") {
 					t.Errorf("remove: got %v", err)
 				}
 			})
-			if err := s.Close(); err != nil {
+			if err := f.Close(); err != nil {
 				t.Fatal(err)
 			}
 			h.Check("removed as far as can be", nil, nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
@@ -73,19 +73,19 @@ func startKind(t *testing.T, h *nettest.Host, kind string) *Firewall {
 func TestRemovePasses(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	h.Do(func() {
-		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
 			t.Error(err)
 		}
 	})
 	dir := t.TempDir()
-	s.families[0].restore = program(t, dir, "restore", `[ -e `+dir+`/failed ] && exec /usr/sbin/iptables-legacy-restore "$@"
+	f.families[0].restore = program(t, dir, "restore", `[ -e `+dir+`/failed ] && exec /usr/sbin/iptables-legacy-restore "$@"
 > `+dir+`/failed
 exit 4`)
 	var found bool
 	var err error
-	h.Do(func() { found, err = s.take(t.Context(), s.families[0]) })
+	h.Do(func() { found, err = f.removeChains(t.Context(), f.families[0]) })
 	if !found || err != nil {
 		t.Errorf("got %v, %v", found, err)
 	}
@@ -99,19 +99,19 @@ exit 4`)
 func TestRemoveInTime(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	h.Do(func() {
-		if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 			t.Error(err)
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var held func()
-	s.ipset, held, _ = hold(t, s.ipset)
+	f.ipset, held, _ = hold(t, f.ipset)
 	errC := make(chan error, 1)
 	go h.Do(func() {
-		_, err := s.remove(ctx)
+		_, err := f.remove(ctx)
 		errC <- err
 	})
 	held()
@@ -120,7 +120,7 @@ func TestRemoveInTime(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	h.Check("out of time", nil, nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
-	if err := s.Close(); err != nil {
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	h.Do(func() {
@@ -165,9 +165,9 @@ func TestForeignSet(t *testing.T) {
 		h.Run("ipset", "destroy", create[0])
 	}
 
-	s := start(t, h, strings.Split(path, ":"))
+	f := start(t, h, strings.Split(path, ":"))
 	apply := func() error {
-		_, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		_, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
 		return err
 	}
 	h.Run("ipset", "create", "sikkerguard-blocklist6", "hash:ip")
@@ -184,7 +184,7 @@ func TestForeignSet(t *testing.T) {
 	check("a repair", apply)
 	h.Check("a repair", nettest.Addrs("2001:db8:f::1"), nil)
 	h.Do(func() {
-		if err := s.Remove(); err != nil {
+		if err := f.Remove(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -25,8 +25,8 @@ const (
 
 // rules are the rules of chain SIKKERGUARD, written as iptables-save prints them. What is not listed leaves after one
 // lookup; only packets of listed sources pay for the rest.
-func rules(f family, rs ruleset.Ruleset) []string {
-	return f.rulesOn(f.blocklist(), f.whitelist(), rs)
+func rules(fam family, rs ruleset.Ruleset) []string {
+	return fam.rulesOn(fam.blocklist(), fam.whitelist(), rs)
 }
 
 // rulesOn are rules over these sets.
@@ -65,7 +65,7 @@ type state struct {
 }
 
 // right says whether the kernel has these rules, and packets come to them first.
-func (st state) right(want []string) bool {
+func (st state) matches(want []string) bool {
 	return st.chain && st.first && st.jumps == 1 && slices.Equal(st.rules, want)
 }
 
@@ -128,7 +128,7 @@ type tables struct {
 // loaded says whether the kernel has a table raw here, without making one, as asking the programs for it would.
 func (t tables) loaded() (bool, error) {
 	if !t.legacy {
-		return nftTable(t.proto)
+		return hasNFTable(t.proto)
 	}
 	raw, err := os.ReadFile(t.names)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -144,58 +144,58 @@ func (t tables) loaded() (bool, error) {
 }
 
 // state reads the table. With ErrUnprintable all is told but the rules of our chain.
-func (s *Firewall) state(ctx context.Context, t tables) (state, error) {
+func (f *Firewall) readState(ctx context.Context, t tables) (state, error) {
 	if ok, err := t.loaded(); !ok || err != nil {
 		return state{}, err
 	}
-	out, _, err := s.run.run(ctx, askTime, nil, t.save, "--counters", "--table", "raw")
+	out, _, err := f.run.run(ctx, askTime, nil, t.save, "--counters", "--table", "raw")
 	if err != nil {
 		return state{}, fmt.Errorf("read %s rules: %w", t.name, err)
 	}
-	if !t.legacy && !printable(out) {
-		return s.unprinted(ctx, t)
+	if !t.legacy && !tablePrinted(out) {
+		return f.readUnprintable(ctx, t)
 	}
 	return parseState(out), nil
 }
 
 // change makes these changes to table raw, all of them or none.
-func (s *Firewall) change(ctx context.Context, t tables, lines ...string) error {
+func (f *Firewall) change(ctx context.Context, t tables, lines ...string) error {
 	text := "*raw\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
-	_, _, err := s.run.run(ctx, askTime, []byte(text), t.restore, "--noflush", "--counters", "--wait", lockWait)
+	_, _, err := f.run.run(ctx, askTime, []byte(text), t.restore, "--noflush", "--counters", "--wait", lockWait)
 	return err
 }
 
 // put makes the chain hold these rules, and packets come to it first. What was counted is counted on from. printed is how
 // the rules are printed when they are right.
-func (s *Firewall) put(ctx context.Context, t tables, want, printed []string) error {
-	c := s.tallies[t.proto]
+func (f *Firewall) writeRules(ctx context.Context, t tables, want, printed []string) error {
+	c := f.tallies[t.proto]
 	c.mu.Lock()
-	st, err := s.state(ctx, t)
+	st, err := f.readState(ctx, t)
 	if err != nil && !errors.Is(err, ErrUnprintable) {
 		c.mu.Unlock()
 		return err
 	}
 	from := c.add(st.dropped)
-	old := [2]counter{c.before, c.last}
+	old := [2]counter{c.before, c.reading}
 	lines, anew := st.edit(want, printed, from)
 	if anew {
 		// The kernel is told to count on from there. ip6tables-nft 1.8.9 does not tell it; then it shows less.
-		c.before, c.last = counter{}, from
+		c.before, c.reading = counter{}, from
 	}
 	c.replacing = true
 	c.mu.Unlock()
 
-	err = s.change(ctx, t, lines...)
+	err = f.change(ctx, t, lines...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.replacing = false
-	after, serr := s.state(ctx, t)
+	after, serr := f.readState(ctx, t)
 	if err != nil {
 		// A program that was killed, or that failed in the end, may have made the change all the same. If it did, the rules
 		// count from there.
 		made := after.dropped != nil && after.dropped.packets >= from.packets
 		if known := serr == nil || errors.Is(serr, ErrUnprintable); known && !made {
-			c.before, c.last = old[0], old[1]
+			c.before, c.reading = old[0], old[1]
 		}
 		c.add(after.dropped)
 		return fmt.Errorf("write %s rules: %w", t.name, err)
@@ -207,7 +207,7 @@ func (s *Firewall) put(ctx context.Context, t tables, want, printed []string) er
 	if !slices.EqualFunc(after.rules, want, func(a, b string) bool { return target(a) == target(b) }) {
 		return mismatch("%s chain %s was changed while it was written", t.name, chain)
 	}
-	s.prints[t.proto] = printing{want: want, got: after.rules}
+	f.printings[t.proto] = printing{want: want, got: after.rules}
 	return nil
 }
 
@@ -255,16 +255,16 @@ func (st state) edit(want, printed []string, from counter) (lines []string, anew
 type printing struct{ want, got []string }
 
 // printed is how the wanted rules are printed, as far as is known.
-func (s *Firewall) printed(t tables, w *wanted) []string {
-	if p, ok := s.prints[t.proto]; ok && slices.Equal(p.want, w.rules[t.proto]) {
+func (f *Firewall) asPrinted(t tables, w *plan) []string {
+	if p, ok := f.printings[t.proto]; ok && slices.Equal(p.want, w.rules[t.proto]) {
 		return p.got
 	}
 	return w.rules[t.proto]
 }
 
 // take takes our chains and the jump to them out of the table, and says whether they were there.
-func (s *Firewall) take(ctx context.Context, t tables) (bool, error) {
-	st, err := s.outline(ctx, t)
+func (f *Firewall) removeChains(ctx context.Context, t tables) (bool, error) {
+	st, err := f.outline(ctx, t)
 	if err != nil {
 		return false, err
 	}
@@ -281,17 +281,17 @@ func (s *Firewall) take(ctx context.Context, t tables) (bool, error) {
 	if len(empty) == 0 {
 		return false, nil
 	}
-	err = s.change(ctx, t, append(empty, gone...)...)
+	err = f.change(ctx, t, append(empty, gone...)...)
 	if err == nil {
 		return st.chain, nil
 	}
 	// A rule of somebody else's may jump to the chain. Then it stays, and does nothing. What was in the way may also have
 	// passed.
-	if eerr := s.change(ctx, t, empty...); eerr != nil {
+	if eerr := f.change(ctx, t, empty...); eerr != nil {
 		return true, fmt.Errorf("remove %s rules: %w", t.name, err)
 	}
 	if len(gone) > 0 {
-		err = s.change(ctx, t, gone...)
+		err = f.change(ctx, t, gone...)
 	}
 	if err == nil {
 		return st.chain, nil

@@ -55,16 +55,16 @@ func (r runner) find(name string) string {
 // run runs a program, and returns what it printed on standard output and standard error. Its arguments are constants, or
 // names that this package chose.
 func (r runner) run(ctx context.Context, limit time.Duration, stdin []byte, program string, args ...string) (stdout, stderr string, err error) {
-	out := capped{max: maxOutput}
+	out := outputBuffer{max: maxOutput}
 	stderr, err = r.stream(ctx, limit, stdin, &out, program, args...)
-	if err == nil && out.over {
+	if err == nil && out.truncated {
 		err = &ProgramError{Program: program, Args: args, Code: -1, Err: errTooMuch}
 	}
 	if err == nil {
 		return out.String(), stderr, nil
 	}
 	if e := (*ProgramError)(nil); errors.As(err, &e) {
-		e.Output = said(e.Output, out.String())
+		e.Output = quoteOutput(e.Output, out.String())
 	}
 	return "", "", err
 }
@@ -79,7 +79,7 @@ func (r runner) stream(ctx context.Context, limit time.Duration, stdin []byte, o
 	defer runtime.UnlockOSThread()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	errOut := capped{max: maxOutput}
+	errOut := outputBuffer{max: maxOutput}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = []string{"PATH=" + path, "LC_ALL=C"}
 	cmd.Dir = "/"
@@ -91,13 +91,13 @@ func (r runner) stream(ctx context.Context, limit time.Duration, stdin []byte, o
 	if ctx.Err() != nil && err != nil {
 		err = ctx.Err()
 	}
-	if err == nil && errOut.over {
+	if err == nil && errOut.truncated {
 		err = errTooMuch
 	}
 	if err == nil {
 		return errOut.String(), nil
 	}
-	e := &ProgramError{Program: program, Args: args, Code: -1, Err: err, Output: said(errOut.String())}
+	e := &ProgramError{Program: program, Args: args, Code: -1, Err: err, Output: quoteOutput(errOut.String())}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() >= 0 {
 		e.Code, e.Err = exit.ExitCode(), nil
 	}
@@ -105,7 +105,7 @@ func (r runner) stream(ctx context.Context, limit time.Duration, stdin []byte, o
 }
 
 // said is the beginning of each of these texts, those that are not empty.
-func said(texts ...string) string {
+func quoteOutput(texts ...string) string {
 	var all []string
 	for _, text := range texts {
 		if text = strings.TrimSpace(text); text != "" {
@@ -116,15 +116,15 @@ func said(texts ...string) string {
 }
 
 // capped keeps the beginning of what is written to it.
-type capped struct {
+type outputBuffer struct {
 	bytes.Buffer
-	max  int
-	over bool
+	max       int
+	truncated bool
 }
 
-func (c *capped) Write(p []byte) (int, error) {
+func (c *outputBuffer) Write(p []byte) (int, error) {
 	n := min(len(p), c.max-c.Len())
-	c.over = c.over || n < len(p)
+	c.truncated = c.truncated || n < len(p)
 	c.Buffer.Write(p[:n])
 	return len(p), nil
 }

@@ -44,35 +44,35 @@ func TestUnderneath(t *testing.T) {
 				v4 + "-restore <<E\n" + saved + "E\nipset destroy sikkerguard-blocklist",
 				v4 + " -t raw -Z; " + v4 + " -t raw -D PREROUTING 1",
 			} {
-				s := startKind(t, h, kind)
+				f := startKind(t, h, kind)
 				apply := func() {
 					h.Do(func() {
-						if _, err := s.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+						if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
 							t.Errorf("%s: %v", harm, err)
 						}
 					})
 				}
 				apply()
 				h.Check("before "+harm, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nil)
-				if n := count(t, h, s); n.Packets() != 2 {
+				if n := count(t, h, f); n.Packets() != 2 {
 					t.Errorf("%s: counted %+v", harm, n)
 				}
 				h.Run("sh", "-c", harm)
 				h.Do(func() {
-					if _, err := s.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
+					if _, err := f.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
 						t.Errorf("%s: verify: %v", harm, err)
 					}
 				})
-				if n := count(t, h, s); n.Packets() != 2 {
+				if n := count(t, h, f); n.Packets() != 2 {
 					t.Errorf("%s: counted %+v afterwards", harm, n)
 				}
 				apply()
 				h.Check("put right after "+harm, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
-				if n := count(t, h, s); n.Packets4 != 2 || n.Packets6 != 2 {
+				if n := count(t, h, f); n.Packets4 != 2 || n.Packets6 != 2 {
 					t.Errorf("%s: counted %+v in the end", harm, n)
 				}
 				h.Do(func() {
-					if err := errors.Join(s.Remove(), s.Close()); err != nil {
+					if err := errors.Join(f.Remove(), f.Close()); err != nil {
 						t.Errorf("%s: remove: %v", harm, err)
 					}
 				})
@@ -114,9 +114,9 @@ func TestProgramsVanish(t *testing.T) {
 			}
 		}
 	}
-	s := start(t, h, dirs)
+	f := start(t, h, dirs)
 	apply := func(ss ...string) (err error) {
-		h.Do(func() { _, err = s.Apply(t.Context(), desired(list(ss...), list())) })
+		h.Do(func() { _, err = f.Apply(t.Context(), desired(list(ss...), list())) })
 		return err
 	}
 	if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); err != nil {
@@ -153,12 +153,12 @@ func TestProgramsVanish(t *testing.T) {
 	left(true, ErrRunning)
 	back = away("ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore")
 	h.Do(func() {
-		if err := s.Remove(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "ip6tables") {
+		if err := f.Remove(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "ip6tables") {
 			t.Errorf("remove without ip6tables: %v", err)
 		}
 	})
 	back()
-	if err := s.Close(); err != nil {
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	h.Do(func() {
@@ -183,11 +183,11 @@ func TestLockHeld(t *testing.T) {
 	lock := filepath.Join(dirs[0], "lock")
 	// A lock of the test's own; the host's is everybody's.
 	program(t, dirs[0], legacy4[3], "export XTABLES_LOCKFILE="+lock+"\nexec /usr/sbin/"+legacy4[3]+` "$@"`)
-	s := start(t, h, dirs)
+	f := start(t, h, dirs)
 	apply := func(rate uint32, ss ...string) (err error) {
 		rs := desired(list(ss...), list())
 		rs.LogRate = rate
-		h.Do(func() { _, err = s.Apply(t.Context(), rs) })
+		h.Do(func() { _, err = f.Apply(t.Context(), rs) })
 		return err
 	}
 	if err := apply(10_000, "203.0.113.9/32"); err != nil {
@@ -216,17 +216,17 @@ func TestLockHeld(t *testing.T) {
 		t.Errorf("other rules: got %v", err)
 	}
 	h.Check("held", nettest.Addrs("203.0.113.10"), nettest.Addrs("203.0.113.9", "203.0.113.11"))
-	if n := count(t, h, s); n.Packets() != 1 {
+	if n := count(t, h, f); n.Packets() != 1 {
 		t.Errorf("counted %+v", n)
 	}
 	h.Do(func() {
 		if _, err := open(Options{Legacy: true}, dirs); !errors.Is(err, ErrRunning) {
 			t.Errorf("a second agent: %v", err)
 		}
-		if err := s.Remove(); err == nil {
+		if err := f.Remove(); err == nil {
 			t.Error("remove: no error")
 		}
-		if err := s.Close(); err != nil {
+		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
 		if _, err := open(Options{Legacy: true}, dirs); err == nil || errors.Is(err, ErrIncomplete) {

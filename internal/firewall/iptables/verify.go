@@ -22,42 +22,42 @@ func mismatch(format string, args ...any) error {
 }
 
 // Verify asks the kernel whether it still enforces what the last Apply put in place.
-func (s *Firewall) Verify() (ruleset.Evidence, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (f *Firewall) Verify() (ruleset.Evidence, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	start := time.Now()
-	e, err := s.verify(context.Background())
+	e, err := f.verify(context.Background())
 	e.Took = time.Since(start)
 	return e, err
 }
 
 // verify looks at the rules, counts the elements of each set, and looks some of them up. It changes nothing.
-func (s *Firewall) verify(ctx context.Context) (ruleset.Evidence, error) {
-	if s.applied == nil {
+func (f *Firewall) verify(ctx context.Context) (ruleset.Evidence, error) {
+	if f.applied == nil {
 		return ruleset.Evidence{}, mismatch("nothing was applied")
 	}
-	counted, err := s.look(ctx)
-	e := ruleset.Evidence{Entries4: s.applied.entries[0], Entries6: s.applied.entries[1], Counted: counted}
+	counted, err := f.check(ctx)
+	e := ruleset.Evidence{Entries4: f.applied.entries[0], Entries6: f.applied.entries[1], Counted: counted}
 	if err != nil {
 		return e, err
 	}
-	if e.Sampled, err = s.sample(ctx, slices.Concat(s.applied.block, s.applied.allow)); err != nil {
+	if e.Sampled, err = f.sample(ctx, slices.Concat(f.applied.block, f.applied.allow)); err != nil {
 		return e, err
 	}
-	for _, f := range s.applied.block {
-		e.Elements += len(f.elements)
+	for _, spec := range f.applied.block {
+		e.Elements += len(spec.elements)
 	}
 	return e, nil
 }
 
 // look is the part of verify that is done every second. It says whether the elements could be counted.
-func (s *Firewall) look(ctx context.Context) (counted bool, err error) {
-	for _, t := range s.families {
-		st, err := s.read(ctx, t) // should somebody delete the rules, they count on from here
+func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
+	for _, t := range f.families {
+		st, err := f.readStateCounted(ctx, t) // should somebody delete the rules, they count on from here
 		if err != nil && !errors.Is(err, ErrUnprintable) {
 			return false, err
 		}
-		switch want := s.printed(t, s.applied); {
+		switch want := f.asPrinted(t, f.applied); {
 		case !st.chain:
 			return false, mismatch("%s chain %s is missing", t.name, chain)
 		case !st.first || st.jumps != 1:
@@ -68,30 +68,30 @@ func (s *Firewall) look(ctx context.Context) (counted bool, err error) {
 			return false, mismatch("the rules of %s chain %s were changed", t.name, chain)
 		}
 	}
-	have, err := s.sets(ctx)
+	have, err := f.listSets(ctx)
 	if err != nil {
 		return false, err
 	}
 	counted = true
-	for _, f := range slices.Concat(s.applied.block, s.applied.allow) {
-		info, ok := have[f.set]
+	for _, spec := range slices.Concat(f.applied.block, f.applied.allow) {
+		info, ok := have[spec.name]
 		switch {
 		case !ok:
-			return false, mismatch("set %s is missing", f.set)
-		case !info.own(f.set):
-			return false, mismatch("set %s is of type %s and family %s, and somebody else's", f.set, info.kind, info.family)
-		case info.counted && info.entries != len(f.elements):
-			return false, mismatch("set %s has %d elements, not %d", f.set, info.entries, len(f.elements))
+			return false, mismatch("set %s is missing", spec.name)
+		case !info.isOurs(spec.name):
+			return false, mismatch("set %s is of type %s and family %s, and somebody else's", spec.name, info.kind, info.family)
+		case info.counted && info.entries != len(spec.elements):
+			return false, mismatch("set %s has %d elements, not %d", spec.name, info.entries, len(spec.elements))
 		}
 		counted = counted && info.counted
 	}
-	return counted, s.inside.spoiled
+	return counted, f.contents.exchanged
 }
 
 // Watch looks every second, until ctx ends, whether another program changed the rules or the number of elements, and, less
 // often, whether it exchanged elements. It calls lost when they no longer are what the last Apply put in place. It calls it again when something else is found, or the
 // same after another Apply. The error is one of asking.
-func (s *Firewall) Watch(ctx context.Context, lost func(error)) error {
+func (f *Firewall) Watch(ctx context.Context, lost func(error)) error {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	told := ""
@@ -101,7 +101,7 @@ func (s *Firewall) Watch(ctx context.Context, lost func(error)) error {
 			return nil
 		case <-ticker.C:
 		}
-		change, err := s.glance(ctx)
+		change, err := f.poll(ctx)
 		found := ""
 		switch {
 		case ctx.Err() != nil:
@@ -118,26 +118,26 @@ func (s *Firewall) Watch(ctx context.Context, lost func(error)) error {
 }
 
 // glance looks at what was applied, if anything was, and says after how many changes of ours.
-func (s *Firewall) glance(ctx context.Context) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.applied == nil {
-		return s.changes, nil
+func (f *Firewall) poll(ctx context.Context) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.applied == nil {
+		return f.changes, nil
 	}
-	_, err := s.look(ctx)
+	_, err := f.check(ctx)
 	if err == nil {
-		err = s.inside.read(ctx, s, slices.Concat(s.applied.block, s.applied.allow))
+		err = f.contents.check(ctx, f, slices.Concat(f.applied.block, f.applied.allow))
 	}
 	if err == nil {
-		err = s.inside.spoiled
+		err = f.contents.exchanged
 	}
-	return s.changes, err
+	return f.changes, err
 }
 
 // Present says whether our chain is in table raw, jumped to, in each family. It waits for nobody who changes the rules.
-func (s *Firewall) Present() error {
-	for _, t := range s.families {
-		st, err := s.outline(context.Background(), t)
+func (f *Firewall) Present() error {
+	for _, t := range f.families {
+		st, err := f.outline(context.Background(), t)
 		switch {
 		case err != nil:
 			return err
@@ -157,18 +157,18 @@ func left(ctx context.Context, dirs []string) (bool, error) {
 	if able, err := mayHaveSets(); !able {
 		return false, err
 	}
-	s, missing := newFirewall(dirs)
+	f, missing := newFirewall(dirs)
 	if missing != nil {
-		if found, err := s.hasChain(ctx); !found || err != nil {
+		if found, err := f.hasChain(ctx); !found || err != nil {
 			return false, err
 		}
 		return true, missing
 	}
-	have, err := s.sets(ctx)
+	have, err := f.listSets(ctx)
 	if err != nil {
 		return false, err
 	}
-	maps.DeleteFunc(have, func(name string, info setInfo) bool { return !info.own(name) })
+	maps.DeleteFunc(have, func(name string, info setInfo) bool { return !info.isOurs(name) })
 	if len(have) == 0 {
 		return false, nil
 	}
@@ -197,23 +197,23 @@ func InForce() (bool, error) {
 	if able, err := mayHaveSets(); !able {
 		return false, err
 	}
-	s, _ := newFirewall(strings.Split(path, ":")) // only rules are asked for
-	return s.has(context.Background(), func(st state) bool { return st.chain && st.jumps > 0 })
+	f, _ := newFirewall(strings.Split(path, ":")) // only rules are asked for
+	return f.anyTable(context.Background(), func(st state) bool { return st.chain && st.jumps > 0 })
 }
 
 // hasChain says whether our chain is in any table raw.
-func (s *Firewall) hasChain(ctx context.Context) (bool, error) {
-	return s.has(ctx, func(st state) bool { return st.chain })
+func (f *Firewall) hasChain(ctx context.Context) (bool, error) {
+	return f.anyTable(ctx, func(st state) bool { return st.chain })
 }
 
 // has reports whether the state of any table raw is so.
-func (s *Firewall) has(ctx context.Context, so func(state) bool) (bool, error) {
+func (f *Firewall) anyTable(ctx context.Context, so func(state) bool) (bool, error) {
 	var errs []error
-	for _, f := range []family{ipv4(), ipv6()} {
-		all, err := s.found(f)
+	for _, fam := range []family{ipv4(), ipv6()} {
+		all, err := f.workingPrograms(fam)
 		errs = append(errs, err)
 		for _, t := range all {
-			st, err := s.outline(ctx, t)
+			st, err := f.outline(ctx, t)
 			if so(st) {
 				return true, nil
 			}
@@ -229,13 +229,13 @@ func Cleanup() (removed []string, err error) {
 	if found, err := Left(); !found || err != nil {
 		return nil, err
 	}
-	s, err := newFirewall(strings.Split(path, ":"))
+	f, err := newFirewall(strings.Split(path, ":"))
 	if err != nil {
 		return nil, err
 	}
-	if s.lock, err = claim(); err != nil {
+	if f.lock, err = claim(); err != nil {
 		return nil, err
 	}
-	removed, err = s.remove(context.Background())
-	return removed, errors.Join(err, s.Close())
+	removed, err = f.remove(context.Background())
+	return removed, errors.Join(err, f.Close())
 }
