@@ -9,8 +9,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// Admit lets the sources of rs.Allow through the rules that a killed agent left, beside those that they let
-// through. It does nothing if there are none, or once a list was applied.
+// Admit adds rs.Allow to the sources that the rules of a killed agent let through. If there are no
+// such rules, or after an Apply, it does nothing.
 func (f *Firewall) Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -32,8 +32,8 @@ func Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	return f.admit(ctx, rs.Allow)
 }
 
-// admit adds allow to the whitelists that are there. Rules that look one up keep it from being
-// destroyed.
+// admit adds allow to the existing whitelists. A rule that looks up a whitelist prevents its
+// destruction.
 func (f *Firewall) admit(ctx context.Context, allow blocklist.Blocklist) error {
 	have, err := f.listSets(ctx)
 	if err != nil {

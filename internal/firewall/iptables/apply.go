@@ -13,26 +13,26 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// wanted is what a ruleset comes to here.
+// plan is a ruleset as sets and rules of iptables.
 type plan struct {
-	block, allow []setSpec          // one for each family that is enforced
+	block, allow []setSpec          // one for each enforced family
 	rules        map[uint8][]string // by family, as iptables-save prints them
-	entries      [2]int             // of the list, by family
+	entries      [2]int             // of the blocklist, by family
 }
 
+// translate returns rs as the sets and rules of the enforced families.
 func (f *Firewall) translate(rs ruleset.Ruleset) *plan {
-	w := &plan{rules: map[uint8][]string{}}
+	p := &plan{rules: map[uint8][]string{}}
 	for i, t := range f.families {
-		block := prefixesOf(t.family, rs.Block)
-		w.block = append(w.block, newSetSpec(t.blocklist(), t.family, block))
-		w.allow = append(w.allow, newSetSpec(t.whitelist(), t.family, prefixesOf(t.family, rs.Allow)))
-		w.rules[t.proto] = rules(t.family, rs)
-		w.entries[i] = entries(t.family, rs.Block)
+		p.block = append(p.block, newSetSpec(t.blocklist(), t.family, prefixesOf(t.family, rs.Block)))
+		p.allow = append(p.allow, newSetSpec(t.whitelist(), t.family, prefixesOf(t.family, rs.Allow)))
+		p.rules[t.proto] = rules(t.family, rs)
+		p.entries[i] = entries(t.family, rs.Block)
 	}
-	return w
+	return p
 }
 
-// of are the prefixes of a family.
+// prefixesOf returns the prefixes of a family.
 func prefixesOf(fam family, l blocklist.Blocklist) []netip.Prefix {
 	seq := l.V6()
 	if fam.width == ipv4().width {
@@ -49,9 +49,9 @@ func entries(fam family, l blocklist.Blocklist) int {
 	return l.Len6()
 }
 
-// Apply makes the host enforce rs, and asks the kernel whether it does. On an error what was enforced before still is, but
-// for ruleset.ErrMismatch: then the kernel holds something else than it was told, or could not be asked what. Once the
-// sets are filled it is finished even when ctx ends.
+// Apply makes the host enforce rs and asks the kernel whether it does. After an error, the ruleset
+// that was active before still is. The exception is ruleset.ErrMismatch: the kernel then enforces
+// other rules, or did not answer. Once the sets are filled, Apply finishes even if ctx ends.
 func (f *Firewall) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -60,11 +60,11 @@ func (f *Firewall) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evide
 	}
 	start := time.Now()
 	f.changes++
-	w := f.translate(rs)
-	if err := f.write(ctx, w); err != nil {
-		return ruleset.Evidence{}, fmt.Errorf("put the list into ipset and iptables: %w", err)
+	p := f.translate(rs)
+	if err := f.write(ctx, p); err != nil {
+		return ruleset.Evidence{}, fmt.Errorf("apply the list with ipset and iptables: %w", err)
 	}
-	f.applied = w
+	f.applied = p
 	f.contents.reset()
 	e, err := f.verify(context.WithoutCancel(ctx))
 	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {
@@ -77,13 +77,13 @@ func (f *Firewall) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evide
 	return e, err
 }
 
-// write brings the host to what is wanted, in this order:
+// write applies the plan in this order:
 //
-//   - everything is filled into sets that no rule looks up: whatever is refused, nothing has changed;
-//   - sets that are absent are made, empty, and rules that are not right are put right: over the old sets they enforce what
-//     was enforced before;
-//   - the sets are swapped.
-func (f *Firewall) write(ctx context.Context, w *plan) (err error) {
+//   - It fills sets that no rule looks up. If the kernel refuses one, nothing has changed.
+//   - It makes missing sets, empty, and writes rules that are not right. With the old sets, they
+//     enforce the old ruleset.
+//   - It swaps the sets.
+func (f *Firewall) write(ctx context.Context, p *plan) (err error) {
 	have, err := f.listSets(ctx)
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (f *Firewall) write(ctx context.Context, w *plan) (err error) {
 		}
 		temporary = append(temporary, t.temporarySets()...)
 	}
-	derr := f.destroy(ctx, spares(temporary...)...) // what was left by an agent that was killed here
+	derr := f.destroy(ctx, spares(temporary...)...) // left by an agent that was killed here
 	if have, err = f.listSets(ctx); err != nil {
 		return err
 	}
@@ -104,13 +104,13 @@ func (f *Firewall) write(ctx context.Context, w *plan) (err error) {
 		return errors.Join(err, derr)
 	}
 	defer func() {
-		// Had this failed, the next Apply or Remove would do it; what is enforced is not touched by it.
+		// If this fails, the next Apply or Remove repeats it. The active sets do not change.
 		derr := f.destroy(context.WithoutCancel(ctx), slices.Sorted(maps.Values(names))...)
 		if err != nil {
 			err = errors.Join(err, derr)
 		}
 	}()
-	steps, err := f.fillSets(ctx, w, names)
+	steps, err := f.fillSets(ctx, p, names)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (f *Firewall) write(ctx context.Context, w *plan) (err error) {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	undo, err := f.ensureRules(ctx, w)
+	undo, err := f.ensureRules(ctx, p)
 	if err == nil {
 		err = f.swapAll(ctx, steps)
 	}
@@ -128,20 +128,20 @@ func (f *Firewall) write(ctx context.Context, w *plan) (err error) {
 	return nil
 }
 
-// fill fills the temporary sets, which have these names, and returns the pairs to swap, in that
-// order. Nothing that is whitelisted before and afterwards is blocked in between: a whitelist that
-// loses entries first becomes what both hold.
-func (f *Firewall) fillSets(ctx context.Context, w *plan, names map[string]string) (steps [][2]string, err error) {
+// fillSets fills the temporary sets with these names and returns the pairs to swap, in order. No
+// source that is on the old and the new whitelist is blocked in between: if a whitelist loses
+// entries, it first holds the union of both.
+func (f *Firewall) fillSets(ctx context.Context, p *plan, names map[string]string) (steps [][2]string, err error) {
 	have, err := f.listSets(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var fills []setSpec
+	var specs []setSpec
 	var first, then, last [][2]string
 	for i := range f.families {
-		block, allow := w.block[i], w.allow[i]
+		block, allow := p.block[i], p.allow[i]
 		nextBlock, nextAllow := names[nextName(block.name)], names[nextName(allow.name)]
-		fills = append(fills, block.named(nextBlock), allow.named(nextAllow))
+		specs = append(specs, block.named(nextBlock), allow.named(nextAllow))
 		then = append(then, [2]string{block.name, nextBlock})
 		swap := [2]string{allow.name, nextAllow}
 		lost, err := f.leaving(ctx, have, allow)
@@ -152,17 +152,18 @@ func (f *Firewall) fillSets(ctx context.Context, w *plan, names map[string]strin
 			first = append(first, swap)
 			continue
 		}
-		union := setSpec{name: names[unionName(allow.name)], family: allow.family, elements: slices.Concat(allow.elements, lost)}
-		fills = append(fills, union)
+		union := allow.named(names[unionName(allow.name)])
+		union.elements = slices.Concat(allow.elements, lost)
+		specs = append(specs, union)
 		first, last = append(first, [2]string{allow.name, union.name}), append(last, swap)
 	}
-	if err := f.restore(ctx, fillTime, script(fills...)); err != nil {
+	if err := f.restore(ctx, fillTime, script(specs...)); err != nil {
 		return nil, fmt.Errorf("fill sets: %w", err)
 	}
 	return slices.Concat(first, then, last), nil
 }
 
-// losing are the elements that a set has in the kernel and is not to have any more. There are few: it is a whitelist.
+// leaving returns the elements that the kernel's set has and allow has not. A whitelist is small.
 func (f *Firewall) leaving(ctx context.Context, have map[string]setInfo, allow setSpec) ([]netip.Prefix, error) {
 	if _, ok := have[allow.name]; !ok {
 		return nil, nil
@@ -177,9 +178,9 @@ func (f *Firewall) leaving(ctx context.Context, have map[string]setInfo, allow s
 	}), nil
 }
 
-// putAll makes sets that are absent and puts rules right, where they are not. undo takes both away again, in the families
-// that had no chain before.
-func (f *Firewall) ensureRules(ctx context.Context, w *plan) (undo func() error, err error) {
+// ensureRules makes missing sets and writes rules that are not right. undo removes both again in
+// the families that had no chain.
+func (f *Firewall) ensureRules(ctx context.Context, p *plan) (undo func() error, err error) {
 	have, err := f.listSets(ctx)
 	if err != nil {
 		return func() error { return nil }, err
@@ -194,41 +195,41 @@ func (f *Firewall) ensureRules(ctx context.Context, w *plan) (undo func() error,
 	}
 	for i, t := range f.families {
 		st, err := f.readState(ctx, t)
-		if err != nil && !errors.Is(err, ErrUnprintable) { // somebody's rule in our chain may be all that is in the way
+		if err != nil && !errors.Is(err, ErrUnprintable) { // the cause may be another program's rule in our chain
 			return undo, err
 		}
 		if !st.chain {
 			fresh = append(fresh, t)
 		}
-		if err := f.createMissing(ctx, t, have, w.block[i], w.allow[i]); err != nil {
+		if err := f.createMissing(ctx, t, have, p.block[i], p.allow[i]); err != nil {
 			return undo, err
 		}
-		printed := f.asPrinted(t, w)
+		printed := f.asPrinted(t, p)
 		if st.matches(printed) {
 			continue
 		}
-		if err := f.writeRules(ctx, t, w.rules[t.proto], printed); err != nil {
+		if err := f.writeRules(ctx, t, p.rules[t.proto], printed); err != nil {
 			return undo, err
 		}
 	}
 	return undo, nil
 }
 
-// make makes the sets that are absent, and marks a table raw that is about to be made.
-func (f *Firewall) createMissing(ctx context.Context, t tables, have map[string]setInfo, fills ...setSpec) error {
+// createMissing makes the missing sets, and the mark if the next change makes table raw.
+func (f *Firewall) createMissing(ctx context.Context, t tables, have map[string]setInfo, specs ...setSpec) error {
 	var text []byte
 	loaded, err := t.loaded()
 	if err != nil {
 		return err
 	}
-	mark, taken := have[t.markSet()] // by another program, if it is not ours
+	mark, taken := have[t.markSet()] // taken: by another program, if it is not ours
 	if !t.legacy {
 		f.madeTable[t.proto] = f.madeTable[t.proto] || mark.isOurs(t.markSet()) || !loaded
 	}
 	if f.madeTable[t.proto] && !taken {
 		text = append(text, newSetSpec(t.markSet(), t.family, nil).create()...)
 	}
-	for _, spec := range fills {
+	for _, spec := range specs {
 		if _, ok := have[spec.name]; !ok {
 			text = append(text, newSetSpec(spec.name, t.family, nil).create()...)
 		}
@@ -242,7 +243,7 @@ func (f *Firewall) createMissing(ctx context.Context, t tables, have map[string]
 	return nil
 }
 
-// swapAll swaps the pairs in their order, and when one cannot be swapped, those before it back.
+// swapAll swaps the pairs in order. If one cannot be swapped, it swaps the earlier ones back.
 func (f *Firewall) swapAll(ctx context.Context, steps [][2]string) error {
 	for i, step := range steps {
 		err := f.swap(ctx, step[0], step[1])

@@ -12,7 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// breaks puts a program in place of another one, or of none, that fails as one does whose library is missing.
+// breaks replaces a program, or adds one, by a program that fails as if its library were missing.
 func breaks(t *testing.T, dir, name string) {
 	t.Helper()
 	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -21,8 +21,9 @@ func breaks(t *testing.T, dir, name string) {
 	program(t, dir, name, "exit 127")
 }
 
-// TestBrokenVariant has an iptables of the kind that is not used fail: the agent opens, enforces, and removes all.
-func TestBrokenVariant(t *testing.T) {
+// TestOpensDespiteABrokenOtherKind breaks an iptables of the kind that is not used. The agent
+// opens, enforces and removes everything.
+func TestOpensDespiteABrokenOtherKind(t *testing.T) {
 	t.Parallel()
 	for _, legacy := range []bool{true, false} {
 		t.Run(map[bool]string{true: "legacy", false: "nft"}[legacy], func(t *testing.T) {
@@ -58,9 +59,9 @@ func TestBrokenVariant(t *testing.T) {
 	}
 }
 
-// TestBreaksLater has programs break after a list was put in force: the rules go all the same, with those that read and
-// write them.
-func TestBreaksLater(t *testing.T) {
+// TestRemovesRulesWithBrokenPrograms breaks programs after a list was applied. The programs that
+// read and write the rules in use still remove them.
+func TestRemovesRulesWithBrokenPrograms(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	h.Run("iptables-legacy", "-t", "raw", "-S")
@@ -87,8 +88,8 @@ func TestBreaksLater(t *testing.T) {
 	}
 }
 
-// TestBrokenIP6Tables has each program for IPv6 fail: IPv4 is enforced, and the gap is told.
-func TestBrokenIP6Tables(t *testing.T) {
+// TestBrokenIP6TablesIsAGap breaks each program for IPv6. IPv4 is enforced, and there is a gap.
+func TestBrokenIP6TablesIsAGap(t *testing.T) {
 	t.Parallel()
 	for _, suffix := range []string{"", "-save", "-restore"} {
 		h := nettest.NewHost(t)

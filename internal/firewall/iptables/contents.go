@@ -12,34 +12,33 @@ import (
 )
 
 const (
-	// readInterval is the least time between two readings of all elements.
+	// readInterval is the shortest time between two readings of all elements.
 	readInterval = 5 * time.Second
-	// readShare is how many times longer than a reading the pause after it is, at least: readings
-	// take at most 1 % of a core. Half a million entries are read each few minutes.
+	// readShare is the ratio of the pause after a reading to its duration, at least, so readings
+	// take at most 1 % of a core. Half a million entries are read every few minutes.
 	readShare = 100
 )
 
-// contents compares the elements of the sets with those that were applied. Other programs may
-// exchange elements, as ipset knows no owner, and neither the number of elements nor a few samples
-// show that.
+// contents compares the elements of the sets with the applied ones. ipset has no owners, so another
+// program may exchange elements. Their number and a few samples do not show that.
 type contents struct {
 	seed      maphash.Seed
 	due       time.Time // of the next reading
-	exchanged error     // the mismatch that was found since the last change of ours; nil for none
+	exchanged error     // mismatch found since our last change; nil if none
 }
 
-// changed forgets the mismatch, because the sets were filled anew or are ours no longer.
+// reset clears the mismatch, because the sets were filled again or are no longer ours.
 func (c *contents) reset() { c.exchanged = nil }
 
-// read reads all elements of the sets, if it is time to, and remembers a mismatch. The error is one
-// of asking.
-func (c *contents) check(ctx context.Context, f *Firewall, fills []setSpec) error {
+// check reads all elements of the sets if a reading is due, and stores a mismatch. The error is one
+// of reading.
+func (c *contents) check(ctx context.Context, f *Firewall, specs []setSpec) error {
 	start := time.Now()
 	if c.exchanged != nil || start.Before(c.due) {
 		return nil
 	}
 	defer func() { c.due = time.Now().Add(max(readInterval, readShare*time.Since(start))) }()
-	for _, spec := range fills {
+	for _, spec := range specs {
 		have := digester{seed: c.seed, head: []byte("add " + spec.name + " ")}
 		if _, err := f.run.stream(ctx, fillTime, nil, &have, f.ipset, "save", spec.name); err != nil {
 			return fmt.Errorf("read set %s: %w", spec.name, err)
@@ -53,11 +52,11 @@ func (c *contents) check(ctx context.Context, f *Firewall, fills []setSpec) erro
 	return nil
 }
 
-// digest stands for a number of elements, in whatever order.
+// digest identifies a set of elements in any order.
 type digest struct {
 	elements int
-	sum      uint64 // of the hashes of all elements
-	odd      int    // elements that are not just a prefix, as one with nomatch or a timeout
+	sum      uint64 // hashes of all elements
+	odd      int    // elements with an option, such as nomatch or a timeout
 }
 
 func (d *digest) add(seed maphash.Seed, p netip.Prefix) {
@@ -72,16 +71,16 @@ func digestOf(seed maphash.Seed, ps []netip.Prefix) (d digest) {
 	return d
 }
 
-// digester takes the digest of a set from the lines that `ipset save` prints. It keeps at most one
+// digester computes the digest of a set from the output of `ipset save`. It stores at most one
 // line.
 type digester struct {
 	digest
 	seed maphash.Seed
-	head []byte // of the line of an element
-	rest []byte // the beginning of a line
+	head []byte // beginning of the line of an element
+	rest []byte // unfinished line
 }
 
-// Write takes more lines. It never fails.
+// Write adds output. It never fails.
 func (d *digester) Write(p []byte) (int, error) {
 	n := len(p)
 	for {
@@ -100,7 +99,7 @@ func (d *digester) Write(p []byte) (int, error) {
 	}
 }
 
-// end takes a last line that is not ended.
+// end adds the last line if no newline ends it.
 func (d *digester) end() {
 	d.line(d.rest)
 	d.rest = nil

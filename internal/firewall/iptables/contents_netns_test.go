@@ -12,16 +12,17 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestWatchContents exchanges elements of the sets so that their numbers stay the same: the watch
-// tells, Verify agrees until the list is put in force again, and a list that is right is not told.
-func TestWatchContents(t *testing.T) {
+// TestWatchReportsExchangedElements exchanges elements of the sets and keeps their number. Watch
+// reports the difference, Verify returns it until the list is applied again, and Watch does not
+// report a list that is right.
+func TestWatchReportsExchangedElements(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := startKind(t, h, "nft")
 	rs := desired(
 		list("4.4.4.0/24", "5.5.5.5/32", "203.0.113.9/32", "203.0.113.66/32", "2001:db8:f::1/128", "2001:db8:e::/48", "::/96"),
 		list("10.0.0.0/8"))
-	for i := range 100 { // more than are looked up as samples
+	for i := range 100 { // more than the samples
 		a := netip.AddrFrom4([4]byte{203, 0, 114, byte(2 * i)})
 		rs.Block = rs.Block.Union(list(a.String() + "/32"))
 	}
@@ -34,7 +35,7 @@ func TestWatchContents(t *testing.T) {
 		})
 	}
 	apply()
-	h.Do(func() { // in force as it was applied
+	h.Do(func() { // active as applied
 		for range 2 {
 			f.contents.due = time.Time{}
 			if _, err := f.poll(t.Context()); err != nil {
@@ -65,7 +66,7 @@ func TestWatchContents(t *testing.T) {
 		select {
 		case err := <-lostC:
 			if !errors.Is(err, ruleset.ErrMismatch) {
-				t.Errorf("%q: told %v, want %v", harm, err, ruleset.ErrMismatch)
+				t.Errorf("%q: Watch reported %v, want %v", harm, err, ruleset.ErrMismatch)
 			}
 		case <-time.After(time.Minute):
 			t.Fatalf("%q: not noticed", harm)
@@ -80,9 +81,9 @@ func TestWatchContents(t *testing.T) {
 	}
 }
 
-// TestDigester takes what `ipset save` prints in pieces of any size, and tells any difference to
-// what was wanted but that of order.
-func TestDigester(t *testing.T) {
+// TestDigestIgnoresOrderAlone feeds the digester the output of `ipset save` in pieces of any size.
+// Any difference but that of order changes the digest.
+func TestDigestIgnoresOrderAlone(t *testing.T) {
 	t.Parallel()
 	seed := maphash.MakeSeed()
 	want := digestOf(seed, []netip.Prefix{netip.MustParsePrefix("1.2.3.4/32"), netip.MustParsePrefix("5.6.7.0/24")})

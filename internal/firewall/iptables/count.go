@@ -7,25 +7,26 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// counter is packets and bytes.
+// counter counts packets and bytes.
 type counter struct{ packets, bytes uint64 }
 
 func (c counter) plus(d counter) counter { return counter{c.packets + d.packets, c.bytes + d.bytes} }
 
-// tally is what the rules of one family have dropped. It has a lock of its own, so that who asks for it does not wait for
-// an Apply, which holds the other one for as long as it takes to load a list.
+// tally sums the drops of the rules of one family. It has its own lock, because Apply holds the
+// lock of Firewall for as long as it loads a list.
 type tally struct {
-	// mu is held while the kernel is read, and not while it is changed. Two readings never overlap: the older of them would
-	// look like rules that count anew.
+	// mu is held while the kernel is read, but not while it is changed. Two readings never overlap:
+	// the older one would look like counters that began again.
 	mu        sync.Mutex
-	total     counter // as it was told last; it never goes back
-	before    counter // what was dropped before the kernel's counter began
-	reading   counter // the kernel's counter, as it was read last
-	replacing bool    // the rules are being replaced: what the kernel says now is of the old ones, of the new ones, or neither
+	total     counter // last result; it never decreases
+	before    counter // drops before the kernel's counter began
+	reading   counter // last reading of the kernel's counter
+	replacing bool    // rules are being replaced; kernel counters are ambiguous until that is done
 }
 
-// add takes a reading; nil is one of rules that are not there. Those have dropped at least what was read last, as have rules
-// that show less than before: somebody zeroed or replaced them.
+// add adds a reading and returns the total. A nil reading means that the rules are missing. The
+// rules have dropped at least the last reading, even if they now show less: another program zeroed
+// or replaced them.
 func (c *tally) add(dropped *counter) counter {
 	if dropped != nil {
 		if dropped.packets < c.reading.packets {
@@ -37,14 +38,14 @@ func (c *tally) add(dropped *counter) counter {
 	return c.total
 }
 
-// reset begins anew, when the rules were removed.
+// reset sets the tally to zero after the removal of the rules.
 func (c *tally) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total, c.before, c.reading = counter{}, counter{}, counter{}
 }
 
-// read reads the table, and counts what its rules dropped.
+// readStateCounted reads the table and adds its counter to the tally.
 func (f *Firewall) readStateCounted(ctx context.Context, t tables) (state, error) {
 	c := f.tallies[t.proto]
 	c.mu.Lock()
@@ -56,7 +57,8 @@ func (f *Firewall) readStateCounted(ctx context.Context, t tables) (state, error
 	return st, err
 }
 
-// dropped is what the rules of a family have dropped. While they are being replaced it is what was read last.
+// dropped returns the drops of a family. During a replacement of the rules it returns the last
+// total.
 func (f *Firewall) dropped(ctx context.Context, t tables) (counter, error) {
 	c := f.tallies[t.proto]
 	c.mu.Lock()
@@ -71,8 +73,8 @@ func (f *Firewall) dropped(ctx context.Context, t tables) (counter, error) {
 	return c.add(st.dropped), nil
 }
 
-// Counters reads what the rules dropped since they were first put in place. Rules that are put right count on. It does not
-// wait for an Apply.
+// Counters returns the drops since the rules were first written. The count continues when rules are
+// restored. Counters does not wait for Apply.
 func (f *Firewall) Counters() (ruleset.Counters, error) {
 	var n ruleset.Counters
 	for _, t := range f.families {

@@ -13,8 +13,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestAdd is what a tally makes of readings.
-func TestAdd(t *testing.T) {
+// TestTallyNeverDecreases adds readings to a tally.
+func TestTallyNeverDecreases(t *testing.T) {
 	t.Parallel()
 	var c tally
 	for i, step := range []struct {
@@ -24,7 +24,7 @@ func TestAdd(t *testing.T) {
 		{nil, counter{}},
 		{&counter{5, 500}, counter{5, 500}},
 		{nil, counter{5, 500}},                // deleted
-		{&counter{2, 200}, counter{7, 700}},   // and made again
+		{&counter{2, 200}, counter{7, 700}},   // and written again
 		{&counter{2, 200}, counter{7, 700}},   //
 		{&counter{0, 0}, counter{7, 700}},     // zeroed
 		{&counter{9, 900}, counter{16, 1600}}, //
@@ -35,8 +35,8 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-// TestCountersDuringApply holds Apply where it is about to replace the rules. Who asks for the counters, or whether the
-// rules are there, gets an answer meanwhile; no packet that is dropped meanwhile is missing afterwards, or counted twice.
+// TestCountersDuringApply stops Apply just before it replaces the rules. Counters and Present
+// answer meanwhile. No packet dropped meanwhile is missing afterwards or counted twice.
 func TestCountersDuringApply(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"legacy", "nft"} {
@@ -86,8 +86,8 @@ func TestCountersDuringApply(t *testing.T) {
 	}
 }
 
-// hold is a program that waits before it does what the one at path does. held returns when it was started, and release lets
-// it go on.
+// hold makes a program that waits before it runs the one at path. held returns once it was started,
+// and release lets it continue.
 func hold(t *testing.T, path string) (waits string, held, release func()) {
 	t.Helper()
 	dir := t.TempDir()
@@ -111,8 +111,8 @@ func hold(t *testing.T, path string) (waits string, held, release func()) {
 	return waits, held, release
 }
 
-// answers fails when the counters, the state of the rules and what enforces are not told while an Apply is held, or when
-// they are less than they were.
+// answers fails if Counters, Present or Info do not answer while an Apply is stopped, or if the
+// counters are below least.
 func answers(t *testing.T, h *nettest.Host, f *Firewall, least ruleset.Counters) {
 	t.Helper()
 	doneC := make(chan struct{})
@@ -146,8 +146,8 @@ func count(t *testing.T, h *nettest.Host, f *Firewall) ruleset.Counters {
 	return n
 }
 
-// TestCountersAfterFailure has the program that writes the rules fail, after it wrote them and before: what the kernel counts
-// on from is not counted twice, and nothing is forgotten.
+// TestCountersAfterFailure makes the program that writes the rules fail, after or before it wrote
+// them. The counters count no packet twice and lose none.
 func TestCountersAfterFailure(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"legacy", "nft"} {
@@ -203,9 +203,9 @@ func TestCountersAfterFailure(t *testing.T) {
 	}
 }
 
-// TestCountersNeverGoBack asks for the counters all the time, while rules are replaced and packets come. In the end they
-// are as many as were sent.
-func TestCountersNeverGoBack(t *testing.T) {
+// TestCountersNeverDecrease reads the counters all the time while rules are replaced and packets
+// arrive. In the end they are equal to the packets sent.
+func TestCountersNeverDecrease(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"legacy", "nft"} {
 		t.Run(kind, func(t *testing.T) {
@@ -245,7 +245,7 @@ func TestCountersNeverGoBack(t *testing.T) {
 			for i := range 6 {
 				apply()
 				if i%3 == 2 {
-					h.Run("iptables-"+kind, "-t", "raw", "-D", "PREROUTING", "1") // the chain is put back first
+					h.Run("iptables-"+kind, "-t", "raw", "-D", "PREROUTING", "1") // first the chain is put back
 				}
 			}
 			apply()

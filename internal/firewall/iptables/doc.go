@@ -1,15 +1,18 @@
-// Package iptables enforces the list on hosts without nf_tables, by the programs ipset and iptables. It owns the sets
-// sikkerguard-blocklist and sikkerguard-whitelist of each family (with a 6 for IPv6), the chain SIKKERGUARD of table raw,
-// and the jump to it from PREROUTING. Nothing else of the host's firewall is changed.
+// Package iptables enforces the blocklist on hosts without nf_tables, with the programs ipset and
+// iptables. It owns the sets sikkerguard-blocklist and sikkerguard-whitelist of each family (with a
+// 6 for IPv6), the chain SIKKERGUARD of table raw, and the jump to that chain from PREROUTING. It
+// changes nothing else of the host's firewall.
 //
-// A list is filled into sets that no rule looks up, and those are swapped with the ones in force: the kernel swaps two sets
-// between two packets. The rules stay as they are, unless somebody changed them. What may be blocked is not decided here.
+// Apply fills sets that no rule looks up and swaps them with the active ones. The kernel swaps two
+// sets between two packets. The rules stay in place unless another program changed them.
 //
-// Programs are looked for in fixed directories and run with fixed arguments, a deadline and an environment of their own.
-// What they read is made of numbers that were parsed before, and of the names above.
+// The package looks for the programs in fixed directories. It runs them with fixed arguments, a
+// deadline and an environment of its own. Their input consists of parsed numbers and of the names
+// above.
 //
-// It can fail because a program is missing (ErrMissing), because the process may not change the firewall (ErrPermission),
-// because another agent runs (ErrRunning), because a set of somebody else's has a name of ours (ErrForeign), because a
-// program said so (ProgramError), because iptables cannot print our rules (ErrUnprintable), or because the kernel enforces
-// something else than it was told (ruleset.ErrMismatch). After an error of Apply what was enforced before still is.
+// The errors are ErrMissing (a program is not installed), ErrPermission (the process may not change
+// the firewall), ErrRunning (another agent runs), ErrForeign (another program's set has a name of
+// ours), ErrUnprintable (iptables cannot print our rules), ErrIncomplete (the kernel lacks a part),
+// ProgramError (a program failed) and ruleset.ErrMismatch (the kernel enforces other rules). After
+// an error of Apply other than ErrMismatch, the ruleset that was active before still is.
 package iptables

@@ -7,29 +7,36 @@ import (
 	"strings"
 )
 
-// What an operator reads.
+// Errors that an operator reads.
 var (
 	// ErrMissing means that a program is not installed.
-	ErrMissing = errors.New("a program is missing that the iptables backend needs: install the packages iptables and ipset (Debian, Ubuntu: apt-get install iptables ipset)")
+	ErrMissing = errors.New("a program of the iptables backend is missing: " +
+		"install the packages iptables and ipset (Debian, Ubuntu: apt-get install iptables ipset)")
 	// ErrPermission means that CAP_NET_ADMIN is missing.
-	ErrPermission = errors.New("not permitted to change the firewall: run as root with CAP_NET_ADMIN and, for the legacy iptables, CAP_NET_RAW (in Docker: cap_add: [NET_ADMIN, NET_RAW])")
-	// ErrRunning means that another agent has this host's sets and rules.
+	ErrPermission = errors.New("not permitted to change the firewall: run as root with CAP_NET_ADMIN and, " +
+		"for the legacy iptables, CAP_NET_RAW (in Docker: cap_add: [NET_ADMIN, NET_RAW])")
+	// ErrRunning means that another agent owns the sets and rules of this host.
 	ErrRunning = errors.New("another SikkerGuard runs on this host with SIKKER_BACKEND=iptables: stop it first")
-	// ErrForeign means that somebody else has a set of a name of ours. Which, and what to do about it, is said beside it.
-	ErrForeign = errors.New("a set that SikkerGuard did not make has the name of one of its own")
-	// ErrIncomplete means that the kernel lacks something that the rules need. What it may be is said beside it.
+	// ErrForeign means that another program has a set with a name of ours. The error that wraps it
+	// names the set and the remedy.
+	ErrForeign = errors.New("another program's set has the name of a set of SikkerGuard")
+	// ErrIncomplete means that the kernel lacks a feature that the rules need. The error that wraps
+	// it names the modules that may be missing.
 	ErrIncomplete = errors.New("the kernel lacks a part of iptables or ipset that the rules need")
-	// ErrUnprintable means that table raw, and our chain in it, hold rules that iptables cannot print.
-	ErrUnprintable = errors.New("iptables cannot print table raw, because rules are in it that were made with nft (nft list table ip raw, nft list table ip6 raw): move them to a table of their own, or use SIKKER_BACKEND=nftables")
+	// ErrUnprintable means that table raw and our chain in it hold rules that iptables cannot
+	// print.
+	ErrUnprintable = errors.New("iptables cannot print table raw, because it holds rules made with nft " +
+		"(nft list table ip raw, nft list table ip6 raw): " +
+		"move them to a table of their own, or use SIKKER_BACKEND=nftables")
 )
 
-// ProgramError is a program that did not do what it was told.
+// ProgramError is the error of a program that failed.
 type ProgramError struct {
-	Program string   // its path
-	Args    []string // as it was run
-	Code    int      // exit code; -1 when it was killed or did not start
-	Output  string   // what it said on standard error and then on standard output, the beginning of each
-	Err     error    // of running it: the deadline, for one
+	Program string   // path
+	Args    []string // arguments of the run
+	Code    int      // exit code; -1 if it was killed or did not start
+	Output  string   // beginning of standard error, then of standard output
+	Err     error    // of running it, such as the deadline
 }
 
 func (e *ProgramError) Error() string {
@@ -46,19 +53,21 @@ func (e *ProgramError) Error() string {
 	return text
 }
 
-// Unwrap is the error of running it.
+// Unwrap returns the error of running the program.
 func (e *ProgramError) Unwrap() error { return e.Err }
 
-// refused says whether a program did not want to do what it was told, which it will not want later either.
+// refused reports whether a program rejected its input, so that a later try fails too.
 func refused(err error) bool {
-	// iptables exits with 4 when another program holds its lock for too long, or when it has no memory.
+	// iptables exits with 4 if another program holds its lock for too long, or if it has no memory.
 	const resource = 4
 	var p *ProgramError
 	return errors.As(err, &p) && p.Code > 0 && p.Code != resource
 }
 
-// broken says whether a program refuses, or cannot be started at all. One that takes too long may be quicker later.
+// broken reports whether a program rejects its input or cannot be started. A program that takes too
+// long is not broken: it may be quicker later.
 func broken(err error) bool {
 	var p *ProgramError
-	return refused(err) || errors.As(err, &p) && p.Code < 0 && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	return refused(err) || errors.As(err, &p) && p.Code < 0 && !late
 }

@@ -17,7 +17,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// What every backend must do is shown by the suite of internal/firewall. Here is what only this one can meet.
+// The suite of internal/firewall tests the behaviour of every backend. The tests in this file are
+// about iptables alone.
 
 func list(ss ...string) blocklist.Blocklist {
 	var ps []netip.Prefix
@@ -31,7 +32,7 @@ func desired(block, allow blocklist.Blocklist) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000}
 }
 
-// hosts are addresses as a list.
+// hosts returns addresses as a list.
 func hosts(as []netip.Addr) blocklist.Blocklist {
 	var ps []netip.Prefix
 	for _, a := range as {
@@ -64,7 +65,7 @@ func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Firewall 
 	return f
 }
 
-// programs is a directory of links to the named programs.
+// programs returns a directory with links to the named programs.
 func programs(t *testing.T, names ...string) []string {
 	t.Helper()
 	dir := t.TempDir()
@@ -83,7 +84,7 @@ func link(t *testing.T, name, dir string) {
 
 var legacy4 = []string{"ipset", "iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"}
 
-// TestMissing opens it where programs are not installed.
+// TestMissing opens the backend where programs are not installed.
 func TestMissing(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -107,7 +108,8 @@ func TestMissing(t *testing.T) {
 	h.Check("without ip6tables", nettest.Addrs("203.0.113.9"), nettest.Addrs("2001:db8:f::1"))
 }
 
-// TestLock shows that one agent keeps a second out. Package lock shows that a user without rights does not.
+// TestLock checks that an agent prevents a second one. The tests of package lock check that a user
+// without rights does not prevent one.
 func TestLock(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -123,8 +125,8 @@ func TestLock(t *testing.T) {
 	start(t, h, strings.Split(path, ":"))
 }
 
-// TestFails makes steps fail that come late: nothing is worse than before.
-func TestFails(t *testing.T) {
+// TestFailedStepChangesNothing makes late steps fail. The active ruleset stays as it was.
+func TestFailedStepChangesNothing(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := start(t, h, strings.Split(path, ":"))
@@ -133,7 +135,7 @@ func TestFails(t *testing.T) {
 		h.Do(func() { _, err = f.Apply(t.Context(), desired(list(ss...), list())) })
 		return err
 	}
-	// The first list, and ip6tables refuses the rules: IPv4 has none either.
+	// It is the first list, and ip6tables refuses the rules: IPv4 also gets none.
 	good := f.families[1].restore
 	f.families[1].restore = "/bin/false"
 	var p *ProgramError
@@ -156,7 +158,7 @@ func TestFails(t *testing.T) {
 	if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); err != nil {
 		t.Fatal(err)
 	}
-	// A swap that fails undoes those before it.
+	// If a swap fails, the earlier ones are undone.
 	h.Run("ipset", "create", "other", "hash:net")
 	h.Run("ipset", "create", "another", "hash:ip")
 	h.Do(func() {
@@ -168,7 +170,7 @@ func TestFails(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// Another program has every name that a temporary set may have.
+	// Another program has taken every name of a temporary set.
 	for _, name := range spares("sikkerguard-blocklist6-next") {
 		h.Run("ipset", "create", name, "hash:ip")
 	}
@@ -178,8 +180,8 @@ func TestFails(t *testing.T) {
 	h.Check("after failures", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10"))
 }
 
-// TestTemporaryNameTaken has another program hold sets under names of temporary ones, after the
-// first list: refreshes go on, and its sets stay as they are.
+// TestTemporaryNameTaken has another program make sets with names of temporary ones after the first
+// list. Refreshes succeed and leave those sets as they are.
 func TestTemporaryNameTaken(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -194,8 +196,8 @@ func TestTemporaryNameTaken(t *testing.T) {
 	}
 	apply([]string{"203.0.113.9/32"}, nil)
 	for _, create := range [][]string{
-		{"sikkerguard-blocklist-next", "hash:net"}, // as ours are; a rule looks it up
-		{"sikkerguard-whitelist-both", "hash:net"}, // a set of sets has it
+		{"sikkerguard-blocklist-next", "hash:net"}, // of our kind; a rule looks it up
+		{"sikkerguard-whitelist-both", "hash:net"}, // in a set of sets
 		{"sikkerguard-blocklist6-next", "hash:net"},
 		{"sikkerguard-whitelist-next", "list:set"},
 		{"sikkerguard-whitelist-next2", "hash:ip"},
@@ -220,7 +222,7 @@ func TestTemporaryNameTaken(t *testing.T) {
 	}
 	before := theirs()
 	apply([]string{"203.0.113.0/28", "2001:db8:f::1/128"}, []string{"203.0.113.1/32", "203.0.113.2/32"})
-	apply([]string{"203.0.113.0/28", "2001:db8:f::1/128"}, []string{"203.0.113.1/32"}) // the whitelist loses one
+	apply([]string{"203.0.113.0/28", "2001:db8:f::1/128"}, []string{"203.0.113.1/32"}) // the whitelist loses an entry
 	h.Check("refreshed", nettest.Addrs("203.0.113.9", "203.0.113.2", "2001:db8:f::1"), nettest.Addrs("203.0.113.1"))
 	if diff := cmp.Diff(before, theirs()); diff != "" {
 		t.Errorf("sets of another program, or of ours that are left (-want +got):\n%s", diff)
@@ -235,8 +237,8 @@ func TestTemporaryNameTaken(t *testing.T) {
 	}
 }
 
-// TestWhitelistMoves refreshes lists whose whitelist overlaps them: what is whitelisted or unlisted before and afterwards
-// is never dropped in between.
+// TestWhitelistMoves refreshes lists that overlap with their whitelist. A source that is allowed or
+// unlisted before and afterwards is never dropped in between.
 func TestWhitelistMoves(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -262,7 +264,8 @@ func TestWhitelistMoves(t *testing.T) {
 	})
 }
 
-// TestWatch takes rules away by hand: each time it is told, and our own changes and those of others are not.
+// TestWatch removes rules by hand. Watch reports each removal, but neither our own changes nor
+// changes of other rules.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -307,6 +310,6 @@ func TestWatch(t *testing.T) {
 		t.Errorf("watch: %v", err)
 	}
 	if len(lostC) > 0 {
-		t.Errorf("told without reason: %v", <-lostC)
+		t.Errorf("reported without a reason: %v", <-lostC)
 	}
 }

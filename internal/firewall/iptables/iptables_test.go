@@ -13,8 +13,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// FuzzScript feeds any prefixes: what the program reads is one line a set and one an element, made of names of ours and
-// numbers, and its elements cover exactly what was asked for.
+// FuzzScript makes scripts of any prefixes. A script has one line for each set and each element,
+// made of our names and of numbers, and the elements cover exactly the prefixes.
 func FuzzScript(f *testing.F) {
 	f.Add("203.0.113.9/32 45.9.20.0/24 0.0.0.0/0 ::/0")
 	f.Add("2001:db8::1/128 fe80::1%eth0/64 ::ffff:1.2.3.4/128 1.2.3.4/33 example.com;rm")

@@ -15,13 +15,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// killEnv tells the test process that it is an agent to be killed. Its programs are in its working directory.
+// killEnv makes the test process an agent that is killed. Its programs are in its working
+// directory.
 const killEnv = "SIKKERGUARD_TEST_KILL_STEP"
 
-// killAllEnv has TestKill try every step.
+// killAllEnv makes TestKill try every step.
 const killAllEnv = "SIKKERGUARD_TEST_KILL_ALL"
 
-// TestKilled is the agent that TestKill kills; by itself it does nothing.
+// TestKilled is the agent that TestKill kills. By itself it does nothing.
 func TestKilled(t *testing.T) {
 	if os.Getenv(killEnv) != "1" {
 		t.Skip("not started to be killed")
@@ -47,7 +48,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// suicide makes a directory of the programs of one kind. They count their changes, and kill the agent after change n.
+// suicide makes a directory with the programs of one kind. They count their changes and kill the
+// agent after change n.
 func suicide(t *testing.T, kind string, n int) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), kind)
@@ -71,8 +73,9 @@ exit $code`, name, dir, n))
 	return dir
 }
 
-// TestKill kills an agent after single changes that it makes to the host while it opens, applies, applies another list with
-// other rules, and removes all: cleanup, or the next agent, leaves nothing behind.
+// TestKill kills an agent after single changes of the host: while it opens, applies, applies
+// another list with other rules, and removes everything. Cleanup, or the next agent, leaves nothing
+// behind.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()
@@ -84,11 +87,11 @@ func TestKill(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
 			for _, p := range []string{"iptables-legacy", "ip6tables-legacy"} {
-				h.Run(p, "--table", "raw", "--list-rules") // once looked at, the tables stay
+				h.Run(p, "--table", "raw", "--list-rules") // the tables stay once a program has read them
 			}
 			before, step := firewallOf(h), 1
 			for i, n := 0, 1; ; i, n = i+1, n+step {
-				switch { // each takes a second: only what Open does with nft is tried step by step
+				switch { // each takes a second, so step by step only Open with nft is tested
 				case os.Getenv(killAllEnv) != "":
 				case n > 10, kind == "legacy":
 					step = 11
@@ -128,7 +131,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// succeed runs the next agent, from its start to its end.
+// succeed runs the next agent from its start to its end.
 func succeed(t *testing.T, h *nettest.Host, kind, after string) {
 	t.Helper()
 	f := startKind(t, h, kind)
@@ -145,7 +148,7 @@ func succeed(t *testing.T, h *nettest.Host, kind, after string) {
 	})
 }
 
-// firewallOf is all that the host's firewall is made of, but for what counts and what tells the time.
+// firewallOf returns the firewall of the host without counters and times.
 func firewallOf(h *nettest.Host) string {
 	var b strings.Builder
 	for _, c := range [][]string{

@@ -9,18 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The iptables that speaks to nf_tables makes a table raw with its chains there, and never deletes it. These few messages
-// do, and the kernel takes them only if the table is empty.
+// The iptables that uses nf_tables makes a table raw with chains there and never deletes it. The
+// messages in this file delete it. The kernel accepts them only if the table is empty.
 
 const (
-	// nonRecursive is NLM_F_NONREC (linux/netlink.h): what holds something is not deleted, EBUSY.
+	// nonRecursive is NLM_F_NONREC (linux/netlink.h): deleting an object that is not empty fails
+	// with EBUSY.
 	nonRecursive = netlink.HeaderFlags(0x100)
-	// nftaName is NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE (linux/netfilter/nf_tables.h); nftaChainName is
-	// NFTA_CHAIN_NAME.
+	// nftaName is NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE
+	// (linux/netfilter/nf_tables.h). nftaChainName is NFTA_CHAIN_NAME.
 	nftaName, nftaChainName = 1, 3
 )
 
-// nftTable says whether nf_tables has a table raw of the family.
+// hasNFTable reports whether nf_tables has a table raw of the family.
 func hasNFTable(proto uint8) (bool, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
@@ -29,7 +30,7 @@ func hasNFTable(proto uint8) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("ask for table raw: %w", err)
 	}
-	defer func() { _ = c.Close() }() // it was only asked
+	defer func() { _ = c.Close() }() // it was only read
 	m, err := nftMessage(unix.NFT_MSG_GETTABLE, netlink.Request|netlink.Acknowledge, proto, "")
 	if err != nil {
 		return false, err
@@ -45,11 +46,11 @@ func hasNFTable(proto uint8) (bool, error) {
 	return true, nil
 }
 
-// dropNFTable deletes table raw of the family from nf_tables if nothing is in it but the chains that iptables makes, and
-// nothing is in those.
+// deleteNFTable deletes table raw of the family from nf_tables, if the table holds only the chains
+// that iptables makes and these are empty.
 func deleteNFTable(proto uint8) error {
 	var err error
-	// Versions of iptables differ in which chains they make.
+	// The chains differ between versions of iptables.
 	for _, chains := range [][]string{{"PREROUTING"}, {"PREROUTING", "OUTPUT"}, {}, {"OUTPUT"}} {
 		if err = deleteNFTableWith(proto, chains); !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
 			return err
@@ -58,14 +59,14 @@ func deleteNFTable(proto uint8) error {
 	return err
 }
 
-// dropNFTableWith deletes the chains and the table in one transaction.
+// deleteNFTableWith deletes the chains and the table in one transaction.
 func deleteNFTableWith(proto uint8, chains []string) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }() // the answer was read
-	// The batch is for the subsystem that its messages are for.
+	// Batch messages name the subsystem of the messages between them.
 	limits := func(kind uint16) netlink.Message {
 		return netlink.Message{
 			Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request},
@@ -88,11 +89,11 @@ func deleteNFTableWith(proto uint8, chains []string) error {
 	if _, err := c.SendMessages(batch); err != nil {
 		return err
 	}
-	_, err = c.Receive() // the first error, or the one acknowledgement
+	_, err = c.Receive() // the first error, or the single acknowledgement
 	return err
 }
 
-// nftMessage is about table raw, about a chain of it, or about the rules of that chain.
+// nftMessage returns a message about table raw, a chain in it, or the rules of that chain.
 func nftMessage(kind uint16, flags netlink.HeaderFlags, proto uint8, chain string) (netlink.Message, error) {
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian

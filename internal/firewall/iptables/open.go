@@ -17,41 +17,46 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// Options say which programs are wanted, and how the rules are kept.
+// Options select the programs, and say how the rules are kept.
 type Options struct {
-	// Legacy wants the iptables that speaks to ip_tables, because the kernel has no nf_tables.
+	// Legacy asks for the iptables that uses ip_tables, because the kernel has no nf_tables.
 	Legacy bool
-	// Keep says that the rules of an agent that was killed are to stay. They always do: without Keep that is a gap.
+	// Keep asks for the rules of a killed agent to stay. They always stay, so without Keep that is
+	// a gap.
 	Keep bool
-	// LogRate is that of the rulesets to come: what matches it is tried too. 0 is a rate that any kernel takes.
+	// LogRate is the rate of the rulesets to come. Open also probes the match for it. Any kernel
+	// supports the match for 0.
 	LogRate uint32
 }
 
-// Firewall is the sets and rules of this host. Its methods may be called from several goroutines; those that change something
-// wait for each other, and Verify for them. Counters, Present and Info wait for nobody.
+// Firewall is the sets and rules of this host. Any goroutine may call its methods. The methods that
+// change the host wait for each other, and Verify waits for them. Counters, Present and Info do not
+// wait.
 type Firewall struct {
 	run      runner
-	ipset    string   // path
+	ipset    string   // path of the program
 	rate     uint32   // Options.LogRate
-	families []tables // those that are enforced: IPv4, and IPv6 if it is there
+	families []tables // the enforced families: IPv4, and IPv6 if the host has it
 	info     ruleset.Info
 	lock     *lock.Lock       // nil in Left
 	tallies  map[uint8]*tally // by family
 
-	mu            sync.Mutex // held for as long as a change takes
+	mu            sync.Mutex // held during a change of the host
 	applied       *plan      // nil before the first Apply and after Remove
 	printings     map[uint8]printing
-	contents      contents       // of the sets
-	changes       int            // how often something was changed
-	othersRemoved bool           // nothing of the other kind of iptables is left
-	madeTable     map[uint8]bool // by family, that a table raw was made: somebody may destroy the set that says so
+	contents      contents // digests of the sets
+	changes       int      // number of changes by this Firewall
+	othersRemoved bool     // no rules of another kind of iptables are left
+	// madeTable has the families whose table raw the agent made. Another program may destroy the set
+	// that marks it.
+	madeTable map[uint8]bool
 
-	gap atomic.Pointer[string] // what could not be ended; nil when nothing is known to be left
+	gap atomic.Pointer[string] // rules that could not be removed; nil if none are known
 }
 
-// Open finds the programs and tries whether the kernel can do what the rules need, in a set and a chain that no packet
-// comes to, and that are gone when it returns. What a dead agent left in force stays so, until Apply takes it over. The
-// errors are those that doc.go names.
+// Open finds the programs and probes the kernel for the features that the rules need. The probe is
+// in a set and a chain that no packet reaches, and Open removes both. The rules of a dead agent
+// stay active until Apply takes them over. The errors are those of the package comment.
 func Open(o Options) (*Firewall, error) { return open(o, strings.Split(path, ":")) }
 
 func open(o Options, dirs []string) (*Firewall, error) {
@@ -82,7 +87,8 @@ func open(o Options, dirs []string) (*Firewall, error) {
 	return f, nil
 }
 
-// newFirewall finds ipset. Without it, which is ErrMissing, only rules can be asked for.
+// newFirewall finds ipset. If ipset is missing, the error is ErrMissing, and the Firewall can only
+// read rules.
 func newFirewall(dirs []string) (*Firewall, error) {
 	f := &Firewall{
 		run: runner{dirs: dirs}, printings: map[uint8]printing{}, madeTable: map[uint8]bool{},
@@ -94,16 +100,18 @@ func newFirewall(dirs []string) (*Firewall, error) {
 	return f, nil
 }
 
-// gaps are what iptables cannot do and nft can.
+// gaps returns the limitations of iptables compared with nft.
 func gaps(o Options) []string {
 	gg := []string{"iptables rules can be changed by other programs; the agent restores them"}
 	if !o.Keep {
-		gg = append(gg, "iptables keeps the rules of an agent that was killed, until `sikkerguard cleanup` or the next start: SIKKER_ON_CRASH=release is not possible with iptables")
+		gg = append(gg, "iptables keeps the rules of an agent that was killed, until `sikkerguard cleanup` "+
+			"or the next start: SIKKER_ON_CRASH=release is not possible with iptables")
 	}
 	return gg
 }
 
-// openFamilies tries both families. Without IPv4 there is no backend; without IPv6 there is a gap.
+// openFamilies probes both families. Without IPv4 the backend cannot be used; without IPv6 there is
+// a gap.
 func (f *Firewall) openFamilies(v4 tables, legacy bool) error {
 	ctx := context.Background()
 	if err := f.probe(ctx, v4); err != nil {
@@ -129,7 +137,7 @@ func (f *Firewall) openFamilies(v4 tables, legacy bool) error {
 	return nil
 }
 
-// kind says which of the two kinds of iptables it is.
+// kind returns the kind of iptables.
 func (t tables) kind() string {
 	if t.legacy {
 		return "iptables legacy"
@@ -137,8 +145,8 @@ func (t tables) kind() string {
 	return "iptables nf_tables"
 }
 
-// choose finds the programs of a family: the legacy ones if they are wanted, else whatever is called iptables. A broken one
-// is no reason not to use another.
+// choose returns the programs of a family: the legacy ones if legacy is set, and otherwise the ones
+// named iptables. If one is broken, another is used.
 func (f *Firewall) choose(fam family, legacy bool) (tables, error) {
 	var errs []error
 	for t, err := range f.installed(fam) {
@@ -161,7 +169,8 @@ func (f family) program() string {
 	return "iptables"
 }
 
-// found are the programs of a family that work, one of each kind, and what is wrong with the others.
+// workingPrograms returns the programs of a family that work, one of each kind, and the errors of
+// the others.
 func (f *Firewall) workingPrograms(fam family) ([]tables, error) {
 	var all []tables
 	var errs []error
@@ -175,20 +184,23 @@ func (f *Firewall) workingPrograms(fam family) ([]tables, error) {
 	return all, errors.Join(errs...)
 }
 
-// same says whether they are programs of the same kind and family.
+// same reports whether both are of the same kind and family.
 func (t tables) same(o tables) bool { return t.proto == o.proto && t.legacy == o.legacy }
 
-// variants asks the programs of a family what they are: first the one that is called iptables. With an error comes nothing
-// but their paths.
+// installed yields the installed programs of a family with their kind. The ones named iptables come
+// first. With an error, only the paths are set.
 func (f *Firewall) installed(fam family) iter.Seq2[tables, error] {
 	return func(yield func(tables, error) bool) {
 		for _, suffix := range []string{"", "-legacy", "-nft"} {
 			name := fam.program() + suffix
-			t := tables{family: fam, list: f.run.find(name), save: f.run.find(name + "-save"), restore: f.run.find(name + "-restore")}
+			t := tables{
+				family: fam, list: f.run.find(name),
+				save: f.run.find(name + "-save"), restore: f.run.find(name + "-restore"),
+			}
 			if t.list == "" || t.save == "" || t.restore == "" {
 				continue
 			}
-			// It names its kind behind its version since 1.8; before that there was one kind.
+			// Since 1.8 the version ends with the kind. Before that there was one kind.
 			out, _, err := f.run.run(context.Background(), askTime, nil, t.list, "--version")
 			t.legacy = err == nil && !strings.Contains(out, "(nf_tables)")
 			if !yield(t, err) {
@@ -198,8 +210,9 @@ func (f *Firewall) installed(fam family) iter.Seq2[tables, error] {
 	}
 }
 
-// try finds out whether the kernel takes such a set and such rules, and leaves nothing behind. A table raw that it makes is
-// marked, so that even when the agent is killed here, the next one, or cleanup, deletes it.
+// probe checks whether the kernel supports the set and the rules, and leaves nothing behind. It
+// marks a table raw that it makes. So if the agent is killed here, the next agent or cleanup
+// deletes the table.
 func (f *Firewall) probe(ctx context.Context, t tables) error {
 	have, err := f.listSets(ctx)
 	if err != nil {
@@ -213,7 +226,7 @@ func (f *Firewall) probe(ctx context.Context, t tables) error {
 	if err != nil {
 		return err
 	}
-	if err := f.removeProbe(ctx, t); err != nil { // what was left by an agent that was killed here
+	if err := f.removeProbe(ctx, t); err != nil { // of an agent that was killed here
 		return err
 	}
 	text := newSetSpec(t.probeSet(), t.family, nil).create()
@@ -229,16 +242,17 @@ func (f *Firewall) probe(ctx context.Context, t tables) error {
 		err = f.change(ctx, t, lines...)
 	}
 	if err != nil {
-		err = fmt.Errorf("try %s: %w", t.program(), f.diagnose(err))
+		err = fmt.Errorf("probe %s: %w", t.program(), f.diagnose(err))
 	}
 	if uerr := f.removeProbe(ctx, t); uerr != nil {
-		return errors.Join(err, uerr) // the mark stays, by which the rest is found
+		return errors.Join(err, uerr) // the mark stays, so that the rest can be found
 	}
 	switch {
 	case !fresh:
 		return err
 	case t.legacy:
-		f.info.Gaps = append(f.info.Gaps, t.program()+" had no table raw: it stays, empty, when the agent stops, because it cannot be unloaded")
+		f.info.Gaps = append(f.info.Gaps, t.program()+" had no table raw: "+
+			"it stays, empty, when the agent stops, because it cannot be unloaded")
 		return err
 	}
 	if derr := f.deleteTable(ctx, t); derr != nil {
@@ -247,8 +261,8 @@ func (f *Firewall) probe(ctx context.Context, t tables) error {
 	return errors.Join(err, f.destroy(ctx, t.markSet()))
 }
 
-// fresh says whether there is no table raw here, or, when it is marked, one that an agent made which was killed before it
-// had rules in it.
+// tableIsNew reports whether there is no table raw. A marked table without our chain also counts:
+// an agent made it and was killed before it wrote rules.
 func (f *Firewall) tableIsNew(ctx context.Context, t tables, marked bool) (bool, error) {
 	loaded, err := t.loaded()
 	if err != nil || !loaded || t.legacy || !marked {
@@ -258,7 +272,7 @@ func (f *Firewall) tableIsNew(ctx context.Context, t tables, marked bool) (bool,
 	return !st.chain, err
 }
 
-// untry removes what try made.
+// removeProbe removes the set and the chain of probe.
 func (f *Firewall) removeProbe(ctx context.Context, t tables) error {
 	st, err := f.outline(ctx, t)
 	if err != nil {
@@ -272,17 +286,18 @@ func (f *Firewall) removeProbe(ctx context.Context, t tables) error {
 	return f.destroy(ctx, t.probeSet())
 }
 
-// diagnose says what it means that a program refused what it was given while it is tried, and which modules that takes.
-// What may pass is no lack.
+// diagnose returns the meaning of an error of the probe, with the modules that the rules need. An
+// error that may pass does not mean that the kernel lacks something.
 func (f *Firewall) diagnose(err error) error {
 	if refused(err) {
 		match, _, _ := strings.Cut(limit("", max(f.rate, 1)), " ")
-		return fmt.Errorf("%w (modprobe -a iptable_raw ip6table_raw xt_set xt_%s xt_NFLOG ip_set_hash_net nfnetlink_log on the host): %w", ErrIncomplete, match, err)
+		return fmt.Errorf("%w (modprobe -a iptable_raw ip6table_raw xt_set xt_%s xt_NFLOG ip_set_hash_net "+
+			"nfnetlink_log on the host): %w", ErrIncomplete, match, err)
 	}
 	return err
 }
 
-// Info says which programs enforce, and what it means that it is not nft.
+// Info returns the programs in use and the limitations compared with nft.
 func (f *Firewall) Info() ruleset.Info {
 	i := f.info
 	if gap := f.gap.Load(); gap != nil {
@@ -291,13 +306,13 @@ func (f *Firewall) Info() ruleset.Info {
 	return i
 }
 
-// Close lets go of the host. Sets and rules that were not removed stay.
+// Close releases the lock. Sets and rules that were not removed stay.
 func (f *Firewall) Close() error { return f.lock.Close() }
 
 // lockName is the lock of this backend.
 const lockName = "sikkerguard-iptables"
 
-// claim takes the lock. Its error is ErrRunning when an agent has it.
+// claim takes the lock. The error is ErrRunning if another agent has it.
 func claim() (*lock.Lock, error) {
 	l, err := lock.Claim(lockName)
 	if held := (*lock.HeldError)(nil); errors.As(err, &held) {

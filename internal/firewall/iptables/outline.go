@@ -12,20 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Somebody may have added rules to table raw with nft that iptables cannot translate: notrack, a named counter, fib. Then
-// iptables-nft-save prints a comment in place of the table, and exits with 0. So the kernel is asked which of our chains
-// are there and what jumps to them, and iptables only for the rules of our chain, which it prints by itself.
+// Other programs may add rules to table raw with nft that iptables cannot translate: notrack, a
+// named counter, fib. iptables-nft-save then prints a comment instead of the table, and exits with
+// 0. So this file asks the kernel for our chains and the jumps to them. It asks iptables only for
+// the rules of our chain, which iptables prints by itself.
 
-// dumpTries is how often a dump is begun that a change interrupted.
+// dumpTries is the number of times that a dump is begun if changes interrupt it.
 const dumpTries = 10
 
-// printable says whether this is a table that was printed.
+// tablePrinted reports whether out holds the table.
 func tablePrinted(out string) bool {
 	return slices.Contains(strings.Split(out, "\n"), "*raw")
 }
 
-// unprinted is the state of a table that cannot be printed as a whole. When our chain cannot be either, that is
-// ErrUnprintable, and all but its rules is told.
+// readUnprintable returns the state of a table that iptables cannot print. If it cannot print our
+// chain either, the error is ErrUnprintable, and the state lacks the rules of the chain.
 func (f *Firewall) readUnprintable(ctx context.Context, t tables) (state, error) {
 	st, err := readNFTOutline(t.proto)
 	if err != nil || !st.chain {
@@ -43,7 +44,7 @@ func (f *Firewall) readUnprintable(ctx context.Context, t tables) (state, error)
 	return st, nil
 }
 
-// outline is state for who need not know the rules of our chain.
+// outline is readState for callers that do not need the rules of our chain.
 func (f *Firewall) outline(ctx context.Context, t tables) (state, error) {
 	st, err := f.readState(ctx, t)
 	if errors.Is(err, ErrUnprintable) {
@@ -52,7 +53,7 @@ func (f *Firewall) outline(ctx context.Context, t tables) (state, error) {
 	return st, err
 }
 
-// asSaved are listed rules as iptables-save prints them: with what they counted in front.
+// asSaved converts listed rules to the format of iptables-save, with the counters in front.
 func asSaved(listed string) string {
 	var b strings.Builder
 	for line := range strings.Lines(listed) {
@@ -66,14 +67,15 @@ func asSaved(listed string) string {
 	return b.String()
 }
 
-// nftOutline asks nf_tables which of our chains table raw of the family has, and which rules jump to them.
+// readNFTOutline asks nf_tables for our chains in table raw of the family, and for the jumps to
+// them.
 func readNFTOutline(proto uint8) (state, error) {
 	st := state{foreign: true}
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return st, fmt.Errorf("ask for table raw: %w", err)
 	}
-	defer func() { _ = c.Close() }() // it was only asked
+	defer func() { _ = c.Close() }() // it was only read
 	if st.chain, err = hasNFTChain(c, proto, chain); err == nil {
 		st.probe, err = hasNFTChain(c, proto, probeChain)
 	}
@@ -86,7 +88,7 @@ func readNFTOutline(proto uint8) (state, error) {
 	return st, nil
 }
 
-// nftChain says whether table raw has a chain.
+// hasNFTChain reports whether table raw has a chain.
 func hasNFTChain(c *netlink.Conn, proto uint8, name string) (bool, error) {
 	m, err := nftMessage(unix.NFT_MSG_GETCHAIN, netlink.Request, proto, name)
 	if err != nil {
@@ -99,7 +101,8 @@ func hasNFTChain(c *netlink.Conn, proto uint8, name string) (bool, error) {
 	return err == nil, err
 }
 
-// nftJumps says how many rules of PREROUTING jump to our chain without a condition, and whether the first rule does.
+// countNFTJumps returns the number of rules of PREROUTING that jump to our chain without a
+// condition, and whether the first rule is one of them.
 func countNFTJumps(c *netlink.Conn, proto uint8) (jumps int, first bool, err error) {
 	m, err := nftMessage(unix.NFT_MSG_GETRULE, netlink.Request|netlink.Dump, proto, "PREROUTING")
 	if err != nil {
@@ -110,7 +113,8 @@ func countNFTJumps(c *netlink.Conn, proto uint8) (jumps int, first bool, err err
 		if rules, err = c.Execute(m); err != nil {
 			return 0, false, err
 		}
-		if !slices.ContainsFunc(rules, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
+		interrupted := func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
+		if !slices.ContainsFunc(rules, interrupted) {
 			break
 		}
 		err = errors.New("its rules change all the time")
@@ -124,7 +128,7 @@ func countNFTJumps(c *netlink.Conn, proto uint8) (jumps int, first bool, err err
 		if err != nil {
 			return 0, false, err
 		}
-		if in != "raw PREROUTING" { // old kernels tell all rules of the family
+		if in != "raw PREROUTING" { // old kernels return all rules of the family
 			continue
 		}
 		if ours {
@@ -136,7 +140,8 @@ func countNFTJumps(c *netlink.Conn, proto uint8) (jumps int, first bool, err err
 	return jumps, first, nil
 }
 
-// decodeRule says of a rule in which table and chain it is, and whether all it does is to count and to jump to our chain.
+// decodeRule returns the table and the chain of a rule. ours reports whether the rule only counts
+// and jumps to our chain.
 func decodeRule(data []byte) (in string, ours bool, err error) {
 	const header = 4 // struct nfgenmsg
 	if len(data) < header {
@@ -171,7 +176,7 @@ func decodeRule(data []byte) (in string, ours bool, err error) {
 	return table + " " + name, slices.Equal(steps, []string{"jump " + chain}), ad.Err()
 }
 
-// decodeStep names an expression of a rule. Of a jump it also says whereto.
+// decodeStep returns the name of an expression of a rule, and the target if it is a jump.
 func decodeStep(e *netlink.AttributeDecoder) string {
 	var kind, target string
 	var code uint32
@@ -201,7 +206,7 @@ func decodeStep(e *netlink.AttributeDecoder) string {
 		case unix.NFTA_EXPR_NAME:
 			kind = e.String()
 		case unix.NFTA_EXPR_DATA:
-			if kind == "immediate" { // the kernel tells the name first
+			if kind == "immediate" { // the kernel sends the name first
 				e.Nested(within(unix.NFTA_IMMEDIATE_DATA, within(unix.NFTA_DATA_VERDICT, verdict)))
 			}
 		}

@@ -11,7 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// foreignRules are rules that iptables-nft cannot translate; with one of them in it, it prints nothing of table raw.
+// foreignRules adds rules that iptables-nft cannot translate. With one of them in table raw, it
+// prints nothing of the table.
 func foreignRules(h *nettest.Host) {
 	for _, f := range []string{"ip", "ip6"} {
 		h.Run("nft", "add table "+f+" raw; add chain "+f+" raw PREROUTING { type filter hook prerouting priority raw; }")
@@ -20,8 +21,8 @@ func foreignRules(h *nettest.Host) {
 	h.Run("nft", "add rule ip6 raw PREROUTING udp dport 53 log prefix \"dns \"")
 }
 
-// TestUnprintable has rules in table raw that iptables cannot print: lists, rules and whitelists are put in force as ever,
-// the rules are looked at and counted, and removing leaves what was there.
+// TestUnprintable adds rules to table raw that iptables cannot print. Lists, rules and whitelists
+// are applied, verified and counted, and the removal leaves the other rules.
 func TestUnprintable(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -81,8 +82,8 @@ func TestUnprintable(t *testing.T) {
 		}
 		enforced(harm[0])
 	}
-	h.Run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-j", chain) // a second jump, which Disarm takes out too
-	// A rule in our chain: not even that can be printed.
+	h.Run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-j", chain) // a second jump, which Disarm also removes
+	// With such a rule in our chain, iptables cannot print the chain either.
 	h.Run("nft", "insert rule ip6 raw "+chain+" udp dport 54 notrack")
 	h.Do(func() {
 		if n, err := f.Counters(); !errors.Is(err, ErrUnprintable) {
@@ -112,8 +113,8 @@ func TestUnprintable(t *testing.T) {
 	}
 }
 
-// TestUnprintableBefore meets a table raw that iptables cannot print: it opens, enforces, and when the agent was killed
-// cleanup leaves the host as it was.
+// TestUnprintableBefore opens on a table raw that iptables cannot print. The agent enforces. After
+// it was killed, cleanup leaves the host as it was.
 func TestUnprintableBefore(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -143,8 +144,8 @@ func TestUnprintableBefore(t *testing.T) {
 	}
 }
 
-// TestUnprintableChain has an iptables that cannot print our chain either: nothing more is put in force, which is said, the
-// one jump stays, and removing works.
+// TestUnprintableChain has an iptables that cannot print our chain either. Apply fails with that
+// error, the jump stays, and the removal succeeds.
 func TestUnprintableChain(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestRateChanges changes the log rate of rules that are in force: what is copied is limited by the new rate, not by the
-// one that the kernel remembers.
+// TestRateChanges changes the log rate of active rules. The new rate limits the copies, not the
+// rate that the kernel remembers.
 func TestRateChanges(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"legacy", "nft"} {
@@ -18,7 +18,7 @@ func TestRateChanges(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
 			f := startKind(t, h, kind)
-			for _, rate := range []uint32{3, 7_000} { // neither is a rate of the match limit
+			for _, rate := range []uint32{3, 7_000} { // the match limit has neither rate
 				rs := desired(list("203.0.113.9/32"), list())
 				rs.LogRate = rate
 				h.Do(func() {
@@ -39,9 +39,9 @@ func TestRateChanges(t *testing.T) {
 	}
 }
 
-// TestRateNotHad opens it where the match of the log rate cannot be had: that is said before a list depends on it, with the
-// module. A rate that takes the other match can be had there.
-func TestRateNotHad(t *testing.T) {
+// TestMissingRateMatch opens where the match of the log rate is missing. Open fails and names the
+// module, before a list depends on it. A rate with the other match works there.
+func TestMissingRateMatch(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	dirs := programs(t, legacy4[:3]...)

@@ -14,15 +14,16 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// removeTime is how long it may take to remove everything. The unit and compose.yaml give 30 s for stopping, of which Disarm
-// needs 10 when another program holds the lock of iptables.
+// removeTime is the longest time for the removal. The unit and compose.yaml allow 30 s for a stop.
+// Disarm takes up to 10 s of them while another program holds the lock of iptables.
 const removeTime = 15 * time.Second
 
-// Disarm takes the jumps to our chain out: nothing is dropped any more, and the counters stand still.
+// Disarm removes the jumps to our chain. The rules then drop nothing and their counters stand
+// still.
 func (f *Firewall) Disarm() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.applied = nil // what the watch sees from now on is no loss
+	f.applied = nil // Watch then reports no change
 	f.changes++
 	var errs []error
 	for _, t := range f.families {
@@ -41,12 +42,12 @@ func (f *Firewall) disarm(ctx context.Context, t tables) error {
 		lines = append(lines, "-D PREROUTING -j "+chain)
 	}
 	if err := f.change(ctx, t, lines...); err != nil {
-		return fmt.Errorf("end %s rules: %w", t.name, err)
+		return fmt.Errorf("disarm %s rules: %w", t.name, err)
 	}
 	return nil
 }
 
-// Remove takes the rules and then the sets off the host, if they are there. Nothing else was ever changed.
+// Remove removes the rules and then the sets from the host.
 func (f *Firewall) Remove() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,18 +57,18 @@ func (f *Firewall) Remove() error {
 	return err
 }
 
-// removal is what is removed of one family.
+// removal is the removal of one family.
 type removal struct {
 	family
-	all     []tables // in which rules may be
-	chains  int      // that were removed
-	sets    int
-	unasked error // of the programs that are not among all
-	err     error // of those that are
+	tables []tables // may hold our rules
+	chains int      // removed
+	sets   int
+	unread error // of programs that are not in tables
+	err    error // of the tables
 }
 
-// remove removes what is ours, whichever kind of iptables it was put there with, and says what that was. The rules of both
-// families come first: they are what holds up packets.
+// remove removes our rules and sets, whichever kind of iptables made them, and returns their names.
+// The rules of both families come first, because they drop packets.
 func (f *Firewall) remove(ctx context.Context) (removed []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, removeTime)
 	defer cancel()
@@ -98,47 +99,48 @@ func (f *Firewall) remove(ctx context.Context) (removed []string, err error) {
 	return removed, errors.Join(errs...)
 }
 
-// removeRules takes our rules out of every table of a family: first of the one in use, even if its programs no longer say
-// what they are.
+// removeRules removes our rules from every table of a family. The table in use comes first, even if
+// its programs no longer name their kind.
 func (f *Firewall) removeRules(ctx context.Context, r *removal) {
 	var found []tables
-	found, r.unasked = f.workingPrograms(r.family)
+	found, r.unread = f.workingPrograms(r.family)
 	for _, t := range f.families {
 		if t.proto == r.proto {
-			r.all = append(r.all, t)
+			r.tables = append(r.tables, t)
 		}
 	}
 	for _, t := range found {
 		if !f.uses(t) {
-			r.all = append(r.all, t)
+			r.tables = append(r.tables, t)
 		}
 	}
 	var errs []error
-	for _, t := range r.all {
-		taken, err := f.removeChains(ctx, t)
+	for _, t := range r.tables {
+		removed, err := f.removeChains(ctx, t)
 		if errors.Is(err, fs.ErrPermission) && !f.uses(t) {
-			continue // rules that are there nevertheless hold the sets, which then cannot be destroyed
+			continue // rules that are left hold the sets, so removeSets fails
 		}
 		if err != nil && len(found) == 0 {
 			err = errors.Join(err, f.missingPrograms(r))
 		}
-		if errs = append(errs, err); taken && err == nil {
+		if errs = append(errs, err); removed && err == nil {
 			r.chains++
 		}
 	}
 	r.err = errors.Join(errs...)
 }
 
-// missing says which programs are missing that rules are removed with.
+// missingPrograms returns an error that names the programs needed to remove rules.
 func (f *Firewall) missingPrograms(r *removal) error {
-	if r.unasked != nil {
-		return r.unasked
+	if r.unread != nil {
+		return r.unread
 	}
-	return fmt.Errorf("%w; %s is not in %s, with which the rules are removed", ErrMissing, r.program(), strings.Join(f.run.dirs, ", "))
+	return fmt.Errorf("%w; %s, which removes the rules, is not in %s", ErrMissing, r.program(),
+		strings.Join(f.run.dirs, ", "))
 }
 
-// removeSets destroys the sets of one family, whose rules are gone. Where a step fails the sets stay that come after it, the
-// mark of a table among them: it is by them that the rest is found again.
+// removeSets destroys the sets of a family whose rules are removed. If a step fails, the sets of
+// the later steps stay, with the mark of the table: a later removal finds the rest by them.
 func (f *Firewall) removeSets(ctx context.Context, r *removal) error {
 	have, err := f.listSets(ctx)
 	if err != nil {
@@ -147,28 +149,28 @@ func (f *Firewall) removeSets(ctx context.Context, r *removal) error {
 	names := slices.DeleteFunc(r.allSets(), func(n string) bool { return !have[n].isOurs(n) })
 	marked := have[r.markSet()].isOurs(r.markSet())
 	if marked {
-		names = names[:len(names)-1] // it is the last
+		names = names[:len(names)-1] // the mark is the last
 	}
 	if err := f.destroy(ctx, names...); err != nil {
-		if len(r.all) == 0 || r.unasked != nil { // rules that look them up may be there
+		if len(r.tables) == 0 || r.unread != nil { // rules may still look them up
 			err = errors.Join(f.missingPrograms(r), err)
 		}
 		return err
 	}
-	r.sets = len(names) // nothing looks them up any more, whatever a program says that could not be asked
+	r.sets = len(names) // no rule looks them up, even if a program could not be read
 	if !marked && !f.madeTable[r.proto] {
 		return nil
 	}
 	var errs []error
 	nft := false
-	for _, t := range r.all {
+	for _, t := range r.tables {
 		if !t.legacy {
 			nft = true
 			errs = append(errs, f.deleteTable(ctx, t))
 		}
 	}
 	if !nft {
-		errs = append(errs, r.unasked)
+		errs = append(errs, r.unread)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -180,9 +182,9 @@ func (f *Firewall) removeSets(ctx context.Context, r *removal) error {
 	return f.destroy(ctx, r.markSet())
 }
 
-// endOthers takes out what an agent put there with the other kind of iptables, or in a family that is not enforced now:
-// packets would be judged twice, or by a list that nobody refreshes. Until that succeeded once it is a gap, and no failure
-// of what is in force.
+// removeOtherKinds removes rules that an agent wrote with the other kind of iptables, or in a
+// family that is no longer enforced. They would judge packets twice, or by a list that no agent
+// refreshes. A failure is a gap until a later call succeeds. It is no error of the active rules.
 func (f *Firewall) removeOtherKinds(ctx context.Context) {
 	if f.othersRemoved {
 		return
@@ -201,18 +203,19 @@ func (f *Firewall) removeOtherKinds(ctx context.Context) {
 	f.othersRemoved = err == nil
 	f.gap.Store(nil)
 	if err != nil {
-		gap := ruleset.Gap("rules of an agent with another kind of iptables may also be active (`sikkerguard cleanup`, "+
-			"while the agent is stopped, removes them)", err)
+		gap := ruleset.Gap("rules of an agent with another kind of iptables may also be active "+
+			"(`sikkerguard cleanup`, while the agent is stopped, removes them)", err)
 		f.gap.Store(&gap)
 	}
 }
 
-// uses says whether what is in force is in t.
+// uses reports whether the active rules are in t.
 func (f *Firewall) uses(t tables) bool {
 	return slices.ContainsFunc(f.families, func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy })
 }
 
-// end takes our rules out of a table that is not used, and a table raw that was made for them.
+// removeUnused removes our rules from a table that is not in use, and a table raw that an agent
+// made.
 func (f *Firewall) removeUnused(ctx context.Context, t tables) error {
 	if _, err := f.removeChains(ctx, t); err != nil || t.legacy {
 		return err
@@ -227,8 +230,8 @@ func (f *Firewall) removeUnused(ctx context.Context, t tables) error {
 	return f.destroy(ctx, t.markSet())
 }
 
-// forget removes the rules of one family, and those of its sets that were not there before: rules of another kind of
-// iptables may look up those that were.
+// undoFamily removes the rules of one family, and the sets that are not in before. Rules of another
+// kind of iptables may look up the sets in before.
 func (f *Firewall) undoFamily(ctx context.Context, t tables, before map[string]setInfo) error {
 	if _, err := f.removeChains(ctx, t); err != nil {
 		return err
@@ -236,14 +239,14 @@ func (f *Firewall) undoFamily(ctx context.Context, t tables, before map[string]s
 	names := slices.DeleteFunc(t.allSets(), func(n string) bool { _, ok := before[n]; return ok })
 	if !t.legacy && f.madeTable[t.proto] && slices.Contains(names, t.markSet()) {
 		if err := f.deleteTable(ctx, t); err != nil {
-			return errors.Join(err, f.destroy(ctx, slices.DeleteFunc(names, func(n string) bool { return n == t.markSet() })...))
+			names = slices.DeleteFunc(names, func(n string) bool { return n == t.markSet() })
+			return errors.Join(err, f.destroy(ctx, names...))
 		}
 	}
 	return f.destroy(ctx, names...)
 }
 
-// dropTable deletes table raw of nf_tables, which the agent was the first to need here, unless somebody else uses it by
-// now.
+// deleteTable deletes table raw of nf_tables, which the agent made, unless another program uses it.
 func (f *Firewall) deleteTable(ctx context.Context, t tables) error {
 	st, err := f.outline(ctx, t)
 	if err != nil || st.foreign || st.chain {
@@ -253,8 +256,9 @@ func (f *Firewall) deleteTable(ctx context.Context, t tables) error {
 	if err != nil || !loaded {
 		return err
 	}
+	// The kernel answers EBUSY if another program uses the table by now, and ENOENT if it deleted it.
 	err = deleteNFTable(t.proto)
-	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) { // by then somebody used it, or deleted it
+	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete %s table raw: %w", t.name, err)
 	}
 	return nil

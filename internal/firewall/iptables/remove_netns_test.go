@@ -12,9 +12,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestRemoveLater has a rule of somebody else's refer to the chain, so that it cannot be deleted: it is empty then, what is
-// left is still found, and when the rule is gone cleanup removes it all.
-func TestRemoveLater(t *testing.T) {
+// TestRemoveWithAForeignReference has another program's rule refer to our chain, so that the chain
+// cannot be deleted. The chain is then empty. Once the rule is gone, cleanup finds and removes the
+// rest.
+func TestRemoveWithAForeignReference(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"legacy", "nft"} {
 		t.Run(kind, func(t *testing.T) {
@@ -57,7 +58,7 @@ func TestRemoveLater(t *testing.T) {
 	}
 }
 
-// startKind opens it with the programs of one kind of iptables.
+// startKind opens the backend with the programs of one kind of iptables.
 func startKind(t *testing.T, h *nettest.Host, kind string) *Firewall {
 	t.Helper()
 	dirs := programs(t, "ipset")
@@ -69,8 +70,9 @@ func startKind(t *testing.T, h *nettest.Host, kind string) *Firewall {
 	return startIn(t, h, Options{Legacy: kind == "legacy"}, dirs)
 }
 
-// TestRemovePasses has the first change of the rules fail for a reason that passes: everything is removed all the same.
-func TestRemovePasses(t *testing.T) {
+// TestRemoveRetries makes the first change of the rules fail for a passing reason. Everything is
+// removed.
+func TestRemoveRetries(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := start(t, h, strings.Split(path, ":"))
@@ -94,8 +96,8 @@ exit 4`)
 	}
 }
 
-// TestRemoveInTime has the time run out while sets are removed: the rules of both families are gone by then, and cleanup
-// finds the rest.
+// TestRemoveInTime lets the time run out while sets are removed. The rules of both families are
+// removed by then, and cleanup finds the rest.
 func TestRemoveInTime(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -130,8 +132,8 @@ func TestRemoveInTime(t *testing.T) {
 	})
 }
 
-// TestForeignSet meets sets of somebody else's under names of ours: nothing is changed, it is said what to do, and neither
-// stopping nor cleanup destroys them.
+// TestForeignSet has another program make sets with names of ours. Nothing changes, the error
+// contains the remedy, and neither a stop nor cleanup destroys them.
 func TestForeignSet(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -193,7 +195,8 @@ func TestForeignSet(t *testing.T) {
 	}
 }
 
-// TestProbeStays has what Open tried refuse to go: it fails, and cleanup finds and removes it.
+// TestProbeStays keeps the probe of Open from being removed. Open fails, and cleanup finds and
+// removes it.
 func TestProbeStays(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)

@@ -13,63 +13,67 @@ import (
 )
 
 const (
-	// drop is the last rule, and the one whose count is told.
+	// drop is the last rule. Its counter counts the drops.
 	drop = "-j DROP"
-	// snapLen is how many bytes of a packet are copied: its headers.
+	// snapLen is how many bytes of a packet are copied. They hold its headers.
 	snapLen = 128
-	// limitMost is the finest rate of the match limit, packets a second: it counts in parts of 1/10,000 s.
+	// limitMost is the highest rate of the match limit, in packets per second. It counts in units
+	// of 1/10,000 s.
 	limitMost = 10_000
 	// burstMost is the largest burst of either match, in packets.
 	burstMost = 10_000
 )
 
-// rules are the rules of chain SIKKERGUARD, written as iptables-save prints them. What is not listed leaves after one
-// lookup; only packets of listed sources pay for the rest.
+// rules returns the rules of chain SIKKERGUARD as iptables-save prints them. An unlisted packet
+// leaves after one lookup. Only packets of listed sources take the other rules.
 func rules(fam family, rs ruleset.Ruleset) []string {
 	return fam.rulesOn(fam.blocklist(), fam.whitelist(), rs)
 }
 
-// rulesOn are rules over these sets.
+// rulesOn returns the rules for these sets.
 func (f family) rulesOn(block, allow string, rs ruleset.Ruleset) []string {
 	return []string{
 		"-m set ! --match-set " + block + " src -j RETURN",
 		"-m set --match-set " + allow + " src -j RETURN",
-		"-m " + limit("sikker"+f.mark, max(rs.LogRate, 1)) + fmt.Sprintf(" -j NFLOG --nflog-group %d --nflog-size %d", rs.LogGroup, snapLen),
+		fmt.Sprintf("-m %s -j NFLOG --nflog-group %d --nflog-size %d",
+			limit("sikker"+f.mark, max(rs.LogRate, 1)), rs.LogGroup, snapLen),
 		drop,
 	}
 }
 
-// limit is the match that lets so many packets a second through. The match limit rounds up to whole parts of its clock;
-// hashlimit, without a mode that tells packets apart, is exact to a millionth. It keeps its state under a name, of 15
-// characters at most on old kernels, and rules of the same name share the rate of the first: so the name holds the rate.
+// limit returns the match that lets rate packets per second through. The match limit rounds up to
+// whole units of its clock. hashlimit without a mode, which counts all packets together, is exact
+// to a millionth. Its state has a name, of at most 15 characters on old kernels. Rules of the same
+// name share the rate of the first one, so the name contains the rate.
 func limit(name string, rate uint32) string {
 	burst := min(rate, burstMost)
 	switch {
-	case rate == 5: // the burst that iptables takes by itself, and does not print
+	case rate == 5: // iptables does not print its default burst, which is 5
 		return "limit --limit 5/sec"
 	case limitMost%rate == 0:
 		return fmt.Sprintf("limit --limit %d/sec --limit-burst %d", rate, burst)
 	}
-	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s-%d", rate, burst, name, rate)
+	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s-%d",
+		rate, burst, name, rate)
 }
 
-// state is what the kernel has of one family's table raw.
+// state is the kernel's table raw of one family.
 type state struct {
-	chain   bool     // ours is there
+	chain   bool     // our chain exists
 	rules   []string // of our chain, without its name
 	jumps   int      // from PREROUTING to our chain, without a condition
-	first   bool     // the first rule of PREROUTING is one of them
-	dropped *counter // of our rule that drops; nil when there is none
-	probe   bool     // a chain is left in which it was tried what the kernel can do
-	foreign bool     // somebody else has something in the table
+	first   bool     // the first rule of PREROUTING is such a jump
+	dropped *counter // counter of our drop rule; nil if there is none
+	probe   bool     // a chain of a probe is left
+	foreign bool     // the table holds something of another program
 }
 
-// right says whether the kernel has these rules, and packets come to them first.
+// matches reports whether the kernel has the rules want and applies them first.
 func (st state) matches(want []string) bool {
 	return st.chain && st.first && st.jumps == 1 && slices.Equal(st.rules, want)
 }
 
-// parseState reads what iptables-save --counters prints of table raw.
+// parseState parses the output of iptables-save --counters for table raw.
 func parseState(out string) state {
 	var st state
 	before := 0 // rules of PREROUTING so far
@@ -104,7 +108,7 @@ func parseState(out string) state {
 	return st
 }
 
-// declare takes a line that names a chain and its policy: "PREROUTING ACCEPT [0:0]".
+// declare adds a line with a chain and its policy: "PREROUTING ACCEPT [0:0]".
 func (st *state) declare(text string) {
 	words := strings.Fields(text)
 	switch {
@@ -113,7 +117,7 @@ func (st *state) declare(text string) {
 		st.chain = true
 	case words[0] == probeChain:
 		st.probe = true
-	case words[1] != "ACCEPT": // of somebody's chain it is "-"
+	case words[1] != "ACCEPT": // the policy of another program's chain is "-"
 		st.foreign = true
 	}
 }
@@ -122,28 +126,29 @@ func (st *state) declare(text string) {
 type tables struct {
 	family
 	list, save, restore string // paths
-	legacy              bool   // they speak to ip_tables, not to nf_tables
+	legacy              bool   // they use ip_tables, not nf_tables
 }
 
-// loaded says whether the kernel has a table raw here, without making one, as asking the programs for it would.
+// loaded reports whether the kernel has a table raw. It does not make one, as the programs do.
 func (t tables) loaded() (bool, error) {
 	if !t.legacy {
 		return hasNFTable(t.proto)
 	}
-	raw, err := os.ReadFile(t.names)
+	raw, err := os.ReadFile(t.tablesFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		err = fmt.Errorf("%w: only root may read that, so run the agent as root (docs/systemd.md has what its unit needs for that)", err)
+		err = fmt.Errorf("%w: only root may read it, so run the agent as root "+
+			"(docs/systemd.md: what the unit needs)", err)
 	}
 	if err != nil {
-		return false, fmt.Errorf("ask which tables iptables has: %w", err)
+		return false, fmt.Errorf("list the tables of iptables: %w", err)
 	}
 	return slices.Contains(strings.Fields(string(raw)), "raw"), nil
 }
 
-// state reads the table. With ErrUnprintable all is told but the rules of our chain.
+// readState reads the table. With ErrUnprintable, the state lacks the rules of our chain.
 func (f *Firewall) readState(ctx context.Context, t tables) (state, error) {
 	if ok, err := t.loaded(); !ok || err != nil {
 		return state{}, err
@@ -158,15 +163,15 @@ func (f *Firewall) readState(ctx context.Context, t tables) (state, error) {
 	return parseState(out), nil
 }
 
-// change makes these changes to table raw, all of them or none.
+// change applies the lines to table raw, all of them or none.
 func (f *Firewall) change(ctx context.Context, t tables, lines ...string) error {
 	text := "*raw\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
 	_, _, err := f.run.run(ctx, askTime, []byte(text), t.restore, "--noflush", "--counters", "--wait", lockWait)
 	return err
 }
 
-// put makes the chain hold these rules, and packets come to it first. What was counted is counted on from. printed is how
-// the rules are printed when they are right.
+// writeRules writes the rules want to our chain and makes its jump the first rule. The counter
+// continues. printed is the printed form of the rules.
 func (f *Firewall) writeRules(ctx context.Context, t tables, want, printed []string) error {
 	c := f.tallies[t.proto]
 	c.mu.Lock()
@@ -177,9 +182,10 @@ func (f *Firewall) writeRules(ctx context.Context, t tables, want, printed []str
 	}
 	from := c.add(st.dropped)
 	old := [2]counter{c.before, c.reading}
-	lines, anew := st.edit(want, printed, from)
-	if anew {
-		// The kernel is told to count on from there. ip6tables-nft 1.8.9 does not tell it; then it shows less.
+	lines, rebuilt := st.edit(want, printed, from)
+	if rebuilt {
+		// The input sets the kernel's counter to from. ip6tables-nft 1.8.9 ignores that, and the
+		// counter then shows less.
 		c.before, c.reading = counter{}, from
 	}
 	c.replacing = true
@@ -191,8 +197,8 @@ func (f *Firewall) writeRules(ctx context.Context, t tables, want, printed []str
 	c.replacing = false
 	after, serr := f.readState(ctx, t)
 	if err != nil {
-		// A program that was killed, or that failed in the end, may have made the change all the same. If it did, the rules
-		// count from there.
+		// A program that was killed or failed late may have made the change. The counter then
+		// continues at from.
 		made := after.dropped != nil && after.dropped.packets >= from.packets
 		if known := serr == nil || errors.Is(serr, ErrUnprintable); known && !made {
 			c.before, c.reading = old[0], old[1]
@@ -211,20 +217,20 @@ func (f *Firewall) writeRules(ctx context.Context, t tables, want, printed []str
 	return nil
 }
 
-// target is where a rule sends a packet.
+// target returns the target of a rule.
 func target(rule string) string {
 	_, t, _ := strings.Cut(rule, "-j ")
 	name, _, _ := strings.Cut(t, " ")
 	return name
 }
 
-// edit are the changes that make the table what is wanted. The rule that drops stays if it is there, so that no packet is
-// missing from its count; else all are made anew, and it counts on from from.
-func (st state) edit(want, printed []string, from counter) (lines []string, anew bool) {
+// edit returns the lines that turn the table into want. It keeps the drop rule if there is one, so
+// that its count misses no packet. Otherwise it rebuilds all rules, and the counter begins at from.
+func (st state) edit(want, printed []string, from counter) (lines []string, rebuilt bool) {
 	at := slices.Index(st.rules, drop)
-	switch anew = at < 0 || slices.Contains(st.rules[at+1:], drop); {
-	case anew:
-		lines = append(lines, ":"+chain+" - [0:0]") // makes it, or empties it
+	switch rebuilt = at < 0 || slices.Contains(st.rules[at+1:], drop); {
+	case rebuilt:
+		lines = append(lines, ":"+chain+" - [0:0]") // makes the chain, or empties it
 		for i, r := range want {
 			var c counter
 			if i == len(want)-1 {
@@ -248,21 +254,22 @@ func (st state) edit(want, printed []string, from counter) (lines []string, anew
 		}
 		lines = append(lines, "-I PREROUTING 1 -j "+chain)
 	}
-	return lines, anew
+	return lines, rebuilt
 }
 
-// printing is how this iptables prints rules that it was given: versions may differ in it.
+// printing is the printed form of written rules. Versions of iptables differ.
 type printing struct{ want, got []string }
 
-// printed is how the wanted rules are printed, as far as is known.
-func (f *Firewall) asPrinted(t tables, w *plan) []string {
-	if p, ok := f.printings[t.proto]; ok && slices.Equal(p.want, w.rules[t.proto]) {
-		return p.got
+// asPrinted returns the printed form of the plan's rules, if it is known, and otherwise the rules.
+func (f *Firewall) asPrinted(t tables, p *plan) []string {
+	if known, ok := f.printings[t.proto]; ok && slices.Equal(known.want, p.rules[t.proto]) {
+		return known.got
 	}
-	return w.rules[t.proto]
+	return p.rules[t.proto]
 }
 
-// take takes our chains and the jump to them out of the table, and says whether they were there.
+// removeChains removes our chains and the jumps to them from the table, and reports whether there
+// was a chain.
 func (f *Firewall) removeChains(ctx context.Context, t tables) (bool, error) {
 	st, err := f.outline(ctx, t)
 	if err != nil {
@@ -285,8 +292,8 @@ func (f *Firewall) removeChains(ctx context.Context, t tables) (bool, error) {
 	if err == nil {
 		return st.chain, nil
 	}
-	// A rule of somebody else's may jump to the chain. Then it stays, and does nothing. What was in the way may also have
-	// passed.
+	// Another program's rule may jump to the chain. The chain then stays, empty. The obstacle may
+	// also be gone by now.
 	if eerr := f.change(ctx, t, empty...); eerr != nil {
 		return true, fmt.Errorf("remove %s rules: %w", t.name, err)
 	}
@@ -296,5 +303,6 @@ func (f *Firewall) removeChains(ctx context.Context, t tables) (bool, error) {
 	if err == nil {
 		return st.chain, nil
 	}
-	return true, fmt.Errorf("remove %s chain %s, which is empty now (another rule may refer to it): %w", t.name, chain, err)
+	return true, fmt.Errorf("remove %s chain %s, which is empty now (another rule may refer to it): %w",
+		t.name, chain, err)
 }

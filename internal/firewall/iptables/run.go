@@ -18,22 +18,24 @@ import (
 )
 
 const (
-	// askTime is how long a program may take that reads, or changes a few rules. It waits for the lock of iptables itself.
+	// askTime is the longest run of a program that reads or changes a few rules. It includes the
+	// wait for the lock of iptables.
 	askTime = 30 * time.Second
-	// fillTime is how long filling the sets may take: half a million entries take two seconds on an idle core. It is less than
-	// what the systemd unit's watchdog waits for.
+	// fillTime is the longest time to fill the sets. Half a million entries take two seconds on an
+	// idle core. It is shorter than the watchdog interval of the systemd unit.
 	fillTime = 2 * time.Minute
 	// waitDelay is how long a killed program may keep its output open.
 	waitDelay = 5 * time.Second
-	// maxOutput caps what a program may print, in bytes: the rules of table raw are a screenful.
+	// maxOutput is the longest output of a program, in bytes. The rules of table raw fill a screen.
 	maxOutput = 16 << 20
-	// maxError caps what is quoted of standard error, and of standard output, in bytes.
+	// maxError is the longest quotation from standard error, and from standard output, in bytes.
 	maxError = 1 << 10
-	// lockWait is for how many seconds iptables waits while another program changes rules.
+	// lockWait is how many seconds iptables waits while another program changes rules.
 	lockWait = "5"
 )
 
-// path is where programs are looked for, and their PATH. The agent's own is not trusted.
+// path lists the directories of the programs, and is their PATH. The agent's own PATH is not
+// trusted.
 const path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 // runner runs programs.
@@ -41,7 +43,7 @@ type runner struct {
 	dirs []string
 }
 
-// find is the path of a program, or empty when there is none.
+// find returns the path of a program. It is empty if there is none.
 func (r runner) find(name string) string {
 	for _, dir := range r.dirs {
 		file := filepath.Join(dir, name)
@@ -52,9 +54,11 @@ func (r runner) find(name string) string {
 	return ""
 }
 
-// run runs a program, and returns what it printed on standard output and standard error. Its arguments are constants, or
-// names that this package chose.
-func (r runner) run(ctx context.Context, limit time.Duration, stdin []byte, program string, args ...string) (stdout, stderr string, err error) {
+// run runs a program and returns its standard output and standard error. The arguments are
+// constants, or names that this package chose.
+func (r runner) run(
+	ctx context.Context, limit time.Duration, stdin []byte, program string, args ...string,
+) (stdout, stderr string, err error) {
 	out := outputBuffer{max: maxOutput}
 	stderr, err = r.stream(ctx, limit, stdin, &out, program, args...)
 	if err == nil && out.truncated {
@@ -69,12 +73,15 @@ func (r runner) run(ctx context.Context, limit time.Duration, stdin []byte, prog
 	return "", "", err
 }
 
-// errTooMuch means that a program printed more than is taken of it.
+// errTooMuch means that a program printed more than maxOutput.
 var errTooMuch = fmt.Errorf("it printed more than %d bytes", maxOutput)
 
-// stream is run for a program that may print much on standard output, which goes to out.
-func (r runner) stream(ctx context.Context, limit time.Duration, stdin []byte, out io.Writer, program string, args ...string) (stderr string, err error) {
-	// The kernel kills the program when the thread that started it ends, as it does when the agent is killed.
+// stream is run for a program with a long standard output, which goes to out.
+func (r runner) stream(
+	ctx context.Context, limit time.Duration, stdin []byte, out io.Writer, program string, args ...string,
+) (stderr string, err error) {
+	// The kernel kills the program when the thread that started it ends, as when the agent is
+	// killed.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -104,7 +111,7 @@ func (r runner) stream(ctx context.Context, limit time.Duration, stdin []byte, o
 	return "", e
 }
 
-// said is the beginning of each of these texts, those that are not empty.
+// quoteOutput returns the beginnings of the texts that are not empty.
 func quoteOutput(texts ...string) string {
 	var all []string
 	for _, text := range texts {
@@ -115,21 +122,21 @@ func quoteOutput(texts ...string) string {
 	return strings.Join(all, "\n")
 }
 
-// capped keeps the beginning of what is written to it.
+// outputBuffer keeps the first max bytes that are written to it.
 type outputBuffer struct {
 	bytes.Buffer
 	max       int
 	truncated bool
 }
 
-func (c *outputBuffer) Write(p []byte) (int, error) {
-	n := min(len(p), c.max-c.Len())
-	c.truncated = c.truncated || n < len(p)
-	c.Buffer.Write(p[:n])
+func (b *outputBuffer) Write(p []byte) (int, error) {
+	n := min(len(p), b.max-b.Len())
+	b.truncated = b.truncated || n < len(p)
+	b.Buffer.Write(p[:n])
 	return len(p), nil
 }
 
-// permitted says whether the process may change the firewall.
+// permitted reports whether the process may change the firewall.
 func permitted(legacy bool) (bool, error) {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// program is a shell script of that name in a directory.
+// program makes a shell script of that name in a directory.
 func program(t *testing.T, dir, name, text string) string {
 	t.Helper()
 	file := filepath.Join(dir, name)
-	// A child that is forked meanwhile would hold the file open for writing, and nobody could run it.
+	// A child forked meanwhile would hold the file open for writing, so that it could not be run.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(file, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
@@ -22,8 +22,8 @@ func program(t *testing.T, dir, name, text string) string {
 	return file
 }
 
-// TestProgramError runs a program that fails: the error has its exit code and what it said, on either output, but not
-// without end.
+// TestProgramError runs a program that fails. The error has its exit code and the beginning of
+// either output.
 func TestProgramError(t *testing.T) {
 	t.Parallel()
 	file := program(t, t.TempDir(), "fails", "echo on output; echo on error >&2; exit 3")

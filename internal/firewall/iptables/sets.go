@@ -16,63 +16,68 @@ import (
 )
 
 const (
-	// setKind is what ipset calls a set of addresses and networks.
+	// setKind is the type of a set of addresses and networks in ipset.
 	setKind = "hash:net"
-	// minSize is the smallest number of hash buckets and of elements that a set is made for: those of ipset itself.
+	// minSize and minElements are the smallest number of hash buckets and of elements of a set.
+	// They are the defaults of ipset.
 	minSize, minElements = 1024, 65536
-	// busyTime is how long it is tried again to swap or destroy a set that is busy: somebody lists it, or a rule that looked
-	// it up is still being taken apart.
+	// busyTime is how long the swap or the destruction of a busy set is repeated. A set is busy
+	// while another program lists it, or while the kernel frees a rule that looked it up.
 	busyTime = 5 * time.Second
 	// busyWait is the wait between two tries.
 	busyWait = 20 * time.Millisecond
-	// samples is how many elements of a set are looked up, spread evenly, the first and the last among them.
+	// samples is the number of elements of a set to look up. They are spread evenly, and the first
+	// and the last are among them.
 	samples = 16
 )
 
-// fill is what a set is to hold.
+// setSpec is the desired state of a set.
 type setSpec struct {
 	name     string
 	family   family
 	elements []netip.Prefix // canonical, ascending, disjoint
 }
 
-// newFill makes a fill of prefixes of the family. A set takes no /0: its two halves stand for it.
+// newSetSpec returns the set of the prefixes of a family. ipset accepts no /0, so the set holds its
+// two halves.
 func newSetSpec(set string, fam family, ps []netip.Prefix) setSpec {
 	if len(ps) == 1 && ps[0].Bits() == 0 {
 		low := netip.PrefixFrom(ps[0].Addr(), 1)
 		high := ps[0].Addr().AsSlice()
 		high[0] = 0x80
-		addr, _ := netip.AddrFromSlice(high) // it is as long as the address it came from
+		addr, _ := netip.AddrFromSlice(high) // it has the length of an address
 		ps = []netip.Prefix{low, netip.PrefixFrom(addr, 1)}
 	}
 	return setSpec{name: set, family: fam, elements: ps}
 }
 
-// named is the same under another name.
-func (f setSpec) named(set string) setSpec {
-	f.name = set
-	return f
+// named returns the same set with another name.
+func (s setSpec) named(set string) setSpec {
+	s.name = set
+	return s
 }
 
-// create is the line that makes the set, sized so that it need not grow. A bucket takes several elements.
-func (f setSpec) create() string {
-	n := len(f.elements)
+// create returns the line that makes the set, with a size at which it need not grow. A bucket takes
+// several elements.
+func (s setSpec) create() string {
+	n := len(s.elements)
 	buckets := minSize
 	if n > 2*minSize {
 		buckets = 1 << bits.Len(uint(n/2-1))
 	}
-	return fmt.Sprintf("create %s %s family %s hashsize %d maxelem %d\n", f.name, setKind, f.family.ipset, buckets, max(n, minElements))
+	return fmt.Sprintf("create %s %s family %s hashsize %d maxelem %d\n",
+		s.name, setKind, s.family.ipset, buckets, max(n, minElements))
 }
 
-// script is what `ipset restore` reads to make and fill these sets: one line a set and one an element, each of a constant
-// name and a number.
-func script(fills ...setSpec) []byte {
+// script returns the input of `ipset restore` that makes and fills the sets: one line for each set
+// and each element, with a constant name and a number.
+func script(specs ...setSpec) []byte {
 	size := 0
-	for _, spec := range fills {
+	for _, spec := range specs {
 		size += 200 + len(spec.elements)*(len("add ")+len(spec.name)+len(" 255.255.255.255/32\n"))
 	}
 	text := bytes.NewBuffer(make([]byte, 0, size))
-	for _, spec := range fills {
+	for _, spec := range specs {
 		text.WriteString(spec.create())
 		line := []byte("add " + spec.name + " ")
 		head := len(line)
@@ -84,17 +89,17 @@ func script(fills ...setSpec) []byte {
 	return text.Bytes()
 }
 
-// setInfo is what the kernel tells of a set without its elements.
+// setInfo describes a set without its elements.
 type setInfo struct {
-	kind    string // setKind, for one
+	kind    string // such as setKind
 	family  string // inet or inet6
 	entries int
-	counted bool // the program told the number of entries: old ones do not
-	used    bool // rules or other sets refer to it
+	counted bool // the number of entries is known; old programs do not print it
+	used    bool // rules or other sets refer to the set
 }
 
-// own reports whether a set of this name is ours. One of another kind is another program's, and so
-// is a temporary one that is used: nothing of ours refers to those.
+// isOurs reports whether a set of this name is ours. A set of another kind is another program's. So
+// is a temporary set in use, because our rules refer to none.
 func (i setInfo) isOurs(name string) bool {
 	fam, ok := familyOf(name)
 	if i.used && slices.Contains(spares(fam.temporarySets()...), name) {
@@ -103,13 +108,14 @@ func (i setInfo) isOurs(name string) bool {
 	return ok && i.kind == setKind && i.family == fam.ipset
 }
 
-// free returns a name for each of these temporary sets that no set has, by the usual name.
+// freeNames returns an unused name for each of the temporary sets, by the usual name.
 func freeNames(have map[string]setInfo, names []string) (map[string]string, error) {
 	got := map[string]string{}
 	for _, name := range names {
 		i := slices.IndexFunc(spares(name), func(n string) bool { _, ok := have[n]; return !ok })
 		if i < 0 {
-			return nil, fmt.Errorf("%w: there are sets %s to %s%d; rename or destroy one (ipset rename %s another-name, ipset destroy %s)",
+			return nil, fmt.Errorf("%w: there are sets %s to %s%d; "+
+				"rename or destroy one (ipset rename %s another-name, ipset destroy %s)",
 				ErrForeign, name, name, spareNames, name, name)
 		}
 		got[name] = spares(name)[i]
@@ -117,19 +123,19 @@ func freeNames(have map[string]setInfo, names []string) (map[string]string, erro
 	return got, nil
 }
 
-// foreign returns an error that names the first of these sets, of the family, that another program
-// made.
+// checkForeign returns an error that names the first of the sets that another program made.
 func checkForeign(have map[string]setInfo, fam family, names ...string) error {
 	for _, name := range names {
 		if info, ok := have[name]; ok && !info.isOurs(name) {
-			return fmt.Errorf("%w: set %s is of type %s and family %q, not %s and %s; rename it (ipset rename %s another-name) or, if nothing needs it, destroy it (ipset destroy %s)",
+			return fmt.Errorf("%w: set %s is of type %s and family %q, not %s and %s; "+
+				"rename it (ipset rename %s another-name) or, if nothing needs it, destroy it (ipset destroy %s)",
 				ErrForeign, name, info.kind, info.family, setKind, fam.ipset, name, name)
 		}
 	}
 	return nil
 }
 
-// sets are all sets of the network namespace.
+// listSets returns all sets of the network namespace.
 func (f *Firewall) listSets(ctx context.Context) (map[string]setInfo, error) {
 	out, _, err := f.run.run(ctx, askTime, nil, f.ipset, "list", "-t")
 	if err != nil {
@@ -168,22 +174,22 @@ func parseSets(out string) map[string]setInfo {
 	return sets
 }
 
-// restore feeds `ipset restore`.
+// restore runs `ipset restore` with the input text.
 func (f *Firewall) restore(ctx context.Context, limit time.Duration, text []byte) error {
 	_, _, err := f.run.run(ctx, limit, text, f.ipset, "restore")
 	return err
 }
 
-// members are the elements of a set as the kernel has them. Only small sets are asked for them.
+// elementsOf returns the elements of a set from the kernel. It is for small sets.
 func (f *Firewall) elementsOf(ctx context.Context, set string) ([]netip.Prefix, error) {
 	out, _, err := f.run.run(ctx, askTime, nil, f.ipset, "save", set)
 	if err != nil {
 		return nil, fmt.Errorf("read set %s: %w", set, err)
 	}
-	return parseMembers(out, set), nil
+	return parseElements(out, set), nil
 }
 
-func parseMembers(out, set string) []netip.Prefix {
+func parseElements(out, set string) []netip.Prefix {
 	var ps []netip.Prefix
 	for line := range strings.Lines(out) {
 		words := strings.Fields(line)
@@ -197,12 +203,12 @@ func parseMembers(out, set string) []netip.Prefix {
 	return ps
 }
 
-// swap exchanges what two sets hold, in one instant.
+// swap exchanges the contents of two sets, between two packets.
 func (f *Firewall) swap(ctx context.Context, a, b string) error {
 	return f.retry(ctx, time.Now().Add(busyTime), "swap", a, b)
 }
 
-// destroy destroys these sets, those of them that are there and ours.
+// destroy destroys the sets that exist and are ours.
 func (f *Firewall) destroy(ctx context.Context, names ...string) error {
 	have, err := f.listSets(ctx)
 	if err != nil {
@@ -212,15 +218,16 @@ func (f *Firewall) destroy(ctx context.Context, names ...string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	// Mostly one run does it. One at a time, each may be tried again.
-	if err := f.restore(ctx, askTime, []byte("destroy "+strings.Join(names, "\ndestroy ")+"\n")); err == nil || ctx.Err() != nil {
+	// One run is enough as a rule. If it fails, each set is destroyed and retried alone.
+	text := "destroy " + strings.Join(names, "\ndestroy ") + "\n"
+	if err := f.restore(ctx, askTime, []byte(text)); err == nil || ctx.Err() != nil {
 		return err
 	}
 	if have, err = f.listSets(ctx); err != nil {
 		return err
 	}
 	var errs []error
-	end := time.Now().Add(busyTime) // for all of them: what holds one mostly holds the others
+	end := time.Now().Add(busyTime) // for all sets: as a rule the same program holds all of them
 	for _, name := range names {
 		if _, ok := have[name]; ok {
 			errs = append(errs, f.retry(ctx, end, "destroy", name))
@@ -229,7 +236,7 @@ func (f *Firewall) destroy(ctx context.Context, names ...string) error {
 	return errors.Join(errs...)
 }
 
-// persist runs ipset until it succeeds, once at least and until end.
+// retry runs ipset until it succeeds, at least once, and until end.
 func (f *Firewall) retry(ctx context.Context, end time.Time, args ...string) error {
 	for {
 		_, _, err := f.run.run(ctx, askTime, nil, f.ipset, args...)
@@ -240,11 +247,11 @@ func (f *Firewall) retry(ctx context.Context, end time.Time, args ...string) err
 	}
 }
 
-// sample looks up some elements of each set, in one run of the program, and says how many.
-func (f *Firewall) sample(ctx context.Context, fills []setSpec) (int, error) {
+// sample looks up some elements of each set in one run of ipset, and returns their number.
+func (f *Firewall) sample(ctx context.Context, specs []setSpec) (int, error) {
 	var text strings.Builder
 	want := map[string]int{}
-	for _, spec := range fills {
+	for _, spec := range specs {
 		step := max(1, (len(spec.elements)-1)/(samples-1))
 		for i, p := range spec.elements {
 			if i%step == 0 || i == len(spec.elements)-1 {
@@ -256,13 +263,13 @@ func (f *Firewall) sample(ctx context.Context, fills []setSpec) (int, error) {
 	if text.Len() == 0 {
 		return 0, nil
 	}
-	// The program answers on standard error, and goes on after an answer of no.
+	// ipset answers on standard error and continues after a negative answer.
 	stdout, stderr, err := f.run.run(ctx, askTime, []byte(text.String()+"quit\n"), f.ipset, "-")
 	if err != nil {
 		return 0, fmt.Errorf("look up elements: %w", err)
 	}
 	n := 0
-	for _, spec := range fills {
+	for _, spec := range specs {
 		found := strings.Count(stdout+stderr, " is in set "+spec.name+".\n")
 		if found != want[spec.name] {
 			return n, mismatch("set %s has %d of %d sampled elements", spec.name, found, want[spec.name])

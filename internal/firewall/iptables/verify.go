@@ -14,14 +14,16 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// watchInterval is how often Watch looks. It runs three programs, some milliseconds each.
+// watchInterval is the interval of Watch. Each time it runs three programs, for some milliseconds
+// each.
 const watchInterval = time.Second
 
+// mismatch returns an error that wraps ruleset.ErrMismatch.
 func mismatch(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ruleset.ErrMismatch}, args...)...)
 }
 
-// Verify asks the kernel whether it still enforces what the last Apply put in place.
+// Verify asks the kernel whether it still enforces the last Apply.
 func (f *Firewall) Verify() (ruleset.Evidence, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -31,7 +33,8 @@ func (f *Firewall) Verify() (ruleset.Evidence, error) {
 	return e, err
 }
 
-// verify looks at the rules, counts the elements of each set, and looks some of them up. It changes nothing.
+// verify checks the rules, counts the elements of each set, and looks some of them up. It changes
+// nothing.
 func (f *Firewall) verify(ctx context.Context) (ruleset.Evidence, error) {
 	if f.applied == nil {
 		return ruleset.Evidence{}, mismatch("nothing was applied")
@@ -50,10 +53,12 @@ func (f *Firewall) verify(ctx context.Context) (ruleset.Evidence, error) {
 	return e, nil
 }
 
-// look is the part of verify that is done every second. It says whether the elements could be counted.
+// check is the part of verify that Watch repeats. counted reports whether ipset printed the number
+// of elements.
 func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 	for _, t := range f.families {
-		st, err := f.readStateCounted(ctx, t) // should somebody delete the rules, they count on from here
+		// If another program deletes the rules, their count continues from this reading.
+		st, err := f.readStateCounted(ctx, t)
 		if err != nil && !errors.Is(err, ErrUnprintable) {
 			return false, err
 		}
@@ -61,7 +66,8 @@ func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 		case !st.chain:
 			return false, mismatch("%s chain %s is missing", t.name, chain)
 		case !st.first || st.jumps != 1:
-			return false, mismatch("the first rule of %s PREROUTING does not jump to %s, or another does too", t.name, chain)
+			return false, mismatch("the first rule of %s PREROUTING does not jump to %s, or another rule also does",
+				t.name, chain)
 		case err != nil:
 			return false, mismatch("the rules of %s chain %s were changed: %w", t.name, chain, err)
 		case !slices.Equal(st.rules, want):
@@ -79,7 +85,8 @@ func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 		case !ok:
 			return false, mismatch("set %s is missing", spec.name)
 		case !info.isOurs(spec.name):
-			return false, mismatch("set %s is of type %s and family %s, and somebody else's", spec.name, info.kind, info.family)
+			return false, mismatch("set %s is of type %s and family %s: another program made it",
+				spec.name, info.kind, info.family)
 		case info.counted && info.entries != len(spec.elements):
 			return false, mismatch("set %s has %d elements, not %d", spec.name, info.entries, len(spec.elements))
 		}
@@ -88,13 +95,14 @@ func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 	return counted, f.contents.exchanged
 }
 
-// Watch looks every second, until ctx ends, whether another program changed the rules or the number of elements, and, less
-// often, whether it exchanged elements. It calls lost when they no longer are what the last Apply put in place. It calls it again when something else is found, or the
-// same after another Apply. The error is one of asking.
+// Watch checks every second, until ctx ends, whether another program changed the rules or the
+// number of elements. Less often, it checks whether another program exchanged elements. If the
+// kernel no longer enforces the last Apply, it calls lost. It calls lost again for another
+// difference, and for the same one after another Apply. The error is one of reading.
 func (f *Firewall) Watch(ctx context.Context, lost func(error)) error {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
-	told := ""
+	reported := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -107,17 +115,17 @@ func (f *Firewall) Watch(ctx context.Context, lost func(error)) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, ruleset.ErrMismatch):
-			if found = fmt.Sprint(change, err); found != told {
+			if found = fmt.Sprint(change, err); found != reported {
 				lost(err)
 			}
 		case err != nil:
 			return fmt.Errorf("watch the firewall: %w", err)
 		}
-		told = found
+		reported = found
 	}
 }
 
-// glance looks at what was applied, if anything was, and says after how many changes of ours.
+// poll checks the last Apply, if there is one, and returns the number of our changes before it.
 func (f *Firewall) poll(ctx context.Context) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -134,7 +142,8 @@ func (f *Firewall) poll(ctx context.Context) (int, error) {
 	return f.changes, err
 }
 
-// Present says whether our chain is in table raw, jumped to, in each family. It waits for nobody who changes the rules.
+// Present checks that our chain is in table raw, with a jump to it, in each family. It does not
+// wait for a change of the rules.
 func (f *Firewall) Present() error {
 	for _, t := range f.families {
 		st, err := f.outline(context.Background(), t)
@@ -148,9 +157,9 @@ func (f *Firewall) Present() error {
 	return nil
 }
 
-// Left says whether sets of an agent are here: whatever is left of one, a set is. It changes nothing, and no module is
-// loaded for it. The error is ErrRunning when they are those of an agent that runs, and ErrMissing when the rules of one are
-// here and ipset is not.
+// Left reports whether sets of an agent exist. Each leftover of an agent includes a set. Left
+// changes nothing and loads no module. The error is ErrRunning if the sets are those of a running
+// agent, and ErrMissing if ipset is missing and rules of an agent exist.
 func Left() (bool, error) { return left(context.Background(), strings.Split(path, ":")) }
 
 func left(ctx context.Context, dirs []string) (bool, error) {
@@ -179,7 +188,7 @@ func left(ctx context.Context, dirs []string) (bool, error) {
 	return true, l.Close()
 }
 
-// mayHaveSets reports whether there can be sets here, and they can be asked for.
+// mayHaveSets reports whether the kernel can have sets and the process may read them.
 func mayHaveSets() (bool, error) {
 	if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -191,30 +200,30 @@ func mayHaveSets() (bool, error) {
 	return ok && err == nil, err
 }
 
-// InForce reports whether packets come to our chain, that of an agent that runs or of one that was
-// killed. It changes nothing.
+// InForce reports whether packets reach our chain, the chain of a running agent or of a killed one.
+// It changes nothing.
 func InForce() (bool, error) {
 	if able, err := mayHaveSets(); !able {
 		return false, err
 	}
-	f, _ := newFirewall(strings.Split(path, ":")) // only rules are asked for
+	f, _ := newFirewall(strings.Split(path, ":")) // it only reads rules
 	return f.anyTable(context.Background(), func(st state) bool { return st.chain && st.jumps > 0 })
 }
 
-// hasChain says whether our chain is in any table raw.
+// hasChain reports whether our chain is in any table raw.
 func (f *Firewall) hasChain(ctx context.Context) (bool, error) {
 	return f.anyTable(ctx, func(st state) bool { return st.chain })
 }
 
-// has reports whether the state of any table raw is so.
-func (f *Firewall) anyTable(ctx context.Context, so func(state) bool) (bool, error) {
+// anyTable reports whether has is true for the state of any table raw.
+func (f *Firewall) anyTable(ctx context.Context, has func(state) bool) (bool, error) {
 	var errs []error
 	for _, fam := range []family{ipv4(), ipv6()} {
 		all, err := f.workingPrograms(fam)
 		errs = append(errs, err)
 		for _, t := range all {
 			st, err := f.outline(ctx, t)
-			if so(st) {
+			if has(st) {
 				return true, nil
 			}
 			errs = append(errs, err)
@@ -223,8 +232,8 @@ func (f *Firewall) anyTable(ctx context.Context, so func(state) bool) (bool, err
 	return false, errors.Join(errs...)
 }
 
-// Cleanup removes the sets and rules that a dead agent left, and says what that was. The error is ErrRunning when an agent
-// runs: stopping it removes them.
+// Cleanup removes the sets and rules of a dead agent and returns their names. The error is
+// ErrRunning if an agent runs: the stop of that agent removes them.
 func Cleanup() (removed []string, err error) {
 	if found, err := Left(); !found || err != nil {
 		return nil, err

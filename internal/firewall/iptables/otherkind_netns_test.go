@@ -14,7 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// bothKinds are all programs, those without a kind in their name being of nf_tables.
+// bothKinds returns the programs of both kinds. The ones without a kind in their name are of
+// nf_tables.
 func bothKinds(t *testing.T) []string {
 	t.Helper()
 	dirs := programs(t, "ipset")
@@ -29,9 +30,10 @@ func bothKinds(t *testing.T) []string {
 	return dirs
 }
 
-// TestOtherKind starts an agent after a dead one that used the other kind of iptables, as after update-alternatives: with
-// its first list the rules of the other one go, without a gap, and so does the table that was made for them.
-func TestOtherKind(t *testing.T) {
+// TestRemovesRulesOfTheOtherKind starts an agent after a dead one that used the other kind of
+// iptables, as after update-alternatives. Its first list removes the rules of the other kind,
+// without a gap, and the table that was made for them.
+func TestRemovesRulesOfTheOtherKind(t *testing.T) {
 	t.Parallel()
 	for _, first := range []bool{true, false} {
 		t.Run(map[bool]string{true: "legacy, then nft", false: "nft, then legacy"}[first], func(t *testing.T) {
@@ -89,9 +91,9 @@ func TestOtherKind(t *testing.T) {
 	}
 }
 
-// TestOtherKindStays has the other kind's rules refuse to go: what is in force is no failure for it, the gap is told until
-// they have gone, and it is tried again with each list.
-func TestOtherKindStays(t *testing.T) {
+// TestOtherKindThatStaysIsAGap keeps the rules of the other kind from being removed. Apply
+// succeeds, there is a gap until they are removed, and each list tries again.
+func TestOtherKindThatStaysIsAGap(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	dirs := bothKinds(t)
@@ -114,7 +116,7 @@ func TestOtherKindStays(t *testing.T) {
 	if got := f.Info().Gaps; len(got) != gaps+1 || !strings.Contains(got[gaps], "with another kind of iptables") {
 		t.Errorf("gaps: %q", got)
 	}
-	h.Check("told", nettest.Addrs("203.0.113.9"), nettest.Addrs("203.0.113.8"))
+	h.Check("with the gap", nettest.Addrs("203.0.113.9"), nettest.Addrs("203.0.113.8"))
 	h.Run("iptables-legacy", "-t", "raw", "-D", "OUTPUT", "-j", chain)
 	apply(f)
 	if got := f.Info().Gaps; len(got) != gaps {
@@ -127,9 +129,10 @@ func TestOtherKindStays(t *testing.T) {
 	})
 }
 
-// TestOtherKindFails has the first list of an agent fail after a dead one that used the other kind of iptables: what that
-// one left is in force as before, and is removed as before.
-func TestOtherKindFails(t *testing.T) {
+// TestOtherKindStaysAfterAFailedApply makes the first list of an agent fail after a dead one that
+// used the other kind of iptables. The rules of the dead agent stay active and can still be
+// removed.
+func TestOtherKindStaysAfterAFailedApply(t *testing.T) {
 	t.Parallel()
 	for _, first := range []bool{true, false} {
 		t.Run(map[bool]string{true: "legacy, then nft", false: "nft, then legacy"}[first], func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// A firewall that was saved without our rules.
+// saved is a firewall that was saved without our rules.
 const saved = `*raw
 :PREROUTING ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
@@ -22,9 +22,10 @@ const saved = `*raw
 COMMIT
 `
 
-// TestUnderneath takes the whole firewall away under the agent, in the ways that other programs do: it is noticed, the next
-// Apply puts it right, no count is lost that was told, and when the agent is gone nothing is left of it.
-func TestUnderneath(t *testing.T) {
+// TestFirewallReplaced removes or replaces the whole firewall, in the ways of other programs. Watch
+// reports it, the next Apply restores the rules, no reported count decreases, and the agent leaves
+// nothing behind.
+func TestFirewallReplaced(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"legacy", "nft"} {
 		t.Run(kind, func(t *testing.T) {
@@ -76,7 +77,7 @@ func TestUnderneath(t *testing.T) {
 						t.Errorf("%s: remove: %v", harm, err)
 					}
 				})
-				if strings.Contains(harm, "-restore") { // of that firewall somebody else's rule stays, and so does its table
+				if strings.Contains(harm, "-restore") { // the rule of that firewall stays, and so does its table
 					h.Run(v4, "-t", "raw", "-D", "PREROUTING", "1")
 					if kind == "nft" {
 						h.Run("nft", "delete", "table", "ip", "raw")
@@ -90,8 +91,9 @@ func TestUnderneath(t *testing.T) {
 	}
 }
 
-// TestProgramsVanish takes programs away while the agent runs: it fails and changes nothing, and what is in force stays.
-// What it cannot remove without them it says, and cleanup finds it when they are back.
+// TestProgramsVanish removes programs while the agent runs. Apply fails and changes nothing, and
+// the active ruleset stays. Remove returns an error that names the rest, and cleanup removes it
+// when the programs are back.
 func TestProgramsVanish(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -174,14 +176,14 @@ func TestProgramsVanish(t *testing.T) {
 	left(false, nil)
 }
 
-// TestLockHeld has another program hold the lock of iptables: a list that needs no other rules gets through, and whatever
-// needs it fails, changes nothing, and succeeds when the lock is free.
+// TestLockHeld has another program hold the lock of iptables. A list that needs no other rules is
+// applied. Other changes fail, change nothing, and succeed once the lock is free.
 func TestLockHeld(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	dirs := programs(t, legacy4[:3]...)
 	lock := filepath.Join(dirs[0], "lock")
-	// A lock of the test's own; the host's is everybody's.
+	// The lock is the test's own, because all programs of the host share the host's.
 	program(t, dirs[0], legacy4[3], "export XTABLES_LOCKFILE="+lock+"\nexec /usr/sbin/"+legacy4[3]+` "$@"`)
 	f := start(t, h, dirs)
 	apply := func(rate uint32, ss ...string) (err error) {
