@@ -116,6 +116,26 @@ func TestAListThatCutsOffIsProven(t *testing.T) {
 	})
 }
 
+// TestATrialEndsOnAHostThatKeepsChanging: a list that cuts off is proven though each look finds that
+// the host depends on other addresses, after a bounded number of rounds.
+func TestATrialEndsOnAHostThatKeepsChanging(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for changes, want := range map[int]int{0: trialRounds, 1: trialRounds + 1, 100: trialMost} {
+			h := hostile{cuts: true}
+			tr := h.trial()
+			rounds := 0
+			without := tr.without
+			tr.without = func(ctx context.Context) error { rounds++; return without(ctx) }
+			tr.outdated = func(context.Context) bool { changes--; return changes >= 0 }
+			guilty, err := tr.prove(t.Context(), host.Checks{{Name: "API", Err: errAway}})
+			if err != nil || len(guilty) != 1 || h.inForce || rounds != want {
+				t.Errorf("blamed for %v, %v, after %d rounds, want %d; in force: %v", guilty, err, rounds, want, h.inForce)
+			}
+		}
+	})
+}
+
 // TestTrialEndsWithAnError: a change that the kernel refuses proves nothing, and neither does an agent that is being stopped.
 func TestTrialEndsWithAnError(t *testing.T) {
 	t.Parallel()
