@@ -52,10 +52,10 @@ e2e: ## Run the image and compose.yaml on a Docker engine in a network namespace
 	CGO_ENABLED=0 $(GO) test -v -count=1 -timeout 30m -tags e2e_docker ./e2e/docker
 
 .PHONY: kernels
-kernels: ## Run the tests on Debian's kernels 5.10, 6.1 and 6.12 (root, an hour; KERNELS=6.1 QUICK=1 as CI)
+kernels: ## Run the tests on Debian's kernels 5.10, 6.1 and 6.12 (root, two hours; KERNELS=6.1 QUICK=1 as CI; SUITES= RUN=)
 	@e2e/install-deps qemu-system-x86_64 debootstrap mke2fs
 	@$(GO) build -o bin/ ./e2e/kernels
-	@bin/kernels -kernels '$(KERNELS)' -suites '$(SUITES)' $(if $(QUICK),-quick) -cache bin/.kernels
+	@bin/kernels -kernels '$(KERNELS)' -suites '$(SUITES)' -run '$(RUN)' $(if $(QUICK),-quick) -cache bin/.kernels
 
 .PHONY: soak
 soak: ## Random faults for 20 minutes, and packets that check the promises (root; SOAK=5m SEED=n)

@@ -107,6 +107,33 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// TestMatching: only suites that match are run, and of them only the tests that are asked for.
+func TestMatching(t *testing.T) {
+	t.Parallel()
+	all := []suite{{name: "nft", run: "^TestA$"}, {name: "host"}, {name: "demo", args: []string{"demo"}}}
+	for _, tt := range []struct {
+		pattern, tests string
+		want           string
+	}{
+		{"", "", "nft=^TestA$ host= demo="},
+		{"^(nft|demo)$", "TestB", "nft=TestB demo="},
+	} {
+		got, err := matching(all, tt.pattern, tt.tests)
+		var said []string
+		for _, s := range got {
+			said = append(said, s.name+"="+s.run)
+		}
+		if text := strings.Join(said, " "); text != tt.want || err != nil {
+			t.Errorf("%q %q: got %q, %v; want %q", tt.pattern, tt.tests, text, err, tt.want)
+		}
+	}
+	for _, bad := range []string{"none", "("} {
+		if got, err := matching(all, bad, ""); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, got)
+		}
+	}
+}
+
 func names(rr []release) (suites []string) {
 	for _, r := range rr {
 		suites = append(suites, r.suite)
