@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -40,7 +41,7 @@ type image struct{ disk, kernel, initrd string }
 func (r release) image(ctx context.Context, out io.Writer, dir string) (image, error) {
 	at := func(end string) string { return filepath.Join(dir, r.suite+end) }
 	img := image{disk: at(".ext4"), kernel: at(".vmlinuz"), initrd: at(".initrd")}
-	recipe := []byte(packages + "\n" + string(initScript))
+	recipe := recipe()
 	if have, err := os.ReadFile(at(".recipe")); err == nil && bytes.Equal(have, recipe) {
 		return img, nil
 	}
@@ -62,6 +63,12 @@ func (r release) image(ctx context.Context, out io.Writer, dir string) (image, e
 	}
 	_, _ = fmt.Fprintf(out, "%s: made in %v\n", r.kernel, time.Since(start).Round(time.Second))
 	return img, os.WriteFile(at(".recipe"), recipe, 0o600) // last: with it the image is whole
+}
+
+// recipe is everything that an image is made of. Comments are not: a new wording makes no new image.
+func recipe() []byte {
+	comments := regexp.MustCompile(`(?m)^# .*\n`)
+	return append([]byte(packages+"\n"), comments.ReplaceAll(initScript, nil)...)
 }
 
 // bootstrap makes the root and, of it, the image.
