@@ -280,7 +280,7 @@ func (a *Agent) restore(ctx context.Context) {
 }
 
 // errNotPulled is the state between a start and the end of its first pull.
-var errNotPulled = errors.New("the first pull of this run is under way")
+var errNotPulled = errors.New("the first pull since the start has not ended yet")
 
 // restorePulled takes the API's list as the last run had it, and reports whether there is one.
 func (a *Agent) restorePulled() bool {

@@ -57,7 +57,7 @@ func (a *Agent) note(h *helper, err error) {
 func (a *Agent) tellPanic(h *helper, err error) bool {
 	p, ok := errors.AsType[*panics.Error](err)
 	if ok {
-		a.log.DPanic("A part of SikkerGuard panicked, the rules stay in force: please report this line",
+		a.log.DPanic("A part of SikkerGuard panicked: please report this line",
 			zap.String("part", cmp.Or(h.name, string(h.code))), zap.Error(err), zap.String("stack", p.Stack))
 	}
 	return ok

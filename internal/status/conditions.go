@@ -96,7 +96,7 @@ func rows() []row {
 		},
 		{
 			code: CondStuck, severity: SeverityDegraded,
-			message: "The task that enforces the list does not go on; the rules stay in force as they are",
+			message: "The task that enforces the list does not go on; it takes no new list and repairs no rules",
 			ended:   "The task that enforces the list goes on",
 			remedy:  "Restart the agent if it lasts. Its stacks (SIGQUIT ends it and prints them) say where it hangs.",
 		},
@@ -206,19 +206,19 @@ func rows() []row {
 		},
 		{
 			code: CondHostWatch, severity: SeverityDegraded,
-			message: "Changes of addresses and routes are not noticed, the rules stay in force",
+			message: "Changes of addresses and routes are not noticed",
 			ended:   "Changes of addresses and routes are noticed",
 			remedy:  "It is tried again by itself. Meanwhile they are looked at every three minutes.",
 		},
 		{
 			code: CondRulesWatch, severity: SeverityDegraded,
-			message: "Changes that other programs make to the rules are not noticed, the rules stay in force",
+			message: "Changes that other programs make to the rules are not noticed",
 			ended:   "Changes that other programs make to the rules are noticed",
 			remedy:  "It is tried again by itself. `/healthz` asks the kernel for the rules each time.",
 		},
 		{
 			code: CondTask, severity: SeverityDegraded,
-			message: "A task of the agent failed and is begun again, the rules stay in force",
+			message: "A task of the agent failed and is started again",
 			ended:   "All tasks of the agent run",
 			remedy:  "It is a fault of SikkerGuard: report it with the log line that says where. Restart the agent if it lasts.",
 		},
