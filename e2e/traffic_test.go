@@ -20,7 +20,7 @@ func (w *world) through(ts *testscript.TestScript, sources []string) map[string]
 	before := map[string]int{}
 	for _, s := range sources {
 		src := netip.MustParseAddr(s)
-		before[s] = w.recv.Seen(src)
+		before[s] = w.recv.Received(src)
 		w.sender.UDP(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), recvPort), "knock")
 	}
 	w.settled++
@@ -31,7 +31,7 @@ func (w *world) through(ts *testscript.TestScript, sources []string) map[string]
 	}
 	through := map[string]bool{}
 	for _, s := range sources {
-		through[s] = w.recv.Seen(netip.MustParseAddr(s)) > before[s]
+		through[s] = w.recv.Received(netip.MustParseAddr(s)) > before[s]
 	}
 	return through
 }

@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// recvPort is the UDP port of a Host that datagrams are counted at.
+// recvPort is the UDP port at which a Host counts datagrams.
 const recvPort = 9
 
 var (
 	server4 = netip.MustParseAddr("192.0.2.1")
 	server6 = netip.MustParseAddr("2001:db8::1")
 	friend  = netip.MustParseAddr("192.0.2.99")   // never on a list
-	friend6 = netip.MustParseAddr("2001:db8::99") // only before a test has rules
+	friend6 = netip.MustParseAddr("2001:db8::99") // used only before a test has rules
 )
 
-// Host is a server and an attacker that may send to it from any source.
+// Host is a server, with an attacker that can send to it from any source address.
 type Host struct {
 	*NS
 	Sender *Sender
@@ -27,7 +27,7 @@ type Host struct {
 	probes int
 }
 
-// NewHost makes a server that answers at 192.0.2.1 and 2001:db8::1, and its attacker.
+// NewHost returns a server with the addresses 192.0.2.1 and 2001:db8::1, and its attacker.
 func NewHost(tb testing.TB) *Host {
 	tb.Helper()
 	server, attacker := New(tb), New(tb)
@@ -40,7 +40,8 @@ func NewHost(tb testing.TB) *Host {
 	return h
 }
 
-// awaitIPv6 waits until datagrams over IPv6 arrive: the kernel makes the routes some time after the link came up.
+// awaitIPv6 waits until datagrams over IPv6 arrive: the kernel adds the routes some time after the
+// link comes up.
 func (h *Host) awaitIPv6() {
 	h.tb.Helper()
 	const text = "IPv6 is up"
@@ -64,7 +65,7 @@ func (h *Host) Send(src netip.Addr, text string) {
 	h.Sender.UDP(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(dst, recvPort), text)
 }
 
-// Settle returns when everything sent before has been decided.
+// Settle waits until the kernel has passed or dropped every packet sent before.
 func (h *Host) Settle() {
 	h.tb.Helper()
 	h.probes++
@@ -75,39 +76,41 @@ func (h *Host) Settle() {
 	}
 }
 
-// Check sends one packet from each source, and says which got through that should not, and the other way round.
+// Check sends one packet from each source, and fails the test for each blocked source that gets
+// through and each open source that does not.
 func (h *Host) Check(when string, blocked, open []netip.Addr) {
 	h.tb.Helper()
 	before := map[netip.Addr]int{}
 	for _, a := range slices.Concat(blocked, open) {
-		before[a] = h.Recv.Seen(a)
+		before[a] = h.Recv.Received(a)
 		h.Send(a, "knock")
 	}
 	h.Settle()
 	for _, a := range blocked {
-		if n := h.Recv.Seen(a) - before[a]; n != 0 {
+		if n := h.Recv.Received(a) - before[a]; n != 0 {
 			h.tb.Errorf("%s: %v is listed and got through", when, a)
 		}
 	}
 	for _, a := range open {
-		if n := h.Recv.Seen(a) - before[a]; n != 1 {
+		if n := h.Recv.Received(a) - before[a]; n != 1 {
 			h.tb.Errorf("%s: %v is not listed and %d of 1 packets got through", when, a, n)
 		}
 	}
 }
 
-// Flood is packets that go on until it is stopped.
+// Flood is a stream of packets that continues until it is stopped.
 type Flood struct {
 	sent  atomic.Int64
 	stopC chan struct{}
 	doneC chan struct{}
 }
 
-// Flood sends packets from the sources in turn until it is stopped. With -short, on a processor that
-// is emulated, they are a sixteenth: all else takes that much longer there, and needs the processor.
+// Flood sends packets from the sources in turn until the Flood is stopped. With -short, which is for
+// emulated processors, it sends a sixteenth of the packets: everything else takes that much longer
+// there, and needs the processor.
 func (h *Host) Flood(sources []netip.Addr) *Flood {
 	f := &Flood{stopC: make(chan struct{}), doneC: make(chan struct{})}
-	burst := 64 // at most some 25,000 packets a second
+	burst := 64 // at most some 25,000 packets per second
 	if testing.Short() {
 		burst = 4
 	}
@@ -129,27 +132,28 @@ func (h *Host) Flood(sources []netip.Addr) *Flood {
 	return f
 }
 
-// More waits until n more packets have been sent.
-func (f *Flood) More(n int64) {
+// Await waits until n more packets have been sent.
+func (f *Flood) Await(n int64) {
 	for until := f.sent.Load() + n; f.sent.Load() < until; {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// Stop ends it, and says how many packets were sent.
+// Stop stops the stream and returns the number of packets sent.
 func (f *Flood) Stop() int {
 	close(f.stopC)
 	<-f.doneC
 	return int(f.sent.Load())
 }
 
-// Under runs change while packets come from blocked and from open sources, before it, during it and after it, and reports
-// any of the former that got through, and any of the latter that did not. Either may be nil.
+// Under runs change while packets come from blocked and from open sources: before, during and after
+// change. It fails the test if a packet of a blocked source gets through, or one of an open source
+// does not. Either list may be nil.
 func (h *Host) Under(blocked, open []netip.Addr, change func()) {
 	h.tb.Helper()
 	before := map[netip.Addr]int{}
 	for _, a := range slices.Concat(blocked, open) {
-		before[a] = h.Recv.Seen(a)
+		before[a] = h.Recv.Received(a)
 	}
 	var sent [2]int
 	func() {
@@ -157,23 +161,23 @@ func (h *Host) Under(blocked, open []netip.Addr, change func()) {
 			if len(sources) > 0 {
 				f := h.Flood(sources)
 				defer func() { // change may end the test
-					f.More(256)
+					f.Await(256)
 					sent[i] = f.Stop()
 				}()
-				f.More(256)
+				f.Await(256)
 			}
 		}
 		change()
 	}()
 	h.Settle()
 	for _, a := range blocked {
-		if n := h.Recv.Seen(a) - before[a]; n != 0 {
+		if n := h.Recv.Received(a) - before[a]; n != 0 {
 			h.tb.Errorf("%d packets from %v got through during the change", n, a)
 		}
 	}
 	got := 0
 	for _, a := range open {
-		got += h.Recv.Seen(a) - before[a]
+		got += h.Recv.Received(a) - before[a]
 	}
 	if got != sent[1] {
 		h.tb.Errorf("%d of %d packets from unlisted sources got through during the change", got, sent[1])

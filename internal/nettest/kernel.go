@@ -15,12 +15,13 @@ const (
 	TablePersist = 1 << 2 // Linux 6.9
 )
 
-// TakesTable asks the kernel whether a table may have these flags. It is for tests that expect a
-// limitation where a kernel lacks a feature, and so it shares no code with the agent.
+// TakesTable reports whether the kernel accepts a table with these flags. It shares no code with
+// the agent, because tests use it to expect the agent's limitation on a kernel that lacks a
+// feature.
 func TakesTable(tb testing.TB, flags uint32) bool {
 	tb.Helper()
-	name := attribute(unix.NFTA_TABLE_NAME, []byte("asked\x00"))
-	_, err := ask(New(tb),
+	name := attribute(unix.NFTA_TABLE_NAME, []byte("probe\x00"))
+	_, err := request(New(tb),
 		message(unix.NFNL_MSG_BATCH_BEGIN, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES),
 		message(nft(unix.NFT_MSG_NEWTABLE), netlink.Create|netlink.Acknowledge, unix.NFPROTO_INET, 0,
 			name, attribute(unix.NFTA_TABLE_FLAGS, binary.BigEndian.AppendUint32(nil, flags))),
@@ -31,26 +32,26 @@ func TakesTable(tb testing.TB, flags uint32) bool {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
 		return false
 	default:
-		tb.Fatalf("ask for table flags %#x: %v", flags, err)
+		tb.Fatalf("probe table flags %#x: %v", flags, err)
 		return false
 	}
 }
 
-// CountsElements asks the kernel whether it tells how many elements a set has, as it does since
-// Linux 6.16.
+// CountsElements reports whether the kernel returns the number of elements of a set, as it does
+// since Linux 6.16.
 func CountsElements(tb testing.TB) bool {
 	tb.Helper()
 	const nftaSetCount = 20 // linux/netfilter/nf_tables.h
 	ns := New(tb)
-	ns.Run("nft", "add table inet asked; add set inet asked s { type ipv4_addr; size 8; }")
-	sets, err := ask(ns, message(nft(unix.NFT_MSG_GETSET), netlink.Dump, unix.NFPROTO_INET, 0,
-		attribute(unix.NFTA_SET_TABLE, []byte("asked\x00"))))
+	ns.Run("nft", "add table inet probe; add set inet probe s { type ipv4_addr; size 8; }")
+	sets, err := request(ns, message(nft(unix.NFT_MSG_GETSET), netlink.Dump, unix.NFPROTO_INET, 0,
+		attribute(unix.NFTA_SET_TABLE, []byte("probe\x00"))))
 	if err != nil || len(sets) == 0 {
-		tb.Fatalf("ask for a set: %d answers, %v", len(sets), err)
+		tb.Fatalf("list sets: %d answers, %v", len(sets), err)
 	}
 	attrs, err := netlink.UnmarshalAttributes(sets[0].Data[4:])
 	if err != nil {
-		tb.Fatalf("read a set: %v", err)
+		tb.Fatalf("decode a set: %v", err)
 	}
 	for _, a := range attrs {
 		if a.Type == nftaSetCount {
@@ -60,14 +61,14 @@ func CountsElements(tb testing.TB) bool {
 	return false
 }
 
-// ask sends messages in the namespace and returns the kernel's first answer.
-func ask(ns *NS, messages ...netlink.Message) (answer []netlink.Message, err error) {
+// request sends messages in the namespace and returns the kernel's first answer.
+func request(ns *NS, messages ...netlink.Message) (answer []netlink.Message, err error) {
 	ns.Do(func() {
 		var c *netlink.Conn
 		if c, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
 			return
 		}
-		defer func() { _ = c.Close() }() // it was only asked
+		defer func() { _ = c.Close() }() // errors of the request matter, not of the close
 		if _, err = c.SendMessages(messages); err == nil {
 			answer, err = c.Receive()
 		}
@@ -75,17 +76,20 @@ func ask(ns *NS, messages ...netlink.Message) (answer []netlink.Message, err err
 	return answer, err
 }
 
-// message is a message of nfnetlink.
-func message(kind uint16, flags netlink.HeaderFlags, family uint8, resource uint16, attrs ...netlink.Attribute) netlink.Message {
+// message returns a message of nfnetlink.
+func message(
+	kind uint16, flags netlink.HeaderFlags, family uint8, resource uint16, attrs ...netlink.Attribute,
+) netlink.Message {
 	data := binary.BigEndian.AppendUint16([]byte{family, unix.NFNETLINK_V0}, resource)
 	if len(attrs) > 0 {
 		raw, err := netlink.MarshalAttributes(attrs)
 		if err != nil {
-			panic(err) // they are constants
+			panic(err) // the attributes are constants
 		}
 		data = append(data, raw...)
 	}
-	return netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | flags}, Data: data}
+	header := netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | flags}
+	return netlink.Message{Header: header, Data: data}
 }
 
 func attribute(kind uint16, data []byte) netlink.Attribute {

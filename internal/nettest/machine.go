@@ -20,24 +20,27 @@ import (
 //go:embed boot.sh
 var bootScript []byte
 
-// bootPatience is how long systemd may take to answer.
-const bootPatience = time.Minute
+// awaitTimeout is the most time that Await waits, for example for systemd to start.
+const awaitTimeout = time.Minute
 
-// Machine is a copy of this machine that is thrown away with the test: its files under an overlay, processes of its own,
-// and a systemd that has started nothing but its journal. Packages can be installed in it, and units run.
+// Machine is a copy of this machine that is discarded with the test: its files under an overlay,
+// its own processes, and a systemd that has started only its journal. Tests can install packages
+// and run units in it.
 type Machine struct {
 	tb     testing.TB
 	ns     *NS
 	pid    int
-	goneC  chan struct{} // closed when it has ended
-	Shared string        // a directory that the machine has at /shared
+	goneC  chan struct{} // closed when the machine has ended
+	Shared string        // directory that the machine mounts at /shared
 }
 
-// Boot boots a machine whose network is n. It needs systemd, and a kernel with overlayfs and cgroup v2.
+// Boot boots a machine with the network of n. It needs systemd, and a kernel with overlayfs and
+// cgroup v2.
 func Boot(n *NS) *Machine {
 	tb := n.tb
 	tb.Helper()
-	// The machine's files come from the root file system, and what is mounted over it is not there.
+	// The machine's files come from the root file system. File systems mounted over it are not
+	// included.
 	top, err := os.MkdirTemp("", "machine")
 	if err != nil {
 		tb.Fatalf("boot: %v", err)
@@ -54,7 +57,7 @@ func Boot(n *NS) *Machine {
 		tb.Fatalf("boot: %v", err)
 	}
 	var console bytes.Buffer
-	ctx := context.WithoutCancel(tb.Context()) // it ends when the test cleans up, and that needs it
+	ctx := context.WithoutCancel(tb.Context()) // the cleanup runs commands after the test's context has ended
 	cmd := exec.CommandContext(ctx, "sh", script, "boot", dir)
 	cmd.Stdout, cmd.Stderr = &console, &console
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -70,7 +73,7 @@ func Boot(n *NS) *Machine {
 			journal, _ := m.Try("journalctl --no-pager --lines=80")
 			tb.Logf("journal of the machine:\n%s", journal)
 		}
-		_ = cmd.Process.Kill() // the first process takes all others with it
+		_ = cmd.Process.Kill() // the kernel kills the PID namespace with its first process
 		<-m.goneC
 		if tb.Failed() {
 			tb.Logf("console of the machine:\n%s", console.String())
@@ -88,7 +91,7 @@ func Boot(n *NS) *Machine {
 	m.Await("systemd", func() bool {
 		select {
 		case <-m.goneC:
-			tb.Fatal("the machine does not boot")
+			tb.Fatal("the machine ended while booting")
 		default:
 		}
 		out, _ := m.Try("systemctl is-active test.target")
@@ -97,10 +100,12 @@ func Boot(n *NS) *Machine {
 	return m
 }
 
-// Try runs a line of shell in the machine and returns what it printed.
+// Try runs a shell command line in the machine and returns its output.
 func (m *Machine) Try(line string) (string, error) {
-	cmd := exec.CommandContext(context.WithoutCancel(m.tb.Context()), "nsenter", "--target", strconv.Itoa(m.pid), "--mount", "--pid", "--uts", "--ipc",
-		"--cgroup", "--net", "--root", "--wd", "env", "-i", "PATH="+os.Getenv("PATH"), "DEBIAN_FRONTEND=noninteractive", "sh", "-c", line)
+	cmd := exec.CommandContext(context.WithoutCancel(m.tb.Context()),
+		"nsenter", "--target", strconv.Itoa(m.pid), "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--net",
+		"--root", "--wd",
+		"env", "-i", "PATH="+os.Getenv("PATH"), "DEBIAN_FRONTEND=noninteractive", "sh", "-c", line)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s: %w\n%s", line, err, out)
@@ -108,7 +113,7 @@ func (m *Machine) Try(line string) (string, error) {
 	return string(out), err
 }
 
-// Sh is Try for what must succeed.
+// Sh runs a shell command line like Try, and fails the test if the command fails.
 func (m *Machine) Sh(line string) string {
 	m.tb.Helper()
 	out, err := m.Try(line)
@@ -118,12 +123,13 @@ func (m *Machine) Sh(line string) string {
 	return out
 }
 
-// Await waits until ok, and fails the test when that takes too long.
-func (m *Machine) Await(what string, ok func() bool) {
+// Await waits until ok returns true, and fails the test after awaitTimeout. condition names the
+// awaited condition in the message.
+func (m *Machine) Await(condition string, ok func() bool) {
 	m.tb.Helper()
-	for end := time.Now().Add(bootPatience); !ok(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(awaitTimeout); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			m.tb.Fatalf("waited in vain for %s", what)
+			m.tb.Fatalf("timeout while waiting for %s", condition)
 		}
 	}
 }

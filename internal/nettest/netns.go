@@ -14,21 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// requireEnv, when set to 1, turns the skip of a test that needs root into a failure. When set to requireNever, such tests
-// are skipped also as root: for a quick loop.
+// requireEnv set to 1 turns the skip of a test that needs root into a failure. Set to requireNever,
+// it skips such tests also for root, which makes a test run quick.
 const (
 	requireEnv   = "SIKKERGUARD_REQUIRE_NETNS"
 	requireNever = "never"
 )
 
-// NS is one network namespace, a host of the test's own. It ends with the test.
+// NS is a network namespace: a host that belongs to the test and ends with it.
 type NS struct {
 	tb   testing.TB
 	file *os.File
 }
 
-// New makes a network namespace whose loopback is up. It skips the test without root, or fails it when
-// SIKKERGUARD_REQUIRE_NETNS=1.
+// New returns a new network namespace whose loopback device is up. Without root it skips the test,
+// or fails it if SIKKERGUARD_REQUIRE_NETNS=1.
 func New(tb testing.TB) *NS {
 	tb.Helper()
 	if os.Getenv(requireEnv) == requireNever {
@@ -58,7 +58,8 @@ func New(tb testing.TB) *NS {
 	return &NS{tb: tb, file: file}
 }
 
-// Skip skips a test that cannot run here, or fails it when SIKKERGUARD_REQUIRE_NETNS=1.
+// Skip skips a test that cannot run here, or fails it if SIKKERGUARD_REQUIRE_NETNS=1. why is the
+// reason.
 func Skip(tb testing.TB, why string) {
 	tb.Helper()
 	if os.Getenv(requireEnv) == "1" {
@@ -67,8 +68,8 @@ func Skip(tb testing.TB, why string) {
 	tb.Skipf("%s (%s=1 makes this a failure)", why, requireEnv)
 }
 
-// onOwnThread runs f on a thread that ends with it: the lock is never released, so that no other goroutine inherits the
-// thread's namespace.
+// onOwnThread runs f on a thread that ends with it: the goroutine never unlocks the thread, so no
+// other goroutine inherits the thread's namespace.
 func onOwnThread(f func()) {
 	doneC := make(chan struct{})
 	go func() {
@@ -79,7 +80,7 @@ func onOwnThread(f func()) {
 	<-doneC
 }
 
-// loopbackUp brings up lo in the calling thread's namespace.
+// loopbackUp sets the loopback device of the calling thread's namespace up.
 func loopbackUp() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -88,8 +89,9 @@ func loopbackUp() error {
 	return netlink.LinkSetUp(lo)
 }
 
-// Do runs f in the namespace, on a thread of its own. Sockets that f opens stay in the namespace; goroutines that f
-// starts do not run in it. f must not call FailNow: it is not on the test's goroutine.
+// Do runs f in the namespace, on a thread of its own. Sockets that f opens stay in the namespace.
+// Goroutines that f starts do not run in it. f must not call FailNow, because it does not run on
+// the test's goroutine.
 func (n *NS) Do(f func()) {
 	n.tb.Helper()
 	var err error
@@ -103,8 +105,8 @@ func (n *NS) Do(f func()) {
 	}
 }
 
-// Start starts cmd in the namespace. The caller waits for it. When this process ends, however it does, the kernel kills cmd,
-// and with the last process of a namespace the namespace goes.
+// Start starts cmd in the namespace. The caller waits for it. The kernel kills cmd when this
+// process ends, for whatever reason, and deletes the namespace with its last process.
 func (n *NS) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -117,21 +119,23 @@ func (n *NS) Start(cmd *exec.Cmd) error {
 			err = cmd.Start()
 		}
 		startedC <- err
-		if err == nil { // Pdeathsig is sent when the thread ends that started the process, so the thread stays as long
+		if err == nil {
+			// The kernel sends Pdeathsig when the thread that started the process ends.
 			awaitExit(cmd.Process.Pid)
 		}
 	})
 	return <-startedC
 }
 
-// awaitExit returns when a child of this process has ended. The child stays for its owner to wait for.
+// awaitExit waits until a child of this process has ended. It does not reap the child, for which
+// Start's caller waits.
 func awaitExit(pid int) {
 	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
 }
 
-// Run runs a program in the namespace and returns what it printed; an exit code other than 0 fails
-// the test. The legacy iptables waits for those of other tests: they share one lock.
+// Run runs a program in the namespace and returns its output. An exit code other than 0 fails the
+// test. The legacy iptables programs wait for those of other tests, because they share one lock.
 func (n *NS) Run(name string, args ...string) string {
 	n.tb.Helper()
 	if name == "iptables-legacy" || name == "ip6tables-legacy" {
@@ -148,11 +152,12 @@ func (n *NS) Run(name string, args ...string) string {
 	return string(out)
 }
 
-// FD is the namespace's descriptor, for the libraries' own options. It stays open until the test ends.
+// FD returns the namespace's descriptor, for options of libraries. It stays open until the test
+// ends.
 func (n *NS) FD() int { return int(n.file.Fd()) }
 
-// Link joins two namespaces by a veth pair: dev in a with addrsA, the same name in b with addrsB. Duplicate address
-// detection is off, so that IPv6 addresses work at once.
+// Link connects two namespaces by a veth pair: dev in a with addrsA, the same name in b with
+// addrsB. Duplicate address detection is off, so that IPv6 addresses work at once.
 func Link(a, b *NS, dev string, addrsA, addrsB []netip.Prefix) {
 	a.tb.Helper()
 	var err error
@@ -170,7 +175,7 @@ func Link(a, b *NS, dev string, addrsA, addrsB []netip.Prefix) {
 	b.up(dev, addrsB)
 }
 
-// up gives dev its addresses and brings it up.
+// up adds the addresses to dev and sets it up.
 func (n *NS) up(dev string, addrs []netip.Prefix) {
 	n.tb.Helper()
 	var err error
@@ -199,7 +204,8 @@ func (n *NS) up(dev string, addrs []netip.Prefix) {
 	}
 }
 
-// DefaultRoute sends whatever has no route of its own out of dev, with no gateway: answers to any source find a way.
+// DefaultRoute adds default routes out of dev, without a gateway, so that the host can answer any
+// source.
 func (n *NS) DefaultRoute(dev string) {
 	n.tb.Helper()
 	var err error
@@ -223,18 +229,19 @@ func (n *NS) DefaultRoute(dev string) {
 		}
 	})
 	if err != nil {
-		n.tb.Fatalf("default route by %s: %v", dev, err)
+		n.tb.Fatalf("add default route through %s: %v", dev, err)
 	}
 }
 
-// insideEnv tells a test that it is the process that Rerun started.
+// insideEnv marks the process that Rerun starts.
 const insideEnv = "SIKKERGUARD_TEST_INSIDE"
 
-// Inside says whether this process was started by Rerun.
+// Inside reports whether Rerun started this process.
 func Inside() bool { return os.Getenv(insideEnv) != "" }
 
-// Rerun runs the calling test once more, in a process of its own whose every thread is in the namespace: for code that
-// starts goroutines which open sockets. The test asks Inside which of the two it is.
+// Rerun runs the calling test again, in a new process whose threads are all in the namespace, for
+// code that starts goroutines which open sockets. The test distinguishes the two processes by
+// Inside.
 func (n *NS) Rerun(t *testing.T) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")

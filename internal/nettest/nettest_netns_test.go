@@ -13,7 +13,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestPackets shows that what a Sender sends from any source arrives, so that a drop in another test means the firewall.
+// TestPackets checks that packets of a Sender arrive from any source, so that a missing packet in
+// another test means a firewall drop.
 func TestPackets(t *testing.T) {
 	t.Parallel()
 	server, attacker := nettest.New(t), nettest.New(t)
@@ -28,7 +29,7 @@ func TestPackets(t *testing.T) {
 		{"[2001:db8:ffff::7]:4000", "[2001:db8::1]:9"},
 	} {
 		src, dst := netip.MustParseAddrPort(tt.src), netip.MustParseAddrPort(tt.dst)
-		// The kernel makes the routes of IPv6 some time after the link came up.
+		// The kernel adds the IPv6 routes some time after the link comes up.
 		for end := time.Now().Add(10 * time.Second); ; {
 			s.UDP(src, dst, "from "+tt.src)
 			if r.Await("from "+tt.src, 100*time.Millisecond) {
@@ -38,15 +39,15 @@ func TestPackets(t *testing.T) {
 				t.Fatalf("datagram from %s did not arrive", tt.src)
 			}
 		}
-		if got := r.Seen(src.Addr()); got == 0 {
-			t.Errorf("seen from %s: got %d, want some", tt.src, got)
+		if r.Received(src.Addr()) == 0 {
+			t.Errorf("no datagram from %s is counted", tt.src)
 		}
 	}
 }
 
-// TestStartEndsWithTheTest kills a process that has started another in a namespace: the kernel kills that one too, so that
-// no namespace outlives its test.
-func TestStartEndsWithTheTest(t *testing.T) {
+// TestStartEndsWithTest kills a process that has started another one in a namespace. The kernel
+// also kills that one, so no namespace outlives its test.
+func TestStartEndsWithTest(t *testing.T) {
 	t.Parallel()
 	const insideEnv = "SIKKERGUARD_TEST_STARTER"
 	if os.Getenv(insideEnv) != "" {
@@ -59,7 +60,7 @@ func TestStartEndsWithTheTest(t *testing.T) {
 		return
 	}
 	nettest.New(t) // skips, or fails, without root
-	starter := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestStartEndsWithTheTest$")
+	starter := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestStartEndsWithTest$")
 	starter.Env = append(os.Environ(), insideEnv+"=1")
 	out, err := starter.StdoutPipe()
 	if err == nil {
@@ -71,16 +72,17 @@ func TestStartEndsWithTheTest(t *testing.T) {
 	line, err := bufio.NewReader(out).ReadString('\n')
 	pid, ok := strings.CutPrefix(strings.TrimSpace(line), "started ")
 	if err != nil || !ok {
-		t.Fatalf("the starter says %q (%v)", line, err)
+		t.Fatalf("the starter prints %q (%v)", line, err)
 	}
 	_ = starter.Process.Kill()
 	_ = starter.Wait()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if name, err := os.ReadFile("/proc/" + pid + "/comm"); err != nil || strings.TrimSpace(string(name)) != "sleep" {
+		name, err := os.ReadFile("/proc/" + pid + "/comm")
+		if err != nil || strings.TrimSpace(string(name)) != "sleep" {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("process %s is still there", pid)
+			t.Fatalf("process %s is still running", pid)
 		}
 	}
 }

@@ -15,17 +15,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sender puts packets with any source onto a link.
+// Sender sends packets with any source address on a link.
 type Sender struct {
 	tb       testing.TB
-	mu       sync.Mutex // holds sa, which the system call writes to, and the order of packets
+	mu       sync.Mutex // guards sa, which the system call writes to, and keeps the order of packets
 	fd       int
 	sa       unix.SockaddrLinklayer
 	src, dst net.HardwareAddr
 	opts     gopacket.SerializeOptions
 }
 
-// NewSender opens a packet socket on dev of from; its frames go to dev of to.
+// NewSender opens a packet socket on dev in from. Its frames go to dev in to.
 func NewSender(tb testing.TB, from, to *NS, dev string) *Sender {
 	tb.Helper()
 	s := &Sender{tb: tb, fd: -1, opts: gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}}
@@ -67,25 +67,26 @@ func (s *Sender) UDP(src, dst netip.AddrPort, text string) {
 // SYN sends one TCP connection request.
 func (s *Sender) SYN(src, dst netip.AddrPort) {
 	s.tb.Helper()
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, Window: 1024}
+	tcp := syn(src, dst)
 	ip := ipLayer(src.Addr(), dst.Addr(), layers.IPProtocolTCP)
 	s.check(tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
 	s.send(dst.Addr(), ip, tcp)
 }
 
-// Answer sends one TCP segment that accepts a connection: a SYN with ACK.
+// Answer sends one TCP segment that accepts a connection: SYN with ACK.
 func (s *Sender) Answer(src, dst netip.AddrPort) {
 	s.tb.Helper()
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, ACK: true, Window: 1024}
+	tcp := syn(src, dst)
+	tcp.ACK = true
 	ip := ipLayer(src.Addr(), dst.Addr(), layers.IPProtocolTCP)
 	s.check(tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
 	s.send(dst.Addr(), ip, tcp)
 }
 
-// Flood sends n TCP connection requests, all the same, as fast as it can.
+// Flood sends n equal TCP connection requests as fast as possible.
 func (s *Sender) Flood(src, dst netip.AddrPort, n int) {
 	s.tb.Helper()
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, Window: 1024}
+	tcp := syn(src, dst)
 	ip := ipLayer(src.Addr(), dst.Addr(), layers.IPProtocolTCP)
 	s.check(tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
 	s.repeat(n, dst.Addr(), ip, tcp)
@@ -105,7 +106,7 @@ func (s *Sender) Ping(src, dst netip.Addr) {
 	s.send(dst, ip, icmp, &layers.ICMPv6Echo{Identifier: 1, SeqNumber: 1})
 }
 
-// Raw sends bytes as the network layer's packet, whatever they are.
+// Raw sends packet, of any content, as the payload of an Ethernet frame.
 func (s *Sender) Raw(dst netip.Addr, packet []byte) {
 	s.tb.Helper()
 	s.send(dst, gopacket.Payload(packet))
@@ -139,7 +140,7 @@ func (s *Sender) repeat(n int, dst netip.Addr, ls ...gopacket.SerializableLayer)
 	for n > 0 {
 		err := unix.Sendto(s.fd, buf.Bytes(), 0, &s.sa)
 		if err == unix.ENOBUFS || err == unix.EINTR {
-			time.Sleep(time.Millisecond) // the device's queue is full for a moment
+			time.Sleep(time.Millisecond) // the device's queue is full
 			continue
 		}
 		if err != nil {
@@ -150,6 +151,13 @@ func (s *Sender) repeat(n int, dst netip.Addr, ls ...gopacket.SerializableLayer)
 	}
 }
 
+// syn returns the header of a TCP connection request.
+func syn(src, dst netip.AddrPort) *layers.TCP {
+	return &layers.TCP{
+		SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, Window: 1024,
+	}
+}
+
 func ipLayer(src, dst netip.Addr, proto layers.IPProtocol) gopacket.SerializableLayer {
 	if dst.Is4() {
 		return &layers.IPv4{Version: 4, TTL: 64, Protocol: proto, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
@@ -157,18 +165,19 @@ func ipLayer(src, dst netip.Addr, proto layers.IPProtocol) gopacket.Serializable
 	return &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: proto, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
 }
 
-// Receiver counts the datagrams that reach a UDP port, by source.
+// Receiver counts the datagrams that arrive at a UDP port, by source.
 type Receiver struct {
 	conn *net.UDPConn
-	mu   sync.Mutex
-	seen map[netip.Addr]int
-	text map[string]bool
+
+	mu       sync.Mutex
+	received map[netip.Addr]int
+	payloads map[string]bool
 }
 
-// Listen counts what reaches UDP port of ns, over IPv4 and IPv6, until the test ends.
+// Listen counts the datagrams to a UDP port of ns, over IPv4 and IPv6, until the test ends.
 func Listen(tb testing.TB, ns *NS, port uint16) *Receiver {
 	tb.Helper()
-	r := &Receiver{seen: map[netip.Addr]int{}, text: map[string]bool{}}
+	r := &Receiver{received: map[netip.Addr]int{}, payloads: map[string]bool{}}
 	var err error
 	ns.Do(func() {
 		var pc net.PacketConn
@@ -193,7 +202,7 @@ func Listen(tb testing.TB, ns *NS, port uint16) *Receiver {
 	return r
 }
 
-// forceReadBuffer sets the receive buffer past net.core.rmem_max, which root may.
+// forceReadBuffer sets the size of the receive buffer, in bytes. Root may exceed net.core.rmem_max.
 func forceReadBuffer(c *net.UDPConn, size int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -217,25 +226,26 @@ func (r *Receiver) read() {
 			return
 		}
 		r.mu.Lock()
-		r.seen[from.Addr().Unmap()]++
-		r.text[string(buf[:n])] = true
+		r.received[from.Addr().Unmap()]++
+		r.payloads[string(buf[:n])] = true
 		r.mu.Unlock()
 	}
 }
 
-// Seen is how many datagrams came from addr so far.
-func (r *Receiver) Seen(addr netip.Addr) int {
+// Received returns the number of datagrams received from addr.
+func (r *Receiver) Received(addr netip.Addr) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.seen[addr]
+	return r.received[addr]
 }
 
-// Await waits until a datagram with this payload has come, at most for d, and says whether it has. Datagrams of one
-// sender arrive in order, so a last one that always passes tells that all before it have been decided.
+// Await waits at most d for a datagram with this payload, and reports whether it has arrived.
+// Datagrams of one sender arrive in order, so if a datagram that always passes has arrived, the
+// kernel has passed or dropped all earlier ones.
 func (r *Receiver) Await(text string, d time.Duration) bool {
 	for end := time.Now().Add(d); ; time.Sleep(2 * time.Millisecond) {
 		r.mu.Lock()
-		ok := r.text[text]
+		ok := r.payloads[text]
 		r.mu.Unlock()
 		if ok || time.Now().After(end) {
 			return ok
