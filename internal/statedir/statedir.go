@@ -1,11 +1,11 @@
-// Package statedir guards the state directory. Root writes there, so no other user may be able to put
-// a file or a link in its place: the directory, each directory above it and each file in it belong
-// to root or to the agent's user, and no other user may write to them. A lock in it keeps a second
-// agent from the same files.
+// Package statedir checks and locks the state directory. Root writes there, so no other user may be
+// able to put a file or a link in its place: the directory, each directory above it and each file
+// in it must belong to root or to the agent's user, and no other user may be able to write to them.
+// A lock in the directory prevents a second agent from using the same files.
 //
-// Use is the one check that every user of the directory passes before it touches a file. What the
-// files are is not its concern. It fails with an *UnsafeError, with ErrTaken, or with the error of
-// the file system; each says what to do.
+// Every user of the directory calls Use before it touches a file. The package does not know the
+// purpose of the files. Use fails with an *UnsafeError, with ErrTaken, or with an error of the file
+// system; each text ends with the remedy.
 package statedir
 
 import (
@@ -23,43 +23,43 @@ import (
 
 const (
 	lockName = "lock"
-	// maxLinks is how many symbolic links a path may have, as in the kernel.
+	// maxLinks is the most symbolic links in a path, as in the kernel.
 	maxLinks = 40
-	// othersWrite are the permission bits that let others write.
+	// othersWrite are the permission bits that allow other users to write.
 	othersWrite = 0o022
 )
 
-// ErrTaken means that another agent has the lock.
+// ErrTaken means that another agent holds the lock.
 var ErrTaken = errors.New("another agent uses this state directory: stop it, or set SIKKER_STATE_DIR to another")
 
-// UnsafeError is a path that a user other than root and the agent's may change, or may have
-// changed.
+// UnsafeError means that a user other than root and the agent's can change a path, or may have
+// changed it.
 type UnsafeError struct {
 	Path string
-	Why  string // follows the path, and says what to do
+	Why  string // the text after the path, which ends with the remedy
 }
 
 func (e *UnsafeError) Error() string {
 	return fmt.Sprintf("the state directory is not safe to use: %s %s", e.Path, e.Why)
 }
 
-// Dir is the state directory. Its methods may be called from several goroutines.
+// Dir is the state directory. Its methods are safe for concurrent use.
 type Dir struct {
 	path   string
 	shared bool
-	uid    uint32 // of the agent
+	uid    uint32 // user ID of the agent
 
 	mu   sync.Mutex
-	lock *os.File // nil while it is not held
+	lock *os.File // nil while the lock is not held
 }
 
-// New makes a Dir. A shared one takes no lock. Nothing is opened yet.
+// New returns a Dir. If shared is true, Use takes no lock. New opens nothing.
 func New(path string, shared bool) *Dir {
 	return &Dir{path: path, shared: shared, uid: uint32(os.Geteuid())}
 }
 
-// UnusableError is the reason why the files of the state directory must not be used now. Everything that uses the
-// directory fails with it, so it is logged once, by its condition.
+// UnusableError is the reason why the files of the state directory must not be used now. Every use
+// of the directory fails with it, so it is logged once, by its condition.
 type UnusableError struct{ Err error }
 
 func (e *UnusableError) Error() string { return e.Err.Error() }
@@ -72,8 +72,8 @@ func IsUnusable(err error) bool {
 	return ok
 }
 
-// Use makes the directory if it is missing, checks it and its files, and takes the lock. If it returns nil, its files may be
-// read and written now. Each error is an *UnusableError.
+// Use creates the directory if it is missing, checks it and its files, and takes the lock. If it
+// returns nil, its files may be read and written now. Each error is an *UnusableError.
 func (d *Dir) Use() error {
 	if err := d.use(); err != nil {
 		return &UnusableError{err}
@@ -97,7 +97,7 @@ func (d *Dir) use() error {
 	return d.take(filepath.Join(dir, lockName))
 }
 
-// Close lets go of the lock.
+// Close releases the lock.
 func (d *Dir) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,9 +109,9 @@ func (d *Dir) Close() error {
 	return err
 }
 
-// walk goes down to the directory, checks each step, makes missing ones, and returns the path
-// without links. A step is safe to take because the one before it was: only root and the agent can
-// change where it leads.
+// walk descends to the directory, checks each step and creates missing directories. It returns the
+// path without links. Each step is safe because the previous one was: only root and the agent can
+// change its target.
 func (d *Dir) walk() (string, error) {
 	at, rest := "/", split(d.path)
 	if err := d.checkParent(at); err != nil {
@@ -131,9 +131,10 @@ func (d *Dir) walk() (string, error) {
 		switch {
 		case info.Mode()&fs.ModeSymlink != 0:
 			if links++; links > maxLinks {
-				return "", fmt.Errorf("use state directory: %w", &fs.PathError{Op: "walk", Path: d.path, Err: unix.ELOOP})
+				err = &fs.PathError{Op: "walk", Path: d.path, Err: unix.ELOOP}
+				return "", fmt.Errorf("use state directory: %w", err)
 			}
-			if err := d.checkOwner(next, info, "remove the link, or make it root's"); err != nil {
+			if err := d.checkOwner(next, info, "remove the link, or chown it to root"); err != nil {
 				return "", err
 			}
 			target, err := os.Readlink(next)
@@ -146,7 +147,8 @@ func (d *Dir) walk() (string, error) {
 			rest = append(split(target), rest[1:]...)
 			continue
 		case !info.IsDir():
-			return "", fmt.Errorf("SIKKER_STATE_DIR must be a directory: %w", &fs.PathError{Op: "use", Path: next, Err: unix.ENOTDIR})
+			err = &fs.PathError{Op: "use", Path: next, Err: unix.ENOTDIR}
+			return "", fmt.Errorf("SIKKER_STATE_DIR must be a directory: %w", err)
 		case last:
 			err = d.checkDir(next, info)
 		default:
@@ -160,41 +162,42 @@ func (d *Dir) walk() (string, error) {
 	return at, nil
 }
 
-// split returns the names that a path consists of. A ".." stays: filepath.Join takes it from a path
-// without links.
+// split returns the names in a path. A ".." stays: filepath.Join resolves it on a path without
+// links.
 func split(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == filepath.Separator })
 }
 
-// checkParent checks a directory on the way. Others may write to one with the sticky bit, such as
-// /tmp: there they can neither remove nor rename files of other users.
+// checkParent checks a directory above the state directory. If it has the sticky bit, as /tmp has,
+// other users may write to it: they can neither remove nor rename files of others there.
 func (d *Dir) checkParent(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return fmt.Errorf("use state directory: %w", err)
 	}
-	if err := d.checkOwner(path, info, "chown it to root, or set SIKKER_STATE_DIR to another place"); err != nil {
+	if err := d.checkOwner(path, info, "chown it to root, or set SIKKER_STATE_DIR to another path"); err != nil {
 		return err
 	}
 	if info.Mode()&othersWrite != 0 && info.Mode()&fs.ModeSticky == 0 {
-		return &UnsafeError{path, "may be written by other users: chmod go-w it, or set SIKKER_STATE_DIR to another place"}
+		return &UnsafeError{path, "may be written by other users: " +
+			"chmod go-w it, or set SIKKER_STATE_DIR to another path"}
 	}
 	return nil
 }
 
-// checkDir checks the directory itself.
+// checkDir checks the state directory itself.
 func (d *Dir) checkDir(path string, info fs.FileInfo) error {
-	if err := d.checkOwner(path, info, "remove it, or chown it and what is in it if you trust that"); err != nil {
+	if err := d.checkOwner(path, info, "remove it, or chown it and its contents if you trust them"); err != nil {
 		return err
 	}
 	if info.Mode()&othersWrite != 0 {
-		return &UnsafeError{path, "may be written by other users: look at what is in it, then chmod 700 it"}
+		return &UnsafeError{path, "may be written by other users: check its contents, then chmod 700 it"}
 	}
 	return nil
 }
 
-// checkFiles checks the files of the directory: something may have been put there while others could
-// write to it.
+// checkFiles checks the files of the directory. Another user may have put one there while the
+// directory was writable.
 func (d *Dir) checkFiles(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -202,7 +205,7 @@ func (d *Dir) checkFiles(dir string) error {
 	}
 	for _, entry := range entries {
 		info, err := entry.Info()
-		if errors.Is(err, fs.ErrNotExist) { // removed just now, as temporary files are
+		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile, such as a temporary file
 			continue
 		}
 		if err != nil {
@@ -215,7 +218,7 @@ func (d *Dir) checkFiles(dir string) error {
 	return nil
 }
 
-// checkFile checks one file. Directories, such as lost+found, are not used.
+// checkFile checks one file. Subdirectories, such as lost+found, are not used.
 func (d *Dir) checkFile(path string, info fs.FileInfo) error {
 	if info.IsDir() {
 		return nil
@@ -229,11 +232,12 @@ func (d *Dir) checkFile(path string, info fs.FileInfo) error {
 	switch {
 	case info.Mode()&fs.ModeSocket != 0:
 	case !info.Mode().IsRegular():
-		return &UnsafeError{path, "is no regular file: remove it"}
+		return &UnsafeError{path, "is not a regular file: remove it"}
 	case info.Mode()&othersWrite != 0:
-		return &UnsafeError{path, "may be written by other users: remove it, or chmod 600 it if you trust what is in it"}
+		return &UnsafeError{path, "may be written by other users: " +
+			"remove it, or chmod 600 it if you trust its contents"}
 	case stat(info).Nlink > 1:
-		return &UnsafeError{path, "is a link to a file that has another name, too: remove it"}
+		return &UnsafeError{path, "is a hard link to a file with another name: remove it"}
 	}
 	return nil
 }
@@ -247,10 +251,11 @@ func (d *Dir) checkOwner(path string, info fs.FileInfo, remedy string) error {
 }
 
 func stat(info fs.FileInfo) *syscall.Stat_t {
-	return info.Sys().(*syscall.Stat_t) // what Lstat returns on Linux
+	return info.Sys().(*syscall.Stat_t) // the type that Lstat returns on Linux
 }
 
-// take takes the lock, unless it is held already. A file system without locks is used without.
+// take takes the lock, unless it is held already. On a file system without locks the directory is
+// used without one.
 func (d *Dir) take(path string) error {
 	if d.lock != nil {
 		held, err := d.lock.Stat()
@@ -258,7 +263,7 @@ func (d *Dir) take(path string) error {
 		if err == nil && nerr == nil && os.SameFile(held, now) {
 			return nil
 		}
-		_ = d.lock.Close() // the directory was removed and made again
+		_ = d.lock.Close() // the directory was removed and recreated
 		d.lock = nil
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)

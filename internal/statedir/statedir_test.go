@@ -12,10 +12,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
 )
 
-// other is a user that is neither root nor the one that runs the tests.
+// other is the ID of a user that is neither root nor the one that runs the tests.
 const other = 54321
 
-// own makes path another user's, which takes root.
+// own gives path to another user, which needs root.
 func own(t *testing.T, path string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -33,20 +33,20 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// write makes a file of ours.
+// write creates a file that belongs to the user of the test.
 func write(t *testing.T, path string) {
 	t.Helper()
 	must(t, os.WriteFile(path, []byte("x"), 0o600))
 }
 
-// chmod is os.Chmod without the umask.
+// chmod sets the mode without the umask.
 func chmod(t *testing.T, path string, mode fs.FileMode) {
 	t.Helper()
 	must(t, os.Chmod(path, mode))
 }
 
-// TestUse: directories as service managers make them are used, and none that another user could
-// change.
+// TestUse checks that directories as service managers make them are used, and directories that
+// another user could change are not.
 func TestUse(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -68,23 +68,23 @@ func TestUse(t *testing.T) {
 			t.Helper()
 			must(t, os.MkdirAll(filepath.Join(dir, "lost+found"), 0o700))
 		}},
-		{"OK a link of systemd's to /var/lib/private", "", func(t *testing.T, root, dir string) {
+		{"OK systemd's link to /var/lib/private", "", func(t *testing.T, root, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(filepath.Join(root, "private", "sikkerguard"), 0o700))
 			must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
 			must(t, os.Symlink("../private/sikkerguard", dir))
 		}},
-		{"OK an absolute link of root's", "", func(t *testing.T, root, dir string) {
+		{"OK an absolute link of root", "", func(t *testing.T, root, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
 			must(t, os.Symlink(filepath.Join(root, "elsewhere"), dir))
 		}},
-		{"OK below a sticky directory, as /tmp", "", func(t *testing.T, _, dir string) {
+		{"OK below a sticky directory, such as /tmp", "", func(t *testing.T, _, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
 			chmod(t, filepath.Dir(dir), 0o777|fs.ModeSticky)
 		}},
-		{"bad others may write", "may be written by other users: look at what is in it, then chmod 700 it", func(t *testing.T, _, dir string) {
+		{"bad others may write", "check its contents, then chmod 700 it", func(t *testing.T, _, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(dir, 0o700))
 			chmod(t, dir, 0o777)
@@ -99,7 +99,7 @@ func TestUse(t *testing.T) {
 			must(t, os.MkdirAll(dir, 0o700))
 			chmod(t, dir, 0o770)
 		}},
-		{"bad another user's", "belongs to the user with ID 54321", func(t *testing.T, _, dir string) {
+		{"bad directory of another user", "belongs to the user with ID 54321", func(t *testing.T, _, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(dir, 0o700))
 			own(t, dir)
@@ -114,14 +114,14 @@ func TestUse(t *testing.T) {
 			must(t, os.MkdirAll(dir, 0o700))
 			own(t, filepath.Dir(dir))
 		}},
-		{"bad another user's link", "remove the link", func(t *testing.T, root, dir string) {
+		{"bad link of another user", "remove the link", func(t *testing.T, root, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(filepath.Join(root, "elsewhere"), 0o700))
 			must(t, os.MkdirAll(filepath.Dir(dir), 0o755))
 			must(t, os.Symlink(filepath.Join(root, "elsewhere"), dir))
 			own(t, dir)
 		}},
-		{"bad a link of root's to where others may write", "chmod 700", func(t *testing.T, root, dir string) {
+		{"bad link of root to a directory where others may write", "chmod 700", func(t *testing.T, root, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(filepath.Join(root, "elsewhere"), 0o700))
 			chmod(t, filepath.Join(root, "elsewhere"), 0o777)
@@ -148,13 +148,13 @@ func TestUse(t *testing.T) {
 			must(t, os.MkdirAll(dir, 0o700))
 			must(t, os.Symlink("/nowhere", filepath.Join(dir, "sikkerguard.db")))
 		}},
-		{"bad a hard link in it", "sikkerguard.db is a link to a file that has another name", func(t *testing.T, root, dir string) {
+		{"bad a hard link in it", "sikkerguard.db is a hard link to a file", func(t *testing.T, root, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(dir, 0o700))
 			write(t, filepath.Join(root, "victim"))
 			must(t, os.Link(filepath.Join(root, "victim"), filepath.Join(dir, "sikkerguard.db")))
 		}},
-		{"bad a file of another user in it", "belongs to the user with ID 54321: remove it", func(t *testing.T, _, dir string) {
+		{"bad a file of another user in it", "user with ID 54321: remove it", func(t *testing.T, _, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(dir, 0o700))
 			write(t, filepath.Join(dir, "blacklist.txt"))
@@ -166,7 +166,7 @@ func TestUse(t *testing.T) {
 			write(t, filepath.Join(dir, "blacklist.txt"))
 			chmod(t, filepath.Join(dir, "blacklist.txt"), 0o666)
 		}},
-		{"bad a FIFO in it, at which a reader would wait", "is no regular file", func(t *testing.T, _, dir string) {
+		{"bad a FIFO in it, on which a reader would wait", "is not a regular file", func(t *testing.T, _, dir string) {
 			t.Helper()
 			must(t, os.MkdirAll(dir, 0o700))
 			must(t, syscall.Mkfifo(filepath.Join(dir, "blacklist.txt"), 0o600))
@@ -184,21 +184,21 @@ func TestUse(t *testing.T) {
 			err := d.Use()
 			if tt.want == "" {
 				must(t, err)
-				must(t, d.Use()) // and again
+				must(t, d.Use()) // a second call succeeds as well
 				return
 			}
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 			if _, err := os.Lstat(filepath.Join(dir, "lock")); err == nil {
-				t.Error("something was written there")
+				t.Error("the lock was created in a refused directory")
 			}
 		})
 	}
 }
 
-// TestMadeForItsUserAlone: a directory that Use makes has mode 0700.
-func TestMadeForItsUserAlone(t *testing.T) {
+// TestMode checks that a directory that Use creates has mode 0700.
+func TestMode(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	d := statedir.New(dir, false)
@@ -211,8 +211,8 @@ func TestMadeForItsUserAlone(t *testing.T) {
 	}
 }
 
-// TestOneAgent: one agent at a time has the directory; the next has it when the first has ended.
-// One that only looks takes no part in that.
+// TestOneAgent checks that one agent at a time has the directory, and the next one once the first
+// has ended. A shared Dir does not take part in that.
 func TestOneAgent(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -227,12 +227,12 @@ func TestOneAgent(t *testing.T) {
 	must(t, second.Use())
 	defer func() { _ = second.Close() }()
 	if err := first.Use(); !errors.Is(err, statedir.ErrTaken) {
-		t.Errorf("then the first: %v, want %v", err, statedir.ErrTaken)
+		t.Errorf("the first after the second: %v, want %v", err, statedir.ErrTaken)
 	}
 }
 
-// TestMadeAgain: a directory that the operator removed is made again, and locked.
-func TestMadeAgain(t *testing.T) {
+// TestRecreated checks that a directory that the operator removed is created and locked again.
+func TestRecreated(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "state")
 	first, second := statedir.New(dir, false), statedir.New(dir, false)
