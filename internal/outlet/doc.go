@@ -1,7 +1,7 @@
-// Package outlet stands between the log and its reader, which may be a full pipe, a closed one, a
-// stopped terminal or a full disk. A Writer takes lines into a bounded buffer and never waits; a
-// goroutine of its own writes them. Lines that find no room, or that the reader refuses, are
-// dropped and counted, and the count stands in the log where they are missing.
+// Package outlet decouples the log from its reader, which may be a full pipe, a closed one, a
+// stopped terminal or a full disk. A Writer stores lines in a bounded buffer and never waits; its
+// goroutine writes them. Lines that find no room, or that the reader refuses, are dropped and
+// counted, and a notice in the log states their number where they are missing.
 //
-// It never fails: Stalled returns why lines do not get through.
+// A Writer never fails: Stalled returns the reason why lines do not get through.
 package outlet

@@ -12,45 +12,45 @@ import (
 )
 
 const (
-	// capacity is how many bytes of lines wait for the reader at most: about ten thousand lines.
+	// capacity is the most bytes of lines that wait for the reader: about ten thousand lines.
 	capacity = 1 << 20
-	// overhead is counted for each line on top of its bytes, so that empty ones are bounded, too.
+	// overhead is added to the bytes of each line, so that the number of empty lines is also bounded.
 	overhead = 64
-	// againFirst and againMost bound the wait before a descriptor in non-blocking mode, which
-	// another program that shares it has set, is tried again.
-	againFirst, againMost = 10 * time.Millisecond, time.Second
-	// stalledAfter is how long one line may take before the reader counts as stalled.
+	// retryFirst and retryMost bound the wait before a write to a descriptor in non-blocking mode is
+	// retried. Another program that shares the descriptor may have set that mode.
+	retryFirst, retryMost = 10 * time.Millisecond, time.Second
+	// stalledAfter is the time for one line after which the reader counts as stalled.
 	stalledAfter = 10 * time.Second
 )
 
-// Writer passes lines on. Its methods may be called from several goroutines.
+// Writer writes lines to a reader without waiting for it. Its methods are safe for concurrent use.
 type Writer struct {
 	out    io.Writer
 	notice func(lost uint64) []byte
-	wakeC  chan struct{} // capacity 1: something waits
+	wakeC  chan struct{} // capacity 1: holds a value when run has work
 
 	mu      sync.Mutex
 	waiting []line
-	size    int       // of the waiting lines
-	lost    uint64    // lines that found no room since the last one that did
-	dropped uint64    // lines so far
-	since   time.Time // when the line that is being written was begun, or the first one that failed; zero: all is well
-	failure error     // of the last line; nil when it was written
+	size    int       // bytes of the waiting lines, with overhead
+	lost    uint64    // lines that found no room since the last line that did
+	dropped uint64    // lines dropped since New
+	since   time.Time // start of the current write, or of the first failed one; zero: no write is pending
+	failure error     // error of the last line; nil if it was written
 }
 
-// line is one that waits.
+// line is a waiting line.
 type line struct {
 	text []byte
-	lost uint64 // lines that were dropped just before it
+	lost uint64 // lines that were dropped immediately before it
 }
 
-// New makes a Writer to out. notice returns the line that stands for lines that were dropped; nil
-// for none.
+// New returns a Writer to out. notice returns a line that states the number of dropped lines; nil
+// means no notice.
 func New(out io.Writer, notice func(lost uint64) []byte) *Writer {
 	return &Writer{out: out, notice: notice, wakeC: make(chan struct{}, 1)}
 }
 
-// Write takes one or several whole lines. It never waits and never fails.
+// Write stores one or several complete lines. It never waits and never fails.
 func (w *Writer) Write(text []byte) (int, error) {
 	w.mu.Lock()
 	if w.size+len(text)+overhead > capacity {
@@ -66,10 +66,10 @@ func (w *Writer) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// Sync does nothing: the flush of Start is at the end.
+// Sync does nothing: the flush function of Start writes the remaining lines.
 func (*Writer) Sync() error { return nil }
 
-// wake wakes run up.
+// wake signals run that there is work.
 func (w *Writer) wake() {
 	select {
 	case w.wakeC <- struct{}{}:
@@ -77,14 +77,14 @@ func (w *Writer) wake() {
 	}
 }
 
-// Dropped returns how many lines were dropped so far.
+// Dropped returns the number of lines dropped since New.
 func (w *Writer) Dropped() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.dropped
 }
 
-// Stalled returns why lines do not get through, nil while they do.
+// Stalled returns the reason why lines do not get through, or nil if they do.
 func (w *Writer) Stalled() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,8 +98,8 @@ func (w *Writer) Stalled() error {
 	}
 }
 
-// Start begins to write. flush ends that: it returns when everything is written, or after most, if
-// the reader does not read. The goroutine that waits for such a reader ends with the process.
+// Start starts writing. flush stops it: it returns when every line is written, or after most if the
+// reader does not read. The goroutine that waits for such a reader ends with the process.
 func (w *Writer) Start() (flush func(most time.Duration)) {
 	ctx, stop := context.WithCancel(context.Background())
 	doneC := make(chan struct{})
@@ -118,9 +118,9 @@ func (w *Writer) Start() (flush func(most time.Duration)) {
 	}
 }
 
-// run writes the waiting lines, until ctx ends and none is left.
+// run writes the waiting lines until ctx ends and none is left.
 func (w *Writer) run(ctx context.Context) {
-	var p pen
+	var p progress
 	for {
 		l, ok := w.take()
 		if ok {
@@ -138,8 +138,8 @@ func (w *Writer) run(ctx context.Context) {
 	}
 }
 
-// take removes the first line that waits. If none does, but lines were dropped, it returns an empty
-// one after those.
+// take removes and returns the first waiting line. If there is none, but lines were dropped, it
+// returns an empty line that counts them.
 func (w *Writer) take() (line, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -155,14 +155,14 @@ func (w *Writer) take() (line, bool) {
 	return l, true
 }
 
-// pen is what run remembers from one line to the next.
-type pen struct {
-	lost uint64 // lines that the reader refused, or that found no room, and that no notice stands for yet
-	cut  bool   // the last line was written in part
+// progress is the state of run between two lines.
+type progress struct {
+	lost uint64 // lines that the reader refused, or that found no room, since the last notice
+	cut  bool   // only a part of the last line was written
 }
 
-// put writes one line, and before it the notice of those that were dropped.
-func (w *Writer) put(p *pen, l line) {
+// put writes one line, and before it the notice about dropped lines.
+func (w *Writer) put(p *progress, l line) {
 	p.lost += l.lost
 	w.begin()
 	var err error
@@ -180,7 +180,7 @@ func (w *Writer) put(p *pen, l line) {
 	w.end(err, lost)
 }
 
-// begin notes when a line is begun.
+// begin records the start of a write.
 func (w *Writer) begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -189,7 +189,7 @@ func (w *Writer) begin() {
 	}
 }
 
-// end notes how a line ended.
+// end records the result of a write.
 func (w *Writer) end(err error, lost bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -201,12 +201,12 @@ func (w *Writer) end(err error, lost bool) {
 	}
 }
 
-// write writes text whole, or returns why the reader refuses it.
-func (w *Writer) write(p *pen, text []byte) error {
+// write writes all of text, or returns the reader's error.
+func (w *Writer) write(p *progress, text []byte) error {
 	if p.cut && len(text) > 0 {
 		text = append([]byte{'\n'}, text...)
 	}
-	for wait := againFirst; len(text) > 0; wait = min(2*wait, againMost) {
+	for wait := retryFirst; len(text) > 0; wait = min(2*wait, retryMost) {
 		n, err := w.out.Write(text)
 		text = text[min(n, len(text)):]
 		if n > 0 {

@@ -20,13 +20,13 @@ import (
 
 func notice(lost uint64) []byte { return fmt.Appendf(nil, "lost %d\n", lost) }
 
-// reader is a reader that refuses, takes a part or waits, as it is told to.
+// reader is a log reader that refuses, accepts a part or waits, as its fields say.
 type reader struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
-	err   error         // of each write
-	part  int           // bytes that are taken before the error
-	waitC chan struct{} // nil, or each write waits until it is closed
+	err   error         // result of each write
+	part  int           // bytes that are accepted before the error
+	waitC chan struct{} // if not nil, each write waits until it is closed
 }
 
 func (r *reader) Write(text []byte) (int, error) {
@@ -63,9 +63,9 @@ func write(t *testing.T, w io.Writer, text string) {
 	}
 }
 
-// TestReaderThatDoesNotRead: whoever writes goes on, what finds no room is counted, and when the
-// reader reads again it gets what waited, and then the number of lines that are missing, in their
-// place.
+// TestReaderThatDoesNotRead checks that writing goes on and lines that find no room are counted.
+// When the reader reads again, it gets the waiting lines, and then the number of the missing ones
+// in their place.
 func TestReaderThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 			t.Errorf("%d of %d lines of %d bytes were dropped", dropped, lines, long)
 		}
 		if w.Stalled() == nil {
-			t.Error("lines are dropped, and nothing is said to be stalled")
+			t.Error("lines are dropped, and Stalled returns nil")
 		}
 		close(waitC)
 		synctest.Wait()
@@ -99,8 +99,8 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 	})
 }
 
-// TestStalled: a reader counts as stalled when one line takes ten seconds, and no longer when that
-// line is written.
+// TestStalled checks that a reader counts as stalled when one line takes ten seconds, and no longer
+// once that line is written.
 func TestStalled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -126,8 +126,8 @@ func TestStalled(t *testing.T) {
 	})
 }
 
-// TestReaderThatFails: a closed pipe or a full disk costs the lines that it refuses and no others,
-// and says so at once.
+// TestReaderThatFails checks that a closed pipe or a full disk costs only the lines that it
+// refuses, and that Stalled returns the error at once.
 func TestReaderThatFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -150,14 +150,15 @@ func TestReaderThatFails(t *testing.T) {
 			t.Errorf("afterwards: %v", err)
 		}
 		flush(time.Second)
-		// A line that was cut ends before the next begins.
+		// A line of which only a part was written ends before the next line begins.
 		if diff := cmp.Diff("one\ntw\nl\nlost 2\nfour\n", r.read()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
 }
 
-// TestNonBlocking: a pipe that another program has put into non-blocking mode loses no line.
+// TestNonBlocking checks that a pipe that another program has set to non-blocking mode loses no
+// line.
 func TestNonBlocking(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -174,7 +175,8 @@ func TestNonBlocking(t *testing.T) {
 	})
 }
 
-// TestFlushIsBounded: the end of the process does not wait for a reader that does not read.
+// TestFlushIsBounded checks that the end of the process does not wait for a reader that does not
+// read.
 func TestFlushIsBounded(t *testing.T) {
 	t.Parallel()
 	read, pipe, err := os.Pipe()

@@ -1,8 +1,8 @@
-// Package panics turns a panic of a goroutine into an error. Go ends the process at a panic that
-// nothing recovers, and the firewall rules go with the process. A goroutine that only watches, or
-// that reads data from outside, runs its work through Contain. Its owner tells the *Error and does
-// the work again. The work of the enforcing task itself is not contained: a new process begins with
-// a clean state.
+// Package panics turns a panic of a goroutine into an error. Go ends the process at a panic that is
+// not recovered, and the kernel deletes the firewall rules with the process. A goroutine that only
+// observes, or that reads data from outside, runs its work through Contain. Its owner reports the
+// *Error and repeats the work. The work of the enforcing task itself is not contained: a new
+// process starts with a clean state.
 package panics
 
 import (
@@ -12,13 +12,13 @@ import (
 	"strings"
 )
 
-// maxFrames is how many functions Error.Stack names at most.
+// maxFrames is the most functions in Error.Stack.
 const maxFrames = 16
 
-// Error is a panic.
+// Error is a recovered panic.
 type Error struct {
 	Value any
-	Stack string // the functions, the innermost first, as in "agent.(*Agent).observe observe.go:52"
+	Stack string // functions, innermost first, each like "agent.(*Agent).observe observe.go:52"
 }
 
 func (e *Error) Error() string {
@@ -30,7 +30,7 @@ func Contain(f func() error) (err error) {
 	defer func() {
 		switch v := recover().(type) {
 		case nil:
-		case *Error: // of another goroutine, passed on
+		case *Error: // a panic of another goroutine, passed on
 			err = v
 		default:
 			err = &Error{Value: v, Stack: stack()}
@@ -39,10 +39,11 @@ func Contain(f func() error) (err error) {
 	return f()
 }
 
-// stack returns the functions that a panic passed. It is called by the deferred function.
+// stack returns the functions that a panic passed. Only a deferred function may call it.
 func stack() string {
 	pcs := make([]uintptr, 4*maxFrames)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)]) // without Callers, stack and the deferred function
+	// Skip Callers, stack and the deferred function.
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
 	var named []string
 	for more := true; more && len(named) < maxFrames; {
 		var f runtime.Frame

@@ -6,10 +6,11 @@ import (
 	"testing"
 )
 
-// TestContain: an error passes, and a panic becomes one that names where it began.
+// TestContain checks that an error passes, and that a panic becomes an *Error that names its
+// origin.
 func TestContain(t *testing.T) {
 	t.Parallel()
-	want := errors.New("as it is")
+	want := errors.New("unchanged")
 	if err := Contain(func() error { return want }); !errors.Is(err, want) {
 		t.Errorf("an error becomes %v", err)
 	}
@@ -23,6 +24,6 @@ func TestContain(t *testing.T) {
 		t.Fatalf("a panic becomes %v", err)
 	}
 	if !strings.HasPrefix(p.Stack, "panics.TestContain.func") || !strings.Contains(p.Stack, "panics_test.go:") {
-		t.Errorf("it began at %s", p.Stack)
+		t.Errorf("stack: %s", p.Stack)
 	}
 }

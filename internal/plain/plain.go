@@ -1,9 +1,10 @@
-// Package plain makes text fit to be shown: on a terminal, in a log, in a status line.
+// Package plain makes text safe to show on a terminal, in a log and in a status line.
 //
-// Text may come from outside: a certificate's names, an API's error, a line of a list, the name of
-// a file. A terminal obeys escape sequences, a bidirectional override makes text read as another
-// one, and a newline begins a line that looks like one of the program's own. Everything that
-// SikkerGuard prints or answers passes here. Nothing here can fail.
+// Text may come from outside: names in a certificate, an error of an API, a line of a list, the
+// name of a file. A terminal executes escape sequences, a bidirectional override makes text look
+// like other text, and a newline starts a line that looks like one of the program's own.
+// SikkerGuard passes everything that it prints or answers through this package, whose functions
+// cannot fail.
 package plain
 
 import (
@@ -14,14 +15,15 @@ import (
 	"unicode/utf8"
 )
 
-// More ends a line that was cut.
+// More marks the end of a truncated line.
 const More = "…"
 
-// Line returns text as one line of at most most bytes, and More if there was more. Runs of white
-// space and of what cannot be printed, such as control characters, bidirectional overrides and
-// invalid UTF-8, become one space.
+// Line returns text as one line of at most most bytes, followed by More if it was longer. Runs of
+// white space and of characters that cannot be printed become one space. Control characters,
+// bidirectional overrides and invalid UTF-8 cannot be printed.
 func Line(text string, most int) string {
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || !printable(r) }), " ")
+	space := func(r rune) bool { return r == ' ' || !printable(r) }
+	text = strings.Join(strings.FieldsFunc(text, space), " ")
 	if len(text) <= most {
 		return text
 	}
@@ -31,7 +33,8 @@ func Line(text string, most int) string {
 	return text[:most] + More
 }
 
-// Text returns text with a space for each character that cannot be printed. Newlines and tabs stay.
+// Text returns text with a space in place of each character that cannot be printed. Newlines and
+// tabs stay.
 func Text(text string) string {
 	return strings.Map(func(r rune) rune {
 		if printable(r) || r == '\n' || r == '\t' {
@@ -41,21 +44,21 @@ func Text(text string) string {
 	}, text)
 }
 
-// printable reports whether a terminal shows r and does nothing else. The replacement character
-// stands for invalid UTF-8.
+// printable reports whether a terminal only displays r. The replacement character is not printable,
+// because it stands for invalid UTF-8.
 func printable(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError }
 
-// Writer passes text on to another writer, as Text makes it. Any goroutine may use it.
+// Writer converts text as Text does and writes it to another writer. It is safe for concurrent use.
 type Writer struct {
 	mu   sync.Mutex
 	out  io.Writer
-	part []byte // the beginning of a character whose end was not written yet
+	part []byte // first bytes of a character whose end was not written yet
 }
 
 // NewWriter returns a Writer that writes to out.
 func NewWriter(out io.Writer) *Writer { return &Writer{out: out} }
 
-// Write implements io.Writer. An error is that of the other writer.
+// Write implements io.Writer. It returns errors of the other writer.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -71,7 +74,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// unfinished returns how many bytes at the end of p are the beginning of a character.
+// unfinished returns the number of bytes at the end of p that are the start of an incomplete
+// character.
 func unfinished(p []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
 		if end := p[len(p)-n:]; utf8.RuneStart(end[0]) {

@@ -19,7 +19,7 @@ func TestLine(t *testing.T) {
 	}{
 		{"OK plain", "pull blacklist: 503", 100, "pull blacklist: 503"},
 		{"OK other scripts", "Größe 大小 🙂", 100, "Größe 大小 🙂"},
-		{"OK as long as it may be", "äöü", 6, "äöü"},
+		{"OK exactly as long as allowed", "äöü", 6, "äöü"},
 		{"bad long", "äöü", 5, "äö…"},
 		{"bad long, cut at a character", "aäöü", 2, "a…"},
 		{"bad newlines", "a\r\nsikkerguard: all is well\n", 100, "a sikkerguard: all is well"},
@@ -30,7 +30,7 @@ func TestLine(t *testing.T) {
 		{"bad invisible", "a\u200bb\ufeffc\u00add", 100, "a b c d"},
 		{"bad UTF-8", "a\xffb\xc3", 100, "a b"},
 		{"bad replaced UTF-8", "a\ufffdb", 100, "a b"},
-		{"bad nothing to see", "\x1b\n\t ", 100, ""},
+		{"bad nothing printable", "\x1b\n\t ", 100, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -49,8 +49,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestWriter: a character stays whole however it is cut into writes, and an escape sequence does
-// not become one again.
+// TestWriter checks that a character stays whole when it is split over writes, and that the parts
+// of an escape sequence do not form one again.
 func TestWriter(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
