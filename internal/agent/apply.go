@@ -67,7 +67,11 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	ev, err := a.enact(ctx, d)
 	switch {
 	case errors.Is(err, firewall.ErrMismatch):
-		return errors.Join(fmt.Errorf("enforce the list of %s: %w", blocklist.Entries(d.block.Len()), err), a.undo())
+		err = fmt.Errorf("enforce the list of %s: %w", blocklist.Entries(d.block.Len()), err)
+		if adopted {
+			return err // the rules that the kernel has stay until the next attempt: the host is not left open
+		}
+		return errors.Join(err, a.undo())
 	case err != nil:
 		return err
 	}
@@ -80,7 +84,7 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
 	}
-	rejected, same := e.rejected, d.equal(e.enforced)
+	rejected, same := e.rejected, !adopted && d.equal(e.enforced)
 	a.inForce(d)
 	if harmless && !rejected.of(d) {
 		e.rejected = rejected // they are as harmful as before

@@ -193,7 +193,7 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		return
 	}
 	for _, cuts := range []bool{false, true} {
-		a, h, _ := bench(t)
+		a, h, logs := bench(t)
 		r := &recording{Backend: h.Backend}
 		a.fw = r
 		for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
@@ -225,6 +225,9 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		if cuts && (!reaches(t) || exempted(a) != "let through: 203.0.113.50") {
 			t.Errorf("the API is not reached; exempted: %q", exempted(a))
 		}
+		if logs.FilterMessageSnippet("Blocking ").Len() != 1 {
+			t.Errorf("cuts %v: the log does not tell once that the list blocks: %v", cuts, logs.All())
+		}
 		if !cuts && a.enforcer.doubt.due() == nil {
 			t.Error("the list is not doubted again")
 		}
@@ -232,4 +235,27 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestAdoptedRulesStayIfTheKernelAnswersWrongly: the kernel has other rules than the first list over
+// those of a killed agent. They stay until the next attempt.
+func TestAdoptedRulesStayIfTheKernelAnswersWrongly(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.a.enforcer.left = true
+	l.kernel.rules = ruleset.Ruleset{Block: listOf("203.0.0.1/32")}
+	l.a.fw = &wrong{l.kernel}
+	l.want(false, false, "enforce the list of 4 entries")
+	if l.kernel.rules.Block.Len() != 1 || l.a.enforcer.enforced != nil {
+		t.Errorf("the kernel has %v", l.kernel.rules.Block.Prefixes())
+	}
+	l.a.fw = l.kernel
+	l.want(false, true, "Blocking 4 IPs")
+}
+
+// wrong is a kernel that takes nothing and does not say so.
+type wrong struct{ *toyKernel }
+
+func (*wrong) Apply(context.Context, ruleset.Ruleset) (ruleset.Evidence, error) {
+	return ruleset.Evidence{}, firewall.ErrMismatch
 }
