@@ -153,14 +153,16 @@ func checkRelease(t *testing.T, dist string) {
 		t.Errorf("checksums: %v\n%s", err, out)
 	}
 	out, err = exec.CommandContext(t.Context(), "tar", "-tzf", filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.tar.gz")).Output()
-	for _, name := range []string{"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "sikkerguard.service", "docs/systemd.md", "deploy/prometheus/alerts.yml"} {
+	for _, name := range []string{"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "SECURITY.md", "sikkerguard.service", "docs/systemd.md", "deploy/prometheus/alerts.yml"} {
 		if err != nil || !strings.Contains(string(out), "sikkerguard_1.0.0_linux_amd64/"+name+"\n") {
 			t.Errorf("the archive has no %s: %v\n%s", name, err, out)
 		}
 	}
 	out, err = exec.CommandContext(t.Context(), "dpkg-deb", "--contents", filepath.Join(dist, "sikkerguard_1.0.0_amd64.deb")).Output()
-	if err != nil || !bytes.Contains(out, []byte(" ./usr/share/doc/sikkerguard/docs/systemd.md\n")) {
-		t.Errorf("the package has not the pages that its README links to: %v\n%s", err, out)
+	for _, page := range []string{"docs/systemd.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"} {
+		if err != nil || !bytes.Contains(out, []byte(" ./usr/share/doc/sikkerguard/"+page+"\n")) {
+			t.Errorf("the package lacks %s, to which its pages link: %v\n%s", page, err, out)
+		}
 	}
 	raw, err := os.ReadFile(filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.cdx.json"))
 	if err != nil || !bytes.Contains(raw, []byte("pkg:golang/github.com/google/nftables@")) {
