@@ -1,4 +1,5 @@
-// Package kubernetes checks deploy/kubernetes against the types of the Kubernetes API, without a cluster.
+// Package kubernetes checks deploy/kubernetes against the types of the Kubernetes API, without a
+// cluster.
 package kubernetes
 
 import (
@@ -21,7 +22,7 @@ import (
 
 const root = "../../.."
 
-// cluster is what kustomize makes.
+// cluster is the objects that kustomize generates.
 type cluster struct {
 	namespace *corev1.Namespace
 	daemonSet *appsv1.DaemonSet
@@ -30,7 +31,7 @@ type cluster struct {
 	quota     *corev1.ResourceQuota
 }
 
-// build runs kustomize on a copy that has a key, changed by edit, and decodes strictly what it makes.
+// build runs kustomize on a copy with a key, changed by edit, and decodes the output strictly.
 func build(t *testing.T, edit func(name, text string) string) (c cluster, err error) {
 	t.Helper()
 	dir := t.TempDir()
@@ -91,16 +92,16 @@ func build(t *testing.T, edit func(name, text string) string) (c cluster, err er
 	return c, nil
 }
 
-func asItIs(_, text string) string { return text }
+func unchanged(_, text string) string { return text }
 
 func TestManifests(t *testing.T) {
 	t.Parallel()
-	c, err := build(t, asItIs)
+	c, err := build(t, unchanged)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.namespace == nil || c.daemonSet == nil || c.secret == nil || c.configMap == nil || c.quota == nil {
-		t.Fatalf("something is missing: %+v", c)
+		t.Fatalf("an object is missing: %+v", c)
 	}
 	for _, ns := range []string{c.daemonSet.Namespace, c.secret.Namespace, c.configMap.Namespace, c.quota.Namespace} {
 		if ns != c.namespace.Name {
@@ -108,7 +109,8 @@ func TestManifests(t *testing.T) {
 		}
 	}
 	spec := c.daemonSet.Spec.Template.Spec
-	if s := c.quota.Spec.ScopeSelector; s == nil || len(s.MatchExpressions) != 1 || !slices.Equal(s.MatchExpressions[0].Values, []string{spec.PriorityClassName}) {
+	if s := c.quota.Spec.ScopeSelector; s == nil || len(s.MatchExpressions) != 1 ||
+		!slices.Equal(s.MatchExpressions[0].Values, []string{spec.PriorityClassName}) {
 		t.Errorf("the quota does not admit priority class %s: %+v", spec.PriorityClassName, s)
 	}
 	for k, v := range c.daemonSet.Spec.Selector.MatchLabels {
@@ -116,8 +118,9 @@ func TestManifests(t *testing.T) {
 			t.Errorf("the selector's %s=%s selects no pod", k, v)
 		}
 	}
-	if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || *spec.EnableServiceLinks || *spec.AutomountServiceAccountToken {
-		t.Error("the pod is not as it has to be on the node's network")
+	if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || *spec.EnableServiceLinks ||
+		*spec.AutomountServiceAccountToken {
+		t.Error("the network settings of the pod are wrong")
 	}
 	if diff := cmp.Diff([]corev1.Toleration{{Operator: corev1.TolerationOpExists}}, spec.Tolerations); diff != "" {
 		t.Errorf("tolerations (-want +got):\n%s", diff)
@@ -137,8 +140,8 @@ func TestManifests(t *testing.T) {
 	checkProbes(t, box)
 }
 
-// checkProbes has both probes ask over the control socket, and the liveness probe not for the health. Neither gives up before
-// `sikkerguard healthcheck` does, after five seconds.
+// checkProbes checks that both probes use the control socket, and that the liveness probe does not
+// depend on the health. Neither gives up before `sikkerguard healthcheck` does, after five seconds.
 func checkProbes(t *testing.T, box corev1.Container) {
 	t.Helper()
 	for _, tt := range []struct {
@@ -154,7 +157,8 @@ func checkProbes(t *testing.T, box corev1.Container) {
 	}
 }
 
-// checkMounts has every volume mounted, what is mounted exist, and the key where the agent looks for it.
+// checkMounts checks that every volume is mounted, that every mounted volume exists, and that the
+// key is at the path the agent reads.
 func checkMounts(t *testing.T, c cluster, spec corev1.PodSpec, box corev1.Container) {
 	t.Helper()
 	var volumes, mounts []string
@@ -185,7 +189,7 @@ func checkMounts(t *testing.T, c cluster, spec corev1.PodSpec, box corev1.Contai
 	for _, e := range box.Env {
 		names = append(names, e.Name)
 		if e.Name == "SIKKER_API_KEY_FILE" && e.Value != paths["key"]+"/api_key" {
-			t.Errorf("the key is looked for at %q", e.Value)
+			t.Errorf("the agent reads the key at %q", e.Value)
 		}
 	}
 	for name := range c.configMap.Data {
@@ -203,7 +207,9 @@ func checkSecurity(t *testing.T, s corev1.SecurityContext) {
 	no, yes, rootUser := false, true, int64(0)
 	want := corev1.SecurityContext{
 		RunAsUser: &rootUser, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
-		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN", "NET_RAW"}},
+		Capabilities: &corev1.Capabilities{
+			Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN", "NET_RAW"},
+		},
 		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
@@ -211,7 +217,7 @@ func checkSecurity(t *testing.T, s corev1.SecurityContext) {
 	}
 }
 
-// TestStrict has a slip in a field's name, kind or value be refused.
+// TestStrict checks that a typing error in a name, kind or value of a field is refused.
 func TestStrict(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, file, old, new string }{
@@ -243,7 +249,7 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// version is the Makefile's.
+// version returns the version in the Makefile.
 func version(t *testing.T) string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(root, "Makefile"))

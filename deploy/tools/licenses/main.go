@@ -1,5 +1,6 @@
-// Command licenses prints the licences of everything that is linked into sikkerguard, as a binary has to carry them, and
-// fails when one is not permissive or not known: licenses ROOT, which is the root of the repository.
+// Command licenses prints the licences of all code that is linked into sikkerguard, as a binary
+// must include them. It fails if a licence is not permissive or not known. Usage: licenses ROOT,
+// the root of the repository.
 package main
 
 import (
@@ -39,12 +40,13 @@ func run() int {
 
 const own = "github.com/sikkerapi/sikkerguard"
 
-// module is one whose code is in the binary.
+// module is a module whose code is in the binary.
 type module struct{ path, version, dir string }
 
-// linked are the modules that the binary is made of, and Go's own library.
+// linked returns the modules of the binary and the Go standard library.
 func linked(ctx context.Context, root string) ([]module, error) {
-	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}", "./cmd/sikkerguard")
+	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f",
+		"{{with .Module}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}", "./cmd/sikkerguard")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	raw, err := cmd.Output()
@@ -72,14 +74,18 @@ func linked(ctx context.Context, root string) ([]module, error) {
 	return mods, nil
 }
 
-// isLicence tells a licence file by its name; there are many. A script that checks licences is none, nor is that of a logo.
+// isLicence reports whether a file is a licence, by its name; there are many. A script that checks
+// licences and the licence of a logo do not count.
 func isLicence(name string) bool {
 	name = strings.ToLower(name)
-	return !strings.Contains(name, "logo") && slices.ContainsFunc([]string{"license", "licence", "copying", "notice", "patents", "copyright"},
+	return !strings.Contains(name, "logo") && slices.ContainsFunc([]string{
+		"license", "licence", "copying", "notice", "patents", "copyright",
+	},
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// isPermitted tells by its SPDX name whether a binary of ours may carry a licence. All of these ask at most for their text.
+// isPermitted reports whether our binary may contain code with a licence, by its SPDX name. All of
+// these require at most that their text is included.
 func isPermitted(id string) bool {
 	switch id {
 	case "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "Unlicense", "BlueOak-1.0.0", "CC0-1.0", "Zlib":
@@ -88,24 +94,27 @@ func isPermitted(id string) bool {
 	return false
 }
 
-// isHarmless tells the same of what licensecheck finds beside a licence: grants of patents, variants, public domain.
+// isHarmless reports the same for other texts that licensecheck finds beside a licence: grants of
+// patents, variants, public domain.
 func isHarmless(id string) bool {
 	return slices.ContainsFunc([]string{"GooglePatent", "BSD-", "MIT-", "blessing", "PublicDomain"},
 		func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
-// excused is the licence that a module's survey names of what is not compiled into anything. Should it be linked one day,
-// it is a module of its own here.
+// excused returns the licence of code that a module mentions in its survey of licences and that is
+// not compiled into any binary. If the code is linked one day, it is a separate module here.
 func excused(path, file string) string {
 	if path == "modernc.org/sqlite" && file == "LICENSE-3RD-PARTY.md" {
-		return "MPL-2.0" // of github.com/hashicorp/golang-lru, in the module graph alone
+		return "MPL-2.0" // of github.com/hashicorp/golang-lru, which is only in the module graph
 	}
 	return ""
 }
 
-// notices writes each module's licence files, and returns what is wrong with any of them.
+// notices writes the licence files of each module and returns an error for each that is not
+// permitted.
 func notices(w io.Writer, mods []module) error {
-	if _, err := fmt.Fprintf(w, "SikkerGuard is licensed under the Apache License 2.0. Its binary contains the work of others:\n"); err != nil {
+	if _, err := fmt.Fprintf(w,
+		"SikkerGuard is licensed under the Apache License 2.0. Its binary contains the work of others:\n"); err != nil {
 		return err
 	}
 	rule := strings.Repeat("=", 100)
@@ -116,7 +125,8 @@ func notices(w io.Writer, mods []module) error {
 			errs = append(errs, err)
 		}
 		for _, t := range texts {
-			if _, err := fmt.Fprintf(w, "\n%s\n%s %s: %s\n%s\n\n%s\n", rule, m.path, m.version, t.name, rule, bytes.TrimSpace(t.raw)); err != nil {
+			if _, err := fmt.Fprintf(w, "\n%s\n%s %s: %s\n%s\n\n%s\n",
+				rule, m.path, m.version, t.name, rule, bytes.TrimSpace(t.raw)); err != nil {
 				return err
 			}
 		}
@@ -129,7 +139,8 @@ type text struct {
 	raw  []byte
 }
 
-// licences reads the files of a module's root. At least one must be a permitted licence, and none may be another.
+// licences reads the licence files in the root of a module. At least one must be a permitted
+// licence, and all must be permitted.
 func licences(m module) ([]text, error) {
 	entries, err := os.ReadDir(m.dir)
 	if err != nil {
@@ -161,7 +172,8 @@ func licences(m module) ([]text, error) {
 	return texts, errors.Join(errs...)
 }
 
-// judge tells whether text is a licence that is permitted, and refuses one that holds another, unless it is the excused one.
+// judge reports whether text is a permitted licence. It returns an error for any other licence but
+// the excused one.
 func judge(text []byte, excuse string) (bool, error) {
 	found := false
 	for _, match := range licensecheck.Scan(text).Match {
