@@ -12,21 +12,21 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// asideName is the refused list in the state directory.
+// asideName is the name of the refused list in the state directory.
 const asideName = "blacklist.refused.txt"
 
-// Refused is a list that was refused and kept aside, for an operator who accepts it.
+// Refused is a list that was refused and set aside, so that an operator can accept it.
 type Refused struct {
 	Copy
 
-	Guard  string // that refused it
-	Reason string // why
-	Shrunk int    // entries of the list that was last refused for having shrunk; 0 for none
-	Grown  int    // entries of the list that was last refused for having grown; 0 for none
+	Guard  string // guard that refused it
+	Reason string // reason of the refusal
+	Shrunk int    // entries of the last list that was refused because it had shrunk; 0 for none
+	Grown  int    // entries of the last list that was refused because it had grown; 0 for none
 }
 
-// KeepAside keeps a refused list in the state directory, in the place of the one before. r.Copy is
-// not read: the list and pulled take its place.
+// KeepAside saves a refused list in the state directory and replaces the previous one. It uses list
+// and pulled in place of r.Copy, which it does not read.
 func (f *Feed) KeepAside(list blocklist.Blocklist, pulled time.Time, r Refused) error {
 	err := f.write(asideName, list, pulled, []header{
 		{"guard", strconv.Quote(r.Guard)},
@@ -40,8 +40,8 @@ func (f *Feed) KeepAside(list blocklist.Blocklist, pulled time.Time, r Refused) 
 	return nil
 }
 
-// Aside reads the refused list. The error is ErrNoCopy if none of the same request was kept aside,
-// a *DamagedError, or one of reading.
+// Aside reads the refused list. The error is ErrNoCopy if there is none of the same request, a
+// *DamagedError, or an error of reading.
 func (f *Feed) Aside() (Refused, error) {
 	c, extra, err := f.read(asideName)
 	if err != nil {

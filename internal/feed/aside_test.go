@@ -16,8 +16,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestRefusedListSurvivesARestart: a refused list is there after a restart, with the reason; one of another request, a damaged
-// one and one that was dropped are not.
+// TestRefusedListSurvivesARestart checks that a refused list and the reason are read after a
+// restart. One of another request, a damaged one and a dropped one are not.
 func TestRefusedListSurvivesARestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -32,7 +32,8 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 	want := feed.Refused{
 		Guard: "growth", Reason: "it holds \"\u00e9\n# sha256: 00\"", Grown: 2,
 		Copy: feed.Copy{
-			Pulled: at, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: 2, Body: []byte("198.51.100.0/24\n203.0.113.9\n"),
+			Pulled: at, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: 2,
+			Body: []byte("198.51.100.0/24\n203.0.113.9\n"),
 		},
 	}
 	if err := f.KeepAside(refused, at, want); err != nil {
@@ -79,7 +80,8 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 	}
 }
 
-// TestLargestOfTheLastDays: the largest list counts for seven days, over restarts too, and not longer because a clock was wrong.
+// TestLargestOfTheLastDays checks that the largest list counts for seven days, also over restarts,
+// and not longer if a clock was wrong.
 func TestLargestOfTheLastDays(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -124,7 +126,8 @@ func (l lister) Blacklist(context.Context, sikkerapi.BlacklistQuery) (*sikkerapi
 	return &sikkerapi.BlacklistStream{ReadCloser: io.NopCloser(strings.NewReader("")), Quota: l.quota}, nil
 }
 
-// TestQuotaSurvivesARestart: an agent that starts knows the quota that the one before it had left, until it is there again.
+// TestQuotaSurvivesARestart checks that an agent that starts has the quota of its predecessor until
+// the quota resets.
 func TestQuotaSurvivesARestart(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -132,7 +135,9 @@ func TestQuotaSurvivesARestart(t *testing.T) {
 		known bool
 	}{"OK it is still spent": {time.Hour, true}, "OK it is there again": {-time.Hour, false}} {
 		dir := t.TempDir()
-		quota := sikkerapi.Quota{Known: true, Limit: 24, Remaining: 3, Reset: time.Now().Add(tt.reset).UTC().Truncate(time.Second)}
+		quota := sikkerapi.Quota{
+			Known: true, Limit: 24, Remaining: 3, Reset: time.Now().Add(tt.reset).UTC().Truncate(time.Second),
+		}
 		f := feed.New(feed.Options{API: lister{quota}, StateDir: dir})
 		body, err := f.Pull(t.Context())
 		if err != nil {

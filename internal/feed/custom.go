@@ -15,21 +15,22 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// maxCustom is the largest operator's file, in bytes; as much as is taken from the API.
+// maxCustom is the largest size of the operator's file, in bytes, the same as that of a list of the
+// API.
 const maxCustom = sikkerapi.BlacklistMaxBytes
 
 // Errors of the operator's file.
 var (
-	// ErrCustomTooLarge means that the file has more than 64 MiB.
+	// ErrCustomTooLarge reports that the file has more than 64 MiB.
 	ErrCustomTooLarge = errors.New("the file has more than 64 MiB")
-	// ErrCustomChanging means that another program wrote the file while it was read.
+	// ErrCustomChanging reports that another program wrote the file while it was read.
 	ErrCustomChanging = errors.New("the file changes while it is read")
-	// ErrCustomUnended means that the last line does not end: another program may still be writing
-	// it.
+	// ErrCustomUnended reports that the last line does not end: another program may still be
+	// writing it.
 	ErrCustomUnended = errors.New("the last line of the file does not end")
 )
 
-// CustomFile is the operator's list, open. It is a reader; close it.
+// CustomFile is the open file of the operator's list. The caller reads and closes it.
 type CustomFile struct {
 	io.Reader
 
@@ -38,7 +39,7 @@ type CustomFile struct {
 	before os.FileInfo
 }
 
-// Custom opens the operator's list, or returns nil when none is configured. The caller reads and
+// Custom opens the operator's list, or returns nil if none is configured. The caller reads and
 // closes it.
 func (f *Feed) Custom() (*CustomFile, error) {
 	if f.o.Custom == "" {
@@ -60,8 +61,8 @@ func (f *Feed) Custom() (*CustomFile, error) {
 // Close closes the file.
 func (c *CustomFile) Close() error { return c.file.Close() }
 
-// Whole reports whether the file was whole while it was read. The error is ErrCustomChanging,
-// ErrCustomUnended, or one of reading.
+// Whole returns nil if the file was complete and unchanged while it was read. Otherwise the error
+// is ErrCustomChanging, ErrCustomUnended, or an error of reading.
 func (c *CustomFile) Whole() error {
 	after, err := os.Stat(c.path)
 	if err != nil {
@@ -78,7 +79,7 @@ func (c *CustomFile) Whole() error {
 		}
 	}
 	switch {
-	case size == 0, bytes.Equal(head, []byte{0x1f, 0x8b}): // a gzip file shows by itself where it ends
+	case size == 0, bytes.Equal(head, []byte{0x1f, 0x8b}): // a gzip file marks its own end
 		return nil
 	case tail[len(tail)-1] == '\n', bytes.Equal(tail, []byte("\n\x00")): // the latter in UTF-16
 		return nil
@@ -86,7 +87,7 @@ func (c *CustomFile) Whole() error {
 	return ErrCustomUnended
 }
 
-// SameAs reports whether another reading of the file, before this one, found it in the same state.
+// SameAs reports whether an earlier reading of the file found it in the same state.
 func (c *CustomFile) SameAs(earlier *CustomFile) bool {
 	return earlier != nil && sameState(earlier.before, c.before)
 }
@@ -95,7 +96,7 @@ func sameState(a, b os.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// KeepCustom keeps the operator's list, as Keep does with a pulled list.
+// KeepCustom saves the operator's list, as Keep saves a pulled list.
 func (f *Feed) KeepCustom(list blocklist.Blocklist, read time.Time) error {
 	if err := f.write(f.o.CustomCopy, list, read, []header{{"file", f.customID()}}); err != nil {
 		return fmt.Errorf("keep custom list: %w", err)
@@ -103,8 +104,8 @@ func (f *Feed) KeepCustom(list blocklist.Blocklist, read time.Time) error {
 	return nil
 }
 
-// KeptCustom reads the copy of the operator's list. The error is ErrNoCopy, also for a copy of
-// another file, a *DamagedError, or one of reading.
+// KeptCustom reads the saved copy of the operator's list. The error is ErrNoCopy, also if the copy
+// is of another file, a *DamagedError, or an error of reading.
 func (f *Feed) KeptCustom() (Copy, error) {
 	if f.o.Custom == "" {
 		return Copy{}, ErrNoCopy
@@ -116,7 +117,7 @@ func (f *Feed) KeptCustom() (Copy, error) {
 	return c, err
 }
 
-// customID identifies the operator's file by a checksum of its path.
+// customID returns the identity of the operator's file, a checksum of its path.
 func (f *Feed) customID() string {
 	sum := sha256.Sum256([]byte(f.o.Custom))
 	return hex.EncodeToString(sum[:])

@@ -15,6 +15,10 @@ import (
 
 func TestCustomWhole(t *testing.T) {
 	t.Parallel()
+	rewrite := func(path string) error {
+		return errors.Join(os.WriteFile(path, []byte("203.0.113.8\n"), 0o600),
+			os.Chtimes(path, time.Time{}, time.Now().Add(time.Second)))
+	}
 	tests := []struct {
 		name, text string
 		meanwhile  func(path string) error
@@ -30,9 +34,10 @@ func TestCustomWhole(t *testing.T) {
 		{name: "bad appended", text: "203.0.113.9\n", want: feed.ErrCustomChanging, meanwhile: func(path string) error {
 			return os.WriteFile(path, []byte("203.0.113.9\n203.0.113.10\n"), 0o600)
 		}},
-		{name: "bad rewritten with the same length", text: "203.0.113.9\n", want: feed.ErrCustomChanging, meanwhile: func(path string) error {
-			return errors.Join(os.WriteFile(path, []byte("203.0.113.8\n"), 0o600), os.Chtimes(path, time.Time{}, time.Now().Add(time.Second)))
-		}},
+		{
+			name: "bad rewritten with the same length", text: "203.0.113.9\n", want: feed.ErrCustomChanging,
+			meanwhile: rewrite,
+		},
 		{name: "bad replaced", text: "203.0.113.9\n", want: feed.ErrCustomChanging, meanwhile: func(path string) error {
 			return errors.Join(os.WriteFile(path+".new", []byte("203.0.113.9\n"), 0o600), os.Rename(path+".new", path))
 		}},
@@ -67,7 +72,8 @@ func TestCustomWhole(t *testing.T) {
 	}
 }
 
-// TestKeepCustom keeps the operator's list for its file alone, apart from the API's.
+// TestKeepCustom checks that the operator's list is saved separately from that of the API, and only
+// for its own file.
 func TestKeepCustom(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -77,7 +83,9 @@ func TestKeepCustom(t *testing.T) {
 	if _, err := feedOf("/a").KeptCustom(); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("before: %v", err)
 	}
-	list := blocklist.New([]netip.Prefix{netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("2001:db8::/32")})
+	list := blocklist.New([]netip.Prefix{
+		netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("2001:db8::/32"),
+	})
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	if err := feedOf("/a").KeepCustom(list, at); err != nil {
 		t.Fatal(err)

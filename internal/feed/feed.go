@@ -1,9 +1,10 @@
-// Package feed fetches the lists: the blacklist from SikkerAPI, the operator's own file, and the copy of the last good
-// list in the state directory.
+// Package feed fetches the lists: the blacklist from SikkerAPI, the operator's file, and the saved
+// copies of the last good lists in the state directory.
 //
-// It hands out bytes, capped, and decides nothing about them: reading them is the vetting's work, retrying the agent's.
-// It fails with what the client says (unauthorised, quota, temporary), or because a file cannot be read or written. A list
-// that is cut short or too long fails while it is read. A copy that is not what was kept is a *DamagedError.
+// It returns bytes, limited in size, and decides nothing about them: package vet parses them, and
+// the agent retries. It fails with the errors of the client (unauthorised, quota, temporary), or if
+// a file cannot be read or written. If a list is cut short or too long, reading it fails. If a
+// saved copy has changed, the error is a *DamagedError.
 package feed
 
 import (
@@ -19,40 +20,43 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// pullTimeout ends a pull, from the first packet to the last byte of the body: 64 MiB in 5 minutes are 1.8 Mbit/s.
+// pullTimeout is the longest duration of a pull, from the first packet to the last byte of the
+// body. 64 MiB in 5 minutes are 1.8 Mbit/s.
 const pullTimeout = 5 * time.Minute
 
-// Lister is what the feed needs of the API's client.
+// Lister is the part of the client of the API that Feed needs.
 type Lister interface {
 	Blacklist(ctx context.Context, q sikkerapi.BlacklistQuery) (*sikkerapi.BlacklistStream, error)
 }
 
-// Options say what to fetch, and where to keep it.
+// Options are the settings of a Feed.
 type Options struct {
 	API      Lister
-	URL      string // the API's base URL, and
-	Key      string // the key: they make a list's Request, nothing else
-	ScoreMin int    // lowest confidence score, 1–100
-	Custom   string // path of the operator's list; empty: none
+	URL      string // base URL of the API; used only for Request and Source
+	Key      string // API key; used only for Request
+	ScoreMin int    // least confidence score, 1–100
+	Custom   string // path of the operator's list; empty if there is none
 
 	CustomCopy string // name of its copy in the state directory
-	StateDir   string // where the last good list is kept
-	// Guard makes the state directory if need be, and returns why its files must not be used now; nil: it is only made.
+	StateDir   string // directory of the saved lists
+	// Guard makes the state directory if it does not exist, and returns an error if its files must
+	// not be used now. If nil, the Feed only makes the directory.
 	Guard func() error
 }
 
-// Feed fetches lists. In memory it keeps the quota, and how large the largest list of the last days was.
+// Feed fetches lists. In memory it holds the quota and the size of the largest list of the last
+// days.
 type Feed struct {
 	o      Options
 	quota  sikkerapi.LatestQuota
-	asJSON atomic.Bool // lists are asked for as JSON, which shows where it ends
+	asJSON atomic.Bool // lists are requested as JSON, which shows its own end
 	copies copies
 
 	mu      sync.Mutex // guards largest
 	largest largest
 }
 
-// New makes a Feed. Nothing is fetched yet.
+// New returns a Feed. It fetches nothing.
 func New(o Options) *Feed {
 	if o.Guard == nil {
 		o.Guard = func() error { return os.MkdirAll(o.StateDir, 0o700) }
@@ -60,12 +64,14 @@ func New(o Options) *Feed {
 	return &Feed{o: o}
 }
 
-// Pull asks the API for the blacklist. The caller reads the body, an address or network a line, and closes it; reading
-// fails when the body is cut short or longer than sikkerapi.BlacklistMaxBytes, and when the pull takes longer than five
-// minutes in all. The errors are those of sikkerapi.Client.Blacklist.
+// Pull requests the blacklist from the API. The caller reads the body, an address or network per
+// line, and closes it. Reading fails if the body is cut short, if it is longer than
+// sikkerapi.BlacklistMaxBytes, or if the pull takes longer than five minutes in total. The errors
+// are those of sikkerapi.Client.Blacklist.
 //
-// A text that has no length and does not end its last line may have been cut short, or be how the API writes its lists. The
-// next Pulls then ask for JSON, which shows whether it is whole, and tells how many entries it has.
+// If a text has no length and does not end its last line, it may have been cut short, or the API
+// may write its lists in this way. Later calls of Pull then request JSON, which shows whether it is
+// complete and has the number of entries.
 func (f *Feed) Pull(ctx context.Context) (io.ReadCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	s, err := f.ask(ctx)
@@ -80,12 +86,13 @@ func (f *Feed) Pull(ctx context.Context) (io.ReadCloser, error) {
 	return &body{ReadCloser: s, cancel: cancel, unended: func() { f.asJSON.Store(true) }}, nil
 }
 
-// jsonLister is an API that also gives the list as JSON.
+// jsonLister is an API that also provides the list as JSON.
 type jsonLister interface {
 	BlacklistJSON(ctx context.Context, q sikkerapi.BlacklistQuery) (sikkerapi.BlacklistResponse, error)
 }
 
-// ask asks for the list as text, or as JSON, from which it makes the text, until that fails.
+// ask requests the list as text. If asJSON is set, it requests JSON and converts it to text, until
+// a request fails.
 func (f *Feed) ask(ctx context.Context) (*sikkerapi.BlacklistStream, error) {
 	q := sikkerapi.BlacklistQuery{ScoreMinimum: f.o.ScoreMin}
 	api, ok := f.o.API.(jsonLister)
@@ -104,16 +111,16 @@ func (f *Feed) ask(ctx context.Context) (*sikkerapi.BlacklistStream, error) {
 	return &sikkerapi.BlacklistStream{ReadCloser: io.NopCloser(bytes.NewReader(text)), Quota: res.Quota}, nil
 }
 
-// Quota returns the latest quota for pulls from the API, with Reset set. Known is false until there is
-// one. Any goroutine may call it.
+// Quota returns the latest quota for pulls from the API, with Reset set. Known is false until there
+// is one. Any goroutine may call it.
 func (f *Feed) Quota() sikkerapi.Quota { return f.quota.Load() }
 
-// body ends the pull's deadline when it is closed.
+// body ends the deadline of the pull when it is closed.
 type body struct {
 	io.ReadCloser
 
 	cancel  context.CancelFunc
-	unended func() // is called if the text may have been cut short
+	unended func() // called if the text may have been cut short
 }
 
 func (b *body) Read(p []byte) (int, error) {

@@ -18,7 +18,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestPull talks to a server: the question is the right one, the answer comes through, and closing ends the request.
+// TestPull pulls from a server and checks the request and the answer. Closing the body ends the
+// request.
 func TestPull(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 1)
@@ -47,8 +48,8 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// TestPullAsksForJSONWhereTextHasNoEnd shows that a list that may be cut short is not taken, and that an API that never ends
-// its last line is understood at the next pull.
+// TestPullAsksForJSONWhereTextHasNoEnd checks that a list that may be cut short is refused, and
+// that the list of an API that never ends its last line is accepted at the next pull.
 func TestPullAsksForJSONWhereTextHasNoEnd(t *testing.T) {
 	t.Parallel()
 	jsonBody := `{"meta": {"count": 2}, "data": [{"ip": "203.0.113.9"}, {"ip": "2001:db8::/64"}]}`
@@ -111,7 +112,8 @@ func TestPullError(t *testing.T) {
 	}
 }
 
-// TestQuota: what the API says of the quota is known, of a list and of a refusal, and stays when an answer says nothing.
+// TestQuota checks that the quota is taken from a list and from a refusal, and stays if an answer
+// has none.
 func TestQuota(t *testing.T) {
 	t.Parallel()
 	header := http.Header{}

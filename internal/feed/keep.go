@@ -21,45 +21,46 @@ import (
 )
 
 const (
-	// copyName is the list copy in the state directory; a damaged one is moved to damagedName.
+	// copyName is the name of the saved list in the state directory. A damaged one is renamed to
+	// damagedName.
 	copyName    = "blacklist.txt"
 	damagedName = "blacklist.damaged.txt"
-	// copyVersion is the first line of a copy. Another first line is another format.
+	// copyVersion is the first line of a saved list. Another first line means another format.
 	copyVersion = "# SikkerGuard list copy, version 1"
-	// maxHeader is how many lines of a copy are looked at for its header.
+	// maxHeader is the largest number of header lines of a saved list.
 	maxHeader = 16
 )
 
-// Copy is the last list that was accepted, as it was kept.
+// Copy is the saved copy of the last accepted list.
 type Copy struct {
-	Pulled  time.Time // when it came from the API, UTC
-	From    string    // the API's base URL
-	Request string    // what was asked for, as Feed.Request tells it
-	Source  string    // where and what for, whatever the key, as Feed.Source tells it; empty in a copy of an early version
+	Pulled  time.Time // time of the pull, UTC
+	From    string    // base URL of the API
+	Request string    // Feed.Request of the request for it
+	Source  string    // Feed.Source of the request for it; empty in a copy of an early version
 	Entries int       // addresses and networks
-	Body    []byte    // an address or network a line; checked against its checksum
+	Body    []byte    // an address or network per line; its checksum was verified
 }
 
-// ErrNoCopy means that no list was kept yet.
+// ErrNoCopy reports that no list was saved yet.
 var ErrNoCopy = errors.New("no list was kept yet")
 
-// DamagedError is a copy that is not what was kept. It was moved aside.
+// DamagedError is a saved list whose content has changed. It was renamed.
 type DamagedError struct {
-	Aside string // where it is now; empty when it could not be moved
+	Aside string // new path; empty if it could not be renamed
 	Err   error
 }
 
 func (e *DamagedError) Error() string { return fmt.Sprintf("the kept list is damaged: %v", e.Err) }
 
-// Unwrap is what is wrong with it.
+// Unwrap returns the fault of the copy.
 func (e *DamagedError) Unwrap() error { return e.Err }
 
-// Request identifies what is asked for: the API, the key, the score. Lists of different requests are not measured against
-// each other. It is a checksum, and tells nothing of the key.
+// Request returns the identity of the request: the API, the key and the score. Lists of different
+// requests are not compared with each other. It is a checksum and reveals nothing of the key.
 func (f *Feed) Request() string { return checksum(f.o.URL, f.o.Key, strconv.Itoa(f.o.ScoreMin)) }
 
-// Source identifies the API and the score, whatever the key is. A list of the same source is good to begin with after the
-// key was rotated: the host and its account are the same.
+// Source returns the identity of the API and the score, without the key. After the key was rotated,
+// a list of the same source is a good start: the host and its account are the same.
 func (f *Feed) Source() string { return checksum(f.o.URL, strconv.Itoa(f.o.ScoreMin)) }
 
 func checksum(parts ...string) string {
@@ -67,8 +68,8 @@ func checksum(parts ...string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Keep keeps an accepted list in the state directory, atomically: after a crash there is the old copy or the new one. The
-// largest list of the last days and the quota are kept beside it.
+// Keep saves an accepted list in the state directory, atomically: after a crash there is the old
+// copy or the new one. The copy also has the largest list of the last days and the quota.
 func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) error {
 	if err := f.write(copyName, list, pulled, f.memory()); err != nil {
 		return fmt.Errorf("keep list: %w", err)
@@ -76,7 +77,7 @@ func (f *Feed) Keep(list blocklist.Blocklist, pulled time.Time) error {
 	return nil
 }
 
-// pending begins to replace a file of the state directory.
+// pending returns a file that will replace a file of the state directory.
 func (f *Feed) pending(name string) (*renameio.PendingFile, error) {
 	if err := f.o.Guard(); err != nil {
 		return nil, err
@@ -86,13 +87,13 @@ func (f *Feed) pending(name string) (*renameio.PendingFile, error) {
 		renameio.WithTempDir(f.o.StateDir)) // not in TMPDIR, which others may write to and sweep does not see
 }
 
-// write replaces a copy in the state directory.
+// write replaces a saved list in the state directory.
 func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, extra []header) (err error) {
 	file, err := f.pending(name)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing once it has replaced the old one
+	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing after a successful replacement
 	w := bufio.NewWriter(file)
 	_, err = fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# source: %s\n# entries: %d\n",
 		copyVersion, pulled.UTC().Format(time.RFC3339), f.o.URL, f.Request(), f.Source(), list.Len())
@@ -107,25 +108,26 @@ func (f *Feed) write(name string, list blocklist.Blocklist, pulled time.Time, ex
 	return err
 }
 
-// Checksum is the SHA-256 of a list, an entry a line, in hexadecimal.
+// Checksum returns the SHA-256 of a list, an entry per line, in hexadecimal.
 func Checksum(list blocklist.Blocklist) string {
 	sum := sha256.New()
-	_ = writeList(sum, list) // a hash takes everything
+	_ = writeList(sum, list) // a hash accepts every write
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// sweep removes what a process left that was killed while it wrote a copy.
+// sweep removes temporary files of a process that was killed while it wrote a copy.
 func (f *Feed) sweep(name string) {
-	left, err := filepath.Glob(filepath.Join(f.o.StateDir, "."+name+"*")) // as renameio names its files
+	left, err := filepath.Glob(filepath.Join(f.o.StateDir, "."+name+"*")) // the names that renameio gives its files
 	if err != nil {
 		return
 	}
 	for _, path := range left {
-		_ = os.Remove(path) // it takes a little space, no more
+		_ = os.Remove(path) // a file that stays takes only some space
 	}
 }
 
-// writeList writes an entry a line, whole: vetting cuts special-purpose space out of it again.
+// writeList writes one entry per line, including special-purpose space, which package vet removes
+// again.
 func writeList(w io.Writer, list blocklist.Blocklist) error {
 	bw := bufio.NewWriterSize(w, 64<<10)
 	var line []byte
@@ -142,11 +144,13 @@ func writeList(w io.Writer, list blocklist.Blocklist) error {
 	return bw.Flush()
 }
 
-// Kept reads the copy. The error is ErrNoCopy, a *DamagedError, or one of reading. From a copy of the same request the Feed
-// learns the largest list of the last days and the quota.
+// Kept reads the saved list. The error is ErrNoCopy, a *DamagedError, or an error of reading. If
+// the copy is of the same request, the Feed takes the largest list of the last days and the quota
+// from it.
 func (f *Feed) Kept() (Copy, error) {
 	c, extra, err := f.read(copyName)
-	if err == nil && c.Pulled.IsZero() { // but whatever time it says, the clock may have been wrong then, or be now
+	// every other time is accepted: the clock may have been wrong then, or be wrong now
+	if err == nil && c.Pulled.IsZero() {
 		err = f.setAside(copyName, damagedName, errors.New("it does not say when it was pulled"))
 	}
 	if err != nil {
@@ -158,8 +162,8 @@ func (f *Feed) Kept() (Copy, error) {
 	return c, nil
 }
 
-// read reads a copy from the state directory, and those of its headers that not every copy has. A damaged one is moved to
-// damagedName.
+// read reads a saved list from the state directory, and the headers that not every copy has. A
+// damaged one is renamed to damagedName.
 func (f *Feed) read(name string) (Copy, map[string]string, error) {
 	if err := f.o.Guard(); err != nil {
 		return Copy{}, nil, fmt.Errorf("read kept list: %w", err)
@@ -179,7 +183,7 @@ func (f *Feed) read(name string) (Copy, map[string]string, error) {
 	return c, extra, nil
 }
 
-// setAside moves a damaged copy and returns the error that says so.
+// setAside renames a damaged copy and returns the error that reports it.
 func (f *Feed) setAside(name, aside string, why error) *DamagedError {
 	damaged := &DamagedError{Aside: filepath.Join(f.o.StateDir, aside), Err: why}
 	if os.Rename(filepath.Join(f.o.StateDir, name), damaged.Aside) != nil {
@@ -188,7 +192,7 @@ func (f *Feed) setAside(name, aside string, why error) *DamagedError {
 	return damaged
 }
 
-// readCapped reads a regular file of at most the size that a list may have.
+// readCapped reads a regular file of at most the size of a list.
 func readCapped(path string) ([]byte, error) {
 	file, err := untrusted.OpenNoLink(path)
 	if err != nil {
@@ -198,7 +202,8 @@ func readCapped(path string) ([]byte, error) {
 	return raw, errors.Join(err, file.Close())
 }
 
-// parseCopy takes a copy apart and holds its body against its checksum. The map has the headers that Copy has no field for.
+// parseCopy parses a saved list and verifies the checksum of its body. The map has the headers
+// without a field in Copy.
 func parseCopy(raw []byte) (Copy, map[string]string, error) {
 	var (
 		c     Copy

@@ -30,8 +30,8 @@ func list(ss ...string) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-// TestKeptIsNoFile: a copy that is a named pipe, whose reader would wait for a writer for ever, is an
-// error at once.
+// TestKeptIsNoFile checks that a copy that is a named pipe, whose reader would wait for ever for a
+// writer, is an error at once.
 func TestKeptIsNoFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -51,7 +51,7 @@ func TestKeptIsNoFile(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("it waits for a writer")
-		if w, err := os.OpenFile(pipe, os.O_WRONLY, 0); err == nil { // which lets the reader go
+		if w, err := os.OpenFile(pipe, os.O_WRONLY, 0); err == nil { // releases the reader
 			_ = w.Close()
 		}
 	}
@@ -71,7 +71,9 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	pulled := time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
-	for _, l := range []blocklist.Blocklist{list("203.0.113.9/32"), list("203.0.113.9/32", "198.51.100.0/24", "2001:db8::1/128"), {}} {
+	for _, l := range []blocklist.Blocklist{
+		list("203.0.113.9/32"), list("203.0.113.9/32", "198.51.100.0/24", "2001:db8::1/128"), {},
+	} {
 		if err := f.Keep(l, pulled); err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +81,10 @@ func TestKeep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := feed.Copy{Pulled: pulled, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: l.Len(), Body: []byte{}}
+		want := feed.Copy{
+			Pulled: pulled, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: l.Len(),
+			Body: []byte{},
+		}
 		for p := range l.All() {
 			want.Body = append(want.Body, strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")+"\n"...)
 		}
@@ -140,8 +145,8 @@ func TestKeptDamaged(t *testing.T) {
 	}
 }
 
-// TestKeptWhateverTheClock: a copy of the future or of long ago is a good copy, because its checksum is right and a clock was
-// wrong.
+// TestKeptWhateverTheClock checks that a copy of the future or of long ago is accepted: its
+// checksum is right, and a clock was wrong.
 func TestKeptWhateverTheClock(t *testing.T) {
 	t.Parallel()
 	for _, pulled := range []time.Time{time.Unix(0, 0), time.Now().Add(2 * time.Hour), time.Now().AddDate(100, 0, 0)} {
@@ -176,7 +181,8 @@ func TestKeepErrors(t *testing.T) {
 	}
 }
 
-// TestRequest shows that each part of a request makes another one, and that none shows the key.
+// TestRequest checks that every part of a request changes its identity, and that the identity does
+// not show the key.
 func TestRequest(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
@@ -187,7 +193,9 @@ func TestRequest(t *testing.T) {
 		{URL: "https://a.example", Key: "sk_test_a", ScoreMin: 51},
 	} {
 		r := feed.New(o).Request()
-		if s := feed.New(o).Source(); (s == feed.New(feed.Options{URL: "https://a.example", ScoreMin: 50}).Source()) != (o.URL == "https://a.example" && o.ScoreMin == 50) {
+		source := feed.New(feed.Options{URL: "https://a.example", ScoreMin: 50}).Source()
+		same := o.URL == "https://a.example" && o.ScoreMin == 50
+		if s := feed.New(o).Source(); (s == source) != same {
 			t.Errorf("source %q of %+v", s, o)
 		}
 		if seen[r] || strings.Contains(r, "sk_test") {
@@ -197,7 +205,8 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// TestCopiesAreWrittenInTheStateDir: TMPDIR, a directory that others may write to, has no part in it.
+// TestCopiesAreWrittenInTheStateDir checks that no file is written in TMPDIR, a directory that
+// other users may write to.
 func TestCopiesAreWrittenInTheStateDir(t *testing.T) {
 	tmp, dir := t.TempDir(), t.TempDir()
 	t.Setenv("TMPDIR", tmp)

@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// Lost names the copies that another program removed, replaced or changed since this Feed wrote or read
-// them: the lists, and the addresses of names.
+// Lost is the copies, the lists and the addresses of names, that another program removed, replaced
+// or changed since this Feed wrote or read them.
 type Lost struct {
 	List, Custom, Aside, Names bool
 }
 
-// Lost looks for copies that another program removed, replaced or changed.
+// Lost returns the copies that another program removed, replaced or changed.
 func (f *Feed) Lost() Lost {
 	return Lost{
 		List:   f.copies.lost(f.o.StateDir, copyName),
@@ -22,14 +22,14 @@ func (f *Feed) Lost() Lost {
 	}
 }
 
-// copies are the states of the copies as this process wrote or read them last.
+// copies holds the state of each copy when this process last wrote or read it.
 type copies struct {
-	mu    sync.Mutex // held while a copy is replaced or looked at; the disk may hang then
+	mu    sync.Mutex // held while a copy is replaced or examined; the disk may hang meanwhile
 	files map[string]os.FileInfo
 }
 
-// change has a copy read or replaced by f, and remembers its state afterwards. If f fails, the state
-// before stays the one that counts.
+// change calls f, which reads or replaces a copy, and stores the state of the copy. If f fails, the
+// previous state stays.
 func (c *copies) change(dir, name string, f func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,7 +40,7 @@ func (c *copies) change(dir, name string, f func() error) error {
 		c.files = map[string]os.FileInfo{}
 	}
 	info, err := os.Lstat(filepath.Join(dir, name))
-	if err != nil { // it was removed, by f or another program at this moment
+	if err != nil { // f or another program removed it in this moment
 		delete(c.files, name)
 		return nil
 	}
@@ -48,7 +48,7 @@ func (c *copies) change(dir, name string, f func() error) error {
 	return nil
 }
 
-// lost reports whether a copy is not in the state that change left it in.
+// lost reports whether the state of a copy differs from the one that change stored.
 func (c *copies) lost(dir, name string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

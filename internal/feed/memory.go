@@ -9,45 +9,46 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// largestFor is how long the largest list counts as one of the last days.
+// largestFor is the time for which the largest list counts.
 const largestFor = 7 * 24 * time.Hour
 
 // largest is the size of the largest list of the last days.
 type largest struct {
 	entries int
-	at      time.Time // when a list of that size was last in force
+	at      time.Time // last time at which a list of that size was in force
 }
 
-// header is a line of a copy that not every copy has.
+// header is a header line that not every copy has.
 type header struct{ name, value string }
 
-// The names of the headers that Feed remembers by.
+// The names of the headers for the state of a Feed.
 const (
 	largestHeader = "largest"
 	quotaHeader   = "quota"
 )
 
-// InForce tells the Feed that a list of so many entries is in force. The largest of the last seven
-// days is remembered, and kept with the next copy.
+// InForce records that a list of so many entries is in force. The Feed holds the largest of the
+// last seven days and saves it with the next copy.
 func (f *Feed) InForce(entries int, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if entries >= f.largest.entries || now.Sub(f.largest.at) > largestFor {
 		f.largest = largest{entries, now}
 	}
-	if f.largest.at.After(now) { // the clock was ahead, and would make it last
+	if f.largest.at.After(now) { // the clock was ahead, and it would last too long
 		f.largest.at = now
 	}
 }
 
-// Largest returns the entries of the largest list of the last days; 0 if none was in force.
+// Largest returns the number of entries of the largest list of the last days; 0 if none was in
+// force.
 func (f *Feed) Largest() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.largest.entries
 }
 
-// memory returns the headers that keep what the Feed remembers.
+// memory returns the headers for the state of the Feed.
 func (f *Feed) memory() []header {
 	f.mu.Lock()
 	l := f.largest
@@ -63,8 +64,9 @@ func (f *Feed) memory() []header {
 	return hs
 }
 
-// recall remembers what the headers of a copy say. A header that cannot be read is passed over: a
-// guard then measures against the list alone, and the API tells the quota again.
+// recall restores the state of the Feed from the headers of a copy. A header that cannot be parsed
+// is skipped: a guard then compares with the list alone, and the API sends the quota with the next
+// answer.
 func (f *Feed) recall(headers map[string]string) {
 	if n, at, ok := cutTime(headers[largestHeader]); ok {
 		if entries, err := strconv.Atoi(n); err == nil && entries > 0 {
@@ -81,7 +83,7 @@ func (f *Feed) recall(headers map[string]string) {
 	}
 }
 
-// cutTime splits the time off the end of a header.
+// cutTime splits the time from the end of a header.
 func cutTime(value string) (before string, at time.Time, ok bool) {
 	i := strings.LastIndexByte(value, ' ')
 	if i < 0 {

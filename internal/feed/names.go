@@ -10,21 +10,19 @@ import (
 )
 
 const (
-	// namesName is the file in the state directory with the addresses of names that the feed is
-	// reached by.
+	// namesName is the file in the state directory with the addresses of the names of the API.
 	namesName = "names.json"
-	// maxNames is how many bytes of it are read. It has a few hundred.
+	// maxNames is the largest number of bytes read of it. It has a few hundred.
 	maxNames = 64 << 10
 )
 
-// KeepNames keeps a text about the names that the API is reached by in the state directory,
-// atomically.
+// KeepNames saves a text about the names of the API in the state directory, atomically.
 func (f *Feed) KeepNames(text []byte) (err error) {
 	file, err := f.pending(namesName)
 	if err != nil {
 		return fmt.Errorf("keep addresses of names: %w", err)
 	}
-	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing once it has replaced the old one
+	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing after a successful replacement
 	if _, err = file.Write(text); err == nil {
 		err = f.copies.change(f.o.StateDir, namesName, file.CloseAtomicallyReplace)
 	}
@@ -34,8 +32,8 @@ func (f *Feed) KeepNames(text []byte) (err error) {
 	return nil
 }
 
-// KeptNames reads the text that KeepNames kept, as it is. The error is ErrNoCopy if there is none, or
-// one of reading. A text that is too long is cut.
+// KeptNames reads the text that KeepNames saved, unchanged. If there is none, the error is
+// ErrNoCopy. A text that is too long is cut.
 func (f *Feed) KeptNames() ([]byte, error) {
 	if err := f.o.Guard(); err != nil {
 		return nil, fmt.Errorf("read addresses of names: %w", err)
@@ -47,7 +45,7 @@ func (f *Feed) KeptNames() ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read addresses of names: %w", err)
 	}
-	defer func() { _ = file.Close() }() // nothing was written
+	defer func() { _ = file.Close() }() // only read
 	text, err := io.ReadAll(io.LimitReader(file, maxNames))
 	if err != nil {
 		return nil, fmt.Errorf("read addresses of names: %w", err)

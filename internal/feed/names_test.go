@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// TestKeepNames: the text comes back after a restart, in a file of root alone, and what a write left
-// that was cut off goes. No file is ErrNoCopy.
+// TestKeepNames checks that the text is read after a restart, from a file that only root can read,
+// and that the temporary file of an interrupted write is removed. If there is no file, the error is
+// ErrNoCopy.
 func TestKeepNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -37,7 +38,8 @@ func TestKeepNames(t *testing.T) {
 	}
 }
 
-// TestKeepNamesAsksTheGuard: a state directory that is not to be used is neither written nor read.
+// TestKeepNamesAsksTheGuard checks that a state directory that must not be used is neither written
+// nor read.
 func TestKeepNamesAsksTheGuard(t *testing.T) {
 	t.Parallel()
 	unsafe := errors.New("not safe")
