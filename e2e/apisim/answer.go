@@ -14,12 +14,12 @@ import (
 // answer is an answer before it is sent.
 type answer struct {
 	status int
-	header http.Header // nil: none besides the content's
+	header http.Header // may be nil; without the headers of the content
 	kind   string      // content type
 	body   []byte
 }
 
-// reply answers with JSON.
+// reply returns an answer with JSON.
 func reply(h http.Header, v any) answer {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -28,13 +28,13 @@ func reply(h http.Header, v any) answer {
 	return answer{status: http.StatusOK, header: h, kind: "application/json", body: raw}
 }
 
-// refuse answers with an error.
+// refuse returns an answer with an error.
 func refuse(status int, text string) answer {
 	raw, _ := json.Marshal(map[string]string{"error": text}) // strings always encode
 	return answer{status: status, kind: "application/json", body: raw}
 }
 
-// statusWriter tells the status when it is written.
+// statusWriter calls status when the status is written.
 type statusWriter struct {
 	http.ResponseWriter
 
@@ -46,17 +46,17 @@ func (w *statusWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap lets http.ResponseController reach the writer below.
+// Unwrap returns the writer below for http.ResponseController.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // send writes an answer.
 func send(w http.ResponseWriter, r *http.Request, a answer) {
 	body := prepare(w, r, a)
-	_, _ = w.Write(body) // a client that left needs no answer
+	_, _ = w.Write(body) // a client that has gone needs no answer
 }
 
-// prepare writes the header of an answer, with the length of the whole body, and returns that body, compressed when the
-// client accepts it.
+// prepare writes the header of an answer, with the length of the whole body, and returns that body.
+// It is compressed if the client accepts that.
 func prepare(w http.ResponseWriter, r *http.Request, a answer) []byte {
 	h := w.Header()
 	maps.Copy(h, a.header)
@@ -72,7 +72,8 @@ func prepare(w http.ResponseWriter, r *http.Request, a answer) []byte {
 	return body
 }
 
-// acceptsGzip looks for gzip in Accept-Encoding. That q=0 forbids it is passed over: no client here says so.
+// acceptsGzip reports whether Accept-Encoding contains gzip. It ignores that q=0 forbids it: no
+// client here sends that.
 func acceptsGzip(r *http.Request) bool {
 	return strings.Contains(r.Header.Get("Accept-Encoding"), "gzip")
 }
@@ -80,7 +81,7 @@ func acceptsGzip(r *http.Request) bool {
 func compress(raw []byte) []byte {
 	var buf bytes.Buffer
 	z := gzip.NewWriter(&buf)
-	_, _ = z.Write(raw) // a buffer takes everything
+	_, _ = z.Write(raw) // a buffer accepts every write
 	_ = z.Close()
 	return buf.Bytes()
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// query are the parameters of a pull that select something here.
+// query is the parameters of a pull that select entries here.
 type query struct {
 	score, limit int
 	version      string
@@ -46,7 +46,8 @@ func (s *Sim) blacklist(r *http.Request) answer {
 	return answer{status: http.StatusOK, header: h, kind: "text/plain; charset=utf-8", body: []byte(text.String())}
 }
 
-// selects tells whether an entry is asked for. Nonsense has no family and goes into plain text alone.
+// selects reports whether the query selects an entry. An entry that is not an address has no family
+// and is only in plain text.
 func (q query) selects(e entry) bool {
 	if !e.prefix.IsValid() {
 		return q.plaintext
@@ -54,7 +55,7 @@ func (q query) selects(e entry) bool {
 	return e.score >= q.score && (q.version == "mixed" || (q.version == "4") == e.prefix.Addr().Is4())
 }
 
-// asJSON is the long form. What the list does not say is made up, and always the same.
+// asJSON returns the long form. Fields that are not in the list are invented, and always the same.
 func (s *Sim) asJSON(all []entry, q query) any {
 	now := s.o.Now().UnixMilli()
 	data := make([]map[string]any, 0, len(all))
@@ -68,7 +69,8 @@ func (s *Sim) asJSON(all []entry, q query) any {
 	return map[string]any{"meta": meta, "data": data}
 }
 
-// parseQuery checks every parameter, and refuses one that is not documented: a client that sends it has a slip.
+// parseQuery checks every parameter. It refuses a parameter that is not documented: a client that
+// sends it has a fault.
 func parseQuery(v url.Values) (query, error) {
 	q := query{score: 50, version: "mixed"}
 	var errs []error
@@ -135,7 +137,7 @@ func oneOf(s string, choices ...string) error {
 func each(list string, valid func(string) bool) error {
 	for e := range strings.SplitSeq(list, ",") {
 		if !valid(e) {
-			return fmt.Errorf("%q is none", e)
+			return fmt.Errorf("%q is not valid", e)
 		}
 	}
 	return nil

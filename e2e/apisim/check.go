@@ -31,7 +31,7 @@ func (s *Sim) check(ip string) answer {
 	})
 }
 
-// found is what is known about a listed address: the documentation's example.
+// found returns the information about a listed address: the example of the documentation.
 func (s *Sim) found(a netip.Addr, score int) any {
 	return map[string]any{
 		"ip": a.String(), "found": true, "confidenceLevel": score,
@@ -48,7 +48,7 @@ func (s *Sim) found(a netip.Addr, score int) any {
 	}
 }
 
-// status answers GET /v1/key/status, which has no quota of its own.
+// status answers GET /v1/key/status, which has no quota.
 func (s *Sim) status(*http.Request) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()

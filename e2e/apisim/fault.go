@@ -11,44 +11,47 @@ import (
 	"time"
 )
 
-// hugeBytes is how much a huge body has at least: more than the 64 MiB that a client takes.
+// hugeBytes is the least size of a huge body: more than the 64 MiB that a client accepts.
 const hugeBytes = 65 << 20
 
-// Fault is something that goes wrong, before the key is looked at. What is not set is as it always is: a fault with a
-// delay alone is a slow, correct answer.
+// Fault is a fault of an answer. It applies before the key is checked. Fields that are not set
+// change nothing: a fault with only a delay is a slow, correct answer.
 type Fault struct {
-	Path       string   `json:"path"`       // the endpoint, or what precedes a slash in it, like /v1/key/check; empty: all
+	// the endpoint, or a part of it up to a slash, like /v1/key/check; empty for all
+	Path       string   `json:"path"`
 	Status     int      `json:"status"`     // 0: 200 with a Body, else the true one
-	RetryAfter int      `json:"retryAfter"` // seconds, sent with any answer; 0: not sent
+	RetryAfter int      `json:"retryAfter"` // seconds, sent with every answer; 0: not sent
 	Delay      Duration `json:"delay"`      // before the answer begins, like "2s"
-	Hang       bool     `json:"hang"`       // no answer ever; with Truncate, only the rest of the body never comes
+	Hang       bool     `json:"hang"`       // the answer never comes; with Truncate, only the rest of the body
 	Truncate   int      `json:"truncate"`   // bytes of the body, as sent, before the connection is closed; 0: all
-	Body       string   `json:"body"`       // garbage, html, gzip-garbage, huge, empty; "": the true one, or the Status's error
-	Times      int      `json:"times"`      // how many requests it is for; 0: until it is cleared
+	// garbage, html, gzip-garbage, huge, empty; "": the true one, or the error of Status
+	Body  string `json:"body"`
+	Times int    `json:"times"` // number of requests; 0: until it is cleared
 }
 
 // Duration is a time.Duration that JSON writes as text, like "2s".
 type Duration time.Duration
 
-// MarshalText writes "2s".
+// MarshalText returns text like "2s".
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
-// UnmarshalText reads "2s".
+// UnmarshalText parses text like "2s".
 func (d *Duration) UnmarshalText(text []byte) error {
 	parsed, err := time.ParseDuration(string(text))
 	*d = Duration(parsed)
 	return err
 }
 
-// fault is an ordered Fault.
+// fault is a Fault that is set.
 type fault struct {
 	Fault
 
-	left     int           // requests, when Times is set
+	left     int           // requests, if Times is set
 	clearedC chan struct{} // closed when it is cleared or replaced
 }
 
-// SetFault orders a fault. It takes the place of an earlier one of the same path, and ends what that one holds up.
+// SetFault sets a fault. It replaces an earlier one of the same path and ends the requests that
+// that one holds.
 func (s *Sim) SetFault(f Fault) error {
 	bodies := []string{"", "garbage", "html", "gzip-garbage", "huge", "empty"}
 	switch {
@@ -72,7 +75,7 @@ func (s *Sim) SetFault(f Fault) error {
 	return nil
 }
 
-// ClearFaults clears all faults. Requests that one of them holds up end, without an answer when they hang.
+// ClearFaults clears all faults. Requests that a fault holds end; those that hang get no answer.
 func (s *Sim) ClearFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,7 +85,7 @@ func (s *Sim) ClearFaults() {
 	clear(s.faults)
 }
 
-// takeFault finds the fault for a path, the nearest one, and counts it down. nil means none.
+// takeFault returns the nearest fault for a path and counts it down, or nil if there is none.
 func (s *Sim) takeFault(path string) *fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +93,7 @@ func (s *Sim) takeFault(path string) *fault {
 		f := s.faults[p]
 		switch {
 		case f != nil && (f.Times == 0 || f.left > 0):
-			f.left-- // of no meaning when Times is 0
+			f.left-- // no effect if Times is 0
 			return f
 		case p == "":
 			return nil
@@ -98,7 +101,7 @@ func (s *Sim) takeFault(path string) *fault {
 	}
 }
 
-// serve answers a request wrongly; right makes the true answer.
+// serve answers a request with the fault. right returns the true answer.
 func (f *fault) serve(w http.ResponseWriter, r *http.Request, right func() answer) {
 	timer := time.NewTimer(time.Duration(f.Delay))
 	defer timer.Stop()
@@ -110,7 +113,7 @@ func (f *fault) serve(w http.ResponseWriter, r *http.Request, right func() answe
 	}
 	if f.Hang && f.Truncate == 0 {
 		f.wait(r)
-		panic(http.ErrAbortHandler) // closes the connection, and logs nothing
+		panic(http.ErrAbortHandler) // closes the connection and logs nothing
 	}
 	if f.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))
@@ -125,7 +128,7 @@ func (f *fault) serve(w http.ResponseWriter, r *http.Request, right func() answe
 		return
 	}
 	body := prepare(w, r, a)
-	_, _ = w.Write(body[:min(len(body), f.Truncate)]) // a client that left needs no answer
+	_, _ = w.Write(body[:min(len(body), f.Truncate)]) // a client that has gone needs no answer
 	_ = http.NewResponseController(w).Flush()
 	if f.Hang {
 		f.wait(r)
@@ -143,7 +146,7 @@ func (f *fault) wait(r *http.Request) {
 	}
 }
 
-// answer is the wrong answer.
+// answer returns the wrong answer.
 func (f *fault) answer(right func() answer) answer {
 	a := answer{status: http.StatusOK, kind: "text/plain; charset=utf-8"}
 	switch f.Body {
@@ -154,7 +157,7 @@ func (f *fault) answer(right func() answer) answer {
 		a.body = []byte("<!DOCTYPE html>\n<html>\n<head><title>Sign in</title></head>\n" +
 			"<body>\n<h1>Sign in to this network</h1>\n<p>10.0.0.1</p>\n</body>\n</html>\n")
 	case "gzip-garbage":
-		// A true header, so that it is found out in the middle.
+		// The header is valid, so that the client finds the fault in the middle.
 		a.header = http.Header{"Content-Encoding": {"gzip"}}
 		a.body = append([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}, bytes.Repeat([]byte{0xff}, 256)...)
 	case "empty":
@@ -170,7 +173,8 @@ func (f *fault) answer(right func() answer) answer {
 	return a
 }
 
-// garbage is the same bytes each time, with a line's end now and then. None of it is an address, a blank or a comment.
+// garbage returns the same bytes each time, with some line ends. It contains no address, blank or
+// comment.
 func garbage(n int) []byte {
 	raw := make([]byte, n)
 	x := uint32(1)
@@ -184,8 +188,9 @@ func garbage(n int) []byte {
 	return raw
 }
 
-// huge sends lines that look right until there are more than anyone takes: 256 of them over and over, so that a client
-// spends its time on the limit and not on decompressing. A part is compressed once, since gzip files may follow each other.
+// huge sends valid lines until the body is longer than any client accepts. It repeats 256 lines, so
+// that a client spends its time on the limit and not on decompression. One part is compressed once,
+// because gzip files may follow each other.
 func (f *fault) huge(w http.ResponseWriter, r *http.Request) {
 	const lines = 1 << 16
 	var part []byte
@@ -201,7 +206,7 @@ func (f *fault) huge(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(max(f.Status, http.StatusOK))
 	for sent := 0; sent < hugeBytes; sent += size {
 		if _, err := w.Write(part); err != nil {
-			return // the client has had enough, as it should
+			return // the client closed the connection, as it should
 		}
 	}
 }

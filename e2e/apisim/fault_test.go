@@ -16,7 +16,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// kind names the error a caller tells apart.
+// kind returns the name of an error that a caller distinguishes.
 func kind(err error) string {
 	_, temporary := errors.AsType[*sikkerapi.TemporaryError](err)
 	_, quota := errors.AsType[*sikkerapi.QuotaError](err)
@@ -55,12 +55,15 @@ func TestFaults(t *testing.T) {
 	tests := []struct {
 		name             string
 		fault            string
-		text, json, stat string // the errors of a plain blacklist, of one in JSON, and of the status
+		text, json, stat string // errors of a blacklist in plain text, of one in JSON, and of the status
 	}{
 		{"OK delay", `{"delay": "1ms"}`, "fine", "fine", "fine"},
 		{"OK times", `{"status": 503, "times": 1}`, "temporary 503", "fine", "fine"},
 		{"OK path", `{"path": "/v1/key/blacklist", "status": 503}`, "temporary 503", "temporary 503", "fine"},
-		{"OK parent of the path", `{"path": "/v1/key", "status": 503}`, "temporary 503", "temporary 503", "temporary 503"},
+		{
+			"OK parent of the path", `{"path": "/v1/key", "status": 503}`, "temporary 503", "temporary 503",
+			"temporary 503",
+		},
 		{"OK garbage", `{"body": "garbage"}`, "fine", "malformed", "malformed"},
 		{"OK html", `{"body": "html"}`, "temporary 200", "malformed", "malformed"},
 		{"OK empty", `{"body": "empty"}`, "fine", "malformed", "malformed"},
@@ -79,7 +82,7 @@ func TestFaults(t *testing.T) {
 			t.Parallel()
 			w := start(t, apisim.Options{})
 			if status, body := w.ask(t, "POST", "/_sim/fault", tt.fault); status != 204 {
-				t.Fatalf("order: %d %s", status, body)
+				t.Fatalf("set fault: %d %s", status, body)
 			}
 			_, text := w.pull(t.Context(), sikkerapi.BlacklistQuery{})
 			_, long := w.client.BlacklistJSON(t.Context(), sikkerapi.BlacklistQuery{})
@@ -108,7 +111,7 @@ func TestRetryAfter(t *testing.T) {
 	if temporary, ok := errors.AsType[*sikkerapi.TemporaryError](err); !ok || temporary.RetryAfter != 5*time.Second {
 		t.Errorf("503: %v", err)
 	}
-	// The later fault takes the place of the earlier one.
+	// The later fault replaces the earlier one.
 	if err := w.sim.SetFault(apisim.Fault{Status: 429, RetryAfter: 60}); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +121,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestHang ends each of the two waits from both sides: the client leaves, the fault is cleared.
+// TestHang ends each of the two waits from both sides: the client leaves, or the fault is cleared.
 func TestHang(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]apisim.Fault{
@@ -147,7 +150,7 @@ func TestHang(t *testing.T) {
 			go pull(t.Context())
 			<-w.askedC
 			w.sim.ClearFaults()
-			// Whether the fault was cleared before or after it met the request, the request ends.
+			// The request ends, whether the fault was cleared before or after it met the request.
 			err := <-doneC
 			if _, ok := errors.AsType[*sikkerapi.TemporaryError](err); err != nil && !ok {
 				t.Errorf("the fault is cleared: %v", err)
@@ -160,7 +163,8 @@ func TestControl(t *testing.T) {
 	t.Parallel()
 	w := start(t, apisim.Options{})
 	for _, bad := range []string{
-		``, `{"status": "503"}`, `{"stauts": 503}`, `{"status": 99}`, `{"delay": "2"}`, `{"truncate": -1}`, `{"body": "other"}`,
+		``, `{"status": "503"}`, `{"stauts": 503}`, `{"status": 99}`, `{"delay": "2"}`, `{"truncate": -1}`,
+		`{"body": "other"}`,
 		`{"path": "/healthz"}`, `{"body": "huge", "truncate": 5}`,
 	} {
 		if status, body := w.ask(t, "POST", "/_sim/fault", bad); status != 400 {

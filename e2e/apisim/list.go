@@ -12,12 +12,12 @@ import (
 
 // entry is a line of the list.
 type entry struct {
-	text   string // as it is in the file
+	text   string // as in the file
 	prefix netip.Prefix
 	score  int
 }
 
-// list reads the file, by score, the highest first, and otherwise in its order.
+// list reads the file and returns its entries, the highest score first, otherwise in their order.
 func (s *Sim) list() ([]entry, error) {
 	if s.o.List == "" {
 		return nil, nil
@@ -36,7 +36,7 @@ func (s *Sim) list() ([]entry, error) {
 	return all, nil
 }
 
-// parseEntry reads a line; ok is false when it holds nothing.
+// parseEntry parses a line. ok is false if it is empty.
 func parseEntry(line string) (e entry, ok bool) {
 	line, _, _ = strings.Cut(line, "#")
 	line = strings.TrimSpace(line)

@@ -18,16 +18,16 @@ const (
 	maxBody = 2_000_000 // bytes
 )
 
-// Report is a row that was accepted.
+// Report is an accepted row.
 type Report struct {
 	IP       netip.Addr `json:"ip"`
-	Category string     `json:"category"` // by name
+	Category string     `json:"category"` // name
 	Protocol string     `json:"protocol"`
 	Comment  string     `json:"comment"`
-	Time     time.Time  `json:"time"` // when it was accepted
+	Time     time.Time  `json:"time"` // time of acceptance
 }
 
-// row is a row as it was sent. The category is a name or a number.
+// row is a row of a request. The category is a name or a number.
 type row struct {
 	IP       string          `json:"ip"`
 	Category json.RawMessage `json:"category"`
@@ -35,7 +35,7 @@ type row struct {
 	Comment  string          `json:"comment"`
 }
 
-// rowError tells why a row was not accepted.
+// rowError is the reason why a row was not accepted.
 type rowError struct {
 	Row   int    `json:"row"`
 	IP    string `json:"ip"`
@@ -66,10 +66,10 @@ func (s *Sim) bulkReport(r *http.Request) answer {
 	return s.accept(sent.Reports)
 }
 
-// accept checks the rows and remembers the good ones, as many as the quota has left.
+// accept checks the rows and stores the good ones, as many as the quota has left.
 func (s *Sim) accept(rows []row) answer {
 	var good []Report
-	var at []int // where the good ones stand, from 1
+	var at []int // positions of the good ones, from 1
 	bad := []rowError{}
 	for i, r := range rows {
 		report, err := r.check()
@@ -88,12 +88,12 @@ func (s *Sim) accept(rows []row) answer {
 		bad = append(bad, rowError{Row: at[taken+i], IP: r.IP.String(), Error: "daily quota exceeded"})
 	}
 	s.mu.Lock()
-	s.reports = keep(s.reports, maxReports, good[:taken]...)
+	s.reports = appendLast(s.reports, maxReports, good[:taken]...)
 	s.mu.Unlock()
 	return reply(h, map[string]any{"total": len(rows), "accepted": taken, "rejected": len(bad), "errors": bad})
 }
 
-// check is the report a row makes, or what is wrong with it.
+// check returns the report of a row, or the reason why it is refused.
 func (r row) check() (Report, error) {
 	a, err := netip.ParseAddr(r.IP)
 	switch {
@@ -115,13 +115,14 @@ func (r row) check() (Report, error) {
 	return Report{}, errors.New("invalid category")
 }
 
-// public tells what may be reported. Documentation addresses may: tests have no others.
+// public reports whether an address may be reported. Documentation addresses may, because tests
+// have no others.
 func public(a netip.Addr) bool {
 	shared := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10) // RFC 6598
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !shared.Contains(a)
 }
 
-// categories are the names of the numbers 1 to 16.
+// categories returns the names of the numbers 1 to 16.
 func categories() []string {
 	return strings.Fields(`brute_force port_scan ddos web_exploit sql_injection phishing spam bad_bot exploited_host
 		malware dns_abuse open_proxy iot_targeted spoofing fraud other`)

@@ -11,26 +11,26 @@ import (
 )
 
 const (
-	maxRequests = 10_000    // remembered
-	maxReports  = 1_000_000 // remembered
+	maxRequests = 10_000    // stored
+	maxReports  = 1_000_000 // stored
 )
 
-// Options say what to simulate.
+// Options are the settings of a Sim.
 type Options struct {
-	List  string           // path of the list, read at each request; empty: an empty list
-	Key   string           // the only key that is let in
-	Tier  string           // free, basic, small, medium or large; empty: free
-	Limit int              // addresses a pull; 0: the tier's
-	Pulls int              // blacklist pulls a day; 0: 24
-	Now   func() time.Time // nil: time.Now
+	List  string           // path of the list, read at each request; empty for an empty list
+	Key   string           // the only accepted key
+	Tier  string           // free, basic, small, medium or large; empty for free
+	Limit int              // addresses per pull; 0 for the limit of the tier
+	Pulls int              // blacklist pulls per day; 0 for 24
+	Now   func() time.Time // if nil, time.Now
 }
 
-// Request is something that was asked.
+// Request is a request to the API.
 type Request struct {
 	Method string    `json:"method"`
 	Path   string    `json:"path"`
 	Query  string    `json:"query"`
-	Status int       `json:"status"` // 0: no answer yet, or none at all
+	Status int       `json:"status"` // 0 if there is no answer (yet)
 	Time   time.Time `json:"time"`
 }
 
@@ -39,18 +39,18 @@ type Sim struct {
 	o    Options
 	tier tier
 
-	mu       sync.Mutex // held for what follows
-	day      time.Time  // the quotas' day
+	mu       sync.Mutex // guards the fields below
+	day      time.Time  // day of the quotas
 	used     map[quotaName]int
 	faults   map[string]*fault
 	requests []*Request
 	reports  []Report
 }
 
-// New makes a simulator. The list is not read yet.
+// New returns a simulator. It does not read the list.
 func New(o Options) (*Sim, error) {
 	if o.Key == "" {
-		return nil, errors.New("simulator needs a key to let in")
+		return nil, errors.New("simulator needs a key to accept")
 	}
 	if o.Limit < 0 || o.Pulls < 0 {
 		return nil, errors.New("limit and pulls must not be negative")
@@ -80,7 +80,7 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.control(w, r)
 		return
 	}
-	req := s.remember(r)
+	req := s.record(r)
 	sw := &statusWriter{ResponseWriter: w, status: func(status int) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -94,7 +94,7 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.serve(sw, r, func() answer { return s.answer(r) })
 }
 
-// answer is what the API says when nothing is wrong with it.
+// answer returns the answer of the API without a fault.
 func (s *Sim) answer(r *http.Request) answer {
 	ip, isCheck := strings.CutPrefix(r.URL.Path, "/v1/key/check/")
 	var handle func(*http.Request) answer
@@ -121,22 +121,22 @@ func (s *Sim) answer(r *http.Request) answer {
 	return handle(r)
 }
 
-// remember notes a request when it comes, so that a test sees those that hang as well.
-func (s *Sim) remember(r *http.Request) *Request {
+// record stores a request when it arrives, so that a test also sees those that hang.
+func (s *Sim) record(r *http.Request) *Request {
 	req := &Request{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Time: s.o.Now().UTC()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests = keep(s.requests, maxRequests, req)
+	s.requests = appendLast(s.requests, maxRequests, req)
 	return req
 }
 
-// keep appends, and lets the oldest go beyond a number of elements.
-func keep[T any](all []T, most int, more ...T) []T {
+// appendLast appends elements and drops the oldest beyond most.
+func appendLast[T any](all []T, most int, more ...T) []T {
 	all = append(all, more...)
 	return all[max(0, len(all)-most):]
 }
 
-// Requests is what was asked, the oldest first, without the control endpoints.
+// Requests returns the requests, the oldest first, without those to control endpoints.
 func (s *Sim) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,7 +147,7 @@ func (s *Sim) Requests() []Request {
 	return all
 }
 
-// Reports are the rows that were accepted, the oldest first.
+// Reports returns the accepted rows, the oldest first.
 func (s *Sim) Reports() []Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -39,7 +39,7 @@ type world struct {
 	url    string
 	list   string
 	now    time.Time
-	askedC chan string // the paths of requests as they come, the first 100
+	askedC chan string // paths of the first 100 requests, as they arrive
 }
 
 func start(t *testing.T, o apisim.Options) *world {
@@ -93,7 +93,7 @@ func (w *world) pull(ctx context.Context, q sikkerapi.BlacklistQuery) (string, e
 	return string(raw), errors.Join(err, s.Close())
 }
 
-// ask asks a control endpoint, without a key.
+// ask sends a request to a control endpoint, without a key.
 func (w *world) ask(t *testing.T, method, path, body string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, w.url+path, strings.NewReader(body))
@@ -133,8 +133,10 @@ func TestBlacklist(t *testing.T) {
 		},
 		{name: "OK IPv6", q: sikkerapi.BlacklistQuery{IPVersion: sikkerapi.IPv6}, want: "2001:db8::1\n"},
 		{name: "OK everything else", q: sikkerapi.BlacklistQuery{
-			ScoreMinimum: 100, OnlyCountries: []string{"NL"}, ExceptCountries: []string{"US"}, OnlyASN: []uint32{1}, ExceptASN: []uint32{2},
-			Protocols: []string{"ssh"}, MinSeverity: sikkerapi.SeverityHigh, IgnoreWhitelist: true, IPVersion: sikkerapi.Mixed,
+			ScoreMinimum: 100, OnlyCountries: []string{"NL"}, ExceptCountries: []string{"US"}, OnlyASN: []uint32{1},
+			ExceptASN: []uint32{2},
+			Protocols: []string{"ssh"}, MinSeverity: sikkerapi.SeverityHigh, IgnoreWhitelist: true,
+			IPVersion: sikkerapi.Mixed,
 		}, want: "203.0.113.9\n"},
 	}
 	for _, tt := range tests {
@@ -151,7 +153,7 @@ func TestBlacklist(t *testing.T) {
 	}
 }
 
-func TestListIsReadAnew(t *testing.T) {
+func TestListIsReadAgain(t *testing.T) {
 	t.Parallel()
 	w := start(t, apisim.Options{})
 	w.write(t, "nonsense\n192.0.2.1\n")
@@ -288,7 +290,9 @@ func TestBulkReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := sikkerapi.BulkReportResult{
-		Total: 16, Accepted: 15, Rejected: 1, Errors: []*sikkerapi.RowError{{Row: 2, IP: "10.0.0.1", Reason: "private address"}},
+		Total: 16, Accepted: 15, Rejected: 1, Errors: []*sikkerapi.RowError{
+			{Row: 2, IP: "10.0.0.1", Reason: "private address"},
+		},
 		Quota: sikkerapi.Quota{Known: true, Limit: 1000, Used: 15, Remaining: 985},
 	}
 	if diff := cmp.Diff(want, res); diff != "" {
@@ -321,14 +325,16 @@ func TestBulkReport(t *testing.T) {
 		t.Errorf("spent quota: %v", err)
 	}
 	if got := len(w.sim.Reports()); got != 1000 {
-		t.Errorf("%d rows are remembered", got)
+		t.Errorf("%d rows are stored", got)
 	}
 }
 
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]apisim.Options{
-		"no key": {}, "tier": {Key: testKey, Tier: "gold"}, "limit": {Key: testKey, Limit: -1}, "pulls": {Key: testKey, Pulls: -1},
+		"no key": {}, "tier": {Key: testKey, Tier: "gold"}, "limit": {Key: testKey, Limit: -1}, "pulls": {
+			Key: testKey, Pulls: -1,
+		},
 	} {
 		if _, err := apisim.New(o); err == nil {
 			t.Errorf("%s: no error", name)

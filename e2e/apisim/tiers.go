@@ -13,18 +13,19 @@ const (
 	lookups quotaName = "lookups"
 	reports quotaName = "reports"
 	pulls   quotaName = "blacklist"
-	taxii   quotaName = "taxii" // shown by the status alone
+	taxii   quotaName = "taxii" // only shown by the status
 )
 
-// tier is what a subscription allows.
+// tier is the limits of a subscription.
 type tier struct {
 	id, name  string
 	addresses int // of a blacklist
 	quotas    map[quotaName]int
 }
 
-// tiers are the public ones. The paid tiers' report quotas are not published, and taken to be those of lookups; 24 pulls
-// a day are what the documentation's example of a status shows.
+// tiers returns the public tiers. The report quotas of the paid tiers are not published; they are
+// assumed to be those of lookups. 24 pulls a day are in the example of a status in the
+// documentation.
 func tiers() map[string]tier {
 	of := func(id, name string, perDay, addresses int) tier {
 		return tier{id: id, name: name, addresses: addresses, quotas: map[quotaName]int{
@@ -40,7 +41,8 @@ func tiers() map[string]tier {
 	}
 }
 
-// take uses up to n of a daily quota and tells how many it got, with the header of the answer. None left is a 429.
+// take uses up to n of a daily quota. It returns the number taken and the header of the answer. If
+// none is left, the answer is a 429.
 func (s *Sim) take(name quotaName, n int) (int, http.Header) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,13 +64,14 @@ func (s *Sim) newDay() {
 	}
 }
 
-// spent is the answer when a quota is.
+// spent returns the answer for a used-up quota.
 func (s *Sim) spent(h http.Header) answer {
 	now := s.o.Now().UTC()
 	left := now.Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
 	a := refuse(http.StatusTooManyRequests, "daily quota exceeded")
 	a.header = h
-	// Rounded up, so that who waits that long does not come back in the last second of the day.
+	// Rounded up, so that a client that waits this long does not return in the last second of the
+	// day.
 	a.header.Set("Retry-After", strconv.Itoa(int((left+time.Second-1)/time.Second)))
 	return a
 }

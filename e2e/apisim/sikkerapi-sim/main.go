@@ -1,5 +1,5 @@
-// Command sikkerapi-sim serves the API simulator of package apisim until SIGTERM or SIGINT. It is for tests and demos: it
-// has no TLS, and whoever reaches it controls it.
+// Command sikkerapi-sim serves the API simulator of package apisim until SIGTERM or SIGINT. It is
+// for tests and demos: it has no TLS, and every client that can reach it controls it.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 
 const (
 	headerTimeout = 10 * time.Second
-	// stopTimeout is for answers that are under way; those that a fault holds up end at once.
+	// stopTimeout is for answers under way; those that a fault holds end at once.
 	stopTimeout = 5 * time.Second
 )
 
@@ -45,13 +45,13 @@ func serve(ctx context.Context, args []string, out, usage io.Writer) error {
 	flags := flag.NewFlagSet("sikkerapi-sim", flag.ContinueOnError)
 	flags.SetOutput(usage)
 	var o apisim.Options
-	listen := flags.String("listen", "127.0.0.1:0", "address and port; port 0: any free one")
-	addrFile := flags.String("addr-file", "", "file to write the bound address to, once listening")
-	flags.StringVar(&o.List, "list", "", "file of addresses, one a line, read at each request")
-	flags.StringVar(&o.Key, "key", "sk_test_simulator", "API key that is let in")
+	listen := flags.String("listen", "127.0.0.1:0", "address and port; port 0 takes a free one")
+	addrFile := flags.String("addr-file", "", "file that gets the address once the simulator listens")
+	flags.StringVar(&o.List, "list", "", "file of addresses, one per line, read at each request")
+	flags.StringVar(&o.Key, "key", "sk_test_simulator", "accepted API key")
 	flags.StringVar(&o.Tier, "tier", "free", "free, basic, small, medium or large")
-	flags.IntVar(&o.Limit, "limit", 0, "addresses a pull; 0: the tier's")
-	flags.IntVar(&o.Pulls, "pulls", 0, "blacklist pulls a day; 0: 24")
+	flags.IntVar(&o.Limit, "limit", 0, "addresses per pull; 0: the limit of the tier")
+	flags.IntVar(&o.Pulls, "pulls", 0, "blacklist pulls per day; 0: 24")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func serve(ctx context.Context, args []string, out, usage io.Writer) error {
 	}
 	if o.List != "" {
 		if _, err := os.Stat(o.List); err != nil {
-			return fmt.Errorf("look for list: %w", err)
+			return fmt.Errorf("find list: %w", err)
 		}
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", *listen)
@@ -83,7 +83,7 @@ func serve(ctx context.Context, args []string, out, usage io.Writer) error {
 	return serveOn(ctx, listener, sim)
 }
 
-// serveOn serves until ctx ends. Requests inherit ctx, so that those that hang end with it.
+// serveOn serves until ctx ends. Requests inherit ctx, so those that hang end with it.
 func serveOn(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout,
@@ -108,7 +108,7 @@ func serveOn(ctx context.Context, l net.Listener, h http.Handler) error {
 	return err
 }
 
-// writeWhole makes a file appear with all of its text, for whoever waits for it.
+// writeWhole creates a file atomically with its text, for a program that waits for it.
 func writeWhole(path, text string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {

@@ -28,7 +28,8 @@ func TestServe(t *testing.T) {
 	outR, outW := io.Pipe()
 	doneC := make(chan error, 1)
 	go func() {
-		doneC <- serve(ctx, []string{"-list", list, "-key", "sk_test_1", "-addr-file", addrFile, "-limit", "9"}, outW, io.Discard)
+		doneC <- serve(ctx, []string{"-list", list, "-key", "sk_test_1", "-addr-file", addrFile, "-limit", "9"},
+			outW, io.Discard)
 	}()
 	line := make([]byte, 100)
 	n, err := outR.Read(line)
@@ -41,7 +42,7 @@ func TestServe(t *testing.T) {
 	}
 	url := "http://" + strings.TrimSpace(string(addr))
 	if got, want := string(line[:n]), "listening on "+url+"\n"; got != want {
-		t.Errorf("said %q, want %q", got, want)
+		t.Errorf("printed %q, want %q", got, want)
 	}
 	client, err := sikkerapi.New("sk_test_1", sikkerapi.WithBaseURL(url))
 	if err != nil {
@@ -64,7 +65,9 @@ func TestServe(t *testing.T) {
 func TestServeRefuses(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"-other"}, {"extra"}, {"-tier", "gold"}, {"-list", "does/not/exist"}, {"-listen", "127.0.0.1:x"}, {"-addr-file", "does/not/exist"},
+		{"-other"}, {"extra"}, {"-tier", "gold"}, {"-list", "does/not/exist"}, {"-listen", "127.0.0.1:x"}, {
+			"-addr-file", "does/not/exist",
+		},
 	} {
 		var usage bytes.Buffer
 		if err := serve(t.Context(), args, io.Discard, &usage); err == nil {
