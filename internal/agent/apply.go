@@ -84,7 +84,7 @@ func (a *Agent) apply(ctx context.Context, d desired) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
 	}
-	rejected, same := e.rejected, !adopted && d.equal(e.enforced)
+	rejected, same := e.rejected, d.equal(e.enforced)
 	a.inForce(d)
 	if harmless && !rejected.of(d) {
 		e.rejected = rejected // they are as harmful as before
