@@ -313,10 +313,4 @@ func (f *Firewall) Close() error { return f.lock.Close() }
 const lockName = "sikkerguard-iptables"
 
 // claim takes the lock. The error is ErrRunning if another agent has it.
-func claim() (*lock.Lock, error) {
-	l, err := lock.Claim(lockName)
-	if held := (*lock.HeldError)(nil); errors.As(err, &held) {
-		return nil, fmt.Errorf("%w (%w)", ErrRunning, held)
-	}
-	return l, err
-}
+func claim() (*lock.Lock, error) { return lock.Claim(lockName, ErrRunning) }

@@ -42,10 +42,11 @@ type Lock struct {
 	listener net.Listener // nil: a process that cannot be an agent holds the name
 }
 
-// Claim takes the lock of this name in the network namespace of the calling thread. The error is a
-// *HeldError if a process that may be an agent holds the name (see mayBeAgent). If any other
-// process holds it, the agent works without a lock rather than not at all, and Real reports false.
-func Claim(name string) (*Lock, error) {
+// Claim takes the lock of this name in the network namespace of the calling thread. The error is
+// taken and a *HeldError if a process that may be an agent holds the name (see mayBeAgent). If any
+// other process holds it, the agent works without a lock rather than not at all, and Real reports
+// false.
+func Claim(name string, taken error) (*Lock, error) {
 	for start := time.Now(); ; time.Sleep(pollInterval) {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", "@"+name)
 		if err == nil {
@@ -59,7 +60,7 @@ func Claim(name string) (*Lock, error) {
 		}
 		// Connect to the holder once only: it accepts no connections, so the kernel queues them.
 		if pid, uid, ok := holder(name); ok && mayBeAgent(pid, uid) {
-			return nil, &HeldError{PID: pid}
+			return nil, fmt.Errorf("%w (%w)", taken, &HeldError{PID: pid})
 		}
 		return &Lock{}, nil
 	}

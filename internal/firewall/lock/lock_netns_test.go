@@ -17,9 +17,11 @@ import (
 
 const lockName = "sikkerguard-test"
 
+var errTaken = errors.New("the lock is taken")
+
 func claim(t *testing.T, ns *nettest.NS) (l *Lock, err error) {
 	t.Helper()
-	ns.Do(func() { l, err = Claim(lockName) })
+	ns.Do(func() { l, err = Claim(lockName, errTaken) })
 	return l, err
 }
 
@@ -33,8 +35,8 @@ func TestClaim(t *testing.T) {
 		t.Fatalf("got %v, %v", first.Real(), err)
 	}
 	_, err = claim(t, ns)
-	if held := (*HeldError)(nil); !errors.As(err, &held) || int(held.PID) != os.Getpid() {
-		t.Errorf("second agent: got %v, want a HeldError with process %d", err, os.Getpid())
+	if held := (*HeldError)(nil); !errors.Is(err, errTaken) || !errors.As(err, &held) || int(held.PID) != os.Getpid() {
+		t.Errorf("second agent: got %v, want %v and a HeldError with process %d", err, errTaken, os.Getpid())
 	}
 	elsewhere, err := claim(t, nettest.New(t))
 	if err != nil || !elsewhere.Real() {

@@ -9,9 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nftaFlowtableName is the attribute NFTA_FLOWTABLE_NAME (linux/netfilter/nf_tables.h).
-const nftaFlowtableName = 2
-
 // Flowtables returns the flowtables of this host, in order, each as "NAME of table TABLE". Packets
 // of a flow that a flowtable has taken over pass before the prerouting hook. The error means that
 // the kernel has no nf_tables, that this process is not permitted, or that ten dumps in a row were
@@ -47,15 +44,7 @@ func Flowtables() ([]string, error) {
 func flowtableNames(replies []netlink.Message) ([]string, error) {
 	var names []string
 	err := decodeAll(replies, func(ad *netlink.AttributeDecoder) {
-		var table, name string
-		for ad.Next() {
-			switch ad.Type() {
-			case nftaTable:
-				table = ad.String()
-			case nftaFlowtableName:
-				name = ad.String()
-			}
-		}
+		table, name := tableAndName(ad)
 		names = append(names, name+" of table "+table)
 	})
 	slices.Sort(names)

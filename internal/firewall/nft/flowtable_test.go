@@ -16,7 +16,7 @@ func TestFlowtableNames(t *testing.T) {
 	reply := func(family byte, table, name string) netlink.Message {
 		attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
 			{Type: nftaTable, Data: append([]byte(table), 0)},
-			{Type: nftaFlowtableName, Data: append([]byte(name), 0)},
+			{Type: nftaObjName, Data: append([]byte(name), 0)},
 			{Type: 4, Data: []byte{0, 0, 0, 1}}, // NFTA_FLOWTABLE_USE
 		})
 		if err != nil {

@@ -293,16 +293,7 @@ func kernelObjects() ([]kernelObject, error) {
 func kernelFlowtables() ([]string, error) {
 	var names []string
 	err := dump(unix.NFT_MSG_GETFLOWTABLE, func(ad *netlink.AttributeDecoder) {
-		var table, name string
-		for ad.Next() {
-			switch ad.Type() {
-			case nftaTable:
-				table = ad.String()
-			case nftaObjName:
-				name = ad.String()
-			}
-		}
-		if table == tableName {
+		if table, name := tableAndName(ad); table == tableName {
 			names = append(names, name)
 		}
 	})
@@ -310,6 +301,19 @@ func kernelFlowtables() ([]string, error) {
 		return nil, fmt.Errorf("list flowtables: %w", err)
 	}
 	return names, nil
+}
+
+// tableAndName returns the table and the name of a flowtable.
+func tableAndName(ad *netlink.AttributeDecoder) (table, name string) {
+	for ad.Next() {
+		switch ad.Type() {
+		case nftaTable:
+			table = ad.String()
+		case nftaObjName:
+			name = ad.String()
+		}
+	}
+	return table, name
 }
 
 // nested passes each attribute nested in the current one to decode.

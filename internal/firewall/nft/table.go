@@ -92,7 +92,7 @@ func Open(o Options) (*Table, error) {
 	}
 	// A table without an owner does not show whether its agent still runs, so a lock does.
 	var err error
-	if t.lock, err = takeLock(); err != nil {
+	if t.lock, err = lock.Claim(lockName, ErrOwned); err != nil {
 		return nil, err
 	}
 	found, err := unowned()
@@ -372,13 +372,4 @@ func (t *Table) Close() error {
 		}
 	}
 	return errors.Join(append(errs, t.lock.Close())...)
-}
-
-// takeLock takes the lock of this backend. The error is ErrOwned if another agent holds it.
-func takeLock() (*lock.Lock, error) {
-	l, err := lock.Claim(lockName)
-	if held := (*lock.HeldError)(nil); errors.As(err, &held) {
-		return nil, fmt.Errorf("%w (%w)", ErrOwned, held)
-	}
-	return l, err
 }
