@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/untrusted"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 // maxWhitelist is the largest share of the addresses in use that the whitelist may cover, in each
@@ -142,7 +142,7 @@ func setAPIURL(l *loader, value string) string {
 		return ": must be a URL without ? and #"
 	case err != nil || u.Hostname() == "" || !goodPort(u.Port()):
 		return ": must be a URL like https://api.sikkerapi.com"
-	case u.Scheme != "https" && (u.Scheme != "http" || !local(u.Hostname())):
+	case u.Scheme != "https" && (u.Scheme != "http" || !sikkerapi.LocalHost(u.Hostname())):
 		return must(value, "https, or plain http to a loopback or private address")
 	}
 	l.cfg.APIURL = u
@@ -153,13 +153,4 @@ func setAPIURL(l *loader, value string) string {
 func goodPort(port string) bool {
 	n, ok := decimal(port)
 	return port == "" || ok && n >= 1 && n <= 65535
-}
-
-// local reports whether host is this host or an address of a private network.
-func local(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && (a.IsLoopback() || a.IsPrivate())
 }

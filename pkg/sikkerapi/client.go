@@ -133,7 +133,7 @@ func checkBaseURL(base string) (string, error) {
 		return "", errors.New("base URL has a user or password: remove the part before the @")
 	case strings.ContainsAny(base, "?#"):
 		return "", errors.New("base URL has a query or fragment: remove the part from the ? or # on")
-	case u.Scheme == "http" && !isLocal(u.Hostname()):
+	case u.Scheme == "http" && !LocalHost(u.Hostname()):
 		return "", errors.New(
 			"base URL is plain http, which would show the key, to a host that is neither localhost nor " +
 				"a loopback or private address: use https")
@@ -141,7 +141,9 @@ func checkBaseURL(base string) (string, error) {
 	return strings.TrimRight(u.String(), "/"), nil
 }
 
-func isLocal(host string) bool {
+// LocalHost reports whether host is localhost, or a loopback or private address. A request in plain
+// HTTP, which shows the key, may go to such a host alone.
+func LocalHost(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
 	}
