@@ -141,7 +141,7 @@ func (h *Host) whitelist() Whitelist {
 }
 
 // record sets the allowlisted addresses of a source to those found. If the source could not be read
-// completely, the finds of its last complete reading stay, too. The caller holds mu.
+// completely, the finds of its last complete reading also stay. The caller holds mu.
 func (h *Host) record(k kind, found []netip.Addr, err error) {
 	if err != nil {
 		h.current[k] = slices.Concat(found, h.last[k])

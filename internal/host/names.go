@@ -13,28 +13,29 @@ import (
 )
 
 const (
-	// namesFor is how long addresses of names are good for a start at which names do not resolve. A
-	// host that was off for some days has them. After longer an address may have become that of
-	// another host, which a list names for good reasons.
-	namesFor = 7 * 24 * time.Hour
-	// namesVersion is the format of the text.
+	// namesMaxAge is the age up to which saved addresses are used at a start without DNS. A host that
+	// was off for some days can use them. Later an address may belong to another host, which a list
+	// contains for good reasons.
+	namesMaxAge = 7 * 24 * time.Hour
+	// namesVersion is the version of the text format.
 	namesVersion = 1
-	// maxNamesText is in bytes. Two names with maxAnswers addresses each take some 3,000.
+	// maxNamesText is the most bytes of the text. Two names with maxAnswers addresses each take some
+	// 3,000.
 	maxNamesText = 16 << 10
-	// maxNames is how many names the text may have: the API's and the proxy's are two.
+	// maxNames is the most names in the text. The API and the proxy have one each.
 	maxNames = 4
 )
 
-// Names is the addresses that names resolved to.
+// Names holds the addresses to which names resolved.
 type Names struct {
-	At    time.Time               // when they were known to
+	At    time.Time               // time at which they were known
 	Addrs map[string][]netip.Addr // by name, sorted
 }
 
 // Equal reports whether both have the same names with the same addresses.
 func (n Names) Equal(o Names) bool { return maps.EqualFunc(n.Addrs, o.Addrs, slices.Equal) }
 
-// namesFile is Names as a text.
+// namesFile is the JSON form of Names.
 type namesFile struct {
 	Version int                     `json:"version"`
 	At      time.Time               `json:"at"`
@@ -50,10 +51,10 @@ func (n Names) Append(text []byte) ([]byte, error) {
 	return append(append(text, line...), '\n'), nil
 }
 
-// ErrNames is a text that Append did not make.
-var ErrNames = errors.New("the addresses of names are damaged, or of another version")
+// ErrNames means that a text was not made by Append of this version.
+var ErrNames = errors.New("the saved addresses of names are damaged or have another version")
 
-// ParseNames takes a text as Append makes it, and nothing else.
+// ParseNames parses a text in the format of Append. It accepts no other text.
 func ParseNames(text []byte) (Names, error) {
 	if len(text) > maxNamesText {
 		return Names{}, ErrNames
@@ -83,7 +84,7 @@ func ParseNames(text []byte) (Names, error) {
 	return Names{At: f.At, Addrs: f.Names}, nil
 }
 
-// named returns the names that Names resolves, by kind. A name that is an address needs no resolving.
+// named returns the names that Names resolves, by kind. A name that is an address is not resolved.
 func (h *Host) named() map[kind]string {
 	names := map[kind]string{}
 	add := func(k kind, name string) {
@@ -101,8 +102,7 @@ func (h *Host) named() map[kind]string {
 	return names
 }
 
-// Resolved returns the addresses that the names were last seen to have, without those that Recall
-// gave.
+// Resolved returns the addresses to which the names resolved last, without those that Recall added.
 func (h *Host) Resolved(now time.Time) Names {
 	n := Names{At: now, Addrs: map[string][]netip.Addr{}}
 	names := h.named()
@@ -123,11 +123,11 @@ func (h *Host) Resolved(now time.Time) Names {
 	return n
 }
 
-// Recall whitelists the addresses that an earlier run resolved the names to, until a look at them
-// succeeds. Those older than namesFor are passed over; if the clock was ahead or is behind, the age is
-// not known, and they count.
+// Recall allowlists the addresses to which an earlier run resolved the names, until a lookup
+// succeeds. It ignores addresses older than namesMaxAge. If the clock was ahead then or is behind
+// now, their age is unknown and they count.
 func (h *Host) Recall(n Names, now time.Time) {
-	if now.Sub(n.At) > namesFor {
+	if now.Sub(n.At) > namesMaxAge {
 		return
 	}
 	names := h.named()

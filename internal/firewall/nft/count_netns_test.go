@@ -36,11 +36,11 @@ func bothKernels(t *testing.T, o Options, test func(h *host, counted bool)) {
 	}
 }
 
-// needCounts skips a test of element counts on a kernel that tells none.
+// needCounts skips a test of element counts on a kernel that returns none.
 func needCounts(t *testing.T) {
 	t.Helper()
 	if !nettest.CountsElements(t) {
-		t.Skip("this kernel tells no element counts (Linux 6.16)")
+		t.Skip("this kernel returns no element counts (Linux 6.16)")
 	}
 }
 

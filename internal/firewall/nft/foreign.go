@@ -34,8 +34,8 @@ func (l *layout) foreignParts() []string {
 	return all
 }
 
-// ours reports whether an agent made the table: it has every chain of one.
-func (l *layout) ours() bool {
+// madeByAgent reports whether an agent made the table: it has every chain of one.
+func (l *layout) madeByAgent() bool {
 	for _, c := range chains(nil) {
 		if k, ok := l.chains[c.Name]; !ok || !k.like(c) {
 			return false
@@ -51,7 +51,7 @@ func (t *Table) inspectForeign() error {
 	if err != nil || l == nil {
 		return err
 	}
-	t.foreignTable = !l.ours()
+	t.foreignTable = !l.madeByAgent()
 	if names := l.foreignParts(); len(names) > 0 {
 		gap := fmt.Sprintf("table inet %s exists and contains parts of another program (%s): "+
 			"the first list deletes them; to keep them, stop the agent before that and "+

@@ -111,8 +111,8 @@ func TestIntervalsUnderTraffic(t *testing.T) {
 	}
 }
 
-// needOwner skips a test of a table that has other flags than the agent wants: a kernel without table
-// owners has no flags that differ.
+// needOwner skips a test of a table with other flags than the agent wants: without table owners the
+// kernel has no flags that could differ.
 func needOwner(t *testing.T) {
 	t.Helper()
 	if !nettest.TakesTable(t, nettest.TableOwner) {
