@@ -168,7 +168,7 @@ func (f *Feed) read(name string) (Copy, map[string]string, error) {
 	if err := f.o.Guard(); err != nil {
 		return Copy{}, nil, fmt.Errorf("read kept list: %w", err)
 	}
-	raw, err := readCapped(filepath.Join(f.o.StateDir, name))
+	raw, err := readCapped(filepath.Join(f.o.StateDir, name), maxCustom, ErrCustomTooLarge)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return Copy{}, nil, ErrNoCopy
@@ -192,13 +192,13 @@ func (f *Feed) setAside(name, aside string, why error) *DamagedError {
 	return damaged
 }
 
-// readCapped reads a regular file of at most the size of a list.
-func readCapped(path string) ([]byte, error) {
+// readCapped reads a regular file. If it has more than limit bytes, the error is tooLong.
+func readCapped(path string, limit int64, tooLong error) ([]byte, error) {
 	file, err := untrusted.OpenNoLink(path)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := io.ReadAll(untrusted.NewReader(file, maxCustom, ErrCustomTooLarge))
+	raw, err := io.ReadAll(untrusted.NewReader(file, limit, tooLong))
 	return raw, errors.Join(err, file.Close())
 }
 

@@ -3,18 +3,18 @@ package feed
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 )
 
 const (
 	// namesName is the file in the state directory with the addresses of the names of the API.
 	namesName = "names.json"
-	// maxNames is the largest number of bytes read of it. It has a few hundred.
+	// maxNames is its largest size in bytes. It has a few hundred.
 	maxNames = 64 << 10
 )
+
+var errNamesTooLong = fmt.Errorf("the file has more than %d bytes", maxNames)
 
 // KeepNames saves a text about the names of the API in the state directory, atomically.
 func (f *Feed) KeepNames(text []byte) (err error) {
@@ -33,21 +33,16 @@ func (f *Feed) KeepNames(text []byte) (err error) {
 }
 
 // KeptNames reads the text that KeepNames saved, unchanged. If there is none, the error is
-// ErrNoCopy. A text that is too long is cut.
+// ErrNoCopy.
 func (f *Feed) KeptNames() ([]byte, error) {
 	if err := f.o.Guard(); err != nil {
 		return nil, fmt.Errorf("read addresses of names: %w", err)
 	}
-	file, err := os.Open(filepath.Join(f.o.StateDir, namesName))
+	text, err := readCapped(filepath.Join(f.o.StateDir, namesName), maxNames, errNamesTooLong)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, ErrNoCopy
 	case err != nil:
-		return nil, fmt.Errorf("read addresses of names: %w", err)
-	}
-	defer func() { _ = file.Close() }() // only read
-	text, err := io.ReadAll(io.LimitReader(file, maxNames))
-	if err != nil {
 		return nil, fmt.Errorf("read addresses of names: %w", err)
 	}
 	_ = f.copies.change(f.o.StateDir, namesName, func() error { return nil })

@@ -5,6 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
 // TestKeepNames checks that the text is read after a restart, from a file that only root can read,
@@ -49,5 +53,26 @@ func TestKeepNamesAsksTheGuard(t *testing.T) {
 	}
 	if _, err := f.KeptNames(); !errors.Is(err, unsafe) {
 		t.Errorf("read: got %v", err)
+	}
+}
+
+// TestKeptNamesRefusesOtherFiles checks that a pipe, at which a reader would wait, and a file that is
+// too large are errors.
+func TestKeptNamesRefusesOtherFiles(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		make func(path string) error
+		want error
+	}{
+		"pipe":  {func(path string) error { return unix.Mkfifo(path, 0o600) }, untrusted.ErrNotRegular},
+		"large": {func(path string) error { return os.WriteFile(path, make([]byte, maxNames+1), 0o600) }, errNamesTooLong},
+	} {
+		dir := t.TempDir()
+		if err := tt.make(filepath.Join(dir, namesName)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(Options{StateDir: dir}).KeptNames(); !errors.Is(err, tt.want) {
+			t.Errorf("%s: got %v, want %v", name, err, tt.want)
+		}
 	}
 }
