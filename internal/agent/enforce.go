@@ -112,24 +112,26 @@ type turn struct {
 }
 
 // enforce puts the kept list in force and then pulls, at once and at every interval, sooner after a failure or when asked,
-// until ctx ends. Meanwhile it looks after what is in force.
+// until ctx ends. Meanwhile it looks after what is in force. A panic ends neither it nor the process, with which the rules
+// would go.
 func (a *Agent) enforce(ctx context.Context) error {
-	e := &a.enforcer
-	e.turnC = make(chan turn)
-	a.restore(ctx)
-	offer(a.readyC, struct{}{})
-	a.restoreRefused()
-	first := a.firstPull()
-	next := clock.NewAlarm(a.clock, first)
-	defer next.Stop()
-	running := first > 0
-	if running {
-		a.log.Info("The first pull waits: most of the quota is spent, and the kept list is in force", zap.Duration("in", first.Round(time.Second)))
-		a.setStatus(func(s *status.Status) { s.NextPullAt = a.clock.After(first) })
-		a.tellRunning()
+	a.enforcer.turnC = make(chan turn)
+	l := &enforceLoop{next: clock.NewAlarm(a.clock, a.cfg.PullInterval)}
+	defer l.next.Stop()
+	return a.keep(ctx, task("enforcing of the list", func(ctx context.Context) error {
+		a.enforceUntil(ctx, l)
+		return nil
+	}))
+}
+
+// enforceUntil is one run of the loop, until ctx ends.
+func (a *Agent) enforceUntil(ctx context.Context, l *enforceLoop) {
+	e, next := &a.enforcer, l.next
+	if l.begun {
+		a.resume(ctx, l)
 	} else {
-		next.Reset(a.cfg.PullInterval)
-		a.begin(ctx, order{})
+		l.begun = true
+		a.beginEnforcing(ctx, l)
 	}
 	for {
 		select {
@@ -138,13 +140,15 @@ func (a *Agent) enforce(ctx context.Context) error {
 				<-e.turnC // it ends with ctx, unless a disk hangs, and then Run does not wait for it
 			}
 			e.endKeepers()
-			return nil
+			return
 		case t := <-e.turnC:
+			e.busy, l.taking = false, &t
 			a.takeOwn()
 			next.Reset(a.refresh(ctx, t))
+			l.taking = nil
 			e.offline.pulled(t.err, t.before)
-			if !running && ctx.Err() == nil {
-				running = true
+			if !l.running && ctx.Err() == nil {
+				l.running = true
 				a.tellRunning()
 			}
 			a.retestExemptions(ctx)
@@ -222,7 +226,12 @@ func (a *Agent) begin(ctx context.Context, o order) {
 	go func() { // enforce waits for it
 		surveyedC := a.surveys.ask() // a list is measured by a look at the host that is no older than the pull
 		t := turn{order: o, before: a.surveys.first(ctx)}
-		t.verdict, t.err = a.pull(ctx, vo)
+		if err := panics.Contain(func() error {
+			t.verdict, t.err = a.pull(ctx, vo)
+			return nil
+		}); err != nil {
+			t.err = err
+		}
 		if unreached(t.err) {
 			a.surveys.ask() // the API may have another address
 		}
