@@ -143,3 +143,23 @@ func TestOperationsQuotesMessages(t *testing.T) {
 		t.Errorf("only %d quoted messages were found", quoted)
 	}
 }
+
+// TestArchitectureNamesEveryPackage: the map of docs/architecture.md has each package of internal.
+func TestArchitectureNamesEveryPackage(t *testing.T) {
+	t.Parallel()
+	page, packages := read(t, project+"/docs/architecture.md"), map[string]bool{}
+	err := filepath.WalkDir(project+"/internal", func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".go") {
+			packages[strings.TrimPrefix(filepath.Dir(path), project+"/")] = true
+		}
+		return err
+	})
+	if err != nil || len(packages) < 20 {
+		t.Fatalf("%d packages: %v", len(packages), err)
+	}
+	for name := range packages {
+		if !strings.Contains(page, "| `"+name+"` |") {
+			t.Errorf("docs/architecture.md has no row for %s", name)
+		}
+	}
+}
