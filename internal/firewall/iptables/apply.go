@@ -90,7 +90,7 @@ func (f *Firewall) write(ctx context.Context, p *plan) (err error) {
 	}
 	var temporary []string
 	for _, t := range f.families {
-		if err := checkForeign(have, t.family, t.whitelist(), t.blocklist()); err != nil {
+		if err := f.moveAside(ctx, have, t.family, t.whitelist(), t.blocklist()); err != nil {
 			return err
 		}
 		temporary = append(temporary, t.temporarySets()...)

@@ -51,7 +51,8 @@ type Firewall struct {
 	// that marks it.
 	madeTable map[uint8]bool
 
-	gap atomic.Pointer[string] // rules that could not be removed; nil if none are known
+	aside asideSets
+	gap   atomic.Pointer[string] // rules that could not be removed; nil if none are known
 }
 
 // Open finds the programs and probes the kernel for the features that the rules need. The probe is
@@ -218,7 +219,7 @@ func (f *Firewall) probe(ctx context.Context, t tables) error {
 	if err != nil {
 		return err
 	}
-	if err := checkForeign(have, t.family, t.probeSet(), t.whitelist(), t.blocklist(), t.markSet()); err != nil {
+	if err := checkForeign(have, t.family, t.probeSet(), t.markSet()); err != nil {
 		return err
 	}
 	_, marked := have[t.markSet()]
@@ -301,6 +302,9 @@ func (f *Firewall) diagnose(err error) error {
 func (f *Firewall) Info() ruleset.Info {
 	i := f.info
 	if gap := f.gap.Load(); gap != nil {
+		i.Gaps = append(slices.Clip(i.Gaps), *gap)
+	}
+	if gap := f.aside.gap.Load(); gap != nil {
 		i.Gaps = append(slices.Clip(i.Gaps), *gap)
 	}
 	return i

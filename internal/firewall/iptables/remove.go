@@ -90,6 +90,7 @@ func (f *Firewall) remove(ctx context.Context) (removed []string, err error) {
 		sets += r.sets
 		errs = append(errs, r.err)
 	}
+	errs = append(errs, f.moveBack(ctx))
 	for _, c := range f.tallies {
 		c.reset()
 	}

@@ -152,8 +152,6 @@ func TestForeignSet(t *testing.T) {
 	h.Run("iptables-legacy", "-t", "raw", "-S")
 	h.Run("ip6tables-legacy", "-t", "raw", "-S")
 	for _, create := range [][]string{
-		{"sikkerguard-blocklist", "hash:ip"},
-		{"sikkerguard-whitelist6", "hash:net"},
 		{"sikkerguard-probe", "hash:net", "family", "inet6"},
 		{"sikkerguard-made-raw6", "list:set"},
 	} {
@@ -166,32 +164,63 @@ func TestForeignSet(t *testing.T) {
 		})
 		h.Run("ipset", "destroy", create[0])
 	}
+}
 
-	f := start(t, h, strings.Split(path, ":"))
-	apply := func() error {
+// TestForeignSetUnderALastingName has another program make sets with the names under which ours stay. The
+// agent opens, blocks and repairs all the same: it renames the sets, says so, and gives them their names
+// back when it stops. A set that rules of another program look up cannot be renamed, and is named.
+func TestForeignSetUnderALastingName(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	apply := func(f *Firewall) error {
 		_, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
 		return err
 	}
-	h.Run("ipset", "create", "sikkerguard-blocklist6", "hash:ip")
-	check("the first list", apply)
-	h.Run("ipset", "destroy", "sikkerguard-blocklist6")
-	h.Do(func() {
-		if err := apply(); err != nil {
-			t.Error(err)
-		}
-	})
+	do := func(when string, step func() error) {
+		t.Helper()
+		h.Do(func() {
+			if err := step(); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		})
+	}
+	blocked := nettest.Addrs("203.0.113.9", "2001:db8:f::1")
+	h.Run("ipset", "create", "sikkerguard-blocklist", "hash:ip")
+	h.Run("ipset", "add", "sikkerguard-blocklist", "9.9.9.9")
+	h.Run("ipset", "create", "sikkerguard-whitelist6", "hash:net")
+	before := h.Run("ipset", "save")
+	f := start(t, h, strings.Split(path, ":"))
+	do("the first list", func() error { return apply(f) })
+	h.Check("the first list", blocked, nettest.Addrs("9.9.9.9"))
+	if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "sikkerguard-blocklist to sikkerguard-blocklist-other") {
+		t.Errorf("nothing tells of the renamed set: %s", gaps)
+	}
+	do("remove", f.Remove)
+	if after := h.Run("ipset", "save"); after != before {
+		t.Errorf("after remove there are the sets\n%s, not\n%s", after, before)
+	}
+	h.Run("ipset", "destroy")
+
+	do("the next list", func() error { return apply(f) })
 	h.Run("iptables-legacy", "-t", "raw", "-F")
 	h.Run("ipset", "destroy", "sikkerguard-whitelist")
 	h.Run("ipset", "create", "sikkerguard-whitelist", "hash:ip")
-	check("a repair", apply)
-	h.Check("a repair", nettest.Addrs("2001:db8:f::1"), nil)
-	h.Do(func() {
-		if err := f.Remove(); err != nil {
-			t.Error(err)
-		}
-	})
+	do("a repair", func() error { return apply(f) })
+	h.Check("a repair", blocked, nil)
+	do("remove", f.Remove)
 	if left := h.Run("ipset", "list", "-n"); left != "sikkerguard-whitelist\n" {
 		t.Errorf("after remove there are the sets:\n%s", left)
+	}
+
+	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-whitelist", "src", "-j", "ACCEPT")
+	unchanged := firewallOf(h)
+	h.Do(func() {
+		if err := apply(f); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-whitelist") {
+			t.Errorf("with a set in use: got %v", err)
+		}
+	})
+	if diff := cmp.Diff(unchanged, firewallOf(h)); diff != "" {
+		t.Errorf("with a set in use something was changed (-want +got):\n%s", diff)
 	}
 }
 
