@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -21,7 +20,7 @@ func complaint(err error) string {
 	if _, ok := errors.AsType[configError](err); ok {
 		return plain.Text(fmt.Sprintf("sikkerguard: %v\n", err))
 	}
-	return "sikkerguard: " + plain.Line(strings.ReplaceAll(err.Error(), "\n", "; "), maxText) + "\n"
+	return "sikkerguard: " + plain.Line(plain.Joined(err.Error()), maxText) + "\n"
 }
 
 // plainCore makes each message and each field one bounded line before another core writes them.
@@ -54,7 +53,7 @@ func plainFields(fields []zapcore.Field) []zapcore.Field {
 			m := zapcore.NewMapObjectEncoder()
 			f.AddTo(m)
 			if text, ok := m.Fields[f.Key].(string); ok {
-				all[i] = zap.String(f.Key, plain.Line(strings.ReplaceAll(text, "\n", "; "), maxText))
+				all[i] = zap.String(f.Key, plain.Line(plain.Joined(text), maxText))
 			}
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 // resolver returns a resolver that asks the nameservers that Local read last. Go's resolver reads
@@ -28,7 +30,7 @@ func (h *Host) newestServer(address string) string {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.conf == nil || slices.Contains(h.conf.named, server.Addr().WithZone("").Unmap()) {
+	if h.conf == nil || slices.Contains(h.conf.named, blocklist.CanonicalAddr(server.Addr())) {
 		return address
 	}
 	// The zones of link-local addresses are not stored, so those cannot be asked.

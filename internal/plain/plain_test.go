@@ -41,6 +41,13 @@ func TestLine(t *testing.T) {
 	}
 }
 
+func TestJoined(t *testing.T) {
+	t.Parallel()
+	if got := Joined(errors.Join(errors.New("one"), errors.New("two")).Error()); got != "one; two" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestText(t *testing.T) {
 	t.Parallel()
 	const text, want = "{\n\t\"a\": \"\x1b[2J\u202eb\xff\"\r\n}\n", "{\n\t\"a\": \" [2J b \" \n}\n"

@@ -5,10 +5,10 @@ package ruleset
 
 import (
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/plain"
 )
 
 // ErrMismatch means that the kernel accepted a ruleset but enforces other rules.
@@ -29,7 +29,7 @@ type Info struct {
 // Gap returns a sentence of Info.Gaps: text, a colon and the text of cause on one line. Joined errors
 // have one line each, and the log does not escape newlines.
 func Gap(text string, cause error) string {
-	return text + ": " + strings.ReplaceAll(cause.Error(), "\n", "; ")
+	return text + ": " + plain.Joined(cause.Error())
 }
 
 // Ruleset is the whole desired state. A backend enforces all of it, or changes nothing.
