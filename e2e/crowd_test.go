@@ -20,7 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// crowd is many clients of the health endpoint at once, most of them bad ones.
+// crowd is many clients of the health endpoint at once, most of them misbehaving.
 type crowd struct {
 	conns []net.Conn
 	all   sync.WaitGroup
@@ -31,16 +31,16 @@ type crowd struct {
 	errs     []error
 }
 
-// mostAsked is how often a client that is turned away asks again.
-const mostAsked = 20
+// maxAttempts is the number of times that a rejected client tries again.
+const maxAttempts = 20
 
-// What the clients do, in turn.
+// Behaviour of the clients, in turn.
 var manners = []struct {
 	request string
-	want    string // in the answer; empty: what comes does not matter
+	want    string // expected in the answer; empty if the answer does not matter
 	reads   bool
 }{
-	{"", "", false},                // says nothing
+	{"", "", false},                // sends nothing
 	{"GET /metrics HT", "", false}, // never ends its request
 	{"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", "", false}, // reads nothing
 	{"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", "", true},
@@ -53,7 +53,8 @@ var manners = []struct {
 	{"GET /status HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n", "sikkerguard_healthy 1\n", true},
 }
 
-// crowd N: N clients, a tenth of them with -short, connect to the health endpoint, over IPv4 and IPv6, and ask at once.
+// crowd N: N clients, a tenth of them with -short, connect to the health endpoint over IPv4 and
+// IPv6, and send their requests at once.
 func cmdCrowd(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	c := &w.crowd
@@ -84,11 +85,12 @@ func cmdCrowd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// endpoint is where client i asks.
+// endpoint returns the address for client i.
 func endpoint(i int) string { return []string{"127.0.0.1:8080", "[::1]:8080"}[i%2] }
 
-// join is client i. One that behaves well asks again, as monitoring does, when it is turned away: on a machine that is busy
-// with other tests the agent may not come to read its request within the two seconds that any client has.
+// join runs client i. A client that behaves well tries again if it is rejected, as monitoring does:
+// on a machine that is busy with other tests the agent may not read its request within the two
+// seconds that every client has.
 func (c *crowd) join(w *world, conn net.Conn, i int) {
 	m := manners[i%len(manners)]
 	if m.want == "" {
@@ -97,8 +99,8 @@ func (c *crowd) join(w *world, conn net.Conn, i int) {
 	}
 	err := ask(conn, m.request, m.want)
 	again := 0
-	for ; turnedAway(err) && again < mostAsked; again++ {
-		time.Sleep(time.Duration(again) * 100 * time.Millisecond) // a client that asks again does not do so at once
+	for ; turnedAway(err) && again < maxAttempts; again++ {
+		time.Sleep(time.Duration(again) * 100 * time.Millisecond) // a client waits before it tries again
 		w.server.Do(func() { conn, err = net.Dial("tcp", endpoint(i)) })
 		if err == nil {
 			err = errors.Join(ask(conn, m.request, m.want), conn.Close())
@@ -109,24 +111,26 @@ func (c *crowd) join(w *world, conn net.Conn, i int) {
 	c.answered++
 	c.again += again
 	if err != nil {
-		c.errs = append(c.errs, fmt.Errorf("%q, asked %d times: %w", m.request, again+1, err))
+		c.errs = append(c.errs, fmt.Errorf("%q, %d attempts: %w", m.request, again+1, err))
 	}
 }
 
-// turnedAway reports whether a connection was closed without an answer, or with the one that the
-// kernel does not answer the agent in time. A processor that is emulated is that slow.
+// turnedAway reports whether a connection was closed without an answer, or with the answer that the
+// kernel does not respond to the agent in time. An emulated processor is that slow.
 func turnedAway(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.Is(err, errSilentKernel) && testing.Short()
 }
 
-// errSilentKernel is an answer that says of the agent's condition kernel-silent that it holds.
+// errSilentKernel is an answer in which the condition kernel-silent holds.
 var errSilentKernel = errors.New("the kernel does not answer the agent in time")
 
-// silentKernel finds that condition in an answer of /healthz, /status or /metrics.
-var silentKernel = regexp.MustCompile(`"code": "kernel-silent"|\{code="kernel-silent",severity="unprotected"\} 1\n|(?i)the kernel does not answer`)
+// silentKernel matches that condition in an answer of /healthz, /status or /metrics.
+var silentKernel = regexp.MustCompile(`"code": "kernel-silent"|` +
+	`\{code="kernel-silent",severity="unprotected"\} 1\n|(?i)the kernel does not answer`)
 
-// misbehave sends what is no request, and reads until the server has had enough, or not at all.
+// misbehave sends an invalid request. If reads is set, it reads until the server closes the
+// connection.
 func misbehave(conn net.Conn, request string, reads bool) {
 	_ = conn.SetDeadline(time.Now().Add(2 * patience))
 	_, _ = io.WriteString(conn, request)
@@ -135,7 +139,7 @@ func misbehave(conn net.Conn, request string, reads bool) {
 	}
 }
 
-// ask sends a request, and wants a good answer that holds a text.
+// ask sends a request and expects a good answer that contains want.
 func ask(conn net.Conn, request, want string) error {
 	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
 		return err
@@ -148,7 +152,8 @@ func ask(conn net.Conn, request, want string) error {
 		return err
 	}
 	raw, err := io.ReadAll(res.Body)
-	if err = errors.Join(err, res.Body.Close()); err == nil && (res.StatusCode != http.StatusOK || !strings.Contains(string(raw), want)) {
+	if err = errors.Join(err, res.Body.Close()); err == nil && (res.StatusCode != http.StatusOK ||
+		!strings.Contains(string(raw), want)) {
 		err = fmt.Errorf("got %d %q, want %q", res.StatusCode, raw, want)
 		if silentKernel.Match(raw) {
 			err = fmt.Errorf("%w: %w", errSilentKernel, err)
@@ -157,10 +162,10 @@ func ask(conn net.Conn, request, want string) error {
 	return err
 }
 
-// answered: every client of the crowd that behaved well was answered, whole and rightly.
+// answered: all clients of the crowd that behaved well got a complete, correct answer.
 func cmdAnswered(ts *testscript.TestScript, _ bool, _ []string) {
 	c := &of(ts).crowd
-	for i, conn := range c.conns { // those that say and read nothing have no end of their own
+	for i, conn := range c.conns { // clients that send and read nothing have no end of their own
 		if m := manners[i%len(manners)]; !m.reads {
 			_ = conn.Close()
 		}
@@ -173,7 +178,8 @@ func cmdAnswered(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 	}
 	if len(c.errs) > 0 || c.answered != good {
-		ts.Fatalf("%d of %d answers, %d wrong: %v", c.answered, good, len(c.errs), errors.Join(c.errs[:min(3, len(c.errs))]...))
+		ts.Fatalf("%d of %d answers, %d wrong: %v", c.answered, good, len(c.errs),
+			errors.Join(c.errs[:min(3, len(c.errs))]...))
 	}
-	ts.Logf("%d clients, %d of them answered, having asked again %d times", len(c.conns), good, c.again)
+	ts.Logf("%d clients, %d of them answered after %d further attempts", len(c.conns), good, c.again)
 }

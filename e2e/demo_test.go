@@ -16,13 +16,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestDemoLeavesNothing ends the demo, in all the ways that a person, make or a terminal can, while
-// both hosts and everything on them run. Then there is no process of it and no host.
+// TestDemoLeavesNothing ends the demo in all the ways that a person, make or a terminal can, while
+// both hosts and everything on them run. Afterwards none of its processes and hosts is left.
 func TestDemoLeavesNothing(t *testing.T) {
 	t.Parallel()
-	nettest.New(t) // skips, or fails, before anything is built
+	nettest.New(t) // skips or fails before anything is built
 	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../cmd/sikkerguard", "./apisim/sikkerapi-sim", "./demo")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../cmd/sikkerguard",
+		"./apisim/sikkerapi-sim", "./demo")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
@@ -44,7 +45,7 @@ func TestDemoLeavesNothing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir() // each run has a path of its own, by which its processes are found
+			dir := t.TempDir() // each run has its own path, by which its processes are found
 			for _, name := range []string{"sikkerguard", "sikkerapi-sim", "demo"} {
 				if err := os.Link(filepath.Join(bin, name), filepath.Join(dir, name)); err != nil {
 					t.Fatal(err)
@@ -54,7 +55,7 @@ func TestDemoLeavesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command("sh", "-c", filepath.Join(dir, "demo")+"; exit $?") // sh stands for make
+			cmd := exec.Command("sh", "-c", filepath.Join(dir, "demo")+"; exit $?") // sh takes the place of make
 			cmd.Dir, cmd.Stdout, cmd.Stderr = "..", writer, writer
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -65,7 +66,7 @@ func TestDemoLeavesNothing(t *testing.T) {
 			}
 			running := processes(t, dir)
 			if len(running) < 5 { // the demo twice, the agent, the simulator, the open ports
-				t.Fatalf("these run: %v (%v)", running, lines.Err())
+				t.Fatalf("running: %v (%v)", running, lines.Err())
 			}
 			var demo *os.Process
 			for pid, line := range running {
@@ -76,13 +77,13 @@ func TestDemoLeavesNothing(t *testing.T) {
 			if demo == nil || err != nil {
 				t.Fatalf("the demo is not among %v (%v)", running, err)
 			}
-			go func() { // as a terminal goes on reading, until the pipe is closed
+			go func() { // like a terminal, reads on until the pipe is closed
 				for lines.Scan() {
 				}
 			}()
 			tt.end(t, cmd.Process, demo, reader)
 			if err := cmd.Wait(); err == nil {
-				t.Error("a demo that was ended early says that all was well")
+				t.Error("a demo that was ended early reports success")
 			}
 			var left map[int]string
 			for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -102,7 +103,7 @@ func TestDemoLeavesNothing(t *testing.T) {
 	}
 }
 
-// sends sends a signal to make or to the demo.
+// sends returns a function that sends a signal to make or to the demo.
 func sends(toMake bool, sig syscall.Signal) func(*testing.T, *os.Process, *os.Process, *os.File) {
 	return func(t *testing.T, make, demo *os.Process, _ *os.File) {
 		t.Helper()
@@ -116,7 +117,7 @@ func sends(toMake bool, sig syscall.Signal) func(*testing.T, *os.Process, *os.Pr
 	}
 }
 
-// processes are the command lines of the processes whose program is in dir, by their ids.
+// processes returns the command lines of the processes whose program is in dir, by process ID.
 func processes(t *testing.T, dir string) map[int]string {
 	t.Helper()
 	links, err := filepath.Glob("/proc/[0-9]*/exe")
@@ -127,7 +128,7 @@ func processes(t *testing.T, dir string) map[int]string {
 	for _, link := range links {
 		pid, _ := strconv.Atoi(strings.Split(link, "/")[2])
 		if exe, err := os.Readlink(link); err == nil && strings.HasPrefix(exe, dir+"/") {
-			line, _ := os.ReadFile(filepath.Dir(link) + "/cmdline") // it may have ended meanwhile
+			line, _ := os.ReadFile(filepath.Dir(link) + "/cmdline") // it may have exited meanwhile
 			found[pid] = strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}

@@ -16,8 +16,8 @@ import (
 // FIFREEZE and FITHAW (linux/fs.h).
 const fiFreeze, fiThaw = 0xc0045877, 0xc0045878
 
-// disk DIR: a file system of its own at DIR, which freeze can make hang. The script is skipped where there are no loop
-// devices.
+// disk DIR: mounts a separate file system at DIR, which freeze can make hang. The script is skipped
+// if there are no loop devices.
 func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 	dir, image := ts.MkAbs(args[0]), ts.MkAbs(args[0]+".img")
 	ts.Check(os.WriteFile(image, nil, 0o600))
@@ -31,7 +31,7 @@ func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	w := of(ts)
 	ts.Defer(func() {
-		_ = freeze(dir, fiThaw) // else what waits for it could not be killed
+		_ = freeze(dir, fiThaw) // otherwise processes that wait for it could not be killed
 		w.stop()
 		if err := unix.Unmount(dir, 0); err != nil {
 			ts.Logf("unmount %s: %v", filepath.Base(dir), err)
@@ -39,7 +39,7 @@ func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// freeze DIR, ! freeze DIR: from now on whoever writes to that disk waits; or no longer.
+// freeze DIR, ! freeze DIR: from now on every process that writes to that disk waits, or no longer.
 func cmdFreeze(ts *testscript.TestScript, neg bool, args []string) {
 	request := uint(fiFreeze)
 	if neg {
@@ -57,7 +57,7 @@ func freeze(dir string, request uint) error {
 	return unix.IoctlSetInt(int(f.Fd()), request, 0)
 }
 
-// written FILE REGEXP: waits for the agent to write a file that has a line that matches.
+// written FILE REGEXP: waits until the agent has written a file with a line that matches.
 func cmdWritten(ts *testscript.TestScript, _ bool, args []string) {
 	path, re := ts.MkAbs(args[0]), regexp.MustCompile("(?m)"+strings.Join(args[1:], " "))
 	waitFor(ts, path, func() bool {

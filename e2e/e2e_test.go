@@ -1,6 +1,7 @@
 //go:build e2e
 
-// Package e2e runs the built agent against the API simulator, on hosts of its own, by the scripts in testdata.
+// Package e2e runs the built agent against the API simulator, on separate hosts, with the scripts
+// in testdata.
 package e2e
 
 import (
@@ -35,14 +36,13 @@ const (
 	recvPort = 9
 )
 
-// patience is how long anything may take that a script waits for; -short makes it longer, for a
-// processor that is emulated.
+// patience is the longest wait of a script. -short makes it longer, for an emulated processor.
 var patience = 30 * time.Second
 
-// TestScripts runs every script of testdata, each with a server and an attacker of its own.
+// TestScripts runs every script of testdata, each with a separate server and attacker.
 func TestScripts(t *testing.T) {
 	t.Parallel()
-	nettest.New(t) // skips, or fails, before anything is built
+	nettest.New(t) // skips or fails before anything is built
 	bin := programs(t)
 	if testing.Short() {
 		patience = 2 * time.Minute
@@ -51,15 +51,19 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata",
 		Setup: func(env *testscript.Env) error { return setUp(env, bin) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"sim": cmdSim, "fault": cmdFault, "agent": cmdAgent, "fails": cmdFails, "await": cmdAwait, "logged": cmdLogged,
+			"sim": cmdSim, "fault": cmdFault, "agent": cmdAgent, "fails": cmdFails, "await": cmdAwait,
+			"logged": cmdLogged,
 			"signal": cmdSignal, "exits": cmdExits, "passes": cmdPasses, "drops": cmdDrops, "knock": cmdKnock,
 			"nft": cmdNft, "get": cmdGet, "flood": cmdFlood, "requests": cmdRequests,
 			"nflog": cmdNflog, "pull": cmdPull, "run": cmdRun, "ip": cmdIP, "reports": cmdReports,
-			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert, "counter": cmdCounter,
+			"blast": cmdBlast, "swarm": cmdSwarm, "prometheus": cmdPrometheus, "query": cmdQuery, "alert": cmdAlert,
+			"counter":  cmdCounter,
 			"promtool": cmdPromtool, "crowd": cmdCrowd, "answered": cmdAnswered,
-			"stream": cmdStream, "told": cmdTold, "lock": cmdLock, "port": cmdPort, "piped": cmdPiped, "reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
-			"answer": cmdAnswer, "documented": cmdDocumented, "datagram": cmdDatagram, "ping": cmdPing, "socket": cmdSocket,
-			"on": cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze, "written": cmdWritten,
+			"stream": cmdStream, "told": cmdTold, "lock": cmdLock, "port": cmdPort, "piped": cmdPiped,
+			"reads": cmdReads, "status": cmdStatus, "unguarded": cmdUnguarded,
+			"answer": cmdAnswer, "documented": cmdDocumented, "datagram": cmdDatagram, "ping": cmdPing,
+			"socket": cmdSocket,
+			"on":     cmdOn, "firewall": cmdFirewall, "disk": cmdDisk, "freeze": cmdFreeze, "written": cmdWritten,
 		},
 		Condition:           func(cond string) (bool, error) { return kernelHas(t, cond) },
 		RequireExplicitExec: true,
@@ -67,15 +71,16 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// programs returns a folder with the programs that the scripts run. They are built with the race detector, unless
-// SIKKERGUARD_E2E_BIN names a folder that has them: for machines without a compiler.
+// programs returns a directory with the programs that the scripts run. They are built with the race
+// detector, unless SIKKERGUARD_E2E_BIN names a directory that has them, for machines without a
+// compiler.
 func programs(t *testing.T) string {
 	t.Helper()
 	if bin := os.Getenv("SIKKERGUARD_E2E_BIN"); bin != "" {
 		return bin
 	}
 	bin := t.TempDir()
-	for _, dir := range []string{bin, filepath.Dir(bin)} { // so that a user without privileges can run what is in it
+	for _, dir := range []string{bin, filepath.Dir(bin)} { // so that an unprivileged user can run the programs in it
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -88,9 +93,10 @@ func programs(t *testing.T) string {
 	return bin
 }
 
-// kernelHas is a condition of the scripts: [owner] is a kernel on which nobody else can change our table, and which takes it
-// away with an agent that is killed; [persist] is one that can keep such a table; [counts] is one that tells how many
-// elements a set has. A script that negates one expects the limitation.
+// kernelHas returns the value of a condition of the scripts. [owner] means that no other program
+// can change our table, and that the kernel removes it if the agent is killed. [persist] means that
+// the kernel can keep such a table. [counts] means that the kernel reports the number of elements
+// of a set. A script that negates one expects the limitation.
 func kernelHas(t *testing.T, cond string) (bool, error) {
 	t.Helper()
 	switch cond {
@@ -105,7 +111,7 @@ func kernelHas(t *testing.T, cond string) (bool, error) {
 	}
 }
 
-// world is what one script has.
+// world is the state of one script.
 type world struct {
 	tb               testing.TB
 	bin              string
@@ -118,15 +124,15 @@ type world struct {
 	agents           []*process // the agents among them
 	settled          int
 	held             map[string]io.Closer // by other programs
-	reader           *os.File             // of what the newest piped agent says
+	reader           *os.File             // reads the output of the newest piped agent
 	crowd            crowd
 }
 
-// process is one run of the agent.
+// process is one run of a program.
 type process struct {
 	cmd   *exec.Cmd
 	log   *os.File
-	seen  int // bytes of the log that an await has passed
+	seen  int // bytes of the log before the last line that await found
 	doneC chan struct{}
 }
 
@@ -135,7 +141,7 @@ type worldKey struct{}
 func setUp(env *testscript.Env, bin string) error {
 	tb, ok := env.T().(testing.TB)
 	if !ok {
-		return errors.New("testscript does not hand out a testing.TB")
+		return errors.New("testscript does not provide a testing.TB")
 	}
 	w := &world{tb: tb, bin: bin, server: nettest.New(tb), attacker: nettest.New(tb), held: map[string]io.Closer{}}
 	nettest.Link(w.server, w.attacker, "eth0",
@@ -146,7 +152,9 @@ func setUp(env *testscript.Env, bin string) error {
 	w.recv = nettest.Listen(tb, w.server, recvPort)
 	w.client = &http.Client{
 		Timeout: patience,
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(
+			ctx context.Context, network, addr string,
+		) (c net.Conn, err error) {
 			w.server.Do(func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
 			return c, err
 		}},
@@ -159,7 +167,7 @@ func setUp(env *testscript.Env, bin string) error {
 
 func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
 
-// stop kills what a script left running.
+// stop kills the processes that a script left running.
 func (w *world) stop() {
 	for _, p := range w.started {
 		_ = p.cmd.Process.Kill()
@@ -167,7 +175,7 @@ func (w *world) stop() {
 	}
 }
 
-// start runs one of our programs on the server, with nothing in its environment but env.
+// start runs one of our programs on the server, with only env in its environment.
 func (w *world) start(ts *testscript.TestScript, env []string, log, name string, args ...string) *process {
 	return w.spawn(ts, env, log, filepath.Join(w.bin, name), args...)
 }
@@ -188,7 +196,7 @@ func (w *world) spawn(ts *testscript.TestScript, env []string, log, path string,
 	return p
 }
 
-// sim [flags]: starts the API simulator; it serves list.txt.
+// sim [flags]: starts the API simulator, which serves list.txt.
 func cmdSim(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	addr := ts.MkAbs("sim.addr")
@@ -202,7 +210,7 @@ func cmdSim(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// fault JSON, fault clear: orders a fault of the simulator.
+// fault JSON, fault clear: sets or clears a fault of the simulator.
 func cmdFault(ts *testscript.TestScript, _ bool, args []string) {
 	method, body := http.MethodPost, strings.Join(args, " ")
 	if body == "clear" {
@@ -210,11 +218,11 @@ func cmdFault(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	status, answer := of(ts).ask(ts, method, "http://"+of(ts).api+"/_sim/fault", body)
 	if status/100 != 2 {
-		ts.Fatalf("order fault: %d %s", status, answer)
+		ts.Fatalf("set fault: %d %s", status, answer)
 	}
 }
 
-// requests PATH N: the simulator was asked for PATH at least N times.
+// requests PATH N: waits until the simulator got at least N requests for PATH.
 func cmdRequests(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[1])
 	ts.Check(err)
@@ -243,8 +251,8 @@ func (w *world) ask(ts *testscript.TestScript, method, url, body string) (int, s
 	return res.StatusCode, string(raw)
 }
 
-// environ is the agent's environment: the key and the simulator's address, unless vars say otherwise. "-NAME" takes one
-// out.
+// environ returns the environment of the agent: the key and the address of the simulator, unless
+// vars override them. "-NAME" removes a variable.
 func (w *world) environ(ts *testscript.TestScript, vars []string) []string {
 	env := map[string]string{
 		"SIKKER_API_KEY": testKey, "SIKKER_API_URL": "http://" + w.api, "SIKKER_STATE_DIR": ts.MkAbs("state"),
@@ -264,15 +272,16 @@ func (w *world) environ(ts *testscript.TestScript, vars []string) []string {
 	return list
 }
 
-// agent [VAR=value …]: starts the agent; its output goes to agent1.log, the next one's to agent2.log.
+// agent [VAR=value …]: starts the agent; its output goes to agent1.log, that of the next one to
+// agent2.log.
 func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	log := fmt.Sprintf("agent%d.log", len(w.agents)+1)
 	w.agents = append(w.agents, w.start(ts, w.environ(ts, args), log, "sikkerguard"))
 }
 
-// fails CODE [-nocap] [VAR=value …]: runs the agent, which must exit with CODE by itself; what it says on stderr goes to
-// stderr.txt, and what it says on stdout to stdout.txt.
+// fails CODE [-nocap] [VAR=value …]: runs the agent, which must exit by itself with CODE. Its
+// stderr goes to stderr.txt, its stdout to stdout.txt.
 func cmdFails(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	cmd := exec.Command(filepath.Join(w.bin, "sikkerguard"))
@@ -295,7 +304,7 @@ func cmdFails(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// agentLog is the newest agent and what it has said.
+// agentLog returns the newest agent and its log.
 func (w *world) agentLog(ts *testscript.TestScript) (*process, string) {
 	p := w.agents[len(w.agents)-1]
 	raw, err := os.ReadFile(p.log.Name())
@@ -303,7 +312,8 @@ func (w *world) agentLog(ts *testscript.TestScript) (*process, string) {
 	return p, string(raw)
 }
 
-// await REGEXP: the newest agent says a line that matches, after the one that the last await found.
+// await REGEXP: waits until the newest agent logs a matching line, after the line that the previous
+// await found.
 func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	re := regexp.MustCompile("(?m)" + strings.Join(args, " "))
 	waitFor(ts, strings.Join(args, " "), func() bool {
@@ -316,7 +326,7 @@ func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// [!] logged REGEXP: the newest agent has said a line that matches.
+// [!] logged REGEXP: the newest agent has logged a matching line.
 func cmdLogged(ts *testscript.TestScript, neg bool, args []string) {
 	_, log := of(ts).agentLog(ts)
 	if regexp.MustCompile("(?m)"+strings.Join(args, " ")).MatchString(log) == neg {
@@ -334,13 +344,13 @@ func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(p.cmd.Process.Signal(sig))
 }
 
-// exits CODE: the newest agent ends with this code, -1 for a signal.
+// exits CODE: the newest agent exits with this code, -1 for a signal.
 func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
 	p, _ := of(ts).agentLog(ts)
 	select {
 	case <-p.doneC:
 	case <-time.After(patience):
-		ts.Fatalf("the agent does not end")
+		ts.Fatalf("the agent does not exit")
 	}
 	if got := strconv.Itoa(p.cmd.ProcessState.ExitCode()); got != args[0] {
 		_, log := of(ts).agentLog(ts)
@@ -366,7 +376,7 @@ func cmdOn(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("on.txt"), []byte(of(ts).server.Run(args[0], args[1:]...)), 0o600))
 }
 
-// documented PAGE TEXT FILE: the block of shell on a page of docs that has TEXT in it goes to FILE.
+// documented PAGE TEXT FILE: writes the shell block that contains TEXT on a page of docs to FILE.
 func cmdDocumented(ts *testscript.TestScript, _ bool, args []string) {
 	page, err := os.ReadFile(filepath.Join("../docs", args[0]))
 	ts.Check(err)
@@ -379,22 +389,24 @@ func cmdDocumented(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("docs/%s has no shell with %q in it", args[0], args[1])
 }
 
-// firewall FILE: everything that the server's firewall is made of goes to FILE, but for counters and the time.
+// firewall FILE: writes the whole firewall of the server to FILE, without counters and the time.
 func cmdFirewall(ts *testscript.TestScript, _ bool, args []string) {
 	var text strings.Builder
 	for _, c := range [][]string{{"iptables-save"}, {"ip6tables-save"}, {"ipset", "save"}, {"nft", "list", "ruleset"}} {
 		text.WriteString(of(ts).server.Run(c[0], c[1:]...))
 	}
-	plain := regexp.MustCompile(`(?m)^# (Generated|Completed).*\n|\[\d+:\d+\]|packets \d+ bytes \d+`).ReplaceAllString(text.String(), "")
+	varying := regexp.MustCompile(`(?m)^# (Generated|Completed).*\n|\[\d+:\d+\]|packets \d+ bytes \d+`)
+	plain := varying.ReplaceAllString(text.String(), "")
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(plain), 0o600))
 }
 
-// run CODE ARG …: runs another command of the program, which must exit with CODE; what it says goes to run.txt.
+// run CODE ARG …: runs another command of the program, which must exit with CODE; its output goes
+// to run.txt.
 func cmdRun(ts *testscript.TestScript, _ bool, args []string) {
 	of(ts).command(ts, args[0], "run.txt", args[1:]...)
 }
 
-// pull CODE [ARG …]: runs `sikkerguard pull`; what it says goes to pull.txt.
+// pull CODE [ARG …]: runs `sikkerguard pull`; its output goes to pull.txt.
 func cmdPull(ts *testscript.TestScript, _ bool, args []string) {
 	of(ts).command(ts, args[0], "pull.txt", append([]string{"pull"}, args[1:]...)...)
 }
@@ -415,7 +427,7 @@ func (w *world) command(ts *testscript.TestScript, code, file string, args ...st
 // ip ARGS: runs ip on the server.
 func cmdIP(ts *testscript.TestScript, _ bool, args []string) { of(ts).server.Run("ip", args...) }
 
-// reports: what the simulator was told and accepted goes to reports.txt, a row a line, sorted.
+// reports: writes the rows that the simulator accepted to reports.txt, one per line, sorted.
 func cmdReports(ts *testscript.TestScript, _ bool, _ []string) {
 	_, answer := of(ts).ask(ts, http.MethodGet, "http://"+of(ts).api+"/_sim/reports", "")
 	var rows []struct{ IP, Category, Protocol, Comment string }
@@ -428,7 +440,8 @@ func cmdReports(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("reports.txt"), []byte(strings.Join(lines, "")), 0o600))
 }
 
-// nflog GROUP, ! nflog GROUP: another program takes the NFLOG group, until the script ends; or lets go of it.
+// nflog GROUP, ! nflog GROUP: another program takes the NFLOG group until the script ends, or
+// releases it.
 func cmdNflog(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		ts.Check(of(ts).held["nflog "+args[0]].Close())
@@ -442,7 +455,8 @@ func cmdNflog(ts *testscript.TestScript, neg bool, args []string) {
 	of(ts).hold(ts, "nflog "+args[0], s)
 }
 
-// port N, ! port N: another program listens on 127.0.0.1 port N, until the script ends; or no longer.
+// port N, ! port N: another program listens on 127.0.0.1 port N until the script ends, or no
+// longer.
 func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		ts.Check(of(ts).held["port "+args[0]].Close())
@@ -457,7 +471,7 @@ func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
 	of(ts).hold(ts, "port "+args[0], l)
 }
 
-// lock FILE, ! lock FILE: another agent holds the lock FILE, until the script ends; or lets go of it.
+// lock FILE, ! lock FILE: another agent holds the lock FILE until the script ends, or releases it.
 func cmdLock(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		ts.Check(of(ts).held["lock "+args[0]].Close())
@@ -469,18 +483,20 @@ func cmdLock(ts *testscript.TestScript, neg bool, args []string) {
 	of(ts).hold(ts, "lock "+args[0], f)
 }
 
-// hold keeps what another program holds, until the script ends.
+// hold stores something that another program holds until the script ends.
 func (w *world) hold(ts *testscript.TestScript, what string, c io.Closer) {
 	w.held[what] = c
 	ts.Defer(func() { _ = c.Close() })
 }
 
-// get PATH STATUS: asks the health endpoint until it answers with this status; the body goes to get.txt.
+// get PATH STATUS: requests PATH of the health endpoint until it answers with this status; the body
+// goes to get.txt.
 func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	waitFor(ts, strings.Join(args, " "), func() bool {
-		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://127.0.0.1:8080"+args[0], nil)
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet,
+			"http://127.0.0.1:8080"+args[0], nil)
 		ts.Check(err)
 		res, err := of(ts).client.Do(req)
 		if err != nil {
@@ -494,7 +510,7 @@ func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// waitFor waits until ok, and fails the script when it takes too long.
+// waitFor waits until ok returns true, and fails the script if that takes too long.
 func waitFor(ts *testscript.TestScript, what string, ok func() bool) {
 	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -502,7 +518,7 @@ func waitFor(ts *testscript.TestScript, what string, ok func() bool) {
 			if len(w.agents) > 0 {
 				_, log = w.agentLog(ts)
 			}
-			ts.Fatalf("waited in vain for %s; the log is\n%s", what, log)
+			ts.Fatalf("timed out waiting for %s; the log is\n%s", what, log)
 		}
 	}
 }

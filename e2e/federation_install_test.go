@@ -14,7 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// installed is what apt does of the commands of docs/fleet.md: the files of Debian's package, its user and its directory.
+// installed does the part of apt in the commands of docs/fleet.md: the files of Debian's package,
+// its user and its directory.
 const installed = `
 cd /shared
 apt() {
@@ -24,7 +25,8 @@ apt() {
 }
 `
 
-// TestFederationCommands runs what docs/fleet.md has for a host and for the central one, on a machine with systemd.
+// TestFederationCommands runs the commands of docs/fleet.md for a host and for the central one, on
+// a machine with systemd.
 func TestFederationCommands(t *testing.T) {
 	t.Parallel()
 	ns := nettest.New(t)
@@ -39,8 +41,12 @@ func TestFederationCommands(t *testing.T) {
 		}
 	}
 	_, page, _ := strings.Cut(readFile(t, "../docs/fleet.md"), "## Prometheus\n")
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: fleet{ns: ns}.dial}}
-	for _, tt := range []struct{ host, want string }{{"a host", "job_name: sikkerguard\\n"}, {"the central one", "job_name: sikkerguard-fleet\\n"}} {
+	client := http.Client{
+		Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: fleet{ns: ns}.dial},
+	}
+	for _, tt := range []struct{ host, want string }{
+		{"a host", "job_name: sikkerguard\\n"}, {"the central one", "job_name: sikkerguard-fleet\\n"},
+	} {
 		var commands string
 		var ok bool
 		if _, page, ok = strings.Cut(page, "```sh\n"); ok {
@@ -55,10 +61,10 @@ func TestFederationCommands(t *testing.T) {
 		m.Sh("bash -eu /shared/commands")
 		m.Await(tt.host, func() bool { return strings.Contains(get(t, client, "/api/v1/status/config"), tt.want) })
 	}
-	m.Sh("nft list table inet prometheus") // of the first commands, and there after each start
+	m.Sh("nft list table inet prometheus") // from the first commands; loaded at each start
 }
 
-// get is an answer of the Prometheus on loopback, empty while there is none.
+// get returns an answer of the Prometheus on loopback, empty while there is none.
 func get(t *testing.T, client http.Client, path string) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+promAddress+path, nil)

@@ -25,13 +25,15 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestFederation has two hosts, each with an agent and a Prometheus as it is shipped, and a central Prometheus that tells
-// them apart. On one host the whole list is missing, on the other the agent is stopped.
+// TestFederation has two hosts, each with an agent and a Prometheus with the shipped configuration,
+// and a central Prometheus that distinguishes them. On one host the whole list is missing, on the
+// other the agent is stopped.
 func TestFederation(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "sikkerguard")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../cmd/sikkerguard").CombinedOutput(); err != nil {
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../cmd/sikkerguard").CombinedOutput()
+	if err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	central := nettest.New(t)
@@ -49,7 +51,8 @@ func TestFederation(t *testing.T) {
 			checkClosed(t, central, ns, addr+":9090")
 		}
 		stop[name] = spawnIn(t, ns, []string{
-			"SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=http://127.0.0.1:1", "SIKKER_STATE_DIR=" + filepath.Join(dir, name),
+			"SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=http://127.0.0.1:1", "SIKKER_STATE_DIR=" + filepath.Join(dir,
+				name),
 		}, bin)
 		startPrometheus(t, ns, "prometheus.yml", addr+":9090", "")
 	}
@@ -57,7 +60,8 @@ func TestFederation(t *testing.T) {
 
 	instances := func(expr string) []string { return askPrometheus(t, central, expr) }
 	for _, expr := range []string{
-		`up{job="sikkerguard"} == 1`, `up{job="sikkerguard-fleet"} == 1`, `sum by (instance) (sikkerguard_healthy) == 0`,
+		`up{job="sikkerguard"} == 1`, `up{job="sikkerguard-fleet"} == 1`,
+		`sum by (instance) (sikkerguard_healthy) == 0`,
 		`ALERTS{alertname="SikkerGuardNotEnforcing",alertstate="firing"}`,
 	} {
 		awaitInstances(t, expr, names, instances)
@@ -77,7 +81,8 @@ func awaitInstances(t *testing.T, expr string, want []string, ask func(string) [
 	}
 }
 
-// checkClosed has a host that is not the central one be kept out by deploy/fleet/prometheus.nft, taken twice.
+// checkClosed checks that deploy/fleet/prometheus.nft, loaded twice, blocks a host that is not the
+// central one.
 func checkClosed(t *testing.T, central, host *nettest.NS, addr string) {
 	t.Helper()
 	for range 2 {
@@ -99,7 +104,7 @@ func checkClosed(t *testing.T, central, host *nettest.NS, addr string) {
 	for end := time.Now().Add(patience); !dropped.MatchString(host.Run("nft", "list", "table", "inet", "prometheus")); {
 		select {
 		case err := <-doneC:
-			t.Fatalf("a connection from elsewhere is not dropped: %v", err) // nobody listens yet: refused
+			t.Fatalf("a connection from elsewhere is not dropped: %v", err) // there is no listener yet: refused
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(end) {
@@ -108,23 +113,28 @@ func checkClosed(t *testing.T, central, host *nettest.NS, addr string) {
 	}
 }
 
-// startPrometheus starts a Prometheus with a configuration of deploy, made fast, and the names of hosts.
+// startPrometheus starts a Prometheus with a configuration of deploy, with short intervals, and the
+// names of hosts.
 func startPrometheus(t *testing.T, ns *nettest.NS, config, listen, hosts string) {
 	t.Helper()
 	dir := t.TempDir()
 	fast := regexp.MustCompile(`(_interval): 30s|(for): \d+[mh]`)
 	for _, name := range []string{config, "alerts.yml", "fleet_alerts.yml", "fleet_hosts.yml"} {
-		writeFile(t, filepath.Join(dir, name), fast.ReplaceAllStringFunc(readFile(t, filepath.Join(deployed, name)), func(s string) string {
-			return s[:strings.Index(s, ":")] + ": 1s"
-		}))
+		writeFile(t, filepath.Join(dir, name),
+			fast.ReplaceAllStringFunc(readFile(t, filepath.Join(deployed, name)), func(s string) string {
+				return s[:strings.Index(s, ":")] + ": 1s"
+			}))
 	}
 	writeFile(t, filepath.Join(dir, "hosts"), "127.0.0.1 localhost\n"+hosts)
-	spawnIn(t, ns, nil, "unshare", "--mount", "bash", "-euc", `mount --bind "$1/hosts" /etc/hosts; shift; exec "$@"`, "bash", dir,
-		promProgram(t, "prometheus"), "--config.file="+filepath.Join(dir, config), "--storage.tsdb.path="+filepath.Join(dir, "tsdb"),
+	spawnIn(t, ns, nil, "unshare", "--mount", "bash", "-euc",
+		`mount --bind "$1/hosts" /etc/hosts; shift; exec "$@"`, "bash", dir,
+		promProgram(t, "prometheus"), "--config.file="+filepath.Join(dir, config),
+		"--storage.tsdb.path="+filepath.Join(dir, "tsdb"),
 		"--web.listen-address="+listen)
 }
 
-// spawnIn starts a program in a namespace. It ends with the test, or when the returned function is called.
+// spawnIn starts a program in a namespace. It ends with the test, or when the returned function is
+// called.
 func spawnIn(t *testing.T, ns *nettest.NS, env []string, name string, args ...string) (stop func()) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -156,12 +166,15 @@ func spawnIn(t *testing.T, ns *nettest.NS, env []string, name string, args ...st
 	return stop
 }
 
-// askPrometheus is the instances that a query has an answer for, sorted; none while Prometheus does not answer.
+// askPrometheus returns the instances in the answer to a query, sorted; none while Prometheus does
+// not answer.
 func askPrometheus(t *testing.T, ns *nettest.NS, expr string) (instances []string) {
 	t.Helper()
 	var raw []byte
 	ns.Do(func() {
-		client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: fleet{ns: ns}.dial}}
+		client := http.Client{
+			Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: fleet{ns: ns}.dial},
+		}
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
 			"http://"+promAddress+"/api/v1/query?query="+url.QueryEscape(expr), nil)
 		if err != nil {
@@ -189,7 +202,7 @@ func askPrometheus(t *testing.T, ns *nettest.NS, expr string) (instances []strin
 	return instances
 }
 
-// TestNodes has the Prometheus of docs/kubernetes.md on two nodes send to one.
+// TestNodes runs the Prometheus of docs/kubernetes.md on two nodes, which send to a central one.
 func TestNodes(t *testing.T) {
 	t.Parallel()
 	_, page, _ := strings.Cut(readFile(t, "../docs/kubernetes.md"), "```yaml\n")
@@ -198,7 +211,9 @@ func TestNodes(t *testing.T) {
 		t.Fatal("docs/kubernetes.md has no configuration")
 	}
 	const service = "http://prometheus.monitoring.svc:9090"
-	for _, r := range [][2]string{{service, "http://10.0.0.5:9090"}, {"global:\n", "global:\n  scrape_interval: 1s\n"}} {
+	for _, r := range [][2]string{
+		{service, "http://10.0.0.5:9090"}, {"global:\n", "global:\n  scrape_interval: 1s\n"},
+	} {
 		if !strings.Contains(config, r[0]) {
 			t.Fatalf("the configuration has no %q", r[0])
 		}
@@ -208,7 +223,8 @@ func TestNodes(t *testing.T) {
 	single := func(addr string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(addr + "/32")} }
 	empty := filepath.Join(dir, "empty.yml")
 	writeFile(t, empty, "global: {}\n")
-	spawnIn(t, central, nil, promProgram(t, "prometheus"), "--config.file="+empty, "--storage.tsdb.path="+filepath.Join(dir, "tsdb"),
+	spawnIn(t, central, nil, promProgram(t, "prometheus"), "--config.file="+empty,
+		"--storage.tsdb.path="+filepath.Join(dir, "tsdb"),
 		"--web.enable-remote-write-receiver", "--web.listen-address=0.0.0.0:9090")
 	for i, name := range []string{"node1", "node2"} {
 		ns := nettest.New(t)
@@ -217,8 +233,10 @@ func TestNodes(t *testing.T) {
 		ns.DefaultRoute(name)
 		file := filepath.Join(dir, name+".yml")
 		writeFile(t, file, config)
-		spawnIn(t, ns, []string{"NODE_NAME=" + name}, promProgram(t, "prometheus"), "--enable-feature=agent,expand-external-labels",
-			"--config.file="+file, "--storage.agent.path="+filepath.Join(dir, name), "--web.listen-address=127.0.0.1:9796")
+		spawnIn(t, ns, []string{"NODE_NAME=" + name}, promProgram(t, "prometheus"),
+			"--enable-feature=agent,expand-external-labels",
+			"--config.file="+file, "--storage.agent.path="+filepath.Join(dir, name),
+			"--web.listen-address=127.0.0.1:9796")
 	}
 	awaitInstances(t, `up{job="sikkerguard"} == 0`, []string{"node1", "node2"}, func(expr string) []string {
 		return askPrometheus(t, central, expr)

@@ -20,12 +20,12 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// fleetNet is what the proxy meets outside.
+// fleetNet is the network outside the proxy.
 type fleetNet struct {
 	mu     sync.Mutex
-	addr   netip.Addr // that DNS has for the API; not valid: DNS is silent
+	addr   netip.Addr // address of the API in DNS; if not valid, DNS does not answer
 	asked  map[netip.Addr]bool
-	names  []string // that the API was asked by: the Host, and the name of the TLS handshake
+	names  []string // names in requests to the API: the Host, and the name of the TLS handshake
 	hangUp bool     // the API ends each connection without an answer
 }
 
@@ -35,7 +35,7 @@ func (n *fleetNet) change(f func(n *fleetNet)) {
 	f(n)
 }
 
-// serveAPI has the simulator answer at an address.
+// serveAPI runs the simulator at an address.
 func (f fleet) serveAPI(t *testing.T, addr string, cert tls.Certificate) {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -62,7 +62,7 @@ func (f fleet) serveAPI(t *testing.T, addr string, cert tls.Certificate) {
 	t.Cleanup(f.api.ClearFaults)
 }
 
-// serveNames is the resolver: it knows the API's name, for a second.
+// serveNames runs the resolver. It has the name of the API, with a TTL of a second.
 func (f fleet) serveNames(t *testing.T) {
 	t.Helper()
 	var conn net.PacketConn
@@ -104,7 +104,7 @@ func (f fleet) serveNames(t *testing.T) {
 	}()
 }
 
-// certificate is one for a name, signed by itself.
+// certificate returns a self-signed certificate for a name.
 func certificate(t *testing.T, name string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -16,7 +16,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/e2e/apisim"
 )
 
-// state asks for the list of a score until the answer is of a status and from where it is wanted.
+// state requests the list of a score until the answer has a status and comes from the expected
+// place.
 func (f fleet) state(t *testing.T, score, status int, cache string) (a answer) {
 	t.Helper()
 	defer func() { t.Logf("score %d: %d %s %s", score, a.status, a.header.Get("X-Cache-Status"), a.body) }()
@@ -32,21 +33,22 @@ func (f fleet) pull(t *testing.T, score int) answer {
 	return f.ask(t, http.MethodGet, fmt.Sprintf("%s?plaintext=true&scoreMinimum=%d", blacklistPath, score), testKey, "")
 }
 
-// tried is how often the API was asked, with or without an answer.
+// tried returns the number of requests to the API, with or without an answer.
 func (f fleet) tried() (n int) {
 	f.net.change(func(net *fleetNet) { n = len(net.names) })
 	return n
 }
 
-// TestFleetErrors has a fleet ask while the API is down, its quota spent, or the key refused: the API is asked once.
+// TestFleetErrors has a fleet pull while the API is down, its quota used up, or the key refused.
+// The API gets one request.
 func TestFleetErrors(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "200 1s;", fleetErrors)
 	f.start(t)
 	for i, tt := range []struct {
 		name   string
-		fault  apisim.Fault // with a status of 0: the API hangs up
-		status int          // what the fleet sees
+		fault  apisim.Fault // with a status of 0 the API closes the connection
+		status int          // status that the fleet gets
 		cache  string
 	}{
 		{"quota spent", apisim.Fault{Status: 429, RetryAfter: 40_000}, 200, "STALE"},
@@ -73,7 +75,8 @@ func TestFleetErrors(t *testing.T) {
 				for range 20 {
 					a := f.pull(t, score)
 					updating := a.header.Get("X-Cache-Status") == "UPDATING" // another host asks at this moment
-					if a.status != tt.status && !updating || a.status == 200 && !strings.Contains(a.body, "203.0.113.9\n") {
+					if a.status != tt.status && !updating || a.status == 200 &&
+						!strings.Contains(a.body, "203.0.113.9\n") {
 						t.Errorf("%s: %d %s", tt.name, a.status, a.body)
 					}
 				}
@@ -81,14 +84,15 @@ func TestFleetErrors(t *testing.T) {
 		}
 		wg.Wait()
 		if n := f.tried() - before; n != 1 {
-			t.Errorf("%s: the API was asked %d times for 200 pulls, want once", tt.name, n)
+			t.Errorf("%s: the API got %d requests for 200 pulls, want one", tt.name, n)
 		}
 		f.api.ClearFaults()
 		f.net.change(func(n *fleetNet) { n.hangUp = false })
 	}
 }
 
-// TestFleetWithoutList has a fleet begin while the quota is spent: the API is asked once, and each host told when to come.
+// TestFleetWithoutList starts a fleet while the quota is used up. The API gets one request, and
+// each host is told when to come back.
 func TestFleetWithoutList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetLists, fleetErrors)
@@ -106,12 +110,12 @@ func TestFleetWithoutList(t *testing.T) {
 	}
 	wg.Wait()
 	if n := f.tried(); n != 1 {
-		t.Errorf("the API was asked %d times, want once", n)
+		t.Errorf("the API got %d requests, want one", n)
 	}
 }
 
-// TestFleetStale has an old list be the answer for so long and no longer, and a fresh one as soon as there is one. What is
-// cut short is never kept.
+// TestFleetStale checks that an old list is the answer for so long and no longer, and a fresh one
+// as soon as there is one. A list that is cut short is never stored.
 func TestFleetStale(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "200 1s;", "504 1s;")
@@ -134,8 +138,8 @@ func TestFleetStale(t *testing.T) {
 	f.state(t, 50, 200, "HIT")
 }
 
-// age makes the lists that the proxy keeps so old, and has systemd do what it does each day, with what the page's commands
-// wrote.
+// age sets the age of the lists that the proxy stores, and runs the daily clean-up of systemd with
+// the file of the commands of the page.
 func (f fleet) age(t *testing.T, age time.Duration) {
 	t.Helper()
 	cache := filepath.Join(f.dir, "root/var/lib/nginx/sikkerguard")
@@ -154,7 +158,7 @@ func (f fleet) age(t *testing.T, age time.Duration) {
 	f.ns.Run("unshare", "--mount", "bash", "-euc", script, "bash", filepath.Dir(cache), conf)
 }
 
-// TestFleetNames has the proxy start while DNS is silent, and the API move to another address.
+// TestFleetNames starts the proxy while DNS does not answer, and moves the API to another address.
 func TestFleetNames(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "200 1s;", "504 1s;")

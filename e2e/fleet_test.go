@@ -34,7 +34,8 @@ const (
 	apiName       = "api.sikkerapi.com"
 )
 
-// fleet is Debian's nginx with deploy/fleet/nginx.conf before the simulator, which speaks TLS on the API's name.
+// fleet is Debian's nginx with deploy/fleet/nginx.conf in front of the simulator, which serves TLS
+// under the name of the API.
 type fleet struct {
 	ns  *nettest.NS
 	api *apisim.Sim
@@ -42,10 +43,14 @@ type fleet struct {
 	net *fleetNet
 }
 
-// newFleet starts a proxy. lists and errors are how long it keeps either, as nginx.conf writes it.
+// newFleet starts a proxy. lists and errors are how long it stores either, in the form of
+// nginx.conf.
 func newFleet(t *testing.T, lists, errors string) fleet {
 	t.Helper()
-	f := fleet{ns: nettest.New(t), dir: t.TempDir(), net: &fleetNet{addr: netip.MustParseAddr("192.0.2.80"), asked: map[netip.Addr]bool{}}}
+	f := fleet{
+		ns: nettest.New(t), dir: t.TempDir(),
+		net: &fleetNet{addr: netip.MustParseAddr("192.0.2.80"), asked: map[netip.Addr]bool{}},
+	}
 	for _, addr := range []string{"10.0.0.2", "10.0.0.1", "192.0.2.80", "192.0.2.81"} {
 		f.ns.Run("ip", "address", "add", addr+"/32", "dev", "lo")
 	}
@@ -57,7 +62,9 @@ func newFleet(t *testing.T, lists, errors string) fleet {
 	}
 	f.serveNames(t)
 	cert := certificate(t, apiName)
-	writeFile(t, filepath.Join(f.dir, "ca.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
+	writeFile(t, filepath.Join(f.dir, "ca.pem"), string(pem.EncodeToMemory(&pem.Block{
+		Type: "CERTIFICATE", Bytes: cert.Certificate[0],
+	})))
 	f.serveAPI(t, "192.0.2.80:443", cert)
 	f.serveAPI(t, "192.0.2.81:443", cert)
 	conf := readFile(t, "../deploy/fleet/nginx.conf")
@@ -74,8 +81,9 @@ func newFleet(t *testing.T, lists, errors string) fleet {
 	return f
 }
 
-// debian is a machine on which nginx was just installed, as far as the page's commands see it: the package's own
-// configuration, empty directories where it has its state, and the certificate that signs the API's.
+// debian prepares a machine on which nginx was just installed, as far as the commands of the page
+// can see: the configuration of the package, empty directories for its state, and the certificate
+// that signs that of the API.
 const debian = `
 mkdir -p root/etc
 cp -a /etc/nginx root/etc/nginx
@@ -113,7 +121,7 @@ func (f fleet) start(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(unix.SIGTERM) // ends the workers too
+		_ = cmd.Process.Signal(unix.SIGTERM) // also ends the workers
 		<-doneC
 		if t.Failed() {
 			log, _ := os.ReadFile(filepath.Join(f.dir, "root/var/log/nginx/error.log"))
@@ -126,7 +134,8 @@ func (f fleet) start(t *testing.T) {
 			t.Fatal("nginx does not start")
 		default:
 		}
-		// Written when it listens. That it can be connected to does not tell: nginx -t listens as well, for a moment.
+		// Written when it listens. A successful connection is no proof: nginx -t also listens, for
+		// a moment.
 		pid, _ := os.ReadFile(filepath.Join(f.dir, "root/run/nginx.pid"))
 		return strings.TrimSpace(string(pid)) == strconv.Itoa(cmd.Process.Pid)
 	})
@@ -141,19 +150,19 @@ func (f fleet) await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }
 
-// answer is what the proxy says.
+// answer is an answer of the proxy.
 type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// ask sends a request to the proxy. An answer that does not come, or not whole, has status 0.
+// ask sends a request to the proxy. If the answer is missing or incomplete, its status is 0.
 func (f fleet) ask(t *testing.T, method, path, key, body string) answer {
 	t.Helper()
 	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: f.dial}}
@@ -177,7 +186,7 @@ func (f fleet) ask(t *testing.T, method, path, key, body string) answer {
 	return answer{res.StatusCode, res.Header, string(raw)}
 }
 
-// asked is how often the API was asked for a path.
+// asked returns the number of requests to the API for a path.
 func (f fleet) asked(path string) int {
 	n := 0
 	for _, r := range f.api.Requests() {
@@ -209,19 +218,22 @@ const (
 	pullPath      = blacklistPath + "?plaintext=true&scoreMinimum=50"
 )
 
-// TestFleet has a fleet pull at once through the proxy: the API is asked once. Reports go through, each of them.
+// TestFleet has a fleet pull at once through the proxy. The API gets one request for the list, and
+// every report.
 func TestFleet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetLists, fleetErrors)
 	f.start(t)
-	slow := apisim.Fault{Path: blacklistPath, Delay: apisim.Duration(500 * time.Millisecond), Times: 1} // so that they overlap
+	// so that they overlap
+	slow := apisim.Fault{Path: blacklistPath, Delay: apisim.Duration(500 * time.Millisecond), Times: 1}
 	if err := f.api.SetFault(slow); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if a := f.ask(t, http.MethodGet, pullPath, testKey, ""); a.status != 200 || !strings.Contains(a.body, "203.0.113.9\n") {
+			if a := f.ask(t, http.MethodGet, pullPath, testKey, ""); a.status != 200 ||
+				!strings.Contains(a.body, "203.0.113.9\n") {
 				t.Errorf("pull: %d %s", a.status, a.body)
 			} else if a.header.Get("X-Daily-Remaining") != "" {
 				t.Error("a cached quota is shown")
@@ -231,12 +243,13 @@ func TestFleet(t *testing.T) {
 	wg.Wait()
 	f.agents(t)
 	if n := f.asked(blacklistPath); n != 1 {
-		t.Errorf("the API was asked %d times for 20 pulls and those of 3 agents, want once", n)
+		t.Errorf("the API got %d requests for 20 pulls and those of 3 agents, want one", n)
 	}
 
 	row := `{"reports": [{"ip": "203.0.113.9", "category": "port_scan", "protocol": "ssh"}]}`
 	for range 2 {
-		if a := f.ask(t, http.MethodPost, "/v1/key/bulk-report", testKey, row); a.status != 200 || !strings.Contains(a.body, `"accepted":1`) {
+		if a := f.ask(t, http.MethodPost, "/v1/key/bulk-report", testKey, row); a.status != 200 ||
+			!strings.Contains(a.body, `"accepted":1`) {
 			t.Errorf("report: %d %s", a.status, a.body)
 		}
 	}
@@ -250,17 +263,18 @@ func TestFleet(t *testing.T) {
 	f.net.change(func(n *fleetNet) {
 		for _, name := range n.names {
 			if name != apiName+" "+apiName {
-				t.Errorf("the API was asked by the name %q", name)
+				t.Errorf("a request to the API has the name %q", name)
 			}
 		}
 	})
 }
 
-// agents runs three agents, each on a host of its own, until they enforce the list.
+// agents runs three agents, each on a separate host, until they enforce the list.
 func (f fleet) agents(t *testing.T) {
 	t.Helper()
 	bin := filepath.Join(f.dir, "sikkerguard")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../cmd/sikkerguard").CombinedOutput(); err != nil {
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../cmd/sikkerguard").CombinedOutput()
+	if err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	logs := make([]string, 3)
@@ -277,7 +291,10 @@ func (f fleet) agents(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(bin)
-		cmd.Env = []string{"SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=http://" + fleetProxy, "SIKKER_STATE_DIR=" + filepath.Join(f.dir, dev)}
+		cmd.Env = []string{
+			"SIKKER_API_KEY=" + testKey, "SIKKER_API_URL=http://" + fleetProxy,
+			"SIKKER_STATE_DIR=" + filepath.Join(f.dir, dev),
+		}
 		cmd.Stdout, cmd.Stderr = log, log
 		if err := ns.Start(cmd); err != nil {
 			t.Fatal(err)
@@ -295,20 +312,23 @@ func (f fleet) agents(t *testing.T) {
 	}
 }
 
-// checkKeys has no key see the list of another, or be found in the proxy's files.
+// checkKeys checks that no key gets the list of another, and that no file of the proxy contains a
+// key.
 func (f fleet) checkKeys(t *testing.T) {
 	t.Helper()
 	before := f.asked(blacklistPath)
 	for _, key := range []string{"sk_test_unknown", strings.ToUpper(testKey), testKey + "x", ""} {
-		if a := f.ask(t, http.MethodGet, pullPath, key, ""); a.status != 401 || strings.Contains(a.body, "203.0.113.9") {
+		if a := f.ask(t, http.MethodGet, pullPath, key, ""); a.status != 401 ||
+			strings.Contains(a.body, "203.0.113.9") {
 			t.Errorf("key %q: %d %s", key, a.status, a.body)
 		}
 	}
 	if n := f.asked(blacklistPath); n != before {
-		t.Errorf("the API was asked %d times for unknown keys", n-before)
+		t.Errorf("the API got %d requests for unknown keys", n-before)
 	}
-	// The proxy knows this one, and the API does not.
-	if a := f.ask(t, http.MethodGet, pullPath, "sk_test_other", ""); a.status != 401 || strings.Contains(a.body, "203.0.113.9") {
+	// The proxy accepts this key, and the API does not.
+	if a := f.ask(t, http.MethodGet, pullPath, "sk_test_other", ""); a.status != 401 ||
+		strings.Contains(a.body, "203.0.113.9") {
 		t.Errorf("another account's key: %d %s", a.status, a.body)
 	}
 	kept := 0
@@ -320,7 +340,7 @@ func (f fleet) checkKeys(t *testing.T) {
 			kept++
 		}
 		if raw, err := os.ReadFile(path); err == nil && bytes.Contains(raw, []byte(testKey)) {
-			t.Errorf("%s holds the key", path)
+			t.Errorf("%s contains the key", path)
 		}
 		return nil
 	})

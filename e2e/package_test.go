@@ -40,8 +40,8 @@ func newHost(t *testing.T) host {
 	ns.Do(func() { srv = httptest.NewServer(h.api) })
 	t.Cleanup(srv.Close)
 	build := exec.CommandContext(t.Context(), "../deploy/packaging/release", "all")
-	build.Env = append(os.Environ(), "RELEASE_DIST="+filepath.Join(h.Shared, "dist"), "ARCHS=amd64", "VERSION=1.0.0", "GO=go",
-		"LDFLAGS=-X main.version=1.0.0")
+	build.Env = append(os.Environ(), "RELEASE_DIST="+filepath.Join(h.Shared, "dist"), "ARCHS=amd64", "VERSION=1.0.0",
+		"GO=go", "LDFLAGS=-X main.version=1.0.0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build packages: %v\n%s", err, out)
 	}
@@ -57,25 +57,25 @@ func (h host) write(t *testing.T, name, text string) {
 	}
 }
 
-// unit is a property of the service, as systemctl show has it.
+// unit returns a property of the service, from systemctl show.
 func (h host) unit(property string) string {
 	out, _ := h.Try("systemctl show --value --property=" + property + " sikkerguard.service")
 	return strings.TrimSpace(out)
 }
 
-// blocks tells whether the kernel of the host has the list.
+// blocks reports whether the kernel of the host has the list.
 func (h host) blocks() bool {
 	out, err := h.Try("nft list table inet sikkerguard")
 	return err == nil && strings.Contains(out, "203.0.113.9")
 }
 
-// TestPackage installs the .deb on a machine with systemd, and takes the service through its life: no key, a key, a reload,
-// a start without the API, a hang, an upgrade, removal and purge.
+// TestPackage installs the .deb on a machine with systemd and takes the service through its life:
+// no key, a key, a reload, a start without the API, a hang, an upgrade, removal and purge.
 func TestPackage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	checkRelease(t, filepath.Join(h.Shared, "dist"))
-	h.Sh("rm -rf /var/lib/sikkerguard") // of the machine whose files these are
+	h.Sh("rm -rf /var/lib/sikkerguard") // from the machine whose files these are
 	const install = "dpkg --install /shared/dist/sikkerguard_1.0.0_amd64.deb"
 	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") {
 		t.Errorf("the installation does not say what to do next:\n%s", out)
@@ -97,7 +97,7 @@ func TestPackage(t *testing.T) {
 		t.Errorf("the journal does not name what is missing:\n%s", log)
 	}
 	if state, n := h.unit("ActiveState"), h.unit("NRestarts"); state != "failed" || n != "0" {
-		t.Errorf("without a key it is %s and was begun anew %s times", state, n)
+		t.Errorf("without a key it is %s and was restarted %s times", state, n)
 	}
 
 	h.Sh("systemctl reset-failed sikkerguard; cat /shared/settings >/etc/sikkerguard/sikkerguard.env")
@@ -116,9 +116,9 @@ func TestPackage(t *testing.T) {
 	}
 	h.Await("degraded", func() bool { return strings.HasPrefix(h.unit("StatusText"), "Blocking 3 IPs, degraded: ") })
 
-	h.Sh("systemctl restart sikkerguard") // is ready only with the kept list in force
+	h.Sh("systemctl restart sikkerguard") // ready only once the saved list is in force
 	if !h.blocks() {
-		t.Error("after a restart without the API the kept list is not in force")
+		t.Error("after a restart without the API the saved list is not in force")
 	}
 	h.hang(t)
 	h.ends(t)
@@ -136,14 +136,18 @@ func TestPackage(t *testing.T) {
 	if out, err := h.Try("nft list table inet sikkerguard"); err == nil {
 		t.Errorf("after the removal:\n%s", out)
 	}
-	h.Sh("grep -q " + testKey + " /etc/sikkerguard/sikkerguard.env && test -s /var/lib/private/sikkerguard/blacklist.txt && ! test -e /usr/bin/sikkerguard")
-	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") || h.unit("ActiveState") != "inactive" {
+	h.Sh("grep -q " + testKey +
+		" /etc/sikkerguard/sikkerguard.env && test -s /var/lib/private/sikkerguard/blacklist.txt && " +
+		"! test -e /usr/bin/sikkerguard")
+	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") ||
+		h.unit("ActiveState") != "inactive" {
 		t.Errorf("the installation after a removal does not say what to do next:\n%s", out)
 	}
-	h.Sh("dpkg --purge sikkerguard && ! test -e /etc/sikkerguard && ! test -e /var/lib/sikkerguard && ! test -e /var/lib/private/sikkerguard")
+	h.Sh("dpkg --purge sikkerguard && ! test -e /etc/sikkerguard && ! test -e /var/lib/sikkerguard && " +
+		"! test -e /var/lib/private/sikkerguard")
 }
 
-// checkRelease has the files of a release be what their names and checksums say.
+// checkRelease checks that the names and checksums of the files of a release are right.
 func checkRelease(t *testing.T, dist string) {
 	t.Helper()
 	sums := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "SHA256SUMS")
@@ -152,13 +156,18 @@ func checkRelease(t *testing.T, dist string) {
 	if err != nil || strings.Count(string(out), ": OK\n") != 4 {
 		t.Errorf("checksums: %v\n%s", err, out)
 	}
-	out, err = exec.CommandContext(t.Context(), "tar", "-tzf", filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.tar.gz")).Output()
-	for _, name := range []string{"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "SECURITY.md", "sikkerguard.service", "docs/systemd.md", "deploy/prometheus/alerts.yml"} {
+	out, err = exec.CommandContext(t.Context(), "tar", "-tzf",
+		filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.tar.gz")).Output()
+	for _, name := range []string{
+		"sikkerguard", "LICENSE", "THIRD-PARTY-LICENSES", "SECURITY.md", "sikkerguard.service", "docs/systemd.md",
+		"deploy/prometheus/alerts.yml",
+	} {
 		if err != nil || !strings.Contains(string(out), "sikkerguard_1.0.0_linux_amd64/"+name+"\n") {
 			t.Errorf("the archive has no %s: %v\n%s", name, err, out)
 		}
 	}
-	out, err = exec.CommandContext(t.Context(), "dpkg-deb", "--contents", filepath.Join(dist, "sikkerguard_1.0.0_amd64.deb")).Output()
+	out, err = exec.CommandContext(t.Context(), "dpkg-deb", "--contents",
+		filepath.Join(dist, "sikkerguard_1.0.0_amd64.deb")).Output()
 	for _, page := range []string{"docs/systemd.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"} {
 		if err != nil || !bytes.Contains(out, []byte(" ./usr/share/doc/sikkerguard/"+page+"\n")) {
 			t.Errorf("the package lacks %s, to which its pages link: %v\n%s", page, err, out)
@@ -169,35 +178,41 @@ func checkRelease(t *testing.T, dist string) {
 		t.Errorf("the SBOM does not name what is linked: %v", err)
 	}
 	raw, err = os.ReadFile(filepath.Join(dist, "sikkerguard-1.0.0-1.x86_64.rpm"))
-	if err != nil || !bytes.HasPrefix(raw, []byte{0xed, 0xab, 0xee, 0xdb}) { // an rpm's first bytes
+	if err != nil || !bytes.HasPrefix(raw, []byte{0xed, 0xab, 0xee, 0xdb}) { // the first bytes of an rpm
 		t.Errorf("no .rpm: %v", err)
 	}
 }
 
-// checkProcess has the service run with a user of its own, two capabilities and a filter on system calls.
+// checkProcess checks that the service runs as a separate user, with two capabilities and a filter
+// of system calls.
 func (h host) checkProcess(t *testing.T) {
 	t.Helper()
 	status := h.Sh("cat /proc/" + h.unit("MainPID") + "/status")
 	const caps = "0000000000003000" // CAP_NET_ADMIN and CAP_NET_RAW
 	for name, want := range map[string]string{
-		"Uid": `6\d{4}`, "CapEff": caps, "CapPrm": caps, "CapBnd": caps, "CapAmb": caps, "NoNewPrivs": "1", "Seccomp": "2",
+		"Uid": `6\d{4}`, "CapEff": caps, "CapPrm": caps, "CapBnd": caps, "CapAmb": caps, "NoNewPrivs": "1",
+		"Seccomp": "2",
 	} {
 		if !regexp.MustCompile(`(?m)^` + name + `:\s+` + want + `\b`).MatchString(status) {
 			t.Errorf("%s is not %s in\n%s", name, want, status)
 		}
 	}
-	// What is not seen here: errors that the sandbox causes and the agent lives with.
-	if log := h.Sh("journalctl --unit sikkerguard --output cat"); regexp.MustCompile(`(?m) (WARN [^O]|ERROR )|not permitted|denied`).MatchString(
-		log[strings.LastIndex(log, "Score threshold"):]) {
+	// This does not show errors that the sandbox causes and the agent tolerates.
+	refused := regexp.MustCompile(`(?m) (WARN [^O]|ERROR )|not permitted|denied`)
+	log := h.Sh("journalctl --unit sikkerguard --output cat")
+	if refused.MatchString(log[strings.LastIndex(log, "Score threshold"):]) {
 		t.Errorf("the journal:\n%s", log)
 	}
 }
 
-// hang stops the process with a signal, as if it hung. The watchdog ends it and begins it anew, with the list in force.
+// hang stops the process with a signal, as if it hung. The watchdog kills it and restarts it, with
+// the list in force.
 func (h host) hang(t *testing.T) {
 	t.Helper()
-	h.Sh("mkdir -p /run/systemd/system/sikkerguard.service.d && printf '[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=0\n' " +
-		">/run/systemd/system/sikkerguard.service.d/test.conf && systemctl daemon-reload && systemctl restart sikkerguard")
+	h.Sh("mkdir -p /run/systemd/system/sikkerguard.service.d && " +
+		"printf '[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=0\n' " +
+		">/run/systemd/system/sikkerguard.service.d/test.conf && systemctl daemon-reload && " +
+		"systemctl restart sikkerguard")
 	pid := h.unit("MainPID")
 	h.Sh("kill -STOP " + pid)
 	h.Await("the watchdog", func() bool {
@@ -210,7 +225,7 @@ func (h host) hang(t *testing.T) {
 	h.Sh("rm /run/systemd/system/sikkerguard.service.d/test.conf; systemctl daemon-reload")
 }
 
-// ends has the service end by a signal that systemd takes for a clean end. It is started again.
+// ends ends the service with a signal that systemd counts as a clean exit. It is restarted.
 func (h host) ends(t *testing.T) {
 	t.Helper()
 	for _, signal := range []string{"TERM", "TERM", "TERM", "TERM", "TERM", "TERM"} { // more than StartLimitBurst
@@ -222,10 +237,12 @@ func (h host) ends(t *testing.T) {
 	}
 }
 
-// journal stops the journal and its sockets. The service logs what nobody takes, and goes on.
+// journal stops the journal and its sockets. The service logs without a reader and continues to
+// work.
 func (h host) journal(t *testing.T) {
 	t.Helper()
-	const units = "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket systemd-journald.service"
+	const units = "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket " +
+		"systemd-journald.service"
 	pid := h.unit("MainPID")
 	h.Sh("systemctl stop " + units)
 	_, _ = h.Try("systemctl reload sikkerguard")
@@ -236,27 +253,33 @@ func (h host) journal(t *testing.T) {
 	h.Sh("systemctl start " + units + "; systemctl restart sikkerguard")
 }
 
-// iptables runs the service as it is with iptables-nft: not root, it cannot see what iptables-legacy has.
+// iptables runs the unchanged service with iptables-nft: without root it cannot see the rules of
+// iptables-legacy.
 func (h host) iptables(t *testing.T) {
 	t.Helper()
 	chains := func() string { return h.Sh("iptables-nft-save; ip6tables-nft-save; ipset save") }
 	h.Sh("systemctl stop sikkerguard")
-	h.Sh("(cat /shared/settings; echo SIKKER_BACKEND=iptables) >/etc/sikkerguard/sikkerguard.env && systemctl start sikkerguard")
+	h.Sh("(cat /shared/settings; echo SIKKER_BACKEND=iptables) >/etc/sikkerguard/sikkerguard.env && " +
+		"systemctl start sikkerguard")
 	if out := chains(); !strings.Contains(out, "SIKKERGUARD") || !strings.Contains(out, "203.0.113.9") {
 		t.Errorf("with iptables nothing is blocked:\n%s", out)
 	}
 	h.Sh("systemctl stop sikkerguard")
-	if state, out := h.unit("ActiveState"), chains(); state != "inactive" || strings.Contains(strings.ToLower(out), "sikkerguard") {
-		t.Errorf("after the stop it is %s, with\n%s\n%s", state, out, h.Sh("journalctl --unit sikkerguard --output cat | tail -n 20"))
+	state, out := h.unit("ActiveState"), chains()
+	if state != "inactive" || strings.Contains(strings.ToLower(out), "sikkerguard") {
+		t.Errorf("after the stop it is %s, with\n%s\n%s", state, out,
+			h.Sh("journalctl --unit sikkerguard --output cat | tail -n 20"))
 	}
 	h.Sh("cat /shared/settings >/etc/sikkerguard/sikkerguard.env && systemctl start sikkerguard")
 }
 
-// asRoot runs the service with the drop-in that docs/systemd.md has for iptables: as root, and able to take iptables' lock.
+// asRoot runs the service with the drop-in for iptables of docs/systemd.md: as root, and able to
+// take the lock of iptables.
 func (h host) asRoot(t *testing.T) {
 	t.Helper()
 	h.write(t, "drop-in", dropIn(t, "DynamicUser=no")+"ExecStartPre=/bin/sh -c ': >>/run/xtables.lock'\n")
-	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
+	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && " +
+		"cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
 		"systemctl daemon-reload && systemctl restart sikkerguard")
 	if status := h.Sh("cat /proc/" + h.unit("MainPID") + "/status"); !strings.Contains(status, "Uid:\t0\t") ||
 		!strings.Contains(status, "CapBnd:\t0000000000003000") || !h.blocks() {
@@ -265,22 +288,24 @@ func (h host) asRoot(t *testing.T) {
 	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && systemctl daemon-reload && systemctl restart sikkerguard")
 }
 
-// credential gives the key as systemd hands on secrets, by the drop-in of docs/systemd.md, and by nothing else.
+// credential passes the key only as a systemd credential, with the drop-in of docs/systemd.md.
 func (h host) credential(t *testing.T) {
 	t.Helper()
 	h.write(t, "drop-in", dropIn(t, "LoadCredential="))
 	h.write(t, "api_key", testKey+"\n")
-	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
+	h.Sh("mkdir /etc/systemd/system/sikkerguard.service.d && " +
+		"cp /shared/drop-in /etc/systemd/system/sikkerguard.service.d/test.conf && " +
 		"cp /shared/api_key /etc/sikkerguard && sed -i /SIKKER_API_KEY=/d /etc/sikkerguard/sikkerguard.env && " +
 		"systemctl daemon-reload && systemctl restart sikkerguard")
 	if !h.blocks() {
 		t.Error("with the key as a credential nothing is blocked")
 	}
-	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && cat /shared/settings >/etc/sikkerguard/sikkerguard.env && " +
+	h.Sh("rm -r /etc/systemd/system/sikkerguard.service.d && " +
+		"cat /shared/settings >/etc/sikkerguard/sikkerguard.env && " +
 		"systemctl daemon-reload && systemctl restart sikkerguard")
 }
 
-// dropIn is the drop-in of docs/systemd.md that holds a setting.
+// dropIn returns the drop-in of docs/systemd.md that contains a setting.
 func dropIn(t *testing.T, setting string) string {
 	t.Helper()
 	page, err := os.ReadFile("../docs/systemd.md")
@@ -296,10 +321,11 @@ func dropIn(t *testing.T, setting string) string {
 	return ""
 }
 
-// TestUnitExposure has the unit stay as closed as it is.
+// TestUnitExposure checks that the unit stays as restricted as it is.
 func TestUnitExposure(t *testing.T) {
 	t.Parallel()
-	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager",
+	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--threshold=20",
+		"--no-pager",
 		"../deploy/systemd/sikkerguard.service").CombinedOutput()
 	if err != nil {
 		t.Errorf("systemd-analyze security: %v\n%s", err, out)

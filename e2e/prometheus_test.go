@@ -23,7 +23,7 @@ const (
 	promAddress = "127.0.0.1:9090"
 )
 
-// promProgram finds prometheus or promtool: installed, or where install-deps unpacks them.
+// promProgram returns the path of prometheus or promtool: installed, or unpacked by install-deps.
 func promProgram(tb testing.TB, name string) string {
 	tb.Helper()
 	unpacked, err := filepath.Abs(filepath.Join("../bin/prometheus/usr/bin", name))
@@ -40,7 +40,8 @@ func promProgram(tb testing.TB, name string) string {
 	return path
 }
 
-// TestPromtool has Prometheus' own tool judge what is deployed, and every example on the page of metrics.
+// TestPromtool checks the deployed rules, and every example on the page of metrics, with the tool
+// of Prometheus.
 func TestPromtool(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/metrics.md")
@@ -62,8 +63,10 @@ func TestPromtool(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range board.Panels {
-		for _, target := range p.Targets { // Grafana puts a duration and a regular expression there
-			examples = append(examples, []string{"", strings.NewReplacer("$__rate_interval", "5m", "$instance", ".*").Replace(target.Expr)})
+		for _, target := range p.Targets { // Grafana inserts a duration and a regular expression there
+			examples = append(examples, []string{
+				"", strings.NewReplacer("$__rate_interval", "5m", "$instance", ".*").Replace(target.Expr),
+			})
 		}
 	}
 	var rules strings.Builder
@@ -90,8 +93,8 @@ func TestPromtool(t *testing.T) {
 	}
 }
 
-// prometheus: starts a Prometheus on the server. Its configuration and rules are those of deploy, made fast, with one more
-// job that scrapes /status.
+// prometheus: starts a Prometheus on the server. Its configuration and rules are those of deploy
+// with short intervals, and one more job that scrapes /status.
 func cmdPrometheus(ts *testscript.TestScript, _ bool, _ []string) {
 	w := of(ts)
 	fast := func(name string, rewrites ...string) {
@@ -108,9 +111,11 @@ func cmdPrometheus(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
 	}
 	fast("alerts.yml", `for: \d+[mh]`, "for: 0s")
-	fast("prometheus.yml", `interval: 30s`, "interval: 1s", `(?s)(\n  - job_name: )sikkerguard(\n.*?targets: \[[^]]*\])`,
+	fast("prometheus.yml", `interval: 30s`, "interval: 1s",
+		`(?s)(\n  - job_name: )sikkerguard(\n.*?targets: \[[^]]*\])`,
 		"${0}${1}sikkerguard-status\n    metrics_path: /status${2}")
-	p := w.spawn(ts, nil, "prometheus.log", promProgram(w.tb, "prometheus"), "--config.file="+ts.MkAbs("prometheus.yml"),
+	p := w.spawn(ts, nil, "prometheus.log", promProgram(w.tb, "prometheus"),
+		"--config.file="+ts.MkAbs("prometheus.yml"),
 		"--storage.tsdb.path="+ts.MkAbs("tsdb"), "--web.listen-address="+promAddress)
 	waitFor(ts, "Prometheus", func() bool {
 		select {
@@ -128,12 +133,13 @@ func cmdPrometheus(ts *testscript.TestScript, _ bool, _ []string) {
 	})
 }
 
-// query EXPR VALUE: Prometheus comes to answer with this one value.
+// query EXPR VALUE: waits until Prometheus answers with this one value.
 func cmdQuery(ts *testscript.TestScript, _ bool, args []string) {
 	last := ""
 	defer func() { ts.Logf("%s is %s", args[0], last) }()
 	waitFor(ts, strings.Join(args, " to be "), func() bool {
-		_, last = of(ts).ask(ts, http.MethodGet, "http://"+promAddress+"/api/v1/query?query="+url.QueryEscape(args[0]), "")
+		_, last = of(ts).ask(ts, http.MethodGet,
+			"http://"+promAddress+"/api/v1/query?query="+url.QueryEscape(args[0]), "")
 		var answer struct {
 			Error string
 			Data  struct{ Result []struct{ Value [2]any } }
@@ -146,7 +152,7 @@ func cmdQuery(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// [!] alert NAME: the alert comes to fire, or to fire no more.
+// [!] alert NAME: waits until the alert fires, or no longer fires.
 func cmdAlert(ts *testscript.TestScript, neg bool, args []string) {
 	waitFor(ts, fmt.Sprintf("alert %s to fire: %v", args[0], !neg), func() bool {
 		_, raw := of(ts).ask(ts, http.MethodGet, "http://"+promAddress+"/api/v1/alerts", "")
@@ -167,7 +173,8 @@ func cmdAlert(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// counter NAME: the packets that nft shows for a counter of the table go to the variable of that name.
+// counter NAME: puts the packets of a counter of the table, from nft, into the variable of that
+// name.
 func cmdCounter(ts *testscript.TestScript, _ bool, args []string) {
 	cmdNft(ts, false, []string{"list", "counter", "inet", "sikkerguard", args[0]})
 	found := regexp.MustCompile(`packets (\d+)`).FindStringSubmatch(ts.ReadFile("nft.txt"))
@@ -177,7 +184,7 @@ func cmdCounter(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], found[1])
 }
 
-// promtool FILE: the metrics in FILE are what Prometheus wants them to be.
+// promtool FILE: checks the metrics in FILE with promtool.
 func cmdPromtool(ts *testscript.TestScript, _ bool, args []string) {
 	cmd := exec.Command(promProgram(of(ts).tb, "promtool"), "check", "metrics")
 	cmd.Stdin = strings.NewReader(ts.ReadFile(args[0]))

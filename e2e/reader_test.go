@@ -22,9 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// piped HOW [VAR=value …]: starts the agent with a reader of its output that misbehaves: "full" is
-// a pipe that is full and that nobody reads, "closed" one whose reader has gone, "terminal" a
-// terminal of its own. It is the newest agent.
+// piped HOW [VAR=value …]: starts the agent with a misbehaving reader of its output: "full" is a
+// full pipe that is not read, "closed" a pipe whose reader has gone, "terminal" a separate
+// terminal. It is the newest agent.
 func cmdPiped(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	log, err := os.Create(ts.MkAbs(fmt.Sprintf("agent%d.log", len(w.agents)+1)))
@@ -60,7 +60,7 @@ func cmdPiped(ts *testscript.TestScript, _ bool, args []string) {
 	w.started, w.agents = append(w.started, p), append(w.agents, p)
 }
 
-// terminal is a new terminal: its master, and itself.
+// terminal returns a new terminal: its master, and itself.
 func terminal(ts *testscript.TestScript) (master, tty *os.File) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	ts.Check(err)
@@ -72,7 +72,7 @@ func terminal(ts *testscript.TestScript) (master, tty *os.File) {
 	return master, tty
 }
 
-// reads, ! reads: from now on the reader of piped reads; or it goes away.
+// reads, ! reads: from now on the reader of piped reads, or it goes away.
 func cmdReads(ts *testscript.TestScript, neg bool, _ []string) {
 	w := of(ts)
 	if neg {
@@ -83,7 +83,7 @@ func cmdReads(ts *testscript.TestScript, neg bool, _ []string) {
 	go func() { _, _ = io.Copy(p.log, w.reader) }() // ends with the pipe
 }
 
-// status REGEXP: waits until /status has a line that matches.
+// status REGEXP: waits until /status has a matching line.
 func cmdStatus(ts *testscript.TestScript, _ bool, args []string) {
 	re := regexp.MustCompile("(?m)" + strings.Join(args, " "))
 	waitFor(ts, "status "+re.String(), func() bool {
@@ -94,8 +94,8 @@ func cmdStatus(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// stream SOURCE PORT RATE, ! stream: connection requests come, RATE a second, until the script says
-// so or ends.
+// stream SOURCE PORT RATE, ! stream: sends RATE connection requests per second until the script
+// stops it or ends.
 func cmdStream(ts *testscript.TestScript, neg bool, args []string) {
 	w := of(ts)
 	if neg {
@@ -114,7 +114,7 @@ func cmdStream(ts *testscript.TestScript, neg bool, args []string) {
 	w.hold(ts, "stream", s)
 }
 
-// stream is packets that come until it is closed.
+// stream is packets that are sent until it is closed.
 type stream struct {
 	once         sync.Once
 	stopC, doneC chan struct{}
@@ -141,13 +141,14 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// told N SOURCE: the lines of agent N about a source add up to the packets that /status, as get has
-// it, says were dropped.
+// told N SOURCE: checks that the lines of agent N about a source add up to the number of dropped
+// packets in /status, as fetched by get.
 func cmdTold(ts *testscript.TestScript, _ bool, args []string) {
 	log, err := os.ReadFile(ts.MkAbs("agent" + args[0] + ".log"))
 	ts.Check(err)
 	told := 0
-	for _, m := range regexp.MustCompile(`BLOCKED `+regexp.QuoteMeta(args[1])+`:\S+ .* x(\d+)(\+?)`).FindAllStringSubmatch(string(log), -1) {
+	line := regexp.MustCompile(`BLOCKED ` + regexp.QuoteMeta(args[1]) + `:\S+ .* x(\d+)(\+?)`)
+	for _, m := range line.FindAllStringSubmatch(string(log), -1) {
 		n, err := strconv.Atoi(m[1])
 		ts.Check(err)
 		if m[2] != "" {
@@ -160,11 +161,11 @@ func cmdTold(ts *testscript.TestScript, _ bool, args []string) {
 	var status struct{ Dropped struct{ PacketsIPv4 int } }
 	ts.Check(json.Unmarshal(raw, &status))
 	if told != status.Dropped.PacketsIPv4 || told == 0 {
-		ts.Fatalf("the log tells of %d packets, and %d were dropped", told, status.Dropped.PacketsIPv4)
+		ts.Fatalf("the log has %d packets, and %d were dropped", told, status.Dropped.PacketsIPv4)
 	}
 }
 
-// unguarded DURATION: within that time no table of ours is in the kernel any more.
+// unguarded DURATION: checks that within that time the kernel has no table of ours any more.
 func cmdUnguarded(ts *testscript.TestScript, _ bool, args []string) {
 	within, err := time.ParseDuration(args[0])
 	ts.Check(err)

@@ -12,8 +12,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestKeysStayOutOfGit: git passes over every file that the pages tell the operator to keep a key
-// or settings in.
+// TestKeysStayOutOfGit checks that git ignores every file in which the pages have the operator
+// store a key or settings.
 func TestKeysStayOutOfGit(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -33,7 +33,8 @@ func TestKeysStayOutOfGit(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for path, ignored := range map[string]bool{
-		".env": true, ".env.production": true, "compose.override.yaml": true, "sikker_api_key.txt": true, "sikkerguard.key": true,
+		".env": true, ".env.production": true, "compose.override.yaml": true, "sikker_api_key.txt": true,
+		"sikkerguard.key":           true,
 		"deploy/kubernetes/api_key": true, "blacklist.txt": true,
 		".env.example": false, "compose.yaml": false, "internal/config/key.go": false, "e2e/demo/blacklist.txt": false,
 	} {
@@ -43,15 +44,18 @@ func TestKeysStayOutOfGit(t *testing.T) {
 	}
 }
 
-// TestKeysAreForRootAlone runs the commands of the pages that write a file with the key in it, as a
-// shell with the usual umask does: no other user may read what they wrote.
+// TestKeysAreForRootAlone runs the commands of the pages that write a file with the key, in a shell
+// with the usual umask. No other user may read the file.
 func TestKeysAreForRootAlone(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ page, command, file string }{
 		{"../README.md", "(umask 077; echo SIKKER_API_KEY=sk_your_key > .env)", ".env"},
 		{"../docs/docker.md", "install -m 600 .env.example .env", ".env"},
 		{"../.env.example", "install -m 600 .env.example .env", ".env"},
-		{"../docs/kubernetes.md", "(umask 077; printf %s sk_your_key >deploy/kubernetes/api_key)", "deploy/kubernetes/api_key"},
+		{
+			"../docs/kubernetes.md", "(umask 077; printf %s sk_your_key >deploy/kubernetes/api_key)",
+			"deploy/kubernetes/api_key",
+		},
 		{"../docs/systemd.md", "(umask 077; echo sk_your_key >/etc/sikkerguard/api_key)", "etc/sikkerguard/api_key"},
 		{"../docs/fleet.md", "install -m 600 /dev/null /etc/nginx/sikkerguard.keys", "etc/nginx/sikkerguard.keys"},
 		{"../README.md", "install -m 600 /dev/stdin /etc/sikkerguard.key", "etc/sikkerguard.key"},
@@ -70,7 +74,8 @@ func TestKeysAreForRootAlone(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, ".env.example"), nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.CommandContext(t.Context(), "sh", "-c", "umask 022; "+strings.ReplaceAll(tt.command, "/etc/", "etc/"))
+			cmd := exec.CommandContext(t.Context(), "sh", "-c",
+				"umask 022; "+strings.ReplaceAll(tt.command, "/etc/", "etc/"))
 			cmd.Dir = dir
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
@@ -82,13 +87,15 @@ func TestKeysAreForRootAlone(t *testing.T) {
 	}
 }
 
-// TestInstallWaitsForAnotherApt: while another apt holds the lock of the package lists,
-// install-deps asks again; for that of dpkg it has apt wait.
+// TestInstallWaitsForAnotherApt checks that install-deps tries again while another apt holds the
+// lock of the package lists, and makes apt wait for that of dpkg.
 func TestInstallWaitsForAnotherApt(t *testing.T) {
 	t.Parallel()
 	nettest.New(t) // it needs root
 	dir := t.TempDir()
-	for _, name := range []string{"bash", "env", "dirname", "id", "mktemp", "rm", "chmod", "tail", "grep", "cat", "wc"} {
+	for _, name := range []string{
+		"bash", "env", "dirname", "id", "mktemp", "rm", "chmod", "tail", "grep", "cat", "wc",
+	} {
 		path, err := exec.LookPath(name)
 		if err == nil {
 			err = os.Symlink(path, filepath.Join(dir, name))
@@ -109,8 +116,10 @@ exit 100`,
 			t.Fatal(err)
 		}
 	}
-	// It may make /usr/sbin/policy-rc.d for a moment: not on this machine.
-	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c", "mount -t tmpfs none /usr/sbin && PATH="+dir+" exec ./install-deps gcc")
+	// The script may create /usr/sbin/policy-rc.d for a moment, which must not happen on this
+	// machine.
+	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c",
+		"mount -t tmpfs none /usr/sbin && PATH="+dir+" exec ./install-deps gcc")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// through sends a datagram from each source and returns those of them that got through.
+// through sends a datagram from each source and returns the sources whose datagram arrived.
 func (w *world) through(ts *testscript.TestScript, sources []string) map[string]bool {
 	before := map[string]int{}
 	for _, s := range sources {
@@ -25,7 +25,8 @@ func (w *world) through(ts *testscript.TestScript, sources []string) map[string]
 	}
 	w.settled++
 	last := fmt.Sprintf("settled %d", w.settled)
-	w.sender.UDP(netip.MustParseAddrPort("198.18.255.99:4000"), netip.AddrPortFrom(serverAddr(netip.IPv4Unspecified()), recvPort), last)
+	w.sender.UDP(netip.MustParseAddrPort("198.18.255.99:4000"),
+		netip.AddrPortFrom(serverAddr(netip.IPv4Unspecified()), recvPort), last)
 	if !w.recv.Await(last, patience) {
 		ts.Fatalf("a datagram from 198.18.255.99, which no list holds, does not get through")
 	}
@@ -43,7 +44,7 @@ func serverAddr(like netip.Addr) netip.Addr {
 	return netip.MustParseAddr("192.0.2.1")
 }
 
-// passes ADDR …: packets from these sources get through.
+// passes ADDR …: packets from these sources arrive.
 func cmdPasses(ts *testscript.TestScript, _ bool, args []string) {
 	for addr, ok := range of(ts).through(ts, args) {
 		if !ok {
@@ -52,7 +53,7 @@ func cmdPasses(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// drops ADDR …: packets from these sources do not get through.
+// drops ADDR …: packets from these sources do not arrive.
 func cmdDrops(ts *testscript.TestScript, _ bool, args []string) {
 	for addr, ok := range of(ts).through(ts, args) {
 		if ok {
@@ -73,8 +74,8 @@ func cmdKnock(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// answer SOURCE PORT N: sends what a service at that port answers to N connection requests, each from another port, and to
-// one datagram.
+// answer SOURCE PORT N: sends the answers of a service at that port to N connection requests, each
+// from another port, and to one datagram.
 func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
 	src := netip.MustParseAddr(args[0])
 	port, err := strconv.ParseUint(args[1], 10, 16)
@@ -88,7 +89,7 @@ func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
 	of(ts).sender.UDP(from, netip.AddrPortFrom(to, 40000), "answer")
 }
 
-// datagram SOURCE PORT N: sends N datagrams from a port of clients.
+// datagram SOURCE PORT N: sends N datagrams from a client port.
 func cmdDatagram(ts *testscript.TestScript, _ bool, args []string) {
 	src := netip.MustParseAddr(args[0])
 	port, err := strconv.ParseUint(args[1], 10, 16)
@@ -110,7 +111,8 @@ func cmdPing(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// socket PORT [DEST:PORT]: opens a UDP socket of the server at that port, until the script ends, and sends a datagram from it.
+// socket PORT [DEST:PORT]: opens a UDP socket of the server at that port, until the script ends,
+// and sends a datagram from it.
 func cmdSocket(ts *testscript.TestScript, _ bool, args []string) {
 	var conn net.PacketConn
 	var err error
@@ -125,7 +127,8 @@ func cmdSocket(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// flood SOURCE N: sends N connection requests to port 22, one from each of N addresses that begin at SOURCE.
+// flood SOURCE N: sends N connection requests to port 22, one from each of N addresses from SOURCE
+// on.
 func cmdFlood(ts *testscript.TestScript, _ bool, args []string) {
 	src := netip.MustParseAddr(args[0])
 	n, err := strconv.Atoi(args[1])
@@ -136,8 +139,8 @@ func cmdFlood(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// blast SOURCE PORT N RATE: sends N connection requests, RATE a second or as many as it can, and logs what that cost the
-// newest agent.
+// blast SOURCE PORT N RATE: sends N connection requests, RATE per second or as many as possible,
+// and logs the CPU time that the newest agent used.
 func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	src := netip.MustParseAddr(args[0])
@@ -152,8 +155,8 @@ func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// swarm NETWORK N RATE: as many sources of the network each send one connection request to port 22, RATE a second, and it
-// logs what that cost the newest agent.
+// swarm NETWORK N RATE: sends one connection request to port 22 from each of N sources of the
+// network, RATE per second, and logs the CPU time that the newest agent used.
 func cmdSwarm(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
 	network := netip.MustParsePrefix(args[0])
@@ -170,7 +173,8 @@ func cmdSwarm(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// atRate sends n packets in slices, rate a second, and logs what that cost the newest agent.
+// atRate sends n packets in slices, rate per second, and logs the CPU time that the newest agent
+// used.
 func (w *world) atRate(ts *testscript.TestScript, n, rate int, send func(slice int)) {
 	p, _ := w.agentLog(ts)
 	cpu, start := cpuTicks(ts, p), time.Now()
@@ -186,7 +190,7 @@ func (w *world) atRate(ts *testscript.TestScript, n, rate int, send func(slice i
 		float64(cpuTicks(ts, p)-cpu)/took.Seconds())
 }
 
-// cpuTicks is the CPU time of a process, in 1/100 s.
+// cpuTicks returns the CPU time of a process, in 1/100 s.
 func cpuTicks(ts *testscript.TestScript, p *process) int {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	ts.Check(err)

@@ -11,8 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// TestRemoveSparesTheMachine: Remove deletes a root that an interrupted debootstrap has left, and
-// nothing of the directories of this machine that are mounted in it, even twice.
+// TestRemoveSparesTheMachine checks that Remove deletes a root that an interrupted debootstrap
+// left, and no file of the directories of this machine that are mounted in it, even twice.
 func TestRemoveSparesTheMachine(t *testing.T) {
 	t.Parallel()
 	root, machine := filepath.Join(t.TempDir(), "root"), t.TempDir()
@@ -45,6 +45,6 @@ func TestRemoveSparesTheMachine(t *testing.T) {
 		t.Errorf("a file of the machine is gone: %v", err)
 	}
 	if err := Remove(root); err != nil {
-		t.Errorf("remove what is not there: %v", err)
+		t.Errorf("remove a root that does not exist: %v", err)
 	}
 }

@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// knockTimeout is how long a knock waits for an answer. The first retransmission of a connection request comes after a
-// second (RFC 6298), so each knock is one packet.
+// knockTimeout is the longest wait of a knock for an answer. The first retransmission of a
+// connection request comes after a second (RFC 6298), so each knock is one packet.
 const knockTimeout = 700 * time.Millisecond
 
-// attempt is one knock, and whether it was answered.
+// attempt is one knock and its result.
 type attempt struct {
 	From, To netip.AddrPort
 	Through  bool
@@ -65,7 +65,7 @@ func serve(ctx context.Context, ports []string) error {
 	return nil
 }
 
-// get prints what a URL answers.
+// get prints the answer to a request for a URL.
 func get(ctx context.Context, url string, out io.Writer) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

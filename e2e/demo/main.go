@@ -1,8 +1,9 @@
-// Command demo shows SikkerGuard's main job on two throwaway hosts, network namespaces on this machine: a server that the
-// agent protects, and an attacker that knocks from listed and unlisted addresses. It ends by itself, leaves nothing
-// behind however it ends, and exits with 1 when anything was not as it should be.
+// Command demo shows the main task of SikkerGuard on two throwaway hosts, which are network
+// namespaces on this machine: a server that the agent protects, and an attacker that sends
+// connection requests ("knocks") from listed and unlisted addresses. It ends by itself, leaves
+// nothing behind however it ends, and exits with 1 if any result was wrong.
 //
-// It is run by `make demo`, as root, from the project's folder.
+// It is run by `make demo`, as root, from the root of the repository.
 package main
 
 import (
@@ -18,14 +19,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limit ends a demo that hangs. It takes half a minute, and ten times that where the processor is
-// emulated and busy.
+// limit ends a demo that hangs. It takes half a minute, and ten times that on an emulated and busy
+// processor.
 const limit = 5 * time.Minute
 
 func main() { os.Exit(run()) }
 
 func run() int {
-	// Writing to a pipe without a reader is an error then, and does not end the process before it has cleaned up.
+	// With a handler, a write to a pipe without a reader is an error and does not end the process
+	// before it has cleaned up.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
@@ -48,7 +50,7 @@ func run() int {
 		err = fmt.Errorf("unknown role %q: run it without arguments", role)
 	}
 	if ended, ok := errors.AsType[*exec.ExitError](err); ok && argument(1) == "" {
-		return max(1, ended.ExitCode()) // it has said why
+		return max(1, ended.ExitCode()) // it has printed the reason
 	}
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "demo:", err)
@@ -64,7 +66,7 @@ func argument(i int) string {
 	return ""
 }
 
-// demo tells the story, from an open server to a clean one.
+// demo shows the whole sequence, from an open server to a clean one.
 func demo(ctx context.Context, out io.Writer) (err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -77,7 +79,7 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer func() {
 		if err != nil && ctx.Err() != nil {
-			err = fmt.Errorf("ended early: %w", context.Cause(ctx)) // and not what came of it
+			err = fmt.Errorf("ended early: %w", context.Cause(ctx)) // not the errors that this causes
 		}
 		err = errors.Join(err, w.close())
 	}()
@@ -96,7 +98,8 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 
-	w.say("The agent starts. It needs an API key, and here the simulator's address (e2e/demo/blacklist.txt is its list).")
+	w.say(
+		"The agent starts. It needs an API key, and here the address of the simulator (list: e2e/demo/blacklist.txt).")
 	if err := w.startAgent(ctx); err != nil {
 		return err
 	}
@@ -106,7 +109,7 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	wrong += n
-	w.say("What the agent says it blocked, summed over ten seconds:")
+	w.say("The packets that the agent logs as blocked, summed over ten seconds:")
 	if err := w.awaitBlocked(ctx); err != nil {
 		return err
 	}
@@ -133,8 +136,8 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	if wrong += n; wrong > 0 {
-		return fmt.Errorf("%d knocks were not as they should be", wrong)
+		return fmt.Errorf("%d knocks had a wrong result", wrong)
 	}
-	w.say("Everything was as it should be.")
+	w.say("All results were right.")
 	return nil
 }

@@ -28,7 +28,7 @@ const (
 	dev    = "veth0"
 )
 
-// visitor is one of the attacker's addresses.
+// visitor is one of the addresses of the attacker.
 type visitor struct {
 	addr   string
 	listed bool
@@ -46,10 +46,10 @@ func visitors() []visitor {
 	}
 }
 
-// ports are knocked on; all of them are open on the server.
+// ports returns the ports to knock on. All are open on the server.
 func ports() []uint16 { return []uint16{22, 23, 443, 3306} }
 
-// serverAddr is the server's address of a family.
+// serverAddr returns the address of the server in a family.
 func serverAddr(v6 bool) netip.Addr {
 	if v6 {
 		return netip.MustParseAddr("2001:db8:5e::1")
@@ -57,21 +57,21 @@ func serverAddr(v6 bool) netip.Addr {
 	return netip.MustParseAddr("192.0.2.1")
 }
 
-// world is the two hosts and what runs on them.
+// world is the two hosts and the programs that run on them.
 type world struct {
 	out              io.Writer
 	self, bin, dir   string
 	server, attacker string // names of the namespaces
 	made             []string
 	started          []*exec.Cmd
-	before           string // the server's ruleset before the agent came
+	before           string // ruleset of the server before the agent started
 
 	agent *exec.Cmd
-	doneC chan struct{} // closed when the agent has ended
-	ended error         // how, once doneC is closed
-	mu    sync.Mutex    // held for log
-	log   []string      // the agent's lines
-	shown int           // how many of them were shown
+	doneC chan struct{} // closed when the agent has exited
+	ended error         // result of the agent, once doneC is closed
+	mu    sync.Mutex    // guards log
+	log   []string      // lines of the agent
+	shown int           // number of lines shown
 }
 
 func newWorld(out io.Writer) (*world, error) {
@@ -102,21 +102,22 @@ func (w *world) ip(ctx context.Context, args string) error {
 	return nil
 }
 
-// on is a command on one of the hosts. It gets no environment but what env says.
+// on returns a command on one of the hosts. Its environment is env and PATH.
 func (w *world) on(ctx context.Context, host string, env []string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", host}, args...)...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 	return cmd
 }
 
-// build makes the hosts, the server's services and the API simulator.
+// build makes the hosts, the services of the server and the API simulator.
 func (w *world) build(ctx context.Context) error {
 	for _, ns := range []string{w.server, w.attacker} {
 		if err := w.ip(ctx, "netns add "+ns); err != nil {
 			return err
 		}
 		w.made = append(w.made, ns)
-		// Without duplicate address detection IPv6 addresses work at once. Not every machine has the sysctl program.
+		// Without duplicate address detection, IPv6 addresses work at once. Not every machine has
+		// the sysctl program.
 		const noDAD = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"
 		if out, err := w.on(ctx, ns, nil, "sh", "-c", noDAD).CombinedOutput(); err != nil {
 			return fmt.Errorf("switch off duplicate address detection: %w: %s", err, bytes.TrimSpace(out))
@@ -137,7 +138,8 @@ func (w *world) build(ctx context.Context) error {
 	for _, ns := range []string{w.server, w.attacker} {
 		steps = append(steps, "-n "+ns+" link set lo up", "-n "+ns+" link set "+dev+" up")
 	}
-	steps = append(steps, "-n "+w.server+" route add default via 192.0.2.2", "-n "+w.server+" -6 route add default via 2001:db8:5e::2")
+	steps = append(steps, "-n "+w.server+" route add default via 192.0.2.2",
+		"-n "+w.server+" -6 route add default via 2001:db8:5e::2")
 	for _, s := range steps {
 		if err := w.ip(ctx, s); err != nil {
 			return err
@@ -182,7 +184,7 @@ func (w *world) awaitLink(ctx context.Context) error {
 	}
 }
 
-// start starts a helper that runs until the end.
+// start starts a helper program that runs until the end.
 func (w *world) start(cmd *exec.Cmd) error {
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -192,7 +194,7 @@ func (w *world) start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// awaitFile waits for a file that a program writes when it is ready.
+// awaitFile waits for a file that a program writes when it is ready, and returns its text.
 func awaitFile(ctx context.Context, path string) (string, error) {
 	for {
 		raw, err := os.ReadFile(path)
@@ -236,7 +238,7 @@ func (w *world) startAgent(ctx context.Context) error {
 	return w.awaitLog(ctx, 1, "SikkerGuard running")
 }
 
-// awaitLog shows the agent's log as it comes, until n more lines hold the text.
+// awaitLog shows the log of the agent as it grows, until n more lines contain text.
 func (w *world) awaitLog(ctx context.Context, n int, text string) error {
 	for {
 		w.mu.Lock()
@@ -256,7 +258,7 @@ func (w *world) awaitLog(ctx context.Context, n int, text string) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %q in the agent's log: %w", text, ctx.Err())
 		case <-w.doneC:
-			return fmt.Errorf("the agent ended before it said %q: %w", text, w.ended)
+			return fmt.Errorf("the agent exited before it printed %q: %w", text, w.ended)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -273,7 +275,8 @@ func (w *world) awaitBlocked(ctx context.Context) error {
 	return w.awaitLog(ctx, n, "BLOCKED ")
 }
 
-// knock knocks on every port from every address and shows the results. It returns how many were not as expected.
+// knock knocks on every port from every address and shows the results. It returns the number of
+// wrong results.
 func (w *world) knock(ctx context.Context, protected bool, times int) (int, error) {
 	var attempts []attempt
 	for _, v := range visitors() {
@@ -311,7 +314,7 @@ func (w *world) try(ctx context.Context, attempts []attempt) ([]attempt, error) 
 	return results, nil
 }
 
-// judge shows a line for each address and counts what was not as expected.
+// judge shows a line for each address and returns the number of wrong results.
 func (w *world) judge(attempts []attempt, protected bool) int {
 	wrong := 0
 	for _, v := range visitors() {
@@ -325,7 +328,7 @@ func (w *world) judge(attempts []attempt, protected bool) int {
 				blocked++
 			}
 		}
-		verdict := "as it should be"
+		verdict := "right"
 		if bad := map[bool]int{true: through, false: blocked}[protected && v.listed]; bad > 0 {
 			wrong += bad
 			verdict = "WRONG"
@@ -343,7 +346,7 @@ func (w *world) ruleset(ctx context.Context) (string, error) {
 	return string(out), nil
 }
 
-// showTable prints the table, long element lists shortened.
+// showTable prints the table with long element lists shortened.
 func (w *world) showTable(ctx context.Context) error {
 	out, err := w.on(ctx, w.server, nil, "nft", "list", "table", "inet", "sikkerguard").Output()
 	if err != nil {
@@ -385,29 +388,29 @@ func (w *world) stopAgent(ctx context.Context) error {
 	}
 }
 
-// checkClean compares the server's ruleset with what it was before the agent came.
+// checkClean compares the ruleset of the server with the one before the agent started.
 func (w *world) checkClean(ctx context.Context) error {
 	after, err := w.ruleset(ctx)
 	if err != nil {
 		return err
 	}
 	if after != w.before {
-		return fmt.Errorf("the ruleset is not as it was:\n%s", after)
+		return fmt.Errorf("the ruleset has changed:\n%s", after)
 	}
 	return nil
 }
 
-// close ends every process that was started and takes the hosts away.
+// close ends every process that was started and deletes the hosts.
 func (w *world) close() error {
 	var errs []error
 	for _, cmd := range w.started {
-		_ = cmd.Process.Kill() // it may have ended by itself
+		_ = cmd.Process.Kill() // it may have exited
 		_ = cmd.Wait()
 	}
 	if w.agent != nil && w.agent.Process != nil {
 		_ = w.agent.Process.Kill()
 		select {
-		case <-w.doneC: // killed just now, or ended long ago
+		case <-w.doneC: // killed now or exited before
 		case <-time.After(5 * time.Second):
 			errs = append(errs, errors.New("the agent does not end"))
 		}

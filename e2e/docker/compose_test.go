@@ -23,7 +23,7 @@ const (
 	version   = "1.2.3-e2e"
 )
 
-// TestCompose is an operator's day with compose.yaml, on this machine's engine.
+// TestCompose runs an operator's day with compose.yaml on the engine of this machine.
 func TestCompose(t *testing.T) {
 	w := newWorld(t, "")
 	w.day(t, func(t *testing.T, version string) {
@@ -37,15 +37,15 @@ func TestCompose(t *testing.T) {
 	})
 }
 
-// TestComposeOnDebian13 is the same day with the engine, Compose, nft and iptables of Debian 13. Run alone, it has that Compose
-// build the image, too.
+// TestComposeOnDebian13 runs the same day with the engine, Compose, nft and iptables of Debian 13.
+// If it runs alone, that Compose also builds the image.
 func TestComposeOnDebian13(t *testing.T) {
 	w := newWorld(t, debian13(t))
 	w.hasDebianPrograms(t)
 	w.day(t, w.loadOrBuild)
 }
 
-// day is an operator's day with an image that obtain makes. Its parts follow on each other.
+// day is an operator's day with an image that obtain makes. Its parts depend on each other.
 func (w *world) day(t *testing.T, obtain func(t *testing.T, version string)) {
 	t.Helper()
 	w.project(t)
@@ -114,7 +114,8 @@ func (w *world) day(t *testing.T, obtain func(t *testing.T, version string)) {
 	})
 }
 
-// begin begins a part: none is tried after one that failed, and one that fails shows the logs.
+// begin begins a part. After a failure all later parts are skipped. A part that fails shows the
+// logs.
 func (w *world) begin(t *testing.T) {
 	t.Helper()
 	if w.failed {
@@ -130,20 +131,23 @@ func (w *world) begin(t *testing.T) {
 	})
 }
 
-// isBuilt checks what the Dockerfile promises of the image.
+// isBuilt checks the promises of the Dockerfile.
 func (w *world) isBuilt(t *testing.T) {
 	t.Helper()
 	want := "sikkerguard " + version + " (commit 0123456789ab) "
-	if got := w.docker(t, "run", "--rm", "--network", "none", "--read-only", image, "version"); !strings.HasPrefix(got, want) {
+	got := w.docker(t, "run", "--rm", "--network", "none", "--read-only", image, "version")
+	if !strings.HasPrefix(got, want) {
 		t.Errorf("version is %q, want %q", got, want)
 	}
 	for label, want := range map[string]string{"version": version, "revision": "0123456789ab"} {
-		got := w.docker(t, "image", "inspect", "-f", `{{index .Config.Labels "org.opencontainers.image.`+label+`"}}`, image)
+		got := w.docker(t, "image", "inspect", "-f",
+			`{{index .Config.Labels "org.opencontainers.image.`+label+`"}}`, image)
 		if got != want {
 			t.Errorf("label org.opencontainers.image.%s is %q, want %q", label, got, want)
 		}
 	}
-	licences := w.docker(t, "run", "--rm", "--network", "none", "--entrypoint", "cat", image, "/usr/share/doc/sikkerguard/copyright")
+	licences := w.docker(t, "run", "--rm", "--network", "none", "--entrypoint", "cat",
+		image, "/usr/share/doc/sikkerguard/copyright")
 	for _, want := range []string{"Apache License", "github.com/google/nftables v"} {
 		if !strings.Contains(licences, want) {
 			t.Errorf("the licences in the image lack %q", want)
@@ -151,8 +155,8 @@ func (w *world) isBuilt(t *testing.T) {
 	}
 }
 
-// monitoring has Compose read all the files that docs/docker.md tells the operator to name in .env, and finds what they
-// mount.
+// monitoring has Compose read all files that docs/docker.md has the operator list in .env, and
+// checks that all files they mount exist.
 func (w *world) monitoring(t *testing.T) {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/docker.md")
@@ -173,7 +177,9 @@ func (w *world) monitoring(t *testing.T) {
 	if err := os.Remove(override); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"SIKKER_SCORE_MIN: 61", "image: prom/prometheus", "image: grafana/grafana", "COMMIT: 0123456789ab"} {
+	for _, want := range []string{
+		"SIKKER_SCORE_MIN: 61", "image: prom/prometheus", "image: grafana/grafana", "COMMIT: 0123456789ab",
+	} {
 		if !strings.Contains(strings.NewReplacer("'", "", `"`, "").Replace(out), want) {
 			t.Errorf("with %s Compose does not read %q:\n%s", line, want, out)
 		}
@@ -189,7 +195,8 @@ func (w *world) monitoring(t *testing.T) {
 	}
 }
 
-// isConfined checks what the kernel says of the agent's privileges: NET_ADMIN and NET_RAW, and no way to more.
+// isConfined checks the privileges of the agent in the kernel: NET_ADMIN and NET_RAW, and no way to
+// more.
 func (w *world) isConfined(t *testing.T) {
 	t.Helper()
 	status := w.docker(t, "exec", container, "cat", "/proc/1/status")
@@ -203,27 +210,31 @@ func (w *world) isConfined(t *testing.T) {
 	}
 }
 
-// hasPrograms runs what the agent needs on a host without nf_tables, with the capabilities that compose.yaml gives.
+// hasPrograms runs the programs that the agent needs on a host without nf_tables, with the
+// capabilities of compose.yaml.
 func (w *world) hasPrograms(t *testing.T) {
 	t.Helper()
-	for _, program := range []string{"iptables-legacy-restore", "ip6tables-legacy-restore", "iptables-nft-restore", "ipset"} {
+	for _, program := range []string{
+		"iptables-legacy-restore", "ip6tables-legacy-restore", "iptables-nft-restore", "ipset",
+	} {
 		w.docker(t, "exec", container, program, "--version")
 	}
 }
 
-// ofItsOwn begins the warning that what is guarded is not the machine.
-const ofItsOwn = "WARN Only this container (network namespace) is protected"
+// containerOnly begins the warning that the agent does not protect the machine.
+const containerOnly = "WARN Only this container (network namespace) is protected"
 
-// guardsTheHost checks that an agent on the host's network does not take it for a container's.
+// guardsTheHost checks that an agent on the host's network does not mistake it for that of a
+// container.
 func (w *world) guardsTheHost(t *testing.T) {
 	t.Helper()
-	if log := w.docker(t, "logs", container); strings.Contains(log, ofItsOwn) {
+	if log := w.docker(t, "logs", container); strings.Contains(log, containerOnly) {
 		t.Errorf("on the host's network the agent says:\n%s", log)
 	}
 }
 
-// warnsOfBridge starts the agent as an operator does who forgets network_mode: on Docker's own bridge, and on a network that
-// was made by name, as Compose makes one.
+// warnsOfBridge starts the agent like an operator who forgets network_mode: on Docker's own bridge,
+// and on a network that was made by name, as Compose makes one.
 func (w *world) warnsOfBridge(t *testing.T) {
 	t.Helper()
 	w.docker(t, "network", "create", "named")
@@ -231,13 +242,14 @@ func (w *world) warnsOfBridge(t *testing.T) {
 		name := "on-" + network
 		w.docker(t, "run", "-d", "--name", name, "--network", network, "--cap-add", "NET_ADMIN",
 			"-e", "SIKKER_API_KEY="+testKey, "-e", "SIKKER_API_URL=http://127.0.0.1:9", image)
-		await(t, "a warning on network "+network, func() bool { return strings.Contains(w.docker(t, "logs", name), ofItsOwn) })
+		await(t, "a warning on network "+network,
+			func() bool { return strings.Contains(w.docker(t, "logs", name), containerOnly) })
 		w.docker(t, "rm", "-f", name)
 	}
 	w.docker(t, "network", "rm", "named")
 }
 
-// healthy waits until Docker says that the container is healthy.
+// healthy waits until Docker reports the container as healthy.
 func (w *world) healthy(t *testing.T) {
 	t.Helper()
 	await(t, "a healthy container", func() bool {
@@ -249,8 +261,8 @@ func (w *world) healthy(t *testing.T) {
 	})
 }
 
-// reaches checks that the source is answered by the host's service and by the one in a container, and that both see it as
-// it is: Docker's port is reached by address translation, not by its proxy.
+// reaches checks that the service of the host and the one in a container answer the source, and
+// that both see its own address: Docker's port works by address translation, not by its proxy.
 func (w *world) reaches(t *testing.T, src netip.Addr) {
 	t.Helper()
 	for _, port := range []uint16{hostPort, publishedPort} {
@@ -260,7 +272,7 @@ func (w *world) reaches(t *testing.T, src netip.Addr) {
 	}
 }
 
-// allReach checks that nobody is blocked, for as long as nobody should be.
+// allReach checks that no source is blocked.
 func (w *world) allReach(t *testing.T) {
 	t.Helper()
 	listed, unlisted := sources()
@@ -273,7 +285,8 @@ func (w *world) allReach(t *testing.T) {
 	}
 }
 
-// enforces checks that listed sources get no answer, neither from the host nor from a container, and others do.
+// enforces checks that listed sources get no answer, neither from the host nor from a container,
+// and others do.
 func (w *world) enforces(t *testing.T) {
 	t.Helper()
 	listed, unlisted := sources()
@@ -283,7 +296,8 @@ func (w *world) enforces(t *testing.T) {
 		for _, port := range []uint16{hostPort, publishedPort} {
 			seen, err := w.knock(src, port)
 			if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
-				t.Errorf("%s, which is listed, knocks on port %d: seen as %q (%v), want no answer", src, port, seen, err)
+				t.Errorf("%s, which is listed, knocks on port %d: seen as %q (%v), want no answer",
+					src, port, seen, err)
 			}
 			blocked = append(blocked, fmt.Sprintf("BLOCKED %s ", netip.AddrPortFrom(src, port)))
 		}
@@ -296,7 +310,7 @@ func (w *world) enforces(t *testing.T) {
 	}
 }
 
-// listsTable checks that the operator sees the list in the container and on the host.
+// listsTable checks that the operator can list the table in the container and on the host.
 func (w *world) listsTable(t *testing.T) {
 	t.Helper()
 	onHost := []string{"nft", "list", "table", "inet", "sikkerguard"}
@@ -315,16 +329,16 @@ func (w *world) listsTable(t *testing.T) {
 	}
 }
 
-// isBefore checks that the host's ruleset is what it was.
+// isBefore checks that the ruleset of the host is unchanged.
 func (w *world) isBefore(t *testing.T, before string) {
 	t.Helper()
 	if diff := cmp.Diff(before, w.ruleset()); diff != "" {
-		t.Errorf("the host's ruleset is not what it was before (-before +now):\n%s", diff)
+		t.Errorf("the ruleset of the host has changed (-before +now):\n%s", diff)
 	}
 }
 
-// quickHealth makes Docker ask for health often and from the start, so that a test sees "unhealthy" after seconds. The
-// image waits a minute and a half.
+// quickHealth makes Docker check the health often and from the start, so that a test sees
+// "unhealthy" after seconds. The image waits a minute and a half.
 const quickHealth = `services:
   sikkerguard:
     healthcheck:
@@ -335,8 +349,8 @@ const quickHealth = `services:
       retries: 3
 `
 
-// invalid has a setting that is not valid leave the container up, unhealthy and with the reason, and not restart it for ever.
-// When it is corrected `docker compose up -d` is enough.
+// invalid has an invalid setting. The container stays up, unhealthy and with the reason, and is not
+// restarted for ever. After the correction, `docker compose up -d` is enough.
 func (w *world) invalid(t *testing.T) {
 	t.Helper()
 	path := filepath.Join(w.dir, ".env")
@@ -365,7 +379,7 @@ func (w *world) invalid(t *testing.T) {
 	})
 	logs := w.within("sh", "-c", "docker logs "+container+" 2>&1")
 	if log := w.must(t, logs[0], logs[1:]...); strings.Count(log, "SIKKER_SCORE_MIN") != 1 {
-		t.Errorf("the log does not say once why:\n%s", log)
+		t.Errorf("the log does not have the reason once:\n%s", log)
 	}
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
@@ -376,13 +390,13 @@ func (w *world) invalid(t *testing.T) {
 	w.compose(t, "down", "-v")
 }
 
-// manyEntries has the agent load and refresh half a million addresses within compose.yaml's memory limit.
+// manyEntries loads and refreshes half a million addresses within the memory limit of compose.yaml.
 func (w *world) manyEntries(t *testing.T) {
 	t.Helper()
 	const entries = 500_000
 	var list strings.Builder
 	for i, a := 0, netip.MustParseAddr("20.0.0.1").As4(); i < entries; i++ {
-		a[1], a[2], a[3] = byte(i>>15), byte(i>>7), byte(i<<1|1) // every other address, so that none join
+		a[1], a[2], a[3] = byte(i>>15), byte(i>>7), byte(i<<1|1) // every other address, so that none merge
 		list.WriteString(netip.AddrFrom4(a).String() + "\n")
 	}
 	w.serves(t, list.String())

@@ -14,16 +14,19 @@ import (
 )
 
 const (
-	// debianRoot keeps Debian 13 with its engine from one run to the next. The dot hides it from the go command.
+	// debianRoot is Debian 13 with its engine, which later runs reuse. The dot hides it from the go
+	// command.
 	debianRoot = "../../bin/.debian-" + suite
-	// debianDone is a file of debianRoot that names what was installed when all of it was.
+	// debianDone is a file of debianRoot that has the list of installed packages once all are
+	// installed.
 	debianDone = ".sikkerguard-e2e"
-	// debianPackages are what an operator installs there to run compose.yaml, by the names of trixie.
+	// debianPackages are the packages that an operator installs there to run compose.yaml, with
+	// their names in trixie.
 	debianPackages = "docker.io,docker-cli,docker-compose,nftables,iptables,iproute2,ca-certificates"
 )
 
-// enterDebian makes Debian 13 the root of the engine's mount namespace, and runs the engine. /tmp is the machine's, because
-// the project and the test's own program are there.
+// enterDebian makes Debian 13 the root of the engine's mount namespace and runs the engine. /tmp is
+// that of the machine, because it has the project and the test binary.
 const enterDebian = `
 root=$1 run=$2 data=$3; shift 3
 mount --bind "$root" "$root" && cd "$root"
@@ -33,7 +36,7 @@ mount --bind "$run" ".$run" && mkdir -p "$root$data" && mount --bind "$data" "$r
 pivot_root . old && umount -l old
 exec "$@"`
 
-// debian13 installs Debian 13 with Docker's packages, and returns its root directory.
+// debian13 installs Debian 13 with Docker's packages and returns its root directory.
 func debian13(t *testing.T) string {
 	t.Helper()
 	root, err := filepath.Abs(debianRoot)
@@ -53,7 +56,7 @@ func debian13(t *testing.T) string {
 	return root
 }
 
-// installDebian installs Debian 13 with these packages in root.
+// installDebian installs Debian 13 with packages in root.
 func installDebian(t *testing.T, root string, packages ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(interrupted, buildPatience)
@@ -63,35 +66,41 @@ func installDebian(t *testing.T, root string, packages ...string) {
 	}
 }
 
-// within is the command line that runs args where the engine runs: on this machine, or in Debian 13.
+// within returns the command line that runs args where the engine runs: on this machine, or in
+// Debian 13.
 func (e *engine) within(args ...string) []string {
 	if e.root == "" {
 		return args
 	}
-	return append([]string{"nsenter", "--target", strconv.Itoa(e.cmd.Process.Pid), "--mount", "--root", "--wd=/"}, args...)
+	return append([]string{"nsenter", "--target", strconv.Itoa(e.cmd.Process.Pid), "--mount", "--root", "--wd=/"},
+		args...)
 }
 
-// hasDebianPrograms shows which versions the scenario ran with: those that Debian 13 has, and `docker compose` as the README
-// says.
+// hasDebianPrograms logs the versions used, those of Debian 13, and checks that Compose is `docker
+// compose`, as in the README.
 func (w *world) hasDebianPrograms(t *testing.T) {
 	t.Helper()
 	if strings.Join(w.client, " ") != "docker compose" {
 		t.Errorf("Compose is run as %q, and the README says docker compose", w.client)
 	}
-	for _, command := range []string{"docker version --format {{.Server.Version}}", "docker compose version --short", "nft --version", "iptables --version"} {
+	for _, command := range []string{
+		"docker version --format {{.Server.Version}}", "docker compose version --short", "nft --version",
+		"iptables --version",
+	} {
 		args := w.within(strings.Fields(command)...)
 		out, err := w.command(interrupted, patience, args[0], args[1:]...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("%s: %s", command, strings.TrimSpace(out))
-		if strings.HasPrefix(command, "docker") && !atLeast(strings.TrimSpace(out), map[bool]int{true: 2, false: 26}[strings.Contains(command, "compose")]) {
-			t.Errorf("%s: %s is older than Debian 13's", command, out)
+		if strings.HasPrefix(command, "docker") &&
+			!atLeast(strings.TrimSpace(out), map[bool]int{true: 2, false: 26}[strings.Contains(command, "compose")]) {
+			t.Errorf("%s: %s is older than that of Debian 13", command, out)
 		}
 	}
 }
 
-// atLeast reports whether a version's first number is at least major.
+// atLeast reports whether the first number of a version is at least major.
 func atLeast(version string, major int) bool {
 	first, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
 	n, err := strconv.Atoi(first)

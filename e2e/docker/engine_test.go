@@ -21,28 +21,29 @@ import (
 )
 
 const (
-	// dataRoot keeps images and their layers from one run to the next. The dot hides the Go files in it from the go command.
+	// dataRoot has images and their layers, which later runs reuse. The dot hides the Go files in
+	// it from the go command.
 	dataRoot = "../../bin/.docker"
-	// cgroup is the parent of the containers' control groups.
+	// cgroup is the parent of the control groups of the containers.
 	cgroup = "sikkerguard-e2e"
-	// patience is how long anything may take that a test waits for, but for what is built.
+	// patience is the longest wait of a test, except for builds.
 	patience = 2 * time.Minute
-	// buildPatience is for what downloads and compiles on a busy machine.
+	// buildPatience is the longest wait for downloads and compilation on a busy machine.
 	buildPatience = 15 * time.Minute
 )
 
 // engine is a Docker engine in a network namespace.
 type engine struct {
-	dir    string // sockets, state and log; short, for the path of a socket has 108 bytes at most
+	dir    string // sockets, state and log; short, because the path of a socket has at most 108 bytes
 	root   string // of Debian 13; empty for this machine
 	env    []string
-	client []string // docker compose, or docker-compose where that is all there is
+	client []string // docker compose, or docker-compose if that is all there is
 	cmd    *exec.Cmd
 	doneC  chan struct{}
 }
 
-// startEngine starts an engine whose host is ns, and ends it with the test. It is this machine's, or that of the Debian whose
-// root is given.
+// startEngine starts an engine whose host is ns, and ends it with the test. It is that of this
+// machine, or of the Debian in root.
 func startEngine(t *testing.T, ns *nettest.NS, root string) *engine {
 	t.Helper()
 	data, err := filepath.Abs(dataRoot)
@@ -62,18 +63,20 @@ func startEngine(t *testing.T, ns *nettest.NS, root string) *engine {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := "unix://" + dir + "/docker.sock"
-	// Every engine has the classic builder, and not every client finds BuildKit: it is for who asks for it.
+	// Every engine has the classic builder, but not every client finds BuildKit: it is used only on
+	// request.
 	builder := cmp.Or(os.Getenv("DOCKER_BUILDKIT"), "0")
 	e := &engine{dir: dir, root: root, doneC: make(chan struct{}), env: append(os.Environ(),
 		"DOCKER_HOST="+socket, "DOCKER_CONFIG="+dir, "DOCKER_BUILDKIT="+builder, "COMPOSE_PROJECT_NAME=sikkerguard")}
-	e.run(t, ns, data, "dockerd", "--host", socket, "--data-root", data, "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
+	e.run(t, ns, data, "dockerd", "--host", socket, "--data-root", data, "--exec-root", dir+"/exec", "--pidfile",
+		dir+"/pid",
 		"--cgroup-parent", "/"+cgroup, "--log-level", "warn",
 		"--ipv6", "--fixed-cidr-v6", "fd00:d0c::/64", "--experimental", "--ip6tables")
 	t.Cleanup(func() { e.stop(t) })
 	await(t, "the engine", func() bool {
 		select {
 		case <-e.doneC:
-			t.Fatalf("the engine ended:\n%s", e.log(t))
+			t.Fatalf("the engine exited:\n%s", e.log(t))
 		default:
 		}
 		_, err := e.try("version")
@@ -88,8 +91,9 @@ func startEngine(t *testing.T, ns *nettest.NS, root string) *engine {
 	return e
 }
 
-// run starts the engine as the first process of a process namespace, with mounts of its own: whatever ends it, this
-// process being killed too, ends its containers and unmounts what it mounted.
+// run starts the engine as the first process of a process namespace, with its own mounts. However
+// it ends, even if this process is killed, the kernel then ends its containers and unmounts its
+// mounts.
 func (e *engine) run(t *testing.T, ns *nettest.NS, data string, args ...string) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(e.dir, "log"))
@@ -109,7 +113,7 @@ func (e *engine) run(t *testing.T, ns *nettest.NS, data string, args ...string) 
 	startedC := make(chan error, 1)
 	go func() {
 		defer close(e.doneC)
-		// Pdeathsig is sent when the thread ends, so the thread stays until the engine has ended.
+		// Pdeathsig is sent when the thread ends, so the thread stays until the engine has exited.
 		ns.Do(func() {
 			err := e.cmd.Start()
 			startedC <- err
@@ -124,14 +128,14 @@ func (e *engine) run(t *testing.T, ns *nettest.NS, data string, args ...string) 
 	}
 }
 
-// stop ends the engine, and takes away the control groups of its containers.
+// stop ends the engine and removes the control groups of its containers.
 func (e *engine) stop(t *testing.T) {
 	t.Helper()
 	_ = e.cmd.Process.Signal(unix.SIGTERM)
 	select {
 	case <-e.doneC:
 	case <-time.After(patience):
-		t.Errorf("the engine does not end:\n%s", e.log(t))
+		t.Errorf("the engine does not exit:\n%s", e.log(t))
 		_ = e.cmd.Process.Kill()
 		<-e.doneC
 	}
@@ -152,7 +156,7 @@ func (e *engine) stop(t *testing.T) {
 	}
 }
 
-// clear removes what a run that was killed, or this one, has left: all but images.
+// clear removes everything but images that this run, or a killed one, left.
 func (e *engine) clear(t *testing.T) {
 	t.Helper()
 	ids, err := e.try("ps", "-aq")
@@ -170,7 +174,7 @@ func (e *engine) clear(t *testing.T) {
 	}
 }
 
-// log is the end of what the engine has said.
+// log returns the end of the log of the engine.
 func (e *engine) log(t *testing.T) string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(e.dir, "log"))
@@ -180,7 +184,7 @@ func (e *engine) log(t *testing.T) string {
 	return string(raw[max(0, len(raw)-4000):])
 }
 
-// try runs the client, also when the test was interrupted.
+// try runs the client, also if the test was interrupted.
 func (e *engine) try(args ...string) (string, error) {
 	all := e.within(append([]string{"docker"}, args...)...)
 	return e.command(context.WithoutCancel(interrupted), patience, all[0], all[1:]...)
@@ -195,7 +199,7 @@ func (e *engine) command(ctx context.Context, limit time.Duration, name string, 
 	return output(cmd)
 }
 
-// docker runs the client; what it prints is returned.
+// docker runs the client and returns its output.
 func (e *engine) docker(t *testing.T, args ...string) string {
 	t.Helper()
 	all := e.within(append([]string{"docker"}, args...)...)
@@ -206,7 +210,7 @@ func (e *engine) docker(t *testing.T, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// lock holds a file locked until the test ends, so that two runs do not share a data root.
+// lock holds a file locked until the end of the test, so that two runs do not share a data root.
 func lock(t *testing.T, path string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -222,7 +226,7 @@ func lock(t *testing.T, path string) {
 	t.Cleanup(func() { _ = f.Close() })
 }
 
-// await waits until ok.
+// await waits until ok returns true.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(100 * time.Millisecond) {
@@ -230,7 +234,7 @@ func await(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("interrupted while waiting for %s", what)
 		}
 		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }

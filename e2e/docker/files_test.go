@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestVersion compares the versions that are written down: an image that Compose builds has the Dockerfile's.
+// TestVersion checks that all written versions agree: an image that Compose builds has that of the
+// Dockerfile.
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	find := func(path, pattern string) []string {

@@ -20,14 +20,14 @@ const (
 	suite     = "trixie"
 	baseImage = "debian:trixie-slim"
 	goImage   = "golang:1.26-trixie"
-	// standIn labels an image that was made here, with what it was made of.
+	// standIn is the label of an image that was made here; its value names the sources.
 	standIn = "sikkerguard.e2e.stand-in"
-	// goParts are what the Go image has of the toolchain: what builds, and its licence.
+	// goParts are the parts of the toolchain in the Go image: those that build, and the licence.
 	goParts = "VERSION go.env bin lib pkg src LICENSE PATENTS"
 )
 
-// baseImages makes the images that the Dockerfile names out of Debian's packages and this machine's Go toolchain: no test
-// depends on a registry. They are kept in the data root.
+// baseImages makes the base images of the Dockerfile from Debian's packages and the Go toolchain of
+// this machine: no test depends on a registry. They stay in the data root.
 func (e *engine) baseImages(t *testing.T) {
 	t.Helper()
 	want := suite + " " + runtime.Version() + " " + goParts
@@ -52,7 +52,8 @@ func (e *engine) baseImages(t *testing.T) {
 	for part := range strings.FieldsSeq(goParts) {
 		e.must(t, "cp", "-a", filepath.Join(goRoot, part), root+"/usr/local/go/")
 	}
-	// Whoever is trusted here is trusted by the build: there may be a proxy between it and Go's modules.
+	// The build trusts the same certificates as this machine: there may be a proxy between it and
+	// Go's modules.
 	e.must(t, "cp", "-L", "/etc/ssl/certs/ca-certificates.crt", root+"/etc/ssl/certs/")
 	e.importImage(t, root, goImage, "LABEL "+standIn+`="`+want+`"`, "ENV GOTOOLCHAIN=local",
 		"ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -84,17 +85,19 @@ func (e *engine) importImage(t *testing.T, root, name string, changes ...string)
 	}
 }
 
-// sources copies what the image is built from into the project.
+// sources copies the sources of the image into the project.
 func (w *world) sources(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{"Dockerfile", ".dockerignore", "LICENSE", "go.mod", "go.sum", "cmd", "internal", "pkg", "deploy"} {
+	for _, name := range []string{
+		"Dockerfile", ".dockerignore", "LICENSE", "go.mod", "go.sum", "cmd", "internal", "pkg", "deploy",
+	} {
 		w.must(t, "cp", "-r", "../../"+name, w.dir)
 	}
 	w.env = append(w.env, "COMMIT=0123456789ab")
 }
 
-// build has Compose build the image from the repository as it is. A file beside compose.yaml says how to get out of a
-// namespace that has no way out.
+// build has Compose build the image from the repository. A second Compose file sets the network of
+// the build, because the namespace has no way out.
 func (w *world) build(t *testing.T, version string) {
 	t.Helper()
 	w.baseImages(t)
@@ -105,22 +108,23 @@ func (w *world) build(t *testing.T, version string) {
 	proxy := wayOut(t, w.host)
 	build := slices.Concat(w.within(w.client...), []string{
 		"-f", filepath.Join(w.dir, "compose.yaml"), "-f", network, "build",
-		"--build-arg", "VERSION=" + version, "--build-arg", "http_proxy=" + proxy, "--build-arg", "https_proxy=" + proxy,
+		"--build-arg", "VERSION=" + version, "--build-arg", "http_proxy=" + proxy, "--build-arg",
+		"https_proxy=" + proxy,
 	})
 	w.must(t, build[0], build[1:]...)
 }
 
-// builtImages is the file in which one test leaves the images to the next.
+// builtImages returns the file in which one test leaves the images for the next.
 func builtImages() string { return filepath.Join(shared, "images.tar") }
 
-// share leaves the images to the next test: to build them takes longer than everything else.
+// share leaves the images for the next test: building them takes longer than everything else.
 func (w *world) share(t *testing.T) {
 	t.Helper()
 	save := w.within("docker", "save", "-o", builtImages(), image, baseImage)
 	w.must(t, save[0], save[1:]...)
 }
 
-// loadOrBuild takes the images that a test before left, or builds them if there was none.
+// loadOrBuild loads the images that an earlier test left, or builds them if there are none.
 func (w *world) loadOrBuild(t *testing.T, version string) {
 	t.Helper()
 	if _, err := os.Stat(builtImages()); err != nil {
@@ -131,7 +135,7 @@ func (w *world) loadOrBuild(t *testing.T, version string) {
 	w.must(t, load[0], load[1:]...)
 }
 
-// must runs what takes its time, and returns what it printed.
+// must runs a command that may take long and returns its output.
 func (e *engine) must(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := e.command(interrupted, buildPatience, name, args...)
@@ -141,7 +145,7 @@ func (e *engine) must(t *testing.T, name string, args ...string) string {
 	return out
 }
 
-// output runs cmd and returns what it printed; the error has what it complained of.
+// output runs cmd and returns its stdout; the error has its stderr.
 func output(cmd *exec.Cmd) (string, error) {
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint

@@ -1,6 +1,7 @@
 //go:build e2e_docker
 
-// Package docker runs the image and compose.yaml on a real Docker engine, in a network namespace of its own.
+// Package docker runs the image and compose.yaml on a real Docker engine, in a separate network
+// namespace.
 package docker
 
 import (
@@ -14,13 +15,15 @@ import (
 	"testing"
 )
 
-// interrupted ends with SIGINT or SIGTERM: what waits for it fails, and the tests clean up.
+// interrupted ends with SIGINT or SIGTERM: everything that waits for it fails, and the tests clean
+// up.
 var interrupted context.Context
 
-// shared is a directory for what one test leaves to the next.
+// shared is a directory for files that one test leaves for the next.
 var shared string
 
-// serveEnv makes this program the service that is knocked on, on the address it holds. Containers run it so.
+// serveEnv makes this program the service to knock on, at the address in its value. Containers run
+// it in this way.
 const serveEnv = "SIKKERGUARD_E2E_SERVE"
 
 func TestMain(m *testing.M) {
@@ -42,7 +45,7 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// serve tells whoever connects which address it sees them come from, until ctx ends.
+// serve sends every client the address from which it sees the client, until ctx ends.
 func serve(ctx context.Context, addr string) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {

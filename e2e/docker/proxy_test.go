@@ -15,8 +15,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// wayOut starts an HTTP proxy that listens in a namespace without a way out, and connects from the machine. The build gets
-// Debian's packages and Go's modules through it. It returns its URL.
+// wayOut starts an HTTP proxy that listens in a namespace without a way out and connects from the
+// machine. The build downloads Debian's packages and Go's modules through it. wayOut returns its
+// URL.
 func wayOut(t *testing.T, ns *nettest.NS) string {
 	t.Helper()
 	var (
@@ -28,7 +29,7 @@ func wayOut(t *testing.T, ns *nettest.NS) string {
 		t.Fatalf("listen for the build's requests: %v", err)
 	}
 	plain := &httputil.ReverseProxy{
-		Rewrite:   func(*httputil.ProxyRequest) {}, // the URL of a request to a proxy is whole
+		Rewrite:   func(*httputil.ProxyRequest) {}, // the URL of a request to a proxy is absolute
 		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment},
 	}
 	srv := &http.Server{
@@ -52,7 +53,7 @@ func wayOut(t *testing.T, ns *nettest.NS) string {
 	return "http://" + l.Addr().String()
 }
 
-// tunnel joins the client with the host it asks for, until one of them ends.
+// tunnel connects the client with the host of its request until one of them ends.
 func tunnel(w http.ResponseWriter, r *http.Request) {
 	out, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", r.Host)
 	if err != nil {

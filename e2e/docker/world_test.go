@@ -28,9 +28,10 @@ import (
 const (
 	testKey = "sk_test_e2e_docker"
 	apiAddr = "127.0.0.1:9080"
-	// hostPort is open on the host, publishedPort by another container.
+	// hostPort is open on the host, publishedPort on another container.
 	hostPort, publishedPort = 2222, 8081
-	// knockPatience is how long a knock waits for an answer. Between namespaces one takes less than a millisecond.
+	// knockPatience is the longest wait of a knock for an answer. Between namespaces an answer
+	// takes less than a millisecond.
 	knockPatience = 2 * time.Second
 )
 
@@ -38,21 +39,21 @@ const (
 type world struct {
 	*engine
 	host, peer *nettest.NS
-	dir        string    // of the project: compose.yaml, .env
-	list       string    // file of what the simulator serves
+	dir        string    // directory of the project: compose.yaml, .env
+	list       string    // file with the list of the simulator
 	sim        *exec.Cmd // the simulator, while it runs
-	service    *exec.Cmd // the host's
+	service    *exec.Cmd // of the host
 	http       *http.Client
 	failed     bool // a part of the test has failed
 }
 
-// sources are the peer's addresses.
+// sources returns the addresses of the peer.
 func sources() (listed, unlisted []netip.Addr) {
 	return []netip.Addr{netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8:bad::9")},
 		[]netip.Addr{netip.MustParseAddr("198.51.100.8"), netip.MustParseAddr("2001:db8:900d::8")}
 }
 
-// hostAddr is the host's address of a family.
+// hostAddr returns the address of the host in a family.
 func hostAddr(like netip.Addr) netip.Addr {
 	if like.Is6() {
 		return netip.MustParseAddr("2001:db8::1")
@@ -73,7 +74,9 @@ func newWorld(t *testing.T, root string) *world {
 	w.host.DefaultRoute("eth0")
 	w.http = &http.Client{
 		Timeout: knockPatience,
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(
+			ctx context.Context, network, addr string,
+		) (c net.Conn, err error) {
 			w.host.Do(func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
 			return c, err
 		}},
@@ -90,7 +93,7 @@ func newWorld(t *testing.T, root string) *world {
 	return w
 }
 
-// project lays out what an operator has: the repository's compose.yaml, and an .env.
+// project writes the files of an operator: compose.yaml of the repository, and an .env.
 func (w *world) project(t *testing.T) {
 	t.Helper()
 	w.copies(t, "compose.yaml")
@@ -136,7 +139,8 @@ func (w *world) serves(t *testing.T, list string) {
 // apiUp starts the simulator on the host, apiDown ends it.
 func (w *world) apiUp(t *testing.T) {
 	t.Helper()
-	w.sim = exec.Command("../../bin/sikkerapi-sim", "-listen", apiAddr, "-list", w.list, "-key", testKey, "-limit", "600000")
+	w.sim = exec.Command("../../bin/sikkerapi-sim", "-listen", apiAddr, "-list", w.list, "-key", testKey, "-limit",
+		"600000")
 	if err := w.host.Start(w.sim); err != nil {
 		t.Fatalf("start the simulator: %v", err)
 	}
@@ -158,7 +162,7 @@ func (w *world) apiDown(t *testing.T) {
 	w.sim = nil
 }
 
-// services opens a port on the host, and has a container publish one.
+// services opens a port on the host and starts a container that publishes one.
 func (w *world) services(t *testing.T) {
 	t.Helper()
 	self, err := os.Executable()
@@ -172,11 +176,13 @@ func (w *world) services(t *testing.T) {
 	}
 	w.service = cmd
 	port := strconv.Itoa(publishedPort)
-	w.docker(t, "run", "-d", "--name", "published", "-p", port+":"+port, "-v", self+":/serve:ro", "-e", serveEnv+"=:"+port,
+	w.docker(t, "run", "-d", "--name", "published", "-p", port+":"+port, "-v", self+":/serve:ro", "-e",
+		serveEnv+"=:"+port,
 		"--entrypoint", "/serve", baseImage, "serve")
 }
 
-// knock connects from an address of the peer to a port of the host, and returns which address the service saw.
+// knock connects from an address of the peer to a port of the host, and returns the address that
+// the service saw.
 func (w *world) knock(src netip.Addr, port uint16) (seen string, err error) {
 	d := net.Dialer{Timeout: knockPatience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))}
 	var c net.Conn
@@ -192,7 +198,7 @@ func (w *world) knock(src netip.Addr, port uint16) (seen string, err error) {
 	return strings.TrimSpace(seen), err
 }
 
-// get asks on the host, and decodes a good answer into v.
+// get sends a request on the host and decodes a good answer into v.
 func (w *world) get(url string, v any) error {
 	req, err := http.NewRequestWithContext(interrupted, http.MethodGet, url, nil)
 	if err != nil {
@@ -211,7 +217,8 @@ func (w *world) get(url string, v any) error {
 
 var counters = regexp.MustCompile(`\[\d+:\d+\]`)
 
-// ruleset is the host's whole ruleset, as both programs tell it, without the counters, which any packet moves.
+// ruleset returns the whole ruleset of the host from both programs, without the counters, which any
+// packet changes.
 func (w *world) ruleset() string {
 	text := w.host.Run("nft", "-s", "list", "ruleset")
 	for _, save := range []string{"iptables-save", "ip6tables-save"} {

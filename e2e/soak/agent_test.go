@@ -16,25 +16,25 @@ import (
 	"time"
 )
 
-// agent is the agent under test, started again by us as a service manager would.
+// agent is the agent under test. The test restarts it like a service manager.
 type agent struct {
 	s   *soak
 	bin string
 
-	held sync.RWMutex // held for writing while its output is not read
+	held sync.RWMutex // write-locked while its output is not read
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
 	doneC  chan struct{}
 	keep   bool // SIKKER_ON_CRASH=keep
-	meant  bool // its end is ours
+	meant  bool // the test ended it
 	starts int
 	reader *os.File // of its output
 	lines  []logLine
-	deaf   []span // in which its output had no reader
+	deaf   []span // times in which its output had no reader
 }
 
-// logLine is a line of the log and when the agent says that it wrote it.
+// logLine is a line of the log and the time at which the agent wrote it.
 type logLine struct {
 	at   time.Time
 	text string
@@ -51,18 +51,21 @@ func newAgent(s *soak, bin string) *agent {
 	return a
 }
 
-// start runs it, with the server's /etc in the place of ours.
+// start runs it, with the server's /etc in place of that of this machine.
 func (a *agent) start() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// A SIGHUP that comes before the agent heeds it would end the shell.
+	// A SIGHUP before the agent handles it would end the shell.
 	const inside = `trap '' HUP && mount --make-rprivate / && mount --bind "$SOAK_ETC" /etc && exec "$SOAK_BIN"`
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", inside)
 	onCrash := map[bool]string{true: "keep", false: "release"}[a.keep]
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "GORACE=exitcode=66", "SOAK_ETC=" + a.s.host.etc, "SOAK_BIN=" + a.bin, "SSL_CERT_FILE=" + a.s.host.ca,
-		"SIKKER_API_KEY=" + testKey, fmt.Sprintf("SIKKER_API_URL=https://%s:%d", apiName, apiPort), "SIKKER_STATE_DIR=" + filepath.Join(a.s.host.disk, "state"),
-		"SIKKER_WHITELIST=" + friendAddr, "SIKKER_ON_CRASH=" + onCrash, "SIKKER_REPORT_INTERVAL=1", "SIKKER_PULL_INTERVAL=60",
+		"PATH=" + os.Getenv("PATH"), "GORACE=exitcode=66", "SOAK_ETC=" + a.s.host.etc, "SOAK_BIN=" + a.bin,
+		"SSL_CERT_FILE=" + a.s.host.ca,
+		"SIKKER_API_KEY=" + testKey, fmt.Sprintf("SIKKER_API_URL=https://%s:%d", apiName, apiPort),
+		"SIKKER_STATE_DIR=" + filepath.Join(a.s.host.disk, "state"),
+		"SIKKER_WHITELIST=" + friendAddr, "SIKKER_ON_CRASH=" + onCrash, "SIKKER_REPORT_INTERVAL=1",
+		"SIKKER_PULL_INTERVAL=60",
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -81,9 +84,9 @@ func (a *agent) start() {
 	go a.await(cmd, a.doneC)
 }
 
-// read keeps what it says, unless its output is held.
+// read stores the output, unless it is held.
 func (a *agent) read(r *os.File) {
-	defer func() { _ = r.Close() }() // lose may have done it
+	defer func() { _ = r.Close() }() // lose may have closed it
 	lines := bufio.NewReader(r)
 	for {
 		a.held.RLock()
@@ -93,9 +96,10 @@ func (a *agent) read(r *os.File) {
 			a.mu.Lock()
 			a.lines = append(a.lines, logLine{written(text, time.Now()), text})
 			a.mu.Unlock()
-			// No list of this world cuts the host off: its whitelist follows what it needs.
-			if slices.ContainsFunc([]string{"DATA RACE", "panic:", "rolled back"}, func(word string) bool { return strings.Contains(text, word) }) {
-				a.s.breaks(time.Now(), "the agent says %q", text)
+			// No list here cuts off the host: its whitelist follows the addresses that it needs.
+			if slices.ContainsFunc([]string{"DATA RACE", "panic:", "rolled back"},
+				func(word string) bool { return strings.Contains(text, word) }) {
+				a.s.breaks(time.Now(), "the agent logs %q", text)
 			}
 			if !strings.Contains(text, "BLOCKED") {
 				a.s.note("  agent: %s", text)
@@ -107,7 +111,7 @@ func (a *agent) read(r *os.File) {
 	}
 }
 
-// await notices an end that is not ours.
+// await reports an exit that the test did not cause.
 func (a *agent) await(cmd *exec.Cmd, doneC chan struct{}) {
 	err := cmd.Wait()
 	a.mu.Lock()
@@ -120,13 +124,13 @@ func (a *agent) await(cmd *exec.Cmd, doneC chan struct{}) {
 	}
 	a.mu.Unlock()
 	if !meant {
-		a.s.breaks(time.Now(), "the agent ended by itself: %v", err)
+		a.s.breaks(time.Now(), "the agent exited by itself: %v", err)
 		time.Sleep(2 * time.Second)
 		a.start()
 	}
 }
 
-// end ends it by a signal, which it may take some time to heed, and waits.
+// end ends it with a signal, which may take some time, and waits.
 func (a *agent) end(sig syscall.Signal) {
 	a.mu.Lock()
 	a.meant = true
@@ -147,7 +151,7 @@ func (a *agent) signal(sig syscall.Signal) {
 
 func (a *agent) signalHUP() { a.signal(syscall.SIGHUP) }
 
-// stop ends it for good: within the time that a service manager gives, and with 0.
+// stop ends it at the end of the run: within the time that a service manager gives, and with 0.
 func (a *agent) stop() {
 	began := time.Now()
 	a.end(syscall.SIGTERM)
@@ -156,7 +160,7 @@ func (a *agent) stop() {
 	}
 }
 
-// restart starts it again, perhaps as one that keeps its rules.
+// restart starts it again, possibly with SIKKER_ON_CRASH=keep.
 func (a *agent) restart(keep bool) {
 	a.mu.Lock()
 	a.keep = keep
@@ -164,12 +168,12 @@ func (a *agent) restart(keep bool) {
 	a.start()
 }
 
-// owns reports whether an agent runs that owns its table, as the kernel has it.
+// owns reports whether the kernel shows that a running agent owns its table.
 func (a *agent) owns() bool {
 	return a.s.watch.newest().protects()
 }
 
-// rss is how much memory it has.
+// rss returns its resident memory.
 func (a *agent) rss() string {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
 	if err != nil {
@@ -178,23 +182,23 @@ func (a *agent) rss() string {
 	return regexp.MustCompile(`VmRSS:\s*(.*)`).FindStringSubmatch(string(raw))[1]
 }
 
-// written is when a line was written: it begins with the time of day, and may have waited for its
-// reader.
+// written returns the time at which a line was written. The line begins with the time of day, and
+// may have waited for its reader.
 func written(line string, read time.Time) time.Time {
 	word, _, _ := strings.Cut(line, " ")
 	t, err := time.ParseInLocation("2006-01-02 15:04:05", read.Format("2006-01-02 ")+word, time.Local)
 	if err != nil {
 		return read
 	}
-	if t.After(read.Add(time.Hour)) { // it was midnight meanwhile
+	if t.After(read.Add(time.Hour)) { // midnight passed in between
 		t = t.AddDate(0, 0, -1)
 	}
 	return t
 }
 
-// told reports whether the log holds a line between two times that says that something is wrong, or
-// that an agent begins or ends. It cannot be asked of times in which the output had no reader.
-func (a *agent) told(from, to time.Time) bool {
+// logged reports whether the log has a line between two times that reports a problem, or the start
+// or end of an agent. It returns true if the output had no reader in that time.
+func (a *agent) logged(from, to time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range a.deaf {
@@ -204,13 +208,14 @@ func (a *agent) told(from, to time.Time) bool {
 	}
 	return slices.ContainsFunc(a.lines, func(l logLine) bool {
 		return !l.at.Before(from) && !l.at.After(to) &&
-			slices.ContainsFunc([]string{" WARN ", " ERROR ", "SikkerGuard v", "Stopping", "Firewall ready"}, func(word string) bool {
-				return strings.Contains(l.text, word)
-			})
+			slices.ContainsFunc([]string{" WARN ", " ERROR ", "SikkerGuard v", "Stopping", "Firewall ready"},
+				func(word string) bool {
+					return strings.Contains(l.text, word)
+				})
 	})
 }
 
-// lose has the reader of its output go for good.
+// lose ends the reader of its output.
 func (a *agent) lose() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -22,23 +22,22 @@ import (
 )
 
 const (
-	// promise is how long a source that the host has come to need may be dropped: files are looked
-	// at twice a second, changes settle for a quarter of one, surveys are up to ten seconds apart,
-	// and the agent may be asleep.
+	// promise is the longest time for which a source that the host has begun to need may be
+	// dropped: files are checked twice a second, changes settle for a quarter of a second, surveys
+	// are up to ten seconds apart, and the agent may be asleep.
 	promise = 15 * time.Second
-	// settles is how long a link that came up may lose packets by itself.
+	// settles is the longest time for which a link that came up may itself lose packets.
 	settles = 3 * time.Second
-	// judgeAfter is how old a packet is when it is judged: everything that can tell of it is known
+	// judgeAfter is the age at which a packet is judged. Everything that matters for it is known by
 	// then.
 	judgeAfter = 5 * time.Second
-	// logAfter is how long after the fact the log is read: its reader may be stuck.
+	// logAfter is the time from an event until the log is read: the reader of the log may be stuck.
 	logAfter = 40 * time.Second
-	// recovery is how long after the last trouble the agent may take to be active.
+	// recovery is the longest time from the last trouble until the agent is active.
 	recovery = 90 * time.Second
 )
 
-// TestSoak runs for SOAK while troubles come, and fails with a line for each promise that was
-// broken.
+// TestSoak runs for SOAK while troubles occur, and fails with a line for each broken promise.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(cmpOr(os.Getenv("SOAK"), "20m"))
 	if err != nil {
@@ -51,7 +50,7 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	t.Logf("SOAK=%v SEED=%d", length, seed)
-	nettest.New(t) // skips, or fails, before anything is built
+	nettest.New(t) // skips or fails before anything is built
 	s := newSoak(t, seed)
 	s.agent.start()
 	s.awaitState("active", 30*time.Second)
@@ -71,23 +70,23 @@ func cmpOr(text, other string) string {
 type soak struct {
 	t       *testing.T
 	began   time.Time
-	rng     *rand.Rand // of makeTrouble alone
+	rng     *rand.Rand // used only by makeTrouble
 	host    *world
 	agent   *agent
 	traffic *traffic
 	watch   *watch
 
 	mu      sync.Mutex
-	busy    map[string]bool // groups of troubles that are under way
+	busy    map[string]bool // groups of troubles under way
 	tallies map[string]*tally
-	current map[string]time.Time // troubles under way, or over for less than promise: zero while under way
+	current map[string]time.Time // troubles under way, or over for less than promise; zero while under way
 	broken  []*breach
-	looks   []look
+	checks  []check
 	wg      sync.WaitGroup
 }
 
-// look is something to look at later.
-type look struct {
+// check is a check that runs later.
+type check struct {
 	due time.Time
 	at  func()
 }
@@ -96,14 +95,14 @@ type look struct {
 func (s *soak) later(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.looks = append(s.looks, look{time.Now().Add(logAfter), f})
+	s.checks = append(s.checks, check{time.Now().Add(logAfter), f})
 }
 
-// look calls what is due.
-func (s *soak) look(now time.Time) {
+// runChecks runs the checks that are due.
+func (s *soak) runChecks(now time.Time) {
 	s.mu.Lock()
-	var due []look
-	s.looks = slices.DeleteFunc(s.looks, func(l look) bool {
+	var due []check
+	s.checks = slices.DeleteFunc(s.checks, func(l check) bool {
 		if !l.due.After(now) {
 			due = append(due, l)
 		}
@@ -115,12 +114,12 @@ func (s *soak) look(now time.Time) {
 	}
 }
 
-// tally is what a kind of trouble brought about.
+// tally is the effects of a kind of trouble.
 type tally struct {
 	times, passed, lost int
-	longest             time.Duration // that a source which is not to be dropped was lost
+	longest             time.Duration // longest loss of a source that must not be dropped
 	longestAt           time.Time
-	away                time.Duration // that the agent was not active
+	away                time.Duration // time in which the agent was not active
 }
 
 func newSoak(t *testing.T, seed uint64) *soak {
@@ -141,8 +140,8 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	return s
 }
 
-// makeTrouble begins a trouble every few seconds, none of a group in which one is under way. It
-// ends early when the run is interrupted, so that the rest of it can tidy up.
+// makeTrouble begins a trouble every few seconds, at most one of a group at a time. It ends early
+// if the run is interrupted, so that the rest of it can clean up.
 func (s *soak) makeTrouble(length time.Duration) {
 	ctx, stop := signal.NotifyContext(s.t.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -197,7 +196,7 @@ func (s *soak) blame(at time.Time, add func(*tally)) {
 	}
 }
 
-// under names the troubles that were under way shortly before a time.
+// under returns the names of the troubles that were under way shortly before a time.
 func (s *soak) under(at time.Time) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,7 +210,8 @@ func (s *soak) under(at time.Time) string {
 	return cmpOr(strings.Join(names, ", "), "no trouble")
 }
 
-// breaks notes a broken promise. The same one, broken again within a few seconds, is counted.
+// breaks records a broken promise. If the same one is broken again within a few seconds, it is
+// counted.
 func (s *soak) breaks(at time.Time, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	under := s.under(at)
@@ -229,7 +229,7 @@ func (s *soak) breaks(at time.Time, format string, args ...any) {
 	s.t.Errorf("BROKEN: %s", b.line(s.began))
 }
 
-// breach is a promise that was broken.
+// breach is a broken promise.
 type breach struct {
 	text, under string // under: the troubles of that time
 	first, last time.Time
@@ -263,7 +263,7 @@ func (s *soak) awaitState(want string, most time.Duration) {
 	}
 }
 
-// finish ends the run: the agent comes to rest, and stops as it should.
+// finish ends the run: the agent becomes active and stops.
 func (s *soak) finish() {
 	s.agent.signalHUP()
 	s.awaitState("active", recovery)
@@ -272,7 +272,7 @@ func (s *soak) finish() {
 	s.watch.stop()
 	rss := s.agent.rss()
 	s.agent.stop()
-	s.look(time.Now().Add(2 * logAfter))
+	s.runChecks(time.Now().Add(2 * logAfter))
 	if left := s.host.server.Run("nft", "list", "ruleset"); strings.Contains(left, "sikkerguard") {
 		s.breaks(time.Now(), "rules are left behind:\n%s", left)
 	}
@@ -282,16 +282,21 @@ func (s *soak) finish() {
 // report prints the summary.
 func (s *soak) report(rss string) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-28s %5s %14s %12s %20s %12s\n", "trouble", "times", "listed passed", "others lost", "longest loss", "not active")
+	fmt.Fprintf(&b, "%-28s %5s %14s %12s %20s %12s\n", "trouble", "times", "listed passed", "others lost",
+		"longest loss", "not active")
 	for _, name := range slices.Sorted(maps.Keys(s.tallies)) {
 		y := s.tallies[name]
 		longest := "0s"
 		if y.longest > 0 {
-			longest = fmt.Sprintf("%v at %.0fs", y.longest.Round(10*time.Millisecond), y.longestAt.Sub(s.began).Seconds())
+			longest = fmt.Sprintf("%v at %.0fs",
+				y.longest.Round(10*time.Millisecond), y.longestAt.Sub(s.began).Seconds())
 		}
-		fmt.Fprintf(&b, "%-28s %5d %14d %12d %20s %12v\n", name, y.times, y.passed, y.lost, longest, y.away.Round(100*time.Millisecond))
+		fmt.Fprintf(&b, "%-28s %5d %14d %12d %20s %12v\n",
+			name, y.times, y.passed, y.lost, longest, y.away.Round(100*time.Millisecond))
 	}
-	fmt.Fprintf(&b, "(a packet counts for each trouble that was under way)\n%s\nagents: %d; resident at the end: %s; promises broken: %d",
+	fmt.Fprintf(&b,
+		"(a packet counts for each trouble that was under way)\n%s\n"+
+			"agents: %d; resident at the end: %s; promises broken: %d",
 		s.traffic.totals(), s.agent.starts, rss, len(s.broken))
 	for _, broken := range s.broken {
 		b.WriteString("\n  " + broken.line(s.began))

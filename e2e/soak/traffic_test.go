@@ -19,7 +19,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
-// kind is what is promised of a source.
+// kind is the promise about a source.
 type kind int
 
 const (
@@ -47,11 +47,11 @@ type source struct {
 	passed   int
 	lost     int
 	longest  time.Duration
-	lostFrom time.Time // of the run that is under way
-	needs    []span    // when this host needs it; nil: always
+	lostFrom time.Time // start of the current run of losses
+	needs    []span    // times in which this host needs it; nil for always
 }
 
-// span is a time; while it is under way it has no end.
+// span is a period of time. It has no end while it is under way.
 type span struct {
 	from, to time.Time
 	why      string
@@ -61,7 +61,7 @@ func (s span) has(at time.Time) bool {
 	return !at.Before(s.from) && (s.to.IsZero() || at.Before(s.to))
 }
 
-// traffic is all sources, and what reaches the server.
+// traffic is all sources, and the packets that reach the server.
 type traffic struct {
 	s       *soak
 	sources []*source
@@ -72,7 +72,7 @@ type traffic struct {
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
-	outages []span // in which nothing arrives
+	outages []span // in which no packet arrives
 	kept    []span // in which rules outlive an agent
 	gap     span   // in which listed packets passed
 }
@@ -101,7 +101,9 @@ func newTraffic(s *soak) *traffic {
 	var err error
 	s.host.server.Do(func() {
 		config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
-			cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) })
+			cerr := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+			})
 			if err == nil {
 				err = cerr
 			}
@@ -136,7 +138,7 @@ func (t *traffic) run(s *soak) {
 				for _, src := range t.sources {
 					t.judge(src, time.Now().Add(-judgeAfter))
 				}
-				s.look(time.Now())
+				s.runChecks(time.Now())
 			}
 		}
 	})
@@ -165,7 +167,8 @@ func (t *traffic) send(src *source) {
 		src.packets = append(src.packets, packet{at: time.Now()})
 		src.sent++
 		src.mu.Unlock()
-		t.sender.UDP(netip.AddrPortFrom(src.addr, 4000), netip.AddrPortFrom(dst, recvPort), string(binary.BigEndian.AppendUint64(nil, uint64(n))))
+		t.sender.UDP(netip.AddrPortFrom(src.addr, 4000), netip.AddrPortFrom(dst, recvPort),
+			string(binary.BigEndian.AppendUint64(nil, uint64(n))))
 	}
 }
 
@@ -189,7 +192,7 @@ func (t *traffic) receive() {
 	}
 }
 
-// judge looks at the packets that were sent before a time.
+// judge judges the packets that were sent before a time.
 func (t *traffic) judge(src *source, before time.Time) {
 	src.mu.Lock()
 	n := slices.IndexFunc(src.packets, func(p packet) bool { return p.at.After(before) })
@@ -212,19 +215,19 @@ func (t *traffic) judge(src *source, before time.Time) {
 	}
 }
 
-// passes judges a packet of a listed source that got through.
+// passes judges a packet of a listed source that arrived.
 func (t *traffic) passes(src *source, p packet) {
 	src.passed++
 	t.s.blame(p.at, func(y *tally) { y.passed++ })
 	t.mu.Lock()
 	kept := slices.ContainsFunc(t.kept, func(s span) bool { return s.has(p.at) })
-	// Gaps that are close together are one.
+	// Gaps that are close together count as one.
 	if t.gap.from.IsZero() || p.at.After(t.gap.to.Add(2*time.Second)) {
 		from := p.at
 		t.gap.from = from
 		t.s.later(func() {
-			if !t.s.agent.told(from.Add(-10*time.Second), from.Add(20*time.Second)) {
-				t.s.breaks(from, "the log does not tell of a gap")
+			if !t.s.agent.logged(from.Add(-10*time.Second), from.Add(20*time.Second)) {
+				t.s.breaks(from, "the log does not report a gap")
 			}
 		})
 	}
@@ -232,13 +235,16 @@ func (t *traffic) passes(src *source, p packet) {
 	t.mu.Unlock()
 	switch {
 	case t.s.watch.protects(p.at):
-		t.s.breaks(p.at, "a packet of %v, which is listed, got through while the status said that the list is in force", src.addr)
+		t.s.breaks(p.at, "a packet of %v, which is listed, got through while the status said that the list is in force",
+			src.addr)
 	case kept:
-		t.s.breaks(p.at, "a packet of %v, which is listed, got through while the rules of a killed agent were to be in force", src.addr)
+		t.s.breaks(p.at,
+			"a packet of %v, which is listed, got through while the rules of a killed agent should be in force",
+			src.addr)
 	}
 }
 
-// arrives judges a packet of a source that is not to be dropped.
+// arrives judges a packet of a source that must not be dropped.
 func (t *traffic) arrives(src *source, p packet) {
 	if src.needs != nil && !t.needed(src, p.at) {
 		src.lostFrom = time.Time{}
@@ -271,7 +277,7 @@ func (t *traffic) arrives(src *source, p packet) {
 	if t.mayBeLost(src, p.at) {
 		return
 	}
-	t.s.breaks(p.at, "a packet of %v, which is not to be dropped, was lost", src.addr)
+	t.s.breaks(p.at, "a packet of %v, which must not be dropped, was lost", src.addr)
 }
 
 // needed reports whether the host needs the source at a time.
@@ -281,8 +287,8 @@ func (t *traffic) needed(src *source, at time.Time) bool {
 	return slices.ContainsFunc(src.needs, func(s span) bool { return s.has(at) })
 }
 
-// mayBeLost reports whether the promise is not due yet: the host came to need the source, or its link came up, a short time
-// ago.
+// mayBeLost reports whether the promise is not due yet: the host began to need the source, or its
+// link came up, a short time ago.
 func (t *traffic) mayBeLost(src *source, at time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -294,7 +300,7 @@ func (t *traffic) mayBeLost(src *source, at time.Time) bool {
 	return false
 }
 
-// outage begins a time in which nothing arrives; the function ends it.
+// outage begins a period in which no packet arrives; the returned function ends it.
 func (t *traffic) outage(why string) (end func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -307,7 +313,7 @@ func (t *traffic) outage(why string) (end func()) {
 	}
 }
 
-// need says which one of several sources the host needs from now on.
+// need sets which one of several sources the host needs from now on.
 func (t *traffic) need(addrs []string, which int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -325,8 +331,8 @@ func (t *traffic) need(addrs []string, which int) {
 	}
 }
 
-// keeps begins a time in which the rules of a killed agent are to be in force. It ends when the
-// next one protects.
+// keeps begins a period in which the rules of a killed agent must stay in force. It ends when the
+// next agent protects.
 func (t *traffic) keeps() {
 	t.mu.Lock()
 	t.kept = append(t.kept, span{from: time.Now()})
@@ -353,7 +359,7 @@ func (t *traffic) keeps() {
 	}()
 }
 
-// removed ends such a time: an agent that is told to stop removes the rules.
+// removed ends such a period: an agent that is stopped removes the rules.
 func (t *traffic) removed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -364,7 +370,7 @@ func (t *traffic) removed() {
 	}
 }
 
-// totals is what each source came to.
+// totals returns the counts of each source.
 func (t *traffic) totals() string {
 	var b strings.Builder
 	for _, src := range t.sources {
@@ -373,7 +379,8 @@ func (t *traffic) totals() string {
 		if src.kind == listed {
 			fmt.Fprintf(&b, ", %d passed\n", src.passed)
 		} else {
-			fmt.Fprintf(&b, ", %d lost outside outages, at most for %v\n", src.lost, src.longest.Round(10*time.Millisecond))
+			fmt.Fprintf(&b, ", %d lost outside outages, at most for %v\n",
+				src.lost, src.longest.Round(10*time.Millisecond))
 		}
 	}
 	return b.String()

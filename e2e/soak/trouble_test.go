@@ -16,10 +16,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/e2e/apisim"
 )
 
-// trouble is one kind of trouble. Two of a group are not under way at the same time.
+// trouble is one kind of trouble. At most one of a group is under way at a time.
 type trouble struct {
 	name, group string
-	most        time.Duration // that it lasts, and a second
+	most        time.Duration // it lasts at least a second and at most a second more than this
 	run         func(s *soak, rng *rand.Rand, d time.Duration)
 }
 
@@ -75,11 +75,13 @@ func anotherGateway(s *soak, _ *rand.Rand, d time.Duration) {
 	use(0)
 }
 
-// routesFlap has a router's daemon add and delete routes that are no default routes, and the
-// default route come and go.
+// routesFlap adds and deletes routes that are not default routes, like a routing daemon, and the
+// default route.
 func routesFlap(s *soak, rng *rand.Rand, d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		s.host.server.Run("sh", "-c", fmt.Sprintf(`for i in $(seq 1 200); do echo "route replace 100.%d.$i.0/24 via %s"; done | ip -batch -`, rng.IntN(64)+64, gateways()[1]))
+		s.host.server.Run("sh", "-c",
+			fmt.Sprintf(`for i in $(seq 1 200); do echo "route replace 100.%d.$i.0/24 via %s"; done | ip -batch -`,
+				rng.IntN(64)+64, gateways()[1]))
 		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
 		s.host.server.Run("ip", "route", "flush", "root", "100.64.0.0/10")
 		s.host.server.Run("ip", "route", "add", "default", "via", gateways()[0], "metric", "100")
@@ -191,8 +193,8 @@ func readerStuck(s *soak, _ *rand.Rand, d time.Duration) {
 	time.Sleep(d)
 }
 
-// readerGone has what reads the log end. The agent goes on; its log has a reader again when it is
-// started again.
+// readerGone ends the reader of the log. The agent continues; its log has a reader again after its
+// next start.
 func readerGone(s *soak, rng *rand.Rand, d time.Duration) {
 	s.agent.lose()
 	s.agent.signalHUP()
@@ -201,18 +203,20 @@ func readerGone(s *soak, rng *rand.Rand, d time.Duration) {
 	s.agent.restart(rng.IntN(2) == 0)
 }
 
-// connections opens connections to the health port that say nothing.
+// connections opens connections to the health port that send nothing.
 func connections(s *soak, _ *rand.Rand, d time.Duration) {
 	s.host.server.Run("sh", "-c", fmt.Sprintf(
-		`for i in $(seq 1 20); do timeout %d bash -c 'for j in $(seq 1 40); do eval "exec $((j+10))<>/dev/tcp/127.0.0.1/8080"; done; sleep 60' 2>/dev/null & done; wait`,
+		`for i in $(seq 1 20); do timeout %d bash -c 'for j in $(seq 1 40); do `+
+			`eval "exec $((j+10))<>/dev/tcp/127.0.0.1/8080"; done; sleep 60' 2>/dev/null & done; wait`,
 		int(d.Seconds())+1))
 }
 
-// otherRules has another program change what it may: a table of its own, and ours, which the kernel
-// refuses.
+// otherRules has another program change a table of its own, and try to change ours, which the
+// kernel refuses.
 func otherRules(s *soak, rng *rand.Rand, d time.Duration) {
 	for _, try := range []string{
-		"flush ruleset", "delete table inet sikkerguard", "flush chain inet sikkerguard prerouting", "add table inet sikkerguard { flags dormant; }",
+		"flush ruleset", "delete table inet sikkerguard", "flush chain inet sikkerguard prerouting",
+		"add table inet sikkerguard { flags dormant; }",
 		"flush set inet sikkerguard blocklist4_32", "insert rule inet sikkerguard prerouting accept",
 	} {
 		if s.agent.owns() {
@@ -220,14 +224,15 @@ func otherRules(s *soak, rng *rand.Rand, d time.Duration) {
 		}
 	}
 	name := fmt.Sprintf("other%d", rng.IntN(10))
-	s.host.server.Run("nft", fmt.Sprintf("add table inet %s; add chain inet %s c { type filter hook input priority 0; }; "+
-		"add rule inet %s c ip saddr 192.0.2.77 drop", name, name, name))
+	s.host.server.Run("nft",
+		fmt.Sprintf("add table inet %s; add chain inet %s c { type filter hook input priority 0; }; "+
+			"add rule inet %s c ip saddr 192.0.2.77 drop", name, name, name))
 	time.Sleep(d)
 	s.host.server.Run("sh", "-c", "nft delete table inet "+name+" 2>/dev/null || true")
 }
 
-// killed kills the agent, and starts it again after a while. Meanwhile another program may change
-// the rules that it left.
+// killed kills the agent and restarts it after a while. Meanwhile another program may change the
+// rules that it left.
 func killed(s *soak, rng *rand.Rand, d time.Duration) {
 	kept := s.agent.keep && s.watch.newest().protects()
 	if kept {
@@ -236,7 +241,8 @@ func killed(s *soak, rng *rand.Rand, d time.Duration) {
 	s.agent.end(syscall.SIGKILL)
 	if kept && rng.IntN(2) == 0 {
 		touches := []string{
-			"add set inet sikkerguard theirs { type ipv4_addr; }; add chain inet sikkerguard evil { type filter hook input priority 0; }; " +
+			"add set inet sikkerguard theirs { type ipv4_addr; }; " +
+				"add chain inet sikkerguard evil { type filter hook input priority 0; }; " +
 				"add rule inet sikkerguard evil ip saddr @theirs drop",
 			"add counter inet sikkerguard theirs; add map inet sikkerguard m { type ipv4_addr : verdict; }; " +
 				"add element inet sikkerguard m { 192.0.2.9 : jump blocked4 }",
@@ -249,7 +255,7 @@ func killed(s *soak, rng *rand.Rand, d time.Duration) {
 	s.agent.restart(rng.IntN(2) == 0)
 }
 
-// stopped stops the agent as a service manager does, and starts it again.
+// stopped stops the agent like a service manager and restarts it.
 func stopped(s *soak, rng *rand.Rand, d time.Duration) {
 	began := time.Now()
 	s.agent.end(syscall.SIGTERM)
@@ -260,14 +266,15 @@ func stopped(s *soak, rng *rand.Rand, d time.Duration) {
 	s.agent.restart(rng.IntN(2) == 0)
 }
 
-// asleep keeps the agent from running: its rules go on.
+// asleep keeps the agent from running; its rules stay in force.
 func asleep(s *soak, _ *rand.Rand, d time.Duration) {
 	s.agent.signal(syscall.SIGSTOP)
 	time.Sleep(d)
 	s.agent.signal(syscall.SIGCONT)
 }
 
-// filesFromTheFuture has the clock of the run before have been ahead, or behind.
+// filesFromTheFuture changes the times of files, as if the clock of the previous run had been ahead
+// or behind.
 func filesFromTheFuture(s *soak, rng *rand.Rand, _ time.Duration) {
 	s.agent.end(syscall.SIGTERM)
 	at := time.Now().Add(time.Duration(rng.IntN(20_000)-10_000) * time.Hour)

@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// poll is one question for the agent's status.
+// poll is one request for the status of the agent.
 type poll struct {
 	asked, answered time.Time
-	state, reason   string // empty: no answer
+	state, reason   string // empty if there was no answer
 }
 
 // protects reports whether the agent says that the list is in force.
 func (p poll) protects() bool { return p.state == "active" || p.state == "degraded" }
 
-// watch asks for the status all the time.
+// watch requests the status all the time.
 type watch struct {
 	s      *soak
 	client *http.Client
@@ -36,7 +36,9 @@ func newWatch(s *soak) *watch {
 	w := &watch{s: s, stopC: make(chan struct{}), doneC: make(chan struct{})}
 	w.client = &http.Client{
 		Timeout: 2 * time.Second,
-		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		Transport: &http.Transport{DialContext: func(
+			ctx context.Context, network, addr string,
+		) (c net.Conn, err error) {
 			s.host.server.Do(func() { c, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
 			return c, err
 		}},
@@ -47,7 +49,7 @@ func newWatch(s *soak) *watch {
 
 func (w *watch) run() {
 	defer close(w.doneC)
-	var since time.Time // that it is not active
+	var since time.Time // start of the time in which it is not active
 	for {
 		select {
 		case <-w.stopC:
@@ -69,14 +71,15 @@ func (w *watch) run() {
 		if away := p.asked.Sub(before.asked); p.state != "active" && len(w.polls) > 1 {
 			w.s.blame(p.asked, func(y *tally) { y.away += away })
 		}
-		// A state that is not well is told in the log.
+		// The agent must log every state other than active.
 		switch {
 		case p.state != "degraded" && p.state != "unprotected":
 			if from := since; !from.IsZero() {
 				to := p.asked
 				w.s.later(func() {
-					if !w.s.agent.told(from.Add(-5*time.Second), to.Add(15*time.Second)) {
-						w.s.breaks(from, "the log does not tell of %v in which the agent was not active", to.Sub(from).Round(time.Millisecond))
+					if !w.s.agent.logged(from.Add(-5*time.Second), to.Add(15*time.Second)) {
+						w.s.breaks(from, "the log does not report %v in which the agent was not active",
+							to.Sub(from).Round(time.Millisecond))
 					}
 				})
 			}
@@ -112,7 +115,7 @@ func (w *watch) ask() poll {
 	return p
 }
 
-// newest is the last answer.
+// newest returns the last answer.
 func (w *watch) newest() poll {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,7 +129,7 @@ func (w *watch) newest() poll {
 func (w *watch) protects(at time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// The last that was answered before, and the first that was asked after it.
+	// The last poll answered before, and the first one sent after it.
 	i := slices.IndexFunc(w.polls, func(p poll) bool { return p.answered.After(at) })
 	if i <= 0 {
 		return false

@@ -29,13 +29,13 @@ import (
 
 const (
 	testKey  = "sk_test_soak_0123456789"
-	apiName  = "example.com" // the name in the certificate of httptest
+	apiName  = "example.com" // name in the certificate of httptest
 	apiPort  = 8443
 	recvPort = 9
 	diskSize = 48 << 20
 )
 
-// The addresses of the world. All but the server's are on the list.
+// The addresses of the world. All but those of the server are on the list.
 const (
 	server4, server6 = "192.0.2.1", "2001:db8::1"
 	gateway6         = "2001:db8::fe"
@@ -64,7 +64,8 @@ func newWorld(t *testing.T, rng *rand.Rand) *world {
 	dir := t.TempDir()
 	w := &world{
 		t: t, rng: rng, server: nettest.New(t), network: nettest.New(t), hub: nettest.New(t),
-		dir: dir, list: filepath.Join(dir, "list"), etc: filepath.Join(dir, "etc"), disk: filepath.Join(dir, "disk"), ca: filepath.Join(dir, "ca.pem"),
+		dir: dir, list: filepath.Join(dir, "list"), etc: filepath.Join(dir, "etc"), disk: filepath.Join(dir, "disk"),
+		ca: filepath.Join(dir, "ca.pem"),
 	}
 	w.wire()
 	w.mount()
@@ -80,15 +81,18 @@ func newWorld(t *testing.T, rng *rand.Rand) *world {
 	return w
 }
 
-// wire makes the network: the server and everything else on a bridge, so that the server's link can
-// go down alone.
+// wire makes the network: the server and everything else on a bridge, so that only the server's
+// link can go down.
 func (w *world) wire() {
 	w.t.Helper()
 	var own, others []netip.Prefix
 	for _, p := range []string{server4 + "/24", server6 + "/64"} {
 		own = append(own, netip.MustParsePrefix(p))
 	}
-	for _, p := range []string{gateways()[0] + "/24", gateways()[1] + "/24", gateway6 + "/64", apiAddr + "/32", resolvers()[0] + "/32", resolvers()[1] + "/32"} {
+	for _, p := range []string{
+		gateways()[0] + "/24", gateways()[1] + "/24", gateway6 + "/64", apiAddr + "/32", resolvers()[0] + "/32",
+		resolvers()[1] + "/32",
+	} {
 		others = append(others, netip.MustParsePrefix(p))
 	}
 	w.hub.Run("ip", "link", "add", "br0", "type", "bridge")
@@ -107,8 +111,8 @@ func (w *world) wire() {
 	w.configure(0)
 }
 
-// configure gives the server its addresses and its routes by a gateway, as the programs of a host
-// do when a link comes up.
+// configure gives the server its addresses and its routes through a gateway, like the programs of a
+// host when a link comes up.
 func (w *world) configure(gateway int) {
 	w.server.Run("ip", "addr", "replace", server4+"/24", "dev", "eth0")
 	w.server.Run("ip", "-6", "addr", "replace", server6+"/64", "dev", "eth0", "nodad")
@@ -116,11 +120,13 @@ func (w *world) configure(gateway int) {
 	w.server.Run("ip", "-6", "route", "replace", "default", "via", gateway6, "dev", "eth0")
 }
 
-// mount makes a file system of its own for the state.
+// mount makes a separate file system for the state.
 func (w *world) mount() {
 	w.t.Helper()
 	image := w.disk + ".img"
-	for _, err := range []error{os.WriteFile(image, nil, 0o600), os.Truncate(image, diskSize), os.Mkdir(w.disk, 0o700)} {
+	for _, err := range []error{
+		os.WriteFile(image, nil, 0o600), os.Truncate(image, diskSize), os.Mkdir(w.disk, 0o700),
+	} {
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -156,8 +162,8 @@ func (w *world) freeze(on bool) error {
 	return unix.IoctlSetInt(int(f.Fd()), request, 0)
 }
 
-// writeList makes a list of some 3,000 entries. What the promises are about is always on it, in one
-// width or another.
+// writeList writes a list of some 3,000 entries. The addresses of the promises are always on it, in
+// varying widths.
 func (w *world) writeList() {
 	var b bytes.Buffer
 	for _, a := range append(append(gateways(), resolvers()...), gateway6, apiAddr, friendAddr) {
@@ -172,7 +178,9 @@ func (w *world) writeList() {
 		fmt.Fprintln(&b, e)
 	}
 	for range 2800 + w.rng.IntN(400) {
-		fmt.Fprintln(&b, netip.AddrFrom4([4]byte{byte(70 + w.rng.IntN(20)), byte(w.rng.Uint32()), byte(w.rng.Uint32()), byte(w.rng.Uint32())}))
+		fmt.Fprintln(&b, netip.AddrFrom4([4]byte{
+			byte(70 + w.rng.IntN(20)), byte(w.rng.Uint32()), byte(w.rng.Uint32()), byte(w.rng.Uint32()),
+		}))
 	}
 	if err := os.WriteFile(w.list, b.Bytes(), 0o600); err != nil {
 		w.t.Error(err)
@@ -191,7 +199,8 @@ func (w *world) serveAPI() {
 	_ = srv.Listener.Close()
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	w.network.Do(func() {
-		srv.Listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf("%s:%d", apiAddr, apiPort))
+		srv.Listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp",
+			fmt.Sprintf("%s:%d", apiAddr, apiPort))
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -226,7 +235,7 @@ func (g *gate) Accept() (net.Conn, error) {
 	}
 }
 
-// serveDNS answers for the API's name, and that there is no other.
+// serveDNS answers for the name of the API, and that no other exists.
 func (w *world) serveDNS(addr string, dead *atomic.Bool) {
 	w.t.Helper()
 	var pc net.PacketConn

@@ -91,8 +91,8 @@ func TestLoadKey(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v, want %q", err, tt.want)
 			}
-			if text := strings.ToLower(err.Error()); strings.Contains(text, "123456789") || strings.Contains(text,
-				"sk_secret") {
+			if text := strings.ToLower(err.Error()); strings.Contains(text, "123456789") ||
+				strings.Contains(text, "sk_secret") {
 				t.Errorf("the error shows the key: %v", err)
 			}
 		})

@@ -105,8 +105,8 @@ func TestKeyFileOfTwoKeys(t *testing.T) {
 	if err := os.WriteFile(file, []byte(testKey+"\n"+testKey+"2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := config.Load([]string{"SIKKER_API_KEY_FILE=" + file}); err == nil || strings.Contains(err.Error(),
-		testKey) {
+	if _, err := config.Load([]string{"SIKKER_API_KEY_FILE=" + file}); err == nil ||
+		strings.Contains(err.Error(), testKey) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -163,8 +163,8 @@ func TestLoadNeverShowsAKeyWithBearer(t *testing.T) {
 	t.Parallel()
 	const other = "sk_test_another_key"
 	for _, name := range []string{"SIKKER_SCORE_MIN", "SIKKER_WHITELIST", "SIKKER_BACKEND", "SIKKER_API_KEY_FILE"} {
-		if _, err := config.Load([]string{name + "=Bearer " + other}); err == nil || strings.Contains(err.Error(),
-			other) {
+		if _, err := config.Load([]string{name + "=Bearer " + other}); err == nil ||
+			strings.Contains(err.Error(), other) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
@@ -239,8 +239,8 @@ func TestCustomBlacklistMayBeMissingOnceItWasRead(t *testing.T) {
 	for _, path := range []string{filepath.Join(dir, "gone.txt"), dir} {
 		state := t.TempDir()
 		environ := []string{"SIKKER_API_KEY=" + testKey, "SIKKER_CUSTOM_BLACKLIST=" + path, "SIKKER_STATE_DIR=" + state}
-		if _, err := config.Load(environ); err == nil || !strings.Contains(err.Error(),
-			"must be a file that can be read") {
+		if _, err := config.Load(environ); err == nil ||
+			!strings.Contains(err.Error(), "must be a file that can be read") {
 			t.Errorf("%s: got %v, want a problem", path, err)
 		}
 		if err := os.WriteFile(filepath.Join(state, config.CustomCopy), nil, 0o600); err != nil {

@@ -100,8 +100,8 @@ func TestListen(t *testing.T) {
 
 func TestNoAgent(t *testing.T) {
 	t.Parallel()
-	if _, err := control.Pull(t.Context(), t.TempDir(), false); err == nil || !strings.Contains(err.Error(),
-		"is it running") {
+	if _, err := control.Pull(t.Context(), t.TempDir(), false); err == nil ||
+		!strings.Contains(err.Error(), "is it running") {
 		t.Errorf("got %v", err)
 	}
 }

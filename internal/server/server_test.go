@@ -251,8 +251,8 @@ func TestHealthcheck(t *testing.T) {
 	if diff := cmp.Diff("not healthy: starting", err.Error()); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
-	if _, err := server.Healthcheck(t.Context(), 1); err == nil || !strings.Contains(err.Error(),
-		"no agent answers on port 1") {
+	if _, err := server.Healthcheck(t.Context(), 1); err == nil ||
+		!strings.Contains(err.Error(), "no agent answers on port 1") {
 		t.Errorf("no agent: %v", err)
 	}
 }

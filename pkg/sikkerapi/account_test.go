@@ -65,8 +65,8 @@ func TestCheck(t *testing.T) {
 			})
 			got, err := c.Check(t.Context(), netip.MustParseAddr("::ffff:203.0.113.9"))
 			if tt.want == nil {
-				if !errors.Is(err, ErrMalformed) || len(err.Error()) > maxErrorText || !cmp.Equal(got,
-					CheckResult{}, sameAddr()) {
+				if !errors.Is(err, ErrMalformed) || len(err.Error()) > maxErrorText ||
+					!cmp.Equal(got, CheckResult{}, sameAddr()) {
 					t.Errorf("got %v, %v", got, err)
 				}
 				return

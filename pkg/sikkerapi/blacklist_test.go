@@ -217,8 +217,8 @@ func TestBlacklistWithoutLengthMustEndItsLastLine(t *testing.T) {
 				}
 				return
 			}
-			if _, ok := errors.AsType[*TemporaryError](err); !ok || !errors.Is(err, ErrUnended) || !errors.Is(err,
-				io.ErrUnexpectedEOF) {
+			if _, ok := errors.AsType[*TemporaryError](err); !ok || !errors.Is(err, ErrUnended) ||
+				!errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("read: got %v, want a temporary error that is ErrUnended", err)
 			}
 		})

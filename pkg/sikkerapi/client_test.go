@@ -341,8 +341,8 @@ func TestRefusals(t *testing.T) {
 			if tt.is != nil && !errors.Is(err, tt.is) {
 				t.Errorf("%v is not %v", err, tt.is)
 			}
-			if errors.Is(err, ErrUnauthorized) != errors.Is(tt.is, ErrUnauthorized) || tt.not != nil && errors.Is(err,
-				tt.not) {
+			if errors.Is(err, ErrUnauthorized) != errors.Is(tt.is, ErrUnauthorized) || tt.not != nil &&
+				errors.Is(err, tt.not) {
 				t.Errorf("%v is an error that it should not be", err)
 			}
 			if asked != 1 {
