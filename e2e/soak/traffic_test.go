@@ -304,7 +304,7 @@ func (t *traffic) mayBeLost(src *source, at time.Time) bool {
 func (t *traffic) outage(why string) (end func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.outages = append(t.outages, span{from: time.Now(), why: why})
+	t.outages = append(t.outages, span{from: time.Now().Add(-inFlight), why: why})
 	i := len(t.outages) - 1
 	return func() {
 		t.mu.Lock()
