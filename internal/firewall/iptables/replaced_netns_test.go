@@ -22,6 +22,10 @@ const saved = `*raw
 COMMIT
 `
 
+// destroy is a shell function that destroys sets, all without an argument. The kernel frees a rule of
+// iptables-nft a moment after it is deleted, and until then the rule uses its sets.
+const destroy = `destroy() { for i in $(seq 100); do ipset destroy "$@" && return; sleep 0.1; done; return 1; }; `
+
 // TestFirewallReplaced removes or replaces the whole firewall, in the ways of other programs. Watch
 // reports it, the next Apply restores the rules, no reported count decreases, and the agent leaves
 // nothing behind.
@@ -36,13 +40,13 @@ func TestFirewallReplaced(t *testing.T) {
 			}
 			before := firewallOf(h)
 			v4, v6 := "iptables-"+kind, "ip6tables-"+kind
-			flush := v4 + " -t raw -F; " + v4 + " -t raw -X; " + v6 + " -t raw -F; " + v6 + " -t raw -X; ipset destroy"
+			flush := v4 + " -t raw -F; " + v4 + " -t raw -X; " + v6 + " -t raw -F; " + v6 + " -t raw -X; destroy"
 			for _, harm := range []string{
 				flush,
 				v4 + " -t raw -F; " + v4 + " -t raw -X",
 				"nft flush ruleset; " + flush,
 				v4 + "-restore <<E\n" + saved + "E\n",
-				v4 + "-restore <<E\n" + saved + "E\nipset destroy sikkerguard-blocklist",
+				v4 + "-restore <<E\n" + saved + "E\ndestroy sikkerguard-blocklist",
 				v4 + " -t raw -Z; " + v4 + " -t raw -D PREROUTING 1",
 			} {
 				f := startKind(t, h, kind)
@@ -58,7 +62,7 @@ func TestFirewallReplaced(t *testing.T) {
 				if n := count(t, h, f); n.Packets() != 2 {
 					t.Errorf("%s: counted %+v", harm, n)
 				}
-				h.Run("sh", "-c", harm)
+				h.Run("sh", "-c", destroy+harm)
 				h.Do(func() {
 					if _, err := f.Verify(); !errors.Is(err, ruleset.ErrMismatch) {
 						t.Errorf("%s: verify: %v", harm, err)
