@@ -39,7 +39,8 @@ func suites() []suite {
 		},
 		{
 			name: "iptables", dir: "internal/firewall/iptables", limit: 30 * time.Minute,
-			quick: "^(TestMissing|TestLock|TestForeignSet)$",
+			quick:   "^(TestMissing|TestLock|TestForeignSet)$",
+			smaller: "TestKill kills after every eleventh change from the first one on",
 		},
 		{
 			name: "firewall", dir: "internal/firewall", limit: 40 * time.Minute,
