@@ -17,15 +17,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/e2e/debian"
 )
 
-// release is a release of Debian: its kernel, and its own nft, iptables, ipset and iproute2 with
-// it.
+// release is a release of Debian: its kernel, and its own nft, iptables, ipset and iproute2.
 type release struct{ kernel, suite string }
 
 func releases() []release {
 	return []release{{"5.10", "bullseye"}, {"6.1", "bookworm"}, {"6.12", "trixie"}}
 }
 
-// packages are needed by the tests, besides a minimal Debian.
+// packages are the packages that the tests need besides a minimal Debian.
 const packages = "linux-image-amd64,nftables,iproute2,iptables,ipset,kmod,procps,e2fsprogs"
 
 // init is the first process of the machine.
@@ -36,8 +35,8 @@ var initScript []byte
 // image is the files that qemu boots.
 type image struct{ disk, kernel, initrd string }
 
-// image returns the release's image under dir, and makes it when there is none. It is never written
-// to again: the machine keeps its changes to itself.
+// image returns the image of the release under dir, and makes it if there is none. It is never
+// written again: the machine discards its changes.
 func (r release) image(ctx context.Context, out io.Writer, dir string) (image, error) {
 	at := func(end string) string { return filepath.Join(dir, r.suite+end) }
 	img := image{disk: at(".ext4"), kernel: at(".vmlinuz"), initrd: at(".initrd")}
@@ -54,7 +53,7 @@ func (r release) image(ctx context.Context, out io.Writer, dir string) (image, e
 	if err != nil {
 		return img, err
 	}
-	if err := debian.Remove(root); err != nil { // of a run that was killed
+	if err := debian.Remove(root); err != nil { // left by a killed run
 		return img, err
 	}
 	err = errors.Join(r.bootstrap(ctx, root, img), debian.Remove(root))
@@ -62,16 +61,17 @@ func (r release) image(ctx context.Context, out io.Writer, dir string) (image, e
 		return img, err
 	}
 	_, _ = fmt.Fprintf(out, "%s: made in %v\n", r.kernel, time.Since(start).Round(time.Second))
-	return img, os.WriteFile(at(".recipe"), recipe, 0o600) // last: with it the image is whole
+	return img, os.WriteFile(at(".recipe"), recipe, 0o600) // last: it marks the image as complete
 }
 
-// recipe is everything that an image is made of. Comments are not: a new wording makes no new image.
+// recipe returns everything that determines the content of an image, without comments: a new
+// wording of a comment makes no new image.
 func recipe() []byte {
 	comments := regexp.MustCompile(`(?m)^# .*\n`)
 	return append([]byte(packages+"\n"), comments.ReplaceAll(initScript, nil)...)
 }
 
-// bootstrap makes the root and, of it, the image.
+// bootstrap makes the root and the image of it.
 func (r release) bootstrap(ctx context.Context, root string, img image) error {
 	if err := debian.Install(ctx, root, r.suite, packages); err != nil {
 		return err

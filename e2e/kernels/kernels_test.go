@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestResults reads what a machine says on its serial line: a suite passed only if it ran to its
-// end and nothing failed.
+// TestResults reads the serial line of a machine. A suite passed only if it ran to its end and no
+// test failed.
 func TestResults(t *testing.T) {
 	t.Parallel()
 	const boot = "@@ booted 6.1.0\r\n"
@@ -20,17 +20,28 @@ func TestResults(t *testing.T) {
 		ok   bool
 	}{
 		{
-			"OK", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n    --- PASS: TestA/b (0.00s)\n=== NAME  TestC\r\n    c_test.go:1: no owners\r\n=== NAME  TestD\n    d_test.go:1: hm\n--- SKIP: TestC (0.00s)\r\n@@ end nft 0\r\n@@ begin demo\nhello\n@@ end demo 0\n",
-			[]string{"2 passed   0 failed   1 skipped     0s  ok\n      skipped: TestC: no owners", "0 passed   0 failed   0 skipped"},
+			"OK",
+			boot +
+				"@@ begin nft\n--- PASS: TestA (0.01s)\n    --- PASS: TestA/b (0.00s)\n" +
+				"=== NAME  TestC\r\n    c_test.go:1: no owners\r\n=== NAME  TestD\n    d_test.go:1: hm\n" +
+				"--- SKIP: TestC (0.00s)\r\n@@ end nft 0\r\n@@ begin demo\nhello\n@@ end demo 0\n",
+			[]string{
+				"2 passed   0 failed   1 skipped     0s  ok\n      skipped: TestC: no owners",
+				"0 passed   0 failed   0 skipped",
+			},
 			true,
 		},
 		{
-			"bad test", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n--- FAIL: TestB (0.01s)\n    b_test.go:1: oh\n@@ end nft 1\n@@ begin demo\n@@ end demo 0\n",
+			"bad test",
+			boot +
+				"@@ begin nft\n--- PASS: TestA (0.01s)\n--- FAIL: TestB (0.01s)\n    b_test.go:1: oh\n@@ end nft 1\n" +
+				"@@ begin demo\n@@ end demo 0\n",
 			[]string{"FAILED, exit code 1", "ok"},
 			false,
 		},
 		{
-			"bad panic: no test is said to have failed", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\npanic: oh\n@@ end nft 2\n@@ begin demo\n@@ end demo 0\n",
+			"bad panic: no test is reported as failed",
+			boot + "@@ begin nft\n--- PASS: TestA (0.01s)\npanic: oh\n@@ end nft 2\n@@ begin demo\n@@ end demo 0\n",
 			[]string{"FAILED, exit code 2", "ok"},
 			false,
 		},
@@ -40,7 +51,8 @@ func TestResults(t *testing.T) {
 			false,
 		},
 		{
-			"bad took too long", boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n@@ end nft 124\n@@ begin demo\n@@ end demo 0\n",
+			"bad took too long",
+			boot + "@@ begin nft\n--- PASS: TestA (0.01s)\n@@ end nft 124\n@@ begin demo\n@@ end demo 0\n",
 			[]string{"took too long", "ok"},
 			false,
 		},
@@ -55,7 +67,10 @@ func TestResults(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
-			r := reader{kernel: "6.1", wanted: []suite{{name: "nft", dir: "x"}, {name: "demo", args: []string{"demo"}}}, logs: t.TempDir(), out: &out}
+			r := reader{
+				kernel: "6.1", wanted: []suite{{name: "nft", dir: "x"}, {name: "demo", args: []string{"demo"}}},
+				logs: t.TempDir(), out: &out,
+			}
 			if err := r.read(strings.NewReader(tt.said)); err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +93,8 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestGuestScript: each suite is run in its folder, and what is not run is said.
+// TestGuestScript checks that each suite runs in its directory, and that the reason of each
+// omission is printed.
 func TestGuestScript(t *testing.T) {
 	t.Parallel()
 	script := guestScript(suites())
@@ -107,7 +123,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestMatching: only suites that match are run, and of them only the tests that are asked for.
+// TestMatching checks that only suites that match run, and only the selected tests of them.
 func TestMatching(t *testing.T) {
 	t.Parallel()
 	all := []suite{{name: "nft", run: "^TestA$"}, {name: "host"}, {name: "demo", args: []string{"demo"}}}

@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// bootLimit is how long the machine may take from its start to the first suite, and from the
-	// last one to its end. It takes some ten seconds.
+	// bootLimit is the longest time from the start of the machine to the first suite, and from the
+	// end of the last suite to that of the machine. It takes some ten seconds.
 	bootLimit = 3 * time.Minute
-	// shown is how many lines of a suite that did not pass are printed; all of them are in its log.
+	// shown is the number of lines printed of a suite that did not pass; its log has all of them.
 	shown = 150
 )
 
@@ -29,8 +29,8 @@ const (
 type machine struct {
 	image   image
 	payload string // disk with the tests
-	console string // file that the kernel's messages go to
-	logs    string // folder of the suites' output
+	console string // file for the messages of the kernel
+	logs    string // directory for the output of the suites
 	out     io.Writer
 }
 
@@ -38,14 +38,14 @@ type machine struct {
 type result struct {
 	kernel, suite           string
 	passed, failed, skipped int
-	skips                   []string // tests that were skipped, each with its reason
+	skips                   []string // skipped tests, each with its reason
 	took                    time.Duration
 	code                    int  // exit code
 	ended                   bool // the suite ran, and code is known
 	tests                   bool // it counts tests
 }
 
-// ok reports whether the suite ran and nothing failed.
+// ok reports whether the suite ran and no test failed.
 func (r result) ok() bool {
 	return r.ended && r.code == 0 && r.failed == 0 && (r.passed > 0 || !r.tests)
 }
@@ -55,7 +55,7 @@ func (r result) String() string {
 	switch {
 	case !r.ended:
 		state = "DID NOT RUN, or not to its end"
-	case r.code == 124 || r.code == 137: // of timeout(1)
+	case r.code == 124 || r.code == 137: // from timeout(1)
 		state = "FAILED: took too long"
 	case !r.ok():
 		state = fmt.Sprintf("FAILED, exit code %d", r.code)
@@ -65,7 +65,7 @@ func (r result) String() string {
 	return strings.Join(append([]string{line}, r.skips...), "\n      skipped: ")
 }
 
-// run boots the machine, and returns a result for each of the suites, whether it ran or not.
+// run boots the machine and returns a result for each suite, whether it ran or not.
 func (m machine) run(ctx context.Context, kernel string, wanted []suite) []result {
 	limit := 2 * bootLimit
 	for _, s := range wanted {
@@ -82,12 +82,12 @@ func (m machine) run(ctx context.Context, kernel string, wanted []suite) []resul
 	if bad || err != nil {
 		_, _ = fmt.Fprintf(m.out, "%s: the console is in %s\n", kernel, m.console)
 	} else {
-		_ = os.Remove(m.console) // nothing in it is asked for
+		_ = os.Remove(m.console) // it has nothing of interest
 	}
 	return results
 }
 
-// boot runs qemu until the machine switches itself off, and hands the output of its second serial
+// boot runs qemu until the machine switches itself off, and passes the output of its second serial
 // line to read. The processor is emulated, so that it runs anywhere.
 func (m machine) boot(ctx context.Context, read func(io.Reader) error) error {
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
@@ -97,7 +97,7 @@ func (m machine) boot(ctx context.Context, read func(io.Reader) error) error {
 		"-append", "root=/dev/vda rw console=ttyS0 init=/init.sh quiet panic=1 mitigations=off audit=0",
 		"-drive", "file="+m.image.disk+",format=raw,if=virtio,snapshot=on",
 		"-drive", "file="+m.payload+",format=raw,if=virtio,readonly=on")
-	cmd.Env = append(os.Environ(), "TMPDIR="+m.logs) // of the snapshot
+	cmd.Env = append(os.Environ(), "TMPDIR="+m.logs) // for the snapshot
 	cmd.WaitDelay = 10 * time.Second
 	var complaint strings.Builder
 	cmd.Stderr = &complaint
@@ -125,22 +125,22 @@ type reader struct {
 	done  map[string]result
 	at    *result // suite under way
 	start time.Time
-	lines []string          // that it has printed
+	lines []string          // lines that it has printed
 	log   *os.File          // the same
-	test  string            // test that the lines are of
+	test  string            // test that the lines belong to
 	last  map[string]string // newest message of each test
 }
 
-// outcome is a line of `go test -v` that ends a test or a subtest.
+// outcome matches a line of `go test -v` that ends a test or a subtest.
 var outcome = regexp.MustCompile(`^ *--- (PASS|FAIL|SKIP): (\S+)`)
 
-// quiet is a line of `go test -v` that says nothing about a failure.
+// quiet matches a line of `go test -v` that has no information about a failure.
 var quiet = regexp.MustCompile(`^=== (RUN|PAUSE|CONT)|^ *--- PASS`)
 
-// turn is a line of `go test -v` that names the test that the next lines are of.
+// turn matches a line of `go test -v` that names the test of the next lines.
 var turn = regexp.MustCompile(`^=== (?:RUN|CONT|NAME) +(\S+)`)
 
-// message is a line that a test logs. The one before a skip is the reason.
+// message matches a line that a test logs. The last one before a skip is its reason.
 var message = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)`)
 
 // read reads until the machine ends.
@@ -153,7 +153,7 @@ func (r *reader) read(from io.Reader) error {
 	return lines.Err()
 }
 
-// line takes one line.
+// line handles one line.
 func (r *reader) line(text string) {
 	words := strings.Fields(text)
 	switch {
@@ -167,7 +167,7 @@ func (r *reader) line(text string) {
 		r.finish()
 	case r.at != nil:
 		r.lines = append(r.lines, text)
-		_, _ = fmt.Fprintln(r.log, text) // for a reader who does not want to wait
+		_, _ = fmt.Fprintln(r.log, text) // so that the log can be followed
 		r.note(text)
 	}
 }
@@ -182,7 +182,7 @@ func (r *reader) begin(name string) {
 	}
 }
 
-// note takes one line of a test: its outcome is counted, and a skip gets its reason.
+// note handles one line of a test: it counts an outcome, and adds the reason to a skip.
 func (r *reader) note(text string) {
 	if found := turn.FindStringSubmatch(text); found != nil {
 		r.test = found[1]
@@ -200,11 +200,11 @@ func (r *reader) note(text string) {
 		r.at.failed++
 	case "SKIP":
 		r.at.skipped++
-		r.at.skips = append(r.at.skips, name+": "+cmp.Or(r.last[name], "no reason is given"))
+		r.at.skips = append(r.at.skips, name+": "+cmp.Or(r.last[name], "no reason given"))
 	}
 }
 
-// finish prints the result of the suite under way.
+// finish prints the result of the current suite.
 func (r *reader) finish() {
 	for _, s := range r.wanted {
 		if s.name == r.at.suite {
@@ -225,8 +225,8 @@ func (r *reader) finish() {
 	r.at = nil
 }
 
-// results are those of all suites, in their order, and whether one is bad. A suite that was cut off
-// is one that did not end.
+// results returns the results of all suites in their order, and whether one is bad. A suite that
+// was cut off did not end.
 func (r *reader) results() (all []result, bad bool) {
 	if r.at != nil {
 		r.finish()

@@ -1,8 +1,8 @@
-// Command kernels boots kernels of Debian under qemu and runs the tests on the kernel in each:
+// Command kernels boots kernels of Debian in qemu and runs the kernel-dependent tests in each:
 // those of both firewall backends, the sensor and the host, the demo, and the scenarios. It prints
-// one line a kernel and suite, and exits with 1 when a test failed or a suite did not run.
+// one line per kernel and suite, and exits with 1 if a test failed or a suite did not run.
 //
-// It is run by `make kernels`, as root, from the project's folder.
+// It is run by `make kernels`, as root, from the root of the repository.
 package main
 
 import (
@@ -31,11 +31,11 @@ func run() int {
 	for _, r := range releases() {
 		names = append(names, r.kernel)
 	}
-	kernels := flag.String("kernels", strings.Join(names, " "), "the kernels to boot, separated by spaces")
-	only := flag.String("suites", "", "a regular expression of the suites to run; empty is all")
-	tests := flag.String("run", "", "the tests to run of these suites, a pattern of `go test -run`; empty is all")
-	quick := flag.Bool("quick", false, "run a part of the slow suites, as CI does")
-	cache := flag.String("cache", "bin/.kernels", "the folder of the images and logs")
+	kernels := flag.String("kernels", strings.Join(names, " "), "kernels to boot, separated by spaces")
+	only := flag.String("suites", "", "regular expression of the suites to run; empty for all")
+	tests := flag.String("run", "", "tests to run of these suites, a pattern of `go test -run`; empty for all")
+	quick := flag.Bool("quick", false, "run only a part of the slow suites, as in CI")
+	cache := flag.String("cache", "bin/.kernels", "directory of the images and logs")
 	flag.Parse()
 	all := suites()
 	if *quick {
@@ -52,8 +52,8 @@ func run() int {
 	return 0
 }
 
-// matching returns the suites whose names match the pattern, each with only these tests if any are
-// given.
+// matching returns the suites whose names match the pattern. If tests is not empty, each runs only
+// these tests.
 func matching(all []suite, pattern, tests string) ([]suite, error) {
 	re, err := regexp.Compile(pattern)
 	if err != nil {
@@ -87,7 +87,7 @@ func kernelsPass(ctx context.Context, out io.Writer, kernels []string, wanted []
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return err
 	}
-	tellLeftOut(out, wanted)
+	printOmissions(out, wanted)
 	payload := filepath.Join(cache, "payload.tar")
 	if err := pack(ctx, payload, wanted); err != nil {
 		return fmt.Errorf("build the tests: %w", err)
@@ -108,8 +108,8 @@ func kernelsPass(ctx context.Context, out io.Writer, kernels []string, wanted []
 	return summarize(out, results)
 }
 
-// tellLeftOut prints the suites and tests that are not run, or run with smaller numbers.
-func tellLeftOut(out io.Writer, wanted []suite) {
+// printOmissions prints the suites and tests that do not run, or run with smaller numbers.
+func printOmissions(out io.Writer, wanted []suite) {
 	_, _ = fmt.Fprintln(out, "smaller than on the machine itself: all suites: a flood sends a sixteenth of its packets")
 	for _, s := range suites() {
 		at := slices.IndexFunc(wanted, func(w suite) bool { return w.name == s.name })
@@ -149,7 +149,7 @@ func choose(kernels []string) ([]release, error) {
 	return chosen, nil
 }
 
-// summarize prints all results once more, together. The error names those that are not passed.
+// summarize prints all results again, together. The error names those that did not pass.
 func summarize(out io.Writer, results []result) error {
 	_, _ = fmt.Fprintln(out, "\nSummary")
 	var bad []string

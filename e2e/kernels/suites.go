@@ -15,27 +15,29 @@ import (
 	"time"
 )
 
-// suite is a program that is run in each kernel: the tests of a package, or the demo.
+// suite is a program that runs in each kernel: the tests of a package, or the demo.
 type suite struct {
 	name string
-	dir  string // folder of the package, and where it runs
-	run  string // tests to run, a pattern of -test.run; empty is all
+	dir  string // directory of the package, in which it runs
+	run  string // tests to run, a pattern of -test.run; empty for all
 	skip string // tests not to run, a pattern of -test.skip
-	// without says why skip is not run, smaller which numbers -test.short makes smaller. Both are
-	// printed.
+	// without is the reason of skip. smaller lists the numbers that -test.short makes smaller. Both
+	// are printed.
 	without, smaller string
-	reads            string        // folder of the project that the tests read, besides testdata
-	quick            string        // run of a quick run, for CI; empty is run
+	reads            string        // directory of the project that the tests read, besides testdata
+	quick            string        // run of a quick run, for CI; empty for run
 	args             []string      // runs this instead of the tests
-	limit            time.Duration // only what hangs takes that long, also on a machine that has other work
+	limit            time.Duration // long enough for a machine with other work; only a hang takes longer
 }
 
 func suites() []suite {
 	return []suite{
 		{
 			name: "nft", dir: "internal/firewall/nft", limit: 30 * time.Minute,
-			quick:   "^(TestGolden|TestCrash|TestOpenErrors|TestMismatch|TestWatch|TestIntervalsUnderTraffic|TestNearlyFull)$",
-			smaller: "TestRefreshEverySecond refreshes 10 times, not 60, TestReplacedUnderTraffic has 5,000 networks, not 50,000",
+			quick: "^(TestGolden|TestCrash|TestOpenErrors|TestMismatch|TestWatch|" +
+				"TestIntervalsUnderTraffic|TestNearlyFull)$",
+			smaller: "TestRefreshEverySecond refreshes 10 times, not 60, " +
+				"TestReplacedUnderTraffic has 5,000 networks, not 50,000",
 		},
 		{
 			name: "iptables", dir: "internal/firewall/iptables", limit: 30 * time.Minute,
@@ -47,7 +49,7 @@ func suites() []suite {
 			quick: "^(TestBlocks|TestRefreshUnderTraffic)$/^(nftables|iptables-legacy)$",
 			smaller: "TestHalfAMillion loads 50,000 entries, TestRefreshUnderTraffic a tenth of its own, " +
 				"TestCrash kills 4 times, not 15; a Remove that takes longer than its 15 seconds is tried again",
-			skip: "^TestRealList$", without: "the published list is no part of the project",
+			skip: "^TestRealList$", without: "the published list is not in the repository",
 		},
 		{name: "sensor", dir: "internal/sensor", limit: 10 * time.Minute},
 		{
@@ -57,10 +59,11 @@ func suites() []suite {
 		{name: "demo", args: []string{"bin/demo"}, limit: 10 * time.Minute},
 		{
 			name: "scenarios", dir: "e2e", run: "^TestScripts$", reads: "docs", limit: 40 * time.Minute,
-			smaller: "crowd has 100 clients, not 1,000, which ask again if the kernel does not answer the agent in two seconds; " +
+			smaller: "crowd has 100 clients, not 1,000, " +
+				"which try again if the kernel does not answer the agent in two seconds; " +
 				"a script waits four times as long",
 			quick: "^TestScripts$/^(main|crash|conflict|cleanup|iptables|hanging_disk)$",
-			skip:  "^TestScripts$/^metrics$", without: "it needs Prometheus, which has no part in the kernel",
+			skip:  "^TestScripts$/^metrics$", without: "it needs Prometheus, which does not depend on the kernel",
 		},
 	}
 }
@@ -76,10 +79,10 @@ func quickly(all []suite) []suite {
 	return quick
 }
 
-// binary is the path of the suite's test program in the project's folder.
+// binary returns the path of the test program of the suite in the project.
 func (s suite) binary() string { return "bin/.kernels/tests/" + s.name + ".test" }
 
-// command is the line of shell that runs the suite in its folder.
+// command returns the shell line that runs the suite in its directory.
 func (s suite) command() string {
 	if s.args != nil {
 		return strings.Join(s.args, " ")
@@ -94,7 +97,8 @@ func (s suite) command() string {
 	return line
 }
 
-// guestScript runs the suites one after the other. Lines that begin with @@ are for machine.run.
+// guestScript returns a script that runs the suites in sequence. Lines that begin with @@ are for
+// machine.run.
 func guestScript(wanted []suite) string {
 	var b strings.Builder
 	b.WriteString(`project=/tmp/project
@@ -113,8 +117,8 @@ echo "@@ booted $(uname -r), $(nft --version), $(iptables --version), $(ipset --
 	return b.String()
 }
 
-// pack builds the tests and programs as static binaries, and puts them with their files into an
-// archive. The machine sees it as a disk.
+// pack builds the tests and programs as static binaries and writes them with their files to an
+// archive, which the machine sees as a disk.
 func pack(ctx context.Context, file string, wanted []suite) error {
 	build := func(args ...string) error {
 		cmd := exec.CommandContext(ctx, "go", args...)
@@ -152,7 +156,7 @@ func pack(ctx context.Context, file string, wanted []suite) error {
 	return errors.Join(err, a.w.Close(), f.Close())
 }
 
-// archive is a tar file of the project's files.
+// archive is a tar file of files of the project.
 type archive struct{ w *tar.Writer }
 
 // file adds the file at path under the name.
@@ -161,7 +165,7 @@ func (a archive) file(path, name string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil {
 		return err
