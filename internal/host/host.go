@@ -37,17 +37,15 @@ type Host struct {
 	localMu sync.Mutex // serializes Local
 	namesMu sync.Mutex // serializes Names
 
-	mu            sync.Mutex            // guards the fields below
-	conf          *conf                 // the files at the last reading; nil before the first
-	last          map[kind][]netip.Addr // finds of each source at its last complete reading
-	current       map[kind][]netip.Addr // allowlisted addresses of each source
-	recalled      map[kind]bool         // sources whose last finds are those of an earlier run
-	uplinks       []string              // default routes that can be used
-	localProblems []error               // problems of the last Local
-	nameProblems  []error               // problems of the last Names
-	composed      uint64                // number of allowlists composed
-	lastContained error                 // the last ErrContained of Surroundings
-	turn          int                   // counts the attempts of newestServer
+	mu            sync.Mutex // guards the fields below
+	conf          *conf      // the files at the last reading; nil before the first
+	finds         finds
+	uplinks       []string // default routes that can be used
+	localProblems []error  // problems of the last Local
+	nameProblems  []error  // problems of the last Names
+	composed      uint64   // number of allowlists composed
+	lastContained error    // the last ErrContained of Surroundings
+	turn          int      // counts the attempts of newestServer
 }
 
 // New returns a Host. It reads nothing.
@@ -63,7 +61,7 @@ func New(o Options) *Host {
 	h := &Host{
 		o: o, read: readKernel,
 		files: files{root: o.Root, timeout: readTimeout, busy: make(chan struct{}, 1)},
-		last:  map[kind][]netip.Addr{}, current: map[kind][]netip.Addr{}, recalled: map[kind]bool{},
+		finds: newFinds(),
 	}
 	if o.Resolver == nil {
 		h.o.Resolver = h.resolver()
@@ -90,9 +88,9 @@ func (h *Host) Local() Whitelist {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.record(kindGateway, k.gateways, k.gatewaysErr)
-	h.record(kindHost, k.addresses, k.addressesErr)
-	h.record(kindResolver, slices.Clone(c.addrs), c.err)
+	h.finds.record(kindGateway, k.gateways, k.gatewaysErr)
+	h.finds.record(kindHost, k.addresses, k.addressesErr)
+	h.finds.record(kindResolver, slices.Clone(c.addrs), c.err)
 	h.conf = &c
 	if k.gatewaysErr == nil {
 		h.uplinks = k.uplinks
@@ -112,8 +110,8 @@ func (h *Host) Names(ctx context.Context) Whitelist {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.record(kindProxy, proxy.addrs, proxyErr)
-	h.record(kindAPI, api, apiErr)
+	h.finds.record(kindProxy, proxy.addrs, proxyErr)
+	h.finds.record(kindAPI, api, apiErr)
 	if proxy.used {
 		apiErr = nil // behind a proxy the API's name need not resolve here, and often does not
 	}
@@ -124,7 +122,7 @@ func (h *Host) Names(ctx context.Context) Whitelist {
 // whitelist composes the allowlist from the current finds. The caller holds mu.
 func (h *Host) whitelist() Whitelist {
 	var b builder
-	for k, addrs := range h.current {
+	for k, addrs := range h.finds.current {
 		b.addAddrs(k, addrs)
 	}
 	b.addPrefixes(kindLAN, blocklist.Private())
@@ -134,23 +132,10 @@ func (h *Host) whitelist() Whitelist {
 	w := b.whitelist()
 	h.composed++
 	w.Number, w.uplinks = h.composed, h.uplinks
-	for k := range h.recalled {
+	for k := range h.finds.recalled {
 		w.recalled[k] = true
 	}
 	return w
-}
-
-// record sets the allowlisted addresses of a source to those found. If the source could not be read
-// completely, the finds of its last complete reading also stay. The caller holds mu.
-func (h *Host) record(k kind, found []netip.Addr, err error) {
-	if err != nil {
-		h.current[k] = slices.Concat(found, h.last[k])
-		return
-	}
-	delete(h.recalled, k)
-	slices.SortFunc(found, netip.Addr.Compare)
-	h.last[k] = slices.Compact(found) // several routes lead through one gateway
-	h.current[k] = h.last[k]
 }
 
 // nonNil returns the errors that are not nil.

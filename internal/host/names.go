@@ -110,12 +110,12 @@ func (h *Host) Resolved(now time.Time) Names {
 	defer h.mu.Unlock()
 	for k, name := range names {
 		var addrs []netip.Addr
-		for _, a := range h.last[k] {
+		for _, a := range h.finds.last[k] {
 			if a, ok := sourceAddr(a); ok {
 				addrs = append(addrs, a)
 			}
 		}
-		if len(addrs) > 0 && !h.recalled[k] {
+		if len(addrs) > 0 && !h.finds.recalled[k] {
 			slices.SortFunc(addrs, netip.Addr.Compare)
 			n.Addrs[name] = slices.Compact(addrs)
 		}
@@ -134,10 +134,6 @@ func (h *Host) Recall(n Names, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for k, name := range names {
-		if addrs := n.Addrs[name]; len(addrs) > 0 && len(h.last[k]) == 0 {
-			h.last[k] = slices.Clone(addrs)
-			h.current[k] = slices.Concat(h.current[k], addrs)
-			h.recalled[k] = true
-		}
+		h.finds.recall(k, n.Addrs[name])
 	}
 }

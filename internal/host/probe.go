@@ -103,7 +103,7 @@ type probe struct {
 // probes returns the probes of the last finds. The caller holds mu.
 func (h *Host) probes() []probe {
 	var ps []probe
-	for _, a := range h.last[kindGateway] {
+	for _, a := range h.finds.last[kindGateway] {
 		if a.Is6() && a.IsLinkLocalUnicast() {
 			continue // its link is not stored, and no list can contain it
 		}
@@ -116,7 +116,7 @@ func (h *Host) probes() []probe {
 	if h.o.APIURL != nil {
 		name = h.o.APIURL.Hostname()
 	}
-	for _, a := range h.last[kindResolver] {
+	for _, a := range h.finds.last[kindResolver] {
 		relays := h.relays(a)
 		ps = append(ps, probe{
 			name: "resolver " + a.String(), relayed: relays,
@@ -135,7 +135,7 @@ func (h *Host) probes() []probe {
 // relays reports whether the resolver at a is on or near this host and asks others, whose answers
 // pass this host: on the host itself, in a container or guest of it, or in its private network.
 func (h *Host) relays(a netip.Addr) bool {
-	return slices.Contains(h.last[kindHost], a) || blocklist.Special().Contains(a)
+	return slices.Contains(h.finds.last[kindHost], a) || blocklist.Special().Contains(a)
 }
 
 // target returns the host and port to which a connection to the API is opened: the API itself, or

@@ -77,11 +77,11 @@ func TestProbe(t *testing.T) {
 		APIURL: &url.URL{Scheme: "https", Host: "192.0.2.2"},
 		Proxy:  func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
-	h.last[kindGateway] = []netip.Addr{
+	h.finds.last[kindGateway] = []netip.Addr{
 		netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2"),
 		netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("fe80::1"),
 	}
-	h.last[kindResolver] = []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")}
+	h.finds.last[kindResolver] = []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")}
 	before := h.Probe(t.Context())
 	for range 5 { // neighbour entries take a while on a link that has just come up
 		if !strings.Contains(before.String(), "2001:db8::2 (") {
@@ -149,7 +149,7 @@ func TestReachGateway(t *testing.T) {
 	}
 	reach := func(addr string) error {
 		h := New(Options{})
-		h.last[kindGateway] = []netip.Addr{netip.MustParseAddr(addr)}
+		h.finds.last[kindGateway] = []netip.Addr{netip.MustParseAddr(addr)}
 		return h.Probe(t.Context())[0].Err
 	}
 	silent := "192.0.2.2"
@@ -215,7 +215,7 @@ func TestProbeOfCachingResolver(t *testing.T) {
 		}()
 	}
 	h := New(Options{APIURL: &url.URL{Scheme: "https", Host: "api.example.org"}, Resolver: names{}, Proxy: noProxy})
-	h.last[kindResolver] = addrs("127.0.0.1")
+	h.finds.last[kindResolver] = addrs("127.0.0.1")
 	for _, tt := range []struct {
 		rcode   dnsmessage.RCode
 		reached bool
@@ -232,7 +232,7 @@ func TestProbeOfCachingResolver(t *testing.T) {
 		}
 	}
 	// A resolver at an address of this host also relays.
-	h.last[kindResolver], h.last[kindHost] = addrs("192.0.2.1"), addrs("192.0.2.1")
+	h.finds.last[kindResolver], h.finds.last[kindHost] = addrs("192.0.2.1"), addrs("192.0.2.1")
 	if c := h.Probe(t.Context())[0]; !c.Relayed || c.Err == nil {
 		t.Errorf("resolver at the host's own address: %+v", c)
 	}
@@ -280,7 +280,7 @@ func TestAnswerToAnotherQuery(t *testing.T) {
 		}
 	}()
 	h := New(Options{Proxy: noProxy})
-	h.last[kindResolver] = addrs("127.0.0.1")
+	h.finds.last[kindResolver] = addrs("127.0.0.1")
 	if c := h.Probe(t.Context())[0]; c.Err == nil {
 		t.Errorf("an answer to another query counts: %+v", c)
 	}

@@ -13,7 +13,7 @@ import (
 func TestRelays(t *testing.T) {
 	t.Parallel()
 	h := New(Options{})
-	h.last[kindHost] = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
+	h.finds.last[kindHost] = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
 	for addr, want := range map[string]bool{
 		"127.0.0.53":      true,
 		"::1":             true,

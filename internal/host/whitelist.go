@@ -62,7 +62,7 @@ type Whitelist struct {
 	prefixes []netip.Prefix // sorted, without duplicates
 	own      []netip.Prefix // gateways, resolvers and host addresses but link-local ones; like prefixes
 	counts   [kinds]int
-	recalled [kinds]bool           // found by an earlier run, and not by this one yet
+	recalled [kinds]bool           // found only by an earlier run
 	found    [kinds][]netip.Prefix // sorted, without duplicates
 }
 
