@@ -22,12 +22,12 @@ import (
 func (t *Table) Admit(_ context.Context, rs ruleset.Ruleset) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rules != nil {
+	if t.applied.rules != nil {
 		return nil
 	}
 	fresh, err := admit(t.conn, rs.Allow)
-	if t.enforce {
-		t.live = append(t.live, fresh...)
+	if t.active.enforced {
+		t.active.sets = append(t.active.sets, fresh...)
 	}
 	return err
 }

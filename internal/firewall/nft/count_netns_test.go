@@ -119,9 +119,9 @@ func TestNearlyFullAfterKill(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				h.table.boundCounts(l)
+				h.table.active.boundCounts(l)
 				moved := map[string][]netip.Prefix{
-					after[0].name: movers(h.table.active, h.table.live, after[0]),
+					after[0].name: movers(h.table.active.list, h.table.active.sets, after[0]),
 				}
 				rs := ruleset.Ruleset{LogGroup: 100, LogRate: 10}
 				if err := h.table.bridge(l.sets, map[string]bool{}, after, nil, moved, rs); err != nil {
@@ -163,7 +163,7 @@ func TestNearlyFullAfterLostAnswer(t *testing.T) {
 		}
 		h.apply(addresses(minSize-100, "203.0.113.9"), list()) // the size of the set is twice as large
 		h.apply(with(size-50, 24), list())
-		clear(h.table.held) // as send does
+		clear(h.table.active.held) // as send does
 		handle := h.handle()
 		h.Under(nettest.Addrs("203.0.113.9", "12.0.7.0"), nil, func() { h.apply(with(size-250, 32), list()) })
 		if got := h.handle(); got != handle {

@@ -70,7 +70,7 @@ func (t *Table) drifted() bool {
 func (t *Table) refill() (pending bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.enforce || t.rules == nil || !t.drifted() {
+	if !t.active.enforced || t.applied.rules == nil || !t.drifted() {
 		return false, nil
 	}
 	start := time.Now()
@@ -80,7 +80,7 @@ func (t *Table) refill() (pending bool, err error) {
 	defer func() {
 		t.drift.due = time.Now().Add(max(refillInterval, refillPauseFactor*time.Since(start)))
 	}()
-	if _, err := t.apply(t.last); err != nil {
+	if _, err := t.apply(t.applied.ruleset); err != nil {
 		return true, fmt.Errorf("fill the sets again: %w", err)
 	}
 	return t.drifted(), nil

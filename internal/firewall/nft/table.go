@@ -12,7 +12,6 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/lock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -65,22 +64,13 @@ type Table struct {
 	foreignGap   atomic.Pointer[string] // text of the gap about foreign parts; nil once they are deleted
 	uncounted    atomic.Bool            // the kernel did not return the element count of a set
 
-	mu        sync.Mutex
-	conn      *nftables.Conn      // lasting; the kernel ends the ownership when it is closed
-	query     *nftables.Conn      // lasting, for queries
-	port      uint32              // netlink port of conn
-	committed bool                // the current Apply has changed the active rules or sets
-	enforce   bool                // the kernel has rules of the agent
-	live      []setPlan           // sets that the active rules look up
-	active    blocklist.Blocklist // list in those sets; empty if a dead agent filled them
-	held      map[string]int      // upper bound of elements by kernel set name; absent: unknown
-	last      ruleset.Ruleset     // ruleset of the last batch
-	block     []setPlan           // sets of last.Block
-	allow     []setPlan           // sets of last.Allow
-	rules     map[string][]string // rules by chain, read after the last batch; nil before
-	counts    map[string]uint32   // kernel's counts by set, read after the last batch; nil before
-	entries   [2]int              // entries of last.Block by family
-	drift     drift
+	mu      sync.Mutex
+	conn    *nftables.Conn // lasting; the kernel ends the ownership when it is closed
+	query   *nftables.Conn // lasting, for queries
+	port    uint32         // netlink port of conn
+	active  active
+	applied applied
+	drift   drift
 }
 
 // Open connects to the kernel and probes its features without changing anything. It must be called
@@ -88,7 +78,8 @@ type Table struct {
 // The errors are listed in the package documentation.
 func Open(o Options) (*Table, error) {
 	t := &Table{
-		keep: o.Keep, countAttr: nftaSetCount, steady: steadyIntervals(release()), held: map[string]int{},
+		keep: o.Keep, countAttr: nftaSetCount, steady: steadyIntervals(release()),
+		active: active{held: map[string]int{}},
 	}
 	// A table without an owner does not show whether its agent still runs, so a lock does.
 	var err error
@@ -107,7 +98,7 @@ func Open(o Options) (*Table, error) {
 	}
 	// The table of a dead agent keeps enforcing until the first Apply, which adopts it or, if it
 	// cannot be adopted, replaces it.
-	if t.enforce = found != nil && adoptable(found.Flags, t.flags); t.enforce {
+	if t.active.enforced = found != nil && adoptable(found.Flags, t.flags); t.active.enforced {
 		if err := t.adopt(); err != nil {
 			return nil, errors.Join(fmt.Errorf("adopt table inet %s: %w", tableName, err), t.Close())
 		}
@@ -157,7 +148,7 @@ func (t *Table) adopt() error {
 	}
 	for _, s := range allSets() {
 		if _, ok := have[s.name]; ok {
-			t.live = append(t.live, s)
+			t.active.sets = append(t.active.sets, s)
 		}
 	}
 	return nil
@@ -267,17 +258,16 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	start := time.Now()
 	block, allow := planBlock(rs.Block), planAllow(rs.Allow)
-	t.committed = false
+	t.active.changed = false
 	if err := t.write(block, allow, rs); err != nil {
 		err = fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
-		if t.committed || errors.Is(err, errUnsure) {
+		if t.active.changed || errors.Is(err, errUnsure) {
 			err = fmt.Errorf("%w: %w", ruleset.ErrMismatch, err)
 		}
 		return ruleset.Evidence{}, err
 	}
 	t.foreignGap.Store(nil)
-	t.last, t.block, t.allow, t.rules, t.counts = rs, block, allow, nil, nil
-	t.entries = [2]int{rs.Block.Len4(), rs.Block.Len6()}
+	t.applied = applied{ruleset: rs, block: block, allow: allow}
 	e, err := t.verify()
 	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {
 		err = fmt.Errorf("%w, or could not be asked: %w", ruleset.ErrMismatch, err)
@@ -320,7 +310,7 @@ func (t *Table) Verify() (ruleset.Evidence, error) {
 func (t *Table) Disarm() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.enforce = false // Watch reports no loss from now on
+	t.active.enforced = false // Watch reports no loss from now on
 	if t.untouched() {
 		return nil
 	}
@@ -349,7 +339,7 @@ func (t *Table) remove() error {
 	if err != nil {
 		return err
 	}
-	t.enforce, t.live, t.active, t.held = false, nil, blocklist.Blocklist{}, map[string]int{}
+	t.active = active{held: map[string]int{}}
 	if found == nil {
 		return nil
 	}

@@ -20,7 +20,8 @@ const samples = 16
 // chains and their rules. It changes nothing. The first call after a transaction accepts any
 // plausible count and remembers it; later counts must be equal.
 func (t *Table) verify() (ruleset.Evidence, error) {
-	e := ruleset.Evidence{Entries4: t.entries[0], Entries6: t.entries[1], Counted: true}
+	list := t.applied.ruleset.Block
+	e := ruleset.Evidence{Entries4: list.Len4(), Entries6: list.Len6(), Counted: true}
 	l, err := t.layout()
 	if err != nil {
 		return e, err
@@ -34,7 +35,7 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 	if err := t.verifyRules(); err != nil {
 		return e, err
 	}
-	for _, s := range slices.Concat(t.block, t.allow) {
+	for _, s := range slices.Concat(t.applied.block, t.applied.allow) {
 		k, ok := l.sets[s.name]
 		switch {
 		case !ok:
@@ -42,7 +43,7 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 		case !k.like(s):
 			return e, fmt.Errorf("%w: set %s has another type", ruleset.ErrMismatch, s.name)
 		}
-		before, known := t.counts[s.name]
+		before, known := t.applied.counts[s.name]
 		if k.counted && (!s.plausible(int(k.count)) || known && before != k.count) {
 			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ruleset.ErrMismatch,
 				s.name, k.count, s.count)
@@ -57,13 +58,13 @@ func (t *Table) verify() (ruleset.Evidence, error) {
 		}
 		e.Sampled += n
 	}
-	for _, s := range t.block {
+	for _, s := range t.applied.block {
 		e.Elements += s.count
 	}
-	t.counts = map[string]uint32{}
+	t.applied.counts = map[string]uint32{}
 	for name, k := range l.sets {
 		if k.counted {
-			t.counts[name] = k.count
+			t.applied.counts[name] = k.count
 		}
 	}
 	return e, nil
@@ -143,7 +144,7 @@ func (t *Table) verifyRules() error {
 		return err
 	}
 	want := map[string]int{}
-	for _, r := range rules(t.block, t.allow, ruleset.Ruleset{}) {
+	for _, r := range rules(t.applied.block, t.applied.allow, ruleset.Ruleset{}) {
 		want[r.chain]++
 	}
 	for _, c := range chains(nil) {
@@ -151,10 +152,10 @@ func (t *Table) verifyRules() error {
 			return fmt.Errorf("%w: chain %s has %d rules, not %d", ruleset.ErrMismatch,
 				c.Name, n, want[c.Name])
 		}
-		if t.rules != nil && !slices.Equal(have[c.Name], t.rules[c.Name]) {
+		if t.applied.rules != nil && !slices.Equal(have[c.Name], t.applied.rules[c.Name]) {
 			return fmt.Errorf("%w: a rule of chain %s was changed", ruleset.ErrMismatch, c.Name)
 		}
 	}
-	t.rules = have
+	t.applied.rules = have
 	return nil
 }

@@ -69,7 +69,7 @@ func (t *Table) Watch(ctx context.Context, lost func(error)) error {
 func (t *Table) verifyApplied() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.enforce || t.rules == nil {
+	if !t.active.enforced || t.applied.rules == nil {
 		return nil
 	}
 	_, err := t.verify()

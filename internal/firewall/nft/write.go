@@ -73,11 +73,11 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 		if !exists {
 			l = &layout{}
 		}
-		t.boundCounts(l)
+		t.active.boundCounts(l)
 		have := l.sets
 		moved := make(map[string][]netip.Prefix, len(block))
 		for _, s := range block {
-			moved[s.name] = movers(t.active, t.live, s)
+			moved[s.name] = movers(t.active.list, t.active.sets, s)
 		}
 		renamed := false
 		name := func(sets []setPlan) []setPlan {
@@ -89,7 +89,7 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 			return named
 		}
 		nextBlock, nextAllow := name(block), name(allow)
-		if t.enforce && exists {
+		if t.active.enforced && exists {
 			if err := t.bridge(have, filled, nextBlock, nextAllow, moved, rs); err != nil {
 				return err
 			}
@@ -104,21 +104,6 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 	return fmt.Errorf("sets of the table still have temporary names after %d passes", passes)
 }
 
-// boundCounts sets the count of each set that the kernel does not count to an upper bound: the
-// number of elements put into it, or the size of a set that a dead agent filled.
-func (t *Table) boundCounts(l *layout) {
-	for name, k := range l.sets {
-		if k.counted {
-			continue
-		}
-		k.count = k.size
-		if n, ok := t.held[name]; ok {
-			k.count = uint32(n)
-		}
-		l.sets[name] = k
-	}
-}
-
 // freeName returns the name of s in the next batch: its regular name, unless the set of that name
 // cannot be used. It cannot if it is too small for the elements of s, or for its own elements plus
 // the moved ones, or if it must not be filled while rules look it up. A set that this change has
@@ -129,7 +114,7 @@ func (t *Table) freeName(s setPlan, have map[string]kernelSet, filled map[string
 		switch {
 		case !ok:
 			return name
-		case s.interval && (t.steady || !t.enforce || filled[name]):
+		case s.interval && (t.steady || !t.active.enforced || filled[name]):
 			return name
 		case !s.interval && int(k.size) >= max(s.count, int(k.count)+moved):
 			return name
@@ -143,13 +128,10 @@ func (t *Table) freeName(s setPlan, have map[string]kernelSet, filled map[string
 func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block, allow []setPlan,
 	moved map[string][]netip.Prefix, rs ruleset.Ruleset,
 ) error {
-	live := func(s setPlan) bool {
-		return slices.ContainsFunc(t.live, func(l setPlan) bool { return l.kernel == s.kernel })
-	}
 	var fresh, added []setPlan
 	for _, s := range slices.Concat(allow, block) {
 		switch extra := moved[s.name]; {
-		case !live(s):
+		case !t.active.looksUp(s):
 			fresh = append(fresh, s)
 		case len(extra) > 0:
 			s.elements, s.count = slices.Values(extra), len(extra)
@@ -171,7 +153,7 @@ func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block,
 		return nil
 	}
 	next := slices.Concat(allow, block)
-	for _, l := range t.live {
+	for _, l := range t.active.sets {
 		if slices.ContainsFunc(next, func(s setPlan) bool { return s.kernel == l.kernel }) {
 			continue
 		}
@@ -188,7 +170,7 @@ func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block,
 		b.add(s)
 	}
 	err := t.send(b)
-	t.committed = t.committed || err == nil
+	t.active.changed = t.active.changed || err == nil
 	return err
 }
 
@@ -207,7 +189,7 @@ func (t *Table) swap(l *layout, block, allow []setPlan, filled map[string]bool, 
 	if err := t.send(b); err != nil {
 		return err
 	}
-	t.recordActive(all, rs)
+	t.active.record(all, rs.Block)
 	return nil
 }
 
@@ -235,16 +217,10 @@ func (t *Table) replace(l *layout, block, allow []setPlan, rs ruleset.Ruleset) e
 	if err := t.send(b); err != nil {
 		return err
 	}
-	t.recordActive(all, rs)
+	t.active.record(all, rs.Block)
 	b = newBatch(t.conn, t.table(), nil)
 	b.rules(rules(block, allow, rs))
 	return t.send(b)
-}
-
-// recordActive records that the kernel has the rules for rs, and that they look up these sets.
-func (t *Table) recordActive(sets []setPlan, rs ruleset.Ruleset) {
-	t.enforce, t.committed = true, true
-	t.live, t.active = sets, rs.Block
 }
 
 // send commits a batch and records the new element counts of its sets.
@@ -254,10 +230,6 @@ func (t *Table) send(b *batch) error {
 		return err
 	}
 	t.drift.sent++
-	for name, n := range b.holds {
-		if t.held[name] = n; n == deleted || err != nil {
-			delete(t.held, name)
-		}
-	}
+	t.active.hold(b.holds, err == nil)
 	return err
 }
