@@ -151,7 +151,8 @@ func (c *chosen) useNFT(table Backend) error {
 	case errors.Is(err, iptables.ErrRunning):
 		return errors.Join(err, table.Close())
 	case err != nil: // iptables is broken, but not needed here
-		c.gaps = append(c.gaps, ruleset.Gap("it is not known whether an agent with SIKKER_BACKEND=iptables left rules", err))
+		c.gaps = append(c.gaps,
+			ruleset.Gap("it is not known whether an agent with SIKKER_BACKEND=iptables left rules", err))
 	case found:
 		c.admitOther = iptables.Admit
 		c.removeOther = func() error {

@@ -256,7 +256,8 @@ func sample(l blocklist.Blocklist, n int) (listed, unlisted []netip.Addr) {
 		listed = append(listed, all[rng.IntN(len(all))].Addr())
 	}
 	for len(unlisted) < n {
-		a := netip.AddrFrom4([4]byte{byte(11 + rng.IntN(88)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())})
+		raw := [4]byte{byte(11 + rng.IntN(88)), byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())}
+		a := netip.AddrFrom4(raw)
 		if !l.Contains(a) {
 			unlisted = append(unlisted, a)
 		}

@@ -396,14 +396,16 @@ func TestMismatch(t *testing.T) {
 		{"bad dormant table", "add table inet sikkerguard { flags dormant; }"},
 		{"bad policy", "add chain inet sikkerguard prerouting { policy drop; }"},
 		{
-			"bad chain on another hook", "flush chain inet sikkerguard prerouting; delete chain inet sikkerguard prerouting; " +
+			"bad chain on another hook",
+			"flush chain inet sikkerguard prerouting; delete chain inet sikkerguard prerouting; " +
 				"add chain inet sikkerguard prerouting { type filter hook input priority -300; }; " +
 				"add rule inet sikkerguard prerouting ip saddr @blocklist4_32 jump blocked4; " +
 				"add rule inet sikkerguard prerouting ip saddr and 255.255.255.0 @blocklist4_24 jump blocked4; " +
 				"add rule inet sikkerguard prerouting ip saddr @blocklist4_any jump blocked4",
 		},
 		{
-			"bad set with a timeout", "flush chain inet sikkerguard prerouting; delete set inet sikkerguard blocklist4_24; " +
+			"bad set with a timeout",
+			"flush chain inet sikkerguard prerouting; delete set inet sikkerguard blocklist4_24; " +
 				"add set inet sikkerguard blocklist4_24 { type ipv4_addr; size 4096; timeout 1h; }; " +
 				"add element inet sikkerguard blocklist4_24 { 45.9.20.0 }; " +
 				"add rule inet sikkerguard prerouting ip saddr @blocklist4_32 jump blocked4; " +
