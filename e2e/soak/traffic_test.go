@@ -300,6 +300,10 @@ func (t *traffic) mayBeLost(src *source, at time.Time) bool {
 	return false
 }
 
+// inFlight is how long before an outage a packet may have got its time that is sent in it: a loaded
+// machine may stop the sender in between.
+const inFlight = 100 * time.Millisecond
+
 // outage begins a period in which no packet arrives; the returned function ends it.
 func (t *traffic) outage(why string) (end func()) {
 	t.mu.Lock()
