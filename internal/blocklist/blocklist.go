@@ -77,7 +77,8 @@ func (b Blocklist) V4() iter.Seq[netip.Prefix] { return slices.Values(b.v4) }
 // V6 yields the IPv6 entries in ascending order, or the parts that are left of them.
 func (b Blocklist) V6() iter.Seq[netip.Prefix] { return slices.Values(b.v6) }
 
-// All yields every entry, or the parts that are left of it, IPv4 first, each family in ascending order.
+// All yields every entry, or the parts that are left of it, IPv4 first, each family in ascending
+// order.
 func (b Blocklist) All() iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		for _, ps := range [][]netip.Prefix{b.v4, b.v6} {

@@ -23,25 +23,26 @@ import (
 type Backend interface {
 	// Apply makes the kernel enforce rs, whole or not at all, and returns the evidence.
 	Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error)
-	// Admit lets the sources of rs.Allow through the rules that a killed agent left, until a list is
-	// applied. It does nothing if there are no such rules, or once a list has been applied.
+	// Admit lets the sources of rs.Allow through the rules that a killed agent left, until a list
+	// is applied. It does nothing if there are no such rules, or once a list has been applied.
 	Admit(ctx context.Context, rs ruleset.Ruleset) error
 	// Verify asks the kernel whether it still enforces the ruleset of the last Apply.
 	Verify() (ruleset.Evidence, error)
 	// Present checks that the kernel has the rules. It does not wait for a change in progress.
 	Present() error
-	// Counters returns the packets and bytes dropped since the rules were first put into the kernel.
+	// Counters returns the packets and bytes dropped since the rules were first put into the
+	// kernel.
 	Counters() (ruleset.Counters, error)
-	// Watch calls lost when another program has changed the rules so that they no longer enforce the
-	// ruleset of the last Apply. It returns nil when ctx ends.
+	// Watch calls lost when another program has changed the rules so that they no longer enforce
+	// the ruleset of the last Apply. It returns nil when ctx ends.
 	Watch(ctx context.Context, lost func(error)) error
 	// Disarm stops the dropping, so that the counters no longer change, and leaves everything else
 	// for Remove.
 	Disarm() error
 	// Remove deletes every object of the agent from the kernel, and nothing else.
 	Remove() error
-	// Close closes the connections to the kernel. Rules that were not removed stay if Options.Keep is
-	// set or the kernel has no table owners.
+	// Close closes the connections to the kernel. Rules that were not removed stay, unless
+	// Options.Keep is false and the kernel deletes them with their owner.
 	Close() error
 	// Info describes the backend and the limitations of the host. After Open only the limitations
 	// change, with an Apply. It does not wait for a change in progress.
@@ -188,8 +189,8 @@ func (c *chosen) updateFlowtableGap() {
 	c.flowtableGap.Store(&gap)
 }
 
-// Apply also removes the other backend's rules. If that fails, it is a gap until it succeeds, and no
-// error: the list is active, and a rollback would leave only the other backend's rules active.
+// Apply also removes the other backend's rules. If that fails, it is a gap until it succeeds, and
+// no error: the list is active, and a rollback would leave only the other backend's rules active.
 func (c *chosen) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	e, err := c.Backend.Apply(ctx, rs)
 	if err != nil {

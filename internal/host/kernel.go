@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// dumpAttempts is the number of attempts at a dump that the kernel reports as interrupted, because
-	// routes or addresses changed during it. On a host where containers start and stop all the time,
-	// every dump may be interrupted.
+	// dumpAttempts is the number of attempts at a dump that the kernel reports as interrupted,
+	// because routes or addresses changed during it. On a host where containers start and stop all
+	// the time, every dump may be interrupted.
 	dumpAttempts = 5
 	// netlinkTimeout bounds the wait for one message of the kernel, which answers a dump within
 	// milliseconds.
@@ -103,9 +103,9 @@ func readDefaults(h *netlink.Handle) ([]netlink.Route, error) {
 				}
 				return true
 			}
-			// With RT_TABLE_UNSPEC as filter the library returns the routes of every table. They are read
-			// one at a time: a router with the routes of the whole Internet has a million. The kernel has
-			// no filter by destination; 150,000 routes take 0.1 s.
+			// With RT_TABLE_UNSPEC as filter the library returns the routes of every table. They
+			// are read one at a time: a router with the routes of the whole Internet has a million.
+			// The kernel has no filter by destination; 150,000 routes take 0.1 s.
 			allTables := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 			err := h.RouteListFilteredIter(family, allTables, netlink.RT_FILTER_TABLE, keepDefault)
 			return routes, err

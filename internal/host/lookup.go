@@ -13,8 +13,8 @@ const (
 	// lookupTimeout bounds the lookup of one name, so that a resolver that does not answer does not
 	// delay the protection.
 	lookupTimeout = 5 * time.Second
-	// maxAnswers bounds the addresses of one name. An attacker who forges an answer chooses addresses
-	// that are then never blocked.
+	// maxAnswers bounds the addresses of one name. An attacker who forges an answer chooses
+	// addresses that are then never blocked.
 	maxAnswers = 32
 )
 

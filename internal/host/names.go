@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// namesMaxAge is the age up to which saved addresses are used at a start without DNS. A host that
-	// was off for some days can use them. Later an address may belong to another host, which a list
-	// contains for good reasons.
+	// namesMaxAge is the age up to which saved addresses are used at a start without DNS. A host
+	// that was off for some days can use them. Later an address may belong to another host, which a
+	// list contains for good reasons.
 	namesMaxAge = 7 * 24 * time.Hour
 	// namesVersion is the version of the text format.
 	namesVersion = 1
-	// maxNamesText is the most bytes of the text. Two names with maxAnswers addresses each take some
-	// 3,000.
+	// maxNamesText is the most bytes of the text. Two names with maxAnswers addresses each take
+	// some 3,000.
 	maxNamesText = 16 << 10
 	// maxNames is the most names in the text. The API and the proxy have one each.
 	maxNames = 4

@@ -32,8 +32,8 @@ type Check struct {
 	Name string // kind and address, such as "gateway 192.0.2.254"
 	Err  error  // nil if it was reached
 
-	// Relayed reports that the probe asked a resolver on or near this host, which asks others. If such
-	// a check fails, those others are not reached.
+	// Relayed reports that the probe asked a resolver on or near this host, which asks others. If
+	// such a check fails, those others are not reached.
 	Relayed bool
 }
 

@@ -17,8 +17,8 @@ var (
 	// ErrContained means that the network namespace is not the machine's, so only this namespace is
 	// protected.
 	ErrContained = errors.New("this network namespace is not the machine's")
-	// ErrBridged means that packets to guests cross a bridge of this host without passing the host's
-	// packet filter.
+	// ErrBridged means that packets to guests cross a bridge of this host without passing the
+	// host's packet filter.
 	ErrBridged = errors.New("frames to guests are bridged past the packet filter")
 )
 
@@ -26,11 +26,11 @@ const (
 	// initPID is the inode of the machine's initial PID namespace, on every kernel
 	// (PROC_PID_INIT_INO).
 	initPID = "pid:[4026531836]"
-	// initNet is the inode of the machine's initial network namespace since Linux 6.18. Older kernels
-	// do not use the number.
+	// initNet is the inode of the machine's initial network namespace since Linux 6.18. Older
+	// kernels do not use the number.
 	initNet = "net:[4026531833]"
-	// engineResolver is the line of Docker's own resolver in the resolv.conf of a container on a named
-	// network, such as one made by Compose.
+	// engineResolver is the line of Docker's own resolver in the resolv.conf of a container on a
+	// named network, such as one made by Compose.
 	engineResolver = "nameserver 127.0.0.11"
 )
 
@@ -164,8 +164,8 @@ func (h *Host) userNamespace() bool {
 	return err == nil && strings.Join(strings.Fields(string(raw)), " ") != "0 0 4294967295"
 }
 
-// namespace returns the name of a process's namespace, or "" if it cannot be read. path is relative to
-// /proc.
+// namespace returns the name of a process's namespace, or "" if it cannot be read. path is relative
+// to /proc.
 func (h *Host) namespace(path string) string {
 	name, err := os.Readlink(filepath.Join(h.o.Root, "proc", path))
 	if err != nil {

@@ -131,9 +131,9 @@ func countFlows() (n int, err error) {
 }
 
 // UDPPeers returns the addresses to which this host, or a container whose packets it forwards,
-// started to send datagrams. Its source is the kernel's connection tracking, where an entry stays for
-// 30 seconds after the last datagram. It needs CAP_NET_ADMIN. The error is ErrFlows if there are too
-// many connections.
+// started to send datagrams. Its source is the kernel's connection tracking, where an entry stays
+// for 30 seconds after the last datagram. It needs CAP_NET_ADMIN. The error is ErrFlows if there
+// are too many connections.
 func UDPPeers() (map[netip.Addr]bool, error) {
 	if n, err := countFlows(); err != nil || n > maxFlows {
 		return nil, fmt.Errorf("read UDP flows: %w", cmp.Or(err, ErrFlows))

@@ -18,7 +18,8 @@ const (
 	// watchBuffer is the socket's receive buffer, in bytes. The kernel charges some 1,000 bytes per
 	// message.
 	watchBuffer = 4 << 20
-	// filesInterval is the time between two readings of the resolver files. Reading both takes 30 µs.
+	// filesInterval is the time between two readings of the resolver files. Reading both takes 30
+	// µs.
 	filesInterval = 250 * time.Millisecond
 )
 

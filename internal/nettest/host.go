@@ -105,9 +105,9 @@ type Flood struct {
 	doneC chan struct{}
 }
 
-// Flood sends packets from the sources in turn until the Flood is stopped. With -short, which is for
-// emulated processors, it sends a sixteenth of the packets: everything else takes that much longer
-// there, and needs the processor.
+// Flood sends packets from the sources in turn until the Flood is stopped. With -short, which is
+// for emulated processors, it sends a sixteenth of the packets: everything else takes that much
+// longer there, and needs the processor.
 func (h *Host) Flood(sources []netip.Addr) *Flood {
 	f := &Flood{stopC: make(chan struct{}), doneC: make(chan struct{})}
 	burst := 64 // at most some 25,000 packets per second

@@ -14,10 +14,11 @@ import (
 const (
 	// capacity is the most bytes of lines that wait for the reader: about ten thousand lines.
 	capacity = 1 << 20
-	// overhead is added to the bytes of each line, so that the number of empty lines is also bounded.
+	// overhead is added to the bytes of each line, so that the number of empty lines is also
+	// bounded.
 	overhead = 64
-	// retryFirst and retryMost bound the wait before a write to a descriptor in non-blocking mode is
-	// retried. Another program that shares the descriptor may have set that mode.
+	// retryFirst and retryMost bound the wait before a write to a descriptor in non-blocking mode
+	// is retried. Another program that shares the descriptor may have set that mode.
 	retryFirst, retryMost = 10 * time.Millisecond, time.Second
 	// stalledAfter is the time for one line after which the reader counts as stalled.
 	stalledAfter = 10 * time.Second

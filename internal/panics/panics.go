@@ -1,8 +1,8 @@
 // Package panics turns a panic of a goroutine into an error. Go ends the process at a panic that is
 // not recovered, and the kernel deletes the firewall rules with the process. A goroutine that only
-// observes, or that reads data from outside, runs its work through Contain, and so does the enforcing
-// loop. Its owner reports the *Error and repeats the work. The enforcing loop first applies the rules
-// that it knows again.
+// observes, or that reads data from outside, runs its work through Contain, and so does the
+// enforcing loop. Its owner reports the *Error and repeats the work. The enforcing loop first
+// applies the rules that it knows again.
 package panics
 
 import (

@@ -33,8 +33,8 @@ func Line(text string, most int) string {
 	return text[:most] + More
 }
 
-// Joined returns the lines of text with "; " between them. Joined errors (errors.Join) have one line
-// each.
+// Joined returns the lines of text with "; " between them. Joined errors (errors.Join) have one
+// line each.
 func Joined(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
 // Text returns text with a space in place of each character that cannot be printed. Newlines and

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// maxLine is the length of the longest line that is parsed, in bytes; the longest prefix has 49. A
-	// longer line is malformed, and is skipped without being stored.
+	// maxLine is the length of the longest line that is parsed, in bytes; the longest prefix has
+	// 49. A longer line is malformed, and is skipped without being stored.
 	maxLine = 4096
 	// maxShown is the most bytes of a malformed line that an error repeats.
 	maxShown = 60

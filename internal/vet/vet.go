@@ -9,24 +9,25 @@ import (
 )
 
 const (
-	// MaxEntries is the most lines with an address that a list may have. The largest tier of SikkerAPI
-	// has 350,000. With MaxEntries lines, vetting takes about 100 MB and the kernel some 200 MB, which
-	// a small server can still afford.
+	// MaxEntries is the most lines with an address that a list may have. The largest tier of
+	// SikkerAPI has 350,000. With MaxEntries lines, vetting takes about 100 MB and the kernel some
+	// 200 MB, which a small server can still afford.
 	MaxEntries = 1_000_000
-	// maxMalformedPercent is the share of lines that may be malformed. Above it the body is not a list
-	// but an error page, another format or a damaged file.
+	// maxMalformedPercent is the share of lines that may be malformed. Above it the body is not a
+	// list but an error page, another format or a damaged file.
 	maxMalformedPercent = 1
-	// minBits4 and minBits6 are the prefix lengths of the widest entries that a feed may have. No wider
-	// network is malicious as a whole.
+	// minBits4 and minBits6 are the prefix lengths of the widest entries that a feed may have. No
+	// wider network is malicious as a whole.
 	minBits4, minBits6 = 8, 16
-	// maxGrowth and maxShrink are the factors by which a list may grow or shrink from one pull to the
-	// next.
+	// maxGrowth and maxShrink are the factors by which a list may grow or shrink from one pull to
+	// the next.
 	maxGrowth, maxShrink = 2, 2
-	// maxPublicPercent is the share of the address space in use that a feed may cover, in each family.
-	// maxCustomPercent is the share for the operator's own list: some operators block whole countries.
+	// maxPublicPercent is the share of the address space in use that a feed may cover, in each
+	// family. maxCustomPercent is the share for the operator's own list: some operators block whole
+	// countries.
 	maxPublicPercent, maxCustomPercent = 10, 25
-	// vastPercent bounds the lists that the operator may accept. A list that covers more of the address
-	// space in use cuts the host off from a large part of the Internet.
+	// vastPercent bounds the lists that the operator may accept. A list that covers more of the
+	// address space in use cuts the host off from a large part of the Internet.
 	vastPercent = 25
 )
 
@@ -53,16 +54,16 @@ func (g Guard) Overrulable() bool { return g != GuardEntries && g != GuardMalfor
 // Options holds the sizes of earlier lists with which Vet compares a list. With the zero value it
 // makes no comparison.
 type Options struct {
-	// Baseline is the number of entries of the last list that was accepted for the same request; 0 if
-	// there was none.
+	// Baseline is the number of entries of the last list that was accepted for the same request; 0
+	// if there was none.
 	Baseline int
-	// Largest is the number of entries of the largest list of the last days; 0 if none was larger than
-	// Baseline. A list that shrank and returns to its old size has not grown.
+	// Largest is the number of entries of the largest list of the last days; 0 if none was larger
+	// than Baseline. A list that shrank and returns to its old size has not grown.
 	Largest int
-	// Shrunk and Grown are the numbers of entries of the lists that GuardShrink and GuardGrowth refused
-	// last; 0 if none was refused since a list was accepted. A later list of about that size confirms
-	// the change: it is the feed's new size, for example after a change of the tier. So neither guard
-	// refuses for ever.
+	// Shrunk and Grown are the numbers of entries of the lists that GuardShrink and GuardGrowth
+	// refused last; 0 if none was refused since a list was accepted. A later list of about that
+	// size confirms the change: it is the feed's new size, for example after a change of the tier.
+	// So neither guard refuses for ever.
 	Shrunk, Grown int
 	// Overrule accepts a list that an overrulable guard would refuse.
 	Overrule bool

@@ -150,9 +150,9 @@ func TestNearlyFullAfterKill(t *testing.T) {
 	})
 }
 
-// TestNearlyFullAfterLostAnswer moves entries into a set whose fill level neither the kernel nor the
-// agent knows, because the answer to the transaction that filled it was lost. The set counts as full
-// and another one replaces it, so the kernel refuses nothing and the table is not replaced.
+// TestNearlyFullAfterLostAnswer moves entries into a set whose fill level neither the kernel nor
+// the agent knows, because the answer to the transaction that filled it was lost. The set counts as
+// full and another one replaces it, so the kernel refuses nothing and the table is not replaced.
 func TestNearlyFullAfterLostAnswer(t *testing.T) {
 	bothKernels(t, Options{}, func(h *host, _ bool) {
 		t := h.tb

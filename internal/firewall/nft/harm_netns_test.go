@@ -1,7 +1,8 @@
 package nft
 
 // harm is a change that another program makes to the table when its owner is dead, or on a kernel
-// without table owners. Each line of the script is one transaction. TABLE stands for the agent's table.
+// without table owners. Each line of the script is one transaction. TABLE stands for the agent's
+// table.
 type harm struct {
 	name    string
 	script  string

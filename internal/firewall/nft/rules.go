@@ -15,7 +15,8 @@ import (
 const (
 	// tableName is the name of the agent's table, in family inet.
 	tableName = "sikkerguard"
-	// probeName is the name of the scratch table, which exists inside one transaction only (see probe).
+	// probeName is the name of the scratch table, which exists inside one transaction only (see
+	// probe).
 	probeName = "sikkerguard-probe"
 
 	baseChain  = "prerouting"

@@ -176,8 +176,8 @@ func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
 		wanted |= nftables.TableFlagPersist
 	}
 	var err error
-	// If the kernel does not know persist, keep needs a table without an owner, because the kernel
-	// would delete an owned table with its owner.
+	// If the kernel does not support persist, keep needs a table without an owner, because the
+	// kernel would delete an owned table with its owner.
 	for _, flags := range []nftables.TableFlags{wanted, 0} {
 		scratch := &nftables.Table{Name: probeName, Family: nftables.TableFamilyINet, Flags: flags}
 		b := newBatch(conn, scratch, nil)

@@ -26,8 +26,8 @@ type Info struct {
 	Detours []string
 }
 
-// Gap returns a sentence of Info.Gaps: text, a colon and the text of cause on one line. Joined errors
-// have one line each, and the log does not escape newlines.
+// Gap returns a sentence of Info.Gaps: text, a colon and the text of cause on one line. Joined
+// errors have one line each, and the log does not escape newlines.
 func Gap(text string, cause error) string {
 	return text + ": " + plain.Joined(cause.Error())
 }
