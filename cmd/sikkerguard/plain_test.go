@@ -13,6 +13,7 @@ import (
 	"io"
 	"log"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -223,7 +225,10 @@ func TestHostilePeer(t *testing.T) {
 				endedC <- c.ExecuteContext(ctx)
 			}()
 			end := time.Now().Add(30 * time.Second)
-			for ; !strings.Contains(out.String(), "SikkerGuard running"); time.Sleep(10 * time.Millisecond) {
+			started := func() bool { // the file is read by a task of its own
+				return strings.Contains(out.String(), "SikkerGuard running") && strings.Contains(out.String(), "Custom blacklist is refused")
+			}
+			for ; !started(); time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("it does not run:\n%s", out.String())
 				}
@@ -274,15 +279,22 @@ func TestHostilePeer(t *testing.T) {
 	}
 }
 
-// freePort returns a port that no program has now.
+// freePort returns a port that no program has now. It is below those that the kernel gives by itself,
+// so that no connection takes it meanwhile.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		port := 12000 + mathrand.IntN(18000)
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close()
+		return port
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // TestCommandsPrintPlainText checks that the output of all commands goes through the writer of

@@ -28,14 +28,14 @@ type ownScene struct {
 func newOwnScene(t *testing.T, path, state string) *ownScene {
 	t.Helper()
 	a, logs := logged(t, "SIKKER_CUSTOM_BLACKLIST="+path, "SIKKER_STATE_DIR="+state)
-	t.Cleanup(a.enforcer.endKeepers) // they write to a directory that is removed
+	t.Cleanup(func() { settle(&a.enforcer) }) // they write to a directory that is removed
 	return &ownScene{t, a, logs, path}
 }
 
 // next ends the agent and returns the next run with the same state directory.
 func (s *ownScene) next(state string) *ownScene {
 	s.t.Helper()
-	s.a.enforcer.endKeepers()
+	settle(&s.a.enforcer)
 	if err := s.a.dir.Close(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -191,3 +191,13 @@ func TestRepairsSlowDown(t *testing.T) {
 		}
 	})
 }
+
+// settle waits until everything is written, however long a busy disk takes. A write that failed is not
+// repeated.
+func settle(e *enforcer) {
+	for _, k := range []*keeper{e.keeper, e.own.keeper, e.asideKeeper, e.names.keeper} {
+		for k.busy {
+			k.done(<-k.doneC)
+		}
+	}
+}

@@ -92,7 +92,7 @@ func newLab(t *testing.T, list string) *lab {
 		_, _ = fmt.Fprint(w, body)
 	}))
 	t.Cleanup(srv.Close)
-	t.Cleanup(func() { l.a.enforcer.endKeepers() }) // they write to a directory that is removed
+	t.Cleanup(func() { settle(&l.a.enforcer) }) // they write to a directory that is removed
 	l.url = srv.URL
 	l.restart()
 	return l
@@ -102,7 +102,7 @@ func newLab(t *testing.T, list string) *lab {
 func (l *lab) restart(vars ...string) {
 	l.t.Helper()
 	if l.a != nil {
-		l.a.enforcer.endKeepers()
+		settle(&l.a.enforcer)
 		_ = l.a.dir.Close()
 	}
 	l.a, l.logs = logged(l.t, append([]string{"SIKKER_API_URL=" + l.url, "SIKKER_STATE_DIR=" + l.dir}, vars...)...)
@@ -258,7 +258,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 			if !l.kernel.listOf(tt.blocks) || l.kernel.listOf("198.51.9.9") || l.kernel.listOf("8.8.8.8") {
 				t.Errorf("in force: %d entries", l.kernel.rules.Block.Len())
 			}
-			l.a.enforcer.endKeepers()
+			settle(&l.a.enforcer)
 			if _, err := os.Stat(filepath.Join(l.dir, "blacklist.refused.txt")); tt.ok != errors.Is(err, os.ErrNotExist) {
 				t.Errorf("the refused list on the disk: %v", err)
 			}
@@ -398,7 +398,7 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 			t.Errorf("%s: %s, blocking %d, %d more pulls", name, s.State, s.BlockedIPs, l.pulls-pulls)
 		}
 		l.wantConditions()
-		l.a.enforcer.endKeepers()
+		settle(&l.a.enforcer)
 		if c, err := l.a.feed.Kept(); err != nil || c.Entries != 5 {
 			t.Errorf("%s: kept: %d entries, %v", name, c.Entries, err)
 		}

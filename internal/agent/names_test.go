@@ -61,7 +61,7 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 			}
 		}
 		// As restart, with a host whose names do not resolve.
-		l.a.enforcer.endKeepers()
+		settle(&l.a.enforcer)
 		_ = l.a.dir.Close()
 		l.a, l.logs = logged(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
 		l.kernel = &toyKernel{}

@@ -64,12 +64,7 @@ func TestEmptiedStateDir(t *testing.T) {
 	l.want(false, false, "shrink guard")
 	written := func() {
 		t.Helper()
-		e := &l.a.enforcer
-		for _, k := range []*keeper{e.keeper, e.own.keeper, e.asideKeeper} {
-			for k.busy {
-				k.done(<-k.doneC)
-			}
-		}
+		settle(&l.a.enforcer)
 		kept, err := l.a.feed.Kept()
 		own, errOwn := l.a.feed.KeptCustom()
 		aside, errAside := l.a.feed.Aside()
