@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,7 +40,7 @@ func TestOpensDespiteABrokenOtherKind(t *testing.T) {
 			}
 			f := startIn(t, h, Options{Legacy: legacy}, dirs)
 			h.Do(func() {
-				if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+				if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 					t.Errorf("apply: %v", err)
 				}
 			})
@@ -70,7 +71,7 @@ func TestRemovesRulesWithBrokenPrograms(t *testing.T) {
 	dirs := bothKinds(t)
 	f := startIn(t, h, Options{Legacy: true}, dirs)
 	h.Do(func() {
-		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 			t.Errorf("apply: %v", err)
 		}
 	})
@@ -94,14 +95,16 @@ func TestBrokenIP6TablesIsAGap(t *testing.T) {
 	for _, suffix := range []string{"", "-save", "-restore"} {
 		h := nettest.NewHost(t)
 		h.Run("ip6tables-legacy", "-t", "raw", "-S")
-		dirs := programs(t, append([]string{"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"}, legacy4...)...)
+		dirs := programs(t, slices.Concat(legacy4, legacy6)...)
 		breaks(t, dirs[0], "ip6tables-legacy"+suffix)
 		f := start(t, h, dirs)
-		if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") || !strings.Contains(gaps, "exit code 127") {
+		gaps := strings.Join(f.Info().Gaps, "\n")
+		if !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") ||
+			!strings.Contains(gaps, "exit code 127") {
 			t.Errorf("gaps with a broken ip6tables%s: %s", suffix, gaps)
 		}
 		h.Do(func() {
-			if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+			if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 				t.Errorf("apply: %v", err)
 			}
 		})

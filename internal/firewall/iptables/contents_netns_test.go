@@ -20,7 +20,8 @@ func TestWatchReportsExchangedElements(t *testing.T) {
 	h := nettest.NewHost(t)
 	f := startKind(t, h, "nft")
 	rs := desired(
-		list("4.4.4.0/24", "5.5.5.5/32", "203.0.113.9/32", "203.0.113.66/32", "2001:db8:f::1/128", "2001:db8:e::/48", "::/96"),
+		list("4.4.4.0/24", "5.5.5.5/32", "203.0.113.9/32", "203.0.113.66/32",
+			"2001:db8:f::1/128", "2001:db8:e::/48", "::/96"),
 		list("10.0.0.0/8"))
 	for i := range 100 { // more than the samples
 		a := netip.AddrFrom4([4]byte{203, 0, 114, byte(2 * i)})

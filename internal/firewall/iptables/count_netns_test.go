@@ -44,7 +44,7 @@ func TestCountersDuringApply(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
 			f := startKind(t, h, kind)
-			rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
+			rs := bothFamilies()
 			apply := func() {
 				h.Do(func() {
 					if _, err := f.Apply(t.Context(), rs); err != nil {
@@ -118,7 +118,8 @@ func answers(t *testing.T, h *nettest.Host, f *Firewall, least ruleset.Counters)
 	doneC := make(chan struct{})
 	go func() {
 		defer close(doneC)
-		if n := count(t, h, f); n.Packets4 < least.Packets4 || n.Packets6 < least.Packets6 || n.Packets() > least.Packets()+40 {
+		n := count(t, h, f)
+		if n.Packets4 < least.Packets4 || n.Packets6 < least.Packets6 || n.Packets() > least.Packets()+40 {
 			t.Errorf("during Apply: %+v, want %+v and at most 40 packets more", n, least)
 		}
 		h.Do(func() {
@@ -212,7 +213,7 @@ func TestCountersNeverDecrease(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
 			f := startKind(t, h, kind)
-			rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
+			rs := bothFamilies()
 			apply := func() {
 				rs.LogRate += 7
 				h.Do(func() {
@@ -235,7 +236,8 @@ func TestCountersNeverDecrease(t *testing.T) {
 						default:
 						}
 						n := count(t, h, f)
-						if n.Packets4 < last.Packets4 || n.Packets6 < last.Packets6 || n.Bytes4 < last.Bytes4 || n.Bytes6 < last.Bytes6 {
+						if n.Packets4 < last.Packets4 || n.Packets6 < last.Packets6 ||
+							n.Bytes4 < last.Bytes4 || n.Bytes6 < last.Bytes6 {
 							t.Errorf("from %+v to %+v", last, n)
 						}
 						last = n

@@ -32,6 +32,11 @@ func desired(block, allow blocklist.Blocklist) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: block, Allow: allow, LogGroup: 100, LogRate: 10_000}
 }
 
+// bothFamilies returns a ruleset that blocks one source of each family.
+func bothFamilies() ruleset.Ruleset {
+	return desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
+}
+
 // hosts returns addresses as a list.
 func hosts(as []netip.Addr) blocklist.Blocklist {
 	var ps []netip.Prefix
@@ -82,7 +87,10 @@ func link(t *testing.T, name, dir string) {
 	}
 }
 
-var legacy4 = []string{"ipset", "iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"}
+var (
+	legacy4 = []string{"ipset", "iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"}
+	legacy6 = []string{"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"}
+)
 
 // TestMissing opens the backend where programs are not installed.
 func TestMissing(t *testing.T) {
@@ -90,17 +98,19 @@ func TestMissing(t *testing.T) {
 	h := nettest.NewHost(t)
 	for _, dirs := range [][]string{programs(t), programs(t, "ipset"), programs(t, legacy4[1:]...)} {
 		h.Do(func() {
-			if _, err := open(Options{Legacy: true}, dirs); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "apt-get install iptables ipset") {
+			_, err := open(Options{Legacy: true}, dirs)
+			if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "apt-get install iptables ipset") {
 				t.Errorf("got %v, want %v", err, ErrMissing)
 			}
 		})
 	}
 	f := start(t, h, programs(t, legacy4...))
-	if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") {
+	gaps := strings.Join(f.Info().Gaps, "\n")
+	if !strings.Contains(gaps, "only IPv4 is enforced, IPv6 sources get through") {
 		t.Errorf("gaps without ip6tables: %s", gaps)
 	}
 	h.Do(func() {
-		e, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		e, err := f.Apply(t.Context(), bothFamilies())
 		if err != nil || e.Entries4 != 1 || e.Entries6 != 0 {
 			t.Errorf("apply without ip6tables: %+v, %v", e, err)
 		}
@@ -162,7 +172,8 @@ func TestFailedStepChangesNothing(t *testing.T) {
 	h.Run("ipset", "create", "other", "hash:net")
 	h.Run("ipset", "create", "another", "hash:ip")
 	h.Do(func() {
-		err := f.swapAll(context.Background(), [][2]string{{"sikkerguard-blocklist", "other"}, {"sikkerguard-blocklist6", "another"}})
+		steps := [][2]string{{"sikkerguard-blocklist", "other"}, {"sikkerguard-blocklist6", "another"}}
+		err := f.swapAll(context.Background(), steps)
 		if err == nil || errors.Is(err, ruleset.ErrMismatch) {
 			t.Errorf("swap with another kind: got %v", err)
 		}
@@ -174,7 +185,8 @@ func TestFailedStepChangesNothing(t *testing.T) {
 	for _, name := range spares("sikkerguard-blocklist6-next") {
 		h.Run("ipset", "create", name, "hash:ip")
 	}
-	if err := apply("203.0.113.10/32"); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-blocklist6-next") {
+	err := apply("203.0.113.10/32")
+	if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-blocklist6-next") {
 		t.Errorf("without a name for a temporary set: got %v", err)
 	}
 	h.Check("after failures", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10"))
@@ -207,14 +219,18 @@ func TestTemporaryNameTaken(t *testing.T) {
 	} {
 		h.Run("ipset", append([]string{"create"}, create...)...)
 	}
-	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-blocklist-next", "src", "-j", "DROP")
+	h.Run("iptables-legacy", "-A", "INPUT",
+		"-m", "set", "--match-set", "sikkerguard-blocklist-next", "src", "-j", "DROP")
 	h.Run("ipset", "add", "sikkerguard-blocklist-next", "192.0.2.200")
 	h.Run("ipset", "add", "sikkerguard-whitelist-next", "sikkerguard-whitelist-both")
 	theirs := func() string {
 		var lines []string
 		for line := range strings.Lines(h.Run("ipset", "save")) {
-			if !strings.Contains(line, " sikkerguard-blocklist ") && !strings.Contains(line, " sikkerguard-blocklist6 ") &&
-				!strings.Contains(line, " sikkerguard-whitelist ") && !strings.Contains(line, " sikkerguard-whitelist6 ") {
+			ours := func(fam family) bool {
+				return strings.Contains(line, " "+fam.blocklist()+" ") ||
+					strings.Contains(line, " "+fam.whitelist()+" ")
+			}
+			if !ours(ipv4()) && !ours(ipv6()) {
 				lines = append(lines, line)
 			}
 		}

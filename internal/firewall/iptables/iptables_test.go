@@ -40,7 +40,8 @@ func FuzzScript(f *testing.F) {
 					continue
 				}
 				p, err := netip.ParsePrefix(words[len(words)-1])
-				if len(words) != 3 || words[0] != "add" || words[1] != set || err != nil || p.Bits() == 0 || p.Addr().BitLen() != fam.width ||
+				if len(words) != 3 || words[0] != "add" || words[1] != set || err != nil ||
+					p.Bits() == 0 || p.Addr().BitLen() != fam.width ||
 					p.String() != words[2] {
 					t.Fatalf("line %q", line)
 				}
@@ -66,7 +67,8 @@ func TestNames(t *testing.T) {
 				t.Errorf("set %s: %d characters, owner %v", name, len(name), o.name)
 			}
 			for info, want := range map[setInfo]bool{
-				{kind: "hash:net", family: fam.ipset}: true, {kind: "hash:ip", family: fam.ipset}: false, {kind: "hash:net", family: "inet9"}: false, {}: false,
+				{kind: "hash:net", family: fam.ipset}: true, {kind: "hash:ip", family: fam.ipset}: false,
+				{kind: "hash:net", family: "inet9"}: false, {}: false,
 			} {
 				if info.isOurs(name) != want {
 					t.Errorf("set %s, %+v: own %v", name, info, !want)
@@ -118,7 +120,10 @@ func TestParseState(t *testing.T) {
 		{"bad not first", head + "[0:0] -A PREROUTING -j ACCEPT\n" + jumps + ours, false, true},
 		{"bad twice", head + jumps + jumps + ours, false, false},
 		{"bad no jump", head + ours, false, false},
-		{"bad jump with a condition", head + strings.Replace(jumps, "PREROUTING", "PREROUTING -i eth0", 1) + ours, false, true},
+		{
+			"bad jump with a condition", head + strings.Replace(jumps, "PREROUTING", "PREROUTING -i eth0", 1) + ours,
+			false, true,
+		},
 		{"bad rule missing", head + jumps + strings.Replace(ours, rr[1], "-j ACCEPT", 1), false, false},
 		{"bad policy", strings.Replace(head, "PREROUTING ACCEPT", "PREROUTING DROP", 1) + jumps + ours, true, true},
 		{"bad nothing", "", false, false},
@@ -136,8 +141,10 @@ func TestParseState(t *testing.T) {
 
 func TestParseSets(t *testing.T) {
 	t.Parallel()
-	got := parseSets("Name: a\nType: hash:net\nRevision: 7\nHeader: family inet hashsize 1024 maxelem 65536\nReferences: 0\nNumber of entries: 3\n\n" +
-		"Name: b\nType: hash:net\nHeader: family inet\nReferences: 2\nNumber of entries: 0\n\nName: old\nType: hash:ip\nHeader: family inet6 hashsize 1024\n")
+	got := parseSets("Name: a\nType: hash:net\nRevision: 7\nHeader: family inet hashsize 1024 maxelem 65536\n" +
+		"References: 0\nNumber of entries: 3\n\n" +
+		"Name: b\nType: hash:net\nHeader: family inet\nReferences: 2\nNumber of entries: 0\n\n" +
+		"Name: old\nType: hash:ip\nHeader: family inet6 hashsize 1024\n")
 	want := map[string]setInfo{
 		"a":   {kind: "hash:net", family: "inet", entries: 3, counted: true},
 		"b":   {kind: "hash:net", family: "inet", counted: true, used: true},

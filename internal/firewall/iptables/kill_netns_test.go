@@ -63,7 +63,8 @@ func suicide(t *testing.T, kind string, n int) string {
 		changing = append(changing, p+kind+"-restore")
 	}
 	for _, name := range changing {
-		program(t, dir, name, fmt.Sprintf(`case "$0 $*" in *ipset\ list*|*ipset\ save*|*ipset\ -) exec /usr/sbin/%[1]s "$@" ;; esac
+		program(t, dir, name, fmt.Sprintf(`
+case "$0 $*" in *ipset\ list*|*ipset\ save*|*ipset\ -) exec /usr/sbin/%[1]s "$@" ;; esac
 /usr/sbin/%[1]s "$@"
 code=$?
 echo "%[1]s $*" >> %[2]s/changes
@@ -136,7 +137,7 @@ func succeed(t *testing.T, h *nettest.Host, kind, after string) {
 	t.Helper()
 	f := startKind(t, h, kind)
 	h.Do(func() {
-		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 			t.Errorf("%s: apply: %v", after, err)
 		}
 	})

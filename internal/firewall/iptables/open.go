@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/lock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -41,18 +40,17 @@ type Firewall struct {
 	lock     *lock.Lock       // nil in Left
 	tallies  map[uint8]*tally // by family
 
-	mu            sync.Mutex // held during a change of the host
-	applied       *plan      // nil before the first Apply and after Remove
-	printings     map[uint8]printing
-	contents      contents // digests of the sets
-	changes       int      // number of changes by this Firewall
-	othersRemoved bool     // no rules of another kind of iptables are left
-	// madeTable has the families whose table raw the agent made. Another program may destroy the set
-	// that marks it.
+	mu        sync.Mutex // held during a change of the host
+	applied   *plan      // nil before the first Apply and after Remove
+	printings map[uint8]printing
+	contents  contents // digests of the sets
+	changes   int      // number of changes by this Firewall
+	// madeTable has the families whose table raw the agent made. Another program may destroy the
+	// set that marks it.
 	madeTable map[uint8]bool
 
-	aside asideSets
-	gap   atomic.Pointer[string] // rules that could not be removed; nil if none are known
+	aside  asideSets
+	others otherKinds
 }
 
 // Open finds the programs and probes the kernel for the features that the rules need. The probe is
@@ -301,7 +299,7 @@ func (f *Firewall) diagnose(err error) error {
 // Info returns the programs in use and the limitations compared with nft.
 func (f *Firewall) Info() ruleset.Info {
 	i := f.info
-	if gap := f.gap.Load(); gap != nil {
+	if gap := f.others.gap.Load(); gap != nil {
 		i.Gaps = append(slices.Clip(i.Gaps), *gap)
 	}
 	if gap := f.aside.gap.Load(); gap != nil {

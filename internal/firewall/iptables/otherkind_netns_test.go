@@ -64,7 +64,10 @@ func TestRemovesRulesOfTheOtherKind(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			rules := []string{h.Run("iptables-nft-save") + h.Run("ip6tables-nft-save"), h.Run("iptables-legacy-save") + h.Run("ip6tables-legacy-save")}
+			rules := []string{
+				h.Run("iptables-nft-save") + h.Run("ip6tables-nft-save"),
+				h.Run("iptables-legacy-save") + h.Run("ip6tables-legacy-save"),
+			}
 			if first {
 				slices.Reverse(rules)
 			}

@@ -15,7 +15,8 @@ import (
 // prints nothing of the table.
 func foreignRules(h *nettest.Host) {
 	for _, f := range []string{"ip", "ip6"} {
-		h.Run("nft", "add table "+f+" raw; add chain "+f+" raw PREROUTING { type filter hook prerouting priority raw; }")
+		h.Run("nft", "add table "+f+" raw; "+
+			"add chain "+f+" raw PREROUTING { type filter hook prerouting priority raw; }")
 	}
 	h.Run("nft", "add rule ip raw PREROUTING udp dport 53 notrack")
 	h.Run("nft", "add rule ip6 raw PREROUTING udp dport 53 log prefix \"dns \"")
@@ -27,7 +28,7 @@ func TestUnprintable(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := startKind(t, h, "nft")
-	rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())
+	rs := bothFamilies()
 	sources := nettest.Addrs("203.0.113.9", "2001:db8:f::1")
 	sent := uint64(0)
 	do := func(f func() error) (err error) {
@@ -77,7 +78,8 @@ func TestUnprintable(t *testing.T) {
 		if err := do(verify); !errors.Is(err, ruleset.ErrMismatch) {
 			t.Errorf("%q: verify: %v", harm, err)
 		}
-		if err, gone := do(f.Present), strings.Contains(strings.Join(harm, " "), "-D PREROUTING"); errors.Is(err, ruleset.ErrMismatch) != gone {
+		gone := strings.Contains(strings.Join(harm, " "), "-D PREROUTING")
+		if err := do(f.Present); errors.Is(err, ruleset.ErrMismatch) != gone {
 			t.Errorf("%q: present: %v", harm, err)
 		}
 		enforced(harm[0])
@@ -125,7 +127,7 @@ func TestUnprintableBefore(t *testing.T) {
 		t.Errorf("opened (-want +got):\n%s", diff)
 	}
 	h.Do(func() {
-		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 			t.Errorf("apply: %v", err)
 		}
 	})
@@ -163,7 +165,8 @@ func TestUnprintableChain(t *testing.T) {
 		f.families[i].list = "/bin/false"
 	}
 	for range 3 {
-		if err := apply("203.0.113.10/32"); !errors.Is(err, ErrUnprintable) || !strings.Contains(err.Error(), "SIKKER_BACKEND=nftables") {
+		err := apply("203.0.113.10/32")
+		if !errors.Is(err, ErrUnprintable) || !strings.Contains(err.Error(), "SIKKER_BACKEND=nftables") {
 			t.Errorf("apply: %v", err)
 		}
 	}

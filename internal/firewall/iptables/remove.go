@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -183,11 +184,17 @@ func (f *Firewall) removeSets(ctx context.Context, r *removal) error {
 	return f.destroy(ctx, r.markSet())
 }
 
+// otherKinds is the state of rules that an agent wrote with another kind of iptables.
+type otherKinds struct {
+	removed bool                   // none are left
+	gap     atomic.Pointer[string] // rules that could not be removed; nil if none are known
+}
+
 // removeOtherKinds removes rules that an agent wrote with the other kind of iptables, or in a
 // family that is no longer enforced. They would judge packets twice, or by a list that no agent
 // refreshes. A failure is a gap until a later call succeeds. It is no error of the active rules.
 func (f *Firewall) removeOtherKinds(ctx context.Context) {
-	if f.othersRemoved {
+	if f.others.removed {
 		return
 	}
 	var errs []error
@@ -201,12 +208,12 @@ func (f *Firewall) removeOtherKinds(ctx context.Context) {
 		}
 	}
 	err := errors.Join(errs...)
-	f.othersRemoved = err == nil
-	f.gap.Store(nil)
+	f.others.removed = err == nil
+	f.others.gap.Store(nil)
 	if err != nil {
 		gap := ruleset.Gap("rules of an agent with another kind of iptables may also be active "+
 			"(`sikkerguard cleanup`, while the agent is stopped, removes them)", err)
-		f.gap.Store(&gap)
+		f.others.gap.Store(&gap)
 	}
 }
 
@@ -257,7 +264,8 @@ func (f *Firewall) deleteTable(ctx context.Context, t tables) error {
 	if err != nil || !loaded {
 		return err
 	}
-	// The kernel answers EBUSY if another program uses the table by now, and ENOENT if it deleted it.
+	// The kernel answers EBUSY if another program uses the table by now, and ENOENT if another
+	// program deleted it.
 	err = deleteNFTable(t.proto)
 	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete %s table raw: %w", t.name, err)

@@ -23,7 +23,7 @@ func TestRemoveWithAForeignReference(t *testing.T) {
 			h := nettest.NewHost(t)
 			f := startKind(t, h, kind)
 			h.Do(func() {
-				if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+				if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 					t.Error(err)
 				}
 			})
@@ -48,7 +48,8 @@ func TestRemoveWithAForeignReference(t *testing.T) {
 			if removed, err := cleanup(); err != nil || len(removed) == 0 || !strings.Contains(removed[0], chain) {
 				t.Errorf("cleanup: got %q, %v", removed, err)
 			}
-			if left := h.Run("iptables-legacy-save") + h.Run("iptables-nft-save") + h.Run("ipset", "list", "-n"); strings.Contains(strings.ToLower(left), "sikkerguard") {
+			left := h.Run("iptables-legacy-save") + h.Run("iptables-nft-save") + h.Run("ipset", "list", "-n")
+			if strings.Contains(strings.ToLower(left), "sikkerguard") {
 				t.Errorf("left behind:\n%s", left)
 			}
 			if tables := h.Run("nft", "list", "tables"); kind == "nft" && tables != "" {
@@ -82,7 +83,8 @@ func TestRemoveRetries(t *testing.T) {
 		}
 	})
 	dir := t.TempDir()
-	f.families[0].restore = program(t, dir, "restore", `[ -e `+dir+`/failed ] && exec /usr/sbin/iptables-legacy-restore "$@"
+	f.families[0].restore = program(t, dir, "restore", `
+[ -e `+dir+`/failed ] && exec /usr/sbin/iptables-legacy-restore "$@"
 > `+dir+`/failed
 exit 4`)
 	var found bool
@@ -103,7 +105,7 @@ func TestRemoveInTime(t *testing.T) {
 	h := nettest.NewHost(t)
 	f := start(t, h, strings.Split(path, ":"))
 	h.Do(func() {
-		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -156,7 +158,10 @@ func TestForeignSet(t *testing.T) {
 		{"sikkerguard-made-raw6", "list:set"},
 	} {
 		h.Run("ipset", append([]string{"create"}, create...)...)
-		check(fmt.Sprintf("open beside %q", create), func() error { _, err := open(Options{Legacy: true}, strings.Split(path, ":")); return err })
+		check(fmt.Sprintf("open beside %q", create), func() error {
+			_, err := open(Options{Legacy: true}, strings.Split(path, ":"))
+			return err
+		})
 		h.Do(func() {
 			if removed, err := Cleanup(); len(removed) > 0 || err != nil {
 				t.Errorf("cleanup beside %q: got %q, %v", create, removed, err)
@@ -166,14 +171,15 @@ func TestForeignSet(t *testing.T) {
 	}
 }
 
-// TestForeignSetUnderALastingName has another program make sets with the names under which ours stay. The
-// agent opens, blocks and repairs all the same: it renames the sets, says so, and gives them their names
-// back when it stops. A set that rules of another program look up cannot be renamed, and is named.
+// TestForeignSetUnderALastingName has another program make sets with the lasting names of ours. The
+// agent opens, blocks and repairs. It renames the sets, reports a gap, and gives them their names
+// back when it stops. If a rule of another program looks up a set, the set cannot be renamed, and
+// the error names it.
 func TestForeignSetUnderALastingName(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	apply := func(f *Firewall) error {
-		_, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list()))
+		_, err := f.Apply(t.Context(), bothFamilies())
 		return err
 	}
 	do := func(when string, step func() error) {
@@ -192,7 +198,8 @@ func TestForeignSetUnderALastingName(t *testing.T) {
 	f := start(t, h, strings.Split(path, ":"))
 	do("the first list", func() error { return apply(f) })
 	h.Check("the first list", blocked, nettest.Addrs("9.9.9.9"))
-	if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "sikkerguard-blocklist to sikkerguard-blocklist-other") {
+	gaps := strings.Join(f.Info().Gaps, "\n")
+	if !strings.Contains(gaps, "sikkerguard-blocklist to sikkerguard-blocklist-other") {
 		t.Errorf("nothing tells of the renamed set: %s", gaps)
 	}
 	do("remove", f.Remove)
@@ -215,7 +222,8 @@ func TestForeignSetUnderALastingName(t *testing.T) {
 	h.Run("iptables-legacy", "-A", "INPUT", "-m", "set", "--match-set", "sikkerguard-whitelist", "src", "-j", "ACCEPT")
 	unchanged := firewallOf(h)
 	h.Do(func() {
-		if err := apply(f); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-whitelist") {
+		err := apply(f)
+		if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "ipset rename sikkerguard-whitelist") {
 			t.Errorf("with a set in use: got %v", err)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ const saved = `*raw
 COMMIT
 `
 
-// destroy is a shell function that destroys sets, all without an argument. The kernel frees a rule of
+// destroy is a shell function that destroys the named sets, or all sets. The kernel frees a rule of
 // iptables-nft a moment after it is deleted, and until then the rule uses its sets.
 const destroy = `destroy() { for i in $(seq 100); do ipset destroy "$@" && return; sleep 0.1; done; return 1; }; `
 
@@ -52,7 +53,7 @@ func TestFirewallReplaced(t *testing.T) {
 				f := startKind(t, h, kind)
 				apply := func() {
 					h.Do(func() {
-						if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list())); err != nil {
+						if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
 							t.Errorf("%s: %v", harm, err)
 						}
 					})
@@ -72,7 +73,8 @@ func TestFirewallReplaced(t *testing.T) {
 					t.Errorf("%s: counted %+v afterwards", harm, n)
 				}
 				apply()
-				h.Check("put right after "+harm, nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
+				h.Check("restored after "+harm,
+					nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
 				if n := count(t, h, f); n.Packets4 != 2 || n.Packets6 != 2 {
 					t.Errorf("%s: counted %+v in the end", harm, n)
 				}
@@ -105,7 +107,7 @@ func TestProgramsVanish(t *testing.T) {
 		h.Run(p, "--table", "raw", "--list-rules")
 	}
 	before := firewallOf(h)
-	dirs := programs(t, append([]string{"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"}, legacy4...)...)
+	dirs := programs(t, slices.Concat(legacy4, legacy6)...)
 	away := func(names ...string) (back func()) {
 		for _, name := range names {
 			if err := os.Rename(filepath.Join(dirs[0], name), filepath.Join(dirs[0], name+".away")); err != nil {
@@ -130,13 +132,14 @@ func TestProgramsVanish(t *testing.T) {
 	}
 	during := firewallOf(h)
 	for _, names := range [][]string{
-		{"ipset"}, {"iptables-legacy-save"}, {"ip6tables-legacy-save"}, {"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"},
+		{"ipset"}, {"iptables-legacy-save"}, {"ip6tables-legacy-save"}, legacy6,
 	} {
 		back := away(names...)
 		if err := apply("203.0.113.10/32", "2001:db8:f::2/128"); err == nil || errors.Is(err, ruleset.ErrMismatch) {
 			t.Errorf("without %q: got %v", names, err)
 		}
-		h.Check("while it cannot be changed", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10", "2001:db8:f::2"))
+		h.Check("while it cannot be changed",
+			nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.10", "2001:db8:f::2"))
 		back()
 		if err := apply("203.0.113.9/32", "2001:db8:f::1/128"); err != nil {
 			t.Errorf("with %q again: %v", names, err)
@@ -218,7 +221,8 @@ func TestLockHeld(t *testing.T) {
 		t.Errorf("another list: %v", err)
 	}
 	var p *ProgramError
-	if err := apply(5_000, "203.0.113.11/32"); !errors.As(err, &p) || p.Code != 4 || errors.Is(err, ruleset.ErrMismatch) {
+	err = apply(5_000, "203.0.113.11/32")
+	if !errors.As(err, &p) || p.Code != 4 || errors.Is(err, ruleset.ErrMismatch) {
 		t.Errorf("other rules: got %v", err)
 	}
 	h.Check("held", nettest.Addrs("203.0.113.10"), nettest.Addrs("203.0.113.9", "203.0.113.11"))

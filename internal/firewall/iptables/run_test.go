@@ -36,7 +36,8 @@ func TestProgramError(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	file = program(t, t.TempDir(), "talks", "yes | head -c 100000; yes | head -c 100000 >&2; exit 1")
-	if _, _, err := (runner{}).run(t.Context(), askTime, nil, file); !errors.As(err, &p) || len(p.Output) > 2*maxError+1 || !strings.HasPrefix(p.Output, "y") {
+	_, _, err = (runner{}).run(t.Context(), askTime, nil, file)
+	if !errors.As(err, &p) || len(p.Output) > 2*maxError+1 || !strings.HasPrefix(p.Output, "y") {
 		t.Errorf("got %d bytes", len(p.Output))
 	}
 }

@@ -108,17 +108,27 @@ func (i setInfo) isOurs(name string) bool {
 	return ok && i.kind == setKind && i.family == fam.ipset
 }
 
+// freeName returns name or the first of its spares that no set has. It is false if there is none.
+func freeName(have map[string]setInfo, name string) (string, bool) {
+	for _, n := range spares(name) {
+		if _, taken := have[n]; !taken {
+			return n, true
+		}
+	}
+	return "", false
+}
+
 // freeNames returns an unused name for each of the temporary sets, by the usual name.
 func freeNames(have map[string]setInfo, names []string) (map[string]string, error) {
 	got := map[string]string{}
 	for _, name := range names {
-		i := slices.IndexFunc(spares(name), func(n string) bool { _, ok := have[n]; return !ok })
-		if i < 0 {
+		free, ok := freeName(have, name)
+		if !ok {
 			return nil, fmt.Errorf("%w: there are sets %s to %s%d; "+
 				"rename or destroy one (ipset rename %s another-name, ipset destroy %s)",
 				ErrForeign, name, name, spareNames, name, name)
 		}
-		got[name] = spares(name)[i]
+		got[name] = free
 	}
 	return got, nil
 }
