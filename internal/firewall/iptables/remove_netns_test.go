@@ -200,7 +200,7 @@ func TestForeignSetUnderALastingName(t *testing.T) {
 	h.Check("the first list", blocked, nettest.Addrs("9.9.9.9"))
 	gaps := strings.Join(f.Info().Gaps, "\n")
 	if !strings.Contains(gaps, "sikkerguard-blocklist to sikkerguard-blocklist-other") {
-		t.Errorf("nothing tells of the renamed set: %s", gaps)
+		t.Errorf("no gap names the renamed set: %s", gaps)
 	}
 	do("remove", f.Remove)
 	if after := h.Run("ipset", "save"); after != before {
