@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -31,7 +30,7 @@ func TestPullNamesTheVariable(t *testing.T) {
 		}))
 		t.Cleanup(api.Close)
 		a, _ := logged(t, "SIKKER_API_URL="+api.URL)
-		_, err := a.pull(t.Context(), vet.Options{})
+		_, err := a.api.Blacklist(t.Context(), sikkerapi.BlacklistQuery{})
 		if !errors.Is(err, tt.is) || !strings.HasSuffix(err.Error(), advice) {
 			t.Errorf("got %v, want one that ends with %q", err, advice)
 		}

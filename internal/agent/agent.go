@@ -10,14 +10,14 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/config"
 	"github.com/sikkerapi/sikkerguard/internal/control"
-	"github.com/sikkerapi/sikkerguard/internal/counters"
 	"github.com/sikkerapi/sikkerguard/internal/deliver"
+	"github.com/sikkerapi/sikkerguard/internal/enforce"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/observe"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
@@ -45,54 +45,24 @@ type Agent struct {
 	o   Options
 	log *zap.Logger
 
-	clock   clock.Clock
-	host    *host.Host
-	surveys *surveyor
+	enforcer *enforce.Enforcer
+
 	dir     *statedir.Dir
-	feed    *feed.Feed
 	sensor  *sensor.Sensor
 	server  *server.Server
 	control *control.Server
-	helpers helpers          // which of these are kept running
-	faults  faults           // of the tasks that are
-	fw      firewall.Backend // nil in a dry run
-	gate    *gate            // what fw is, once it was opened
-	gaps    []string         // of the firewall, that were told; the enforcing task's own
+	helpers helpers // which of these are kept running
+	faults  faults  // of the tasks that are
 	api     advisedAPI
-	others  leftovers
 
-	ledger   *counters.Ledger
 	store    *store.Store // nil in a dry run, as the next three are
 	observer *observe.Observer
 	recorder *deliver.Recorder
 	courier  *deliver.Courier // also nil if reports are off
 
-	allow allowlist
-
-	pullC      chan order     // what the enforcing task is asked
-	lostFilesC chan feed.Lost // capacity 1: saved lists that another program took from the disk
-	answeredC  chan struct{}  // capacity 1: answers were dropped that this host may need
-	lostC      chan error     // capacity 1: the rules are no longer what was applied
-
-	readyC  chan struct{} // capacity 1: what there is to enforce at the start is in force
-	pulseC  chan struct{} // unbuffered: that the enforcing task takes from it shows that it goes on
-	unheard bool          // the supervisor could not be told; the supervising task's own
-
-	custom   *customReader
-	enforcer enforcer // the enforcing task's own
+	unheard bool // the supervisor could not be told; the supervising task's own
 
 	board *status.Board
-
-	answerers answerers
-	heart     heart
-}
-
-// offer hands a value to a task that looks for it when it has time. When one is waiting already, this one adds nothing.
-func offer[T any](c chan T, v T) {
-	select {
-	case c <- v:
-	default:
-	}
 }
 
 // New makes an agent. Nothing is opened and nothing is asked yet. It fails when the API's client does not take the
@@ -105,47 +75,43 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("set up SikkerAPI client: %w", err)
 	}
 	a := &Agent{
-		cfg: cfg, o: o, log: o.Log, clock: clock.System(),
-		host:       host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
-		dir:        statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
-		api:        advisedAPI{client},
-		sensor:     sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
-		others:     leftovers{inForce: firewall.InForce},
-		pullC:      make(chan order),
-		lostC:      make(chan error, 1),
-		answeredC:  make(chan struct{}, 1),
-		lostFilesC: make(chan feed.Lost, 1),
-
-		enforcer: newEnforcer(),
-		readyC:   make(chan struct{}, 1), pulseC: make(chan struct{}),
+		cfg: cfg, o: o, log: o.Log,
+		dir:    statedir.New(cfg.StateDir, cfg.DryRun), // a dry run writes nothing there
+		api:    advisedAPI{client},
+		sensor: sensor.New(sensor.Options{Group: cfg.NFLOGGroup}),
 	}
 	if a.log == nil {
 		a.log = zap.NewNop()
 	}
-	a.feed = feed.New(feed.Options{
-		API: a.api, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(),
-		ScoreMin: cfg.ScoreMin, Custom: cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: cfg.StateDir, Guard: a.useStateDir,
-	})
-	a.surveys = newSurveyor(
-		func(context.Context) host.Whitelist {
-			defer a.lookAround()
-			return a.host.Local()
-		},
-		func(ctx context.Context) host.Whitelist { return a.host.Names(ctx) })
-	if cfg.CustomBlacklist != "" {
-		a.custom = newCustomReader(a.feed.Custom)
-	}
-	a.ledger = counters.New(counters.Options{
-		Kernel: func() (ruleset.Counters, error) { return a.fw.Counters() },
-		Stored: func(ctx context.Context) (store.Counters, error) { return a.store.Counters(ctx) },
-	})
 	a.board = status.New(status.Options{
 		Version: o.Version, DryRun: cfg.DryRun, Secret: cfg.APIKey.Reveal(), PullInterval: cfg.PullInterval,
-		Clock: a.clock, Log: a.log, Present: a.look, Fill: []func(*status.Status){a.fill},
+		Clock: clock.System(), Log: a.log, Present: func() error { return a.enforcer.Present() }, Fill: []func(*status.Status){a.fill},
 		Panicked: func(part string, err error) { a.tellPanic(&helper{name: part}, err) },
 	})
+	a.enforcer = enforce.New(enforce.Options{
+		DryRun: cfg.DryRun, PullInterval: cfg.PullInterval, OwnFile: cfg.CustomBlacklist, Allow: cfg.Whitelist,
+		LogGroup: cfg.NFLOGGroup, LogRate: cfg.LogRate, HangupC: o.HangupC,
+		Host: host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		Feed: feed.New(feed.Options{
+			API: a.api, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(), ScoreMin: cfg.ScoreMin,
+			Custom: cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: cfg.StateDir, Guard: a.useStateDir,
+		}),
+		Open: func() (firewall.Backend, error) {
+			return firewall.Open(firewall.Options{
+				Backend: string(cfg.Backend), Keep: cfg.OnCrash == config.OnCrashKeep, LogRate: cfg.LogRate,
+			})
+		},
+		Leftovers: firewall.InForce,
+		Counters:  func(ctx context.Context) (store.Counters, error) { return a.store.Counters(ctx) },
+		Listed: func(list blocklist.Blocklist) {
+			if a.recorder != nil {
+				a.recorder.SetListed(list)
+			}
+		},
+		Board: a.board, Clock: clock.System(), Log: a.log,
+	})
 	a.server = server.New(server.Options{Port: cfg.HealthPort, Source: a.board, Metrics: a.board.Gatherer()})
-	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.askToPull, Health: a.board.Health, Alive: a.alive})
+	a.control = control.New(control.Options{Dir: cfg.StateDir, Guard: a.useStateDir, Pull: a.pullFor, Health: a.board.Health, Alive: a.enforcer.Alive})
 	if !cfg.DryRun {
 		a.buildDelivery()
 	}
@@ -171,33 +137,33 @@ func (a *Agent) Run(ctx context.Context) error {
 	var sensing, controlling, recording, delivering errgroup.Group
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keep(ctx, a.helpers.health) })
-	g.Go(func() error { return a.keep(ctx, &helper{code: status.CondHostWatch, run: a.watchHost}) })
-	g.Go(func() error { return a.keep(ctx, task("watch of resolver files", a.watchFiles)) })
-	g.Go(func() error { return a.keep(ctx, task("survey of this host", a.surveys.Run)) })
-	if a.custom != nil {
-		g.Go(func() error { return a.keep(ctx, task("reader of the custom blacklist", a.custom.Run)) })
+	g.Go(func() error { return a.keep(ctx, &helper{code: status.CondHostWatch, run: a.enforcer.WatchHost}) })
+	g.Go(func() error { return a.keep(ctx, task("watch of resolver files", a.enforcer.WatchFiles)) })
+	g.Go(func() error { return a.keep(ctx, task("survey of this host", a.enforcer.Survey)) })
+	if a.cfg.CustomBlacklist != "" {
+		g.Go(func() error { return a.keep(ctx, task("reader of the custom blacklist", a.enforcer.ReadOwn)) })
 	}
 	g.Go(func() error { return a.enforce(ctx) })
 	if a.o.Outlet != nil {
 		g.Go(func() error { return a.keep(ctx, task("watch of the log", a.watchOutlet)) })
 	}
-	g.Go(func() error { return a.keep(ctx, task("watch of the enforcing task", a.watchPulse)) })
+	g.Go(func() error { return a.keep(ctx, task("watch of the enforcing task", a.enforcer.WatchPulse)) })
 	// A file of the disk, which may hang: it is waited for last.
 	controlling.Go(func() error { return a.keep(ctx, a.helpers.control) })
 	controlling.Go(func() error { return a.keep(ctx, task("watch of the state directory", a.watchStateDir)) })
 	// It is not waited for before the rules are removed, in case the supervisor does not read what it is told.
 	if a.o.Supervisor.Notify != nil {
 		stopC := ctx.Done()
-		supervise := func(ctx context.Context) error { return a.supervise(ctx, stopC) }
+		supervise := func(ctx context.Context) error { return a.supervise(ctx, a.enforcer.ReadyC(), stopC) }
 		sensing.Go(func() error { return a.keep(afterwards, task("messages to the service manager", supervise)) })
 	}
 	if a.cfg.DryRun {
-		g.Go(func() error { return a.keep(ctx, task("look for rules of other runs", a.watchLeftovers)) })
+		g.Go(func() error { return a.keep(ctx, task("look for rules of other runs", a.enforcer.WatchLeftovers)) })
 	}
 	if !a.cfg.DryRun {
 		sensing.Go(func() error { return a.keep(afterwards, a.helpers.sensor) })
 		recording.Go(func() error { return a.keep(afterwards, task("recording", a.recorder.Run)) })
-		g.Go(func() error { return a.keep(ctx, &helper{code: status.CondRulesWatch, run: a.watchRules}) })
+		g.Go(func() error { return a.keep(ctx, &helper{code: status.CondRulesWatch, run: a.enforcer.WatchRules}) })
 		g.Go(func() error { return a.keep(ctx, task("log of blocked connections", a.observer.Run)) })
 		if a.courier != nil {
 			delivering.Go(func() error { return a.keep(ctx, task("reports", a.courier.Run)) })
@@ -226,12 +192,12 @@ func (a *Agent) Run(ctx context.Context) error {
 // disk. If the kernel refuses to remove them, takeOut tries once more after tasks, because a task
 // that has ended holds the firewall no more.
 func (a *Agent) takeOut(tasks func() error) error {
-	removed := a.remove()
+	removed := a.enforcer.Remove()
 	a.log.Info("Stopping")
 	a.tellRemoved(removed)
 	err := a.waitFor("tasks to end", ending, tasks)
 	if removed != nil {
-		removed = a.remove()
+		removed = a.enforcer.Remove()
 		a.tellRemoved(removed)
 	}
 	return errors.Join(err, removed)
@@ -243,18 +209,18 @@ func (a *Agent) buildDelivery() {
 		a.log.Warn("The database of blocked connections", zap.Error(d))
 	}})
 	a.recorder = deliver.NewRecorder(deliver.RecorderOptions{
-		Database: a.store, Ledger: a.ledger, Allowlist: &a.allow, Reports: a.cfg.ReportEnabled, PortName: a.cfg.Ports.Name,
+		Database: a.store, Ledger: a.enforcer.Ledger(), Allowlist: a.enforcer, Reports: a.cfg.ReportEnabled, PortName: a.cfg.Ports.Name,
 		Outbound: deliver.Outbound{Sockets: host.UDPSockets, LocalPorts: host.LocalPorts, Tracks: host.Tracks, Peers: host.UDPPeers},
 		Board:    a.board, Log: a.log,
 	})
 	a.observer = observe.New(observe.Options{
-		Sensor: a.sensor, Counter: a.ledger, Sinks: []observe.Sink{a.recorder, answerSink{a}}, PortName: a.cfg.Ports.Name,
+		Sensor: a.sensor, Counter: a.enforcer.Ledger(), Sinks: []observe.Sink{a.recorder, a.enforcer}, PortName: a.cfg.Ports.Name,
 		LogRate: a.cfg.LogRate, Fields: a.cfg.LogFormat == config.LogJSON, Log: a.log,
 	})
 	if a.cfg.ReportEnabled {
 		a.courier = deliver.NewCourier(deliver.CourierOptions{
-			Store: a.store, API: a.api, Allowlist: &a.allow, Interval: a.cfg.ReportInterval, Clock: a.clock,
-			Board: a.board, Log: a.log, Kept: a.recorder.Queue, Unreached: func() { a.surveys.ask() },
+			Store: a.store, API: a.api, Allowlist: a.enforcer, Interval: a.cfg.ReportInterval, Clock: clock.System(),
+			Board: a.board, Log: a.log, Kept: a.recorder.Queue, Unreached: a.enforcer.SurveyNow,
 		})
 	}
 }
@@ -279,7 +245,7 @@ func (a *Agent) greet() {
 	}
 	if a.cfg.DryRun {
 		a.log.Info("Dry run: the firewall is not touched")
-		a.setCondition(status.CondDryRun, errors.New("SIKKER_DRY_RUN is set"))
+		a.board.SetCondition(status.CondDryRun, errors.New("SIKKER_DRY_RUN is set"))
 	}
 }
 
@@ -296,24 +262,13 @@ func settings(cfg config.Config) string {
 // low descriptor, and because it alone is needed. The NFLOG group and the port, which another program may hold, are tried.
 func (a *Agent) open() error {
 	if !a.cfg.DryRun {
-		fw, err := firewall.Open(firewall.Options{
-			Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep, LogRate: a.cfg.LogRate,
-		})
-		if err != nil {
+		if err := a.enforcer.Open(); err != nil {
 			return err
 		}
-		a.gate = &gate{Backend: fw}
-		a.fw = a.gate
-		info := fw.Info()
-		a.log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
-		a.log.Debug("Firewall features", zap.Strings("features", info.Features))
-		a.tellGaps()
-		a.takeLeftovers()
 		a.tryOpen(a.helpers.sensor)
-		_, _ = a.ledger.Read() // the rules of an agent that was killed have counted on
 	}
 	if a.cfg.DryRun {
-		a.lookForLeftovers()
+		a.enforcer.LookForLeftovers()
 	}
 	a.tryOpen(a.helpers.health)
 	if note := a.server.Note(); note != "" {
@@ -322,40 +277,14 @@ func (a *Agent) open() error {
 	return nil
 }
 
-// askToPull hands the control socket's request to the enforcing task and waits for what comes of it.
-func (a *Agent) askToPull(ctx context.Context, accept bool) control.Outcome {
-	doneC := make(chan control.Outcome, 1)
-	select {
-	case a.pullC <- order{accept: accept, askers: []chan<- control.Outcome{doneC}}:
-	case <-ctx.Done():
-		return control.Outcome{Text: "The agent is stopping"}
-	}
-	select {
-	case o := <-doneC:
-		return o
-	case <-ctx.Done():
-		return control.Outcome{Text: "The agent is stopping"}
-	}
-}
-
-func (a *Agent) watchHost(ctx context.Context) error {
-	return a.host.Watch(ctx, a.surveys.changed)
-}
-
-func (a *Agent) watchFiles(ctx context.Context) error {
-	return a.host.WatchFiles(ctx, a.surveys.changed)
-}
-
-func (a *Agent) watchRules(ctx context.Context) error {
-	return a.fw.Watch(ctx, a.lost)
+// pullFor has the Enforcer pull, for the control socket.
+func (a *Agent) pullFor(ctx context.Context, accept bool) control.Outcome {
+	return control.Outcome(a.enforcer.Pull(ctx, accept))
 }
 
 // close lets go of what open claimed.
 func (a *Agent) close() error {
-	errs := []error{a.sensor.Close(), a.server.Close(), a.control.Close()}
-	if a.fw != nil {
-		errs = append(errs, a.fw.Close())
-	}
+	errs := []error{a.sensor.Close(), a.server.Close(), a.control.Close(), a.enforcer.Close()}
 	if a.store != nil {
 		errs = append(errs, a.store.Close())
 	}
@@ -363,21 +292,9 @@ func (a *Agent) close() error {
 	return errors.Join(errs...)
 }
 
-// remove takes the rules out of the kernel. No task puts any there afterwards.
-func (a *Agent) remove() error {
-	if a.fw == nil {
-		return nil
-	}
-	a.gate.shut()
-	if err := a.takeAway(); err != nil {
-		return fmt.Errorf("remove the firewall rules: %w (`sikkerguard cleanup` tries again)", err)
-	}
-	return nil
-}
-
 // tellRemoved says that the rules are gone, if there were any and they are.
 func (a *Agent) tellRemoved(err error) {
-	if a.gate != nil && err == nil && a.gate.used.Load() {
+	if err == nil && a.enforcer.Used() {
 		a.log.Info("Firewall rules removed")
 	}
 }

@@ -46,10 +46,10 @@ func (f *faults) set(name string, err error, tell func(error)) {
 // note has the condition of h hold because of err, or end if err is nil.
 func (a *Agent) note(h *helper, err error) {
 	if h.name == "" {
-		a.setCondition(h.code, err)
+		a.board.SetCondition(h.code, err)
 		return
 	}
-	a.faults.set(h.name, err, func(err error) { a.setCondition(h.code, err) })
+	a.faults.set(h.name, err, func(err error) { a.board.SetCondition(h.code, err) })
 }
 
 // tellPanic reports whether err is a panic of h, and logs where it was. A logger for development panics then: no test

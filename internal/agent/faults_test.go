@@ -12,11 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
-	"github.com/sikkerapi/sikkerguard/internal/host"
-	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/status"
-	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
 // panicky returns an agent in force whose log is that of the product: it does not panic at a panic.
@@ -27,7 +23,7 @@ func panicky(t *testing.T) (*Agent, *zapobserver.ObservedLogs) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
+	a.board.Update(func(s *status.Status) { s.Enforcing = status.StateActive })
 	return a, logs
 }
 
@@ -84,74 +80,4 @@ func TestPanicOfATask(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// TestPanicOfASurvey: the survey that panicked is made when surveys are made again.
-func TestPanicOfASurvey(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		surveys := 0
-		s := newSurveyor(func(context.Context) host.Whitelist {
-			if surveys++; surveys == 1 {
-				panic("no such route")
-			}
-			return host.Whitelist{Number: uint64(surveys)}
-		}, func(context.Context) host.Whitelist { return host.Whitelist{Number: uint64(surveys)} })
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		s.ask()
-		if _, ok := errors.AsType[*panics.Error](s.Run(ctx)); !ok {
-			t.Error("the panic is no error")
-		}
-		if err := s.Run(ctx); err != nil || surveys != 2 {
-			t.Errorf("%v after %d surveys", err, surveys)
-		}
-	})
-}
-
-// broken is a kernel whose features cannot be told.
-type broken struct{ kernel }
-
-func (*broken) Info() ruleset.Info { panic("no such feature") }
-
-// TestPanicOfAnAnswer: a question that cannot be answered without a panic fails by itself, and the
-// next one is answered.
-func TestPanicOfAnAnswer(t *testing.T) {
-	t.Parallel()
-	a, _ := panicky(t)
-	a.fw = &broken{}
-	if _, err := a.board.Gatherer().Gather(); err == nil || !strings.Contains(err.Error(), "no such feature") {
-		t.Errorf("a scrape is answered with %v", err)
-	}
-	err := panics.Contain(func() error { a.board.StatusJSON(); return nil })
-	if _, ok := errors.AsType[*panics.Error](err); !ok {
-		t.Errorf("the status is answered with %v", err)
-	}
-	a.fw = nil
-	if s := a.board.StatusJSON().(status.Status); s.State != status.StateActive {
-		t.Errorf("then it is %s: %s", s.State, s.Reason)
-	}
-}
-
-// panickyBody is a list that cannot be read without a panic.
-type panickyBody struct{}
-
-func (panickyBody) Read([]byte) (int, error) { panic("no such line") }
-
-// TestPanicOfAList: a list that makes the parser panic is a pull that did not succeed, and a kept
-// one is left out: neither ends this process, nor each one that follows.
-func TestPanicOfAList(t *testing.T) {
-	t.Parallel()
-	_, err := vetted(panickyBody{}, vet.Options{})
-	if _, ok := errors.AsType[*panics.Error](err); !ok {
-		t.Errorf("a list that panics is %v", err)
-	}
-	k := newKeeper()
-	k.keep(func() error { panic("no such disk") })
-	if k.done(<-k.doneC) || k.due() == nil {
-		t.Errorf("a write that panics is not tried again")
-	}
-	if _, err := readDisk(time.Minute, "reading", func() (int, error) { panic("no such file") }); err == nil {
-		t.Error("a reading that panics succeeds")
-	}
 }

@@ -51,7 +51,7 @@ type helpers struct {
 func (a *Agent) tryOpen(h *helper) {
 	err := h.open()
 	h.opened = err == nil
-	a.setCondition(h.code, err)
+	a.board.SetCondition(h.code, err)
 }
 
 // keep opens h and runs it until ctx ends. After each failure it waits and does so again.

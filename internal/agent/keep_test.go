@@ -49,7 +49,7 @@ func TestHelperThatCannotBeHad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, logs := logged(t)
-		a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
+		a.board.Update(func(s *status.Status) { s.Enforcing = status.StateActive })
 		var mu sync.Mutex // holds tries
 		var tries []time.Time
 		failC := make(chan error)
@@ -113,7 +113,7 @@ func TestWatchThatFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := logged(t)
-		a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
+		a.board.Update(func(s *status.Status) { s.Enforcing = status.StateActive })
 		h := &helper{code: status.CondHostWatch, run: func(context.Context) error {
 			time.Sleep(settledAfter / 2)
 			if s := a.board.Latest(); s.State != status.StateDegraded {
@@ -121,7 +121,7 @@ func TestWatchThatFailsAtOnce(t *testing.T) {
 			}
 			return errors.New("no buffer space")
 		}}
-		a.setCondition(status.CondHostWatch, errors.New("no buffer space"))
+		a.board.SetCondition(status.CondHostWatch, errors.New("no buffer space"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		if err := a.keep(ctx, h); err != nil {

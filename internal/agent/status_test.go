@@ -2,16 +2,10 @@ package agent
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/sikkerapi/sikkerguard/internal/firewall"
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
-	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestStatusAtStart: before anything happened there are nulls for times, and never for lists and maps.
@@ -28,82 +22,5 @@ func TestStatusAtStart(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
-// kernel is a firewall whose rules can be taken away.
-type kernel struct {
-	firewall.Backend
-
-	gone error
-}
-
-func (k *kernel) Present() error                    { return k.gone }
-func (*kernel) Info() ruleset.Info                  { return ruleset.Info{Name: "nftables"} }
-func (*kernel) Counters() (ruleset.Counters, error) { return ruleset.Counters{Packets4: 3}, nil }
-
-// gappy is a firewall with gaps.
-type gappy struct {
-	kernel
-
-	gaps, detours []string
-}
-
-func (g *gappy) Info() ruleset.Info { return ruleset.Info{Gaps: g.gaps, Detours: g.detours} }
-
-// TestGapsAreToldOnce: one that shows with a list is logged then, and again only when it was gone in between.
-func TestGapsAreToldOnce(t *testing.T) {
-	t.Parallel()
-	a, logs := logged(t)
-	for _, step := range []struct{ gaps, want []string }{
-		{[]string{"old"}, []string{"Firewall: old"}},
-		{[]string{"old"}, nil},
-		{[]string{"old", "left"}, []string{"Firewall: left"}},
-		{[]string{"old"}, nil},
-		{[]string{"old", "left"}, []string{"Firewall: left"}},
-	} {
-		a.fw = &gappy{gaps: step.gaps}
-		a.tellGaps()
-		var got []string
-		for _, e := range logs.TakeAll() {
-			got = append(got, e.Message)
-		}
-		if !slices.Equal(got, step.want) {
-			t.Errorf("gaps %q: got %q, want %q", step.gaps, got, step.want)
-		}
-	}
-}
-
-// TestDetoursAreNoWarning: the log names once what the kernel lacks, and warns of nothing when the host is as protected.
-func TestDetoursAreNoWarning(t *testing.T) {
-	t.Parallel()
-	a, logs := logged(t)
-	a.fw = &gappy{gaps: []string{"open"}, detours: []string{"slow"}}
-	a.tellGaps()
-	a.tellGaps()
-	var got []string
-	for _, e := range logs.TakeAll() {
-		got = append(got, e.Level.String()+" "+e.Message)
-	}
-	if want := []string{"warn Firewall: open", "info Firewall: slow"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if s := a.board.Status(); !slices.Equal(s.Gaps, []string{"open", "slow"}) {
-		t.Errorf("status: gaps %q", s.Gaps)
-	}
-}
-
-// TestLostIsTold: what the watch finds shows at once, however long the enforcing task is busy, and is still handed to it.
-func TestLostIsTold(t *testing.T) {
-	t.Parallel()
-	a, _ := logged(t)
-	a.fw = &kernel{}
-	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
-	a.lost(errors.New("chain prerouting is missing"))
-	if ok, reason := a.board.Health(); ok || reason != "unprotected: "+status.Message(status.CondRules)+": chain prerouting is missing" {
-		t.Errorf("health: %v %q", ok, reason)
-	}
-	if len(a.lostC) != 1 {
-		t.Error("the enforcing task is not told")
 	}
 }

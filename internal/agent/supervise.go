@@ -19,7 +19,7 @@ type Supervisor struct {
 // supervise tells the supervisor how the agent is until ctx ends, and that it is stopping when stopC is closed. A sign of
 // life is given only after the enforcing task has taken a value from pulseC: what is proved is that this task goes on, not
 // that the process exists.
-func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
+func (a *Agent) supervise(ctx context.Context, readyC, stopC <-chan struct{}) error {
 	s, changedC := a.o.Supervisor, a.board.Subscribe()
 	var beatC <-chan time.Time
 	if s.Watchdog > 0 {
@@ -41,11 +41,11 @@ func (a *Agent) supervise(ctx context.Context, stopC <-chan struct{}) error {
 		case <-stopC:
 			stopC, owed = nil, ""
 			state = "STOPPING=1\nSTATUS=Stopping\n"
-		case <-a.readyC:
+		case <-readyC:
 			owed = "READY=1\n"
 		case <-againC:
 		case <-beatC:
-			pulseC = a.pulseC
+			pulseC = a.enforcer.PulseC()
 			continue
 		case pulseC <- struct{}{}:
 			pulseC = nil

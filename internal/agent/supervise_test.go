@@ -39,7 +39,7 @@ func TestWatchdog(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { _ = a.enforce(ctx) }()
-		go func() { _ = a.supervise(t.Context(), ctx.Done()) }()
+		go func() { _ = a.supervise(t.Context(), a.enforcer.ReadyC(), ctx.Done()) }()
 
 		time.Sleep(watchdog*10 + time.Second)
 		synctest.Wait()
@@ -113,9 +113,10 @@ func TestReadyIsToldAgain(t *testing.T) {
 			}
 			return nil
 		}
-		a.readyC <- struct{}{}
+		readyC := make(chan struct{}, 1)
+		readyC <- struct{}{}
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { _ = a.supervise(ctx, nil) }()
+		go func() { _ = a.supervise(ctx, readyC, nil) }()
 		time.Sleep(time.Minute)
 		cancel()
 		synctest.Wait()

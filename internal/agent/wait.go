@@ -25,15 +25,6 @@ func (a *Agent) waitFor(what string, most time.Duration, wait func() error) erro
 	return err
 }
 
-// readDisk returns the results of read, which reads the state directory, or an error if that takes longer than most.
-func readDisk[T any](most time.Duration, what string, read func() (T, error)) (T, error) {
-	v, err := bounded.Call(most, read)
-	if errors.Is(err, bounded.ErrHangs) {
-		err = fmt.Errorf("the %s takes longer than %v: look at the disk of SIKKER_STATE_DIR", what, most)
-	}
-	return v, err
-}
-
 // pending is what is to be waited for, and for how long at most.
 type pending struct {
 	what string

@@ -26,7 +26,7 @@ func (a *Agent) watchOutlet(ctx context.Context) error {
 		case <-every.C:
 			if err := a.o.Outlet.Stalled(); err != nil || held {
 				held = err != nil
-				a.setCondition(status.CondLog, err)
+				a.board.SetCondition(status.CondLog, err)
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
@@ -268,5 +269,31 @@ func TestShort(t *testing.T) {
 		if got := Short(d); got != want {
 			t.Errorf("Short(%v): got %q, want %q", d, got, want)
 		}
+	}
+}
+
+// TestPanicOfAReader: a question that cannot be answered without a panic fails by itself, and the next one is answered.
+func TestPanicOfAReader(t *testing.T) {
+	t.Parallel()
+	broken, told := true, 0
+	b, _ := testBoard(t, func(o *Options) {
+		o.Fill = []func(*Status){func(*Status) {
+			if broken {
+				panic("no such feature")
+			}
+		}}
+		o.Panicked = func(string, error) { told++ }
+	})
+	b.Update(func(s *Status) { s.Enforcing = StateActive })
+	if _, err := b.Gatherer().Gather(); err == nil || !strings.Contains(err.Error(), "no such feature") {
+		t.Errorf("a scrape is answered with %v", err)
+	}
+	err := panics.Contain(func() error { b.StatusJSON(); return nil })
+	if _, ok := errors.AsType[*panics.Error](err); !ok || told != 2 {
+		t.Errorf("the status is answered with %v; Panicked is called %d times, want 2", err, told)
+	}
+	broken = false
+	if s := b.StatusJSON().(Status); s.State != StateActive {
+		t.Errorf("then it is %s: %s", s.State, s.Reason)
 	}
 }

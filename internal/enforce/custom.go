@@ -1,0 +1,192 @@
+package enforce
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// customBriefly is how long a start or a pull waits for the operator's file. It is read without
+// them if it takes longer.
+const customBriefly = time.Second
+
+// ownList is the operator's list.
+type ownList struct {
+	list     blocklist.Blocklist // as it was last read well
+	since    clock.Moment        // when list was read first; zero if it never was
+	taken    *customReading      // the newest reading that was taken
+	bad      string              // the bad lines that were logged last
+	badLines int                 // of list
+	err      string              // of the newest reading, as it was logged; empty for none
+
+	inForce  blocklist.Blocklist // the entries of it that are in force
+	rejected *ownRejection       // list, which is not in force; nil if it may be
+
+	keeper *keeper              // writes list to the disk
+	kept   *blocklist.Blocklist // the list that is on the disk or that keeper writes; nil if that is not known
+}
+
+// restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
+func (e *Enforcer) restoreOwn() {
+	c, err := readDisk(keepMost, "reading of the kept custom blacklist", e.feed.KeptCustom)
+	switch {
+	case errors.Is(err, feed.ErrNoCopy):
+		return
+	case err != nil:
+		e.warnOfDisk("The kept custom blacklist cannot be read", err)
+		return
+	}
+	v, err := vet.Custom(bytes.NewReader(c.Body))
+	if err != nil && c.Entries > 0 {
+		e.log.Warn("The kept custom blacklist is left out", zap.Error(err))
+		return
+	}
+	o := &e.own
+	o.list, o.since, o.kept = v.List, clock.Moment{Wall: c.Pulled}, &v.List
+	e.showOwn()
+}
+
+// takeOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of
+// the list counts. If the file cannot be read or is refused, the list that it held before stays.
+func (e *Enforcer) takeOwn() {
+	o := &e.own
+	r := e.custom.newest()
+	if r == nil || r == o.taken {
+		return
+	}
+	o.taken = r
+	if r.err != nil {
+		e.refuseOwn(r.err)
+		return
+	}
+	v := r.verdict
+	e.tellBadLines(v)
+	before := o.list.Len()
+	switch n := v.List.Len(); {
+	case n < before && 2*n < before:
+		e.log.Warn(fmt.Sprintf("Custom blacklist shrank to %s, it had %d", blocklist.Entries(n), before), zap.String("file", e.o.OwnFile))
+	case o.err != "":
+		e.log.Info(fmt.Sprintf("Custom blacklist can be read again (%s)", blocklist.Entries(n)))
+	}
+	if o.since == (clock.Moment{}) || !v.List.Equal(o.list) {
+		o.forgive()
+		o.list, o.since = v.List, e.clock.Now()
+	}
+	o.err, o.badLines = "", v.Bad
+	e.setCondition(status.CondCustom, nil)
+	e.showOwn()
+	e.keepOwn()
+}
+
+// refuseOwn logs why the operator's file is not taken, once while that lasts.
+func (e *Enforcer) refuseOwn(err error) {
+	o := &e.own
+	if text := err.Error(); text != o.err {
+		o.err = text
+		is := "cannot be read"
+		if _, refused := errors.AsType[*vet.RefusalError](err); refused {
+			is = "is refused"
+		}
+		stays := fmt.Sprintf(", what it held before stays (%s)", blocklist.Entries(o.list.Len()))
+		if o.since == (clock.Moment{}) {
+			stays = "; nothing of it is enforced"
+		}
+		e.log.Warn("Custom blacklist "+is+stays,
+			zap.String("file", e.o.OwnFile), zap.Error(err))
+	}
+	o.badLines = 0
+	e.setCondition(status.CondCustom, err)
+	e.showOwn()
+}
+
+// tellBadLines logs the lines of the operator's list that are left out, if they are not those that
+// were logged last.
+func (e *Enforcer) tellBadLines(v vet.Verdict) {
+	o := &e.own
+	bad := fmt.Sprint(v.Bad, v.Special, v.Malformed[:min(len(v.Malformed), shown)])
+	if bad == o.bad {
+		return
+	}
+	o.bad = bad
+	for i, bad := range v.Malformed {
+		if i == shown {
+			e.log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-shown))
+			break
+		}
+		e.log.Warn("Custom blacklist: a line is left out", zap.String("file", e.o.OwnFile), zap.Error(bad))
+	}
+	if v.Special > 0 {
+		e.log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))
+	}
+}
+
+// showOwn publishes the operator's list in the status.
+func (e *Enforcer) showOwn() {
+	o := &e.own
+	c := &status.CustomList{Entries: o.list.Len(), BadLines: o.badLines, Error: o.err}
+	if c.Error == "" && o.rejected != nil {
+		c.Error = o.rejected.err.Error()
+	}
+	c.Error = e.board.Plain(c.Error)
+	if o.since != (clock.Moment{}) {
+		at := e.clock.WallOf(o.since).UTC().Truncate(time.Second)
+		c.Since = &at
+	}
+	e.setStatus(func(s *status.Status) { s.CustomList = c })
+}
+
+// keepOwn keeps the operator's list on the disk, if the disk does not have it, so that the next
+// start has it even if the file is gone or damaged.
+func (e *Enforcer) keepOwn() {
+	o := &e.own
+	if e.o.DryRun || o.kept != nil && o.kept.Equal(o.list) {
+		return
+	}
+	list, at := o.list, e.clock.WallOf(o.since)
+	o.kept = &list
+	o.keeper.keep(func() error { return e.feed.KeepCustom(list, at) })
+}
+
+// takeOwnKept takes the result of a write of the operator's list. A failure is logged once while it
+// lasts.
+func (e *Enforcer) takeOwnKept(err error) {
+	k := e.own.keeper
+	failed := k.failed
+	if k.done(err); err != nil && !failed {
+		e.tellOwnUnkept(err)
+	}
+}
+
+// keepOwnHangs takes note of a disk that does not take the operator's list.
+func (e *Enforcer) keepOwnHangs() {
+	k := e.own.keeper
+	if !k.failed {
+		e.tellOwnUnkept(errKeeping)
+	}
+	k.hung()
+}
+
+func (e *Enforcer) tellOwnUnkept(err error) {
+	e.warnOfDisk("The custom blacklist cannot be kept yet: a start without its file would not have it", err)
+}
+
+// awaitOwn waits briefly for a reading of the operator's list.
+func (e *Enforcer) awaitOwn(ctx context.Context, readC <-chan struct{}) {
+	timer := time.NewTimer(customBriefly)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-readC:
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,184 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+)
+
+// readerOf returns a reader of a file with that text, which runs until the test ends.
+func readerOf(t *testing.T, text string) (r *customReader, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "list.txt")
+	rewrite(t, path, text)
+	r = newCustomReader(feed.New(feed.Options{Custom: path}).Custom)
+	runReader(t, r)
+	return r, path
+}
+
+func runReader(t *testing.T, r *customReader) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	doneC := make(chan error, 1)
+	go func() { doneC <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+}
+
+func rewrite(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// held returns the entries of the newest reading, or its error.
+func held(r *customReader) string {
+	v := r.newest()
+	switch {
+	case v == nil:
+		return "nothing"
+	case v.err != nil:
+		return v.err.Error()
+	}
+	var ss []string
+	for p := range v.verdict.List.All() {
+		ss = append(ss, p.String())
+	}
+	return strings.Join(ss, " ")
+}
+
+func expect(t *testing.T, r *customReader, when, want string) {
+	t.Helper()
+	synctest.Wait()
+	if got := held(r); got != want {
+		t.Errorf("%s: got %q, want %q", when, got, want)
+	}
+}
+
+// TestCustomReaderWaitsForTheLastLine writes an address in two parts: the first is another address.
+func TestCustomReaderWaitsForTheLastLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, path := readerOf(t, "203.0.113.1\n203.0.113.4")
+		doneC := r.ask()
+		expect(t, r, "a line without an end", "nothing")
+		time.Sleep(customSettles - time.Second)
+		expect(t, r, "a line without an end, seconds later", "nothing")
+		rewrite(t, path, "203.0.113.1\n203.0.113.45\n")
+		<-doneC
+		expect(t, r, "the whole file", "203.0.113.1/32 203.0.113.45/32")
+	})
+}
+
+// TestCustomReaderTakesAFileThatStays reads a file whose editor writes no newline at the end.
+func TestCustomReaderTakesAFileThatStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, path := readerOf(t, "203.0.113.1\n203.0.113.2")
+		began := time.Now()
+		<-r.ask()
+		expect(t, r, "a file that stays", "203.0.113.1/32 203.0.113.2/32")
+		if took := time.Since(began); took < customSettles || took > 2*customSettles {
+			t.Errorf("it took %v", took)
+		}
+		// An ask does not shorten the wait.
+		rewrite(t, path, "203.0.113.1\n203.0.113.2\n203.0.113.3")
+		for range 4 {
+			r.ask()
+			time.Sleep(time.Second)
+			expect(t, r, "a file that was written again", "203.0.113.1/32 203.0.113.2/32")
+		}
+		time.Sleep(2 * customSettles)
+		expect(t, r, "later", "203.0.113.1/32 203.0.113.2/32 203.0.113.3/32")
+	})
+}
+
+// TestCustomReaderReadsAgainWhatChanged has another program write the file during each of the first
+// readings.
+func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "list.txt")
+		text := "203.0.113.1\n"
+		rewrite(t, path, text)
+		open, writes := feed.New(feed.Options{Custom: path}).Custom, 2
+		r := newCustomReader(func() (*feed.CustomFile, error) {
+			file, err := open()
+			if writes--; writes >= 0 {
+				text += "203.0.113.2\n"
+				rewrite(t, path, text)
+			}
+			return file, err
+		})
+		runReader(t, r)
+		r.ask()
+		expect(t, r, "while it is written", "nothing")
+		time.Sleep(time.Minute)
+		expect(t, r, "afterwards", "203.0.113.1/32 203.0.113.2/32")
+
+		writes = 1 << 30 // without an end
+		r.ask()
+		time.Sleep(customWritten + 2*customChanges)
+		expect(t, r, "a file that is always written", feed.ErrCustomChanging.Error())
+	})
+}
+
+// TestCustomReaderOutlivesAHangingFileSystem opens a file that does not answer: that is reported,
+// and the end is not delayed.
+func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "list.txt")
+		rewrite(t, path, "203.0.113.1\n")
+		open, answerC := feed.New(feed.Options{Custom: path}).Custom, make(chan struct{})
+		r := newCustomReader(func() (*feed.CustomFile, error) {
+			<-answerC
+			return open()
+		})
+		runReader(t, r)
+		doneC := r.ask()
+		began := time.Now()
+		<-doneC
+		expect(t, r, "while it hangs", errCustomHangs.Error())
+		if took := time.Since(began); took != customHangs {
+			t.Errorf("it was reported after %v", took)
+		}
+		close(answerC)
+		expect(t, r, "when it answers", "203.0.113.1/32")
+
+		stuck := newCustomReader(func() (*feed.CustomFile, error) { <-t.Context().Done(); return nil, errors.New("too late") })
+		ctx, cancel := context.WithCancel(t.Context())
+		endC := make(chan error, 1)
+		go func() { endC <- stuck.Run(ctx) }()
+		stuck.ask()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		select {
+		case err := <-endC:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("it does not end while the file system hangs")
+		}
+	})
+}
+
+// TestCustomReaderIsAbsent has no list configured.
+func TestCustomReaderIsAbsent(t *testing.T) {
+	t.Parallel()
+	var r *customReader
+	<-r.ask()
+	if r.newest() != nil || r.news() != nil {
+		t.Error("a reader that is absent has a reading")
+	}
+}

@@ -1,0 +1,94 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+)
+
+// ownRejection is the operator's list, after it was proven to cut this host off. It ends with
+// rejectedFor, or when the list or the allowlist differs.
+type ownRejection struct {
+	list  blocklist.Blocklist // less the allowlist
+	err   *RollbackError
+	again *time.Timer
+}
+
+// due is ready when the list may be tried again; never for a nil rejection.
+func (r *ownRejection) due() <-chan time.Time {
+	if r == nil {
+		return nil
+	}
+	return r.again.C
+}
+
+// entries returns the operator's entries that are wanted in force: those of the file. While those
+// are rejected, it returns the ones that were in force before.
+func (o *ownList) entries() blocklist.Blocklist {
+	if o.rejected != nil {
+		return o.inForce
+	}
+	return o.list
+}
+
+// reject has the entries that were in force before wanted again.
+func (o *ownList) reject(err *RollbackError, allow blocklist.Blocklist) {
+	o.forgive()
+	o.rejected = &ownRejection{list: o.list.Without(allow), err: err, again: time.NewTimer(rejectedFor)}
+}
+
+// forgive forgets the rejection: the list is wanted in force.
+func (o *ownList) forgive() {
+	if o.rejected != nil {
+		o.rejected.again.Stop()
+	}
+	o.rejected = nil
+}
+
+// reconsider forgives the list if it would block other addresses than those that were rejected.
+func (o *ownList) reconsider(allow blocklist.Blocklist) {
+	if o.rejected != nil && !o.rejected.list.Equal(o.list.Without(allow)) {
+		o.forgive()
+	}
+}
+
+// applyNewest puts in force what is wanted. If the operator's list is new and the rules are rolled
+// back, they are tried with the operator's entries that were in force before. If those rules hold,
+// the operator's list alone is rejected: it keeps no list of the API from coming in force.
+func (e *Enforcer) applyNewest(ctx context.Context) error {
+	o := &e.own
+	err := e.apply(ctx, e.wanted())
+	rollback, rolledBack := errors.AsType[*RollbackError](err)
+	switch {
+	case err == nil:
+		o.inForce = o.entries()
+		e.tellOwn()
+		return nil
+	case !rolledBack || ctx.Err() != nil || o.entries().Equal(o.inForce):
+		return err
+	}
+	o.reject(&RollbackError{Own: true, Broken: rollback.Broken, Entries: o.list.Len()}, e.allowed())
+	if want := e.wanted(); e.enforced != nil || want.block.Len() > 0 {
+		if others := e.apply(ctx, want); others != nil {
+			o.forgive() // it is not the operator's list, or not that alone
+			return errors.Join(err, others)
+		}
+	}
+	e.log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%s)", blocklist.Entries(o.inForce.Len())),
+		zap.String("file", e.o.OwnFile), zap.Error(o.rejected.err))
+	e.publish()
+	e.tellOwn()
+	return nil
+}
+
+// tellOwn publishes whether the operator's list is rejected, if there is one.
+func (e *Enforcer) tellOwn() {
+	if e.o.OwnFile != "" {
+		e.showOwn()
+	}
+}

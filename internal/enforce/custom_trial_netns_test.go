@@ -1,0 +1,191 @@
+package enforce
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// ownTrial is an agent with a list of the API in force, whose task is played by the test.
+type ownTrial struct {
+	*Enforcer
+
+	t *testing.T
+}
+
+func newOwnTrial(t *testing.T) ownTrial {
+	t.Helper()
+	a, _, _ := bench(t)
+	a.custom, a.o.OwnFile = newCustomReader(nil), "/list.txt"
+	s := ownTrial{a, t}
+	s.surveys.publish(newestWith(listOf("192.0.2.2/32")))
+	if err := s.pull("198.51.100.1/32"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// pull has a list of the API accepted, and puts in force what is wanted then.
+func (s ownTrial) pull(prefixes ...string) error {
+	s.accept(pulled{list: listOf(prefixes...), at: s.clock.Now()})
+	err := s.putInForce(s.t.Context())
+	s.publish()
+	return err
+}
+
+// read has the operator's list read.
+func (s ownTrial) read(prefixes ...string) {
+	s.custom.publish(customReading{verdict: vet.Verdict{List: listOf(prefixes...)}})
+	s.takeOwn()
+	s.reconcile(s.t.Context(), "Custom blacklist changed")
+}
+
+// expect compares the rules in force, and whether a rollback is told.
+func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
+	s.t.Helper()
+	var got blocklist.Blocklist
+	if e := s.enforced; e != nil {
+		got = e.block
+	}
+	if want := listOf(prefixes...); !got.Equal(want) {
+		s.t.Errorf("%s: in force are %v, want %v", when, got.Prefixes(), want.Prefixes())
+	}
+	if !reaches(s.t) {
+		s.t.Errorf("%s: the API is not reached", when)
+	}
+	st := s.board.Status()
+	if st.Holds(status.CondRolledBack) != rolledBack || st.Holds(status.CondWhitelist) {
+		s.t.Errorf("%s: conditions %v", when, st.Conditions)
+	}
+	if own := s.own.rejected != nil; st.CustomList != nil && strings.Contains(st.CustomList.Error, "was rolled back") != own {
+		s.t.Errorf("%s: the list's error is %q", when, st.CustomList.Error)
+	}
+}
+
+// TestOwnListThatCutsOffKeepsNoListOut: the operator's list is rolled back alone. The lists of the
+// API come in force meanwhile, without another trial, and the list itself when it is mended.
+func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := newOwnTrial(t)
+	s.read("198.51.100.7/32")
+	s.expect("with a good list", false, "198.51.100.1/32", "198.51.100.7/32")
+	s.read("198.51.100.8/32", "203.0.113.0/24")
+	s.expect("with a list that cuts off", true, "198.51.100.1/32", "198.51.100.7/32")
+	for range 2 {
+		if err := s.pull("198.51.100.2/32", "198.51.100.3/32"); err != nil {
+			t.Errorf("a new list of the API: %v", err)
+		}
+		s.expect("after a pull", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.7/32")
+		s.takeSurvey(t.Context())
+	}
+	if got := s.board.Status(); got.Rollbacks != 1 || got.State != status.StateDegraded || s.nextPull() != s.o.PullInterval {
+		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull())
+	}
+	s.read("198.51.100.8/32")
+	s.expect("with the file mended", false, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
+	s.read("203.0.113.0/31", "203.0.113.50/32")
+	s.expect("with another list that cuts off", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
+	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
+	s.takeSurvey(t.Context())
+	s.expect("with the whitelist mended", false, "198.51.100.2/32", "198.51.100.3/32", "203.0.113.0/31")
+}
+
+// TestOwnListIsTriedAgain: the rejection of the operator's list ends, by time or by `pull --accept`.
+func TestOwnListIsTriedAgain(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := newOwnTrial(t)
+	for range 2 {
+		s.read("203.0.113.0/24")
+		s.expect("with a list that cuts off", true, "198.51.100.1/32")
+		s.own.rejected.again.Reset(0)
+		<-s.own.rejected.due()
+		s.own.forgive()
+		s.rejected = nil
+	}
+	if got := s.board.Status().Rollbacks; got != 2 {
+		t.Errorf("%d rollbacks", got)
+	}
+	s.read("203.0.113.0/24")
+	s.refresh(t.Context(), turn{order: order{accept: true}, err: errNotPulled})
+	s.expect("when the operator has it tried again", true, "198.51.100.1/32")
+	if got := s.board.Status().Rollbacks; got != 4 {
+		t.Errorf("%d rollbacks in the end", got)
+	}
+}
+
+// TestOwnListThatCutsOffIsTheOnlyOne: nothing is in force without it, and the status says so.
+func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := newOwnTrial(t)
+	s.enforced, s.own.inForce = nil, blocklist.Blocklist{}
+	s.setPulled(pulled{})
+	s.setStatus(func(st *status.Status) { st.BlockedIPs = 0 })
+	if err := s.fw.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	s.read("203.0.113.0/24")
+	for _, allow := range []string{"192.0.2.2/32", "192.0.2.3/32"} {
+		s.surveys.publish(newestWith(listOf(allow)))
+		s.takeSurvey(t.Context())
+		s.expect("after a survey", true)
+		if st := s.board.Status(); s.enforced != nil || st.State != status.StateUnprotected || st.Rollbacks != 1 {
+			t.Errorf("in force: %v, state %s, %d rollbacks", s.enforced, st.State, st.Rollbacks)
+		}
+	}
+	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
+	s.takeSurvey(t.Context())
+	s.expect("with the whitelist mended", false, s.allBut("203.0.113.0/24", "203.0.113.50/32")...)
+}
+
+// allBut returns the prefixes of a network around another.
+func (s ownTrial) allBut(network, hole string) (prefixes []string) {
+	for p := range listOf(network).Without(listOf(hole)).All() {
+		prefixes = append(prefixes, p.String())
+	}
+	return prefixes
+}
+
+// TestListThatCutsOffKeepsNoOwnListOut: a list of the API is rolled back alone, with and without
+// one that was in force before it.
+func TestListThatCutsOffKeepsNoOwnListOut(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	for name, before := range map[string][]string{"after another": {"198.51.100.1/32"}, "first": nil} {
+		t.Run(name, func(t *testing.T) {
+			s := newOwnTrial(t)
+			if before == nil {
+				s.enforced, s.own.inForce = nil, blocklist.Blocklist{}
+				s.setPulled(pulled{})
+			}
+			s.own.list = listOf("198.51.100.7/32")
+			var r *RollbackError
+			if err := s.pull("203.0.113.0/24"); !errors.As(err, &r) || r.Own {
+				t.Errorf("a list of the API that cuts off: %v", err)
+			}
+			s.expect("after the pull", true, append(before, "198.51.100.7/32")...)
+			if s.own.rejected != nil {
+				t.Error("the operator's list is blamed")
+			}
+		})
+	}
+}

@@ -1,0 +1,101 @@
+package enforce
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+)
+
+// TestAnEntryIsToldAsOne: of a network with a whitelisted address in it many parts are blocked. The log,
+// the status, the metrics, the service manager and the asker of a pull count it once, also after a
+// restart, and so does the guard that compares the next list with it.
+func TestAnEntryIsToldAsOne(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, "203.0.113.0/24\n198.51.100.7\n192.0.0.0/8\n2001:db8::/32\n")
+	whitelisted := func() {
+		l.a.surveys.publish(survey{allow: listOf("203.0.113.9/32", "2001:db8::9/128")})
+	}
+	check := func(when string) {
+		t.Helper()
+		if n := l.logs.FilterMessage("Blocking 4 IPs").Len(); n != 1 {
+			t.Errorf("%s: the log has it %d times: %v", when, n, l.logs.All())
+		}
+		if s := l.a.board.Status(); s.BlockedIPs != 4 || s.Blocked4 != 3 || s.Blocked6 != 1 {
+			t.Errorf("%s: the status has %d, %d and %d", when, s.BlockedIPs, s.Blocked4, s.Blocked6)
+		}
+		families, err := l.a.board.Gatherer().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		enforced := 0.0
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "sikkerguard_enforced_entries" {
+					enforced += m.GetGauge().GetValue()
+				}
+			}
+		}
+		if enforced != 4 {
+			t.Errorf("%s: the metrics have %v", when, enforced)
+		}
+		if line := l.a.board.Line(); !strings.HasPrefix(line, "Blocking 4 IPs") {
+			t.Errorf("%s: the service manager is told %q", when, line)
+		}
+		if l.a.baseline != 4 {
+			t.Errorf("%s: the next list is compared with %d entries", when, l.a.baseline)
+		}
+		if l.kernel.listOf("203.0.113.9") || !l.kernel.listOf("203.0.113.8") || l.kernel.listOf("192.168.1.1") || !l.kernel.listOf("192.1.1.1") {
+			t.Errorf("%s: the kernel has %v", when, l.kernel.rules.Block.Prefixes())
+		}
+	}
+	whitelisted()
+	l.want(false, true, "Blocking 4 IPs")
+	check("after a pull")
+	l.restart()
+	whitelisted()
+	l.a.reconcile(t.Context(), "changed")
+	if n := l.a.board.Status().BlockedIPs; n != 4 {
+		t.Errorf("after a restart the status has %d", n)
+	}
+	if c, err := l.a.feed.Kept(); err != nil || c.Entries != 4 || !strings.Contains(string(c.Body), "192.0.0.0/8\n") {
+		t.Errorf("kept: %d entries, %v: %s", c.Entries, err, c.Body)
+	}
+}
+
+// TestBlockingIsToldOnceForAChange: a pull that gives the list in force, as the first one after a start
+// with the kept list does, prints no second "Blocking N IPs".
+func TestBlockingIsToldOnceForAChange(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	told := func(when string, want int) {
+		t.Helper()
+		if n := l.logs.FilterMessageSnippet("Blocking").Len(); n != want {
+			t.Errorf("%s: told %d times, want %d: %v", when, n, want, l.logs.All())
+		}
+	}
+	l.want(false, true, "Blocking 4 IPs")
+	told("the first pull", 1)
+	l.restart()
+	told("the kept list", 1)
+	l.want(false, true, "Blocking 4 IPs")
+	told("a pull of the same list", 1)
+	l.list = hosts("203.0", 5)
+	l.want(false, true, "Blocking 5 IPs")
+	told("another list", 2)
+	l.a.surveys.publish(survey{allow: blocklist.New(parsed(t, "203.0.0.3/32"))})
+	l.a.reconcile(t.Context(), "the whitelist changed")
+	told("another whitelist", 3)
+	l.a.surveys.publish(survey{allow: blocklist.New(parsed(t, "203.0.0.3/32"))})
+	l.want(false, true, "Blocking 4 IPs")
+	told("the same again", 3)
+	l.status = 503
+	l.want(false, false, "Still blocking 4 IPs")
+	l.status = 0
+	told("an outage", 3)
+	l.want(false, true, "Blocking 4 IPs")
+	told("the same after an outage", 4)
+	if n := l.logs.FilterMessage("The pulled list is the one in force").Len(); n != 2 {
+		t.Errorf("that nothing changed is told %d times", n)
+	}
+}

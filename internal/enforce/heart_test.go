@@ -1,0 +1,93 @@
+package enforce
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+)
+
+// TestEnforcerThatHangs: three minutes without a pulse of the enforcing task are a condition and a
+// reason to restart; both end when it goes on.
+func TestEnforcerThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := logged(t)
+		a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC, goOnC := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(doneC)
+			_ = a.WatchPulse(ctx)
+		}()
+		go func() {
+			for range 100 { // fifty minutes
+				<-a.pulseC
+			}
+			<-goOnC
+			<-a.pulseC
+		}()
+		time.Sleep(49 * time.Minute)
+		if err := a.Alive(); err != nil || a.board.Latest().State != status.StateActive {
+			t.Errorf("while it goes on: %v, %s", err, a.board.Latest().State)
+		}
+		time.Sleep(time.Minute + stuckAfter)
+		if err := a.Alive(); err == nil || !a.board.Latest().Holds(status.CondStuck) {
+			t.Errorf("when it hangs: %v, %s", err, a.board.Latest().State)
+		}
+		time.Sleep(time.Hour)
+		close(goOnC)
+		synctest.Wait()
+		if err := a.Alive(); err != nil || a.board.Latest().Holds(status.CondStuck) {
+			t.Errorf("when it goes on again: %v, %s", err, a.board.Latest().State)
+		}
+		cancel()
+		<-doneC
+	})
+}
+
+// TestKernelThatHangs: the health is answered in time, and that the kernel does not answer is what
+// it says. The status comes, too, with the counters as they were read last.
+func TestKernelThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := logged(t)
+		k := &mute{hangC: make(chan struct{})}
+		a.fw = k
+		a.setStatus(func(s *status.Status) { s.Enforcing, s.PulledAt = status.StateActive, a.clock.Now() })
+		start := time.Now()
+		ok, reason := a.board.Health()
+		if ok || reason != "unprotected: "+status.Message(status.CondSilent) || time.Since(start) > 3*time.Second {
+			t.Errorf("health: %v %q after %v", ok, reason, time.Since(start))
+		}
+		start = time.Now()
+		if s := a.board.Status(); !s.Holds(status.CondSilent) || time.Since(start) > 6*time.Second {
+			t.Errorf("status: %+v after %v", s.Conditions, time.Since(start))
+		}
+		close(k.hangC)
+		synctest.Wait()
+		if ok, reason := a.board.Health(); !ok {
+			t.Errorf("when the kernel answers again: %q", reason)
+		}
+	})
+}
+
+// mute is a kernel that answers no question until hangC is closed.
+type mute struct {
+	kernel
+
+	hangC chan struct{}
+}
+
+func (m *mute) Present() error {
+	<-m.hangC
+	return nil
+}
+
+func (m *mute) Counters() (ruleset.Counters, error) {
+	<-m.hangC
+	return ruleset.Counters{Packets4: 3}, nil
+}

@@ -1,0 +1,124 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	zapobserver "go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/observe"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/internal/store"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// logged returns an Enforcer with the settings of the variables, and its log. Its state directory is never the machine's.
+func logged(t *testing.T, vars ...string) (*Enforcer, *zapobserver.ObservedLogs) {
+	t.Helper()
+	core, logs := zapobserver.New(zapcore.DebugLevel)
+	return withLog(t, zap.New(core, zap.Development()), vars...), logs
+}
+
+// withLog returns an Enforcer with the settings of the variables.
+func withLog(t *testing.T, log *zap.Logger, vars ...string) *Enforcer {
+	t.Helper()
+	cfg, err := config.Load(append([]string{
+		"SIKKER_API_KEY=sk_test_unit", "SIKKER_STATE_DIR=" + filepath.Join(t.TempDir(), "state"),
+	}, vars...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := sikkerapi.New(cfg.APIKey.Reveal(), sikkerapi.WithBaseURL(cfg.APIURL.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e *Enforcer
+	board := status.New(status.Options{
+		Version: "1.0.0", DryRun: cfg.DryRun, Secret: cfg.APIKey.Reveal(), PullInterval: cfg.PullInterval,
+		Clock: clock.System(), Log: log, Present: func() error { return e.Present() },
+		Fill: []func(*status.Status){func(s *status.Status) {
+			if e.Fill(s); e.fw != nil {
+				s.Events.Dropped = e.ledger.ReadSoon().Packets()
+			}
+		}},
+	})
+	e = New(Options{
+		DryRun: cfg.DryRun, PullInterval: cfg.PullInterval, OwnFile: cfg.CustomBlacklist, Allow: cfg.Whitelist,
+		LogGroup: cfg.NFLOGGroup, LogRate: cfg.LogRate,
+		Host: host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		Feed: feed.New(feed.Options{
+			API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(), ScoreMin: cfg.ScoreMin,
+			Custom: cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: cfg.StateDir,
+		}),
+		Open:      func() (firewall.Backend, error) { return firewall.Open(firewall.Options{LogRate: cfg.LogRate}) },
+		Leftovers: firewall.InForce,
+		Counters:  func(context.Context) (store.Counters, error) { return store.Counters{}, nil },
+		Board:     board, Clock: clock.System(), Log: log,
+	})
+	return e
+}
+
+// runAgain runs e until ctx ends, again after each panic, and returns the number of panics.
+func runAgain(ctx context.Context, e *Enforcer) (panicked int) {
+	for ctx.Err() == nil {
+		if err := panics.Contain(func() error { return e.Run(ctx) }); err != nil {
+			panicked++
+			clock.Sleep(ctx, time.Second)
+		}
+	}
+	return panicked
+}
+
+// runLine runs e and all that it needs on the real kernel until ctx ends, and then removes the rules, as the agent does.
+func runLine(ctx context.Context, e *Enforcer) error {
+	if err := e.Open(); err != nil {
+		return err
+	}
+	s := sensor.New(sensor.Options{Group: e.o.LogGroup})
+	if err := s.Open(); err != nil {
+		return err
+	}
+	o := observe.New(observe.Options{
+		Sensor: s, Counter: e.ledger, Sinks: []observe.Sink{e}, LogRate: e.o.LogRate, Log: e.log,
+		PortName: func(port uint16) (string, bool) { return "dns", port == 53 },
+	})
+	sensing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var events errgroup.Group
+	events.Go(func() error { return s.Run(sensing) })
+	g, ctx := errgroup.WithContext(ctx)
+	for _, run := range []func(context.Context) error{e.Run, e.WatchHost, e.WatchFiles, e.Survey, e.WatchRules, o.Run} {
+		g.Go(func() error { return run(ctx) })
+	}
+	if e.custom != nil {
+		g.Go(func() error { return e.ReadOwn(ctx) })
+	}
+	err := errors.Join(g.Wait(), e.Remove())
+	stop()
+	return errors.Join(err, events.Wait(), e.Close())
+}
+
+// kernel is a firewall whose rules can be taken away.
+type kernel struct {
+	firewall.Backend
+
+	gone error
+}
+
+func (k *kernel) Present() error                    { return k.gone }
+func (*kernel) Info() ruleset.Info                  { return ruleset.Info{Name: "nftables"} }
+func (*kernel) Counters() (ruleset.Counters, error) { return ruleset.Counters{Packets4: 3}, nil }

@@ -1,0 +1,113 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+)
+
+// TestDryRunTellsLeftoverRules: a dry run beside rules of a killed agent does not say that nothing is
+// blocked, nor does one that cannot see whether there are such rules; it does when they are gone.
+func TestDryRunTellsLeftoverRules(t *testing.T) {
+	t.Parallel()
+	a, logs := logged(t, "SIKKER_DRY_RUN=true")
+	a.setPulled(pulled{list: listOf("203.0.113.0/24"), at: a.clock.Now()})
+	if err := a.apply(t.Context(), a.wanted()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		names  []string
+		err    error
+		code   status.Code
+		health string
+		line   string
+	}{
+		{[]string{"table inet sikkerguard"}, nil, status.CondLeft, "rules of another run of SikkerGuard block", "rules of another run of SikkerGuard block; would block 1 IPs"},
+		{[]string{"table inet sikkerguard"}, errors.New("no iptables"), status.CondLeft, "rules of another run of SikkerGuard block", ""},
+		{nil, errors.New("not permitted"), status.CondLeftUnseen, "cannot be seen", "cannot be seen; would block 1 IPs"},
+		{nil, nil, "", "nothing is blocked", "nothing is blocked: would block 1 IPs"},
+	} {
+		a.others.inForce = func() ([]string, error) { return tt.names, tt.err }
+		a.LookForLeftovers()
+		s := a.board.Status()
+		for _, code := range []status.Code{status.CondLeft, status.CondLeftUnseen} {
+			if s.Holds(code) != (code == tt.code) {
+				t.Errorf("%q, %v: conditions %+v", tt.names, tt.err, s.Conditions)
+			}
+		}
+		if s.State != status.StateDryRun {
+			t.Errorf("%q, %v: the state is %s", tt.names, tt.err, s.State)
+		}
+		if ok, text := a.board.Health(); !ok || !strings.Contains(text, tt.health) || strings.Contains(text, "nothing is blocked") != (tt.code == "") {
+			t.Errorf("%q, %v: health: %v %q", tt.names, tt.err, ok, text)
+		}
+		if line := a.board.Line(); !strings.Contains(line, tt.line) || strings.Contains(line, "nothing is blocked") != (tt.code == "") {
+			t.Errorf("%q, %v: the service manager is told %q", tt.names, tt.err, line)
+		}
+	}
+	if n := logs.FilterMessage(status.Message(status.CondLeft)).Len(); n != 1 {
+		t.Errorf("warned %d times", n)
+	}
+}
+
+// admitting is a kernel with rules of a killed agent.
+type admitting struct {
+	toyKernel
+
+	allow blocklist.Blocklist
+}
+
+func (k *admitting) Admit(_ context.Context, rs ruleset.Ruleset) error {
+	k.allow = k.allow.Union(rs.Allow)
+	return nil
+}
+
+// TestLeftoverRulesTakeWhitelist: rules of a killed agent let through what SIKKER_WHITELIST names from
+// the start on, and what this host depends on from the first survey on. The status tells of them until
+// a list replaces them, or another program ends them.
+func TestLeftoverRulesTakeWhitelist(t *testing.T) {
+	t.Parallel()
+	for _, replaced := range []bool{true, false} {
+		a, logs := logged(t)
+		k := &admitting{}
+		a.fw, a.host = k, host.New(host.Options{Root: t.TempDir()})
+		a.o.Allow = listOf("203.0.113.7/32").Prefixes()
+		names := []string{"table inet sikkerguard"}
+		a.others.inForce = func() ([]string, error) { return names, nil }
+		a.takeLeftovers()
+		if !k.allow.Equal(listOf("203.0.113.7/32")) {
+			t.Errorf("at the start the rules let through %v", k.allow.Prefixes())
+		}
+		a.surveys.publish(survey{allow: listOf("203.0.113.7/32", "192.0.2.1/32")})
+		a.takeSurvey(t.Context())
+		if !k.allow.Equal(listOf("203.0.113.7/32", "192.0.2.1/32")) {
+			t.Errorf("after a survey the rules let through %v", k.allow.Prefixes())
+		}
+		a.failure = errors.New("503")
+		a.publish()
+		if s := a.board.Status(); !s.Holds(status.CondLeft) || s.State != status.StateUnprotected {
+			t.Errorf("without a list: %s, %+v", s.State, s.Conditions)
+		}
+		if replaced {
+			a.pulled = listOf("198.51.100.1/32")
+			if err := a.apply(t.Context(), a.wanted()); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			names = nil
+			a.takeSurvey(t.Context())
+		}
+		if s := a.board.Status(); s.Holds(status.CondLeft) || a.left {
+			t.Errorf("replaced %v: %+v", replaced, s.Conditions)
+		}
+		if n := logs.FilterMessage(status.Message(status.CondLeft)).Len(); n != 1 {
+			t.Errorf("warned %d times", n)
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package enforce
+
+import (
+	"errors"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+)
+
+const (
+	// namesRefreshed is the longest time between two writes of the addresses of names while those stay
+	// the same, so that the age of the file tells when they were last seen.
+	namesRefreshed = 24 * time.Hour
+	// recallMost is how long a start waits for that file.
+	recallMost = time.Second
+)
+
+// names keeps the addresses that the names of the API and the proxy resolve to on the disk. A start
+// while DNS is dead whitelists them: without them the kept list may block the API.
+type names struct {
+	keeper *keeper
+	kept   host.Names // on the disk, or being written
+}
+
+// due reports whether n is to be written: its addresses are others, or those on the disk are old.
+func (k *names) due(n host.Names) bool {
+	return len(n.Addrs) > 0 && (!n.Equal(k.kept) || n.At.Sub(k.kept.At).Abs() >= namesRefreshed)
+}
+
+// recallNames whitelists the addresses of the run before until names resolve.
+func (e *Enforcer) recallNames() {
+	text, err := readDisk(recallMost, "reading of the addresses of names", e.feed.KeptNames)
+	var n host.Names
+	if err == nil {
+		n, err = host.ParseNames(text)
+	}
+	switch {
+	case errors.Is(err, feed.ErrNoCopy):
+	case err != nil:
+		e.warnOfDisk("The kept addresses of names cannot be read: until names resolve the API may be blocked if it is listed", err)
+	default:
+		e.names.kept = n
+		e.host.Recall(n, e.clock.Now().Wall)
+	}
+}
+
+// keepNames has the addresses of names written to the disk, if those there are others or old.
+func (e *Enforcer) keepNames() {
+	k := &e.names
+	n := e.host.Resolved(e.clock.Now().Wall)
+	if e.o.DryRun || !k.due(n) {
+		return
+	}
+	k.kept = n
+	k.keeper.keep(func() error {
+		text, err := n.Append(nil)
+		if err != nil {
+			return err
+		}
+		return e.feed.KeepNames(text)
+	})
+}
+
+// takeNamesKept takes the result of a write. A failure is logged once while it lasts; the write is
+// tried again.
+func (e *Enforcer) takeNamesKept(err error) {
+	k := e.names.keeper
+	failed := k.failed
+	if k.done(err); err != nil && !failed {
+		e.warnOfDisk("The addresses of names cannot be kept yet: a start without DNS would not have them", err)
+	}
+}

@@ -1,0 +1,100 @@
+package enforce
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// refused holds the refusals since a list was accepted. The last list that the operator may accept
+// is kept aside, in memory and on the disk: that list was shown, so that list is enforced when the
+// operator accepts it.
+type refused struct {
+	err           *vet.RefusalError // the last refusal; nil if a list was accepted since
+	aside         *vet.RefusalError // the last refusal of a list that may be accepted; nil for none
+	at            clock.Moment      // when the list kept aside was pulled
+	shrunk, grown int               // for vet.Options
+}
+
+// add takes a refusal of now into account. It reports whether another list is kept aside now.
+func (r *refused) add(err *vet.RefusalError, now clock.Moment) bool {
+	r.err = err
+	switch err.Guard {
+	case vet.GuardShrink:
+		r.shrunk, r.grown = err.Entries, 0
+	case vet.GuardGrowth:
+		r.shrunk, r.grown = 0, err.Entries
+	case vet.GuardEntries, vet.GuardMalformed, vet.GuardEmpty, vet.GuardWidth, vet.GuardCoverage:
+	}
+	if !err.Overrulable() {
+		return false
+	}
+	r.aside, r.at = err, now
+	err.Aside = asideName(err.List, now.Wall)
+	return true
+}
+
+// asideName names a list that is kept aside, for the operator.
+func asideName(list blocklist.Blocklist, at time.Time) string {
+	pulled := at.UTC().Format(time.RFC3339)
+	return fmt.Sprintf("list %.12s of %s, pulled %s", feed.Checksum(list), blocklist.Entries(list.Len()), pulled)
+}
+
+// refuse takes a refusal into account, and has the list kept aside if the operator may accept it.
+func (e *Enforcer) refuse(err *vet.RefusalError) {
+	r := &e.refused
+	e.setStatus(func(s *status.Status) { s.Refused = s.Refused.With(string(err.Guard)) })
+	if !r.add(err, e.clock.Now()) || e.o.DryRun {
+		return
+	}
+	e.keepAside()
+}
+
+// keepAside has the list that is kept aside written to the disk.
+func (e *Enforcer) keepAside() {
+	r := &e.refused
+	list, at := r.aside.List, e.clock.WallOf(r.at)
+	what := feed.Refused{Guard: string(r.aside.Guard), Reason: r.aside.Reason, Shrunk: r.shrunk, Grown: r.grown}
+	e.asideKeeper.keep(func() error { return e.feed.KeepAside(list, at, what) })
+}
+
+// unrefuse forgets the refusals: a list was accepted, by the guards or the operator.
+func (e *Enforcer) unrefuse() {
+	r := &e.refused
+	kept := r.aside != nil
+	*r = refused{}
+	if kept && !e.o.DryRun {
+		e.asideKeeper.keep(e.feed.DropAside)
+	}
+}
+
+// restoreRefused reads the list that the run before kept aside.
+func (e *Enforcer) restoreRefused() {
+	c, err := readDisk(keepAsideMost, "reading of the refused list", e.feed.Aside)
+	if errors.Is(err, feed.ErrNoCopy) {
+		return
+	}
+	var v vet.Verdict
+	if err == nil {
+		v, err = vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+	}
+	if err != nil {
+		e.warnOfDisk("The list that the last run refused cannot be read; `sikkerguard pull --accept` cannot use it", err)
+		return
+	}
+	refusal := &vet.RefusalError{
+		Guard: vet.Guard(c.Guard), Entries: v.List.Len(), Reason: c.Reason,
+		List: v.List, Aside: asideName(v.List, c.Pulled),
+	}
+	e.refused = refused{
+		err: refusal, aside: refusal, at: clock.Moment{Wall: c.Pulled}, shrunk: c.Shrunk, grown: c.Grown,
+	}
+	e.publishFailures()
+}

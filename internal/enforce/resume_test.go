@@ -1,0 +1,119 @@
+package enforce
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	zapobserver "go.uber.org/zap/zaptest/observer"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+// fragile is a kernel whose backend panics at an Apply after the kernel took the rules.
+type fragile struct {
+	toyKernel
+
+	mu    sync.Mutex
+	armed bool
+}
+
+func (f *fragile) arm() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.armed = true
+}
+
+func (f *fragile) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ev, err := f.toyKernel.Apply(ctx, rs)
+	if f.armed {
+		f.armed = false
+		panic("no such set")
+	}
+	return ev, err
+}
+
+func (f *fragile) drops(addr string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.listOf(addr)
+}
+
+// TestPanicWhileEnforcing: a panic of the enforcing loop ends neither the process nor the rules. What was
+// in force before is put in force again, the asker of the pull is told, the status says so until the
+// loop runs, and the next pull works.
+func TestPanicWhileEnforcing(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	k := &fragile{}
+	core, logs := zapobserver.New(zapcore.DebugLevel)
+	l.logs = logs
+	l.a.log = zap.New(core) // that of the product, which does not panic at a panic
+	hangupC := make(chan os.Signal)
+	l.a.fw, l.a.o.HangupC = k, hangupC
+	changedC := l.a.board.Subscribe()
+	await := func(what string, ok func() bool) {
+		t.Helper()
+		deadline := time.After(time.Minute)
+		for !ok() {
+			select {
+			case <-changedC:
+			case <-time.After(20 * time.Millisecond): // the log and the kernel tell nobody
+			case <-deadline:
+				t.Fatalf("waited in vain until %s: %v", what, l.logs.All())
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	doneC := make(chan int, 1)
+	go func() { doneC <- runAgain(ctx, l.a) }()
+	await("the first list is in force", func() bool { return l.logs.FilterMessage("SikkerGuard running").Len() == 1 })
+
+	l.list = hosts("198.51", 4)
+	k.arm()
+	if o := l.a.Pull(ctx, false); o.OK || !strings.Contains(o.Text, "fault of SikkerGuard") {
+		t.Errorf("the asker is told %+v", o)
+	}
+	await("the first list is in force again", func() bool { return k.drops("203.0.0.3") && !k.drops("198.51.0.3") })
+	hangupC <- syscall.SIGHUP
+	await("the next list is in force", func() bool { return k.drops("198.51.0.3") && !k.drops("203.0.0.3") })
+	cancel()
+	if n := <-doneC; n != 1 {
+		t.Errorf("it panicked %d times", n)
+	}
+}
+
+// TestPanicOfTheKeptList: a panic while the kept list is restored does not prevent the first pull.
+func TestPanicOfTheKeptList(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.want(false, true, "Blocking 4 IPs")
+	l.restart()
+	k := &fragile{}
+	k.arm()
+	l.a.enforced = nil
+	core, logs := zapobserver.New(zapcore.DebugLevel)
+	l.a.log, l.a.fw = zap.New(core), k
+	ctx, cancel := context.WithCancel(t.Context())
+	doneC := make(chan int, 1)
+	go func() { doneC <- runAgain(ctx, l.a) }()
+	o := Outcome{}
+	for deadline := time.Now().Add(time.Minute); !o.OK && time.Now().Before(deadline); {
+		o = l.a.Pull(ctx, false)
+	}
+	if !o.OK || !k.drops("203.0.0.3") {
+		t.Errorf("got %+v: %v", o, logs.All())
+	}
+	cancel()
+	if n := <-doneC; n != 1 {
+		t.Errorf("it panicked %d times", n)
+	}
+}

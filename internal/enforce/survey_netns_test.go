@@ -1,0 +1,297 @@
+package enforce
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+)
+
+// addAddress gives the host an address.
+func addAddress(t *testing.T, addr string) {
+	t.Helper()
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr).To4(), Mask: net.CIDRMask(32, 32)}}
+	if err := netlink.AddrAdd(link, a); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// whitelisted reports whether the kernel lets the address through.
+func whitelisted(t *testing.T, addr string) bool {
+	t.Helper()
+	return exec.CommandContext(t.Context(), "nft", "get", "element", "inet", "sikkerguard", "whitelist4", "{", addr, "}").Run() == nil
+}
+
+// surveyed waits until the newest survey knows the address.
+func (s *scene) surveyed(addr string) {
+	s.t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if v, ok := s.a.surveys.newest(); ok && v.allow.Contains(netip.MustParseAddr(addr)) {
+			return
+		}
+	}
+	s.t.Fatalf("no survey found %s", addr)
+}
+
+// TestNewestSurveyWins changes the host's addresses while a pull takes long. The whitelist from
+// before the pull is not put back, whatever the pull comes to.
+func TestNewestSurveyWins(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := makeScene(t, api.String(), "198.51.100.1\n203.0.113.71\n203.0.113.72\n203.0.113.73\n")
+	hold := func() (release func()) {
+		c := make(chan struct{})
+		s.hold.Store(&c)
+		return func() { s.hold.Store(nil); close(c) }
+	}
+	mustAllow := func(when string, addrs ...string) {
+		t.Helper()
+		for _, addr := range addrs {
+			if !whitelisted(t, addr) {
+				t.Errorf("%s: the host's address %s is not whitelisted", when, addr)
+			}
+		}
+	}
+	// The network comes up during the first pull.
+	release := hold()
+	s.begin()
+	<-s.a.surveys.ask()
+	addAddress(t, "203.0.113.71")
+	s.surveyed("203.0.113.71")
+	release()
+	s.await("SikkerGuard running")
+	mustAllow("first pull", "203.0.113.71")
+
+	// An address comes during a pull that succeeds, and during one that fails.
+	for i, addr := range []string{"203.0.113.72", "203.0.113.73"} {
+		release = hold()
+		s.hup <- os.Interrupt
+		s.await("SIGHUP: pulling now")
+		<-s.a.surveys.ask()
+		addAddress(t, addr)
+		s.await("Addresses or routes of the host changed")
+		s.await("Blocking ")
+		mustAllow("during the pull", addr)
+		ended := "The pulled list is the one in force"
+		if i == 1 {
+			s.down.Store(true)
+			ended = "Refresh failed"
+		}
+		release()
+		s.await(ended)
+		mustAllow("after the pull", "203.0.113.71", "203.0.113.72", addr)
+	}
+	if st := s.a.board.Status(); st.BlockedIPs != 1 {
+		t.Errorf("%d entries are blocked, want 1", st.BlockedIPs)
+	}
+	s.end()
+}
+
+// pullsFail has n pulls fail one after the other, so that the wait for the next is long.
+func (s *scene) pullsFail(n int) {
+	s.t.Helper()
+	for range n {
+		s.hup <- os.Interrupt
+		s.await("SIGHUP: pulling now")
+		s.await("Not blocking anything yet")
+	}
+}
+
+// TestPullWhenNetworkComes: a host that boots without a network is protected as soon as that comes,
+// however long the next attempt would have been away.
+func TestPullWhenNetworkComes(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		down, up func() error
+	}{
+		{
+			"address",
+			func() error { return delAddress(link, "192.0.2.1") },
+			func() error { return addAddressTo(link, "192.0.2.1") },
+		},
+		{"link", func() error { return netlink.LinkSetDown(link) }, func() error {
+			if err := netlink.LinkSetUp(link); err != nil {
+				return err
+			}
+			return netlink.RouteReplace(&netlink.Route{
+				LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
+			})
+		}},
+	} {
+		if err := tt.down(); err != nil {
+			t.Fatal(err)
+		}
+		s := makeScene(t, api.String(), "198.51.100.1\n")
+		s.down.Store(true)
+		s.begin()
+		s.await("Not blocking anything yet")
+		s.pullsFail(6) // the next attempt is some minutes away
+		<-s.a.surveys.ask()
+		if len(s.logs.FilterMessageSnippet("The network has changed").All()) != 0 {
+			t.Errorf("%s: a network is said to have come", tt.name)
+		}
+		s.down.Store(false)
+		began := time.Now()
+		if err := tt.up(); err != nil {
+			t.Fatal(err)
+		}
+		s.await("The network has changed")
+		s.await("Blocking 1 IPs")
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("%s: pulled %v after the network came", tt.name, took)
+		}
+		s.end()
+	}
+}
+
+func addAddressTo(link netlink.Link, addr string) error {
+	return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr).To4(), Mask: net.CIDRMask(24, 32)}})
+}
+
+func delAddress(link netlink.Link, addr string) error {
+	return netlink.AddrDel(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr).To4(), Mask: net.CIDRMask(24, 32)}})
+}
+
+// moving resolves every name to one address, which can be changed.
+type moving struct{ addr atomic.Pointer[netip.Addr] }
+
+func (m *moving) to(addr string) { a := netip.MustParseAddr(addr); m.addr.Store(&a) }
+
+func (m *moving) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return []netip.Addr{*m.addr.Load()}, nil
+}
+
+// TestResolverIsFollowed: a resolver that is on the list is let through within two seconds of the
+// file naming it.
+func TestResolverIsFollowed(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	root := t.TempDir()
+	file := filepath.Join(root, "etc", "resolv.conf")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("nameserver 192.0.2.2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newScene(t, api.String(), "198.51.100.1\n203.0.113.53\n", root)
+	s.await("SikkerGuard running")
+	if whitelisted(t, "203.0.113.53") {
+		t.Fatal("the list does not block")
+	}
+	began := time.Now()
+	if err := os.WriteFile(file+".new", []byte("nameserver 203.0.113.53\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	for !whitelisted(t, "203.0.113.53") {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("the resolver is not let through")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Logf("let through after %v", time.Since(began))
+	s.end()
+}
+
+// TestDroppedAnswersAreDoubted: the API's name moves to an address that is on the list. The answers
+// that are dropped have the name resolved again, but forged ones do not do so in a loop.
+func TestDroppedAnswersAreDoubted(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := makeScene(t, "api.example:9080", "198.51.100.1\n203.0.113.50\n")
+	m := &moving{}
+	m.to("192.0.2.2")
+	s.a.host = host.New(host.Options{
+		APIURL: &url.URL{Scheme: "https", Host: "api.example:9080"}, Resolver: m, Root: t.TempDir(),
+		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
+	})
+	s.begin()
+	s.await("Blocking 2 IPs")
+	s.await("SikkerGuard running")
+	m.to(api.Addr().String())
+	if reaches(t) {
+		t.Fatal("the list does not block")
+	}
+	s.await("Blocking 1 IPs")
+	if !reaches(t) {
+		t.Error("the API is not reached")
+	}
+	s.end()
+}
+
+// TestWideningNeedsNoProof: an allowlist that grows is in force at once, although nothing is reached.
+// One that also shrinks, with rules that were rejected, is widened.
+func TestWideningNeedsNoProof(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, _, _ := bench(t)
+	e := a
+	e.pulled = listOf("198.51.100.1/32", "203.0.113.0/24")
+	survey := func(allow ...string) { a.surveys.publish(survey{allow: listOf(allow...)}) }
+	survey("203.0.113.50/32")
+	if err := a.apply(t.Context(), a.wanted()); err != nil {
+		t.Fatal(err)
+	}
+	survey("203.0.113.50/32", "203.0.113.71/32")
+	began := time.Now()
+	a.takeSurvey(t.Context())
+	if took := time.Since(began); took > probeAgain || !whitelisted(t, "203.0.113.71") {
+		t.Errorf("whitelisted %v after %v", whitelisted(t, "203.0.113.71"), took)
+	}
+	survey("203.0.113.72/32") // without the API, from which this cuts off
+	a.takeSurvey(t.Context())
+	if e.rejected == nil || e.stale == nil {
+		t.Fatal("the rules were not rejected")
+	}
+	for _, addr := range []string{"203.0.113.50", "203.0.113.71", "203.0.113.72"} {
+		if !whitelisted(t, addr) {
+			t.Errorf("%s is not whitelisted", addr)
+		}
+	}
+	if !reaches(t) {
+		t.Error("the API is not reached")
+	}
+	if !a.board.Latest().Holds(status.CondWhitelist) {
+		t.Error("the status does not say that the whitelist is not the host's")
+	}
+}

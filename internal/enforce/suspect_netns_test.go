@@ -1,0 +1,85 @@
+package enforce
+
+import (
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+)
+
+// booting is an agent that began while the API's host could not be reached, so that nothing speaks against a list that holds
+// it. Now it can, and answers of it are dropped; the API that lists come from is down.
+func booting(t *testing.T, apiHost string) *scene {
+	t.Helper()
+	away := &netlink.Route{Dst: &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: unix.RTN_BLACKHOLE}
+	if err := netlink.RouteAdd(away); err != nil {
+		t.Fatal(err)
+	}
+	s := newScene(t, apiHost, "198.51.100.1\n203.0.113.0/24\n")
+	s.await("Blocking 2 IPs")
+	s.await("SikkerGuard running")
+	if err := netlink.RouteDel(away); err != nil {
+		t.Fatal(err)
+	}
+	if reaches(t) {
+		t.Fatal("the list does not block")
+	}
+	s.await("BLOCKED answers from 203.0.113.50:9080")
+	s.down.Store(true)
+	s.hup <- os.Interrupt
+	s.await("letting those in for a moment")
+	return s
+}
+
+// TestSuspect lets through an address of the list which could not be reached before the list either,
+// and which the host needs. The rest of the list stays in force.
+func TestSuspect(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := booting(t, "api.example:9080")
+	if line := s.await("those it needs are let through"); !strings.Contains(line, "["+api.Addr().String()+"]") || !strings.Contains(line, "API api.example:9080") {
+		t.Errorf("the log does not name it: %s", line)
+	}
+	s.await("still blocking 2 IPs") // the /24 less the API's address, and the other one
+	if !reaches(t) {
+		t.Error("the API is not reached")
+	}
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded || !st.Holds(status.CondExempt) || !st.Holds(status.CondRefresh) {
+		t.Errorf("status: %+v", st)
+	}
+	s.down.Store(false)
+	s.pull("198.51.100.1\n198.51.100.2\n198.51.100.3\n")
+	s.await("is not needed any more")
+	if st := s.a.board.Status(); st.State != status.StateActive || st.Holds(status.CondExempt) {
+		t.Errorf("with another list: %+v", st)
+	}
+	s.end()
+}
+
+// TestSuspectAcquitted keeps a list in force that is not why the API is not reached.
+func TestSuspectAcquitted(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	s := booting(t, "198.51.100.200:9080") // nobody is there
+	s.await("It is not the list; blocking 2 IPs as before")
+	s.await("Refresh failed; still blocking 2 IPs")
+	if reaches(t) {
+		t.Error("the list does not block afterwards")
+	}
+	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded || st.BlockedIPs != 2 {
+		t.Errorf("status: %+v", st)
+	}
+	s.end()
+}

@@ -1,0 +1,154 @@
+package enforce
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+)
+
+const (
+	// probeAgain is how long after a probe that failed the next one is sent. One lost packet proves
+	// nothing.
+	probeAgain = 500 * time.Millisecond
+	// trialRounds is how often the same must fail with the rules and work without them. An outage
+	// that begins or ends during a trial does so once.
+	trialRounds = 2
+	// trialMost is how many rounds there may be if the host comes to depend on other addresses during
+	// each.
+	trialMost = 5
+	// rejectedFor is how long rules that cut the host off are not tried again. The network may have
+	// changed since, or the host's needs.
+	rejectedFor = time.Hour
+)
+
+// trial finds out whether rules are why this host reaches less than before. With and without put
+// the rules in force and take them out; without leaves as much in force as is not in doubt.
+type trial struct {
+	probe         func(context.Context, ...string) host.Checks // of the named checks, or all
+	with, without func(context.Context) error
+	outdated      func(context.Context) bool // whether the rules were made of an older look at the host
+}
+
+// broken returns the checks that worked before and fail now, twice.
+func (t trial) broken(ctx context.Context, before host.Checks) host.Checks {
+	worked := slices.DeleteFunc(slices.Clone(before), func(c host.Check) bool { return c.Err != nil })
+	if len(worked) == 0 {
+		return nil
+	}
+	return t.stillFailing(ctx, host.Broken(worked, t.ask(ctx, worked)))
+}
+
+// failing returns those of the checks that fail now, twice.
+func (t trial) failing(ctx context.Context, checks host.Checks) host.Checks {
+	if len(checks) == 0 {
+		return nil
+	}
+	return t.stillFailing(ctx, failedOf(t.ask(ctx, checks), checks))
+}
+
+// unreached returns all checks that fail now, twice.
+func (t trial) unreached(ctx context.Context) host.Checks {
+	now := t.probe(ctx)
+	return t.stillFailing(ctx, failedOf(now, now))
+}
+
+func (t trial) stillFailing(ctx context.Context, checks host.Checks) host.Checks {
+	if len(checks) == 0 || !clock.Sleep(ctx, probeAgain) {
+		return nil
+	}
+	return failedOf(t.ask(ctx, checks), checks)
+}
+
+// ask probes some checks alone: those that do not matter here may take long to fail.
+func (t trial) ask(ctx context.Context, checks host.Checks) host.Checks {
+	names := make([]string, len(checks))
+	for i, c := range checks {
+		names[i] = c.Name
+	}
+	return t.probe(ctx, names...)
+}
+
+// prove returns those of the checks that fail because of the rules: they work without the rules and
+// fail with them, in each round. The last time they failed with rules that follow the newest look at
+// the host. If it returns some, the rules are out of force; if it returns none
+// and no error, they are in force. After an error either may be the case. The rules must be in
+// force when it is called, and the checks fail.
+func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, error) {
+	for round := 1; ; round++ {
+		if err := t.without(ctx); err != nil {
+			return nil, fmt.Errorf("take the list out of force for a moment: %w", err)
+		}
+		checks = t.working(ctx, checks)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if round >= trialRounds && len(checks) > 0 && (round >= trialMost || !t.isOutdated(ctx)) {
+			return checks, nil
+		}
+		if err := t.with(ctx); err != nil {
+			return nil, fmt.Errorf("put the list back in force: %w", err)
+		}
+		if checks = t.failing(ctx, checks); len(checks) == 0 || ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (t trial) isOutdated(ctx context.Context) bool { return t.outdated != nil && t.outdated(ctx) }
+
+// working returns those of the checks that work now. If none does, they are asked once more.
+func (t trial) working(ctx context.Context, checks host.Checks) host.Checks {
+	work := workedOf(t.ask(ctx, checks), checks)
+	if len(work) == 0 && clock.Sleep(ctx, probeAgain) {
+		return workedOf(t.ask(ctx, checks), checks)
+	}
+	return work
+}
+
+// failedOf returns the checks of now that fail and are among those of before.
+func failedOf(now, before host.Checks) host.Checks {
+	return slices.DeleteFunc(slices.Clone(now), func(c host.Check) bool {
+		_, there := named(before, c.Name)
+		return c.Err == nil || !there
+	})
+}
+
+// workedOf returns the checks of before, with their errors, that now work.
+func workedOf(now, before host.Checks) host.Checks {
+	return slices.DeleteFunc(slices.Clone(before), func(c host.Check) bool {
+		again, there := named(now, c.Name)
+		return !there || again.Err != nil
+	})
+}
+
+func named(checks host.Checks, name string) (host.Check, bool) {
+	i := slices.IndexFunc(checks, func(c host.Check) bool { return c.Name == name })
+	if i < 0 {
+		return host.Check{}, false
+	}
+	return checks[i], true
+}
+
+// rejection is rules that were proven to cut this host off. They are not tried again for
+// rejectedFor.
+type rejection struct {
+	rules desired
+	at    time.Time
+}
+
+// of reports whether d is the rules that were rejected. A nil rejection is of none.
+func (r *rejection) of(d desired) bool {
+	return r != nil && time.Since(r.at) < rejectedFor && d.equal(&r.rules)
+}
+
+// left returns how long the rejection lasts yet.
+func (r *rejection) left() time.Duration {
+	if r == nil {
+		return 0
+	}
+	return max(0, rejectedFor-time.Since(r.at))
+}

@@ -1,0 +1,415 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	zapobserver "go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// hooked is the kernel with something that happens after it took rules, and an error that it may answer.
+type hooked struct {
+	firewall.Backend
+
+	after func()
+	err   atomic.Pointer[error]
+	tries atomic.Int64
+}
+
+func (h *hooked) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	h.tries.Add(1)
+	if err := h.err.Load(); err != nil && !errors.Is(*err, firewall.ErrMismatch) {
+		return ruleset.Evidence{}, *err
+	}
+	ev, err := h.Backend.Apply(ctx, rs)
+	if h.after != nil {
+		h.after()
+		h.after = nil
+	}
+	if err := h.err.Load(); err != nil {
+		return ruleset.Evidence{}, *err
+	}
+	return ev, err
+}
+
+// bench is an agent that does not run, on the real kernel of the test's server; it is measured by whether it reaches api.
+func bench(t *testing.T) (*Enforcer, *hooked, *zapobserver.ObservedLogs) {
+	t.Helper()
+	a, logs := logged(t)
+	a.host = host.New(host.Options{
+		APIURL: &url.URL{Scheme: "https", Host: "api.example:9080"}, Resolver: fickle{}, Root: t.TempDir(),
+		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
+	})
+	fw, err := firewall.Open(firewall.Options{LogRate: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(fw.Remove(), fw.Close()) })
+	h := &hooked{Backend: fw}
+	a.fw = h
+	discover(t, a.host)
+	return a, h, logs
+}
+
+// discover makes a whole survey.
+func discover(t *testing.T, h Host) host.Whitelist {
+	t.Helper()
+	h.Local()
+	return h.Names(t.Context())
+}
+
+// outage makes api unreachable for a time. It returns at once.
+func outage(t *testing.T, most time.Duration) {
+	t.Helper()
+	away := &netlink.Route{Dst: &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: unix.RTN_BLACKHOLE}
+	if err := netlink.RouteAdd(away); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(most, func() { _ = netlink.RouteDel(away) })
+}
+
+func listOf(prefixes ...string) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for _, p := range prefixes {
+		ps = append(ps, netip.MustParsePrefix(p))
+	}
+	return blocklist.New(ps)
+}
+
+// TestAnOutageIsNotBlamedOnTheList: the API is away for a time while a list is applied, as the first one or as one that follows
+// another, with a new whitelist too. The list is in force afterwards and is not rejected.
+func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	for _, most := range []time.Duration{100 * time.Millisecond, 800 * time.Millisecond, 1200 * time.Millisecond, 5 * time.Second} {
+		t.Run(most.String(), func(t *testing.T) {
+			a, h, _ := bench(t)
+			blocked := listOf("203.0.113.128/25", "198.51.100.1/32")
+			for i, d := range []desired{
+				{block: listOf("198.51.100.1/32")},
+				{block: blocked},
+				{block: blocked, allow: listOf("203.0.113.200/32")},
+			} {
+				for end := time.Now().Add(20 * time.Second); !reaches(t); {
+					if time.Now().After(end) {
+						t.Fatal("the API is not reached before")
+					}
+				}
+				h.after = func() { outage(t, most) }
+				if err := a.apply(t.Context(), d); err != nil {
+					t.Errorf("ruleset %d: %v", i, err)
+				}
+				if s := a.board.Latest(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() || s.State != status.StateActive {
+					t.Errorf("ruleset %d: %s, %d rollbacks, blocking %d", i, s.State, s.Rollbacks, s.BlockedIPs)
+				}
+				if ev, err := h.Verify(); err != nil || ev.Entries() != d.block.Len() {
+					t.Errorf("ruleset %d: in the kernel: %d entries, %v", i, ev.Entries(), err)
+				}
+			}
+		})
+	}
+}
+
+// TestARejectedListComesBack: a list that cut the host off is not tried again, but with another whitelist, and after an hour. It
+// never stands in the way of the rules in force.
+func TestARejectedListComesBack(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, _, _ := bench(t)
+	first := desired{block: listOf("198.51.100.1/32")}
+	bad := desired{block: listOf("198.51.100.1/32", "203.0.113.0/24")}
+	again := func(want bool, d desired) {
+		t.Helper()
+		var r *RollbackError
+		if err := a.apply(t.Context(), d); !errors.As(err, &r) || r.Again != want {
+			t.Errorf("got %v, want a rollback, again %v", err, want)
+		}
+		if !reaches(t) {
+			t.Error("the API is not reached")
+		}
+	}
+	if err := a.apply(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	again(false, bad)
+	again(true, bad)
+	a.rejected.rules = first // whatever it is of
+	if err := a.apply(t.Context(), first); err != nil {
+		t.Errorf("the rules in force are rejected: %v", err)
+	}
+	again(false, bad) // what was rejected was forgotten with that
+	again(true, bad)
+	for _, next := range []desired{{block: listOf("198.51.100.2/32")}, first} {
+		if err := a.apply(t.Context(), next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again(false, bad) // others were in force in between
+	again(true, bad)
+	a.rejected.at = time.Now().Add(-rejectedFor)
+	again(false, bad)
+	again(false, desired{block: bad.block, allow: listOf("192.0.2.7/32")})
+	allowed := desired{block: bad.block, allow: listOf("203.0.113.50/32")}
+	if err := a.apply(t.Context(), allowed); err != nil || !reaches(t) {
+		t.Errorf("with the API whitelisted: %v", err)
+	}
+}
+
+// TestAKernelThatAnswersWronglyIsNotTheListsFault: the rules are taken out of force and what was before is put back, but they
+// are tried again.
+func TestAKernelThatAnswersWronglyIsNotTheListsFault(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, _ := bench(t)
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	next := desired{block: listOf("198.51.100.1/32", "198.51.100.2/32")}
+	h.after = func() { // of the first Apply alone
+		mismatch := fmt.Errorf("%w: an element is missing", firewall.ErrMismatch)
+		h.err.Store(&mismatch)
+	}
+	err := a.apply(t.Context(), next)
+	h.err.Store(nil)
+	var r *RollbackError
+	if !errors.Is(err, firewall.ErrMismatch) || errors.As(err, &r) {
+		t.Errorf("got %v", err)
+	}
+	if err := a.apply(t.Context(), next); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
+}
+
+// TestTheStatusTellsOfATrial: while a list is out of force to find out whether it is why the API is
+// not reached, the status says so; afterwards it does not. If no rules are in force meanwhile, it
+// says that too.
+func TestTheStatusTellsOfATrial(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	for name, tt := range map[string]struct {
+		before bool // a list is in force before
+		want   status.State
+	}{
+		"the first list": {false, status.StateUnprotected},
+		"another list":   {true, status.StateDegraded},
+	} {
+		a, h, logs := bench(t)
+		for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
+		}
+		if tt.before {
+			if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lookedC := make(chan struct{})
+		h.after = func() {
+			outage(t, 5*time.Second)
+			go func() {
+				defer close(lookedC)
+				for end := time.Now().Add(20 * time.Second); !a.board.Latest().Holds(status.CondTrial) && time.Now().Before(end); {
+					time.Sleep(time.Millisecond)
+				}
+				s := a.board.Latest()
+				if s.State != tt.want || !strings.Contains(s.Reason, "does not reach: API api.example:9080") {
+					t.Errorf("%s: during the trial: %s %q", name, s.State, s.Reason)
+				}
+			}()
+		}
+		if err := a.apply(t.Context(), desired{block: listOf("198.51.100.2/32")}); err != nil {
+			t.Fatal(err)
+		}
+		<-lookedC
+		if s := a.board.Latest(); s.Holds(status.CondTrial) || s.State != status.StateActive {
+			t.Errorf("%s: after the trial: %s %q", name, s.State, s.Reason)
+		}
+		if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
+			t.Errorf("%s: the acquittal is not told: %v", name, logs.All())
+		}
+		if err := errors.Join(h.Remove(), h.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// answers makes it known that answers of an address to this host were dropped.
+func answers(a *Enforcer, addr netip.Addr) {
+	a.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
+}
+
+// TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When the outage has ended the list
+// is doubted again, and the address that the host needs is let through, and no other. While more is let through to find that
+// out, the status does not say that the list is in force.
+func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, _ := bench(t)
+	h.after = func() { outage(t, 5*time.Second) }
+	if err := a.apply(t.Context(), desired{block: listOf("203.0.113.0/24", "198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	if a.doubt.due() == nil {
+		t.Fatal("the list is not doubted again")
+	}
+	time.Sleep(6 * time.Second) // the outage ends
+	a.doubtAgain(t.Context())
+	if a.enforced == nil || a.doubt.due() == nil {
+		t.Fatal("without answers that are dropped the list is blamed, or the doubt has ended")
+	}
+	answers(a, api.Addr())
+	a.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
+	h.after = func() {
+		if s := a.board.Latest(); s.State != status.StateUnprotected || !s.Holds(status.CondOpen) {
+			t.Errorf("while addresses are let through: %s %q", s.State, s.Reason)
+		}
+	}
+	a.doubtAgain(t.Context())
+	if s := a.board.Latest(); s.Rollbacks != 0 || s.State != status.StateActive || s.Holds(status.CondOpen) {
+		t.Errorf("%s, %d rollbacks, %q", s.State, s.Rollbacks, s.Reason)
+	}
+	if detail := exempted(a); detail != "let through: 203.0.113.50" {
+		t.Errorf("the status says %q", detail)
+	}
+	for addr, want := range map[string]bool{"203.0.113.50": true, "203.0.113.66": false, "203.0.113.51": false} {
+		if got := whitelisted(t, addr); got != want {
+			t.Errorf("%s is let through: %v", addr, got)
+		}
+	}
+	if !reaches(t) {
+		t.Error("the API is not reached")
+	}
+	a.doubtAgain(t.Context())
+	if a.doubt.due() != nil {
+		t.Error("the doubt goes on")
+	}
+}
+
+// TestADoubtEnds: when what was not reached is reached again, the list that was acquitted is not doubted any more.
+func TestADoubtEnds(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, _ := bench(t)
+	h.after = func() { outage(t, 5*time.Second) }
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	a.doubtAgain(t.Context())
+	if a.doubt.due() == nil {
+		t.Error("the doubt ends before the outage")
+	}
+	for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
+	}
+	a.doubtAgain(t.Context())
+	if a.doubt.due() != nil || a.board.Latest().Rollbacks != 0 {
+		t.Error("the doubt does not end with the outage")
+	}
+}
+
+// TestAListIsAccusedRarely: answers can be forged, so those who answered are let in at most every five minutes.
+func TestAListIsAccusedRarely(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, h, logs := bench(t)
+	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
+		t.Fatal(err)
+	}
+	outage(t, time.Minute)
+	away := &sikkerapi.TemporaryError{Err: errors.New("connection refused")}
+	for range 3 {
+		answers(a, netip.MustParseAddr("198.51.100.1"))
+		before := h.tries.Load()
+		a.suspect(t.Context(), away)
+		if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 1 {
+			t.Errorf("%d times let in", lettings)
+		}
+		if h.tries.Load() != before && h.tries.Load() != before+2 {
+			t.Errorf("the rules were changed %d times", h.tries.Load()-before)
+		}
+	}
+	a.suspected = time.Now().Add(-5 * time.Minute)
+	answers(a, netip.MustParseAddr("198.51.100.1"))
+	a.suspect(t.Context(), away)
+	if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 2 {
+		t.Errorf("after five minutes: %d times let in", lettings)
+	}
+}
+
+// TestARejectedListHoldsNothingUp: while the API's list is rejected, a new whitelist comes in force with the list before.
+func TestARejectedListHoldsNothingUp(t *testing.T) {
+	if !nettest.Inside() {
+		t.Parallel()
+		inside(t)
+		return
+	}
+	a, _, _ := bench(t)
+	give := func(list, allow blocklist.Blocklist) error {
+		a.surveys.publish(newestWith(allow))
+		a.fresh = &pulled{list: list, at: a.clock.Now()}
+		return a.putInForce(t.Context())
+	}
+	bad := listOf("203.0.113.0/24")
+	if err := give(listOf("198.51.100.0/24"), blocklist.Blocklist{}); err != nil {
+		t.Fatal(err)
+	}
+	var r *RollbackError
+	for i, allow := range []blocklist.Blocklist{{}, listOf("198.51.100.7/32")} {
+		if err := give(bad, allow); !errors.As(err, &r) {
+			t.Errorf("turn %d: got %v", i, err)
+		}
+		if e := a.enforced; !e.allow.Equal(allow) || e.block.Contains(api.Addr()) || !e.block.Contains(netip.MustParseAddr("198.51.100.8")) {
+			t.Errorf("turn %d: in force: %v but %v", i, e.block.Prefixes(), e.allow.Prefixes())
+		}
+	}
+	a.reconcile(t.Context(), "changed")
+	if a.stale != nil {
+		t.Errorf("the whitelist is stale: %v", a.stale)
+	}
+	if err := give(bad, listOf("203.0.113.50/32")); err != nil || !a.enforced.block.Contains(netip.MustParseAddr("203.0.113.51")) {
+		t.Errorf("with the API whitelisted: %v", err)
+	}
+}
+
+// newestWith returns a survey with an allowlist of its own, which no look at the host replaces.
+func newestWith(allow blocklist.Blocklist) survey {
+	return survey{white: host.Whitelist{Number: math.MaxUint64}, allow: allow}
+}

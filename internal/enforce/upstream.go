@@ -1,0 +1,316 @@
+package enforce
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+)
+
+const (
+	// answerFresh is how long a dropped answer speaks for its source: a resolver asks a silent
+	// upstream again and again.
+	answerFresh = 30 * time.Second
+	// maxAnswerers is how many sources of dropped answers are remembered, and maxCandidates how many
+	// of them are tried.
+	maxAnswerers, maxCandidates = 256, 64
+	// retestAfter is the shortest time between two tests of whether an exemption is needed: a test
+	// of one that is costs the host its DNS, or whatever needs it, for about two seconds.
+	retestAfter = 6 * time.Hour
+	// fewestMost bounds the search for the candidates that are needed, which takes a few seconds for
+	// each of them. An outage that begins meanwhile looks as if all were.
+	fewestMost = time.Minute
+)
+
+// answerers remembers whose answers to this host were dropped lately. One task adds, another reads.
+type answerers struct {
+	mu   sync.Mutex
+	last map[netip.Addr]answer
+}
+
+type answer struct {
+	dns bool // from a port of DNS
+	at  time.Time
+}
+
+// add takes the hits of this moment.
+func (s *answerers) add(hits []sensor.Hit, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range hits {
+		if h.Kind != sensor.Answer {
+			continue
+		}
+		if s.last == nil {
+			s.last = map[netip.Addr]answer{}
+		}
+		if _, known := s.last[h.Source]; !known && len(s.last) >= maxAnswerers {
+			s.forgetOne()
+		}
+		s.last[h.Source] = answer{dns: s.last[h.Source].dns || h.Port == 53 || h.Port == 853, at: now}
+	}
+}
+
+// forgetOne makes room: of the sources that did not answer from a port of DNS, or else of all, the
+// oldest goes.
+func (s *answerers) forgetOne() {
+	var oldest netip.Addr
+	for addr, a := range s.last {
+		o := s.last[oldest]
+		if !oldest.IsValid() || a.dns != o.dns && !a.dns || a.dns == o.dns && a.at.Before(o.at) {
+			oldest = addr
+		}
+	}
+	delete(s.last, oldest)
+}
+
+// on returns the sources that answered lately and are on the list, at most maxCandidates: those of
+// DNS first, and the newest first. Neither those of DNS nor the others take more than half if there
+// are too many.
+func (s *answerers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []netip.Addr
+	dns := 0
+	for addr, a := range s.last {
+		if now.Sub(a.at) <= answerFresh && list.Contains(addr) {
+			found = append(found, addr)
+			if a.dns {
+				dns++
+			}
+		}
+	}
+	slices.SortFunc(found, func(x, y netip.Addr) int {
+		a, b := s.last[x], s.last[y]
+		if a.dns != b.dns {
+			return map[bool]int{true: -1, false: 1}[a.dns]
+		}
+		return cmp.Or(b.at.Compare(a.at), x.Compare(y))
+	})
+	if others := len(found) - dns; len(found) > maxCandidates {
+		first := min(dns, max(maxCandidates/2, maxCandidates-others))
+		found = slices.Concat(found[:first], found[dns:dns+maxCandidates-first])
+	}
+	return found
+}
+
+// exemptions are addresses that are on the list and let through all the same, because this host was
+// proven to need them: a resolver on this host asks them, or the API is there. They belong to the
+// enforcing task.
+type exemptions struct {
+	addrs     []netip.Addr
+	checks    []string  // names of the checks that need them
+	retested  time.Time // when they were last tested
+	suspected time.Time // when a listed upstream was suspected in vain
+}
+
+// list returns them as a part of the allowlist.
+func (x *exemptions) list() blocklist.Blocklist { return single(x.addrs) }
+
+// without returns those other than addr.
+func without(addrs []netip.Addr, addr netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a == addr })
+}
+
+// single returns the list of the addresses.
+func single(addrs []netip.Addr) blocklist.Blocklist {
+	ps := make([]netip.Prefix, len(addrs))
+	for i, a := range addrs {
+		ps[i] = blocklist.Single(a)
+	}
+	return blocklist.New(ps)
+}
+
+// letting returns d with the addresses let through.
+func (d desired) letting(addrs []netip.Addr) desired {
+	s := single(addrs)
+	return desired{block: d.block.Without(s), allow: d.allow.Union(s)}
+}
+
+// relayed returns the checks by which a resolver on or near this host was asked, which asks others.
+func relayed(checks host.Checks) host.Checks {
+	return slices.DeleteFunc(slices.Clone(checks), func(c host.Check) bool { return !c.Relayed })
+}
+
+// exemptNeeded finds out whether d, which is in force, is why the checks fail because it holds some
+// of the candidates. If so, as few of those are exempted as the checks take; nothing else of the list
+// is touched. It returns the rules in force then, and whether they are other than d. After an error
+// either may be in force. The caller ends status.CondOpen when it has put that right.
+func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Checks, candidates []netip.Addr) (desired, bool, error) {
+	if len(broken) == 0 || len(candidates) == 0 {
+		return d, false, nil
+	}
+	e.setCondition(status.CondOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
+	o := &onTrial{e, d}
+	t := trial{
+		probe:    e.host.Probe,
+		with:     o.enforce,
+		without:  e.enforcing(d.letting(candidates)),
+		outdated: o.outdated,
+	}
+	guilty, err := t.prove(ctx, broken)
+	if err != nil || len(guilty) == 0 {
+		return o.rules, false, err
+	}
+	needed, err := e.fewest(ctx, t, d, guilty, candidates)
+	o.rules = d.letting(needed)
+	if err == nil {
+		err = o.enforce(ctx)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return d, false, ctx.Err()
+	case err != nil:
+		return d, false, fmt.Errorf("let through the addresses that are needed: %w", err)
+	}
+	e.log.Warn("This host depends on addresses that are on the list; those it needs are let through",
+		zap.Stringer("notReached", guilty), zap.Stringers("exempted", needed))
+	x := &e.exempt
+	x.addrs, x.retested = append(x.addrs, needed...), time.Now()
+	for _, c := range guilty {
+		if !slices.Contains(x.checks, c.Name) {
+			x.checks = append(x.checks, c.Name)
+		}
+	}
+	e.publishExemptions()
+	return o.rules, true, nil
+}
+
+// errManyNeeded is a search that found no end.
+var errManyNeeded = fmt.Errorf("it takes longer than %v to find the addresses that are needed", fewestMost)
+
+// fewest returns as few of the candidates as must be let through for the checks to work. Another
+// host can forge answers of an address that it wants to be let through; an address that is not needed
+// is left out. Halves, quarters and so on are tried, then each candidate that is left.
+func (e *Enforcer) fewest(ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr) ([]netip.Addr, error) {
+	needed := slices.Clone(candidates)
+	began := time.Now()
+	for n := (len(needed) + 1) / 2; ; n /= 2 {
+		for i := 0; i < len(needed); {
+			fewer := slices.Delete(slices.Clone(needed), i, min(i+n, len(needed)))
+			if len(fewer) == 0 {
+				break
+			}
+			if time.Since(began) > fewestMost {
+				return nil, errManyNeeded
+			}
+			if err := e.enforcing(d.letting(fewer))(ctx); err != nil {
+				return nil, err
+			}
+			if len(t.working(ctx, checks)) == len(checks) {
+				needed = fewer
+			} else {
+				i += n
+			}
+		}
+		if n <= 1 {
+			return needed, nil
+		}
+	}
+}
+
+// publishExemptions makes the status name the addresses that are exempted.
+func (e *Enforcer) publishExemptions() {
+	var held error
+	if addrs := e.exempt.addrs; len(addrs) > 0 {
+		texts := make([]string, len(addrs))
+		for i, addr := range addrs {
+			texts[i] = addr.String()
+		}
+		held = fmt.Errorf("let through: %s", strings.Join(texts, ", "))
+	}
+	e.setCondition(status.CondExempt, held)
+}
+
+// suspectUpstreams is called if answers were dropped that this host may need. A list is blamed only
+// for checks that worked before it; later a resolver on this host may begin to ask others, and at a
+// boot it may not be there yet.
+func (e *Enforcer) suspectUpstreams(ctx context.Context) {
+	if e.o.DryRun || e.enforced == nil || time.Since(e.exempt.suspected) < doubtEvery ||
+		len(e.answerers.on(e.enforced.block, time.Now())) == 0 {
+		return
+	}
+	e.exempt.suspected = time.Now()
+	broken := e.rebaseInForce(ctx, relayed(trial{probe: e.host.Probe}.unreached(ctx)))
+	if len(broken) == 0 {
+		return
+	}
+	d := *e.enforced
+	defer e.setCondition(status.CondOpen, nil)
+	d, exempted, err := e.exemptNeeded(ctx, d, broken, e.answerers.on(d.block, time.Now()))
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		e.log.Warn("It cannot be found out whether the list keeps a resolver from those that it asks", zap.Error(err))
+		if err := e.undo(); err != nil {
+			e.publish()
+		}
+	case exempted:
+		e.inForce(d)
+	default: // not asked again soon, since answers can be forged
+		e.follow(d)
+		e.log.Info("It is not the list that keeps a resolver from those that it asks",
+			zap.Stringer("notReached", broken))
+		e.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
+	}
+}
+
+// retestExemptions ends exemptions that are not needed: the address is on no list any more or
+// whitelisted by itself, or the resolver does without it now.
+func (e *Enforcer) retestExemptions(ctx context.Context) {
+	if len(e.exempt.addrs) == 0 || e.enforced == nil || ctx.Err() != nil {
+		return
+	}
+	v, _ := e.surveys.newest()
+	listed := e.pulled.Union(e.own.entries()).Without(v.allow)
+	due := time.Since(e.exempt.retested) >= retestAfter
+	for _, addr := range slices.Clone(e.exempt.addrs) {
+		if !listed.Contains(addr) || due && e.needless(ctx, addr) {
+			e.exempt.addrs = without(e.exempt.addrs, addr)
+			e.publishExemptions()
+			e.log.Info("An address of the list that was let through is not needed any more",
+				zap.Stringer("address", addr))
+		}
+	}
+	if due {
+		e.exempt.retested = time.Now()
+	}
+	if len(e.exempt.addrs) == 0 {
+		e.exempt.checks = nil
+	}
+	e.publishExemptions()
+	e.reconcile(ctx, "What is let through has changed")
+}
+
+// needless reports whether the checks that exemptions are for work without that of addr. The rules
+// in force are the same afterwards.
+func (e *Enforcer) needless(ctx context.Context, addr netip.Addr) bool {
+	t := trial{probe: e.host.Probe}
+	before := e.host.Probe(ctx, e.exempt.checks...)
+	if slices.ContainsFunc(before, func(c host.Check) bool { return c.Err != nil }) {
+		return false // nothing can be proven now
+	}
+	x := e.exempt.addrs
+	e.exempt.addrs = without(x, addr)
+	d := e.wanted()
+	e.exempt.addrs = x
+	if err := e.enforcing(d)(ctx); err != nil {
+		return false
+	}
+	broken := t.failing(ctx, before)
+	if err := e.undo(); err != nil {
+		e.publish()
+	}
+	return len(broken) == 0 && ctx.Err() == nil
+}
