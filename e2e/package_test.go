@@ -78,7 +78,7 @@ func TestPackage(t *testing.T) {
 	h.Sh("rm -rf /var/lib/sikkerguard") // from the machine whose files these are
 	const install = "dpkg --install /shared/dist/sikkerguard_1.0.0_amd64.deb"
 	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") {
-		t.Errorf("the installation does not say what to do next:\n%s", out)
+		t.Errorf("the installation does not print the next step:\n%s", out)
 	}
 	if got := h.Sh("stat -c '%a %U %n' /usr/bin/sikkerguard /etc/sikkerguard/sikkerguard.env"); got !=
 		"755 root /usr/bin/sikkerguard\n600 root /etc/sikkerguard/sikkerguard.env\n" {
@@ -94,7 +94,7 @@ func TestPackage(t *testing.T) {
 		t.Errorf("it starts without a key: %s", out)
 	}
 	if log := h.Sh("journalctl --unit sikkerguard"); !strings.Contains(log, "SIKKER_API_KEY") {
-		t.Errorf("the journal does not name what is missing:\n%s", log)
+		t.Errorf("the journal does not name the missing variable:\n%s", log)
 	}
 	if state, n := h.unit("ActiveState"), h.unit("NRestarts"); state != "failed" || n != "0" {
 		t.Errorf("without a key it is %s and was restarted %s times", state, n)
@@ -141,7 +141,7 @@ func TestPackage(t *testing.T) {
 		"! test -e /usr/bin/sikkerguard")
 	if out := h.Sh(install); !strings.Contains(out, "systemctl enable --now sikkerguard") ||
 		h.unit("ActiveState") != "inactive" {
-		t.Errorf("the installation after a removal does not say what to do next:\n%s", out)
+		t.Errorf("the installation after a removal does not print the next step:\n%s", out)
 	}
 	h.Sh("dpkg --purge sikkerguard && ! test -e /etc/sikkerguard && ! test -e /var/lib/sikkerguard && " +
 		"! test -e /var/lib/private/sikkerguard")
@@ -175,7 +175,7 @@ func checkRelease(t *testing.T, dist string) {
 	}
 	raw, err := os.ReadFile(filepath.Join(dist, "sikkerguard_1.0.0_linux_amd64.cdx.json"))
 	if err != nil || !bytes.Contains(raw, []byte("pkg:golang/github.com/google/nftables@")) {
-		t.Errorf("the SBOM does not name what is linked: %v", err)
+		t.Errorf("the SBOM lacks a linked module: %v", err)
 	}
 	raw, err = os.ReadFile(filepath.Join(dist, "sikkerguard-1.0.0-1.x86_64.rpm"))
 	if err != nil || !bytes.HasPrefix(raw, []byte{0xed, 0xab, 0xee, 0xdb}) { // the first bytes of an rpm

@@ -27,9 +27,9 @@ func command(environ []string, out io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "sikkerguard",
 		Short: "Block the addresses that SikkerAPI rates as malicious",
-		Long: `SikkerGuard pulls the addresses that SikkerAPI rates as malicious, keeps them in its own nftables table, and
-drops packets from them before connection tracking. It logs blocked packets, and removes its rules when it is stopped.
-Run it as root, or with CAP_NET_ADMIN. Only the API key must be set.
+		Long: `SikkerGuard pulls the addresses that SikkerAPI rates as malicious, keeps them in its own nftables table,
+and drops packets from them before connection tracking. It logs blocked packets, and removes its rules when it is
+stopped. Run it as root, or with CAP_NET_ADMIN. Only the API key must be set.
 
 Signals: SIGTERM and SIGINT remove the rules and stop the agent. SIGHUP pulls the list at once. A second SIGTERM or
 SIGINT kills the agent if it comes at least a second after the first. Before that it is ignored, because one stop may
@@ -38,7 +38,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 78 if a variable is not valid, 1 for ever
 
 ` + config.Usage(),
 		Example: `  SIKKER_API_KEY=sk_… sikkerguard
-  SIKKER_API_KEY=sk_… SIKKER_DRY_RUN=true sikkerguard    # log what would be blocked, change nothing
+  SIKKER_API_KEY=sk_… SIKKER_DRY_RUN=true sikkerguard    # only log the entries that would be blocked
   nft list table inet sikkerguard                        # the rules now in force
   curl -s localhost:8080/status`,
 		Args:          isCommand,

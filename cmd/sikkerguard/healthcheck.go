@@ -24,8 +24,8 @@ func healthcheckCommand(environ []string, out io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Exit with 0 if the agent on this host enforces its list, else with 1 and the reason",
-		Long: `Exit with 0 and "OK" if the agent on this host enforces its list. Exit with 0 and "OK, dry run: nothing is
-blocked" if a dry run has a current list. Otherwise exit with 1 and print the reason on one line.
+		Long: `Exit with 0 and "OK" if the agent on this host enforces its list. Exit with 0 and "OK, dry run: nothing
+is blocked" if a dry run has a current list. Otherwise exit with 1 and print the reason on one line.
 
 The command asks over the control socket in SIKKER_STATE_DIR, which no other user can keep busy. If there is no socket,
 or the user may not open it, the command asks /healthz on 127.0.0.1, then on [::1], at SIKKER_HEALTH_PORT. It waits at

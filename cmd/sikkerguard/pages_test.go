@@ -39,7 +39,7 @@ func read(t *testing.T, path string) string {
 	return string(raw)
 }
 
-// anchors returns the anchors of a page, as GitHub makes them of its headings.
+// anchors returns the anchors that GitHub makes for the headings of a page.
 func anchors(page string) []string {
 	var all []string
 	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
@@ -57,7 +57,7 @@ func anchors(page string) []string {
 	return all
 }
 
-// TestPageLinks follows every link between the pages: its file exists, and so does its heading.
+// TestPageLinks checks that the file and the heading of every link between the pages exist.
 func TestPageLinks(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
@@ -74,7 +74,7 @@ func TestPageLinks(t *testing.T) {
 				target = filepath.Join(filepath.Dir(path), name)
 			}
 			if _, err := os.Stat(target); err != nil {
-				t.Errorf("%s: the link %s leads nowhere", path, m[1])
+				t.Errorf("%s: the file of link %s does not exist", path, m[1])
 			} else if anchor != "" && !slices.Contains(anchors(read(t, target)), anchor) {
 				t.Errorf("%s: %s has no heading for the link %s", path, target, m[1])
 			}
@@ -85,8 +85,7 @@ func TestPageLinks(t *testing.T) {
 	}
 }
 
-// TestPagesNameRealThings compares the commands and variables of the pages with the Makefile and
-// the table of variables.
+// TestPagesNameRealThings checks that the make targets and variables named on the pages exist.
 func TestPagesNameRealThings(t *testing.T) {
 	t.Parallel()
 	makefile, variables := read(t, project+"/Makefile"), read(t, project+"/.env.example")
@@ -106,9 +105,9 @@ func TestPagesNameRealThings(t *testing.T) {
 	}
 }
 
-// TestOperationsQuotesMessages: an operator who searches docs/operations.md for a message finds
-// it, because each quoted text is in the program or in a scenario of e2e. An ellipsis stands for
-// values.
+// TestOperationsQuotesMessages checks that each text quoted in docs/operations.md is in the program
+// or in a scenario of e2e, so that an operator can search the page for a message. An ellipsis
+// stands for values.
 func TestOperationsQuotesMessages(t *testing.T) {
 	t.Parallel()
 	var sources strings.Builder
@@ -125,7 +124,7 @@ func TestOperationsQuotesMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	source := regexp.MustCompile(`" \+\s*"`).ReplaceAllString(sources.String(), "") // a text on several lines
+	source := regexp.MustCompile(`" \+\s*"`).ReplaceAllString(sources.String(), "") // a text over several lines
 	_, section, _ := strings.Cut(read(t, project+"/docs/operations.md"), "\n## Messages and remedies\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	quoted := 0
@@ -144,7 +143,8 @@ func TestOperationsQuotesMessages(t *testing.T) {
 	}
 }
 
-// TestArchitectureNamesEveryPackage: the map of docs/architecture.md has each package of internal.
+// TestArchitectureNamesEveryPackage checks that the map in docs/architecture.md has each package of
+// internal.
 func TestArchitectureNamesEveryPackage(t *testing.T) {
 	t.Parallel()
 	page, packages := read(t, project+"/docs/architecture.md"), map[string]bool{}

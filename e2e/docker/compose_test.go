@@ -233,8 +233,8 @@ func (w *world) guardsTheHost(t *testing.T) {
 	}
 }
 
-// warnsOfBridge starts the agent like an operator who forgets network_mode: on Docker's own bridge,
-// and on a network that was made by name, as Compose makes one.
+// warnsOfBridge starts the agent without network_mode, which operators may forget: on Docker's own
+// bridge, and on a network that was made by name, as Compose makes one.
 func (w *world) warnsOfBridge(t *testing.T) {
 	t.Helper()
 	w.docker(t, "network", "create", "named")

@@ -69,7 +69,7 @@ func principal() []variable {
 			example: "minecraft=25565;ssh=2022",
 		},
 		{
-			name: "SIKKER_DRY_RUN", def: "false", text: "Log what would be blocked, and change nothing.",
+			name: "SIKKER_DRY_RUN", def: "false", text: "Log the entries that would be blocked, and change nothing.",
 			example: "true",
 			rule:    boolean(func(c *Config) *bool { return &c.DryRun }),
 		},

@@ -57,7 +57,7 @@ type Options struct {
 	// Pull pulls and waits for the outcome. If accept is true, it enforces the list that was
 	// refused and set aside.
 	Pull func(ctx context.Context, accept bool) Outcome
-	// Health reports whether the agent does what it is configured to do, with one line for the
+	// Health reports whether the agent works as configured, with one line for the
 	// reason or a note. It may be nil if it is never asked.
 	Health func() (ok bool, text string)
 	// Alive returns nil, or the reason why the agent should be restarted. It may be nil if it is

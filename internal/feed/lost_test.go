@@ -10,13 +10,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 )
 
-// TestLost: a file of the state directory is lost if another program removes, empties or replaces it,
-// until it is written again. A file that this Feed removed or never had is not lost.
+// TestLost checks that a file of the state directory is lost if another program removes, empties or
+// replaces it, until it is written again. A file that this Feed removed or never had is not lost.
 func TestLost(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	f := feed.New(feed.Options{
-		URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 50, StateDir: dir, Custom: "/etc/mine.txt", CustomCopy: "custom.txt",
+		URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 50, StateDir: dir, Custom: "/etc/mine.txt",
+		CustomCopy: "custom.txt",
 	})
 	want := func(when string, want feed.Lost) {
 		t.Helper()
@@ -41,7 +42,8 @@ func TestLost(t *testing.T) {
 		},
 	} {
 		for file, lost := range map[string]feed.Lost{
-			"blacklist.txt": {List: true}, "custom.txt": {Custom: true}, "blacklist.refused.txt": {Aside: true}, "names.json": {Names: true},
+			"blacklist.txt": {List: true}, "custom.txt": {Custom: true}, "blacklist.refused.txt": {Aside: true},
+			"names.json": {Names: true},
 		} {
 			write()
 			want("written", feed.Lost{})

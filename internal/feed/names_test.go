@@ -56,16 +56,18 @@ func TestKeepNamesAsksTheGuard(t *testing.T) {
 	}
 }
 
-// TestKeptNamesRefusesOtherFiles checks that a pipe, at which a reader would wait, and a file that is
-// too large are errors.
+// TestKeptNamesRefusesOtherFiles checks that a pipe, at which a reader would wait, and a file that
+// is too large are errors.
 func TestKeptNamesRefusesOtherFiles(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		make func(path string) error
 		want error
 	}{
-		"pipe":  {func(path string) error { return unix.Mkfifo(path, 0o600) }, untrusted.ErrNotRegular},
-		"large": {func(path string) error { return os.WriteFile(path, make([]byte, maxNames+1), 0o600) }, errNamesTooLong},
+		"pipe": {func(path string) error { return unix.Mkfifo(path, 0o600) }, untrusted.ErrNotRegular},
+		"large": {
+			func(path string) error { return os.WriteFile(path, make([]byte, maxNames+1), 0o600) }, errNamesTooLong,
+		},
 	} {
 		dir := t.TempDir()
 		if err := tt.make(filepath.Join(dir, namesName)); err != nil {

@@ -318,8 +318,8 @@ func (r *Reporter) learn(q sikkerapi.Quota) {
 	r.quota.Store(q, now)
 }
 
-// Quota returns the latest quota for reports from the API, with Reset set. Known is false until there
-// is one. Any goroutine may call it.
+// Quota returns the latest quota for reports from the API, with Reset set. Known is false until
+// there is one. Any goroutine may call it.
 func (r *Reporter) Quota() sikkerapi.Quota { return r.quota.Load() }
 
 // reportOf returns the row in the form of the API. It leaves out impossible times: the clock was

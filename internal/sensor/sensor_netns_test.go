@@ -212,7 +212,7 @@ func TestGroupTaken(t *testing.T) {
 		t.Errorf("second listener on the group: got %v, want ErrGroupTaken", err)
 	}
 	if err := second.Close(); err != nil {
-		t.Errorf("close what could not be opened: %v", err)
+		t.Errorf("close a sensor that could not be opened: %v", err)
 	}
 	h.open(elsewhere) // another group is free
 	newHost(t).open(New(Options{Group: group}))
@@ -421,10 +421,10 @@ func TestRunEnds(t *testing.T) {
 	t.Parallel()
 	s := New(Options{Group: group})
 	if err := s.Close(); err != nil {
-		t.Errorf("close what was never opened: %v", err)
+		t.Errorf("close a sensor that was never opened: %v", err)
 	}
 	if err := s.Run(t.Context()); err == nil {
-		t.Error("run what was never opened: no error")
+		t.Error("run a sensor that was never opened: no error")
 	}
 	h := newHost(t)
 	h.open(s)

@@ -50,8 +50,8 @@ func (t *tally) overrun() {
 	t.unsure = true
 }
 
-// add counts one event. A nil payload is an event without a packet. A nil seq is an event from
-// before the kernel was told to number them. The payload is not kept.
+// add counts one event. A nil payload is an event without a packet. A nil seq is an event without a
+// number, from before the numbering was set up. The payload is not kept.
 func (t *tally) add(seq *uint32, payload *[]byte) {
 	var (
 		k  key

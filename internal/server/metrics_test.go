@@ -10,13 +10,13 @@ import (
 
 // Accept headers that real clients send.
 const (
-	acceptPrometheus2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75," +
-		"text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+	acceptPrometheus2 = "application/openmetrics-text;version=1.0.0," +
+		"application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 	acceptPrometheus3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5," +
 		"application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3," +
 		"text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
-	acceptProtobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6," +
-		"text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+	acceptProtobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;" +
+		"encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 	acceptFirefox = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 )
 

@@ -38,7 +38,7 @@ const (
 
 // Source provides the health and the status.
 type Source interface {
-	// Health reports whether the agent does what it is configured to do. text is one line: the
+	// Health reports whether the agent works as configured. text is one line: the
 	// reason if it does not, or a note if it does.
 	Health() (ok bool, text string)
 	// StatusJSON returns a value that encodes as the status.
@@ -251,7 +251,7 @@ func (s *Server) status(w http.ResponseWriter) {
 var ErrNotHealthy = errors.New("not healthy")
 
 // Healthcheck asks the agent on this host for its health, over IPv4 and then IPv6. If the agent
-// does what it is configured to do, Healthcheck returns its answer, one line. Otherwise the error
+// works as configured, Healthcheck returns its answer, one line. Otherwise the error
 // is the reason, or that no agent answers. Each address family has half of the time until the
 // deadline of ctx, because another program may hold the port in one family and say nothing.
 func Healthcheck(ctx context.Context, port uint16) (answer string, err error) {

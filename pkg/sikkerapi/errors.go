@@ -184,14 +184,16 @@ func (c *Client) text(s string, limit int) string {
 	return s
 }
 
-// IsUnreached reports whether a request failed because no answer of the API came: no connection, or none in time.
+// IsUnreached reports whether a request failed without an answer of the API: there was no
+// connection, or no answer in time.
 func IsUnreached(err error) bool {
 	_, temporary := errors.AsType[*TemporaryError](err)
 	_, answered := errors.AsType[*APIError](err)
 	return temporary && !answered
 }
 
-// RetryAfter returns the wait that the answer to a temporary failure asks for, at most most; 0 if err is of another kind.
+// RetryAfter returns the wait in the answer of a temporary failure, at most most. It is 0 if err is
+// of another kind.
 func RetryAfter(err error, most time.Duration) time.Duration {
 	t, ok := errors.AsType[*TemporaryError](err)
 	if !ok {

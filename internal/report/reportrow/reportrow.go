@@ -1,6 +1,6 @@
-// Package reportrow is the value that store queues and report sends: one source and what it did to
-// one service. It is a package of its own so that the two can share it without importing each
-// other. Nothing here can fail.
+// Package reportrow has the value that store queues and report sends: the packets of one source to
+// one service. It is a separate package so that the two can share it without importing each other.
+// No function here can fail.
 package reportrow
 
 import (
@@ -12,7 +12,7 @@ import (
 // MaxPorts is the largest number of ports in a row. All ports of a scan would take 400 kB.
 const MaxPorts = 20
 
-// Row is one report row: what one source did to one service.
+// Row is one report row: the packets of one source to one service.
 type Row struct {
 	Source  netip.Addr
 	Service string // empty if the service is unknown or the row is merged from several
