@@ -143,9 +143,9 @@ func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	re := regexp.MustCompile("(?m)" + strings.Join(args, " "))
 	waitFor(ts, strings.Join(args, " "), func() bool {
 		p, log := of(ts).agentLog(ts)
-		at := re.FindStringIndex(log[p.seen:])
+		at := re.FindStringIndex(log[p.awaited:])
 		if at != nil {
-			p.seen += at[1]
+			p.awaited += at[1]
 		}
 		return at != nil
 	})

@@ -122,10 +122,10 @@ type world struct {
 
 // process is one run of a program.
 type process struct {
-	cmd   *exec.Cmd
-	log   *os.File
-	seen  int // bytes of the log before the last line that await found
-	doneC chan struct{}
+	cmd     *exec.Cmd
+	log     *os.File
+	awaited int // bytes of the log up to the end of the last match of await
+	doneC   chan struct{}
 }
 
 type worldKey struct{}

@@ -146,7 +146,7 @@ func (s *stream) Close() error {
 func cmdTold(ts *testscript.TestScript, _ bool, args []string) {
 	log, err := os.ReadFile(ts.MkAbs("agent" + args[0] + ".log"))
 	ts.Check(err)
-	told := 0
+	logged := 0
 	line := regexp.MustCompile(`BLOCKED ` + regexp.QuoteMeta(args[1]) + `:\S+ .* x(\d+)(\+?)`)
 	for _, m := range line.FindAllStringSubmatch(string(log), -1) {
 		n, err := strconv.Atoi(m[1])
@@ -154,14 +154,14 @@ func cmdTold(ts *testscript.TestScript, _ bool, args []string) {
 		if m[2] != "" {
 			ts.Fatalf("a count that is not exact: %s", m[0])
 		}
-		told += n
+		logged += n
 	}
 	raw, err := os.ReadFile(ts.MkAbs("get.txt"))
 	ts.Check(err)
 	var status struct{ Dropped struct{ PacketsIPv4 int } }
 	ts.Check(json.Unmarshal(raw, &status))
-	if told != status.Dropped.PacketsIPv4 || told == 0 {
-		ts.Fatalf("the log has %d packets, and %d were dropped", told, status.Dropped.PacketsIPv4)
+	if logged != status.Dropped.PacketsIPv4 || logged == 0 {
+		ts.Fatalf("the log has %d packets, and %d were dropped", logged, status.Dropped.PacketsIPv4)
 	}
 }
 

@@ -20,7 +20,7 @@ const notifyTimeout = time.Second
 func supervisor() (agent.Supervisor, error) {
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		err = fmt.Errorf("read WATCHDOG_USEC (unset it when no service manager set it): %w", err)
+		err = fmt.Errorf("read WATCHDOG_USEC (unset it if no service manager set it): %w", err)
 	}
 	s := agent.Supervisor{Watchdog: watchdog}
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {

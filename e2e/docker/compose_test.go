@@ -29,7 +29,7 @@ func TestCompose(t *testing.T) {
 	w.day(t, func(t *testing.T, version string) {
 		t.Helper()
 		w.build(t, version)
-		w.share(t)
+		w.leaveImages(t)
 	})
 	t.Run("500,000 entries", func(t *testing.T) {
 		w.begin(t)

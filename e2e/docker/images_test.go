@@ -117,8 +117,8 @@ func (w *world) build(t *testing.T, version string) {
 // builtImages returns the file in which one test leaves the images for the next.
 func builtImages() string { return filepath.Join(shared, "images.tar") }
 
-// share leaves the images for the next test: building them takes longer than everything else.
-func (w *world) share(t *testing.T) {
+// leaveImages leaves the images for the next test: building them takes longer than everything else.
+func (w *world) leaveImages(t *testing.T) {
 	t.Helper()
 	save := w.within("docker", "save", "-o", builtImages(), image, baseImage)
 	w.must(t, save[0], save[1:]...)
