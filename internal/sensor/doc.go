@@ -10,7 +10,7 @@
 // Overflow (no room for another key), or Lost (the kernel numbered it and it never arrived). All
 // four counts are exact. If the kernel drops an event before it numbers it, because of the limit of
 // the rule or for lack of memory, only the counter of the rule shows it. The kernel holds events
-// back for up to 100 ms; those that it holds while the sensor is closed are not counted.
+// back for up to 100 ms. Events that it still holds when the sensor is closed are not delivered.
 //
 // Open fails if another program has the group (ErrGroupTaken), if a capability is missing
 // (ErrPermission), or if the kernel has no NFLOG (ErrUnsupported). Run fails if the socket breaks.
