@@ -32,13 +32,13 @@ type ownList struct {
 	inForce  blocklist.Blocklist // the entries of it that are in force
 	rejected *ownRejection       // list, which is not in force; nil if it may be
 
-	keeper *keeper              // writes list to the disk
-	kept   *blocklist.Blocklist // the list that is on the disk or that keeper writes; nil if that is not known
+	saver *saver               // of list
+	saved *blocklist.Blocklist // the list that is on the disk or that saver writes; nil if that is unknown
 }
 
 // restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
 func (e *Enforcer) restoreOwn() {
-	c, err := readDisk(keepMost, "reading of the kept custom blacklist", e.feed.KeptCustom)
+	c, err := readDisk(saveMost, "reading of the kept custom blacklist", e.feed.KeptCustom)
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):
 		return
@@ -52,7 +52,7 @@ func (e *Enforcer) restoreOwn() {
 		return
 	}
 	o := &e.own
-	o.list, o.since, o.kept = v.List, clock.Moment{Wall: c.Pulled}, &v.List
+	o.list, o.since, o.saved = v.List, clock.Moment{Wall: c.Pulled}, &v.List
 	e.showOwn()
 }
 
@@ -85,7 +85,7 @@ func (e *Enforcer) takeOwn() {
 	o.err, o.badLines = "", v.Bad
 	e.setCondition(status.CondCustom, nil)
 	e.showOwn()
-	e.keepOwn()
+	e.saveOwn()
 }
 
 // refuseOwn logs why the operator's file is not taken, once while that lasts.
@@ -145,39 +145,23 @@ func (e *Enforcer) showOwn() {
 	e.setStatus(func(s *status.Status) { s.CustomList = c })
 }
 
-// keepOwn keeps the operator's list on the disk, if the disk does not have it, so that the next
-// start has it even if the file is gone or damaged.
-func (e *Enforcer) keepOwn() {
+// saveOwn has the operator's list written to the disk, unless it is there, so that the next start has it even if the file is
+// gone or damaged.
+func (e *Enforcer) saveOwn() {
 	o := &e.own
-	if e.o.DryRun || o.kept != nil && o.kept.Equal(o.list) {
+	if e.o.DryRun || o.saved != nil && o.saved.Equal(o.list) {
 		return
 	}
 	list, at := o.list, e.clock.WallOf(o.since)
-	o.kept = &list
-	o.keeper.keep(func() error { return e.feed.KeepCustom(list, at) })
+	o.saved = &list
+	o.saver.save(func() error { return e.feed.KeepCustom(list, at) })
 }
 
-// takeOwnKept takes the result of a write of the operator's list. A failure is logged once while it
-// lasts.
-func (e *Enforcer) takeOwnKept(err error) {
-	k := e.own.keeper
-	failed := k.failed
-	if k.done(err); err != nil && !failed {
-		e.tellOwnUnkept(err)
+// reportOwn logs that the operator's list cannot be saved, once while that lasts.
+func (e *Enforcer) reportOwn(err error, changed bool) {
+	if err != nil && changed {
+		e.warnOfDisk("The custom blacklist cannot be saved yet; a start without its file would lack it", err)
 	}
-}
-
-// keepOwnHangs takes note of a disk that does not take the operator's list.
-func (e *Enforcer) keepOwnHangs() {
-	k := e.own.keeper
-	if !k.failed {
-		e.tellOwnUnkept(errKeeping)
-	}
-	k.hung()
-}
-
-func (e *Enforcer) tellOwnUnkept(err error) {
-	e.warnOfDisk("The custom blacklist cannot be kept yet: a start without its file would not have it", err)
 }
 
 // awaitOwn waits briefly for a reading of the operator's list.

@@ -198,24 +198,23 @@ func TestOwnListTellsABigDrop(t *testing.T) {
 	}
 }
 
-// TestOwnListIsKeptLater has a disk that takes nothing at first: the list is written again.
-func TestOwnListIsKeptLater(t *testing.T) {
+// TestOwnListIsSavedLater has a disk that takes nothing at first: the list is written again.
+func TestOwnListIsSavedLater(t *testing.T) {
 	t.Parallel()
 	path, state := filepath.Join(t.TempDir(), "list.txt"), filepath.Join(t.TempDir(), "state")
 	rewrite(t, path, "203.0.113.1\n")
 	rewrite(t, state, "in the way")
 	s := newOwnScene(t, path, state)
 	s.read()
-	k := s.a.own.keeper
-	s.a.takeOwnKept(<-k.doneC)
+	settle(s.a)
 	if _, err := s.a.feed.KeptCustom(); err == nil {
-		t.Fatal("it was kept in a file")
+		t.Fatal("it was saved in a file")
 	}
 	if err := os.Remove(state); err != nil {
 		t.Fatal(err)
 	}
-	k.retry()
-	s.a.takeOwnKept(<-k.doneC)
+	s.a.own.saver.again()
+	settle(s.a)
 	if c, err := s.a.feed.KeptCustom(); err != nil || c.Entries != 1 {
 		t.Errorf("got %+v, %v", c, err)
 	}

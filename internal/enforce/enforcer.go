@@ -69,9 +69,9 @@ type Enforcer struct {
 	baseline int                 // entries of the API's list last in force, for the guards
 	refused  refused
 
-	keeper      *keeper // writes the list in force to the disk
-	asideKeeper *keeper // writes the refused list
-	names       names
+	saver        *saver // of the API's list
+	refusedSaver *saver
+	names        names
 
 	turnC  chan turn // the turn under way ends here
 	busy   bool      // one is under way
@@ -137,8 +137,9 @@ func New(o Options) *Enforcer {
 		readyC:     make(chan struct{}, 1),
 		pulseC:     make(chan struct{}),
 		wait:       clock.NewBackoff(retryFirst, retryMost), retry: clock.NewRetry(retryFirst, retryMost), doubt: doubt{wait: clock.NewRetry(doubtFirst, retryMost)},
-		keeper: newKeeper(), asideKeeper: newKeeper(), names: names{keeper: newKeeper()}, own: ownList{keeper: newKeeper()},
 	}
+	e.saver, e.own.saver, e.names.saver = newSaver(e.reportList), newSaver(e.reportOwn), newSaver(e.reportNames)
+	e.refusedSaver = newSaver(func(error, bool) {}) // an operator who accepts the list notices
 	e.surveys = newSurveyor(
 		func(context.Context) host.Whitelist {
 			defer e.lookAround()
@@ -159,12 +160,12 @@ func New(o Options) *Enforcer {
 	return e
 }
 
-// endKeepers waits for what is being written, but not for a disk that hangs.
-func (e *Enforcer) endKeepers() {
-	timer := time.NewTimer(keepMost)
+// endSavers waits until the newest values are written, at most for saveMost.
+func (e *Enforcer) endSavers() {
+	timer := time.NewTimer(saveMost)
 	defer timer.Stop()
-	for _, k := range []*keeper{e.keeper, e.own.keeper, e.asideKeeper, e.names.keeper} {
-		k.end(timer.C)
+	for _, s := range []*saver{e.saver, e.own.saver, e.refusedSaver, e.names.saver} {
+		s.wait(timer.C)
 	}
 }
 
@@ -212,7 +213,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			if e.busy {
 				<-e.turnC // it ends with ctx, unless a disk hangs, and then Run does not wait for it
 			}
-			e.endKeepers()
+			e.endSavers()
 			next.Stop()
 			return nil
 		case t := <-e.turnC:
@@ -254,26 +255,6 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			e.doubtAgain(ctx)
 		case lost := <-e.lostFilesC:
 			e.saveAgain(lost)
-		case err := <-e.keeper.doneC:
-			e.takeKept(err)
-		case <-e.keeper.late():
-			e.keepHangs()
-		case <-e.keeper.due():
-			e.keeper.retry()
-		case err := <-e.own.keeper.doneC:
-			e.takeOwnKept(err)
-		case <-e.own.keeper.late():
-			e.keepOwnHangs()
-		case <-e.own.keeper.due():
-			e.own.keeper.retry()
-		case err := <-e.asideKeeper.doneC:
-			e.asideKeeper.done(err)
-		case <-e.asideKeeper.due():
-			e.asideKeeper.retry()
-		case err := <-e.names.keeper.doneC:
-			e.takeNamesKept(err)
-		case <-e.names.keeper.due():
-			e.names.keeper.retry()
 		case <-e.own.rejected.due():
 			e.own.forgive()
 			e.reconcile(ctx, "Trying the custom blacklist again")
@@ -363,7 +344,7 @@ var errNotPulled = errors.New("the first pull since the start has not ended yet"
 
 // restorePulled takes the API's list as the last run had it, and reports whether there is one.
 func (e *Enforcer) restorePulled() bool {
-	c, err := readDisk(keepMost, "reading of the kept list", e.feed.Kept)
+	c, err := readDisk(saveMost, "reading of the kept list", e.feed.Kept)
 	var damaged *feed.DamagedError
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):

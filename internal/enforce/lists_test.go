@@ -523,43 +523,30 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 	}
 }
 
-// TestTheListIsKeptWhenTheDiskHasRoom: a list that could not be kept is kept as soon as that works, and the status tells until
-// then.
-func TestTheListIsKeptWhenTheDiskHasRoom(t *testing.T) {
+// TestTheListIsSavedWhenTheDiskHasRoom: a list that could not be saved is saved as soon as that works. Until then the status
+// reports it.
+func TestTheListIsSavedWhenTheDiskHasRoom(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
-	l.a.keeper.wait = clock.NewRetry(time.Second, time.Second) // the test is in a hurry
+	l.a.saver.backoff = clock.NewBackoff(time.Second, time.Second) // the test is in a hurry
 	inTheWay := filepath.Join(l.dir, "blacklist.txt")
 	if err := os.MkdirAll(inTheWay, 0o700); err != nil { // stands for a disk that takes nothing
 		t.Fatal(err)
 	}
 	l.want(false, true, "Blocking 4 IPs")
-	l.a.takeKept(<-l.a.keeper.doneC)
+	settle(l.a)
 	l.wantConditions(status.CondUnkept)
 	if s := l.a.board.Status(); s.State != status.StateDegraded || !strings.Contains(s.Reason, "keep list") {
 		t.Errorf("%s %q", s.State, s.Reason)
 	}
-	step := func() {
-		t.Helper()
-		select {
-		case <-l.a.keeper.due():
-		case <-time.After(time.Minute):
-			t.Fatal("it is not tried again")
-		}
-		l.a.keeper.retry()
-		l.a.takeKept(<-l.a.keeper.doneC)
-	}
-	step()
-	l.wantConditions(status.CondUnkept)
 	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
-	step()
+	for end := time.Now().Add(time.Minute); l.a.saver.pending() && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	l.wantConditions()
 	if c, err := l.a.feed.Kept(); err != nil || c.Entries != 4 {
-		t.Errorf("kept: %d entries, %v", c.Entries, err)
-	}
-	if l.a.keeper.due() != nil {
-		t.Error("it is written again although it is kept")
+		t.Errorf("saved: %d entries, %v", c.Entries, err)
 	}
 }

@@ -12,20 +12,20 @@ const (
 	// namesRefreshed is the longest time between two writes of the addresses of names while those stay
 	// the same, so that the age of the file tells when they were last seen.
 	namesRefreshed = 24 * time.Hour
-	// recallMost is how long a start waits for that file.
+	// recallMost is how long a start waits for that file, and for the refused list.
 	recallMost = time.Second
 )
 
 // names keeps the addresses that the names of the API and the proxy resolve to on the disk. A start
 // while DNS is dead whitelists them: without them the kept list may block the API.
 type names struct {
-	keeper *keeper
-	kept   host.Names // on the disk, or being written
+	saver *saver
+	saved host.Names // on the disk, or being written
 }
 
 // due reports whether n is to be written: its addresses are others, or those on the disk are old.
 func (k *names) due(n host.Names) bool {
-	return len(n.Addrs) > 0 && (!n.Equal(k.kept) || n.At.Sub(k.kept.At).Abs() >= namesRefreshed)
+	return len(n.Addrs) > 0 && (!n.Equal(k.saved) || n.At.Sub(k.saved.At).Abs() >= namesRefreshed)
 }
 
 // recallNames whitelists the addresses of the run before until names resolve.
@@ -40,20 +40,20 @@ func (e *Enforcer) recallNames() {
 	case err != nil:
 		e.warnOfDisk("The kept addresses of names cannot be read: until names resolve the API may be blocked if it is listed", err)
 	default:
-		e.names.kept = n
+		e.names.saved = n
 		e.host.Recall(n, e.clock.Now().Wall)
 	}
 }
 
-// keepNames has the addresses of names written to the disk, if those there are others or old.
-func (e *Enforcer) keepNames() {
+// saveNames has the addresses of names written to the disk, if those there are others or old.
+func (e *Enforcer) saveNames() {
 	k := &e.names
 	n := e.host.Resolved(e.clock.Now().Wall)
 	if e.o.DryRun || !k.due(n) {
 		return
 	}
-	k.kept = n
-	k.keeper.keep(func() error {
+	k.saved = n
+	k.saver.save(func() error {
 		text, err := n.Append(nil)
 		if err != nil {
 			return err
@@ -62,12 +62,9 @@ func (e *Enforcer) keepNames() {
 	})
 }
 
-// takeNamesKept takes the result of a write. A failure is logged once while it lasts; the write is
-// tried again.
-func (e *Enforcer) takeNamesKept(err error) {
-	k := e.names.keeper
-	failed := k.failed
-	if k.done(err); err != nil && !failed {
-		e.warnOfDisk("The addresses of names cannot be kept yet: a start without DNS would not have them", err)
+// reportNames logs that the addresses of names cannot be saved, once while that lasts.
+func (e *Enforcer) reportNames(err error, changed bool) {
+	if err != nil && changed {
+		e.warnOfDisk("The addresses of names cannot be saved yet; a start without DNS would lack them", err)
 	}
 }

@@ -106,7 +106,7 @@ func TestAddressesOfNamesAreWrittenWhenTheyChange(t *testing.T) {
 		if got := k.due(tt.n); got != tt.want {
 			t.Errorf("step %d: got %v", i, got)
 		} else if got {
-			k.kept = tt.n
+			k.saved = tt.n
 		}
 	}
 }

@@ -48,11 +48,6 @@ func TestPanicOfAList(t *testing.T) {
 	if _, ok := errors.AsType[*panics.Error](err); !ok {
 		t.Errorf("a list that panics is %v", err)
 	}
-	k := newKeeper()
-	k.keep(func() error { panic("no such disk") })
-	if k.done(<-k.doneC) || k.due() == nil {
-		t.Errorf("a write that panics is not tried again")
-	}
 	if _, err := readDisk(time.Minute, "reading", func() (int, error) { panic("no such file") }); err == nil {
 		t.Error("a reading that panics succeeds")
 	}

@@ -54,15 +54,15 @@ func (e *Enforcer) refuse(err *vet.RefusalError) {
 	if !r.add(err, e.clock.Now()) || e.o.DryRun {
 		return
 	}
-	e.keepAside()
+	e.saveRefused()
 }
 
-// keepAside has the list that is kept aside written to the disk.
-func (e *Enforcer) keepAside() {
+// saveRefused has the list that is kept aside written to the disk.
+func (e *Enforcer) saveRefused() {
 	r := &e.refused
 	list, at := r.aside.List, e.clock.WallOf(r.at)
 	what := feed.Refused{Guard: string(r.aside.Guard), Reason: r.aside.Reason, Shrunk: r.shrunk, Grown: r.grown}
-	e.asideKeeper.keep(func() error { return e.feed.KeepAside(list, at, what) })
+	e.refusedSaver.save(func() error { return e.feed.KeepAside(list, at, what) })
 }
 
 // unrefuse forgets the refusals: a list was accepted, by the guards or the operator.
@@ -71,13 +71,13 @@ func (e *Enforcer) unrefuse() {
 	kept := r.aside != nil
 	*r = refused{}
 	if kept && !e.o.DryRun {
-		e.asideKeeper.keep(e.feed.DropAside)
+		e.refusedSaver.save(e.feed.DropAside)
 	}
 }
 
 // restoreRefused reads the list that the run before kept aside.
 func (e *Enforcer) restoreRefused() {
-	c, err := readDisk(keepAsideMost, "reading of the refused list", e.feed.Aside)
+	c, err := readDisk(recallMost, "reading of the refused list", e.feed.Aside)
 	if errors.Is(err, feed.ErrNoCopy) {
 		return
 	}

@@ -31,24 +31,24 @@ func (e *Enforcer) saveAgain(lost feed.Lost) {
 	tell := func(file string) {
 		e.log.Warn("A file was removed from SIKKER_STATE_DIR or changed there; it is written again", zap.String("file", file))
 	}
-	if lost.List && e.pulledAt != (clock.Moment{}) && e.keeper.next == nil {
+	if lost.List && e.pulledAt != (clock.Moment{}) && !e.saver.pending() {
 		tell("blacklist")
-		e.write()
+		e.writeList()
 	}
-	if lost.Custom && e.own.since != (clock.Moment{}) && e.own.keeper.next == nil {
+	if lost.Custom && e.own.since != (clock.Moment{}) && !e.own.saver.pending() {
 		tell("custom blacklist")
-		e.own.kept = nil
-		e.keepOwn()
+		e.own.saved = nil
+		e.saveOwn()
 	}
-	if lost.Aside && e.refused.aside != nil && e.asideKeeper.next == nil {
+	if lost.Aside && e.refused.aside != nil && !e.refusedSaver.pending() {
 		tell("refused blacklist")
-		e.keepAside()
+		e.saveRefused()
 	}
-	if lost.Names && e.names.keeper.next == nil {
-		e.names.kept = host.Names{}
+	if lost.Names && !e.names.saver.pending() {
+		e.names.saved = host.Names{}
 		if e.names.due(e.host.Resolved(e.clock.Now().Wall)) { // else it is written once they resolve
 			tell("addresses of names")
-			e.keepNames()
+			e.saveNames()
 		}
 	}
 }

@@ -74,8 +74,8 @@ func TestNothingToSaveAgain(t *testing.T) {
 	l := newLab(t, hosts("203.0", 4))
 	l.a.saveAgain(feed.Lost{List: true, Custom: true, Aside: true})
 	l.want(false, true, "Blocking 4 IPs")
-	l.a.saveAgain(feed.Lost{List: true, Custom: true, Aside: true}) // the keeper still has it
-	if e := l.a; e.own.keeper.busy || e.asideKeeper.busy || l.logs.FilterMessageSnippet("it is written again").Len() != 0 {
+	l.a.saveAgain(feed.Lost{List: true, Custom: true, Aside: true}) // the saver still has it
+	if e := l.a; e.own.saver.pending() || e.refusedSaver.pending() || l.logs.FilterMessageSnippet("it is written again").Len() != 0 {
 		t.Errorf("something is written again: %v", l.logs.All())
 	}
 }

@@ -267,7 +267,11 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	a, _, _ := bench(t)
 	e := a
 	e.pulled = listOf("198.51.100.1/32", "203.0.113.0/24")
-	survey := func(allow ...string) { a.surveys.publish(survey{allow: listOf(allow...)}) }
+	nothing := func(context.Context) host.Whitelist { return host.Whitelist{} }
+	a.surveys.local, a.surveys.names = nothing, nothing
+	survey := func(allow ...string) { // the newest, whatever is looked for later
+		a.surveys.publish(survey{white: host.Whitelist{Number: 1}, allow: listOf(allow...)})
+	}
 	survey("203.0.113.50/32")
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func (e *Enforcer) applyWanted(ctx context.Context) error {
 		return ctx.Err()
 	case err == nil:
 		e.fresh, e.wasted = nil, 0
-		e.keepList()
+		e.saveList()
 		return nil
 	}
 	e.setPulled(before) // the status speaks of what is in force
@@ -87,54 +87,32 @@ func (e *Enforcer) setPulled(p pulled) {
 	})
 }
 
-// keepList makes the list, which is in force, the one that the next is measured against and that
-// the next start begins with.
-func (e *Enforcer) keepList() {
-	if e.kept { // it is there, and restore knows what is measured against it
+// saveList makes the active list the one that the guards measure the next one against, and has it written to the disk for
+// the next start.
+func (e *Enforcer) saveList() {
+	if e.kept { // it is on the disk, and restore has set the baseline
 		return
 	}
 	e.baseline = e.pulled.Len()
 	e.feed.InForce(e.baseline, e.clock.Now().Wall)
-	if e.o.DryRun {
-		return
+	if !e.o.DryRun {
+		e.writeList()
 	}
-	e.write()
 }
 
-// write has the list in force written to the disk.
-func (e *Enforcer) write() {
+// writeList has the active list written to the disk.
+func (e *Enforcer) writeList() {
 	list, at := e.pulled, e.clock.WallOf(e.pulledAt)
-	e.keeper.keep(func() error { return e.feed.Keep(list, at) })
+	e.saver.save(func() error { return e.feed.Keep(list, at) })
 }
 
-// takeKept takes the result of a write of the list.
-func (e *Enforcer) takeKept(err error) {
-	k := e.keeper
-	failed := k.failed
-	switch written := k.done(err); {
-	case written:
-		if failed {
-			e.log.Info("The list is kept now")
-		}
-		e.setCondition(status.CondUnkept, nil)
-	case err != nil:
-		e.tellUnkept(failed, err)
-	}
-}
-
-// keepHangs takes note of a disk that does not take the list.
-func (e *Enforcer) keepHangs() {
-	k := e.keeper
-	failed := k.failed
-	k.hung()
-	e.tellUnkept(failed, errKeeping)
-}
-
-// tellUnkept makes the status say why the list is not on the disk. That is logged if no earlier
-// write has failed.
-func (e *Enforcer) tellUnkept(failed bool, err error) {
-	if !failed {
-		e.warnOfDisk("The list cannot be kept: a start without the API would not protect", err)
+// reportList makes the status say whether the list is on the disk, and logs each change of that.
+func (e *Enforcer) reportList(err error, changed bool) {
+	switch {
+	case err == nil && changed:
+		e.log.Info("The list is saved now")
+	case err != nil && changed:
+		e.warnOfDisk("The list cannot be saved; a start without the API would not protect", err)
 	}
 	e.setCondition(status.CondUnkept, err)
 }

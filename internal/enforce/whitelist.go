@@ -34,7 +34,7 @@ func (e *Enforcer) takeSurvey(ctx context.Context) {
 	e.admit(ctx)
 	changed := v.white.Changed(e.looked)
 	e.looked = v.white
-	e.keepNames()
+	e.saveNames()
 	e.reconcile(ctx, cmp.Or(changed, "The safety whitelist changed"))
 }
 

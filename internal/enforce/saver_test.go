@@ -1,0 +1,192 @@
+package enforce
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+)
+
+// TestSaverWritesTheNewest: a disk that is full is tried again, at least every minute; one that hangs delays nobody and is
+// reported, and when it goes on the newest value is written.
+func TestSaverWritesTheNewest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var reports []string
+		var written []int
+		s := newSaver(func(err error, changed bool) { reports = append(reports, fmt.Sprint(err, " ", changed)) })
+		save := func(n int, err *error, hangs time.Duration) {
+			t.Helper()
+			began := time.Now()
+			s.save(func() error {
+				time.Sleep(hangs)
+				if *err == nil {
+					written = append(written, n)
+				}
+				return *err
+			})
+			if time.Since(began) > 0 {
+				t.Errorf("%d: save waits", n)
+			}
+		}
+		check := func(when string, pending bool, wantReports []string, wantWritten ...int) {
+			t.Helper()
+			synctest.Wait()
+			if s.pending() != pending || !slices.Equal(reports, wantReports) || !slices.Equal(written, wantWritten) {
+				t.Errorf("%s: pending %v, reports %q, written %v", when, s.pending(), reports, written)
+			}
+			reports, written = nil, nil
+		}
+		full := errors.New("no space left on device")
+		save(1, &full, 0)
+		check("full", true, []string{"no space left on device true"})
+		began := time.Now()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n, least := len(reports), int(time.Since(began)/(2*saveRetryMost)); n < least || n > 100 || slices.Contains(reports, "no space left on device true") {
+			t.Errorf("tried %d times in an hour, reports %q", n, reports)
+		}
+		reports, full = nil, nil
+		time.Sleep(2 * saveRetryMost)
+		check("there is room", false, []string{"<nil> true"}, 1)
+		time.Sleep(time.Hour)
+		check("later", false, nil)
+
+		save(2, &full, time.Hour)
+		time.Sleep(saveMost + time.Nanosecond)
+		check("it hangs", true, []string{errSaving.Error() + " true"})
+		save(3, &full, 0)
+		save(4, &full, 0)
+		check("it still hangs", true, nil)
+		time.Sleep(time.Hour)
+		check("it goes on", false, []string{"<nil> true"}, 2, 4)
+		save(5, &full, 0)
+		check("as before", false, []string{"<nil> false"}, 5)
+		s.save(func() error { panic("no such disk") })
+		synctest.Wait()
+		if !s.pending() || len(reports) != 1 {
+			t.Errorf("a write that panics: pending %v, reports %q", s.pending(), reports)
+		}
+	})
+}
+
+// TestTheEndWaitsForSavers: a list that came in force just before the agent ends is written, and
+// the newest one; a disk that hangs is not waited for.
+func TestTheEndWaitsForSavers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, _ := logged(t)
+		var (
+			mu      sync.Mutex
+			written []string
+		)
+		write := func(what string, hangs time.Duration) func() error {
+			return func() error {
+				time.Sleep(hangs)
+				mu.Lock()
+				defer mu.Unlock()
+				written = append(written, what)
+				return nil
+			}
+		}
+		e.saver.save(write("list", time.Second))
+		e.saver.save(write("newer list", time.Second))
+		e.own.saver.save(write("own list", 100*time.Millisecond))
+		e.refusedSaver.save(write("refused list", time.Hour))
+		began := time.Now()
+		e.endSavers()
+		if took := time.Since(began); took != saveMost {
+			t.Errorf("the end took %v", took)
+		}
+		if want := []string{"own list", "list", "newer list"}; !slices.Equal(written, want) {
+			t.Errorf("written %v, want %v", written, want)
+		}
+		time.Sleep(2 * time.Hour) // the writer ends
+	})
+}
+
+// TestAHangingDiskDelaysNothing: while the active list is being written to a disk that hangs, the allowlist follows the host,
+// and the status reports the disk.
+func TestAHangingDiskDelaysNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, logs := logged(t)
+		e.host, e.fw = host.New(host.Options{Root: t.TempDir()}), &stubborn{}
+		resumedC := make(chan struct{})
+		hang := func() error { <-resumedC; return nil }
+		e.saver.save(hang)
+		e.own.saver.save(hang)
+		e.pulled, e.own.list = listOf("198.51.100.1/32", "198.51.100.2/32"), listOf("203.0.113.9/32")
+		began := time.Now()
+		e.saveList()
+		e.saveOwn()
+		e.surveys.publish(survey{allow: listOf("198.51.100.2/32")})
+		e.takeSurvey(t.Context())
+		took := time.Since(began)
+		if took > saveMost/2 || e.enforced == nil || !e.enforced.allow.Contains(netip.MustParseAddr("198.51.100.2")) {
+			t.Errorf("after %v active: %+v", took, e.enforced)
+		}
+		time.Sleep(10 * saveMost)
+		synctest.Wait()
+		if s := e.board.Latest(); !s.Holds(status.CondUnkept) || s.State != status.StateDegraded {
+			t.Errorf("while it hangs: %s %q", s.State, s.Reason)
+		}
+		for _, text := range []string{"The list cannot be saved", "The custom blacklist cannot be saved yet"} {
+			if n := logs.FilterMessageSnippet(text).Len(); n != 1 {
+				t.Errorf("%q is logged %d times", text, n)
+			}
+		}
+		close(resumedC)
+		settle(e)
+		if s := e.board.Latest(); s.Holds(status.CondUnkept) {
+			t.Errorf("afterwards: %s %q", s.State, s.Reason)
+		}
+	})
+}
+
+// TestRepairsSlowDown: the first repair of rules that another program changes comes at once. Two programs that fight over them do
+// so once a minute in the end; after a time of peace it comes at once again.
+func TestRepairsSlowDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var r repairer
+		repair := func() time.Duration {
+			began := time.Now()
+			r.lost(errors.New("changed"))
+			<-r.due()
+			r.done()
+			r.last = time.Now()
+			return time.Since(began)
+		}
+		if wait := repair(); wait > 0 {
+			t.Errorf("the first waits %v", wait)
+		}
+		repairs, began := 0, time.Now()
+		for ; time.Since(began) < time.Hour; repairs++ {
+			if wait := repair(); wait > repairMost {
+				t.Errorf("repair %d waits %v", repairs, wait)
+			}
+		}
+		if repairs > 66 || repairs < 60 {
+			t.Errorf("%d repairs in an hour", repairs)
+		}
+		time.Sleep(3 * repairMost)
+		if wait := repair(); wait > 0 {
+			t.Errorf("after a time of peace it waits %v", wait)
+		}
+	})
+}
+
+// settle waits until everything is written, however long a busy disk takes. A write that failed is not repeated.
+func settle(e *Enforcer) {
+	for _, s := range []*saver{e.saver, e.own.saver, e.refusedSaver, e.names.saver} {
+		s.wait(nil)
+	}
+}
