@@ -55,7 +55,7 @@ e2e: ## Run the image and compose.yaml on a Docker engine in a network namespace
 kernels: ## Run the tests on Debian's kernels 5.10, 6.1 and 6.12 (root, two hours; KERNELS=6.1 QUICK=1 as CI; SUITES= RUN=)
 	@e2e/install-deps qemu-system-x86_64 debootstrap mke2fs
 	@$(GO) build -o bin/ ./e2e/kernels
-	@bin/kernels -kernels '$(KERNELS)' -suites '$(SUITES)' -run '$(RUN)' $(if $(QUICK),-quick) -cache bin/.kernels
+	@bin/kernels -kernels '$(KERNELS)' -suites '$(value SUITES)' -run '$(value RUN)' $(if $(QUICK),-quick) -cache bin/.kernels
 
 .PHONY: soak
 soak: ## Random faults for 20 minutes, and packets that check the promises (root; SOAK=5m SEED=n)
