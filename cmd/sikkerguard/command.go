@@ -204,7 +204,7 @@ func runAgent(cmd *cobra.Command, environ []string, out io.Writer, wait bool) er
 	flush := outlet.Start()
 	defer flush(flushTimeout)
 	o := agent.Options{Version: version, Log: log, Outlet: outlet, HangupC: hangupC}
-	if o.Supervisor, err = supervisor(); err != nil {
+	if o.ServiceManager, err = serviceManager(); err != nil {
 		log.Warn("The watchdog of the service manager is not served", zap.Error(err))
 	}
 	if cfg.LogFormat == config.LogConsole {

@@ -10,9 +10,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestPullNamesTheVariable: an answer that a wrong variable brings about names that variable, and
-// keeps its kind.
-func TestPullNamesTheVariable(t *testing.T) {
+// TestAnswersNameTheVariable checks that the error of an answer that a wrong variable causes names the
+// variable and keeps its kind.
+func TestAnswersNameTheVariable(t *testing.T) {
 	t.Parallel()
 	for advice, tt := range map[string]struct {
 		status int
@@ -29,8 +29,11 @@ func TestPullNamesTheVariable(t *testing.T) {
 			_, _ = w.Write([]byte(tt.body))
 		}))
 		t.Cleanup(api.Close)
-		a, _ := logged(t, "SIKKER_API_URL="+api.URL)
-		_, err := a.api.Blacklist(t.Context(), sikkerapi.BlacklistQuery{})
+		client, err := sikkerapi.New("sk_test_unit", sikkerapi.WithBaseURL(api.URL))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = advisedAPI{client}.Blacklist(t.Context(), sikkerapi.BlacklistQuery{})
 		if !errors.Is(err, tt.is) || !strings.HasSuffix(err.Error(), advice) {
 			t.Errorf("got %v, want one that ends with %q", err, advice)
 		}

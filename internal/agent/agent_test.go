@@ -23,23 +23,31 @@ import (
 
 func testConfig(t *testing.T, vars ...string) config.Config {
 	t.Helper()
-	// Never the state directory of the machine that the test runs on.
-	cfg, err := config.Load(append([]string{"SIKKER_API_KEY=sk_test_unit", "SIKKER_STATE_DIR=" + filepath.Join(t.TempDir(), "state")}, vars...))
+	cfg, err := config.Load(append([]string{
+		"SIKKER_API_KEY=sk_test_unit",
+		"SIKKER_STATE_DIR=" + filepath.Join(t.TempDir(), "state"), // not the one of the machine of the test
+	}, vars...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return cfg
 }
 
-// logged is an agent whose log is kept, for what needs no stage.
-func logged(t *testing.T, vars ...string) (*Agent, *zapobserver.ObservedLogs) {
+// newAgent returns an agent whose log makeLog makes, and the log.
+func newAgent(t *testing.T, makeLog func(zapcore.Core, ...zap.Option) *zap.Logger, vars ...string) (*Agent, *zapobserver.ObservedLogs) {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.DebugLevel)
-	a, err := New(testConfig(t, vars...), Options{Version: "1.0.0", Log: zap.New(core, zap.Development())})
+	a, err := New(testConfig(t, vars...), Options{Version: "1.0.0", Log: makeLog(core)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a, logs
+}
+
+// logged returns an agent and its log, which panics at a panic of a part.
+func logged(t *testing.T, vars ...string) (*Agent, *zapobserver.ObservedLogs) {
+	t.Helper()
+	return newAgent(t, func(c zapcore.Core, _ ...zap.Option) *zap.Logger { return zap.New(c, zap.Development()) }, vars...)
 }
 
 func TestSettings(t *testing.T) {
@@ -77,8 +85,9 @@ func (b *busy) Remove() error {
 	return nil
 }
 
-// TestRulesAreRemovedOnceTheirHolderEnded: a stop removes the rules before it waits for the tasks, and
-// again if the kernel refused that. An error remains only if the kernel refuses both times.
+// TestRulesAreRemovedOnceTheirHolderEnded checks that a stop removes the rules before it waits for
+// the tasks, and again if the kernel refused that. An error remains only if the kernel refuses both
+// times.
 func TestRulesAreRemovedOnceTheirHolderEnded(t *testing.T) {
 	t.Parallel()
 	table := []string{"table inet sikkerguard"}
@@ -91,7 +100,7 @@ func TestRulesAreRemovedOnceTheirHolderEnded(t *testing.T) {
 		{"OK at once", table, false, false, 1, 1},
 		{"OK once the task has ended", table, true, false, 2, 1},
 		{"bad held for ever", table, true, true, 2, 0},
-		{"OK there were none, and none are told", nil, false, false, 1, 0},
+		{"OK there were none, and none are logged", nil, false, false, 1, 0},
 	} {
 		a, logs := logged(t)
 		k := &busy{}
@@ -104,7 +113,7 @@ func TestRulesAreRemovedOnceTheirHolderEnded(t *testing.T) {
 		if err := a.enforcer.Open(); err != nil {
 			t.Fatal(err)
 		}
-		err := a.takeOut(func() error {
+		err := a.removeRules(func() error {
 			if k.tries.Load() != 1 {
 				t.Errorf("%s: the tasks are waited for before the rules are removed", tt.name)
 			}
@@ -112,7 +121,7 @@ func TestRulesAreRemovedOnceTheirHolderEnded(t *testing.T) {
 			return nil
 		})
 		if n := logs.FilterMessage("Firewall rules removed").Len(); n != tt.removed || (err == nil) != (n == 1 || tt.left == nil) {
-			t.Errorf("%s: the removal is told %d times, error %v", tt.name, n, err)
+			t.Errorf("%s: the removal is logged %d times, error %v", tt.name, n, err)
 		}
 		if n := int(k.tries.Load()); n != tt.tries {
 			t.Errorf("%s: removed %d times, want %d", tt.name, n, tt.tries)

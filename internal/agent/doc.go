@@ -1,17 +1,16 @@
-// Package agent is the only one that knows every stage. It starts them, hands values from one to the next, and tells the
-// operator.
+// Package agent builds the parts of the program, starts them, and stops them in order. It is the
+// only package that knows every stage; it passes values from one part to the next. The work is in
+// the parts:
 //
-// Lines of work run through it, each in one file that reads from top to bottom:
+//	enforce   pull → vet → blocklist − allowlist → apply → verify → status
+//	observe   kernel drop → NFLOG → sensor → window → log line, recorder
+//	deliver   Recorder (memory → database) and Courier (database → SikkerAPI)
 //
-//	enforce.go   feed.Pull → vet.Vet → firewall.Apply → evidence → status    (every pull interval)
-//	observe.go   kernel drop → NFLOG → sensor → log, recorder                (all the time)
-//	record.go    what was seen, and the counters → store                     (every second; nothing waits for the disk but it)
-//	report.go    store → report → pkg/sikkerapi                              (every report interval)
+// Agent opens the firewall and runs every part until its context ends. Then it removes the rules
+// first, before it logs or waits for a part: a disk that hangs cannot keep them active.
 //
-// agent.go is the lifecycle: what is opened at the start, in which order, and what is taken away at the end. status.go is
-// the one immutable Status that the health endpoint reads.
-//
-// It fails at the start when the firewall is not to be had; then nothing has been changed. What only watches (health
-// endpoint, NFLOG group, control socket, database) may be missing: a condition holds while it is, and it is tried again
-// (keep.go). Later nothing but being told to stop ends it.
+// A supervisor runs each part and restarts it after an error or a panic. While a part is not
+// available a condition holds; protection does not depend on the health endpoint, the NFLOG group,
+// the control socket or the database. Run fails at the start only if the firewall cannot be opened;
+// nothing was changed then. Later it ends only with its context.
 package agent

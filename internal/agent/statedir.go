@@ -8,22 +8,22 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// stateDirEvery is how often the state directory is checked while nothing uses it.
+// stateDirEvery is the time between two checks of the state directory while nothing uses it.
 const stateDirEvery = time.Minute
 
-// useStateDir is the guard of all that uses the state directory: it returns why its files must not
-// be used now, nil if they may. The condition follows.
+// useStateDir returns why files of the state directory must not be used now; nil if they may. Every
+// part that uses the directory calls it first. The condition follows.
 func (a *Agent) useStateDir() error {
 	err := a.dir.Use()
 	a.board.SetCondition(status.CondStateDir, err)
 	return err
 }
 
-// watchStateDir checks the state directory now and then, until ctx ends. The enforcing task hears of
-// saved lists that are lost, as when an operator or another program emptied the directory.
+// watchStateDir checks the state directory every minute, until ctx ends. The enforcer writes lost
+// saved lists again, as when an operator or another program emptied the directory.
 func (a *Agent) watchStateDir(ctx context.Context) error {
 	for clock.Sleep(ctx, stateDirEvery) {
-		if a.useStateDir() == nil { // else the condition says why
+		if a.useStateDir() == nil { // the condition has the reason otherwise
 			a.enforcer.CheckSaved()
 		}
 	}

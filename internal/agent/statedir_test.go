@@ -11,22 +11,22 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestBadStateDirIsToldOnce: everything that uses the state directory fails with it, and one warning
-// says why.
-func TestBadStateDirIsToldOnce(t *testing.T) {
+// TestBadStateDirIsLoggedOnce checks that every part that uses an unusable state directory fails, and
+// that one warning has the reason.
+func TestBadStateDirIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t, "SIKKER_STATE_DIR=/dev/null")
-	a.tryOpen(a.helpers.control)
+	a.supervisor.open(a.commands)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := errors.Join(a.enforcer.Run(ctx), a.recorder.Run(ctx)); err != nil {
+	if err := errors.Join(a.enforcer.Run(ctx), a.delivery.recorder.Run(ctx)); err != nil {
 		t.Fatal(err)
 	}
-	told := logs.FilterLevelExact(zapcore.WarnLevel).All()
-	if len(told) != 1 || told[0].Message != status.Message(status.CondStateDir) {
-		t.Fatalf("warnings: %v", told)
+	warnings := logs.FilterLevelExact(zapcore.WarnLevel).All()
+	if len(warnings) != 1 || warnings[0].Message != status.Message(status.CondStateDir) {
+		t.Fatalf("warnings: %v", warnings)
 	}
-	if detail, _ := told[0].ContextMap()["detail"].(string); !strings.Contains(detail, "SIKKER_STATE_DIR must be a directory") {
+	if detail, _ := warnings[0].ContextMap()["detail"].(string); !strings.Contains(detail, "SIKKER_STATE_DIR must be a directory") {
 		t.Errorf("it says %q", detail)
 	}
 	for _, code := range []status.Code{status.CondStateDir, status.CondControl, status.CondDatabase} {

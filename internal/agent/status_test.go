@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestStatusAtStart: before anything happened there are nulls for times, and never for lists and maps.
+// TestStatusAtStart checks that the first status has null for times, and never for lists and maps.
 func TestStatusAtStart(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)

@@ -15,14 +15,14 @@ import (
 // notifyTimeout is the longest wait for a service manager that does not read its socket.
 const notifyTimeout = time.Second
 
-// supervisor returns the supervisor that started this process: systemd, or another that supports
+// serviceManager returns the service manager that started this process: systemd, or another that supports
 // sd_notify(3), or none. An error means that its watchdog cannot be served.
-func supervisor() (agent.Supervisor, error) {
+func serviceManager() (agent.ServiceManager, error) {
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		err = fmt.Errorf("read WATCHDOG_USEC (unset it if no service manager set it): %w", err)
 	}
-	s := agent.Supervisor{Watchdog: watchdog}
+	s := agent.ServiceManager{Watchdog: watchdog}
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
 		s.Notify = func(state string) error { return notify(path, state) }
 	}

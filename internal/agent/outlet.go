@@ -7,15 +7,15 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// Outlet is where the log goes. It never makes who logs wait.
+// Outlet writes the log. It never blocks a caller that logs.
 type Outlet interface {
-	// Stalled returns why lines do not reach their reader, nil while they do.
+	// Stalled returns why lines do not reach their reader; nil while they do.
 	Stalled() error
-	// Dropped returns how many lines were dropped so far.
+	// Dropped returns the number of lines dropped so far.
 	Dropped() uint64
 }
 
-// watchOutlet has the condition of the log hold while its lines do not get through, until ctx ends.
+// watchOutlet makes the condition of the log hold while its lines do not get through, until ctx ends.
 func (a *Agent) watchOutlet(ctx context.Context) error {
 	every := time.NewTicker(time.Second)
 	defer every.Stop()
@@ -32,7 +32,7 @@ func (a *Agent) watchOutlet(ctx context.Context) error {
 	}
 }
 
-// logDropped returns how many log lines were dropped so far.
+// logDropped returns the number of log lines dropped so far.
 func (a *Agent) logDropped() uint64 {
 	if a.o.Outlet == nil {
 		return 0
