@@ -41,7 +41,7 @@ func principal() []variable {
 			example: "/run/secrets/sikker_api_key",
 		},
 		{
-			name: "SIKKER_SCORE_MIN", def: "50", text: "Least confidence score of an address to block.", example: "80",
+			name: "SIKKER_SCORE_MIN", def: "50", text: "Lowest confidence score to block.", example: "80",
 			rule: number(1, 100, "", func(c *Config) *int { return &c.ScoreMin }),
 		},
 		{
@@ -114,8 +114,8 @@ func special() []variable {
 		},
 		{
 			name: "SIKKER_LOG_RATE", def: "10000", example: "1000",
-			text: "Most dropped packets per address family that are copied for the log. Beyond this limit packets " +
-				"are dropped without a log entry.",
+			text: "Limit of packets per address family that are copied for the log. Packets beyond it are " +
+				"dropped without a log entry.",
 			rule: number(1, 1_000_000, "packets a second", func(c *Config) *uint32 { return &c.LogRate }),
 		},
 		{

@@ -34,7 +34,7 @@ type Options struct {
 	API      Lister
 	URL      string // base URL of the API; used only for Request and Source
 	Key      string // API key; used only for Request
-	ScoreMin int    // least confidence score, 1–100
+	ScoreMin int    // lowest confidence score, 1–100
 	Custom   string // path of the operator's list; empty if there is none
 
 	CustomCopy string // name of its copy in the state directory

@@ -33,7 +33,7 @@ const (
 // BlacklistQuery selects the entries of the blacklist. The zero value selects the defaults of the
 // API: a confidence of 50 or more, as many addresses as the tier allows, both families.
 type BlacklistQuery struct {
-	ScoreMinimum    int       // least confidence, 1–100; 0 for the default of the API
+	ScoreMinimum    int       // lowest confidence, 1–100; 0 for the default of the API
 	Limit           int       // largest number of addresses; 0 for as many as the tier allows
 	IPVersion       IPVersion // empty for both
 	OnlyCountries   []string  // ISO 3166 codes of two capital letters, like "NL"
