@@ -41,8 +41,9 @@ func suites() []suite {
 		},
 		{
 			name: "iptables", dir: "internal/firewall/iptables", limit: 30 * time.Minute,
-			quick:   "^(TestMissing|TestLock|TestForeignSet)$",
-			smaller: "TestKill kills after every eleventh change from the first one on; its removals are tried again after 15 seconds",
+			quick: "^(TestMissing|TestLock|TestForeignSet)$",
+			smaller: "TestKill kills after every eleventh change from the first one on; " +
+				"its removals are tried again after 15 seconds",
 		},
 		{
 			name: "firewall", dir: "internal/firewall", limit: 40 * time.Minute,
