@@ -90,7 +90,7 @@ const foreignNFT = `table inet f2b-table {
 	}
 	chain f2b-chain {
 		type filter hook input priority filter - 1; policy accept;
-		tcp dport 22 ip saddr @addr-set-sshd reject with icmp port-unreachable
+		tcp dport 22 ip saddr @addr-set-sshd reject with icmp type port-unreachable
 	}
 }
 table ip sikkerguard {
