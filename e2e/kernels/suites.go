@@ -104,6 +104,7 @@ func guestScript(wanted []suite) string {
 	var b strings.Builder
 	b.WriteString(`project=/tmp/project
 modprobe loop # its device files appear with it: no udev makes them
+modprobe nf_conntrack_netlink # the agent reads connections seldom if the first time takes long, as with the loading
 ln -sf /proc/self/fd/0 /dev/stdin # nor this one, which nft 0.9 opens
 export SIKKERGUARD_REQUIRE_NETNS=1 SIKKERGUARD_E2E_BIN=$project/bin
 echo "@@ booted $(uname -r), $(nft --version), $(iptables --version), $(ipset --version)"
