@@ -8,8 +8,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// advisedAPI is SikkerAPI's client. If a wrong variable causes an answer of the API, the error names
-// the variable.
+// advisedAPI is SikkerAPI's client. If a wrong variable causes an answer of the API, the error
+// names the variable.
 type advisedAPI struct{ client *sikkerapi.Client }
 
 func (a advisedAPI) Blacklist(ctx context.Context, q sikkerapi.BlacklistQuery) (*sikkerapi.BlacklistStream, error) {
@@ -32,7 +32,8 @@ func (a advisedAPI) Status(ctx context.Context) (sikkerapi.Status, error) {
 	return s, advise(err)
 }
 
-// advise returns err, with the variable to check if a wrong variable causes such an answer of the API.
+// advise returns err, with the variable to check if a wrong variable causes such an answer of the
+// API.
 func advise(err error) error {
 	switch {
 	case errors.Is(err, sikkerapi.ErrUnauthorized):

@@ -10,8 +10,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestAnswersNameTheVariable checks that the error of an answer that a wrong variable causes names the
-// variable and keeps its kind.
+// TestAnswersNameTheVariable checks that the error of an answer that a wrong variable causes names
+// the variable and keeps its kind.
 func TestAnswersNameTheVariable(t *testing.T) {
 	t.Parallel()
 	for advice, tt := range map[string]struct {

@@ -51,9 +51,9 @@ type Agent struct {
 	commands   *part // of control
 }
 
-// Run enforces and observes until ctx ends, then removes the rules and returns nil. If it returns an
-// error at the start, nothing was changed. An error at the end names the rules or records that may
-// be left.
+// Run enforces and observes until ctx ends, then removes the rules and returns nil. If it returns
+// an error at the start, nothing was changed. An error at the end names the rules or records that
+// may be left.
 func (a *Agent) Run(ctx context.Context) error {
 	a.announce()
 	if err := a.open(); err != nil {
@@ -178,8 +178,8 @@ func settings(cfg config.Config) string {
 }
 
 // open opens the firewall, the NFLOG group and the port of the health endpoint, before anything is
-// changed. The firewall comes first, because its library needs a low descriptor; it alone must open.
-// Another program may hold the NFLOG group or the port: the supervisor retries these.
+// changed. The firewall comes first, because its library needs a low descriptor; it alone must
+// open. Another program may hold the NFLOG group or the port: the supervisor retries these.
 func (a *Agent) open() error {
 	if a.cfg.DryRun {
 		a.enforcer.LookForLeftovers()

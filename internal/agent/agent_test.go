@@ -64,7 +64,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// busy is a kernel with rules of a killed agent. It refuses to remove them as long as another task holds them.
+// busy is a kernel with rules of a killed agent. It refuses to remove them as long as another task
+// holds them.
 type busy struct {
 	firewall.Backend
 

@@ -58,8 +58,8 @@ func TestWaitInOrder(t *testing.T) {
 	})
 }
 
-// TestDryRunStartsAndStops checks that Run starts the parts of a dry run, and ends all of them when its
-// context ends.
+// TestDryRunStartsAndStops checks that Run starts the parts of a dry run, and ends all of them when
+// its context ends.
 func TestDryRunStartsAndStops(t *testing.T) {
 	t.Parallel()
 	readyC := make(chan struct{})

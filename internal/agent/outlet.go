@@ -15,7 +15,8 @@ type Outlet interface {
 	Dropped() uint64
 }
 
-// watchOutlet makes the condition of the log hold while its lines do not get through, until ctx ends.
+// watchOutlet makes the condition of the log hold while its lines do not get through, until ctx
+// ends.
 func (a *Agent) watchOutlet(ctx context.Context) error {
 	every := time.NewTicker(time.Second)
 	defer every.Stop()

@@ -13,8 +13,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestPanicOfAPart checks that a part that panics is restarted and its resources are released. Until
-// it runs the agent is degraded and names it. The other parts go on.
+// TestPanicOfAPart checks that a part that panics is restarted and its resources are released.
+// Until it runs the agent is degraded and names it. The other parts go on.
 func TestPanicOfAPart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -66,8 +66,8 @@ func TestPanicOfAPart(t *testing.T) {
 	})
 }
 
-// TestPartsThatShareACondition checks that the condition names each part that fails, and ends when the last
-// of them runs.
+// TestPartsThatShareACondition checks that the condition names each part that fails, and ends when
+// the last of them runs.
 func TestPartsThatShareACondition(t *testing.T) {
 	t.Parallel()
 	s, _ := newSupervisor()
@@ -93,8 +93,8 @@ func TestPartsThatShareACondition(t *testing.T) {
 	check("")
 }
 
-// TestReaderPanicIsLogged checks that a panic while the status is read is logged with the part of the
-// board that read it.
+// TestReaderPanicIsLogged checks that a panic while the status is read is logged with the part of
+// the board that read it.
 func TestReaderPanicIsLogged(t *testing.T) {
 	t.Parallel()
 	a, logs := newAgent(t, zap.New)

@@ -52,8 +52,8 @@ func task(name string, run func(context.Context) error) *part {
 // label returns the name of p in the log.
 func (p *part) label() string { return cmp.Or(p.name, string(p.code)) }
 
-// supervisor runs parts and restarts those that fail. It publishes their conditions. Its methods may
-// be called by any goroutine, each part by one at a time.
+// supervisor runs parts and restarts those that fail. It publishes their conditions. Its methods
+// may be called by any goroutine, each part by one at a time.
 type supervisor struct {
 	board *status.Board
 	log   *zap.Logger
@@ -101,8 +101,8 @@ func (s *supervisor) run(ctx context.Context, p *part) {
 	}
 }
 
-// runOnce runs p until it fails, and returns the failure. It ends the condition of p once p counts as
-// working.
+// runOnce runs p until it fails, and returns the failure. It ends the condition of p once p counts
+// as working.
 func (s *supervisor) runOnce(ctx context.Context, p *part) error {
 	doneC := make(chan error, 1)
 	go func() { doneC <- panics.Contain(func() error { return p.run(ctx) }) }()
@@ -126,7 +126,8 @@ func (s *supervisor) runOnce(ctx context.Context, p *part) error {
 }
 
 // setFailure makes the condition of p hold with err as its detail, or ends it if err is nil. The
-// condition that several parts share ends when none of them fails, and its detail names each that does.
+// condition that several parts share ends when none of them fails, and its detail names each that
+// does.
 func (s *supervisor) setFailure(p *part, err error) {
 	if p.name == "" {
 		s.board.SetCondition(p.code, err)

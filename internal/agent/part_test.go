@@ -26,8 +26,8 @@ func newSupervisor() (*supervisor, *zapobserver.ObservedLogs) {
 	return &supervisor{board: board, log: log}, logs
 }
 
-// TestRareFailuresAreRetriedSoon checks that a part that fails every month runs again within seconds,
-// however often it has failed.
+// TestRareFailuresAreRetriedSoon checks that a part that fails every month runs again within
+// seconds, however often it has failed.
 func TestRareFailuresAreRetriedSoon(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -54,9 +54,9 @@ func TestRareFailuresAreRetriedSoon(t *testing.T) {
 	})
 }
 
-// TestUnavailablePartIsRetried checks that a part that cannot be opened is retried after a second and
-// later once a minute. Its condition holds meanwhile and ends when it works. Failures in a row are
-// logged once.
+// TestUnavailablePartIsRetried checks that a part that cannot be opened is retried after a second
+// and later once a minute. Its condition holds meanwhile and ends when it works. Failures in a row
+// are logged once.
 func TestUnavailablePartIsRetried(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -117,8 +117,8 @@ func TestUnavailablePartIsRetried(t *testing.T) {
 	})
 }
 
-// TestWatchThatFailsAtOnce checks that the condition of a watch that ends as soon as it begins holds
-// all the time.
+// TestWatchThatFailsAtOnce checks that the condition of a watch that ends as soon as it begins
+// holds all the time.
 func TestWatchThatFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -33,7 +33,8 @@ type notifier struct {
 }
 
 // Run sends each change of the state until ctx ends. A watchdog ping is sent only after the
-// enforcement loop has received from pulseC: it proves that the loop is alive, not only the process.
+// enforcement loop has received from pulseC: it proves that the loop is alive, not only the
+// process.
 func (n *notifier) Run(ctx context.Context) error {
 	changedC := n.board.Subscribe()
 	var pingC <-chan time.Time

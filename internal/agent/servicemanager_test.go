@@ -15,9 +15,9 @@ import (
 	zapobserver "go.uber.org/zap/zaptest/observer"
 )
 
-// TestWatchdog runs the enforcement loop in a dry run with the API down. While it is alive a ping is
-// sent twice in the time that the service manager allows. When it hangs, here in a line of its log,
-// the other parts go on and no ping is sent.
+// TestWatchdog runs the enforcement loop in a dry run with the API down. While it is alive a ping
+// is sent twice in the time that the service manager allows. When it hangs, here in a line of its
+// log, the other parts go on and no ping is sent.
 func TestWatchdog(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, "SIKKER_API_URL=http://127.0.0.1:1", "SIKKER_DRY_RUN=true")
@@ -92,8 +92,8 @@ func newNotifier(notify func(string) error) (*notifier, *zapobserver.ObservedLog
 	return &notifier{manager: ServiceManager{Notify: notify}, board: s.board, log: s.log}, logs
 }
 
-// TestFailedMessagesAreLoggedOnce checks that the first of several messages in a row that do not get
-// through is logged.
+// TestFailedMessagesAreLoggedOnce checks that the first of several messages in a row that do not
+// get through is logged.
 func TestFailedMessagesAreLoggedOnce(t *testing.T) {
 	t.Parallel()
 	var err error
@@ -106,8 +106,8 @@ func TestFailedMessagesAreLoggedOnce(t *testing.T) {
 	}
 }
 
-// TestReadyIsSentUntilItGetsThrough checks that readiness is sent again if it did not get through: a
-// service manager that never receives it would end the agent.
+// TestReadyIsSentUntilItGetsThrough checks that readiness is sent again if it did not get through:
+// a service manager that never receives it would end the agent.
 func TestReadyIsSentUntilItGetsThrough(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

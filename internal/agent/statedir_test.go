@@ -11,8 +11,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestBadStateDirIsLoggedOnce checks that every part that uses an unusable state directory fails, and
-// that one warning has the reason.
+// TestBadStateDirIsLoggedOnce checks that every part that uses an unusable state directory fails,
+// and that one warning has the reason.
 func TestBadStateDirIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t, "SIKKER_STATE_DIR=/dev/null")

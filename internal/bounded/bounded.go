@@ -1,4 +1,5 @@
-// Package bounded calls functions that may hang, as on a disk that does not answer, and stops waiting for them in time.
+// Package bounded calls functions that may hang, as on a disk that does not answer, and stops
+// waiting for them in time.
 package bounded
 
 import (
@@ -11,8 +12,9 @@ import (
 // ErrHangs is the error of a call that did not return in time.
 var ErrHangs = errors.New("it does not return")
 
-// Call returns the results of call, or ErrHangs if call does not return within most. If call panics, the error is a
-// *panics.Error. The goroutine of a call that hangs is abandoned: it ends with the process.
+// Call returns the results of call, or ErrHangs if call does not return within most. If call
+// panics, the error is a *panics.Error. The goroutine of a call that hangs is abandoned: it ends
+// with the process.
 func Call[T any](most time.Duration, call func() (T, error)) (T, error) {
 	type result struct {
 		value T

@@ -7,8 +7,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// Retry schedules an attempt that is repeated after each failure, with waits that double up to a limit. It is for one
-// goroutine. The zero value is not usable.
+// Retry schedules an attempt that is repeated after each failure, with waits that double up to a
+// limit. It is for one goroutine. The zero value is not usable.
 type Retry struct {
 	wait  *backoff.ExponentialBackOff
 	timer *time.Timer // nil while nothing is to be tried again
@@ -60,8 +60,8 @@ func (r *Retry) DueC() <-chan time.Time {
 	return r.timer.C
 }
 
-// NewBackoff returns waits from one failure to the next: each is twice as long as the one before, from first up to most,
-// and half of it is chance. They never end.
+// NewBackoff returns waits from one failure to the next: each is twice as long as the one before,
+// from first up to most, and half of it is chance. They never end.
 func NewBackoff(first, most time.Duration) *backoff.ExponentialBackOff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval, b.Multiplier = first, most, 2

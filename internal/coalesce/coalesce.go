@@ -7,8 +7,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
-// Reader coalesces concurrent calls to an expensive function. Each call to Get returns a value that was computed after that
-// call began. At most one computation runs at a time, and at most one begins in each period.
+// Reader coalesces concurrent calls to an expensive function. Each call to Get returns a value that
+// was computed after that call began. At most one computation runs at a time, and at most one
+// begins in each period.
 type Reader[T any] struct {
 	read  func() T
 	every time.Duration
@@ -47,8 +48,8 @@ func (s *Reader[T]) Get() T {
 	return r.result()
 }
 
-// Within is like Get, but reports false once most has passed, as when the kernel or a disk hangs. However many callers there
-// are meanwhile, at most two goroutines wait for the hanging call.
+// Within is like Get, but reports false once most has passed, as when the kernel or a disk hangs.
+// However many callers there are meanwhile, at most two goroutines wait for the hanging call.
 func (s *Reader[T]) Within(most time.Duration) (value T, ok bool) {
 	r := s.ask()
 	timer := time.NewTimer(most)

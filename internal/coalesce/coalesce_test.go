@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestShared: a thousand who ask at once cause two readings, those who ask later a later one, and none gets an answer from
-// before the question.
+// TestShared: a thousand who ask at once cause two readings, those who ask later a later one, and
+// none gets an answer from before the question.
 func TestShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -56,8 +56,8 @@ func TestShared(t *testing.T) {
 	})
 }
 
-// TestSharedThatHangs: a reading that does not end holds up each question for a bounded time, is one reading however many
-// ask, and is over when it ends.
+// TestSharedThatHangs: a reading that does not end holds up each question for a bounded time, is
+// one reading however many ask, and is over when it ends.
 func TestSharedThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

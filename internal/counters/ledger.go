@@ -10,7 +10,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// kernelMost is how long the kernel may take to answer before ReadSoon returns the figures of its last answer.
+// kernelMost is how long the kernel may take to answer before ReadSoon returns the figures of its
+// last answer.
 const kernelMost = 2 * time.Second
 
 // Options are the sources of a Ledger.
@@ -19,7 +20,8 @@ type Options struct {
 	Stored func(context.Context) (store.Counters, error) // reads the sums of earlier runs
 }
 
-// Ledger sums the kernel's counters over tables, kills and restarts. Its methods may be called by any goroutine.
+// Ledger sums the kernel's counters over tables, kills and restarts. Its methods may be called by
+// any goroutine.
 type Ledger struct {
 	o    Options
 	soon *coalesce.Reader[ruleset.Counters]
@@ -48,8 +50,9 @@ func New(o Options) *Ledger {
 	return l
 }
 
-// Read reads the kernel's counters and returns the packets and bytes that were dropped since this process began. If the
-// kernel answers with an error, they are those of the last reading. The first call marks the beginning.
+// Read reads the kernel's counters and returns the packets and bytes that were dropped since this
+// process began. If the kernel answers with an error, they are those of the last reading. The first
+// call marks the beginning.
 func (l *Ledger) Read() (ruleset.Counters, error) {
 	l.reading.Lock()
 	defer l.reading.Unlock()
@@ -70,8 +73,8 @@ func (l *Ledger) Read() (ruleset.Counters, error) {
 	return l.since, nil
 }
 
-// ReadSoon is like Read, but if the kernel does not answer within two seconds, or with an error, it returns the figures of
-// the last reading.
+// ReadSoon is like Read, but if the kernel does not answer within two seconds, or with an error, it
+// returns the figures of the last reading.
 func (l *Ledger) ReadSoon() ruleset.Counters {
 	if since, ok := l.soon.Within(kernelMost); ok {
 		return since
@@ -81,7 +84,8 @@ func (l *Ledger) ReadSoon() ruleset.Counters {
 	return l.since
 }
 
-// Load reads the sums of earlier runs, unless that is done. Before the first successful Read it does nothing.
+// Load reads the sums of earlier runs, unless that is done. Before the first successful Read it
+// does nothing.
 func (l *Ledger) Load(ctx context.Context) error {
 	l.mu.Lock()
 	due := l.begun && !l.loaded
@@ -99,8 +103,8 @@ func (l *Ledger) Load(ctx context.Context) error {
 	return nil
 }
 
-// load continues from c. If the run before was killed, its last second was not saved. The kernel's counters still contain
-// that second if its rules are still there.
+// load continues from c. If the run before was killed, its last second was not saved. The kernel's
+// counters still contain that second if its rules are still there.
 func (l *Ledger) load(c store.Counters) {
 	raw := ruleset.Counters{Packets4: c.Raw[0], Bytes4: c.Raw[1], Packets6: c.Raw[2], Bytes6: c.Raw[3]}
 	before := ruleset.Counters{Packets4: c.Packets4, Bytes4: c.Bytes4, Packets6: c.Packets6, Bytes6: c.Bytes6}
@@ -109,7 +113,8 @@ func (l *Ledger) load(c store.Counters) {
 	l.inexact = l.inexact || c.Inexact || c.Running && !adopted
 }
 
-// Reset records that the kernel's counters begin at 0 again, after they were read for the last time.
+// Reset records that the kernel's counters begin at 0 again, after they were read for the last
+// time.
 func (l *Ledger) Reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -123,17 +128,18 @@ func (l *Ledger) MarkInexact() {
 	l.inexact = true
 }
 
-// Total returns the packets and bytes dropped since the database was created, and whether they are exact. ok is false while
-// the sums of earlier runs are unknown: a figure without them would be less than one shown before.
+// Total returns the packets and bytes dropped since the database was created, and whether they are
+// exact. ok is false while the sums of earlier runs are unknown: a figure without them would be
+// less than one shown before.
 func (l *Ledger) Total() (sum ruleset.Counters, exact, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return plus(l.base, l.since), !l.inexact, l.loaded
 }
 
-// Unsaved reads the kernel's counters and returns the sums for the database, or nil if those are saved or the sums of earlier
-// runs are unknown. running records that this process may drop more packets. If the kernel does not answer, the sums are
-// those of the last reading.
+// Unsaved reads the kernel's counters and returns the sums for the database, or nil if those are
+// saved or the sums of earlier runs are unknown. running records that this process may drop more
+// packets. If the kernel does not answer, the sums are those of the last reading.
 func (l *Ledger) Unsaved(running bool) *store.Counters {
 	_, _ = l.Read()
 	l.mu.Lock()
@@ -160,7 +166,8 @@ func (l *Ledger) Saved(c *store.Counters) {
 	l.saved = *c
 }
 
-// grown returns the growth of counters from before to now. Counters that are less than before began at 0 with a new table.
+// grown returns the growth of counters from before to now. Counters that are less than before began
+// at 0 with a new table.
 func grown(now, before ruleset.Counters) ruleset.Counters {
 	by := func(now, before uint64) uint64 {
 		if now < before {

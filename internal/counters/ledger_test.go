@@ -18,7 +18,8 @@ func four(packets uint64) ruleset.Counters {
 	return ruleset.Counters{Packets4: packets, Bytes4: 40 * packets}
 }
 
-// TestLedger follows the kernel's counters over new tables within a run, and from one run to the next.
+// TestLedger follows the kernel's counters over new tables within a run, and from one run to the
+// next.
 func TestLedger(t *testing.T) {
 	t.Parallel()
 	saved := func(sum, raw uint64, running, inexact bool) store.Counters {
@@ -72,7 +73,8 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-// TestLedgerWithoutStore: while the database cannot be read there is no total, and nothing is written over its sums.
+// TestLedgerWithoutStore: while the database cannot be read there is no total, and nothing is
+// written over its sums.
 func TestLedgerWithoutStore(t *testing.T) {
 	t.Parallel()
 	now := four(5)

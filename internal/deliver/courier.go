@@ -18,18 +18,20 @@ import (
 )
 
 const (
-	// retryFirst and retryMost bound the wait after a report that failed. It doubles from one failure to the next.
+	// retryFirst and retryMost bound the wait after a report that failed. It doubles from one
+	// failure to the next.
 	retryFirst, retryMost = 5 * time.Second, 15 * time.Minute
-	// retryUnauthorized is the wait after the API refused the key. The operator must change it in most cases, but a fault of the
-	// API looks the same.
+	// retryUnauthorized is the wait after the API refused the key. The operator must change it in
+	// most cases, but a fault of the API looks the same.
 	retryUnauthorized = time.Hour
-	// askedMost bounds the wait that the answer to a temporary failure asks for: a CDN may ask for a week.
+	// askedMost bounds the wait that the answer to a temporary failure asks for: a CDN may ask for
+	// a week.
 	askedMost = time.Hour
 	// lastMost is how long the last batch may take when the agent stops.
 	lastMost = 5 * time.Second
-	// unclearMost is the longest wait after answers that prove nothing. The first wait is an ordinary one, the second is a
-	// sixteenth of it, and each further one twice as long: an API that takes rows and cannot confirm that gets few of them
-	// twice.
+	// unclearMost is the longest wait after answers that prove nothing. The first wait is an
+	// ordinary one, the second is a sixteenth of it, and each further one twice as long: an API
+	// that takes rows and cannot confirm that gets few of them twice.
 	unclearMost = 24 * time.Hour
 	// maxReasons is the number of reasons for rejected rows that are logged, each once.
 	maxReasons = 100
@@ -50,13 +52,16 @@ type CourierOptions struct {
 	Clock     clock.Clock
 	Board     *status.Board
 	Log       *zap.Logger
-	// Kept returns the state of the queue at the last reading, without waiting for the disk; nil while it is unknown.
+	// Kept returns the state of the queue at the last reading, without waiting for the disk; nil
+	// while it is unknown.
 	Kept func() *status.Reports
-	// Unreached is called when a report found no API: the API may have another address, which is on a list.
+	// Unreached is called when a report found no API: the API may have another address, which is on
+	// a list.
 	Unreached func()
 }
 
-// Courier takes queued rows to SikkerAPI. Run and Last are for one goroutine each, in this order; Fill is for any.
+// Courier takes queued rows to SikkerAPI. Run and Last are for one goroutine each, in this order;
+// Fill is for any.
 type Courier struct {
 	o        CourierOptions
 	reporter *report.Reporter
@@ -95,8 +100,8 @@ func (c *Courier) Run(ctx context.Context) error {
 	}
 }
 
-// sendAll sends batch after batch until as many rows were sent as were queued at its start, or one fails. It returns the wait
-// until the next report.
+// sendAll sends batch after batch until as many rows were sent as were queued at its start, or one
+// fails. It returns the wait until the next report.
 func (c *Courier) sendAll(ctx context.Context) time.Duration {
 	left, err := c.reporter.Queued(ctx)
 	if err != nil {
@@ -120,7 +125,8 @@ func (c *Courier) sendAll(ctx context.Context) time.Duration {
 	return c.o.Interval
 }
 
-// Last sends one more batch when the agent stops. Rows that the API does not take stay queued. The error is always nil.
+// Last sends one more batch when the agent stops. Rows that the API does not take stay queued. The
+// error is always nil.
 func (c *Courier) Last() error {
 	if c.unauthorized || c.reporter.InDoubt() {
 		return nil
@@ -207,8 +213,8 @@ type queue struct {
 	withdrawn func(rows int) // called after rows were removed
 }
 
-// Batch returns the next batch. Sources that were allowlisted since their rows were queued, also while the batch waited to be
-// sent again, are removed from the queue first.
+// Batch returns the next batch. Sources that were allowlisted since their rows were queued, also
+// while the batch waited to be sent again, are removed from the queue first.
 func (q queue) Batch(ctx context.Context, most int) ([]report.Row, error) {
 	allowed := func(r report.Row) bool { return q.allowlist.Allows(r.Source) }
 	batch, err := q.Store.Batch(ctx, most)

@@ -20,7 +20,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// memory is a report queue, and an API that answers as it is told and then takes everything. One goroutine uses it.
+// memory is a report queue, and an API that answers as it is told and then takes everything. One
+// goroutine uses it.
 type memory struct {
 	waiting, flying []report.Row
 	errs            []error               // of the next requests
@@ -86,8 +87,8 @@ func newCourier(m *memory) (*Courier, *zapobserver.ObservedLogs) {
 	}), logs
 }
 
-// TestDeliver has the reporting task meet what an API can answer, over hours of a clock of its own: when it asks again, and
-// what it tells.
+// TestDeliver has the reporting task meet what an API can answer, over hours of a clock of its own:
+// when it asks again, and what it tells.
 func TestDeliver(t *testing.T) {
 	t.Parallel()
 	down := &sikkerapi.TemporaryError{Endpoint: "POST /v1/key/bulk-report", Err: &sikkerapi.APIError{StatusCode: 503}}
@@ -211,7 +212,8 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
-// TestLastBatchInDoubt: when the agent stops, a batch that was sent as often as it may be is not sent once more.
+// TestLastBatchInDoubt: when the agent stops, a batch that was sent as often as it may be is not
+// sent once more.
 func TestLastBatchInDoubt(t *testing.T) {
 	t.Parallel()
 	unclear := fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("no total"))
@@ -228,8 +230,8 @@ func TestLastBatchInDoubt(t *testing.T) {
 	}
 }
 
-// TestUnreachedAPIIsLookedFor: the API may have moved to an address that is on the list, so Unreached is called after
-// a report that does not reach it, and not after one that is answered.
+// TestUnreachedAPIIsLookedFor: the API may have moved to an address that is on the list, so
+// Unreached is called after a report that does not reach it, and not after one that is answered.
 func TestUnreachedAPIIsLookedFor(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

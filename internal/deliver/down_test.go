@@ -15,8 +15,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestAPIDownForADay queues a day of hits while the API is down. When it comes back everything arrives, within the daily
-// quota of 1,000, the busiest sources first.
+// TestAPIDownForADay queues a day of hits while the API is down. When it comes back everything
+// arrives, within the daily quota of 1,000, the busiest sources first.
 func TestAPIDownForADay(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 24, 0, 10, 0, 0, time.UTC)

@@ -11,13 +11,16 @@ import (
 )
 
 const (
-	// provenBy is the number of packets that prove a source which has no entry of its own, or makes no connection attempt.
-	// They must come over more than provenOver. The kernel delivers events up to 100 ms late.
+	// provenBy is the number of packets that prove a source which has no entry of its own, or makes
+	// no connection attempt. They must come over more than provenOver. The kernel delivers events
+	// up to 100 ms late.
 	provenBy, provenOver = 3, time.Second + 100*time.Millisecond
-	// maxProofs bounds the sources in memory, in two generations. A generation also ends after proofFor. Beyond the bound the
-	// source that was seen least recently is forgotten; it needs a new proof.
+	// maxProofs bounds the sources in memory, in two generations. A generation also ends after
+	// proofFor. Beyond the bound the source that was seen least recently is forgotten; it needs a
+	// new proof.
 	maxProofs, proofFor = 1 << 15, 12 * time.Hour
-	// maxHeld bounds the hits that wait for the proof of their source, a few MB. Hits without room are in the history alone.
+	// maxHeld bounds the hits that wait for the proof of their source, a few MB. Hits without room
+	// are in the history alone.
 	maxHeld = 1 << 14
 )
 
@@ -30,9 +33,10 @@ const (
 	certain                // at once
 )
 
-// evidence decides which hits are reported. Packets can be forged, and networks have innocent neighbours. So an address that
-// the API itself lists is reported from its first connection attempt. Any other packets that the API's entries cover are
-// reported after three of them over more than a second.
+// evidence decides which hits are reported. Packets can be forged, and networks have innocent
+// neighbours. So an address that the API itself lists is reported from its first connection
+// attempt. Any other packets that the API's entries cover are reported after three of them over
+// more than a second.
 type evidence struct {
 	outbound outbound
 
@@ -52,7 +56,8 @@ type proof struct {
 
 func (p *proof) complete() bool { return p.packets >= provenBy && p.last.Sub(p.first) > provenOver }
 
-// setListed replaces the API's list that is active. The list before it still counts for packets that it dropped.
+// setListed replaces the API's list that is active. The list before it still counts for packets
+// that it dropped.
 func (e *evidence) setListed(list blocklist.Blocklist) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -61,7 +66,8 @@ func (e *evidence) setListed(list blocklist.Blocklist) {
 	}
 }
 
-// entry returns the entry of the API's list that covers a source. The entries of the operator's list do not count.
+// entry returns the entry of the API's list that covers a source. The entries of the operator's
+// list do not count.
 func (e *evidence) entry(source netip.Addr) (netip.Prefix, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -159,8 +165,8 @@ func (e *evidence) proven(source netip.Addr) (held []store.Hit, ok bool) {
 	return p.held, true
 }
 
-// settle is called after rows were recorded. Those of them that waited for a proof wait no longer, and the dubious ones begin
-// to wait.
+// settle is called after rows were recorded. Those of them that waited for a proof wait no longer,
+// and the dubious ones begin to wait.
 func (e *evidence) settle(rows, dubious []store.Hit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

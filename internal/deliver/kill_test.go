@@ -29,14 +29,16 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// deliverEnv makes the test binary a process that records and reports until it is killed: state directory, API, number of
-// its first source, and the step of delivery after which it kills itself, 0 for none.
+// deliverEnv makes the test binary a process that records and reports until it is killed: state
+// directory, API, number of its first source, and the step of delivery after which it kills itself,
+// 0 for none.
 const deliverEnv = "SIKKERGUARD_TEST_DELIVER"
 
 // perBatch is how many sources that process records at a time.
 const perBatch = 3
 
-// recordAndReport records sources one after the other and reports them. What it says was recorded has been.
+// recordAndReport records sources one after the other and reports them. What it says was recorded
+// has been.
 func recordAndReport(args []string) error {
 	var next uint32
 	if _, err := fmt.Sscan(args[2], &next); err != nil {
@@ -118,8 +120,9 @@ func source(n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 45<<24+n)))
 }
 
-// TestKilledInDelivery kills a process that reports: between every two steps of delivery, and a hundred times at random
-// moments. Every source that it said was recorded is reported, and each kill has at most one batch sent twice, as it was.
+// TestKilledInDelivery kills a process that reports: between every two steps of delivery, and a
+// hundred times at random moments. Every source that it said was recorded is reported, and each
+// kill has at most one batch sent twice, as it was.
 func TestKilledInDelivery(t *testing.T) {
 	if args := os.Getenv(deliverEnv); args != "" {
 		if err := recordAndReport(strings.Fields(args)); err != nil {

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// readSockets is the time between two readings of the sockets. After one that took long it is socketShare times as long:
-	// a resolver may have tens of thousands of sockets.
+	// readSockets is the time between two readings of the sockets. After one that took long it is
+	// socketShare times as long: a resolver may have tens of thousands of sockets.
 	readSockets, socketShare = time.Second, 1000
-	// doubtShare likewise bounds the share of time that reading the sockets or the tracked connections takes while datagrams
-	// come that may be reported.
+	// doubtShare likewise bounds the share of time that reading the sockets or the tracked
+	// connections takes while datagrams come that may be reported.
 	doubtShare = 20
 	// socketFor is how long a socket counts after it was last seen. Replies come at most that late.
 	socketFor = 5 * time.Minute
@@ -29,9 +29,10 @@ type Outbound struct {
 	Peers      func() (sent map[netip.Addr]bool, err error) // the addresses to which this host began to send
 }
 
-// outbound decides whether this host may have sent datagrams to a source before. A datagram of that source can then be a reply:
-// datagrams have no flag that says which side began, and the packets are dropped before the kernel looks up their connection.
-// If the kernel tracks connections, it is asked. Otherwise each socket that is not connected may have sent.
+// outbound decides whether this host may have sent datagrams to a source before. A datagram of that
+// source can then be a reply: datagrams have no flag that says which side began, and the packets
+// are dropped before the kernel looks up their connection. If the kernel tracks connections, it is
+// asked. Otherwise each socket that is not connected may have sent.
 type outbound struct {
 	Outbound
 
@@ -50,8 +51,8 @@ type outbound struct {
 	sent    map[netip.Addr]time.Time // sources of datagrams to which this host began to send, and when that was last seen
 }
 
-// update reads the sockets and the range of local ports, if that is due. It is due sooner if hits contain datagrams that only
-// the sockets can show to be replies.
+// update reads the sockets and the range of local ports, if that is due. It is due sooner if hits
+// contain datagrams that only the sockets can show to be replies.
 func (o *outbound) update(hits []sensor.Hit, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -79,8 +80,8 @@ func (o *outbound) update(hits []sensor.Hit, now time.Time) {
 	o.lastRead, o.soon, o.due = now, now.Add(doubtShare*took), now.Add(max(readSockets, socketShare*took))
 }
 
-// check asks a kernel that tracks connections whether this host began to send to the sources of datagrams. Hits that come before
-// the kernel may be asked again may be replies.
+// check asks a kernel that tracks connections whether this host began to send to the sources of
+// datagrams. Hits that come before the kernel may be asked again may be replies.
 func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -109,7 +110,8 @@ func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	}
 }
 
-// dubious returns the sources of datagrams to services. They may be reported unless the datagrams are replies.
+// dubious returns the sources of datagrams to services. They may be reported unless the datagrams
+// are replies.
 func (o *outbound) dubious(hits []sensor.Hit) (sources []netip.Addr) {
 	for _, h := range hits {
 		if h.Kind == sensor.Attempt && h.Protocol == sensor.UDP && o.named(h.Port) {
@@ -119,7 +121,8 @@ func (o *outbound) dubious(hits []sensor.Hit) (sources []netip.Addr) {
 	return sources
 }
 
-// named reports whether a port is a service's: it has a name, and the kernel does not give it to clients.
+// named reports whether a port is a service's: it has a name, and the kernel does not give it to
+// clients.
 func (o *outbound) named(port uint16) bool {
 	_, named := o.portName(port)
 	return named && o.last != 0 && (port < o.first || port > o.last)
@@ -131,8 +134,8 @@ func (o *outbound) found(s host.UDPSocket, at time.Time) bool {
 	return ok && at.Sub(seen) <= socketFor
 }
 
-// isService reports whether a datagram of source to port, received at that time, cannot be a reply. If the sockets were not read
-// since, it may be one: a socket may be new.
+// isService reports whether a datagram of source to port, received at that time, cannot be a reply.
+// If the sockets were not read since, it may be one: a socket may be new.
 func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

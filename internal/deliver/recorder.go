@@ -16,16 +16,17 @@ import (
 )
 
 const (
-	// recordEvery is the time between two recordings: what a kill may cost. In an attack by tens of thousands of sources a
-	// recording takes its time. The next then begins after recordShare times as long, so that recording takes at most a tenth
-	// of a core.
+	// recordEvery is the time between two recordings: what a kill may cost. In an attack by tens of
+	// thousands of sources a recording takes its time. The next then begins after recordShare times
+	// as long, so that recording takes at most a tenth of a core.
 	recordEvery, recordShare = time.Second, 10
-	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them within storeTimeout.
+	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them
+	// within storeTimeout.
 	recordMost = 500
 	// pruneEvery is the time between two deletions of old hits.
 	pruneEvery = time.Hour
-	// storeTimeout bounds one use of the database, and openTimeout its opening, which reads all of it. A disk that hangs
-	// takes longer nevertheless.
+	// storeTimeout bounds one use of the database, and openTimeout its opening, which reads all of
+	// it. A disk that hangs takes longer nevertheless.
 	storeTimeout, openTimeout = 10 * time.Second, 2 * time.Minute
 	// saveWait is how long Fill waits for the counters to be saved.
 	saveWait = time.Second
@@ -68,8 +69,8 @@ type RecorderOptions struct {
 	Log       *zap.Logger
 }
 
-// Recorder is between the hits and the database. Add, SetListed and Fill may be called by any goroutine and do not wait for
-// the disk; Run is for one.
+// Recorder is between the hits and the database. Add, SetListed and Fill may be called by any
+// goroutine and do not wait for the disk; Run is for one.
 type Recorder struct {
 	o        RecorderOptions
 	evidence evidence
@@ -88,23 +89,24 @@ func NewRecorder(o RecorderOptions) *Recorder {
 	}
 }
 
-// Add takes the hits of the last second. The caller calls it each second, also without hits: it notices a database that
-// hangs.
+// Add takes the hits of the last second. The caller calls it each second, also without hits: it
+// notices a database that hangs.
 func (r *Recorder) Add(w sensor.Window, now time.Time) {
 	r.evidence.see(w.Hits, now)
 	r.waiting.add(w, now)
 	r.noticeHang(now)
 }
 
-// SetListed replaces the API's list that is active. Only its entries are evidence. The list before it still counts for
-// packets that it dropped.
+// SetListed replaces the API's list that is active. Only its entries are evidence. The list before
+// it still counts for packets that it dropped.
 func (r *Recorder) SetListed(list blocklist.Blocklist) { r.evidence.setListed(list) }
 
-// Queue returns the state of the report queue at the last reading; nil if the database does not answer.
+// Queue returns the state of the report queue at the last reading; nil if the database does not
+// answer.
 func (r *Recorder) Queue() *status.Reports { return r.waiting.queue(time.Now()) }
 
-// Fill adds the state of the report queue and the packets that were not recorded to s. Before that it has the counters
-// saved, so that no later answer, after a kill either, shows less than s.
+// Fill adds the state of the report queue and the packets that were not recorded to s. Before that
+// it has the counters saved, so that no later answer, after a kill either, shows less than s.
 func (r *Recorder) Fill(s *status.Status) {
 	r.save()
 	s.Unrecorded, s.Reports = r.waiting.unrecorded(), r.Queue()
@@ -154,7 +156,8 @@ func (r *Recorder) Run(ctx context.Context) error {
 	}
 }
 
-// open opens the database and reads the sums of earlier runs. A database that cannot be opened is opened at the next use.
+// open opens the database and reads the sums of earlier runs. A database that cannot be opened is
+// opened at the next use.
 func (r *Recorder) open() {
 	r.waiting.busy(true)
 	defer r.waiting.busy(false)
@@ -170,10 +173,12 @@ func (r *Recorder) open() {
 	r.readQueue(ctx)
 }
 
-// load reads the sums of earlier runs. An error is not reported: the next use of the database, which follows, returns it too.
+// load reads the sums of earlier runs. An error is not reported: the next use of the database,
+// which follows, returns it too.
 func (r *Recorder) load(ctx context.Context) { _ = r.o.Ledger.Load(ctx) }
 
-// record records the waiting hits, and queues those that are evidence. Hits that the database does not take keep waiting.
+// record records the waiting hits, and queues those that are evidence. Hits that the database does
+// not take keep waiting.
 func (r *Recorder) record(running bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	r.load(ctx)
@@ -215,9 +220,9 @@ func (r *Recorder) add(rec store.Record) error {
 	return r.o.Database.Add(ctx, rec)
 }
 
-// rows returns hits as the database keeps them, and those of them that wait for the proof of their source. Once there is
-// proof, the hits that waited are among the rows. Hits that are no evidence, and hits of an allowlisted source, are in the
-// history and not reported.
+// rows returns hits as the database keeps them, and those of them that wait for the proof of their
+// source. Once there is proof, the hits that waited are among the rows. Hits that are no evidence,
+// and hits of an allowlisted source, are in the history and not reported.
 func (r *Recorder) rows(hits []sensor.Hit) (rows, waiting []store.Hit) {
 	rows = make([]store.Hit, 0, len(hits))
 	special := blocklist.Special()
@@ -306,7 +311,8 @@ func (r *Recorder) setFailing(err error) {
 	r.o.Board.SetCondition(status.CondDatabase, err)
 }
 
-// noticeHang logs that the database does not answer, which Run, waiting for it, cannot do, and that it answers again.
+// noticeHang logs that the database does not answer, which Run, waiting for it, cannot do, and that
+// it answers again.
 func (r *Recorder) noticeHang(now time.Time) {
 	switch hangs, changed := r.waiting.noticeHang(now); {
 	case changed && hangs:

@@ -22,7 +22,8 @@ func key(kind sensor.Kind) sensor.Key {
 	return sensor.Key{Source: netip.MustParseAddr("203.0.113.9"), Port: 22, Protocol: sensor.TCP, Kind: kind}
 }
 
-// TestRecorderSince: what waits was seen after the collection before it, and the first of all not before there was time.
+// TestRecorderSince: what waits was seen after the collection before it, and the first of all not
+// before there was time.
 func TestRecorderSince(t *testing.T) {
 	t.Parallel()
 	var r waiting
@@ -78,7 +79,8 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestSpecialSources: a source of special-purpose space was never on the list, and is in no report and no history.
+// TestSpecialSources: a source of special-purpose space was never on the list, and is in no report
+// and no history.
 func TestSpecialSources(t *testing.T) {
 	t.Parallel()
 	r, _, _ := newRecorder(t, nil)
@@ -115,8 +117,9 @@ func TestHitsWaitForTheDatabase(t *testing.T) {
 	}
 }
 
-// TestCountersAreSavedBeforeTheyAreShown asks for the sums over and over while packets are dropped. Each sum is in the database
-// when it is shown, so that a kill in the next instant takes nothing back.
+// TestCountersAreSavedBeforeTheyAreShown asks for the sums over and over while packets are dropped.
+// Each sum is in the database when it is shown, so that a kill in the next instant takes nothing
+// back.
 func TestCountersAreSavedBeforeTheyAreShown(t *testing.T) {
 	t.Parallel()
 	var dropped atomic.Uint64

@@ -8,8 +8,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// waiting holds, in memory, the hits that wait for the database and the last known state of the report queue. Its methods
-// may be called by any goroutine.
+// waiting holds, in memory, the hits that wait for the database and the last known state of the
+// report queue. Its methods may be called by any goroutine.
 type waiting struct {
 	mu      sync.Mutex
 	hits    sensor.Window
@@ -35,8 +35,8 @@ func (s *waiting) add(w sensor.Window, now time.Time) {
 	s.hits = s.hits.With(sensor.Window{Hits: w.Hits})
 }
 
-// take removes the hits and returns them with the time span in which they were seen. The caller records them or puts them
-// back.
+// take removes the hits and returns them with the time span in which they were seen. The caller
+// records them or puts them back.
 func (s *waiting) take() (w sensor.Window, from, to time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,12 +62,14 @@ func (s *waiting) busy(is bool) {
 	}
 }
 
-// hangs reports whether the database has been busy for longer than any use of it may take. The caller holds mu.
+// hangs reports whether the database has been busy for longer than any use of it may take. The
+// caller holds mu.
 func (s *waiting) hangs(now time.Time) bool {
 	return !s.began.IsZero() && now.Sub(s.began) > storeTimeout+recordEvery
 }
 
-// noticeHang reports whether the database hangs, and whether that has changed since the previous call.
+// noticeHang reports whether the database hangs, and whether that has changed since the previous
+// call.
 func (s *waiting) noticeHang(now time.Time) (hangs, changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +91,8 @@ func (s *waiting) setQueue(r *status.Reports) {
 	s.reports = r
 }
 
-// queue returns the last known state of the report queue; nil if the database failed at the last reading or hangs.
+// queue returns the last known state of the report queue; nil if the database failed at the last
+// reading or hangs.
 func (s *waiting) queue(now time.Time) *status.Reports {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -75,8 +75,8 @@ func TestWhitelistedInFlight(t *testing.T) {
 	}
 }
 
-// TestWhitelistedInThisInstant whitelists a source between the two looks at it: the batch is without
-// it.
+// TestWhitelistedInThisInstant whitelists a source between the two looks at it: the batch is
+// without it.
 func TestWhitelistedInThisInstant(t *testing.T) {
 	t.Parallel()
 	s := store.New(store.Options{Dir: t.TempDir()})

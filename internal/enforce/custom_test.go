@@ -277,15 +277,15 @@ func TestEmptyListIsNotActive(t *testing.T) {
 	if err := a.apply(t.Context(), desired{allow: allow}); err != nil {
 		t.Fatal(err)
 	}
-	check(status.StateDegraded, "The list in force is empty: nothing is blocked: it has no entries")
+	check(status.StateDegraded, "The active list is empty: nothing is blocked: it has no entries")
 	if err := a.apply(t.Context(), desired{block: list, allow: allow}); err != nil {
 		t.Fatal(err)
 	}
 	check(status.StateActive, "")
 	a.entries4 = 0
 	a.publish()
-	check(status.StateDegraded, "The list in force is empty: nothing is blocked: this host filters no address family that the list has entries of")
-	if n := logs.FilterMessage("The list in force is empty: nothing is blocked").Len(); n != 2 {
+	check(status.StateDegraded, "The active list is empty: nothing is blocked: this host filters no address family that the list has entries of")
+	if n := logs.FilterMessage("The active list is empty: nothing is blocked").Len(); n != 2 {
 		t.Errorf("it is logged %d times, want each time it begins", n)
 	}
 }

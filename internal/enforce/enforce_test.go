@@ -110,9 +110,9 @@ func TestReconcile(t *testing.T) {
 		state   status.State
 		reason  string // and in the end
 	}{
-		{"OK the retry works", nil, moved, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", status.StateActive, ""},
-		{"OK the change was taken back", nil, old, "The rules in force lack the newest whitelist or custom blacklist: no buffer space available", status.StateActive, ""},
-		{"bad the pull failed and still does", errors.New("503"), moved, "The last refresh of the list did not succeed: 503; The rules in force lack the newest whitelist or custom blacklist: no buffer space available", status.StateDegraded, "The last refresh of the list did not succeed: 503"},
+		{"OK the retry works", nil, moved, "The active rules lack the newest allowlist or custom blacklist: no buffer space available", status.StateActive, ""},
+		{"OK the change was taken back", nil, old, "The active rules lack the newest allowlist or custom blacklist: no buffer space available", status.StateActive, ""},
+		{"bad the pull failed and still does", errors.New("503"), moved, "The last refresh of the list failed: 503; The active rules lack the newest allowlist or custom blacklist: no buffer space available", status.StateDegraded, "The last refresh of the list failed: 503"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

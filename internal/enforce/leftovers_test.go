@@ -30,7 +30,7 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 	}{
 		{[]string{"table inet sikkerguard"}, nil, status.CondLeft, "rules of another run of SikkerGuard block", "rules of another run of SikkerGuard block; would block 1 IPs"},
 		{[]string{"table inet sikkerguard"}, errors.New("no iptables"), status.CondLeft, "rules of another run of SikkerGuard block", ""},
-		{nil, errors.New("not permitted"), status.CondLeftUnseen, "cannot be seen", "cannot be seen; would block 1 IPs"},
+		{nil, errors.New("not permitted"), status.CondLeftUnseen, "cannot see whether", "do; would block 1 IPs"},
 		{nil, nil, "", "nothing is blocked", "nothing is blocked: would block 1 IPs"},
 	} {
 		a.others.inForce = func() ([]string, error) { return tt.names, tt.err }

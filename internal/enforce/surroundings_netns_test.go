@@ -42,7 +42,7 @@ func TestContainedIsTold(t *testing.T) {
 	}
 	container.Run("ip", "link", "add", "docker0", "type", "bridge") // it is an engine's host
 	container.Do(a.lookAround)
-	if s := a.board.Latest(); s.Holds(status.CondNamespace) || logs.FilterMessage("The machine's own network is guarded").Len() != 1 {
+	if s := a.board.Latest(); s.Holds(status.CondNamespace) || logs.FilterMessage("The network of the machine is protected").Len() != 1 {
 		t.Errorf("on an engine's host: %+v", s.Conditions)
 	}
 }

@@ -19,8 +19,8 @@ const (
 	windowLength = 10 * time.Second
 	// collectEvery is the time between two readings of the sensor.
 	collectEvery = time.Second
-	// eventDelay is the time that the event of a dropped packet may take to arrive. The kernel holds events back for up to
-	// 100 ms, to send many in one message.
+	// eventDelay is the time that the event of a dropped packet may take to arrive. The kernel
+	// holds events back for up to 100 ms, to send many in one message.
 	eventDelay = 250 * time.Millisecond
 	// maxLines is the number of log lines a window may take. One further line sums the rest.
 	maxLines = 50
@@ -54,7 +54,8 @@ type Options struct {
 	Log      *zap.Logger
 }
 
-// Observer logs the blocked connections. Fill may be called by any goroutine; Run and Finish are for one each, in this order.
+// Observer logs the blocked connections. Fill may be called by any goroutine; Run and Finish are
+// for one each, in this order.
 type Observer struct {
 	o     Options
 	tally tally
@@ -71,7 +72,8 @@ type Observer struct {
 // New returns an Observer.
 func New(o Options) *Observer { return &Observer{o: o} }
 
-// Run logs the blocked connections of each window until ctx ends. Then it returns nil; Finish logs the last window.
+// Run logs the blocked connections of each window until ctx ends. Then it returns nil; Finish logs
+// the last window.
 func (o *Observer) Run(ctx context.Context) error {
 	windows, collections := time.NewTicker(windowLength), time.NewTicker(collectEvery)
 	defer windows.Stop()
@@ -110,8 +112,8 @@ func (o *Observer) collect() {
 	}
 }
 
-// Finish ends the window and logs it: one line a hit, most packets first, at most maxLines, and one line for the rest. A count
-// that may be too low has a plus sign.
+// Finish ends the window and logs it: one line a hit, most packets first, at most maxLines, and one
+// line for the rest. A count that may be too low has a plus sign.
 func (o *Observer) Finish() {
 	missed := o.missed()
 	o.collect()
@@ -137,10 +139,11 @@ func (o *Observer) Finish() {
 	}
 }
 
-// missed reports whether packets may have been dropped without an NFLOG event since the previous call: beyond the limit of the
-// log rule, or while no listener was there. The counter is read before the events, so that a packet whose event is under way
-// is not taken for a missing one. If the limit may have suppressed events, packets that came meanwhile could hide as many;
-// they are left out.
+// missed reports whether packets may have been dropped without an NFLOG event since the previous
+// call: beyond the limit of the log rule, or while no listener was there. The counter is read
+// before the events, so that a packet whose event is under way is not taken for a missing one. If
+// the limit may have suppressed events, packets that came meanwhile could hide as many; they are
+// left out.
 func (o *Observer) missed() bool {
 	before, err := o.o.Counter.Read()
 	if err != nil {
@@ -161,8 +164,8 @@ func (o *Observer) missed() bool {
 	return err != nil || after.Packets() > seen+o.unattributed
 }
 
-// line returns the log line of a hit: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47. A reply to this host has the port of its
-// source: BLOCKED answers from 185.16.39.79:443 (https) proto=TCP x3.
+// line returns the log line of a hit: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47. A reply to
+// this host has the port of its source: BLOCKED answers from 185.16.39.79:443 (https) proto=TCP x3.
 func (o *Observer) line(h sensor.Hit, exact bool) string {
 	var b strings.Builder
 	b.WriteString("BLOCKED ")
@@ -207,7 +210,8 @@ func times(packets uint64, exact bool) string {
 	return fmt.Sprintf("x%d+", packets)
 }
 
-// events returns figures that add up: every packet that was dropped without an event is unattributed.
+// events returns figures that add up: every packet that was dropped without an event is
+// unattributed.
 func events(t sensor.Totals, dropped uint64) status.Events {
 	e := status.Events{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
 	if seen := t.Events + t.Lost; dropped > seen {

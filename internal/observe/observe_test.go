@@ -68,8 +68,9 @@ type idle struct{}
 func (idle) Take() sensor.Window   { return sensor.Window{} }
 func (idle) Totals() sensor.Totals { return sensor.Totals{} }
 
-// TestAFloodSpoilsOneWindow: the window of a flood, beyond the limit of the log rule, is not exact. In
-// the next one a packet that is on its way to the sensor is not taken for one that the limit let go.
+// TestAFloodSpoilsOneWindow: the window of a flood, beyond the limit of the log rule, is not exact.
+// In the next one a packet that is on its way to the sensor is not taken for one that the limit let
+// go.
 func TestAFloodSpoilsOneWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,7 +7,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
-// otherService is the service of every port without a name, so that there are as many services as names, and one.
+// otherService is the service of every port without a name, so that there are as many services as
+// names, and one.
 const otherService = "other"
 
 // tally sums the packets that were seen by service. Its methods may be called by any goroutine.

@@ -21,9 +21,10 @@ import (
 )
 
 const (
-	// readEvery is the shortest time between two readings of the kernel or the database for readers of the status.
+	// readEvery is the shortest time between two readings of the kernel or the database for readers
+	// of the status.
 	readEvery = 100 * time.Millisecond
-	// kernelMost is how long the kernel may take to answer. A kernel that takes longer is reported as a condition.
+	// kernelMost is the longest wait for an answer of the kernel. A longer one is a condition.
 	kernelMost = 2 * time.Second
 	// maxText is the length of the longest error in the status, in bytes.
 	maxText = 500
@@ -53,14 +54,16 @@ type Options struct {
 
 	// Present asks the kernel for the rules. It returns nil if they are there; nil in a dry run.
 	Present func() error
-	// Fill functions add figures that are read at the moment of the question, such as the kernel's counters. They are called
-	// in order.
+	// Fill functions add figures that are read at the moment of the question, such as the kernel's
+	// counters. They are called in order.
 	Fill []func(*Status)
-	// Panicked is called with the part of the board whose reader panicked; nil for none.
+	// Panicked is called after a reader panicked, with the part of the board that it read; nil for
+	// none.
 	Panicked func(part string, err error)
 }
 
-// Board publishes the status. Tasks write to it, and none reads back from it. Its methods may be called by any goroutine.
+// Board publishes the status. Parts of the agent write to it, and none reads back from it. Its
+// methods may be called by any goroutine.
 type Board struct {
 	o       Options
 	started time.Time
@@ -90,7 +93,7 @@ func New(o Options) *Board {
 	return b
 }
 
-// Update publishes a copy of the status that change has changed.
+// Update publishes a copy of the status after change has changed it.
 func (b *Board) Update(change func(*Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -106,10 +109,12 @@ func (b *Board) Update(change func(*Status)) {
 	}
 }
 
-// Latest returns the published status. It is never changed, and lacks the figures that are read at the moment of a question.
+// Latest returns the published status, which is never changed. It lacks the figures that are read
+// at the moment of a question.
 func (b *Board) Latest() *Status { return b.latest.Load() }
 
-// Subscribe returns a channel of capacity 1 that has a value after each change that its reader has not seen.
+// Subscribe returns a channel of capacity 1 that has a value after each change that its reader has
+// not seen.
 func (b *Board) Subscribe() <-chan struct{} {
 	c := make(chan struct{}, 1)
 	b.mu.Lock()
@@ -118,8 +123,8 @@ func (b *Board) Subscribe() <-chan struct{} {
 	return c
 }
 
-// SetCondition makes the condition of that code hold, with err as its detail, or ends it if err is nil. It logs the
-// transition once, however often it is called while the condition holds.
+// SetCondition makes the condition of that code hold, with err as its detail, or ends it if err is
+// nil. It logs each transition once.
 func (b *Board) SetCondition(code Code, err error) {
 	if err == nil && !b.latest.Load().Holds(code) {
 		return
@@ -161,7 +166,7 @@ func (b *Board) SetError(field ErrorField, err error) {
 	b.Update(func(s *Status) { *field(&s.Errors) = e })
 }
 
-// ObserveApply records how long the kernel took to activate rules and to prove them.
+// ObserveApply records the time in which the kernel activated rules and proved them.
 func (b *Board) ObserveApply(took time.Duration) { b.applies.Observe(took.Seconds()) }
 
 // Plain returns a text from outside as one bounded line without the secret.
@@ -180,8 +185,9 @@ func (b *Board) detail(err error) string {
 	return b.Plain(err.Error())
 }
 
-// Now returns the published status as it stands at this moment. Two changes come without an Update: a list grows old, and
-// another program can remove rules that no table owner protects between two checks of the watch.
+// Now returns the published status as it is at this moment. Two changes come without an Update: a
+// list grows old, and another program can remove rules that no table owner protects between two
+// checks of the watch.
 func (b *Board) Now() Status {
 	s := *b.latest.Load()
 	if s.State == StateActive || s.State == StateDegraded {
@@ -221,7 +227,7 @@ func (b *Board) Now() Status {
 // Status returns Now with the figures that the Fill functions read at this moment.
 func (b *Board) Status() Status {
 	s := b.Now()
-	s.Features, s.Gaps = []string{}, []string{} // JSON arrays, not null; likewise the maps
+	s.Features, s.Gaps = []string{}, []string{} // JSON arrays, not null; the maps also
 	if s.Conditions == nil {
 		s.Conditions = []Condition{}
 	}
@@ -245,8 +251,9 @@ func (b *Board) Status() Status {
 	return s
 }
 
-// Health reports whether the agent does its configured work: the rules are active, or the list of a dry run is current. The
-// text is the reason if it does not, or says that this is a dry run, which protects nothing and is no reason to restart it.
+// Health reports whether the agent does its configured work: the rules are active, or the list of a
+// dry run is current. The text is the reason if it does not. In a dry run that does its work the
+// text says that nothing is blocked; that is no reason to restart the agent.
 func (b *Board) Health() (ok bool, text string) {
 	err := panics.Contain(func() error {
 		ok, text = b.health()
@@ -273,7 +280,8 @@ func (b *Board) health() (ok bool, text string) {
 	}
 }
 
-// StatusJSON returns the current status for the health endpoint. Concurrent callers share one reading.
+// StatusJSON returns the current status for the health endpoint. Concurrent callers share one
+// reading.
 func (b *Board) StatusJSON() any {
 	var s Status
 	err := panics.Contain(func() error {
@@ -293,26 +301,27 @@ func (b *Board) panicked(part string, err error) {
 	}
 }
 
-// dryRunNote is the note of a dry run that does its work while no rules of SikkerGuard block.
+// dryRunNote is the note of a dry run that does its work, on a host without rules of SikkerGuard.
 const dryRunNote = "dry run: nothing is blocked"
 
-// dryRunText returns the note of a dry run that does its work, on a host where other rules may block.
+// dryRunText returns the note of a dry run that does its work, on a host where other rules may
+// block.
 func dryRunText(s *Status) string {
 	switch {
 	case s.Holds(CondLeft):
 		return "dry run: rules of another run of SikkerGuard block"
 	case s.Holds(CondLeftUnseen):
-		return "dry run: it blocks nothing; whether rules of a killed agent do cannot be seen"
+		return "dry run: it blocks nothing; it cannot see whether rules of a killed agent do"
 	default:
 		return dryRunNote
 	}
 }
 
-// lineMost is the length of the longest Line, in bytes. A service manager drops a message with a longer one.
+// lineMost is the length of the longest Line, in bytes. A service manager drops a longer message.
 const lineMost = 512
 
-// Line returns the published state as one line of text, for a service manager. Quoted text from outside cannot begin a line
-// of its own.
+// Line returns the published state as one line of text, for a service manager. Quoted text from
+// outside cannot begin a new line.
 func (b *Board) Line() string {
 	s := b.latest.Load()
 	line := string(s.State)
@@ -352,7 +361,7 @@ func Short(d time.Duration) string {
 	}
 }
 
-// ThisSecond returns the time as the status shows times: UTC, to the second.
+// ThisSecond returns the present time in the form of the status: UTC, to the second.
 func ThisSecond() *time.Time {
 	t := time.Now().UTC().Truncate(time.Second)
 	return &t

@@ -62,7 +62,7 @@ func TestStatusShape(t *testing.T) {
 	}
 }
 
-// failed is the condition of a refresh that did not succeed.
+// failed returns the condition of a refresh that failed.
 func failed(detail string) []Condition {
 	return withCondition(nil, rowOf(CondRefresh), detail, true)
 }
@@ -245,8 +245,8 @@ func TestHealth(t *testing.T) {
 		{StateStarting, "starting", false, "starting"},
 		{StateActive, "", true, ""},
 		{StateActive, "pull: 503", true, ""},
-		{StateUnprotected, "pull: 503", false, "unprotected: The last refresh of the list did not succeed: pull: 503"},
-		{StateDryRun, "pull: 503", false, "dry-run: The last refresh of the list did not succeed: pull: 503"},
+		{StateUnprotected, "pull: 503", false, "unprotected: The last refresh of the list failed: pull: 503"},
+		{StateDryRun, "pull: 503", false, "dry-run: The last refresh of the list failed: pull: 503"},
 	}
 	for _, tt := range tests {
 		b, _ := testBoard(t, nil)
@@ -272,7 +272,8 @@ func TestShort(t *testing.T) {
 	}
 }
 
-// TestPanicOfAReader: a question that cannot be answered without a panic fails by itself, and the next one is answered.
+// TestPanicOfAReader: a question that cannot be answered without a panic fails by itself, and the
+// next one is answered.
 func TestPanicOfAReader(t *testing.T) {
 	t.Parallel()
 	broken, told := true, 0

@@ -11,18 +11,19 @@ import (
 
 const conditionsHead = `# Conditions
 
-A condition is a state in which the agent is less than well. ''/status'' lists those that hold, with a detail and since when;
-''sikkerguard_condition'' tells programs. Several can hold at once, and each ends by itself with its cause.
+A condition is a state in which the agent is less than well. ''/status'' lists each condition that holds, with a detail and
+the time since when it holds. The metric ''sikkerguard_condition'' has a figure for each. Several conditions can hold at once,
+and each ends by itself when its cause ends.
 
 | severity | meaning |
 |---|---|
-| unprotected | rules are not in force, or not those wanted; ''/healthz'' answers 503 |
-| degraded | rules are in force, and something is not as it should be |
-| warning | the operator should know; the state stays |
+| unprotected | no rules are active, or not the wanted ones; ''/healthz'' answers 503 |
+| degraded | rules are active, and something is wrong |
+| warning | the operator should know it; the state stays |
 
-This page is generated from the table that the agent itself uses (make docs).
+This page is generated from the table that the agent uses (''make docs'').
 
-| code | severity | what it says | what to do |
+| code | severity | message | remedy |
 |---|---|---|---|
 `
 
@@ -37,7 +38,8 @@ func TestConditionsPage(t *testing.T) {
 	golden(t, "../../docs/conditions.md", page.String())
 }
 
-// TestConditionTable: codes are unique, each row is whole, and a condition is hidden by a graver or equal one that exists.
+// TestConditionTable: codes are unique, each row is whole, and a condition is hidden by a graver or
+// equal one that exists.
 func TestConditionTable(t *testing.T) {
 	t.Parallel()
 	rank := []Severity{SeverityUnprotected, SeverityDegraded, SeverityWarning}
@@ -58,7 +60,8 @@ func TestConditionTable(t *testing.T) {
 	}
 }
 
-// TestSeveralConditions: several hold at once and all show; each ends by itself; a graver one decides the state.
+// TestSeveralConditions: several hold at once and all show; each ends by itself; a graver one
+// decides the state.
 func TestSeveralConditions(t *testing.T) {
 	t.Parallel()
 	b, _ := testBoard(t, nil)

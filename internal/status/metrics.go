@@ -17,15 +17,16 @@ import (
 // prefix begins the name of each metric.
 const prefix = "sikkerguard_"
 
-// put hands over one figure, with the values of its metric's labels.
+// put adds one figure, with the values of the labels of its metric.
 type put func(value float64, labels ...string)
 
-// metric is one row of the table that the collector and docs/metrics.md are made from. Its figures are read from one
-// Status, so that those of a scrape go together; a figure that is not known is left out, because 0 would be a lie.
+// metric is one row of the table that the collector and docs/metrics.md are made from. All figures
+// of a scrape are read from one Status, so that they agree. An unknown figure is left out, because
+// 0 would be wrong.
 type metric struct {
 	name   string // without the prefix
 	kind   prometheus.ValueType
-	labels string // their names, a space between two
+	labels string // names of labels, separated by spaces
 	help   string
 	query  string // an example in PromQL
 	read   func(s *Status, out put)
@@ -35,7 +36,7 @@ func (m metric) desc() *prometheus.Desc {
 	return prometheus.NewDesc(prefix+m.name, m.help, strings.Fields(m.labels), nil)
 }
 
-// collector reads the status once a scrape.
+// collector reads the status once for each scrape.
 type collector struct {
 	read     func() Status
 	panicked func(part string, err error)
@@ -54,15 +55,15 @@ func newCollector(b *Board) *collector {
 	return c
 }
 
-// Describe tells every metric.
+// Describe sends the description of every metric.
 func (c *collector) Describe(descC chan<- *prometheus.Desc) {
 	for _, d := range c.descs {
 		descC <- d
 	}
 }
 
-// Collect reads the status and tells its figures. The registry calls it in a goroutine of its own,
-// where a panic would end the process: the scrape fails instead.
+// Collect reads the status and sends its figures. The registry calls it in a goroutine of its own,
+// where a panic would end the process. Collect contains it, and the scrape fails.
 func (c *collector) Collect(metricC chan<- prometheus.Metric) {
 	err := panics.Contain(func() error {
 		c.collect(metricC)
@@ -89,12 +90,12 @@ func (c *collector) collect(metricC chan<- prometheus.Metric) {
 
 const (
 	appliedName = "apply_duration_seconds"
-	appliedHelp = "Time from the first request to the kernel until its last answer, each time that rules were put in force: " +
-		"the list changed, the safety whitelist changed, rules were put back."
+	appliedHelp = "Time from the first request to the kernel until its last answer, each time that rules were " +
+		"applied: the list changed, the allowlist changed, or rules were restored."
 )
 
-// newApplyDuration is the histogram of how long it took to put a list in force: milliseconds for a small one, seconds for
-// hundreds of thousands of entries.
+// newApplyDuration returns the histogram of the time to apply a list: milliseconds for a small one,
+// seconds for hundreds of thousands of entries.
 func newApplyDuration() prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: prefix + appliedName, Help: appliedHelp,
@@ -110,7 +111,7 @@ func (b *Board) registry() *prometheus.Registry {
 	return r
 }
 
-// gathered is what one scrape reads.
+// gathered is the result of one scrape.
 type gathered struct {
 	families []*dto.MetricFamily
 	err      error
@@ -125,7 +126,7 @@ func (b *Board) Gatherer() prometheus.Gatherer {
 	})
 	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
 		g := all.Get()
-		return slices.Clone(g.families), g.err // who gets them may leave some out
+		return slices.Clone(g.families), g.err // a caller may remove elements
 	})
 }
 
@@ -139,23 +140,26 @@ const (
 	PullFailed       = "error"
 )
 
-// pullResults are all of them: each is there from the start, so that a first one is an increase.
+// pullResults returns all of them. Each has a figure from the start, so that its first pull is an
+// increase.
 func pullResults() []string {
 	return []string{PullAccepted, PullRefused, PullQuota, PullUnauthorized, PullUnavailable, PullFailed}
 }
 
-// guards are the guards that refuse lists.
+// guards returns the guards that refuse lists.
 func guards() []vet.Guard {
 	return []vet.Guard{
-		vet.GuardEntries, vet.GuardMalformed, vet.GuardEmpty, vet.GuardWidth, vet.GuardCoverage, vet.GuardGrowth, vet.GuardShrink,
+		vet.GuardEntries, vet.GuardMalformed, vet.GuardEmpty, vet.GuardWidth, vet.GuardCoverage, vet.GuardGrowth,
+		vet.GuardShrink,
 	}
 }
 
+// states returns every State.
 func states() []State {
 	return []State{StateStarting, StateActive, StateDegraded, StateUnprotected, StateDryRun}
 }
 
-// truth is 1 or 0.
+// truth returns 1 if is, else 0.
 func truth(is bool) float64 {
 	if is {
 		return 1
@@ -163,7 +167,7 @@ func truth(is bool) float64 {
 	return 0
 }
 
-// seconds is a Unix time. Nothing is put for a time that has not come yet.
+// seconds puts t as a Unix time, unless t is nil.
 func seconds(out put, t *time.Time, labels ...string) {
 	if t != nil {
 		out(float64(t.Unix()), labels...)

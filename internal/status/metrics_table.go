@@ -12,7 +12,7 @@ const (
 	counter = prometheus.CounterValue
 )
 
-// listMetrics are those of the list and of what enforces it.
+// listMetrics returns the metrics of the list and of its enforcement.
 func listMetrics(pullInterval time.Duration) []metric {
 	return []metric{
 		{
@@ -21,12 +21,16 @@ func listMetrics(pullInterval time.Duration) []metric {
 			func(s *Status, out put) { out(1, s.Version, runtime.Version()) },
 		},
 		{
-			"healthy", gauge, "", "1 while the list is in force and the kernel confirms it; else 0, in a dry run too, which protects nothing.",
+			"healthy", gauge, "",
+			"1 while the list is active and the kernel confirms it; 0 otherwise. A dry run protects nothing, so" +
+				" it has 0.",
 			`sikkerguard_healthy == 0`,
 			func(s *Status, out put) { out(truth(s.Healthy)) },
 		},
 		{
-			"state", gauge, "state", "1 for the state that the agent is in: starting, active, degraded, unprotected or dry-run; 0 for the others.",
+			"state", gauge, "state",
+			"1 for the state of the agent: starting, active, degraded, unprotected or dry-run; 0 for the " +
+				"others.",
 			`sikkerguard_state{state="degraded"} == 1`,
 			func(s *Status, out put) {
 				for _, state := range states() {
@@ -35,7 +39,8 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"condition", gauge, "code severity", "1 for each condition that holds, 0 for the others. docs/conditions.md lists them.",
+			"condition", gauge, "code severity",
+			"1 for each condition that holds, 0 for the others. docs/conditions.md lists them.",
 			`sikkerguard_condition{severity!="warning"} == 1`,
 			func(s *Status, out put) {
 				for _, row := range rows() {
@@ -44,7 +49,8 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"backend_info", gauge, "backend", "1, labelled with what enforces: nftables or iptables. Absent in a dry run.",
+			"backend_info", gauge, "backend",
+			"1, labelled with the backend: nftables or iptables. Absent in a dry run.",
 			`count by (backend) (sikkerguard_backend_info)`,
 			func(s *Status, out put) {
 				if s.Backend != "" {
@@ -53,12 +59,14 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"kernel_gaps", gauge, "", "Number of things that this host could not give; /status says which and what that means.",
+			"kernel_gaps", gauge, "", "Number of limitations of this host. /status names each and its effect.",
 			`sikkerguard_kernel_gaps > 0`,
 			func(s *Status, out put) { out(float64(len(s.Gaps))) },
 		},
 		{
-			"enforced_entries", gauge, "family", "Addresses and networks that are dropped, by family, 4 or 6. 0 while nothing is in force, and in a dry run.",
+			"enforced_entries", gauge, "family",
+			"Addresses and networks that are dropped, by family, 4 or 6. 0 while no list is active, and in a " +
+				"dry run.",
 			`sum by (instance) (sikkerguard_enforced_entries)`,
 			func(s *Status, out put) {
 				enforcing := truth(s.Healthy)
@@ -67,7 +75,8 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"would_block_entries", gauge, "", "Addresses and networks that a dry run would drop. Absent unless it is one.",
+			"would_block_entries", gauge, "",
+			"Addresses and networks that a dry run would drop. Absent unless it is one.",
 			`sikkerguard_would_block_entries`,
 			func(s *Status, out put) {
 				if s.State == StateDryRun {
@@ -76,7 +85,8 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"whitelist_entries", gauge, "kind", "Addresses and networks that are never blocked, by kind, ip or range.",
+			"whitelist_entries", gauge, "kind",
+			"Addresses and networks that are never blocked, by kind, ip or range.",
 			`sum(sikkerguard_whitelist_entries)`,
 			func(s *Status, out put) {
 				out(float64(s.Whitelist.IPs), "ip")
@@ -84,17 +94,19 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"custom_entries", gauge, "", "Entries of the operator's own list, SIKKER_CUSTOM_BLACKLIST.",
+			"custom_entries", gauge, "", "Entries of your own list, SIKKER_CUSTOM_BLACKLIST.",
 			`sikkerguard_custom_entries`,
 			func(s *Status, out put) { out(float64(s.Custom)) },
 		},
 		{
-			"last_pull_timestamp_seconds", gauge, "", "When the list in force was pulled. Absent while none was.",
+			"last_pull_timestamp_seconds", gauge, "", "When the active list was pulled. Absent before the first.",
 			`time() - sikkerguard_last_pull_timestamp_seconds`,
 			func(s *Status, out put) { seconds(out, s.LastPull) },
 		},
 		{
-			"list_age_seconds", gauge, "", "Age of the last list that was accepted. Absent before the first, and while a wrong clock makes it unknown.",
+			"list_age_seconds", gauge, "",
+			"Age of the last list that was accepted. Absent before the first, and while a wrong clock makes it " +
+				"unknown.",
 			`sikkerguard_list_age_seconds > 3 * sikkerguard_pull_interval_seconds`,
 			func(s *Status, out put) {
 				if s.AgeKnown {
@@ -103,7 +115,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"list_kept", gauge, "", "1 while the list in force is the one kept from the last run.",
+			"list_kept", gauge, "", "1 while the active list is the saved one of an earlier run.",
 			`sikkerguard_list_kept == 1`,
 			func(s *Status, out put) { out(truth(s.Kept)) },
 		},
@@ -113,12 +125,14 @@ func listMetrics(pullInterval time.Duration) []metric {
 			func(_ *Status, out put) { out(pullInterval.Seconds()) },
 		},
 		{
-			"next_pull_timestamp_seconds", gauge, "", "When the next pull is due. Absent before the first has ended.",
+			"next_pull_timestamp_seconds", gauge, "", "When the next pull is due. Absent until the first has ended.",
 			`sikkerguard_next_pull_timestamp_seconds - time()`,
 			func(s *Status, out put) { seconds(out, s.NextPull) },
 		},
 		{
-			"pulls_total", counter, "result", "Pulls, by result: accepted, refused (by a guard), quota (spent), unauthorized (the key), unavailable (no or no usable answer), error (anything else).",
+			"pulls_total", counter, "result",
+			"Pulls, by result: accepted, refused (by a guard), quota (spent), unauthorized (the key), " +
+				"unavailable (no answer, or none that can be used), error (any other).",
 			`increase(sikkerguard_pulls_total{result!="accepted"}[1d])`,
 			func(s *Status, out put) {
 				for _, result := range pullResults() {
@@ -127,7 +141,9 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"refusals_total", counter, "guard", "Lists refused, by the guard that refused: entries, malformed, empty, width, coverage, growth, shrink.",
+			"refusals_total", counter, "guard",
+			"Lists refused, by the guard that refused: entries, malformed, empty, width, coverage, growth, " +
+				"shrink.",
 			`increase(sikkerguard_refusals_total[1d]) > 0`,
 			func(s *Status, out put) {
 				for _, g := range guards() {
@@ -136,25 +152,32 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"rollbacks_total", counter, "", "Lists taken out of force again, because with them the host did not reach what it needs or the kernel did not enforce them.",
+			"rollbacks_total", counter, "",
+			"Lists that were rolled back, because with them the host did not reach something that it needs or " +
+				"the kernel did not enforce them.",
 			`increase(sikkerguard_rollbacks_total[1d]) > 0`,
 			func(s *Status, out put) { out(float64(s.Rollbacks)) },
 		},
 		{
-			"repairs_total", counter, "", "Times that rules were put back which another program had changed.",
+			"repairs_total", counter, "", "Repairs: restorations of rules that another program had changed.",
 			`increase(sikkerguard_repairs_total[1h]) > 0`,
 			func(s *Status, out put) { out(float64(s.Repairs)) },
 		},
 		{
-			"log_lines_dropped_total", counter, "", "Log lines that were dropped, because their reader did not read.",
+			"log_lines_dropped_total", counter, "",
+			"Log lines that were dropped, because their reader did not read.",
 			`increase(sikkerguard_log_lines_dropped_total[1h]) > 0`,
 			func(s *Status, out put) { out(float64(s.LogDropped)) },
 		},
 		{
-			"last_error_timestamp_seconds", gauge, "stage", "When a stage last failed: pull, apply or report. Absent for one that never did. /status has the text.",
+			"last_error_timestamp_seconds", gauge, "stage",
+			"When a stage last failed: pull, apply or report. Absent for a stage that never failed. /status has" +
+				" the text.",
 			`time() - sikkerguard_last_error_timestamp_seconds < 3600`,
 			func(s *Status, out put) {
-				for stage, e := range map[string]*LastError{"pull": s.Errors.Pull, "apply": s.Errors.Apply, "report": s.Errors.Report} {
+				for stage, e := range map[string]*LastError{
+					"pull": s.Errors.Pull, "apply": s.Errors.Apply, "report": s.Errors.Report,
+				} {
 					if e != nil {
 						seconds(out, &e.Time, stage)
 					}
@@ -164,7 +187,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 	}
 }
 
-// dropMetrics are those of what is dropped and seen. There are none in a dry run.
+// dropMetrics returns the metrics of dropped packets. A dry run has none.
 func dropMetrics() []metric {
 	dropped := func(read func(d *Dropped) (n4, n6 uint64)) func(*Status, put) {
 		return func(s *Status, out put) {
@@ -184,27 +207,34 @@ func dropMetrics() []metric {
 	}
 	return []metric{
 		{
-			"dropped_packets_total", counter, "family", "Packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
+			"dropped_packets_total", counter, "family",
+			"Packets dropped, by family, 4 or 6, as the kernel counted them. It continues after a restart.",
 			`sum by (instance) (rate(sikkerguard_dropped_packets_total[5m]))`,
 			dropped(func(d *Dropped) (uint64, uint64) { return d.Packets4, d.Packets6 }),
 		},
 		{
-			"dropped_bytes_total", counter, "family", "Bytes of the packets dropped, by family, 4 or 6, as the kernel counted them. Goes on over restarts.",
+			"dropped_bytes_total", counter, "family",
+			"Bytes of the dropped packets, by family, 4 or 6, as the kernel counted them. It continues after a " +
+				"restart.",
 			`sum by (instance) (rate(sikkerguard_dropped_bytes_total[5m])) * 8`,
 			dropped(func(d *Dropped) (uint64, uint64) { return d.Bytes4, d.Bytes6 }),
 		},
 		{
-			"events_seen_total", counter, "", "Dropped packets that the agent heard of by NFLOG since it started.",
+			"events_seen_total", counter, "",
+			"Dropped packets whose NFLOG event the agent received, since it started.",
 			`rate(sikkerguard_events_seen_total[5m])`,
 			events(func(s *Status) uint64 { return s.Events.Seen }),
 		},
 		{
-			"events_lost_total", counter, "", "Dropped packets that the kernel told of and the agent did not receive, since it started.",
+			"events_lost_total", counter, "",
+			"Dropped packets whose NFLOG event the kernel sent and the agent did not receive, since it started.",
 			`increase(sikkerguard_events_lost_total[5m]) > 0`,
 			events(func(s *Status) uint64 { return s.Events.Lost }),
 		},
 		{
-			"events_unattributed_total", counter, "", "Dropped packets that the kernel did not tell of, mostly because they came faster than SIKKER_LOG_RATE; up to ten seconds late.",
+			"events_unattributed_total", counter, "",
+			"Dropped packets without an NFLOG event, mostly because they came faster than SIKKER_LOG_RATE; up " +
+				"to ten seconds late.",
 			`increase(sikkerguard_events_unattributed_total[5m]) > 0`,
 			events(func(s *Status) uint64 { return s.Unattributed }),
 		},
@@ -214,17 +244,22 @@ func dropMetrics() []metric {
 			events(func(s *Status) uint64 { return s.Events.Unparsed }),
 		},
 		{
-			"events_overflow_total", counter, "", "Of the packets seen, those from more sources at a time than the agent keeps.",
+			"events_overflow_total", counter, "",
+			"Of the packets seen, those from more sources at a time than the agent keeps.",
 			`increase(sikkerguard_events_overflow_total[1h]) > 0`,
 			events(func(s *Status) uint64 { return s.Events.Overflow }),
 		},
 		{
-			"events_unrecorded_total", counter, "", "Of the packets seen, those that are in no report, because the database could not be used for too long.",
+			"events_unrecorded_total", counter, "",
+			"Of the packets seen, those that are in no report, because the database could not be used for too " +
+				"long.",
 			`increase(sikkerguard_events_unrecorded_total[1h]) > 0`,
 			events(func(s *Status) uint64 { return s.Unrecorded }),
 		},
 		{
-			"hits_total", counter, "protocol", "Dropped packets seen, by protocol: the name that SIKKER_PORT_MAP gives their port, or other, as answers to this host are. A name is there once it was hit.",
+			"hits_total", counter, "protocol",
+			"Dropped packets seen, by protocol: the name of their port in SIKKER_PORT_MAP, or other. Answers to" +
+				" this host count as other. A name appears with its first packet.",
 			`topk(5, sum by (protocol) (rate(sikkerguard_hits_total[1h])))`,
 			func(s *Status, out put) {
 				for name, packets := range s.Hits {
@@ -235,7 +270,7 @@ func dropMetrics() []metric {
 	}
 }
 
-// reportMetrics are those of reports and of quotas.
+// reportMetrics returns the metrics of reports and of quotas.
 func reportMetrics() []metric {
 	reports := func(read func(r *Reports) float64) func(*Status, put) {
 		return func(s *Status, out put) {
@@ -256,42 +291,52 @@ func reportMetrics() []metric {
 	}
 	return []metric{
 		{
-			"reports_queued", gauge, "", "Rows that wait to be reported, one a source and service. Absent when nothing is recorded.",
+			"reports_queued", gauge, "",
+			"Report rows in the queue, one a source and service. Absent while nothing is recorded.",
 			`sikkerguard_reports_queued`,
 			reports(func(r *Reports) float64 { return float64(r.Queued) }),
 		},
 		{
-			"reports_sent_total", counter, "", "Rows that SikkerAPI accepted. Goes on over restarts.",
+			"reports_sent_total", counter, "", "Report rows that SikkerAPI accepted. It continues after a restart.",
 			`increase(sikkerguard_reports_sent_total[1d])`,
 			reports(func(r *Reports) float64 { return float64(r.Sent) }),
 		},
 		{
-			"reports_rejected_total", counter, "", "Rows that SikkerAPI rejected. Goes on over restarts.",
+			"reports_rejected_total", counter, "",
+			"Report rows that SikkerAPI rejected. It continues after a restart.",
 			`increase(sikkerguard_reports_rejected_total[1d])`,
 			reports(func(r *Reports) float64 { return float64(r.Rejected) }),
 		},
 		{
-			"reports_merged_total", counter, "", "Rows merged with others of their source, because the queue was full. Goes on over restarts.",
+			"reports_merged_total", counter, "",
+			"Report rows merged with others of their source, because the queue was full. It continues after a " +
+				"restart.",
 			`increase(sikkerguard_reports_merged_total[1d]) > 0`,
 			reports(func(r *Reports) float64 { return float64(r.Merged) }),
 		},
 		{
-			"reports_dropped_total", counter, "", "Rows dropped, because the queue was full all the same. Goes on over restarts.",
+			"reports_dropped_total", counter, "",
+			"Report rows dropped, because the queue was full even after merging. It continues after a restart.",
 			`increase(sikkerguard_reports_dropped_total[1d]) > 0`,
 			reports(func(r *Reports) float64 { return float64(r.Dropped) }),
 		},
 		{
-			"last_report_timestamp_seconds", gauge, "", "When SikkerAPI last took a batch of reports. Absent before the first.",
+			"last_report_timestamp_seconds", gauge, "",
+			"When SikkerAPI last accepted a batch of reports. Absent before the first.",
 			`time() - sikkerguard_last_report_timestamp_seconds`,
 			func(s *Status, out put) { seconds(out, s.LastReport) },
 		},
 		{
-			"quota_limit", gauge, "use", "Daily quota of the key, in pulls or in rows reported, by use: pulls or reports. Absent until the API tells it.",
+			"quota_limit", gauge, "use",
+			"Daily quota of the key, in pulls or in report rows, by use: pulls or reports. Absent until the API" +
+				" reports it.",
 			`sikkerguard_quota_limit{use="reports"}`,
 			quota(func(q *Quota) float64 { return float64(q.Limit) }),
 		},
 		{
-			"quota_remaining", gauge, "use", "What was left of the daily quota when the API last told it, or all of it when a new day has begun since; by use: pulls or reports.",
+			"quota_remaining", gauge, "use",
+			"Rest of the daily quota in the last answer of the API, or all of it if a new day has begun since; " +
+				"by use: pulls or reports.",
 			`sikkerguard_quota_remaining / sikkerguard_quota_limit < 0.1`,
 			quota(func(q *Quota) float64 { return float64(q.Remaining) }),
 		},

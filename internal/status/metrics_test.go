@@ -46,26 +46,27 @@ func table() []metric {
 
 const metricsHead = `# Metrics
 
-The agent answers them at ''http://127.0.0.1:8080/metrics'' and, to a client that accepts ''text/plain'' or
-''application/openmetrics-text'' rather than JSON, as Prometheus does, at ''/status'' too; ''/status?format=prometheus'' shows
-them in a browser. The port is ''SIKKER_HEALTH_PORT''. It listens on loopback alone, so Prometheus runs on the same host, or
-a proxy of yours is in between. Scrape configuration, alert rules and a dashboard are in ''deploy/prometheus'' and
-''deploy/grafana''.
+The agent serves these metrics at ''http://127.0.0.1:8080/metrics''. ''/status'' serves them too, if the client accepts
+''text/plain'' or ''application/openmetrics-text'' rather than JSON, like Prometheus; ''/status?format=prometheus'' shows them in
+a browser. ''SIKKER_HEALTH_PORT'' sets the port. The agent listens on loopback alone, so Prometheus runs on the same host or
+reaches it through a proxy of yours. ''deploy/prometheus'' has a scrape configuration and alert rules, ''deploy/grafana'' a
+dashboard.
 
-All figures of a scrape are of one moment, but for those of reports, which are as the database was read last. One that is not known is left out rather than 0. No label holds an address, and
-the values of each are bounded: families, guards, states, and the names of ''SIKKER_PORT_MAP'' with ''other''.
+All figures of a scrape are of one moment, except the figures of reports: they are those of the last reading of the database.
+An unknown figure is absent, not 0. No label holds an address, and each label has few values: families, guards, states, and
+the names of ''SIKKER_PORT_MAP'' with ''other''.
 
-Packets dropped are counted by the kernel, exactly, and the count goes on over restarts. Events are those of them that the
-agent was told of since it started: what was seen, lost and not attributed is together what was dropped in that time.
+The kernel counts dropped packets exactly, and the count continues after a restart. An event is the NFLOG message about a
+dropped packet. The packets seen, lost and unattributed since the agent started are together the packets dropped in that time.
 
-This page is generated from the table that the agent itself uses (make docs).
+This page is generated from the table that the agent uses (''make docs'').
 
 | metric | type | labels | meaning | example |
 |---|---|---|---|---|
 `
 
 const metricsTail = `
-Those of the Go runtime (''go_…'') and of the process (''process_…'') are there too, under their usual names.
+The metrics of the Go runtime (''go_…'') and of the process (''process_…'') have their usual names.
 `
 
 // reference is docs/metrics.md.
@@ -230,7 +231,8 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestMetricsUnknown: what is not known is absent, and nothing is enforced while the agent is not healthy.
+// TestMetricsUnknown: what is not known is absent, and nothing is enforced while the agent is not
+// healthy.
 func TestMetricsUnknown(t *testing.T) {
 	t.Parallel()
 	s := Status{State: StateUnprotected, Blocked4: 5}
