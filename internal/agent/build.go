@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -57,14 +58,22 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 }
 
 func (a *Agent) newEnforcer(api advisedAPI) *enforce.Enforcer {
+	dir := feed.NewDir(a.cfg.StateDir, a.useStateDir)
+	sikker := feed.NewSikker(feed.SikkerOptions{
+		API: api, URL: a.cfg.APIURL.String(), Key: a.cfg.APIKey.Reveal(), ScoreMin: a.cfg.ScoreMin,
+	})
+	var own *enforce.Own
+	if path := a.cfg.CustomBlacklist; path != "" {
+		file := feed.NewFile(path)
+		saved := feed.NewSaved(dir, strings.TrimSuffix(config.CustomCopy, ".txt"), file)
+		own = &enforce.Own{File: file, Saved: saved, Path: path}
+	}
 	return enforce.New(enforce.Options{
-		DryRun: a.cfg.DryRun, PullInterval: a.cfg.PullInterval, OwnFile: a.cfg.CustomBlacklist, Allow: a.cfg.Whitelist,
+		DryRun: a.cfg.DryRun, PullInterval: a.cfg.PullInterval, Allow: a.cfg.Whitelist,
 		LogGroup: a.cfg.NFLOGGroup, LogRate: a.cfg.LogRate, HangupC: a.o.HangupC,
-		Host: host.New(host.Options{Allow: a.cfg.Whitelist, APIURL: a.cfg.APIURL}),
-		Feed: feed.New(feed.Options{
-			API: api, URL: a.cfg.APIURL.String(), Key: a.cfg.APIKey.Reveal(), ScoreMin: a.cfg.ScoreMin,
-			Custom: a.cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: a.cfg.StateDir, Guard: a.useStateDir,
-		}),
+		Host:     host.New(host.Options{Allow: a.cfg.Whitelist, APIURL: a.cfg.APIURL}),
+		StateDir: dir, Own: own,
+		Remotes: []enforce.Remote{{Feed: sikker, Saved: feed.NewSaved(dir, "blacklist", sikker)}},
 		Open: func() (firewall.Backend, error) {
 			return firewall.Open(firewall.Options{
 				Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep, LogRate: a.cfg.LogRate,
@@ -74,9 +83,9 @@ func (a *Agent) newEnforcer(api advisedAPI) *enforce.Enforcer {
 		Counters: func(ctx context.Context) (store.Counters, error) {
 			return a.delivery.store.Counters(ctx)
 		},
-		Listed: func(list blocklist.Blocklist) {
-			if a.delivery != nil {
-				a.delivery.recorder.SetListed(list)
+		Listed: func(name string, entries blocklist.Blocklist) {
+			if a.delivery != nil && name == feed.SikkerName { // only SikkerAPI's entries are reported to it
+				a.delivery.recorder.SetListed(entries)
 			}
 		},
 		Board: a.board, Clock: clock.System(), Log: a.log,

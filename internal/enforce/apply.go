@@ -14,7 +14,6 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
-	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 // suspectAgain is how long after a list was suspected it may be again.
@@ -48,20 +47,20 @@ func (e *RollbackError) Error() string {
 func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	if e.o.DryRun {
 		e.tellDryRun(d)
-		e.entries4, e.entries6 = d.block.Len4(), d.block.Len6()
+		e.active.entries4, e.active.entries6 = d.block.Len4(), d.block.Len6()
 		e.inForce(d)
 		return nil
 	}
 	// Rules that block nothing more than those in force can cut this host off from nothing. They need no proof, and an allowlist
 	// that grows is in force within milliseconds.
-	harmless := e.enforced != nil && coveredBy(d.block, e.enforced.block)
-	if !harmless && e.rejected.of(d) {
+	harmless := e.active.rules != nil && coveredBy(d.block, e.active.rules.block)
+	if !harmless && e.trials.rejected.of(d) {
 		return &RollbackError{Entries: d.block.Len(), Again: true}
 	}
-	adopted := e.left
+	adopted := e.active.adopted
 	var before host.Checks
 	if !harmless {
-		before = e.host.Probe(ctx)
+		before = e.o.Host.Probe(ctx)
 	}
 	ev, err := e.enact(ctx, d)
 	switch {
@@ -83,13 +82,13 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
 	}
-	rejected, same := e.rejected, d.equal(e.enforced)
+	rejected, same := e.trials.rejected, d.equal(e.active.rules)
 	e.inForce(d)
 	if harmless && !rejected.of(d) {
-		e.rejected = rejected // they are as harmful as before
+		e.trials.rejected = rejected // they are as harmful as before
 	}
 	e.tellBlocking(same)
-	e.log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
+	e.o.Log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
 	return nil
 }
@@ -109,7 +108,7 @@ func coveredBy(inner, outer blocklist.Blocklist) bool {
 // *RollbackError. Rules of a killed agent that d replaced cannot be put back, so after those d is never taken out whole:
 // the host is not left open.
 func (e *Enforcer) try(ctx context.Context, d desired, before host.Checks, adopted bool) (desired, error) {
-	broken := trial{probe: e.host.Probe}.broken(ctx, before)
+	broken := trial{probe: e.o.Host.Probe}.broken(ctx, before)
 	d, broken, err := e.rebase(ctx, d, broken)
 	if err != nil {
 		return d, errors.Join(err, e.undo())
@@ -121,7 +120,7 @@ func (e *Enforcer) try(ctx context.Context, d desired, before host.Checks, adopt
 	if adopted {
 		accusing = broken
 	}
-	d, exempted, err := e.exemptNeeded(ctx, d, accusing, e.answerers.on(d.block, time.Now()))
+	d, exempted, err := e.exemptNeeded(ctx, d, accusing, e.trials.answerers.on(d.block, time.Now()))
 	if err != nil {
 		err = errors.Join(err, e.undo())
 	}
@@ -130,7 +129,7 @@ func (e *Enforcer) try(ctx context.Context, d desired, before host.Checks, adopt
 		return d, err
 	}
 	o := &onTrial{e, d}
-	t := trial{probe: e.host.Probe, with: o.enforce, without: func(context.Context) error { return e.putBack() }, outdated: o.outdated}
+	t := trial{probe: e.o.Host.Probe, with: o.enforce, without: func(context.Context) error { return e.putBack() }, outdated: o.outdated}
 	if exempted {
 		if broken = t.failing(ctx, broken); len(broken) == 0 {
 			return d, nil
@@ -144,9 +143,9 @@ func (e *Enforcer) try(ctx context.Context, d desired, before host.Checks, adopt
 		case len(guilty) > 0:
 			return o.rules, &RollbackError{Broken: guilty, Entries: d.block.Len()}
 		}
-		e.log.Info("It is not the list; that stays in force", zap.Stringer("notReached", broken))
+		e.o.Log.Info("It is not the list; that stays in force", zap.Stringer("notReached", broken))
 	}
-	e.doubt.about(broken)
+	e.trials.doubt.about(broken)
 	return o.rules, nil
 }
 
@@ -154,14 +153,14 @@ func (e *Enforcer) try(ctx context.Context, d desired, before host.Checks, adopt
 // are. The status says so meanwhile: they are out of force for moments, and the rules of before, or
 // none, are in force.
 func (e *Enforcer) proof(ctx context.Context, t trial, broken host.Checks, o *onTrial) (host.Checks, error) {
-	if e.enforced == nil {
+	if e.active.rules == nil {
 		e.setStatus(func(s *status.Status) { s.Enforcing = status.StateUnprotected })
 	}
 	e.setCondition(status.CondTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(o.rules.block.Len()), broken))
 	defer e.setCondition(status.CondTrial, nil)
 	guilty, err := t.prove(ctx, broken)
 	if err == nil && len(guilty) > 0 {
-		e.rejected = &rejection{o.rules, time.Now()}
+		e.trials.rejected = &rejection{o.rules, time.Now()}
 		e.setStatus(func(s *status.Status) { s.Rollbacks++ })
 	}
 	return guilty, err
@@ -169,14 +168,14 @@ func (e *Enforcer) proof(ctx context.Context, t trial, broken host.Checks, o *on
 
 // putBack puts in force what was before the list that is being tried: the rules of the list before, or none.
 func (e *Enforcer) putBack() error {
-	e.left = false
-	if e.enforced == nil {
+	e.active.adopted = false
+	if e.active.rules == nil {
 		return e.takeAway()
 	}
-	d, _ := e.rebased(*e.enforced)
+	d, _ := e.rebased(*e.active.rules)
 	_, err := e.enact(context.Background(), d) // finished even if the agent is being stopped
 	if err == nil {
-		e.enforced = &d
+		e.active.rules = &d
 	}
 	return err
 }
@@ -193,9 +192,9 @@ func (e *Enforcer) undo() error {
 
 // enact has the kernel enforce d, and remembers what it answered and how long that took.
 func (e *Enforcer) enact(ctx context.Context, d desired) (ruleset.Evidence, error) {
-	ev, err := e.fw.Apply(ctx, e.ruleset(d))
+	ev, err := e.backend.fw.Apply(ctx, e.ruleset(d))
 	if ev.Took > 0 { // it was asked
-		e.board.ObserveApply(ev.Took)
+		e.o.Board.ObserveApply(ev.Took)
 	}
 	if err == nil {
 		v := &status.Verified{
@@ -203,7 +202,7 @@ func (e *Enforcer) enact(ctx context.Context, d desired) (ruleset.Evidence, erro
 		}
 		e.tellGaps()
 		e.setStatus(func(s *status.Status) { s.Verified = v })
-		e.entries4, e.entries6 = ev.Entries4, ev.Entries6
+		e.active.entries4, e.active.entries6 = ev.Entries4, ev.Entries6
 	}
 	return ev, err
 }
@@ -225,18 +224,18 @@ func (e *Enforcer) suspect(ctx context.Context, pull error) {
 // moment. If more works then, and not without them again, those that are needed are exempted. Answers
 // can be forged, so it is not tried often.
 func (e *Enforcer) accuse(ctx context.Context) {
-	if e.o.DryRun || e.enforced == nil || time.Since(e.suspected) < suspectAgain ||
-		len(e.answerers.on(e.enforced.block, time.Now())) == 0 {
+	if e.o.DryRun || e.active.rules == nil || time.Since(e.trials.suspected) < suspectAgain ||
+		len(e.trials.answerers.on(e.active.rules.block, time.Now())) == 0 {
 		return
 	}
-	e.suspected = time.Now()
-	broken := e.rebaseInForce(ctx, trial{probe: e.host.Probe}.unreached(ctx))
-	d := *e.enforced
-	candidates := e.answerers.on(d.block, time.Now()) // some have answered just now
+	e.trials.suspected = time.Now()
+	broken := e.rebaseInForce(ctx, trial{probe: e.o.Host.Probe}.unreached(ctx))
+	d := *e.active.rules
+	candidates := e.trials.answerers.on(d.block, time.Now()) // some have answered just now
 	if len(broken) == 0 || len(candidates) == 0 {
 		return
 	}
-	e.log.Warn("This host does not reach all that it needs, and answers to it are dropped; letting those in for a moment that answered",
+	e.o.Log.Warn("This host does not reach all that it needs, and answers to it are dropped; letting those in for a moment that answered",
 		zap.Int("sources", len(candidates)), zap.Stringer("notReached", broken))
 	defer e.setCondition(status.CondOpen, nil)
 	let, exempted, err := e.exemptNeeded(ctx, d, broken, candidates)
@@ -246,29 +245,19 @@ func (e *Enforcer) accuse(ctx context.Context) {
 		e.takeApplied(errors.Join(err, e.undo()))
 		e.publish()
 	case exempted:
-		e.wait.Reset() // the pulls that failed did so because of the list
+		for _, r := range e.remotes {
+			r.wait.Reset() // the pulls that failed did so because of the list
+		}
 		e.inForce(let)
 	default:
 		e.follow(let)
-		e.log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", let.block.Len()))
+		e.o.Log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", let.block.Len()))
 	}
-}
-
-// unreached reports whether a pull failed because neither the API nor a proxy before it answered.
-func unreached(pull error) bool {
-	_, downloaded := errors.AsType[uselessError](pull)
-	return sikkerapi.IsUnreached(pull) && !downloaded
-}
-
-// isForeign reports whether an answer is not the API's own, but of a proxy, CDN or portal before it.
-func isForeign(err error) bool {
-	api, ok := errors.AsType[*sikkerapi.APIError](err)
-	return ok && api.Foreign
 }
 
 // inForce remembers what is in force.
 func (e *Enforcer) inForce(d desired) {
-	e.enforced, e.left, e.rejected, e.stale = &d, false, nil, nil
+	e.active.rules, e.active.adopted, e.trials.rejected, e.attempts.stale = &d, false, nil, nil
 	e.repair.done()
 	e.publish()
 	e.tellSaved(d)
@@ -276,17 +265,23 @@ func (e *Enforcer) inForce(d desired) {
 
 // publishFailures makes the status say why the list that is wanted is not in force, each reason by itself.
 func (e *Enforcer) publishFailures() {
-	var pull, refused, rolledBack, kernel error
-	if _, ok := errors.AsType[*vet.RefusalError](e.failure); !ok {
-		pull = e.failure
-	}
-	if e.refused.err != nil {
-		refused = e.refused.err
-	}
-	if _, ok := errors.AsType[*RollbackError](e.unapplied); ok {
-		rolledBack = e.unapplied
+	var rolledBack, kernel error
+	pull := e.eachRemote(func(r *remote) error {
+		if _, ok := errors.AsType[*vet.RefusalError](r.failure); ok {
+			return nil
+		}
+		return r.failure
+	})
+	refused := e.eachRemote(func(r *remote) error {
+		if r.refused.err == nil {
+			return nil
+		}
+		return r.refused.err
+	})
+	if _, ok := errors.AsType[*RollbackError](e.attempts.err); ok {
+		rolledBack = e.attempts.err
 	} else {
-		kernel = e.unapplied
+		kernel = e.attempts.err
 	}
 	switch own := e.own.rejected; {
 	case own != nil && rolledBack != nil:
@@ -300,10 +295,24 @@ func (e *Enforcer) publishFailures() {
 	e.setCondition(status.CondKernel, kernel)
 }
 
+// eachRemote joins the errors that get returns for the feeds. If there are several feeds, each error names its own.
+func (e *Enforcer) eachRemote(get func(*remote) error) error {
+	if len(e.remotes) == 1 {
+		return get(e.remotes[0])
+	}
+	var all []error
+	for _, r := range e.remotes {
+		if err := get(r); err != nil {
+			all = append(all, fmt.Errorf("%s: %w", r.feed.Name(), err))
+		}
+	}
+	return errors.Join(all...)
+}
+
 // publish makes the status say what is in force, and what is not as it should be.
 func (e *Enforcer) publish() {
 	e.publishFailures()
-	e.setCondition(status.CondWhitelist, e.stale)
+	e.setCondition(status.CondWhitelist, e.attempts.stale)
 	e.setCondition(status.CondCovered, e.covered())
 	e.setCondition(status.CondEmpty, e.empty())
 	var repairing error
@@ -311,18 +320,18 @@ func (e *Enforcer) publish() {
 		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)
 	}
 	e.setCondition(status.CondRules, repairing)
-	if !e.left && !e.o.DryRun {
+	if !e.active.adopted && !e.o.DryRun {
 		e.setCondition(status.CondLeft, nil)
 	}
 	e.setStatus(func(s *status.Status) {
 		s.Enforcing = status.StateActive
-		if e.enforced == nil {
+		if e.active.rules == nil {
 			s.Enforcing = status.StateUnprotected
 		}
-		if e.enforced != nil && e.o.DryRun {
-			s.WouldBlock, s.Custom = e.entries4+e.entries6, e.own.entries().Len()
-		} else if e.enforced != nil {
-			s.Blocked4, s.Blocked6, s.Custom = e.entries4, e.entries6, e.own.entries().Len()
+		if e.active.rules != nil && e.o.DryRun {
+			s.WouldBlock, s.Custom = e.active.entries4+e.active.entries6, e.own.entries().Len()
+		} else if e.active.rules != nil {
+			s.Blocked4, s.Blocked6, s.Custom = e.active.entries4, e.active.entries6, e.own.entries().Len()
 			s.BlockedIPs = s.Blocked4 + s.Blocked6
 		}
 		if e.o.DryRun {

@@ -32,27 +32,32 @@ type ownList struct {
 	inForce  blocklist.Blocklist // the entries of it that are in force
 	rejected *ownRejection       // list, which is not in force; nil if it may be
 
-	saver *saver               // of list
-	saved *blocklist.Blocklist // the list that is on the disk or that saver writes; nil if that is unknown
+	reader *customReader        // of the file; nil for none
+	saver  *saver               // of list
+	saved  *blocklist.Blocklist // the list that is on the disk or that saver writes; nil if that is unknown
 }
 
 // restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
 func (e *Enforcer) restoreOwn() {
-	c, err := readDisk(saveMost, "reading of the kept custom blacklist", e.feed.KeptCustom)
+	own := e.o.Own
+	if own == nil {
+		return
+	}
+	c, err := readDisk(saveMost, "reading of the saved custom blacklist", own.Saved.Load)
 	switch {
-	case errors.Is(err, feed.ErrNoCopy):
+	case errors.Is(err, feed.ErrNoCopy), err == nil && c.Request != own.File.Identity().Request:
 		return
 	case err != nil:
-		e.warnOfDisk("The kept custom blacklist cannot be read", err)
+		e.warnOfDisk("The saved custom blacklist cannot be read", err)
 		return
 	}
 	v, err := vet.Custom(bytes.NewReader(c.Body))
 	if err != nil && c.Entries > 0 {
-		e.log.Warn("The kept custom blacklist is left out", zap.Error(err))
+		e.o.Log.Warn("The saved custom blacklist is left out", zap.Error(err))
 		return
 	}
 	o := &e.own
-	o.list, o.since, o.saved = v.List, clock.Moment{Wall: c.Pulled}, &v.List
+	o.list, o.since, o.saved = v.List, clock.Moment{Wall: c.Fetched}, &v.List
 	e.showOwn()
 }
 
@@ -60,7 +65,7 @@ func (e *Enforcer) restoreOwn() {
 // the list counts. If the file cannot be read or is refused, the list that it held before stays.
 func (e *Enforcer) takeOwn() {
 	o := &e.own
-	r := e.custom.newest()
+	r := e.own.reader.newest()
 	if r == nil || r == o.taken {
 		return
 	}
@@ -74,13 +79,13 @@ func (e *Enforcer) takeOwn() {
 	before := o.list.Len()
 	switch n := v.List.Len(); {
 	case n < before && 2*n < before:
-		e.log.Warn(fmt.Sprintf("Custom blacklist shrank to %s, it had %d", blocklist.Entries(n), before), zap.String("file", e.o.OwnFile))
+		e.o.Log.Warn(fmt.Sprintf("Custom blacklist shrank to %s, it had %d", blocklist.Entries(n), before), zap.String("file", e.o.Own.Path))
 	case o.err != "":
-		e.log.Info(fmt.Sprintf("Custom blacklist can be read again (%s)", blocklist.Entries(n)))
+		e.o.Log.Info(fmt.Sprintf("Custom blacklist can be read again (%s)", blocklist.Entries(n)))
 	}
 	if o.since == (clock.Moment{}) || !v.List.Equal(o.list) {
 		o.forgive()
-		o.list, o.since = v.List, e.clock.Now()
+		o.list, o.since = v.List, e.o.Clock.Now()
 	}
 	o.err, o.badLines = "", v.Bad
 	e.setCondition(status.CondCustom, nil)
@@ -101,8 +106,8 @@ func (e *Enforcer) refuseOwn(err error) {
 		if o.since == (clock.Moment{}) {
 			stays = "; nothing of it is enforced"
 		}
-		e.log.Warn("Custom blacklist "+is+stays,
-			zap.String("file", e.o.OwnFile), zap.Error(err))
+		e.o.Log.Warn("Custom blacklist "+is+stays,
+			zap.String("file", e.o.Own.Path), zap.Error(err))
 	}
 	o.badLines = 0
 	e.setCondition(status.CondCustom, err)
@@ -120,13 +125,13 @@ func (e *Enforcer) tellBadLines(v vet.Verdict) {
 	o.bad = bad
 	for i, bad := range v.Malformed {
 		if i == shown {
-			e.log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-shown))
+			e.o.Log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-shown))
 			break
 		}
-		e.log.Warn("Custom blacklist: a line is left out", zap.String("file", e.o.OwnFile), zap.Error(bad))
+		e.o.Log.Warn("Custom blacklist: a line is left out", zap.String("file", e.o.Own.Path), zap.Error(bad))
 	}
 	if v.Special > 0 {
-		e.log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))
+		e.o.Log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))
 	}
 }
 
@@ -137,9 +142,9 @@ func (e *Enforcer) showOwn() {
 	if c.Error == "" && o.rejected != nil {
 		c.Error = o.rejected.err.Error()
 	}
-	c.Error = e.board.Plain(c.Error)
+	c.Error = e.o.Board.Plain(c.Error)
 	if o.since != (clock.Moment{}) {
-		at := e.clock.WallOf(o.since).UTC().Truncate(time.Second)
+		at := e.o.Clock.WallOf(o.since).UTC().Truncate(time.Second)
 		c.Since = &at
 	}
 	e.setStatus(func(s *status.Status) { s.CustomList = c })
@@ -152,9 +157,9 @@ func (e *Enforcer) saveOwn() {
 	if e.o.DryRun || o.saved != nil && o.saved.Equal(o.list) {
 		return
 	}
-	list, at := o.list, e.clock.WallOf(o.since)
+	list, at, saved := o.list, e.o.Clock.WallOf(o.since), e.o.Own.Saved
 	o.saved = &list
-	o.saver.save(func() error { return e.feed.KeepCustom(list, at) })
+	o.saver.save(func() error { return saved.Save(list, at) })
 }
 
 // reportOwn logs that the operator's list cannot be saved, once while that lasts.

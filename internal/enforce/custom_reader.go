@@ -38,7 +38,7 @@ type customReading struct {
 // a limited time: the file may be on a disk or a network that hangs. A nil reader is that of a host
 // without such a list.
 type customReader struct {
-	open func() (*feed.CustomFile, error)
+	open func() (*feed.OpenFile, error)
 
 	askC  chan struct{} // capacity 1: a reading is due
 	newsC chan struct{} // capacity 1: there is a newer reading
@@ -52,12 +52,12 @@ type customReader struct {
 
 // settling is a file that another program may be writing.
 type settling struct {
-	file  *feed.CustomFile // as it was found; nil if the file was whole
-	since time.Time        // when it was found so first
-	began time.Time        // when it was found not to be whole
+	file  *feed.OpenFile // as it was found; nil if the file was whole
+	since time.Time      // when it was found so first
+	began time.Time      // when it was found not to be whole
 }
 
-func newCustomReader(open func() (*feed.CustomFile, error)) *customReader {
+func newCustomReader(open func() (*feed.OpenFile, error)) *customReader {
 	return &customReader{open: open, askC: make(chan struct{}, 1), newsC: make(chan struct{}, 1)}
 }
 
@@ -87,7 +87,7 @@ func (r *customReader) Run(ctx context.Context) error {
 type customTry struct {
 	customReading
 
-	file  *feed.CustomFile // closed; nil if it could not be opened
+	file  *feed.OpenFile // closed; nil if it could not be opened
 	whole error
 }
 
@@ -134,13 +134,13 @@ func (r *customReader) read() (t customTry) {
 func (r *customReader) settle(t customTry, now time.Time) time.Duration {
 	s := &r.settling
 	same := t.file != nil && t.file.SameAs(s.file)
-	unended := errors.Is(t.whole, feed.ErrCustomUnended)
+	unended := errors.Is(t.whole, feed.ErrFileUnended)
 	switch {
 	case t.whole == nil, unended && same && now.Sub(s.since) >= customSettles:
 		*s = settling{}
 		r.publish(t.customReading)
 		return 0
-	case !unended && !errors.Is(t.whole, feed.ErrCustomChanging):
+	case !unended && !errors.Is(t.whole, feed.ErrFileChanging):
 		*s = settling{}
 		r.publish(customReading{err: t.whole})
 		return 0

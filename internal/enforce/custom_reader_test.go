@@ -18,7 +18,7 @@ func readerOf(t *testing.T, text string) (r *customReader, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "list.txt")
 	rewrite(t, path, text)
-	r = newCustomReader(feed.New(feed.Options{Custom: path}).Custom)
+	r = newCustomReader(feed.NewFile(path).Open)
 	runReader(t, r)
 	return r, path
 }
@@ -110,8 +110,8 @@ func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")
 		text := "203.0.113.1\n"
 		rewrite(t, path, text)
-		open, writes := feed.New(feed.Options{Custom: path}).Custom, 2
-		r := newCustomReader(func() (*feed.CustomFile, error) {
+		open, writes := feed.NewFile(path).Open, 2
+		r := newCustomReader(func() (*feed.OpenFile, error) {
 			file, err := open()
 			if writes--; writes >= 0 {
 				text += "203.0.113.2\n"
@@ -128,7 +128,7 @@ func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
 		writes = 1 << 30 // without an end
 		r.ask()
 		time.Sleep(customWritten + 2*customChanges)
-		expect(t, r, "a file that is always written", feed.ErrCustomChanging.Error())
+		expect(t, r, "a file that is always written", feed.ErrFileChanging.Error())
 	})
 }
 
@@ -138,8 +138,8 @@ func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")
 		rewrite(t, path, "203.0.113.1\n")
-		open, answerC := feed.New(feed.Options{Custom: path}).Custom, make(chan struct{})
-		r := newCustomReader(func() (*feed.CustomFile, error) {
+		open, answerC := feed.NewFile(path).Open, make(chan struct{})
+		r := newCustomReader(func() (*feed.OpenFile, error) {
 			<-answerC
 			return open()
 		})
@@ -154,7 +154,7 @@ func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 		close(answerC)
 		expect(t, r, "when it answers", "203.0.113.1/32")
 
-		stuck := newCustomReader(func() (*feed.CustomFile, error) { <-t.Context().Done(); return nil, errors.New("too late") })
+		stuck := newCustomReader(func() (*feed.OpenFile, error) { <-t.Context().Done(); return nil, errors.New("too late") })
 		ctx, cancel := context.WithCancel(t.Context())
 		endC := make(chan error, 1)
 		go func() { endC <- stuck.Run(ctx) }()

@@ -42,7 +42,7 @@ func (s *ownScene) next(state string) *ownScene {
 // read has the file read once, as it is, and taken.
 func (s *ownScene) read() {
 	s.t.Helper()
-	s.a.custom.publish(s.a.custom.read().customReading)
+	s.a.own.reader.publish(s.a.own.reader.read().customReading)
 	s.a.takeOwn()
 }
 
@@ -98,7 +98,7 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			if s.lines(); s.entries() != list {
 				t.Fatalf("the good file: %s", s.entries())
 			}
-			since := *s.a.board.Latest().CustomList.Since
+			since := *s.a.o.Board.Latest().CustomList.Since
 			tt.damage(s)
 			for range 3 {
 				s.read()
@@ -106,30 +106,30 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			if diff := cmp.Diff([]string{tt.log}, s.lines()); diff != "" {
 				t.Errorf("log (-want +got):\n%s", diff)
 			}
-			st := s.a.board.Latest()
+			st := s.a.o.Board.Latest()
 			if s.entries() != list || !st.Holds(status.CondCustom) || st.CustomList.Error == "" || st.CustomList.Entries != 3 || !st.CustomList.Since.Equal(since) {
 				t.Errorf("with the damaged file: %q, conditions %v, status %+v", s.entries(), st.Conditions, st.CustomList)
 			}
 			s.a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
-			if state := s.a.board.Latest().State; state != status.StateDegraded {
+			if state := s.a.o.Board.Latest().State; state != status.StateDegraded {
 				t.Errorf("the state is %s", state)
 			}
 
 			// The next run has it too, before it reads the file.
 			next := s.next(state)
 			next.a.restoreOwn()
-			if next.entries() != list || !next.a.board.Latest().CustomList.Since.Equal(since) {
-				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.board.Latest().CustomList)
+			if next.entries() != list || !next.a.o.Board.Latest().CustomList.Since.Equal(since) {
+				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.o.Board.Latest().CustomList)
 			}
 			next.read()
-			if next.entries() != list || !next.a.board.Latest().Holds(status.CondCustom) {
+			if next.entries() != list || !next.a.o.Board.Latest().Holds(status.CondCustom) {
 				t.Errorf("after a restart, when the file was read: %q", next.entries())
 			}
 
 			_ = os.RemoveAll(path)
 			s.write("203.0.113.1\n203.0.113.2\n")
 			s.read()
-			st = s.a.board.Latest()
+			st = s.a.o.Board.Latest()
 			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.Holds(status.CondCustom) || st.CustomList.Error != "" {
 				t.Errorf("with a good file again: %q, %+v", s.entries(), st)
 			}
@@ -151,7 +151,7 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	s.write("# nothing now\n")
 	s.lines()
 	s.read()
-	if st := s.a.board.Latest(); s.entries() != "" || st.Holds(status.CondCustom) || st.CustomList.Entries != 0 {
+	if st := s.a.o.Board.Latest(); s.entries() != "" || st.Holds(status.CondCustom) || st.CustomList.Entries != 0 {
 		t.Errorf("got %q, %+v", s.entries(), st.CustomList)
 	}
 	if diff := cmp.Diff([]string{"Custom blacklist shrank to 0 entries, it had 3"}, s.lines()); diff != "" {
@@ -160,11 +160,11 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	s.write("")
 	next := s.next(state)
 	next.a.restoreOwn()
-	if said := next.lines(); said != nil || next.a.board.Latest().CustomList == nil {
+	if said := next.lines(); said != nil || next.a.o.Board.Latest().CustomList == nil {
 		t.Errorf("an empty copy is not taken: %q", said)
 	}
 	next.read()
-	if next.entries() != "" || !next.a.board.Latest().Holds(status.CondCustom) {
+	if next.entries() != "" || !next.a.o.Board.Latest().Holds(status.CondCustom) {
 		t.Errorf("after a restart: %q", next.entries())
 	}
 }
@@ -193,7 +193,7 @@ func TestOwnListTellsABigDrop(t *testing.T) {
 			t.Errorf("%q: log (-want +got):\n%s", step.text, diff)
 		}
 	}
-	if bad := s.a.board.Latest().CustomList.BadLines; bad != 0 {
+	if bad := s.a.o.Board.Latest().CustomList.BadLines; bad != 0 {
 		t.Errorf("%d bad lines", bad)
 	}
 }
@@ -207,7 +207,7 @@ func TestOwnListIsSavedLater(t *testing.T) {
 	s := newOwnScene(t, path, state)
 	s.read()
 	settle(s.a)
-	if _, err := s.a.feed.KeptCustom(); err == nil {
+	if _, err := s.a.o.Own.Saved.Load(); err == nil {
 		t.Fatal("it was saved in a file")
 	}
 	if err := os.Remove(state); err != nil {
@@ -215,7 +215,7 @@ func TestOwnListIsSavedLater(t *testing.T) {
 	}
 	s.a.own.saver.again()
 	settle(s.a)
-	if c, err := s.a.feed.KeptCustom(); err != nil || c.Entries != 1 {
+	if c, err := s.a.o.Own.Saved.Load(); err != nil || c.Entries != 1 {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }
@@ -225,14 +225,14 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	t.Parallel()
 	list := func(ss ...string) blocklist.Blocklist { return blocklist.New(parsed(t, ss...)) }
 	a, logs := logged(t)
-	a.host = host.New(host.Options{Root: t.TempDir()})
-	a.fw = &stubborn{}
-	a.pulled, a.own.list = list("198.51.100.1", "198.51.100.2"), list("203.0.113.9")
+	a.o.Host = host.New(host.Options{Root: t.TempDir()})
+	a.backend.fw = &stubborn{}
+	a.sikker().list.entries, a.own.list = list("198.51.100.1", "198.51.100.2"), list("203.0.113.9")
 	a.surveys.publish(survey{allow: list("198.51.100.0/24", "203.0.113.0/24")})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondCovered)+": 3 entries, and all are whitelisted" {
+	if s := a.o.Board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondCovered)+": 3 entries, and all are whitelisted" {
 		t.Errorf("got %s %q", s.State, s.Reason)
 	}
 	if logs.FilterMessage(status.Message(status.CondCovered)).Len() != 1 {
@@ -240,7 +240,7 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	}
 	a.surveys.publish(survey{allow: list("198.51.100.0/24")})
 	a.takeSurvey(t.Context())
-	if s := a.board.Latest(); s.State != status.StateActive {
+	if s := a.o.Board.Latest(); s.State != status.StateActive {
 		t.Errorf("in the end: %s %q", s.State, s.Reason)
 	}
 }
@@ -262,13 +262,13 @@ func TestOwnListRefusedAtFirst(t *testing.T) {
 func TestEmptyListIsNotActive(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t)
-	a.host = host.New(host.Options{Root: t.TempDir()})
-	a.fw = &stubborn{}
+	a.o.Host = host.New(host.Options{Root: t.TempDir()})
+	a.backend.fw = &stubborn{}
 	list := blocklist.New(parsed(t, "198.51.100.1"))
 	allow := blocklist.New(parsed(t, "192.0.2.1"))
 	check := func(state status.State, reason string) {
 		t.Helper()
-		if s := a.board.Latest(); s.State != state || s.Reason != reason {
+		if s := a.o.Board.Latest(); s.State != state || s.Reason != reason {
 			t.Errorf("got %s %q, want %s %q", s.State, s.Reason, state, reason)
 		}
 	}
@@ -282,7 +282,7 @@ func TestEmptyListIsNotActive(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(status.StateActive, "")
-	a.entries4 = 0
+	a.active.entries4 = 0
 	a.publish()
 	check(status.StateDegraded, "The active list is empty: nothing is blocked: this host filters no address family that the list has entries of")
 	if n := logs.FilterMessage("The active list is empty: nothing is blocked").Len(); n != 2 {
@@ -295,16 +295,16 @@ func TestEmptyListIsNotActive(t *testing.T) {
 func TestOwnListWaitsForAnAllowlist(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
-	a.host = host.New(host.Options{Root: t.TempDir()})
-	a.fw = &stubborn{}
+	a.o.Host = host.New(host.Options{Root: t.TempDir()})
+	a.backend.fw = &stubborn{}
 	a.own.list = blocklist.New(parsed(t, "198.51.100.1", "192.0.2.1"))
 	a.reconcile(t.Context(), "Custom blacklist changed")
-	if a.enforced != nil {
+	if a.active.rules != nil {
 		t.Fatal("a list is in force without an allowlist")
 	}
 	a.surveys.publish(survey{allow: blocklist.New(parsed(t, "192.0.2.1"))})
 	a.takeSurvey(t.Context())
-	if e := a.enforced; e == nil || e.block.Len() != 1 {
+	if e := a.active.rules; e == nil || e.block.Len() != 1 {
 		t.Errorf("in force: %+v", e)
 	}
 }
@@ -316,16 +316,16 @@ func TestCustomStatusSince(t *testing.T) {
 	rewrite(t, path, "203.0.113.1\n")
 	s := newOwnScene(t, path, t.TempDir())
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s.a.clock = clock.Clock{Wall: func() time.Time { return at }, Boot: func() time.Duration { return time.Second }}
+	s.a.o.Clock = clock.Clock{Wall: func() time.Time { return at }, Boot: func() time.Duration { return time.Second }}
 	s.read()
 	at = at.Add(time.Hour)
 	s.read()
-	if got := s.a.board.Latest().CustomList.Since; got == nil || !got.Equal(at.Add(-time.Hour)) {
+	if got := s.a.o.Board.Latest().CustomList.Since; got == nil || !got.Equal(at.Add(-time.Hour)) {
 		t.Errorf("the same content: since %v", got)
 	}
 	s.write("203.0.113.2\n")
 	s.read()
-	if got := s.a.board.Latest().CustomList.Since; got == nil || !got.Equal(at) {
+	if got := s.a.o.Board.Latest().CustomList.Since; got == nil || !got.Equal(at) {
 		t.Errorf("another content: since %v", got)
 	}
 }

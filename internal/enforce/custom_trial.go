@@ -73,14 +73,14 @@ func (e *Enforcer) applyNewest(ctx context.Context) error {
 		return err
 	}
 	o.reject(&RollbackError{Own: true, Broken: rollback.Broken, Entries: o.list.Len()}, e.allowed())
-	if want := e.wanted(); e.enforced != nil || want.block.Len() > 0 {
+	if want := e.wanted(); e.active.rules != nil || want.block.Len() > 0 {
 		if others := e.apply(ctx, want); others != nil {
 			o.forgive() // it is not the operator's list, or not that alone
 			return errors.Join(err, others)
 		}
 	}
-	e.log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%s)", blocklist.Entries(o.inForce.Len())),
-		zap.String("file", e.o.OwnFile), zap.Error(o.rejected.err))
+	e.o.Log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%s)", blocklist.Entries(o.inForce.Len())),
+		zap.String("file", e.o.Own.Path), zap.Error(o.rejected.err))
 	e.publish()
 	e.tellOwn()
 	return nil
@@ -88,7 +88,7 @@ func (e *Enforcer) applyNewest(ctx context.Context) error {
 
 // tellOwn publishes whether the operator's list is rejected, if there is one.
 func (e *Enforcer) tellOwn() {
-	if e.o.OwnFile != "" {
+	if e.o.Own != nil {
 		e.showOwn()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
@@ -21,7 +22,9 @@ type ownTrial struct {
 func newOwnTrial(t *testing.T) ownTrial {
 	t.Helper()
 	a, _, _ := bench(t)
-	a.custom, a.o.OwnFile = newCustomReader(nil), "/list.txt"
+	file := feed.NewFile("/list.txt")
+	a.o.Own = &Own{File: file, Saved: feed.NewSaved(a.o.StateDir, "custom", file), Path: "/list.txt"}
+	a.own.reader = newCustomReader(nil)
 	s := ownTrial{a, t}
 	s.surveys.publish(newestWith(listOf("192.0.2.2/32")))
 	if err := s.pull("198.51.100.1/32"); err != nil {
@@ -32,15 +35,15 @@ func newOwnTrial(t *testing.T) ownTrial {
 
 // pull has a list of the API accepted, and puts in force what is wanted then.
 func (s ownTrial) pull(prefixes ...string) error {
-	s.accept(pulled{list: listOf(prefixes...), at: s.clock.Now()})
-	err := s.putInForce(s.t.Context())
+	s.accept(s.sikker(), accepted{entries: listOf(prefixes...), at: s.o.Clock.Now()})
+	err := s.applyAll(s.t.Context())
 	s.publish()
 	return err
 }
 
 // read has the operator's list read.
 func (s ownTrial) read(prefixes ...string) {
-	s.custom.publish(customReading{verdict: vet.Verdict{List: listOf(prefixes...)}})
+	s.own.reader.publish(customReading{verdict: vet.Verdict{List: listOf(prefixes...)}})
 	s.takeOwn()
 	s.reconcile(s.t.Context(), "Custom blacklist changed")
 }
@@ -49,7 +52,7 @@ func (s ownTrial) read(prefixes ...string) {
 func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 	s.t.Helper()
 	var got blocklist.Blocklist
-	if e := s.enforced; e != nil {
+	if e := s.active.rules; e != nil {
 		got = e.block
 	}
 	if want := listOf(prefixes...); !got.Equal(want) {
@@ -58,7 +61,7 @@ func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 	if !reaches(s.t) {
 		s.t.Errorf("%s: the API is not reached", when)
 	}
-	st := s.board.Status()
+	st := s.o.Board.Status()
 	if st.Holds(status.CondRolledBack) != rolledBack || st.Holds(status.CondWhitelist) {
 		s.t.Errorf("%s: conditions %v", when, st.Conditions)
 	}
@@ -87,8 +90,8 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 		s.expect("after a pull", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.7/32")
 		s.takeSurvey(t.Context())
 	}
-	if got := s.board.Status(); got.Rollbacks != 1 || got.State != status.StateDegraded || s.nextPull() != s.o.PullInterval {
-		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull())
+	if got := s.o.Board.Status(); got.Rollbacks != 1 || got.State != status.StateDegraded || s.nextPull(s.sikker()) != s.o.PullInterval {
+		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull(s.sikker()))
 	}
 	s.read("198.51.100.8/32")
 	s.expect("with the file mended", false, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
@@ -113,15 +116,15 @@ func TestOwnListIsTriedAgain(t *testing.T) {
 		s.own.rejected.again.Reset(0)
 		<-s.own.rejected.due()
 		s.own.forgive()
-		s.rejected = nil
+		s.trials.rejected = nil
 	}
-	if got := s.board.Status().Rollbacks; got != 2 {
+	if got := s.o.Board.Status().Rollbacks; got != 2 {
 		t.Errorf("%d rollbacks", got)
 	}
 	s.read("203.0.113.0/24")
-	s.refresh(t.Context(), turn{order: order{accept: true}, err: errNotPulled})
+	s.refresh(t.Context(), turn{remote: s.sikker(), order: order{accept: true}, err: errNotPulled})
 	s.expect("when the operator has it tried again", true, "198.51.100.1/32")
-	if got := s.board.Status().Rollbacks; got != 4 {
+	if got := s.o.Board.Status().Rollbacks; got != 4 {
 		t.Errorf("%d rollbacks in the end", got)
 	}
 }
@@ -134,10 +137,10 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 		return
 	}
 	s := newOwnTrial(t)
-	s.enforced, s.own.inForce = nil, blocklist.Blocklist{}
-	s.setPulled(pulled{})
+	s.active.rules, s.own.inForce = nil, blocklist.Blocklist{}
+	s.setList(s.sikker(), accepted{})
 	s.setStatus(func(st *status.Status) { st.BlockedIPs = 0 })
-	if err := s.fw.Remove(); err != nil {
+	if err := s.backend.fw.Remove(); err != nil {
 		t.Fatal(err)
 	}
 	s.read("203.0.113.0/24")
@@ -145,8 +148,8 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 		s.surveys.publish(newestWith(listOf(allow)))
 		s.takeSurvey(t.Context())
 		s.expect("after a survey", true)
-		if st := s.board.Status(); s.enforced != nil || st.State != status.StateUnprotected || st.Rollbacks != 1 {
-			t.Errorf("in force: %v, state %s, %d rollbacks", s.enforced, st.State, st.Rollbacks)
+		if st := s.o.Board.Status(); s.active.rules != nil || st.State != status.StateUnprotected || st.Rollbacks != 1 {
+			t.Errorf("in force: %v, state %s, %d rollbacks", s.active.rules, st.State, st.Rollbacks)
 		}
 	}
 	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
@@ -174,8 +177,8 @@ func TestListThatCutsOffKeepsNoOwnListOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newOwnTrial(t)
 			if before == nil {
-				s.enforced, s.own.inForce = nil, blocklist.Blocklist{}
-				s.setPulled(pulled{})
+				s.active.rules, s.own.inForce = nil, blocklist.Blocklist{}
+				s.setList(s.sikker(), accepted{})
 			}
 			s.own.list = listOf("198.51.100.7/32")
 			var r *RollbackError

@@ -39,15 +39,15 @@ func (d *doubt) due() <-chan time.Time { return d.wait.DueC() }
 
 // doubtAgain makes the doubted checks again. If they still fail, it accuses the list in force.
 func (e *Enforcer) doubtAgain(ctx context.Context) {
-	d := &e.doubt
+	d := &e.trials.doubt
 	d.wait.Stop()
-	failing := trial{probe: e.host.Probe}.failing(ctx, d.checks)
+	failing := trial{probe: e.o.Host.Probe}.failing(ctx, d.checks)
 	switch {
 	case ctx.Err() != nil:
-	case e.enforced == nil:
+	case e.active.rules == nil:
 		d.done() // no list is in force that could be why
 	case len(failing) == 0:
-		e.log.Info("Reached again, with the list in force", zap.Stringer("checks", d.checks))
+		e.o.Log.Info("Reached again, with the list in force", zap.Stringer("checks", d.checks))
 		d.done()
 	default:
 		d.wait.Schedule()

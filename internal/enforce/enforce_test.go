@@ -40,8 +40,8 @@ func TestRetryIn(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a, _ := logged(t)
-			a.wait = clock.NewBackoff(retryFirst, retryMost)
-			if got := a.retryIn(tt.err); got < tt.least || got > tt.most {
+			a.sikker().wait = clock.NewBackoff(retryFirst, retryMost)
+			if got := a.retryIn(a.sikker(), tt.err); got < tt.least || got > tt.most {
 				t.Errorf("got %v, want from %v to %v", got, tt.least, tt.most)
 			}
 		})
@@ -117,26 +117,26 @@ func TestReconcile(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a, _ := logged(t)
-			a.host = host.New(host.Options{Root: t.TempDir()})
-			a.fw = &stubborn{}
-			a.pulled = list("198.51.100.1/32")
+			a.o.Host = host.New(host.Options{Root: t.TempDir()})
+			a.backend.fw = &stubborn{}
+			a.sikker().list.entries = list("198.51.100.1/32")
 			a.surveys.publish(survey{allow: old})
 			if err := a.apply(t.Context(), a.wanted()); err != nil {
 				t.Fatal(err)
 			}
-			a.failure = tt.pull
-			a.fw = &stubborn{refuse: 1}
+			a.sikker().failure = tt.pull
+			a.backend.fw = &stubborn{refuse: 1}
 			a.surveys.publish(survey{allow: moved})
 			a.takeSurvey(t.Context())
-			if s := a.board.Latest(); s.State != status.StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
+			if s := a.o.Board.Latest(); s.State != status.StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
 				t.Errorf("after the failure: %s %q", s.State, s.Reason)
 			}
 			a.surveys.publish(survey{allow: tt.again})
 			a.takeSurvey(t.Context())
-			if s := a.board.Latest(); s.State != tt.state || s.Reason != tt.reason {
+			if s := a.o.Board.Latest(); s.State != tt.state || s.Reason != tt.reason {
 				t.Errorf("in the end: %s %q", s.State, s.Reason)
 			}
-			if !a.enforced.allow.Equal(tt.again) {
+			if !a.active.rules.allow.Equal(tt.again) {
 				t.Error("the whitelist in force is not the host's")
 			}
 		})

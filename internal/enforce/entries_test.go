@@ -21,10 +21,10 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 		if n := l.logs.FilterMessage("Blocking 4 IPs").Len(); n != 1 {
 			t.Errorf("%s: the log has it %d times: %v", when, n, l.logs.All())
 		}
-		if s := l.a.board.Status(); s.BlockedIPs != 4 || s.Blocked4 != 3 || s.Blocked6 != 1 {
+		if s := l.a.o.Board.Status(); s.BlockedIPs != 4 || s.Blocked4 != 3 || s.Blocked6 != 1 {
 			t.Errorf("%s: the status has %d, %d and %d", when, s.BlockedIPs, s.Blocked4, s.Blocked6)
 		}
-		families, err := l.a.board.Gatherer().Gather()
+		families, err := l.a.o.Board.Gatherer().Gather()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,11 +39,11 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 		if enforced != 4 {
 			t.Errorf("%s: the metrics have %v", when, enforced)
 		}
-		if line := l.a.board.Line(); !strings.HasPrefix(line, "Blocking 4 IPs") {
+		if line := l.a.o.Board.Line(); !strings.HasPrefix(line, "Blocking 4 IPs") {
 			t.Errorf("%s: the service manager is told %q", when, line)
 		}
-		if l.a.baseline != 4 {
-			t.Errorf("%s: the next list is compared with %d entries", when, l.a.baseline)
+		if l.a.sikker().baseline != 4 {
+			t.Errorf("%s: the next list is compared with %d entries", when, l.a.sikker().baseline)
 		}
 		if l.kernel.listOf("203.0.113.9") || !l.kernel.listOf("203.0.113.8") || l.kernel.listOf("192.168.1.1") || !l.kernel.listOf("192.1.1.1") {
 			t.Errorf("%s: the kernel has %v", when, l.kernel.rules.Block.Prefixes())
@@ -55,10 +55,10 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 	l.restart()
 	whitelisted()
 	l.a.reconcile(t.Context(), "changed")
-	if n := l.a.board.Status().BlockedIPs; n != 4 {
+	if n := l.a.o.Board.Status().BlockedIPs; n != 4 {
 		t.Errorf("after a restart the status has %d", n)
 	}
-	if c, err := l.a.feed.Kept(); err != nil || c.Entries != 4 || !strings.Contains(string(c.Body), "192.0.0.0/8\n") {
+	if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 4 || !strings.Contains(string(c.Body), "192.0.0.0/8\n") {
 		t.Errorf("kept: %d entries, %v: %s", c.Entries, err, c.Body)
 	}
 }

@@ -29,7 +29,7 @@ func TestGapsAreToldOnce(t *testing.T) {
 		{[]string{"old"}, nil},
 		{[]string{"old", "left"}, []string{"Firewall: left"}},
 	} {
-		a.fw = &gappy{gaps: step.gaps}
+		a.backend.fw = &gappy{gaps: step.gaps}
 		a.tellGaps()
 		var got []string
 		for _, e := range logs.TakeAll() {
@@ -45,7 +45,7 @@ func TestGapsAreToldOnce(t *testing.T) {
 func TestDetoursAreNoWarning(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t)
-	a.fw = &gappy{gaps: []string{"open"}, detours: []string{"slow"}}
+	a.backend.fw = &gappy{gaps: []string{"open"}, detours: []string{"slow"}}
 	a.tellGaps()
 	a.tellGaps()
 	var got []string
@@ -55,7 +55,7 @@ func TestDetoursAreNoWarning(t *testing.T) {
 	if want := []string{"warn Firewall: open", "info Firewall: slow"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if s := a.board.Status(); !slices.Equal(s.Gaps, []string{"open", "slow"}) {
+	if s := a.o.Board.Status(); !slices.Equal(s.Gaps, []string{"open", "slow"}) {
 		t.Errorf("status: gaps %q", s.Gaps)
 	}
 }
@@ -64,13 +64,13 @@ func TestDetoursAreNoWarning(t *testing.T) {
 func TestLostIsTold(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
-	a.fw = &kernel{}
+	a.backend.fw = &kernel{}
 	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 	a.lost(errors.New("chain prerouting is missing"))
-	if ok, reason := a.board.Health(); ok || reason != "unprotected: "+status.Message(status.CondRules)+": chain prerouting is missing" {
+	if ok, reason := a.o.Board.Health(); ok || reason != "unprotected: "+status.Message(status.CondRules)+": chain prerouting is missing" {
 		t.Errorf("health: %v %q", ok, reason)
 	}
-	if len(a.lostC) != 1 {
+	if len(a.backend.lostC) != 1 {
 		t.Error("the enforcing task is not told")
 	}
 }

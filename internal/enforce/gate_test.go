@@ -56,9 +56,9 @@ func TestUsed(t *testing.T) {
 		"left": func(g *gate) { g.use() },
 	} {
 		a, _ := logged(t)
-		a.gate = &gate{Backend: &stubborn{}}
+		a.backend.gate = &gate{Backend: &stubborn{}}
 		if use != nil {
-			use(a.gate)
+			use(a.backend.gate)
 		}
 		if a.Used() != (use != nil) {
 			t.Errorf("%s: got %v", name, a.Used())

@@ -35,7 +35,7 @@ func (e *Enforcer) WatchPulse(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case e.pulseC <- struct{}{}:
+		case e.loop.pulseC <- struct{}{}:
 			if e.heart.stopped.Swap(false) {
 				e.setCondition(status.CondStuck, nil)
 			}

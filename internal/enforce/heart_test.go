@@ -25,24 +25,24 @@ func TestEnforcerThatHangs(t *testing.T) {
 		}()
 		go func() {
 			for range 100 { // fifty minutes
-				<-a.pulseC
+				<-a.loop.pulseC
 			}
 			<-goOnC
-			<-a.pulseC
+			<-a.loop.pulseC
 		}()
 		time.Sleep(49 * time.Minute)
-		if err := a.Alive(); err != nil || a.board.Latest().State != status.StateActive {
-			t.Errorf("while it goes on: %v, %s", err, a.board.Latest().State)
+		if err := a.Alive(); err != nil || a.o.Board.Latest().State != status.StateActive {
+			t.Errorf("while it goes on: %v, %s", err, a.o.Board.Latest().State)
 		}
 		time.Sleep(time.Minute + stuckAfter)
-		if err := a.Alive(); err == nil || !a.board.Latest().Holds(status.CondStuck) {
-			t.Errorf("when it hangs: %v, %s", err, a.board.Latest().State)
+		if err := a.Alive(); err == nil || !a.o.Board.Latest().Holds(status.CondStuck) {
+			t.Errorf("when it hangs: %v, %s", err, a.o.Board.Latest().State)
 		}
 		time.Sleep(time.Hour)
 		close(goOnC)
 		synctest.Wait()
-		if err := a.Alive(); err != nil || a.board.Latest().Holds(status.CondStuck) {
-			t.Errorf("when it goes on again: %v, %s", err, a.board.Latest().State)
+		if err := a.Alive(); err != nil || a.o.Board.Latest().Holds(status.CondStuck) {
+			t.Errorf("when it goes on again: %v, %s", err, a.o.Board.Latest().State)
 		}
 		cancel()
 		<-doneC
@@ -56,20 +56,20 @@ func TestKernelThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := logged(t)
 		k := &mute{hangC: make(chan struct{})}
-		a.fw = k
-		a.setStatus(func(s *status.Status) { s.Enforcing, s.PulledAt = status.StateActive, a.clock.Now() })
+		a.backend.fw = k
+		a.setStatus(func(s *status.Status) { s.Enforcing, s.PulledAt = status.StateActive, a.o.Clock.Now() })
 		start := time.Now()
-		ok, reason := a.board.Health()
+		ok, reason := a.o.Board.Health()
 		if ok || reason != "unprotected: "+status.Message(status.CondSilent) || time.Since(start) > 3*time.Second {
 			t.Errorf("health: %v %q after %v", ok, reason, time.Since(start))
 		}
 		start = time.Now()
-		if s := a.board.Status(); !s.Holds(status.CondSilent) || time.Since(start) > 6*time.Second {
+		if s := a.o.Board.Status(); !s.Holds(status.CondSilent) || time.Since(start) > 6*time.Second {
 			t.Errorf("status: %+v after %v", s.Conditions, time.Since(start))
 		}
 		close(k.hangC)
 		synctest.Wait()
-		if ok, reason := a.board.Health(); !ok {
+		if ok, reason := a.o.Board.Health(); !ok {
 			t.Errorf("when the kernel answers again: %q", reason)
 		}
 	})

@@ -51,19 +51,25 @@ func withLog(t *testing.T, log *zap.Logger, vars ...string) *Enforcer {
 		Version: "1.0.0", DryRun: cfg.DryRun, Secret: cfg.APIKey.Reveal(), PullInterval: cfg.PullInterval,
 		Clock: clock.System(), Log: log, Present: func() error { return e.Present() },
 		Fill: []func(*status.Status){func(s *status.Status) {
-			if e.Fill(s); e.fw != nil {
-				s.Events.Dropped = e.ledger.ReadSoon().Packets()
+			if e.Fill(s); e.backend.fw != nil {
+				s.Events.Dropped = e.backend.ledger.ReadSoon().Packets()
 			}
 		}},
 	})
+	dir := feed.NewDir(cfg.StateDir, nil)
+	sikker := feed.NewSikker(feed.SikkerOptions{
+		API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(), ScoreMin: cfg.ScoreMin,
+	})
+	var own *Own
+	if path := cfg.CustomBlacklist; path != "" {
+		file := feed.NewFile(path)
+		own = &Own{File: file, Saved: feed.NewSaved(dir, "custom", file), Path: path}
+	}
 	e = New(Options{
-		DryRun: cfg.DryRun, PullInterval: cfg.PullInterval, OwnFile: cfg.CustomBlacklist, Allow: cfg.Whitelist,
+		DryRun: cfg.DryRun, PullInterval: cfg.PullInterval, Allow: cfg.Whitelist,
 		LogGroup: cfg.NFLOGGroup, LogRate: cfg.LogRate,
-		Host: host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
-		Feed: feed.New(feed.Options{
-			API: client, URL: cfg.APIURL.String(), Key: cfg.APIKey.Reveal(), ScoreMin: cfg.ScoreMin,
-			Custom: cfg.CustomBlacklist, CustomCopy: config.CustomCopy, StateDir: cfg.StateDir,
-		}),
+		Host:     host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
+		StateDir: dir, Remotes: []Remote{{Feed: sikker, Saved: feed.NewSaved(dir, "blacklist", sikker)}}, Own: own,
 		Open:      func() (firewall.Backend, error) { return firewall.Open(firewall.Options{LogRate: cfg.LogRate}) },
 		Leftovers: firewall.InForce,
 		Counters:  func(context.Context) (store.Counters, error) { return store.Counters{}, nil },
@@ -71,6 +77,9 @@ func withLog(t *testing.T, log *zap.Logger, vars ...string) *Enforcer {
 	})
 	return e
 }
+
+// sikker returns the state of the first feed.
+func (e *Enforcer) sikker() *remote { return e.remotes[0] }
 
 // runAgain runs e until ctx ends, again after each panic, and returns the number of panics.
 func runAgain(ctx context.Context, e *Enforcer) (panicked int) {
@@ -93,7 +102,7 @@ func runLine(ctx context.Context, e *Enforcer) error {
 		return err
 	}
 	o := observe.New(observe.Options{
-		Sensor: s, Counter: e.ledger, Sinks: []observe.Sink{e}, LogRate: e.o.LogRate, Log: e.log,
+		Sensor: s, Counter: e.backend.ledger, Sinks: []observe.Sink{e}, LogRate: e.o.LogRate, Log: e.o.Log,
 		PortName: func(port uint16) (string, bool) { return "dns", port == 53 },
 	})
 	sensing, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -104,7 +113,7 @@ func runLine(ctx context.Context, e *Enforcer) error {
 	for _, run := range []func(context.Context) error{e.Run, e.WatchHost, e.WatchFiles, e.Survey, e.WatchRules, o.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
-	if e.custom != nil {
+	if e.own.reader != nil {
 		g.Go(func() error { return e.ReadOwn(ctx) })
 	}
 	err := errors.Join(g.Wait(), e.Remove())

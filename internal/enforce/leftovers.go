@@ -19,13 +19,13 @@ const leftoverInterval = 30 * time.Second
 
 // leftovers finds the rules of other runs: of agents that were killed, or that run beside a dry run.
 type leftovers struct {
-	inForce func() ([]string, error) // names them
+	names func() ([]string, error)
 }
 
 // find returns an error that names the rules of other runs that are in force, and why others may not
 // be seen.
 func (l leftovers) find() (left, unseen error) {
-	names, err := l.inForce()
+	names, err := l.names()
 	if len(names) > 0 {
 		left = errors.New(strings.Join(names, ", "))
 	}
@@ -35,24 +35,24 @@ func (l leftovers) find() (left, unseen error) {
 // takeLeftovers notes at the start that rules of a killed agent are in force. The operator's whitelist
 // holds for them at once; what else this host depends on follows with the first survey.
 func (e *Enforcer) takeLeftovers() {
-	left, _ := e.others.find() // an error is a gap of the backend
+	left, _ := e.backend.leftovers.find() // an error is a gap of the backend
 	if left == nil {
 		return
 	}
-	e.left = true
-	e.gate.use()
+	e.active.adopted = true
+	e.backend.gate.use()
 	e.setCondition(status.CondLeft, left)
-	e.log.Info("The rules of an agent that was killed are in force until a list replaces them")
+	e.o.Log.Info("The rules of an agent that was killed are in force until a list replaces them")
 	e.admitInto(context.Background(), blocklist.New(e.o.Allow))
 }
 
 // admit has the rules of a killed agent let through what is whitelisted now, while they are in force.
 func (e *Enforcer) admit(ctx context.Context) {
-	if !e.left || ctx.Err() != nil {
+	if !e.active.adopted || ctx.Err() != nil {
 		return
 	}
-	if left, unseen := e.others.find(); left == nil && unseen == nil { // another program ended them
-		e.left = false
+	if left, unseen := e.backend.leftovers.find(); left == nil && unseen == nil { // another program ended them
+		e.active.adopted = false
 		e.setCondition(status.CondLeft, nil)
 		return
 	}
@@ -60,8 +60,8 @@ func (e *Enforcer) admit(ctx context.Context) {
 }
 
 func (e *Enforcer) admitInto(ctx context.Context, allow blocklist.Blocklist) {
-	if err := e.fw.Admit(ctx, ruleset.Ruleset{Allow: allow}); err != nil && ctx.Err() == nil {
-		e.log.Warn("The rules of an agent that was killed do not take the whitelist of this one; stop this one and run `sikkerguard cleanup` "+
+	if err := e.backend.fw.Admit(ctx, ruleset.Ruleset{Allow: allow}); err != nil && ctx.Err() == nil {
+		e.o.Log.Warn("The rules of an agent that was killed do not take the whitelist of this one; stop this one and run `sikkerguard cleanup` "+
 			"if they block what is needed", zap.Error(err))
 	}
 }
@@ -69,7 +69,7 @@ func (e *Enforcer) admitInto(ctx context.Context, allow blocklist.Blocklist) {
 // LookForLeftovers makes conditions of the rules of other runs that are in force while this one is
 // dry. A dry run touches them as little as anything, and must not say that nothing is blocked.
 func (e *Enforcer) LookForLeftovers() {
-	left, unseen := e.others.find()
+	left, unseen := e.backend.leftovers.find()
 	if left != nil {
 		unseen = nil // that rules block is known
 	}

@@ -17,7 +17,7 @@ import (
 func TestDryRunTellsLeftoverRules(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t, "SIKKER_DRY_RUN=true")
-	a.setPulled(pulled{list: listOf("203.0.113.0/24"), at: a.clock.Now()})
+	a.setList(a.sikker(), accepted{entries: listOf("203.0.113.0/24"), at: a.o.Clock.Now()})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
@@ -33,9 +33,9 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 		{nil, errors.New("not permitted"), status.CondLeftUnseen, "cannot see whether", "do; would block 1 IPs"},
 		{nil, nil, "", "nothing is blocked", "nothing is blocked: would block 1 IPs"},
 	} {
-		a.others.inForce = func() ([]string, error) { return tt.names, tt.err }
+		a.backend.leftovers.names = func() ([]string, error) { return tt.names, tt.err }
 		a.LookForLeftovers()
-		s := a.board.Status()
+		s := a.o.Board.Status()
 		for _, code := range []status.Code{status.CondLeft, status.CondLeftUnseen} {
 			if s.Holds(code) != (code == tt.code) {
 				t.Errorf("%q, %v: conditions %+v", tt.names, tt.err, s.Conditions)
@@ -44,10 +44,10 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 		if s.State != status.StateDryRun {
 			t.Errorf("%q, %v: the state is %s", tt.names, tt.err, s.State)
 		}
-		if ok, text := a.board.Health(); !ok || !strings.Contains(text, tt.health) || strings.Contains(text, "nothing is blocked") != (tt.code == "") {
+		if ok, text := a.o.Board.Health(); !ok || !strings.Contains(text, tt.health) || strings.Contains(text, "nothing is blocked") != (tt.code == "") {
 			t.Errorf("%q, %v: health: %v %q", tt.names, tt.err, ok, text)
 		}
-		if line := a.board.Line(); !strings.Contains(line, tt.line) || strings.Contains(line, "nothing is blocked") != (tt.code == "") {
+		if line := a.o.Board.Line(); !strings.Contains(line, tt.line) || strings.Contains(line, "nothing is blocked") != (tt.code == "") {
 			t.Errorf("%q, %v: the service manager is told %q", tt.names, tt.err, line)
 		}
 	}
@@ -76,10 +76,10 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 	for _, replaced := range []bool{true, false} {
 		a, logs := logged(t)
 		k := &admitting{}
-		a.fw, a.host = k, host.New(host.Options{Root: t.TempDir()})
+		a.backend.fw, a.o.Host = k, host.New(host.Options{Root: t.TempDir()})
 		a.o.Allow = listOf("203.0.113.7/32").Prefixes()
 		names := []string{"table inet sikkerguard"}
-		a.others.inForce = func() ([]string, error) { return names, nil }
+		a.backend.leftovers.names = func() ([]string, error) { return names, nil }
 		a.takeLeftovers()
 		if !k.allow.Equal(listOf("203.0.113.7/32")) {
 			t.Errorf("at the start the rules let through %v", k.allow.Prefixes())
@@ -89,13 +89,13 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 		if !k.allow.Equal(listOf("203.0.113.7/32", "192.0.2.1/32")) {
 			t.Errorf("after a survey the rules let through %v", k.allow.Prefixes())
 		}
-		a.failure = errors.New("503")
+		a.sikker().failure = errors.New("503")
 		a.publish()
-		if s := a.board.Status(); !s.Holds(status.CondLeft) || s.State != status.StateUnprotected {
+		if s := a.o.Board.Status(); !s.Holds(status.CondLeft) || s.State != status.StateUnprotected {
 			t.Errorf("without a list: %s, %+v", s.State, s.Conditions)
 		}
 		if replaced {
-			a.pulled = listOf("198.51.100.1/32")
+			a.sikker().list.entries = listOf("198.51.100.1/32")
 			if err := a.apply(t.Context(), a.wanted()); err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +103,7 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 			names = nil
 			a.takeSurvey(t.Context())
 		}
-		if s := a.board.Status(); s.Holds(status.CondLeft) || a.left {
+		if s := a.o.Board.Status(); s.Holds(status.CondLeft) || a.active.adopted {
 			t.Errorf("replaced %v: %+v", replaced, s.Conditions)
 		}
 		if n := logs.FilterMessage(status.Message(status.CondLeft)).Len(); n != 1 {

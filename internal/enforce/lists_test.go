@@ -105,19 +105,19 @@ func (l *lab) restart(vars ...string) {
 	}
 	l.a, l.logs = logged(l.t, append([]string{"SIKKER_API_URL=" + l.url, "SIKKER_STATE_DIR=" + l.dir}, vars...)...)
 	l.kernel = &toyKernel{err: l.refusing}
-	l.a.fw, l.a.host = l.kernel, host.New(host.Options{Root: l.t.TempDir()})
+	l.a.backend.fw, l.a.o.Host = l.kernel, host.New(host.Options{Root: l.t.TempDir()})
 	l.a.surveys.publish(survey{})
 	close(l.a.surveys.next) // no survey is waited for
 	l.a.restore(l.t.Context())
-	l.a.restoreRefused()
+	l.a.restoreRefused(l.a.sikker())
 }
 
 // pull makes a turn as the loop does.
 func (l *lab) pull(accept bool) Outcome {
 	l.t.Helper()
 	doneC := make(chan Outcome, 1)
-	t := turn{order: order{accept: accept, askers: []chan<- Outcome{doneC}}}
-	t.verdict, t.err = l.a.pull(l.t.Context(), l.a.vetOptions())
+	t := turn{remote: l.a.sikker(), order: order{accept: accept, askers: []chan<- Outcome{doneC}}}
+	t.verdict, t.err = fetch(l.t.Context(), l.a.sikker().feed, l.a.sikker().vetOptions())
 	l.wait = l.a.refresh(l.t.Context(), t)
 	return <-doneC
 }
@@ -132,7 +132,7 @@ func (l *lab) want(accept, ok bool, text string) {
 
 func (l *lab) conditions() []status.Code {
 	var codes []status.Code
-	for _, c := range l.a.board.Latest().Conditions {
+	for _, c := range l.a.o.Board.Latest().Conditions {
 		codes = append(codes, c.Code)
 	}
 	return codes
@@ -296,7 +296,7 @@ func TestARollbackThatFailsIsRepaired(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	l.want(false, true, "Blocking 4 IPs")
-	l.a.fw = &moody{l.kernel, []error{firewall.ErrMismatch, errors.New("no buffer space available")}}
+	l.a.backend.fw = &moody{l.kernel, []error{firewall.ErrMismatch, errors.New("no buffer space available")}}
 	l.list = hosts("203.0", 6)
 	l.want(false, false, "roll back: no buffer space available")
 	select {
@@ -316,13 +316,13 @@ func TestNoRequestIsLostDuringAPull(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	e := l.a
-	e.turnC = make(chan turn) // a pull is under way until next takes its result
+	e.loop.turnC = make(chan turn) // a pull is under way until next takes its result
 	next := func() order {
 		t.Helper()
 		select {
-		case n := <-e.turnC:
+		case n := <-e.loop.turnC:
 			l.a.refresh(t.Context(), n)
-			l.a.end(t.Context())
+			l.a.end(t.Context(), l.a.sikker())
 			return n.order
 		case <-time.After(time.Minute):
 			t.Fatal("no pull was made")
@@ -330,19 +330,19 @@ func TestNoRequestIsLostDuringAPull(t *testing.T) {
 		}
 	}
 	one, two := make(chan Outcome, 1), make(chan Outcome, 1)
-	l.a.begin(t.Context(), order{})
-	l.a.begin(t.Context(), order{})
+	l.a.begin(t.Context(), l.a.sikker(), order{})
+	l.a.begin(t.Context(), l.a.sikker(), order{})
 	next()
-	l.a.begin(t.Context(), order{accept: true, askers: []chan<- Outcome{one}})
-	l.a.begin(t.Context(), order{askers: []chan<- Outcome{two}})
+	l.a.begin(t.Context(), l.a.sikker(), order{accept: true, askers: []chan<- Outcome{one}})
+	l.a.begin(t.Context(), l.a.sikker(), order{askers: []chan<- Outcome{two}})
 	if o := next(); o.accept || len(o.askers) > 0 {
 		t.Errorf("the pull of the SIGHUP serves %+v, which came later", o)
 	}
 	if o := next(); !o.accept || len(one) != 1 || len(two) != 1 {
 		t.Errorf("accept %v; %d and %d answers, want true, 1 and 1", o.accept, len(one), len(two))
 	}
-	if e.busy || l.pulls != 3 {
-		t.Errorf("%d pulls were made, want 3; another one is under way: %v", l.pulls, e.busy)
+	if e.sikker().busy || l.pulls != 3 {
+		t.Errorf("%d pulls were made, want 3; another one is under way: %v", l.pulls, e.sikker().busy)
 	}
 }
 
@@ -384,7 +384,7 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 		}
 		pulls := l.pulls
 		select {
-		case <-l.a.retry.DueC():
+		case <-l.a.attempts.retry.DueC():
 		case <-time.After(time.Minute):
 			t.Fatalf("%s: the list at hand is not tried again", name)
 		}
@@ -392,15 +392,15 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 		l.wantConditions(status.CondKernel)
 		l.kernel.err = nil
 		l.a.tryAgain(t.Context())
-		if s := l.a.board.Latest(); s.State != status.StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
+		if s := l.a.o.Board.Latest(); s.State != status.StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
 			t.Errorf("%s: %s, blocking %d, %d more pulls", name, s.State, s.BlockedIPs, l.pulls-pulls)
 		}
 		l.wantConditions()
 		settle(l.a)
-		if c, err := l.a.feed.Kept(); err != nil || c.Entries != 5 {
+		if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 5 {
 			t.Errorf("%s: kept: %d entries, %v", name, c.Entries, err)
 		}
-		if l.a.retry.DueC() != nil {
+		if l.a.attempts.retry.DueC() != nil {
 			t.Errorf("%s: it is tried again although it is in force", name)
 		}
 	}
@@ -413,13 +413,13 @@ func TestTheKeptListIsTriedAgain(t *testing.T) {
 	l.want(false, true, "Blocking 4 IPs")
 	l.refusing = errors.New("no buffer space available")
 	l.restart()
-	if l.a.enforced != nil || l.a.retry.DueC() == nil {
+	if l.a.active.rules != nil || l.a.attempts.retry.DueC() == nil {
 		t.Fatal("the kernel took it, or it is not tried again")
 	}
 	l.status = http.StatusServiceUnavailable
 	l.kernel.err = nil
 	l.a.tryAgain(t.Context())
-	if s := l.a.board.Latest(); s.BlockedIPs != 4 || !s.Kept || s.State != status.StateActive {
+	if s := l.a.o.Board.Latest(); s.BlockedIPs != 4 || !s.Kept || s.State != status.StateActive {
 		t.Errorf("%s, blocking %d, kept %v", s.State, s.BlockedIPs, s.Kept)
 	}
 }
@@ -499,7 +499,7 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 	l := newLab(t, hosts("203.0", 4))
 	l.quota = 24
 	for range 20 {
-		if l.a.firstPull() == 0 {
+		if l.a.firstPull(l.a.sikker()) == 0 {
 			l.want(false, true, "Blocking 4 IPs")
 		}
 		l.restart()
@@ -510,15 +510,15 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 	if l.pulls > 13 {
 		t.Errorf("%d pulls in 20 restarts", l.pulls)
 	}
-	if wait := l.a.firstPull(); wait <= 0 || wait > 3*time.Hour {
+	if wait := l.a.firstPull(l.a.sikker()); wait <= 0 || wait > 3*time.Hour {
 		t.Errorf("the first pull waits %v", wait)
 	}
-	pulled := &l.a.pulledAt.Wall
+	pulled := &l.a.sikker().list.at.Wall
 	*pulled = pulled.Add(24 * time.Hour) // the clock was ahead then, and tells nothing of the list's age
-	if wait := l.a.firstPull(); wait != 0 {
+	if wait := l.a.firstPull(l.a.sikker()); wait != 0 {
 		t.Errorf("after a pull in the future the first pull waits %v", wait)
 	}
-	if q := l.a.board.Status().Quota.Pulls; q == nil || q.Remaining != 24-l.pulls {
+	if q := l.a.o.Board.Status().Quota.Pulls; q == nil || q.Remaining != 24-l.pulls {
 		t.Errorf("the quota is not known after a restart: %+v", q)
 	}
 }
@@ -528,7 +528,7 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 func TestTheListIsSavedWhenTheDiskHasRoom(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
-	l.a.saver.backoff = clock.NewBackoff(time.Second, time.Second) // the test is in a hurry
+	l.a.sikker().saver.backoff = clock.NewBackoff(time.Second, time.Second) // the test is in a hurry
 	inTheWay := filepath.Join(l.dir, "blacklist.txt")
 	if err := os.MkdirAll(inTheWay, 0o700); err != nil { // stands for a disk that takes nothing
 		t.Fatal(err)
@@ -536,17 +536,17 @@ func TestTheListIsSavedWhenTheDiskHasRoom(t *testing.T) {
 	l.want(false, true, "Blocking 4 IPs")
 	settle(l.a)
 	l.wantConditions(status.CondUnkept)
-	if s := l.a.board.Status(); s.State != status.StateDegraded || !strings.Contains(s.Reason, "keep list") {
+	if s := l.a.o.Board.Status(); s.State != status.StateDegraded || !strings.Contains(s.Reason, "save list") {
 		t.Errorf("%s %q", s.State, s.Reason)
 	}
 	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(time.Minute); l.a.saver.pending() && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); l.a.sikker().saver.pending() && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	l.wantConditions()
-	if c, err := l.a.feed.Kept(); err != nil || c.Entries != 4 {
+	if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 4 {
 		t.Errorf("saved: %d entries, %v", c.Entries, err)
 	}
 }

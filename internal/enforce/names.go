@@ -30,7 +30,7 @@ func (k *names) due(n host.Names) bool {
 
 // recallNames whitelists the addresses of the run before until names resolve.
 func (e *Enforcer) recallNames() {
-	text, err := readDisk(recallMost, "reading of the addresses of names", e.feed.KeptNames)
+	text, err := readDisk(recallMost, "reading of the addresses of names", e.o.StateDir.Names)
 	var n host.Names
 	if err == nil {
 		n, err = host.ParseNames(text)
@@ -38,17 +38,17 @@ func (e *Enforcer) recallNames() {
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):
 	case err != nil:
-		e.warnOfDisk("The kept addresses of names cannot be read: until names resolve the API may be blocked if it is listed", err)
+		e.warnOfDisk("The saved addresses of names cannot be read: until names resolve the API may be blocked if it is listed", err)
 	default:
 		e.names.saved = n
-		e.host.Recall(n, e.clock.Now().Wall)
+		e.o.Host.Recall(n, e.o.Clock.Now().Wall)
 	}
 }
 
 // saveNames has the addresses of names written to the disk, if those there are others or old.
 func (e *Enforcer) saveNames() {
 	k := &e.names
-	n := e.host.Resolved(e.clock.Now().Wall)
+	n := e.o.Host.Resolved(e.o.Clock.Now().Wall)
 	if e.o.DryRun || !k.due(n) {
 		return
 	}
@@ -58,7 +58,7 @@ func (e *Enforcer) saveNames() {
 		if err != nil {
 			return err
 		}
-		return e.feed.KeepNames(text)
+		return e.o.StateDir.SaveNames(text)
 	})
 }
 

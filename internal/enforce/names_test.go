@@ -50,8 +50,8 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 			})
 		}
 		l.restart(tt.vars...)
-		l.a.host = on("203.0.113.50")
-		l.a.surveys.publish(newSurvey(discover(t, l.a.host)))
+		l.a.o.Host = on("203.0.113.50")
+		l.a.surveys.publish(newSurvey(discover(t, l.a.o.Host)))
 		l.a.takeSurvey(t.Context())
 		l.restart()
 		file := filepath.Join(l.dir, "names.json")
@@ -64,7 +64,7 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 		settle(l.a)
 		l.a, l.logs = logged(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
 		l.kernel = &toyKernel{}
-		l.a.fw, l.a.host = l.kernel, on("")
+		l.a.backend.fw, l.a.o.Host = l.kernel, on("")
 		ctx, stop := context.WithCancel(t.Context())
 		doneC := make(chan error)
 		go func() { doneC <- l.a.surveys.Run(ctx) }()

@@ -90,22 +90,22 @@ func (e *Enforcer) rebase(ctx context.Context, d desired, broken host.Checks) (d
 		if !differs {
 			continue
 		}
-		e.log.Info("This host depends on other addresses than when the rules were composed; letting those through before a list is blamed",
+		e.o.Log.Info("This host depends on other addresses than when the rules were composed; letting those through before a list is blamed",
 			zap.Stringer("notReached", broken))
 		if _, err := e.enact(ctx, newer); err != nil {
 			return d, broken, err
 		}
 		d = newer
-		broken = trial{probe: e.host.Probe}.failing(ctx, broken)
+		broken = trial{probe: e.o.Host.Probe}.failing(ctx, broken)
 	}
 	return d, broken, nil
 }
 
 // rebaseInForce is rebase of the rules in force. It returns the checks that still fail.
 func (e *Enforcer) rebaseInForce(ctx context.Context, broken host.Checks) host.Checks {
-	d, broken, err := e.rebase(ctx, *e.enforced, broken)
+	d, broken, err := e.rebase(ctx, *e.active.rules, broken)
 	if err != nil && ctx.Err() == nil {
-		e.log.Warn("The rules in force lack the newest whitelist; tried again soon", zap.Error(err))
+		e.o.Log.Warn("The rules in force lack the newest whitelist; tried again soon", zap.Error(err))
 		e.reconcileAgain()
 	}
 	e.follow(d)
@@ -114,7 +114,7 @@ func (e *Enforcer) rebaseInForce(ctx context.Context, broken host.Checks) host.C
 
 // follow remembers that d is in force, in the place of rules that it was made of.
 func (e *Enforcer) follow(d desired) {
-	if !d.equal(e.enforced) {
+	if !d.equal(e.active.rules) {
 		e.inForce(d)
 	}
 }

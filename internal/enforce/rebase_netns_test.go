@@ -88,7 +88,7 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			a, h, _ := bench(t)
 			r := &recording{Backend: h.Backend}
-			a.fw = r
+			a.backend.fw = r
 			for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 			}
 			if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
@@ -99,12 +99,12 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 			if err := a.apply(t.Context(), desired{block: cutting()}); err != nil {
 				t.Fatalf("the list is blamed: %v", err)
 			}
-			s := a.board.Latest()
-			if s.Rollbacks != 0 || s.State != status.StateActive || a.rejected != nil {
-				t.Errorf("%s, %d rollbacks, rejected %v", s.State, s.Rollbacks, a.rejected)
+			s := a.o.Board.Latest()
+			if s.Rollbacks != 0 || s.State != status.StateActive || a.trials.rejected != nil {
+				t.Errorf("%s, %d rollbacks, rejected %v", s.State, s.Rollbacks, a.trials.rejected)
 			}
 			last := r.given[len(r.given)-1]
-			if e := a.enforced; !e.block.Equal(last.Block) || !e.allow.Equal(last.Allow) {
+			if e := a.active.rules; !e.block.Equal(last.Block) || !e.allow.Equal(last.Allow) {
 				t.Error("other rules are in force than the agent remembers")
 			}
 			if last.Block.Contains(api.Addr()) || !last.Block.Contains(netip.MustParseAddr("203.0.113.51")) || !reaches(t) {
@@ -141,8 +141,8 @@ func TestAnOldSurveyIsNotSuspected(t *testing.T) {
 	if logs.FilterMessageSnippet("letting those in for a moment").Len() > 0 || exempted(a) != "" {
 		t.Errorf("the list is accused; exempted: %q", exempted(a))
 	}
-	if !reaches(t) || a.enforced.block.Contains(api.Addr()) {
-		t.Errorf("in force: %v", a.enforced.block.Prefixes())
+	if !reaches(t) || a.active.rules.block.Contains(api.Addr()) {
+		t.Errorf("in force: %v", a.active.rules.block.Prefixes())
 	}
 }
 
@@ -157,7 +157,7 @@ func TestATrialFollowsTheHost(t *testing.T) {
 	}
 	a, h, _ := bench(t)
 	r := &recording{Backend: h.Backend}
-	a.fw = r
+	a.backend.fw = r
 	for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 	}
 	a.surveys.publish(newestWith(listOf("192.0.2.1/32")))
@@ -178,7 +178,7 @@ func TestATrialFollowsTheHost(t *testing.T) {
 	if i := slices.IndexFunc(r.given[1:], func(rs ruleset.Ruleset) bool { return rs.Block.Contains(needed) }); i >= 0 {
 		t.Errorf("step %d of %d blocks the address", i+1, len(r.given))
 	}
-	if a.enforced.block.Contains(needed) {
+	if a.active.rules.block.Contains(needed) {
 		t.Error("the agent believes that the rules in force block it")
 	}
 }
@@ -195,13 +195,13 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 	for _, cuts := range []bool{false, true} {
 		a, h, logs := bench(t)
 		r := &recording{Backend: h.Backend}
-		a.fw = r
+		a.backend.fw = r
 		for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 		}
 		if _, err := a.enact(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil { // by the agent before
 			t.Fatal(err)
 		}
-		a.left, r.given = true, nil
+		a.active.adopted, r.given = true, nil
 		block := listOf("198.51.100.1/32")
 		if cuts {
 			block = cutting()
@@ -219,7 +219,7 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		if r.removed > 0 || slices.ContainsFunc(r.given, func(rs ruleset.Ruleset) bool { return !rs.Block.Contains(netip.MustParseAddr("198.51.100.1")) }) {
 			t.Errorf("cuts %v: the host was open", cuts)
 		}
-		if s := a.board.Latest(); s.State != status.StateActive || s.Rollbacks != 0 || a.left {
+		if s := a.o.Board.Latest(); s.State != status.StateActive || s.Rollbacks != 0 || a.active.adopted {
 			t.Errorf("cuts %v: %s, %d rollbacks", cuts, s.State, s.Rollbacks)
 		}
 		if cuts && (!reaches(t) || exempted(a) != "let through: 203.0.113.50") {
@@ -228,7 +228,7 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		if logs.FilterMessageSnippet("Blocking ").Len() != 1 {
 			t.Errorf("cuts %v: the log does not tell once that the list blocks: %v", cuts, logs.All())
 		}
-		if !cuts && a.doubt.due() == nil {
+		if !cuts && a.trials.doubt.due() == nil {
 			t.Error("the list is not doubted again")
 		}
 		if err := errors.Join(h.Remove(), h.Close()); err != nil {
@@ -242,14 +242,14 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 func TestAdoptedRulesStayIfTheKernelAnswersWrongly(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
-	l.a.left = true
+	l.a.active.adopted = true
 	l.kernel.rules = ruleset.Ruleset{Block: listOf("203.0.0.1/32")}
-	l.a.fw = &wrong{l.kernel}
+	l.a.backend.fw = &wrong{l.kernel}
 	l.want(false, false, "enforce the list of 4 entries")
-	if l.kernel.rules.Block.Len() != 1 || l.a.enforced != nil {
+	if l.kernel.rules.Block.Len() != 1 || l.a.active.rules != nil {
 		t.Errorf("the kernel has %v", l.kernel.rules.Block.Prefixes())
 	}
-	l.a.fw = l.kernel
+	l.a.backend.fw = l.kernel
 	l.want(false, true, "Blocking 4 IPs")
 }
 

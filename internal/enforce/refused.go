@@ -48,36 +48,36 @@ func asideName(list blocklist.Blocklist, at time.Time) string {
 }
 
 // refuse takes a refusal into account, and has the list kept aside if the operator may accept it.
-func (e *Enforcer) refuse(err *vet.RefusalError) {
-	r := &e.refused
+func (e *Enforcer) refuse(from *remote, err *vet.RefusalError) {
+	r := &from.refused
 	e.setStatus(func(s *status.Status) { s.Refused = s.Refused.With(string(err.Guard)) })
-	if !r.add(err, e.clock.Now()) || e.o.DryRun {
+	if !r.add(err, e.o.Clock.Now()) || e.o.DryRun {
 		return
 	}
-	e.saveRefused()
+	e.saveRefused(from)
 }
 
 // saveRefused has the list that is kept aside written to the disk.
-func (e *Enforcer) saveRefused() {
-	r := &e.refused
-	list, at := r.aside.List, e.clock.WallOf(r.at)
+func (e *Enforcer) saveRefused(from *remote) {
+	r := &from.refused
+	list, at := r.aside.List, e.o.Clock.WallOf(r.at)
 	what := feed.Refused{Guard: string(r.aside.Guard), Reason: r.aside.Reason, Shrunk: r.shrunk, Grown: r.grown}
-	e.refusedSaver.save(func() error { return e.feed.KeepAside(list, at, what) })
+	from.refusedSaver.save(func() error { return from.saved.SaveRefused(list, at, what) })
 }
 
 // unrefuse forgets the refusals: a list was accepted, by the guards or the operator.
-func (e *Enforcer) unrefuse() {
-	r := &e.refused
+func (e *Enforcer) unrefuse(from *remote) {
+	r := &from.refused
 	kept := r.aside != nil
 	*r = refused{}
 	if kept && !e.o.DryRun {
-		e.refusedSaver.save(e.feed.DropAside)
+		from.refusedSaver.save(from.saved.DropRefused)
 	}
 }
 
 // restoreRefused reads the list that the run before kept aside.
-func (e *Enforcer) restoreRefused() {
-	c, err := readDisk(recallMost, "reading of the refused list", e.feed.Aside)
+func (e *Enforcer) restoreRefused(from *remote) {
+	c, err := readDisk(recallMost, "reading of the refused list", from.saved.Refused)
 	if errors.Is(err, feed.ErrNoCopy) {
 		return
 	}
@@ -91,10 +91,10 @@ func (e *Enforcer) restoreRefused() {
 	}
 	refusal := &vet.RefusalError{
 		Guard: vet.Guard(c.Guard), Entries: v.List.Len(), Reason: c.Reason,
-		List: v.List, Aside: asideName(v.List, c.Pulled),
+		List: v.List, Aside: asideName(v.List, c.Fetched),
 	}
-	e.refused = refused{
-		err: refusal, aside: refusal, at: clock.Moment{Wall: c.Pulled}, shrunk: c.Shrunk, grown: c.Grown,
+	from.refused = refused{
+		err: refusal, aside: refusal, at: clock.Moment{Wall: c.Fetched}, shrunk: c.Shrunk, grown: c.Grown,
 	}
 	e.publishFailures()
 }

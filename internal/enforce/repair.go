@@ -58,8 +58,8 @@ func (r *repairer) due() <-chan time.Time {
 // takeLoss has a loss repaired. One that came before what is in force now is none any more.
 func (e *Enforcer) takeLoss(err error) {
 	verified := errors.New("nothing is in force")
-	if e.enforced != nil {
-		_, verified = e.fw.Verify()
+	if e.active.rules != nil {
+		_, verified = e.backend.fw.Verify()
 	}
 	if verified != nil {
 		e.repair.lost(err)
@@ -73,9 +73,9 @@ func (e *Enforcer) restoreRules(ctx context.Context) {
 	cause := r.err
 	r.done()
 	r.last = time.Now()
-	d := e.enforced
+	d := e.active.rules
 	// Counters of a table that is gone count as nothing now, before a new one begins to count.
-	_, _ = e.ledger.Read()
+	_, _ = e.backend.ledger.Read()
 	var err error
 	if d != nil {
 		_, err = e.enact(ctx, *d)
@@ -87,13 +87,13 @@ func (e *Enforcer) restoreRules(ctx context.Context) {
 		return
 	case err != nil:
 		e.remember(err, status.ApplyError)
-		e.log.Error("Firewall rules were changed by another program and cannot be restored", zap.NamedError("found", cause), zap.Error(err))
+		e.o.Log.Error("Firewall rules were changed by another program and cannot be restored", zap.NamedError("found", cause), zap.Error(err))
 		r.lost(cause)
 	default:
 		e.setStatus(func(s *status.Status) { s.Repairs++ })
-		n := e.board.Latest().BlockedIPs
-		e.log.Warn(fmt.Sprintf("Firewall rules were changed by another program; restored, blocking %d IPs", n),
-			zap.NamedError("found", cause), zap.Int("repairs", e.board.Latest().Repairs))
+		n := e.o.Board.Latest().BlockedIPs
+		e.o.Log.Warn(fmt.Sprintf("Firewall rules were changed by another program; restored, blocking %d IPs", n),
+			zap.NamedError("found", cause), zap.Int("repairs", e.o.Board.Latest().Repairs))
 	}
 	e.publish()
 }

@@ -25,10 +25,10 @@ func (h *harmed) Verify() (ruleset.Evidence, error) { return ruleset.Evidence{},
 func inForce(t *testing.T) (*Enforcer, *harmed) {
 	t.Helper()
 	a, _ := logged(t)
-	a.host = host.New(host.Options{Root: t.TempDir()})
+	a.o.Host = host.New(host.Options{Root: t.TempDir()})
 	fw := &harmed{toyKernel: &toyKernel{}}
-	a.fw = fw
-	a.pulled = listOf("198.51.100.1/32")
+	a.backend.fw = fw
+	a.sikker().list.entries = listOf("198.51.100.1/32")
 	a.surveys.publish(survey{})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestRepairsArePaced(t *testing.T) {
 		if wait := repair(); wait != 0 {
 			t.Errorf("after a quiet time the repair waits %v", wait)
 		}
-		if n := a.board.Latest().Repairs; n != 22 {
+		if n := a.o.Board.Latest().Repairs; n != 22 {
 			t.Errorf("%d repairs are told, want 22", n)
 		}
 	})
@@ -75,12 +75,12 @@ func TestALossOfBeforeIsNoLoss(t *testing.T) {
 	t.Parallel()
 	a, fw := inForce(t)
 	a.takeLoss(errors.New("the table was deleted"))
-	if a.repair.due() != nil || a.board.Latest().Holds(status.CondRules) {
+	if a.repair.due() != nil || a.o.Board.Latest().Holds(status.CondRules) {
 		t.Error("rules that the kernel has are repaired")
 	}
 	fw.err = firewall.ErrMismatch
 	a.takeLoss(errors.New("the table was deleted"))
-	if a.repair.due() == nil || !a.board.Latest().Holds(status.CondRules) {
+	if a.repair.due() == nil || !a.o.Board.Latest().Holds(status.CondRules) {
 		t.Error("rules that the kernel does not have are not repaired")
 	}
 }

@@ -56,10 +56,10 @@ func TestPanicWhileEnforcing(t *testing.T) {
 	k := &fragile{}
 	core, logs := zapobserver.New(zapcore.DebugLevel)
 	l.logs = logs
-	l.a.log = zap.New(core) // that of the product, which does not panic at a panic
+	l.a.o.Log = zap.New(core) // that of the product, which does not panic at a panic
 	hangupC := make(chan os.Signal)
-	l.a.fw, l.a.o.HangupC = k, hangupC
-	changedC := l.a.board.Subscribe()
+	l.a.backend.fw, l.a.o.HangupC = k, hangupC
+	changedC := l.a.o.Board.Subscribe()
 	await := func(what string, ok func() bool) {
 		t.Helper()
 		deadline := time.After(time.Minute)
@@ -99,9 +99,9 @@ func TestPanicOfTheKeptList(t *testing.T) {
 	l.restart()
 	k := &fragile{}
 	k.arm()
-	l.a.enforced = nil
+	l.a.active.rules = nil
 	core, logs := zapobserver.New(zapcore.DebugLevel)
-	l.a.log, l.a.fw = zap.New(core), k
+	l.a.o.Log, l.a.backend.fw = zap.New(core), k
 	ctx, cancel := context.WithCancel(t.Context())
 	doneC := make(chan int, 1)
 	go func() { doneC <- runAgain(ctx, l.a) }()

@@ -117,7 +117,7 @@ func makeScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	t.Cleanup(srv.Close)
 	s.a, s.logs = logged(t, "SIKKER_API_URL="+srv.URL, "SIKKER_STATE_DIR="+filepath.Join(t.TempDir(), "state"))
 	s.a.o.HangupC = s.hup
-	s.a.host = host.New(host.Options{
+	s.a.o.Host = host.New(host.Options{
 		APIURL: &url.URL{Scheme: "https", Host: apiHost}, Resolver: fickle{}, Root: strings.Join(root, ""),
 		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
@@ -193,14 +193,14 @@ func TestRollback(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 1 || st.BlockedIPs != 2 || st.State != status.StateDegraded {
+	if st := s.a.o.Board.Status(); st.Rollbacks != 1 || st.BlockedIPs != 2 || st.State != status.StateDegraded {
 		t.Errorf("status: %+v", st)
 	}
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
 	s.await("is the one that was rolled back")
 	s.pull("198.51.100.1\n198.51.100.3\n198.51.100.4\n")
 	s.await("Blocking 3 IPs")
-	if st := s.a.board.Status(); st.Rollbacks != 1 || st.State != status.StateActive {
+	if st := s.a.o.Board.Status(); st.Rollbacks != 1 || st.State != status.StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()
@@ -218,7 +218,7 @@ func TestRollbackOfTheFirstList(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
 	}
-	if ok, reason := s.a.board.Health(); ok || !strings.Contains(reason, "rolled back") {
+	if ok, reason := s.a.o.Board.Health(); ok || !strings.Contains(reason, "rolled back") {
 		t.Errorf("health: %v %q", ok, reason)
 	}
 	s.pull("198.51.100.1\n198.51.100.3\n")
@@ -282,7 +282,7 @@ func TestWhitelistStaysReachable(t *testing.T) {
 			}
 		}
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateActive {
+	if st := s.a.o.Board.Status(); st.Rollbacks != 0 || st.State != status.StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()

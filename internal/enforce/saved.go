@@ -9,7 +9,6 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/bounded"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
-	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
 	"github.com/sikkerapi/sikkerguard/internal/status"
@@ -18,36 +17,66 @@ import (
 // warnOfDisk logs that something cannot be read from the state directory or written to it.
 func (e *Enforcer) warnOfDisk(text string, err error) {
 	if !statedir.IsUnusable(err) {
-		e.log.Warn(text, zap.Error(err))
+		e.o.Log.Warn(text, zap.Error(err))
 	}
 }
 
-// saveAgain has files written again that another program took from the disk. A dry run writes none, and
-// a file that is not written yet will be.
-func (e *Enforcer) saveAgain(lost feed.Lost) {
+// lostFiles are the saved files that another program removed or changed.
+type lostFiles struct {
+	lists, refused []*remote
+	own, names     bool
+}
+
+// CheckSaved has saved files written again that another program removed or changed. It waits for the disk, which may hang. It
+// may be called by any goroutine.
+func (e *Enforcer) CheckSaved() {
+	lost := lostFiles{names: e.o.StateDir.NamesLost()}
+	for _, r := range e.remotes {
+		list, refused := r.saved.Lost()
+		if list {
+			lost.lists = append(lost.lists, r)
+		}
+		if refused {
+			lost.refused = append(lost.refused, r)
+		}
+	}
+	if own := e.o.Own; own != nil {
+		lost.own, _ = own.Saved.Lost()
+	}
+	if len(lost.lists)+len(lost.refused) > 0 || lost.own || lost.names {
+		offer(e.loop.lostC, lost)
+	}
+}
+
+// saveAgain has lost files written again. A dry run writes none, and a file that is not written yet will be.
+func (e *Enforcer) saveAgain(lost lostFiles) {
 	if e.o.DryRun {
 		return
 	}
-	tell := func(file string) {
-		e.log.Warn("A file was removed from SIKKER_STATE_DIR or changed there; it is written again", zap.String("file", file))
+	log := func(file string) {
+		e.o.Log.Warn("A file was removed from SIKKER_STATE_DIR or changed there; it is written again", zap.String("file", file))
 	}
-	if lost.List && e.pulledAt != (clock.Moment{}) && !e.saver.pending() {
-		tell("blacklist")
-		e.writeList()
+	for _, r := range lost.lists {
+		if r.list.at != (clock.Moment{}) && !r.saver.pending() {
+			log("blacklist")
+			e.writeList(r)
+		}
 	}
-	if lost.Custom && e.own.since != (clock.Moment{}) && !e.own.saver.pending() {
-		tell("custom blacklist")
+	for _, r := range lost.refused {
+		if r.refused.aside != nil && !r.refusedSaver.pending() {
+			log("refused blacklist")
+			e.saveRefused(r)
+		}
+	}
+	if lost.own && e.own.since != (clock.Moment{}) && !e.own.saver.pending() {
+		log("custom blacklist")
 		e.own.saved = nil
 		e.saveOwn()
 	}
-	if lost.Aside && e.refused.aside != nil && !e.refusedSaver.pending() {
-		tell("refused blacklist")
-		e.saveRefused()
-	}
-	if lost.Names && !e.names.saver.pending() {
+	if lost.names && !e.names.saver.pending() {
 		e.names.saved = host.Names{}
-		if e.names.due(e.host.Resolved(e.clock.Now().Wall)) { // else it is written once they resolve
-			tell("addresses of names")
+		if e.names.due(e.o.Host.Resolved(e.o.Clock.Now().Wall)) { // otherwise it is written once they resolve
+			log("addresses of names")
 			e.saveNames()
 		}
 	}
@@ -63,8 +92,8 @@ func readDisk[T any](most time.Duration, what string, read func() (T, error)) (T
 }
 
 // setStatus, setCondition and remember pass on to the board.
-func (e *Enforcer) setStatus(change func(*status.Status)) { e.board.Update(change) }
+func (e *Enforcer) setStatus(change func(*status.Status)) { e.o.Board.Update(change) }
 
-func (e *Enforcer) setCondition(code status.Code, err error) { e.board.SetCondition(code, err) }
+func (e *Enforcer) setCondition(code status.Code, err error) { e.o.Board.SetCondition(code, err) }
 
-func (e *Enforcer) remember(err error, field status.ErrorField) { e.board.SetError(field, err) }
+func (e *Enforcer) remember(err error, field status.ErrorField) { e.o.Board.SetError(field, err) }

@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/sikkerapi/sikkerguard/internal/feed"
 )
 
 // TestEmptiedStateDir: when another program empties the state directory, or changes or replaces files
@@ -19,7 +17,7 @@ func TestEmptiedStateDir(t *testing.T) {
 	}
 	l := newLab(t, hosts("203.0", 40))
 	l.restart("SIKKER_CUSTOM_BLACKLIST=" + file)
-	l.a.custom.publish(l.a.custom.read().customReading)
+	l.a.own.reader.publish(l.a.own.reader.read().customReading)
 	l.a.takeOwn()
 	l.want(false, true, "Blocking 41 IPs")
 	l.list = "203.0.0.1\n"
@@ -27,9 +25,9 @@ func TestEmptiedStateDir(t *testing.T) {
 	written := func() {
 		t.Helper()
 		settle(l.a)
-		kept, err := l.a.feed.Kept()
-		own, errOwn := l.a.feed.KeptCustom()
-		aside, errAside := l.a.feed.Aside()
+		kept, err := l.a.sikker().saved.Load()
+		own, errOwn := l.a.o.Own.Saved.Load()
+		aside, errAside := l.a.sikker().saved.Refused()
 		if err := errors.Join(err, errOwn, errAside); err != nil || kept.Entries != 40 || own.Entries != 1 || aside.Entries != 1 {
 			t.Errorf("on the disk: %d, %d and %d entries, %v", kept.Entries, own.Entries, aside.Entries, err)
 		}
@@ -53,12 +51,12 @@ func TestEmptiedStateDir(t *testing.T) {
 			}
 		}
 		l.a.CheckSaved()
-		if n := len(l.a.lostFilesC); (n == 1) != (harm != nil) {
+		if n := len(l.a.loop.lostC); (n == 1) != (harm != nil) {
 			t.Errorf("%s: the check notices %d times", name, n)
 		}
-		var lost feed.Lost
+		var lost lostFiles
 		if harm != nil {
-			lost = <-l.a.lostFilesC
+			lost = <-l.a.loop.lostC
 		}
 		l.a.saveAgain(lost)
 		written()
@@ -68,14 +66,20 @@ func TestEmptiedStateDir(t *testing.T) {
 	}
 }
 
-// TestNothingToSaveAgain: a list that was never in force, and one that is not written yet, is no loss.
+// TestNothingToSaveAgain: a list that was never active, and one that is not written yet, is not lost.
 func TestNothingToSaveAgain(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
-	l.a.saveAgain(feed.Lost{List: true, Custom: true, Aside: true})
+	r := l.a.sikker()
+	all := lostFiles{lists: []*remote{r}, refused: []*remote{r}, own: true}
+	l.a.saveAgain(all)
 	l.want(false, true, "Blocking 4 IPs")
-	l.a.saveAgain(feed.Lost{List: true, Custom: true, Aside: true}) // the saver still has it
-	if e := l.a; e.own.saver.pending() || e.refusedSaver.pending() || l.logs.FilterMessageSnippet("it is written again").Len() != 0 {
+	settle(l.a)
+	writtenC := make(chan struct{})
+	r.saver.save(func() error { <-writtenC; return nil })
+	l.a.saveAgain(all) // the saver still has it
+	if n := l.logs.FilterMessageSnippet("it is written again").Len(); n != 0 || l.a.own.saver.pending() || r.refusedSaver.pending() {
 		t.Errorf("something is written again: %v", l.logs.All())
 	}
+	close(writtenC)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -96,10 +97,10 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 				return nil
 			}
 		}
-		e.saver.save(write("list", time.Second))
-		e.saver.save(write("newer list", time.Second))
+		e.sikker().saver.save(write("list", time.Second))
+		e.sikker().saver.save(write("newer list", time.Second))
 		e.own.saver.save(write("own list", 100*time.Millisecond))
-		e.refusedSaver.save(write("refused list", time.Hour))
+		e.sikker().refusedSaver.save(write("refused list", time.Hour))
 		began := time.Now()
 		e.endSavers()
 		if took := time.Since(began); took != saveMost {
@@ -117,25 +118,27 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 func TestAHangingDiskDelaysNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		e, logs := logged(t)
-		e.host, e.fw = host.New(host.Options{Root: t.TempDir()}), &stubborn{}
+		path := filepath.Join(t.TempDir(), "list.txt")
+		rewrite(t, path, "203.0.113.9\n")
+		e, logs := logged(t, "SIKKER_CUSTOM_BLACKLIST="+path)
+		e.o.Host, e.backend.fw = host.New(host.Options{Root: t.TempDir()}), &stubborn{}
 		resumedC := make(chan struct{})
 		hang := func() error { <-resumedC; return nil }
-		e.saver.save(hang)
+		e.sikker().saver.save(hang)
 		e.own.saver.save(hang)
-		e.pulled, e.own.list = listOf("198.51.100.1/32", "198.51.100.2/32"), listOf("203.0.113.9/32")
+		e.sikker().list.entries, e.own.list = listOf("198.51.100.1/32", "198.51.100.2/32"), listOf("203.0.113.9/32")
 		began := time.Now()
-		e.saveList()
+		e.saveList(e.sikker())
 		e.saveOwn()
 		e.surveys.publish(survey{allow: listOf("198.51.100.2/32")})
 		e.takeSurvey(t.Context())
 		took := time.Since(began)
-		if took > saveMost/2 || e.enforced == nil || !e.enforced.allow.Contains(netip.MustParseAddr("198.51.100.2")) {
-			t.Errorf("after %v active: %+v", took, e.enforced)
+		if took > saveMost/2 || e.active.rules == nil || !e.active.rules.allow.Contains(netip.MustParseAddr("198.51.100.2")) {
+			t.Errorf("after %v active: %+v", took, e.active.rules)
 		}
 		time.Sleep(10 * saveMost)
 		synctest.Wait()
-		if s := e.board.Latest(); !s.Holds(status.CondUnkept) || s.State != status.StateDegraded {
+		if s := e.o.Board.Latest(); !s.Holds(status.CondUnkept) || s.State != status.StateDegraded {
 			t.Errorf("while it hangs: %s %q", s.State, s.Reason)
 		}
 		for _, text := range []string{"The list cannot be saved", "The custom blacklist cannot be saved yet"} {
@@ -145,7 +148,7 @@ func TestAHangingDiskDelaysNothing(t *testing.T) {
 		}
 		close(resumedC)
 		settle(e)
-		if s := e.board.Latest(); s.Holds(status.CondUnkept) {
+		if s := e.o.Board.Latest(); s.Holds(status.CondUnkept) {
 			t.Errorf("afterwards: %s %q", s.State, s.Reason)
 		}
 	})
@@ -186,7 +189,7 @@ func TestRepairsSlowDown(t *testing.T) {
 
 // settle waits until everything is written, however long a busy disk takes. A write that failed is not repeated.
 func settle(e *Enforcer) {
-	for _, s := range []*saver{e.saver, e.own.saver, e.refusedSaver, e.names.saver} {
+	for _, s := range e.savers() {
 		s.wait(nil)
 	}
 }

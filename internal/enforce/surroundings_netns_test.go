@@ -28,12 +28,12 @@ func TestContainedIsTold(t *testing.T) {
 		}
 	}
 	a, logs := logged(t)
-	a.host = host.New(host.Options{Root: root})
+	a.o.Host = host.New(host.Options{Root: root})
 	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 	for range 2 {
 		container.Do(a.lookAround)
 	}
-	s := a.board.Latest()
+	s := a.o.Board.Latest()
 	if !s.Holds(status.CondNamespace) || s.Holds(status.CondBridged) || s.State != status.StateActive || s.Reason != "" {
 		t.Errorf("in a container's network: %s %q, %+v", s.State, s.Reason, s.Conditions)
 	}
@@ -42,7 +42,7 @@ func TestContainedIsTold(t *testing.T) {
 	}
 	container.Run("ip", "link", "add", "docker0", "type", "bridge") // it is an engine's host
 	container.Do(a.lookAround)
-	if s := a.board.Latest(); s.Holds(status.CondNamespace) || logs.FilterMessage("The network of the machine is protected").Len() != 1 {
+	if s := a.o.Board.Latest(); s.Holds(status.CondNamespace) || logs.FilterMessage("The network of the machine is protected").Len() != 1 {
 		t.Errorf("on an engine's host: %+v", s.Conditions)
 	}
 }

@@ -202,7 +202,7 @@ func (s *surveyor) first(ctx context.Context) host.Whitelist {
 	select {
 	case <-ctx.Done():
 	case <-s.firstC:
-		timer := time.NewTimer(lookBriefly)
+		timer := time.NewTimer(firstSurveyMost)
 		defer timer.Stop()
 		select {
 		case <-ctx.Done():

@@ -100,7 +100,7 @@ func TestNewestSurveyWins(t *testing.T) {
 		s.await(ended)
 		mustAllow("after the pull", "203.0.113.71", "203.0.113.72", addr)
 	}
-	if st := s.a.board.Status(); st.BlockedIPs != 1 {
+	if st := s.a.o.Board.Status(); st.BlockedIPs != 1 {
 		t.Errorf("%d entries are blocked, want 1", st.BlockedIPs)
 	}
 	s.end()
@@ -238,7 +238,7 @@ func TestDroppedAnswersAreDoubted(t *testing.T) {
 	s := makeScene(t, "api.example:9080", "198.51.100.1\n203.0.113.50\n")
 	m := &moving{}
 	m.to("192.0.2.2")
-	s.a.host = host.New(host.Options{
+	s.a.o.Host = host.New(host.Options{
 		APIURL: &url.URL{Scheme: "https", Host: "api.example:9080"}, Resolver: m, Root: t.TempDir(),
 		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
@@ -266,7 +266,7 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	}
 	a, _, _ := bench(t)
 	e := a
-	e.pulled = listOf("198.51.100.1/32", "203.0.113.0/24")
+	e.sikker().list.entries = listOf("198.51.100.1/32", "203.0.113.0/24")
 	nothing := func(context.Context) host.Whitelist { return host.Whitelist{} }
 	a.surveys.local, a.surveys.names = nothing, nothing
 	survey := func(allow ...string) { // the newest, whatever is looked for later
@@ -284,7 +284,7 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	}
 	survey("203.0.113.72/32") // without the API, from which this cuts off
 	a.takeSurvey(t.Context())
-	if e.rejected == nil || e.stale == nil {
+	if e.trials.rejected == nil || e.attempts.stale == nil {
 		t.Fatal("the rules were not rejected")
 	}
 	for _, addr := range []string{"203.0.113.50", "203.0.113.71", "203.0.113.72"} {
@@ -295,7 +295,7 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	if !a.board.Latest().Holds(status.CondWhitelist) {
+	if !a.o.Board.Latest().Holds(status.CondWhitelist) {
 		t.Error("the status does not say that the whitelist is not the host's")
 	}
 }

@@ -283,21 +283,22 @@ func TestNetworkEndsTheBackoff(t *testing.T) {
 	a, _ := logged(t)
 	e := a
 	for range 10 {
-		e.wait.NextBackOff()
+		e.sikker().wait.NextBackOff()
 	}
-	next := clock.NewAlarm(a.clock, time.Hour)
+	next := clock.NewAlarm(a.o.Clock, time.Hour)
 	defer next.Stop()
-	e.offline.pulled(&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, host.Whitelist{})
+	a.sikker().next = next
+	e.sikker().offline.pulled(&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, host.Whitelist{})
 	a.surveys.publish(newSurvey(host.New(host.Options{Root: t.TempDir()}).Discover(t.Context())))
-	a.pullIfNetwork(next)
+	a.pullIfNetwork()
 	if left := next.Left(); left > clock.LeastWait {
 		t.Errorf("the pull is due in %v", left)
 	}
-	if wait := e.wait.NextBackOff(); wait > 2*retryFirst {
+	if wait := e.sikker().wait.NextBackOff(); wait > 2*retryFirst {
 		t.Errorf("the next failure is waited out for %v", wait)
 	}
 	next.Reset(time.Hour)
-	a.pullIfNetwork(next)
+	a.pullIfNetwork()
 	if next.Left() < 59*time.Minute {
 		t.Error("a pull is due although nothing new was found")
 	}

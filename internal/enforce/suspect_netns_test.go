@@ -53,13 +53,13 @@ func TestSuspect(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded || !st.Holds(status.CondExempt) || !st.Holds(status.CondRefresh) {
+	if st := s.a.o.Board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded || !st.Holds(status.CondExempt) || !st.Holds(status.CondRefresh) {
 		t.Errorf("status: %+v", st)
 	}
 	s.down.Store(false)
 	s.pull("198.51.100.1\n198.51.100.2\n198.51.100.3\n")
 	s.await("is not needed any more")
-	if st := s.a.board.Status(); st.State != status.StateActive || st.Holds(status.CondExempt) {
+	if st := s.a.o.Board.Status(); st.State != status.StateActive || st.Holds(status.CondExempt) {
 		t.Errorf("with another list: %+v", st)
 	}
 	s.end()
@@ -78,7 +78,7 @@ func TestSuspectAcquitted(t *testing.T) {
 	if reaches(t) {
 		t.Error("the list does not block afterwards")
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded || st.BlockedIPs != 2 {
+	if st := s.a.o.Board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded || st.BlockedIPs != 2 {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()

@@ -46,7 +46,8 @@ func TestPullIsDueAfterSuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := logged(t, "SIKKER_DRY_RUN=true")
 		api, h := &lister{}, &suspender{}
-		a.feed, a.clock = feed.New(feed.Options{API: api, StateDir: t.TempDir()}), h.clock()
+		a.o.Clock = h.clock()
+		a.sikker().feed = feed.NewSikker(feed.SikkerOptions{API: api})
 		nothing := func(context.Context) host.Whitelist { return host.Whitelist{} }
 		a.surveys = newSurveyor(nothing, nothing)
 		ctx, cancel := context.WithCancel(t.Context())

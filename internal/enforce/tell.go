@@ -15,39 +15,48 @@ import (
 // shown is how many examples of something the log gives.
 const shown = 10
 
-// tellRunning says that the first turn is over, whatever came of it.
-func (e *Enforcer) tellRunning() {
-	if !e.o.DryRun {
-		e.log.Info("Monitoring blocked connections")
+// logRunning logs, once, that the first turn is over, whatever its result.
+func (e *Enforcer) logRunning() {
+	if e.loop.running {
+		return
 	}
-	e.log.Info("SikkerGuard running")
+	e.loop.running = true
+	if !e.o.DryRun {
+		e.o.Log.Info("Monitoring blocked connections")
+	}
+	e.o.Log.Info("SikkerGuard running")
+}
+
+// hasList reports whether a list of a remote feed is active.
+func (e *Enforcer) hasList() bool {
+	return slices.ContainsFunc(e.remotes, func(r *remote) bool { return r.list.at != clock.Moment{} })
 }
 
 // tellGaps logs each missing part of the firewall once: as a warning if the host is less protected without it. Some show
 // only when a list is in force.
 func (e *Enforcer) tellGaps() {
-	i := e.fw.Info()
+	i := e.backend.fw.Info()
 	tell := func(gaps []string, log func(string, ...zap.Field)) {
 		for _, gap := range gaps {
-			if !slices.Contains(e.gaps, gap) {
+			if !slices.Contains(e.backend.gaps, gap) {
 				log("Firewall: " + gap)
 			}
 		}
 	}
-	tell(i.Gaps, e.log.Warn)
-	tell(i.Detours, e.log.Info)
-	e.gaps = slices.Concat(i.Gaps, i.Detours)
+	tell(i.Gaps, e.o.Log.Warn)
+	tell(i.Detours, e.o.Log.Info)
+	e.backend.gaps = slices.Concat(i.Gaps, i.Detours)
 }
 
 // tellBlocking logs how many entries the kernel enforces, once for each change and after a failure. If
 // the same rules were in force before and that is in the log, it logs that nothing changed.
 func (e *Enforcer) tellBlocking(same bool) {
-	if same && e.told {
-		e.log.Info("The pulled list is the one in force")
+	if same && e.active.logged {
+		e.o.Log.Info("The pulled list is the one in force")
 		return
 	}
-	e.told = true
-	e.log.Info(fmt.Sprintf("Blocking %d IPs", e.entries4+e.entries6))
+	e.active.logged = true
+	e.o.Log.Info(fmt.Sprintf("Blocking %d IPs", e.active.entries4+e.active.entries6))
 }
 
 // tellDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.
@@ -63,13 +72,13 @@ func (e *Enforcer) tellDryRun(d desired) {
 			examples = append(examples, p.String())
 		}
 	}
-	e.log.Info(fmt.Sprintf("Would block %d IPs", d.block.Len()), zap.Strings("examples", examples))
+	e.o.Log.Info(fmt.Sprintf("Would block %d IPs", d.block.Len()), zap.Strings("examples", examples))
 }
 
 // tellSaved says what is listed and not blocked because it is whitelisted, when that has changed: that this host, or what it
 // depends on, is on the list is news to its operator.
 func (e *Enforcer) tellSaved(d desired) {
-	listed := e.pulled.Union(e.own.entries())
+	listed := e.lists().Merge()
 	var examples []string
 	n := 0
 	for p := range d.allow.Overlapping(listed) {
@@ -79,48 +88,48 @@ func (e *Enforcer) tellSaved(d desired) {
 	}
 	e.setStatus(func(s *status.Status) { s.Whitelist.Listed = n })
 	saved := fmt.Sprint(n, examples)
-	if n > 0 && saved != e.saved {
-		e.log.Warn("The list names whitelisted addresses; they are not blocked", zap.Int("entries", n), zap.Strings("examples", examples))
+	if n > 0 && saved != e.active.listed {
+		e.o.Log.Warn("The list names whitelisted addresses; they are not blocked", zap.Int("entries", n), zap.Strings("examples", examples))
 	}
-	e.saved = saved
+	e.active.listed = saved
 }
 
-// tellFailure says what did not work and what is enforced all the same.
-func (e *Enforcer) tellFailure(wait time.Duration) {
-	e.told = false
-	err := errors.Join(e.failure, e.unapplied)
+// logFailure says what did not work and what is enforced all the same.
+func (e *Enforcer) logFailure(wait time.Duration) {
+	e.active.logged = false
+	err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err)
 	retry := zap.String("retryIn", wait.Round(time.Second).String())
-	n, would := e.board.Latest().BlockedIPs, e.board.Latest().WouldBlock
+	n := e.active.entries4 + e.active.entries6
 	switch {
-	case e.o.DryRun && e.enforced == nil:
-		e.log.Warn("No list yet", zap.Error(err), retry)
+	case e.o.DryRun && e.active.rules == nil:
+		e.o.Log.Warn("No list yet", zap.Error(err), retry)
 	case e.o.DryRun:
-		e.log.Warn(fmt.Sprintf("Refresh failed; would still block %d IPs", would), zap.Error(err), retry)
-	case e.left:
-		e.log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
-	case e.enforced == nil:
-		e.log.Error("Not blocking anything yet", zap.Error(err), retry)
-	case e.pulledAt == clock.Moment{}:
-		e.log.Warn(fmt.Sprintf("Blocking the %d IPs of the custom blacklist alone", n), zap.Error(err), retry)
+		e.o.Log.Warn(fmt.Sprintf("Refresh failed; would still block %d IPs", n), zap.Error(err), retry)
+	case e.active.adopted:
+		e.o.Log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
+	case e.active.rules == nil:
+		e.o.Log.Error("Not blocking anything yet", zap.Error(err), retry)
+	case !e.hasList():
+		e.o.Log.Warn(fmt.Sprintf("Blocking the %d IPs of the custom blacklist alone", n), zap.Error(err), retry)
 	default:
-		e.log.Warn(fmt.Sprintf("Refresh failed; still blocking %d IPs", n), zap.Error(err), retry)
+		e.o.Log.Warn(fmt.Sprintf("Refresh failed; still blocking %d IPs", n), zap.Error(err), retry)
 	}
 }
 
 // outcome is what came of the last turn, for who asked for it.
 func (e *Enforcer) outcome() Outcome {
-	n, would := e.board.Latest().BlockedIPs, e.board.Latest().WouldBlock
-	switch err := errors.Join(e.failure, e.unapplied); {
+	n := e.active.entries4 + e.active.entries6
+	switch err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err); {
 	case err != nil && e.o.DryRun:
 		return Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}
-	case err != nil && e.left:
+	case err != nil && e.active.adopted:
 		return Outcome{Text: fmt.Sprintf("Still blocking by the rules of an agent that was killed: %v", err)}
-	case err != nil && e.enforced == nil:
+	case err != nil && e.active.rules == nil:
 		return Outcome{Text: fmt.Sprintf("Not blocking anything: %v", err)}
 	case err != nil:
 		return Outcome{Text: fmt.Sprintf("Still blocking %d IPs: %v", n, err)}
 	case e.o.DryRun:
-		return Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", would)}
+		return Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", n)}
 	default:
 		return Outcome{OK: true, Text: fmt.Sprintf("Blocking %d IPs", n)}
 	}

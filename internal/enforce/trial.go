@@ -25,6 +25,20 @@ const (
 	rejectedFor = time.Hour
 )
 
+// trials is the state of finding out whether rules cut this host off.
+type trials struct {
+	rejected  *rejection // rules that cut this host off; nil for none
+	suspected time.Time  // when a list was last suspected
+	doubt     doubt
+	exempt    exemptions
+	answerers answerers
+	answeredC chan struct{} // capacity 1: replies were dropped that this host may need
+}
+
+func newTrials() trials {
+	return trials{doubt: doubt{wait: clock.NewRetry(doubtFirst, retryMost)}, answeredC: make(chan struct{}, 1)}
+}
+
 // trial finds out whether rules are why this host reaches less than before. With and without put
 // the rules in force and take them out; without leaves as much in force as is not in doubt.
 type trial struct {

@@ -56,7 +56,7 @@ func (h *hooked) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 func bench(t *testing.T) (*Enforcer, *hooked, *zapobserver.ObservedLogs) {
 	t.Helper()
 	a, logs := logged(t)
-	a.host = host.New(host.Options{
+	a.o.Host = host.New(host.Options{
 		APIURL: &url.URL{Scheme: "https", Host: "api.example:9080"}, Resolver: fickle{}, Root: t.TempDir(),
 		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
@@ -66,8 +66,8 @@ func bench(t *testing.T) (*Enforcer, *hooked, *zapobserver.ObservedLogs) {
 	}
 	t.Cleanup(func() { _ = errors.Join(fw.Remove(), fw.Close()) })
 	h := &hooked{Backend: fw}
-	a.fw = h
-	discover(t, a.host)
+	a.backend.fw = h
+	discover(t, a.o.Host)
 	return a, h, logs
 }
 
@@ -122,7 +122,7 @@ func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
 				if err := a.apply(t.Context(), d); err != nil {
 					t.Errorf("ruleset %d: %v", i, err)
 				}
-				if s := a.board.Latest(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() || s.State != status.StateActive {
+				if s := a.o.Board.Latest(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() || s.State != status.StateActive {
 					t.Errorf("ruleset %d: %s, %d rollbacks, blocking %d", i, s.State, s.Rollbacks, s.BlockedIPs)
 				}
 				if ev, err := h.Verify(); err != nil || ev.Entries() != d.block.Len() {
@@ -159,7 +159,7 @@ func TestARejectedListComesBack(t *testing.T) {
 	}
 	again(false, bad)
 	again(true, bad)
-	a.rejected.rules = first // whatever it is of
+	a.trials.rejected.rules = first // whatever it is of
 	if err := a.apply(t.Context(), first); err != nil {
 		t.Errorf("the rules in force are rejected: %v", err)
 	}
@@ -172,7 +172,7 @@ func TestARejectedListComesBack(t *testing.T) {
 	}
 	again(false, bad) // others were in force in between
 	again(true, bad)
-	a.rejected.at = time.Now().Add(-rejectedFor)
+	a.trials.rejected.at = time.Now().Add(-rejectedFor)
 	again(false, bad)
 	again(false, desired{block: bad.block, allow: listOf("192.0.2.7/32")})
 	allowed := desired{block: bad.block, allow: listOf("203.0.113.50/32")}
@@ -238,10 +238,10 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 			outage(t, 5*time.Second)
 			go func() {
 				defer close(lookedC)
-				for end := time.Now().Add(20 * time.Second); !a.board.Latest().Holds(status.CondTrial) && time.Now().Before(end); {
+				for end := time.Now().Add(20 * time.Second); !a.o.Board.Latest().Holds(status.CondTrial) && time.Now().Before(end); {
 					time.Sleep(time.Millisecond)
 				}
-				s := a.board.Latest()
+				s := a.o.Board.Latest()
 				if s.State != tt.want || !strings.Contains(s.Reason, "does not reach: API api.example:9080") {
 					t.Errorf("%s: during the trial: %s %q", name, s.State, s.Reason)
 				}
@@ -251,7 +251,7 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-lookedC
-		if s := a.board.Latest(); s.Holds(status.CondTrial) || s.State != status.StateActive {
+		if s := a.o.Board.Latest(); s.Holds(status.CondTrial) || s.State != status.StateActive {
 			t.Errorf("%s: after the trial: %s %q", name, s.State, s.Reason)
 		}
 		if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
@@ -265,7 +265,7 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 
 // answers makes it known that answers of an address to this host were dropped.
 func answers(a *Enforcer, addr netip.Addr) {
-	a.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
+	a.trials.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
 }
 
 // TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When the outage has ended the list
@@ -282,23 +282,23 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	if err := a.apply(t.Context(), desired{block: listOf("203.0.113.0/24", "198.51.100.1/32")}); err != nil {
 		t.Fatal(err)
 	}
-	if a.doubt.due() == nil {
+	if a.trials.doubt.due() == nil {
 		t.Fatal("the list is not doubted again")
 	}
 	time.Sleep(6 * time.Second) // the outage ends
 	a.doubtAgain(t.Context())
-	if a.enforced == nil || a.doubt.due() == nil {
+	if a.active.rules == nil || a.trials.doubt.due() == nil {
 		t.Fatal("without answers that are dropped the list is blamed, or the doubt has ended")
 	}
 	answers(a, api.Addr())
-	a.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
+	a.trials.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
 	h.after = func() {
-		if s := a.board.Latest(); s.State != status.StateUnprotected || !s.Holds(status.CondOpen) {
+		if s := a.o.Board.Latest(); s.State != status.StateUnprotected || !s.Holds(status.CondOpen) {
 			t.Errorf("while addresses are let through: %s %q", s.State, s.Reason)
 		}
 	}
 	a.doubtAgain(t.Context())
-	if s := a.board.Latest(); s.Rollbacks != 0 || s.State != status.StateActive || s.Holds(status.CondOpen) {
+	if s := a.o.Board.Latest(); s.Rollbacks != 0 || s.State != status.StateActive || s.Holds(status.CondOpen) {
 		t.Errorf("%s, %d rollbacks, %q", s.State, s.Rollbacks, s.Reason)
 	}
 	if detail := exempted(a); detail != "let through: 203.0.113.50" {
@@ -313,7 +313,7 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 		t.Error("the API is not reached")
 	}
 	a.doubtAgain(t.Context())
-	if a.doubt.due() != nil {
+	if a.trials.doubt.due() != nil {
 		t.Error("the doubt goes on")
 	}
 }
@@ -331,13 +331,13 @@ func TestADoubtEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.doubtAgain(t.Context())
-	if a.doubt.due() == nil {
+	if a.trials.doubt.due() == nil {
 		t.Error("the doubt ends before the outage")
 	}
 	for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 	}
 	a.doubtAgain(t.Context())
-	if a.doubt.due() != nil || a.board.Latest().Rollbacks != 0 {
+	if a.trials.doubt.due() != nil || a.o.Board.Latest().Rollbacks != 0 {
 		t.Error("the doubt does not end with the outage")
 	}
 }
@@ -366,7 +366,7 @@ func TestAListIsAccusedRarely(t *testing.T) {
 			t.Errorf("the rules were changed %d times", h.tries.Load()-before)
 		}
 	}
-	a.suspected = time.Now().Add(-5 * time.Minute)
+	a.trials.suspected = time.Now().Add(-5 * time.Minute)
 	answers(a, netip.MustParseAddr("198.51.100.1"))
 	a.suspect(t.Context(), away)
 	if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 2 {
@@ -384,8 +384,8 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 	a, _, _ := bench(t)
 	give := func(list, allow blocklist.Blocklist) error {
 		a.surveys.publish(newestWith(allow))
-		a.fresh = &pulled{list: list, at: a.clock.Now()}
-		return a.putInForce(t.Context())
+		a.sikker().fresh = &accepted{entries: list, at: a.o.Clock.Now()}
+		return a.applyAll(t.Context())
 	}
 	bad := listOf("203.0.113.0/24")
 	if err := give(listOf("198.51.100.0/24"), blocklist.Blocklist{}); err != nil {
@@ -396,15 +396,15 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 		if err := give(bad, allow); !errors.As(err, &r) {
 			t.Errorf("turn %d: got %v", i, err)
 		}
-		if e := a.enforced; !e.allow.Equal(allow) || e.block.Contains(api.Addr()) || !e.block.Contains(netip.MustParseAddr("198.51.100.8")) {
+		if e := a.active.rules; !e.allow.Equal(allow) || e.block.Contains(api.Addr()) || !e.block.Contains(netip.MustParseAddr("198.51.100.8")) {
 			t.Errorf("turn %d: in force: %v but %v", i, e.block.Prefixes(), e.allow.Prefixes())
 		}
 	}
 	a.reconcile(t.Context(), "changed")
-	if a.stale != nil {
-		t.Errorf("the whitelist is stale: %v", a.stale)
+	if a.attempts.stale != nil {
+		t.Errorf("the whitelist is stale: %v", a.attempts.stale)
 	}
-	if err := give(bad, listOf("203.0.113.50/32")); err != nil || !a.enforced.block.Contains(netip.MustParseAddr("203.0.113.51")) {
+	if err := give(bad, listOf("203.0.113.50/32")); err != nil || !a.active.rules.block.Contains(netip.MustParseAddr("203.0.113.51")) {
 		t.Errorf("with the API whitelisted: %v", err)
 	}
 }

@@ -154,7 +154,7 @@ func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Chec
 	e.setCondition(status.CondOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
 	o := &onTrial{e, d}
 	t := trial{
-		probe:    e.host.Probe,
+		probe:    e.o.Host.Probe,
 		with:     o.enforce,
 		without:  e.enforcing(d.letting(candidates)),
 		outdated: o.outdated,
@@ -174,9 +174,9 @@ func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Chec
 	case err != nil:
 		return d, false, fmt.Errorf("let through the addresses that are needed: %w", err)
 	}
-	e.log.Warn("This host depends on addresses that are on the list; those it needs are let through",
+	e.o.Log.Warn("This host depends on addresses that are on the list; those it needs are let through",
 		zap.Stringer("notReached", guilty), zap.Stringers("exempted", needed))
-	x := &e.exempt
+	x := &e.trials.exempt
 	x.addrs, x.retested = append(x.addrs, needed...), time.Now()
 	for _, c := range guilty {
 		if !slices.Contains(x.checks, c.Name) {
@@ -223,7 +223,7 @@ func (e *Enforcer) fewest(ctx context.Context, t trial, d desired, checks host.C
 // publishExemptions makes the status name the addresses that are exempted.
 func (e *Enforcer) publishExemptions() {
 	var held error
-	if addrs := e.exempt.addrs; len(addrs) > 0 {
+	if addrs := e.trials.exempt.addrs; len(addrs) > 0 {
 		texts := make([]string, len(addrs))
 		for i, addr := range addrs {
 			texts[i] = addr.String()
@@ -237,22 +237,22 @@ func (e *Enforcer) publishExemptions() {
 // for checks that worked before it; later a resolver on this host may begin to ask others, and at a
 // boot it may not be there yet.
 func (e *Enforcer) suspectUpstreams(ctx context.Context) {
-	if e.o.DryRun || e.enforced == nil || time.Since(e.exempt.suspected) < doubtEvery ||
-		len(e.answerers.on(e.enforced.block, time.Now())) == 0 {
+	if e.o.DryRun || e.active.rules == nil || time.Since(e.trials.exempt.suspected) < doubtEvery ||
+		len(e.trials.answerers.on(e.active.rules.block, time.Now())) == 0 {
 		return
 	}
-	e.exempt.suspected = time.Now()
-	broken := e.rebaseInForce(ctx, relayed(trial{probe: e.host.Probe}.unreached(ctx)))
+	e.trials.exempt.suspected = time.Now()
+	broken := e.rebaseInForce(ctx, relayed(trial{probe: e.o.Host.Probe}.unreached(ctx)))
 	if len(broken) == 0 {
 		return
 	}
-	d := *e.enforced
+	d := *e.active.rules
 	defer e.setCondition(status.CondOpen, nil)
-	d, exempted, err := e.exemptNeeded(ctx, d, broken, e.answerers.on(d.block, time.Now()))
+	d, exempted, err := e.exemptNeeded(ctx, d, broken, e.trials.answerers.on(d.block, time.Now()))
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		e.log.Warn("It cannot be found out whether the list keeps a resolver from those that it asks", zap.Error(err))
+		e.o.Log.Warn("It cannot be found out whether the list keeps a resolver from those that it asks", zap.Error(err))
 		if err := e.undo(); err != nil {
 			e.publish()
 		}
@@ -260,34 +260,34 @@ func (e *Enforcer) suspectUpstreams(ctx context.Context) {
 		e.inForce(d)
 	default: // not asked again soon, since answers can be forged
 		e.follow(d)
-		e.log.Info("It is not the list that keeps a resolver from those that it asks",
+		e.o.Log.Info("It is not the list that keeps a resolver from those that it asks",
 			zap.Stringer("notReached", broken))
-		e.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
+		e.trials.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
 	}
 }
 
 // retestExemptions ends exemptions that are not needed: the address is on no list any more or
 // whitelisted by itself, or the resolver does without it now.
 func (e *Enforcer) retestExemptions(ctx context.Context) {
-	if len(e.exempt.addrs) == 0 || e.enforced == nil || ctx.Err() != nil {
+	if len(e.trials.exempt.addrs) == 0 || e.active.rules == nil || ctx.Err() != nil {
 		return
 	}
 	v, _ := e.surveys.newest()
-	listed := e.pulled.Union(e.own.entries()).Without(v.allow)
-	due := time.Since(e.exempt.retested) >= retestAfter
-	for _, addr := range slices.Clone(e.exempt.addrs) {
+	listed := e.lists().Merge().Without(v.allow)
+	due := time.Since(e.trials.exempt.retested) >= retestAfter
+	for _, addr := range slices.Clone(e.trials.exempt.addrs) {
 		if !listed.Contains(addr) || due && e.needless(ctx, addr) {
-			e.exempt.addrs = without(e.exempt.addrs, addr)
+			e.trials.exempt.addrs = without(e.trials.exempt.addrs, addr)
 			e.publishExemptions()
-			e.log.Info("An address of the list that was let through is not needed any more",
+			e.o.Log.Info("An address of the list that was let through is not needed any more",
 				zap.Stringer("address", addr))
 		}
 	}
 	if due {
-		e.exempt.retested = time.Now()
+		e.trials.exempt.retested = time.Now()
 	}
-	if len(e.exempt.addrs) == 0 {
-		e.exempt.checks = nil
+	if len(e.trials.exempt.addrs) == 0 {
+		e.trials.exempt.checks = nil
 	}
 	e.publishExemptions()
 	e.reconcile(ctx, "What is let through has changed")
@@ -296,15 +296,15 @@ func (e *Enforcer) retestExemptions(ctx context.Context) {
 // needless reports whether the checks that exemptions are for work without that of addr. The rules
 // in force are the same afterwards.
 func (e *Enforcer) needless(ctx context.Context, addr netip.Addr) bool {
-	t := trial{probe: e.host.Probe}
-	before := e.host.Probe(ctx, e.exempt.checks...)
+	t := trial{probe: e.o.Host.Probe}
+	before := e.o.Host.Probe(ctx, e.trials.exempt.checks...)
 	if slices.ContainsFunc(before, func(c host.Check) bool { return c.Err != nil }) {
 		return false // nothing can be proven now
 	}
-	x := e.exempt.addrs
-	e.exempt.addrs = without(x, addr)
+	x := e.trials.exempt.addrs
+	e.trials.exempt.addrs = without(x, addr)
 	d := e.wanted()
-	e.exempt.addrs = x
+	e.trials.exempt.addrs = x
 	if err := e.enforcing(d)(ctx); err != nil {
 		return false
 	}

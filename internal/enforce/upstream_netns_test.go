@@ -136,7 +136,7 @@ func relayRoot(t *testing.T) string {
 // exempted returns the detail of the condition that an upstream is let through; empty if it does
 // not hold.
 func exempted(a *Enforcer) string {
-	for _, c := range a.board.Status().Conditions {
+	for _, c := range a.o.Board.Status().Conditions {
 		if c.Code == status.CondExempt {
 			return c.Detail
 		}
@@ -172,7 +172,7 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	if detail := exempted(s.a); !strings.Contains(detail, upstream) || strings.Contains(detail, liar) {
 		t.Errorf("the status says %q", detail)
 	}
-	if st := s.a.board.Status(); st.Rollbacks != 0 || st.State != status.StateActive {
+	if st := s.a.o.Board.Status(); st.Rollbacks != 0 || st.State != status.StateActive {
 		t.Errorf("status: %+v", st)
 	}
 	s.pull(relayList + "198.51.100.2\n") // what is exempted stays so with the next list
@@ -235,7 +235,7 @@ func TestForgedAnswersExemptNothing(t *testing.T) {
 	if detail := exempted(s.a); detail != "" || whitelisted(t, liar) {
 		t.Errorf("let through: %q", detail)
 	}
-	if st := s.a.board.Status(); st.BlockedIPs != 3 || st.Rollbacks != 0 {
+	if st := s.a.o.Board.Status(); st.BlockedIPs != 3 || st.Rollbacks != 0 {
 		t.Errorf("status: %+v", st)
 	}
 	s.end()
@@ -252,14 +252,14 @@ func TestRetestExemptions(t *testing.T) {
 	r.ask(upstream)
 	r.run(t)
 	a, _, _ := bench(t)
-	a.host = host.New(host.Options{
+	a.o.Host = host.New(host.Options{
 		APIURL: &url.URL{Scheme: "https", Host: api.String()}, Root: relayRoot(t),
 		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
 	})
-	a.surveys.publish(newSurvey(discover(t, a.host)))
+	a.surveys.publish(newSurvey(discover(t, a.o.Host)))
 	e := a
-	e.pulled = listOf("198.51.100.1/32", upstream+"/32")
-	e.exempt.addrs, e.exempt.checks = []netip.Addr{netip.MustParseAddr(upstream)}, []string{"resolver 127.0.0.1"}
+	e.sikker().list.entries = listOf("198.51.100.1/32", upstream+"/32")
+	e.trials.exempt.addrs, e.trials.exempt.checks = []netip.Addr{netip.MustParseAddr(upstream)}, []string{"resolver 127.0.0.1"}
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestRetestExemptions(t *testing.T) {
 	} {
 		r.ask(tt.asks)
 		if tt.due {
-			e.exempt.retested = time.Now().Add(-retestAfter)
+			e.trials.exempt.retested = time.Now().Add(-retestAfter)
 		}
 		a.retestExemptions(t.Context())
 		if got := exempted(a) != ""; got != tt.exempted || whitelisted(t, upstream) != tt.exempted {

@@ -88,7 +88,7 @@ func TestFewestCandidatesAreLetThrough(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, _ := logged(t)
 				k := &letting{}
-				a.fw = k
+				a.backend.fw = k
 				began := time.Now()
 				got, err := a.fewest(t.Context(), probeless(&k.last, tt.needed...), desired{}, host.Checks{{Name: "API"}}, candidates)
 				if !errors.Is(err, tt.err) {

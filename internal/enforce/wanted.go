@@ -3,17 +3,82 @@ package enforce
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// putInForce puts the wanted rules in force. They contain a list that was accepted and is not in
-// force yet. If that list is proven to cut this host off, the rules are made of the list before it.
-// An error is remembered, and putInForce is called again later.
-func (e *Enforcer) putInForce(ctx context.Context) error {
-	e.unapplied = nil // it is published when the list is in force
-	err := e.applyWanted(ctx)
+// desired is a ruleset that is active, or shall be.
+type desired struct {
+	block, allow blocklist.Blocklist
+}
+
+func (d desired) equal(e *desired) bool {
+	return e != nil && d.block.Equal(e.block) && d.allow.Equal(e.allow)
+}
+
+// active is the ruleset that the kernel has, as far as the Enforcer knows.
+type active struct {
+	rules    *desired // nil while none is active, but for adopted rules
+	adopted  bool     // the rules of a killed agent were active at the start and still are
+	entries4 int      // entries that the kernel was last shown to enforce, by family: a host without IPv6
+	entries6 int      // rules enforces none of that family
+	logged   bool     // the log has the number of entries, and no failure since
+	listed   string   // the log line about allowlisted entries of the lists
+}
+
+// attempts is the state of applying rules that are not active yet.
+type attempts struct {
+	err   error        // why the wanted rules are not active; nil if they are
+	retry *clock.Retry // of applyAll, without a pull
+	stale error        // why the rules lack the newest allowlist or custom list; nil if they do not
+	again *time.Timer  // of reconcile; nil until it was needed
+}
+
+// lists returns the lists of all feeds.
+func (e *Enforcer) lists() blocklist.Lists {
+	var all blocklist.Lists
+	for _, r := range e.remotes {
+		all = append(all, blocklist.List{Name: r.feed.Name(), Entries: r.list.entries})
+	}
+	return append(all, blocklist.List{Name: feed.FileName, Entries: e.own.entries()})
+}
+
+// wanted composes the ruleset of the newest lists and the newest allowlist.
+func (e *Enforcer) wanted() desired {
+	allow := e.allowed()
+	e.own.reconsider(allow)
+	return desired{block: e.lists().Merge().Without(allow), allow: allow}
+}
+
+// covered returns an error if the allowlist covers all entries of the lists, so that nothing is blocked.
+func (e *Enforcer) covered() error {
+	if listed := e.lists().Len(); e.active.rules != nil && listed > 0 && e.active.rules.block.Len() == 0 {
+		return fmt.Errorf("%s, and all are whitelisted", blocklist.Entries(listed))
+	}
+	return nil
+}
+
+// empty returns an error if the active rules block nothing.
+func (e *Enforcer) empty() error {
+	switch {
+	case e.active.rules == nil || e.active.entries4+e.active.entries6 > 0:
+		return nil
+	case e.active.rules.block.Len() > 0:
+		return errors.New("this host filters no address family that the list has entries of")
+	}
+	return errors.New("it has no entries")
+}
+
+// applyAll applies the wanted rules with the fresh lists. If those are proven to cut this host off, it applies the rules with
+// the lists before them. After an error, applyAll is called again later.
+func (e *Enforcer) applyAll(ctx context.Context) error {
+	e.attempts.err = nil // it is published when the list is active
+	err := e.applyFresh(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -21,98 +86,66 @@ func (e *Enforcer) putInForce(ctx context.Context) error {
 	return err
 }
 
-// takeApplied remembers the result of an attempt to put the wanted rules in force, and schedules
-// the next.
+// takeApplied stores the result of an attempt to apply the wanted rules, and schedules the next.
 func (e *Enforcer) takeApplied(err error) {
-	e.unapplied = err
+	e.attempts.err = err
 	e.remember(err, status.ApplyError)
 	_, rolledBack := errors.AsType[*RollbackError](err)
 	switch {
 	case err == nil:
-		e.retry.Reset()
+		e.attempts.retry.Reset()
 	case rolledBack:
-		e.retry.In(e.rejected.left() + clock.LeastWait)
+		e.attempts.retry.In(e.trials.rejected.left() + clock.LeastWait)
 	default:
-		e.retry.Schedule()
+		e.attempts.retry.Schedule()
 	}
 }
 
-func (e *Enforcer) applyWanted(ctx context.Context) error {
-	if e.fresh == nil {
-		// If nothing would change, or there is nothing to block yet, the kernel is left alone.
+// applyFresh applies the wanted rules with the fresh lists. If that fails, the lists before them are composed again.
+func (e *Enforcer) applyFresh(ctx context.Context) error {
+	before := map[*remote]accepted{}
+	for _, r := range e.remotes {
+		if r.fresh != nil {
+			before[r] = r.list
+			e.setList(r, *r.fresh)
+		}
+	}
+	if len(before) == 0 {
+		// If nothing would change, or there is nothing to block yet, the kernel is not asked.
 		want := e.wanted()
-		if want.equal(e.enforced) || e.enforced == nil && want.block.Len() == 0 {
+		if want.equal(e.active.rules) || e.active.rules == nil && want.block.Len() == 0 {
 			return nil
 		}
 		return e.applyNewest(ctx)
 	}
-	before := pulled{e.pulled, e.pulledAt, e.kept}
-	e.setPulled(*e.fresh)
 	err := e.applyNewest(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err == nil:
-		e.fresh, e.wasted = nil, 0
-		e.saveList()
+		for r := range before {
+			r.fresh, r.wasted = nil, 0
+			e.saveList(r)
+		}
 		return nil
 	}
-	e.setPulled(before) // the status speaks of what is in force
+	for r, list := range before {
+		e.setList(r, list) // the status is about the active list
+	}
 	if _, rolledBack := errors.AsType[*RollbackError](err); rolledBack {
-		// The whitelist or the operator's list may have changed as well.
-		if want := e.wanted(); !want.equal(e.enforced) && (e.enforced != nil || want.block.Len() > 0) {
+		// The allowlist or the operator's list may have changed as well.
+		if want := e.wanted(); !want.equal(e.active.rules) && (e.active.rules != nil || want.block.Len() > 0) {
 			err = errors.Join(err, e.applyNewest(ctx))
 		}
 	}
 	return err
 }
 
-// tryAgain puts the wanted rules in force after a failure, without a pull.
+// tryAgain applies the wanted rules after a failure, without a pull.
 func (e *Enforcer) tryAgain(ctx context.Context) {
-	e.retry.Stop()
-	if err := e.putInForce(ctx); err != nil && ctx.Err() == nil {
-		e.tellFailure(e.retry.Left())
+	e.attempts.retry.Stop()
+	if err := e.applyAll(ctx); err != nil && ctx.Err() == nil {
+		e.logFailure(e.attempts.retry.Left())
 	}
 	e.publish()
-}
-
-// setPulled remembers the API's list of what is in force, or is being put in force.
-func (e *Enforcer) setPulled(p pulled) {
-	e.pulled, e.pulledAt, e.kept = p.list, p.at, p.kept
-	if e.o.Listed != nil {
-		e.o.Listed(e.pulled)
-	}
-	e.setStatus(func(s *status.Status) {
-		s.PulledAt, s.Kept = p.at, p.kept
-	})
-}
-
-// saveList makes the active list the one that the guards measure the next one against, and has it written to the disk for
-// the next start.
-func (e *Enforcer) saveList() {
-	if e.kept { // it is on the disk, and restore has set the baseline
-		return
-	}
-	e.baseline = e.pulled.Len()
-	e.feed.InForce(e.baseline, e.clock.Now().Wall)
-	if !e.o.DryRun {
-		e.writeList()
-	}
-}
-
-// writeList has the active list written to the disk.
-func (e *Enforcer) writeList() {
-	list, at := e.pulled, e.clock.WallOf(e.pulledAt)
-	e.saver.save(func() error { return e.feed.Keep(list, at) })
-}
-
-// reportList makes the status say whether the list is on the disk, and logs each change of that.
-func (e *Enforcer) reportList(err error, changed bool) {
-	switch {
-	case err == nil && changed:
-		e.log.Info("The list is saved now")
-	case err != nil && changed:
-		e.warnOfDisk("The list cannot be saved; a start without the API would not protect", err)
-	}
-	e.setCondition(status.CondUnkept, err)
 }

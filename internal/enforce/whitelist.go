@@ -25,15 +25,15 @@ func (e *Enforcer) takeSurvey(ctx context.Context) {
 	var problems []string
 	for _, p := range v.white.Problems {
 		problems = append(problems, p.Error())
-		if !slices.Contains(e.problems, p.Error()) && ctx.Err() == nil {
-			e.log.Warn("Safety whitelist is not complete", zap.Error(p))
+		if !slices.Contains(e.allow.problems, p.Error()) && ctx.Err() == nil {
+			e.o.Log.Warn("Safety whitelist is not complete", zap.Error(p))
 		}
 	}
-	e.problems = problems
+	e.allow.problems = problems
 	e.setCondition(status.CondSurvey, errors.Join(v.white.Problems...))
 	e.admit(ctx)
-	changed := v.white.Changed(e.looked)
-	e.looked = v.white
+	changed := v.white.Changed(e.allow.survey)
+	e.allow.survey = v.white
 	e.saveNames()
 	e.reconcile(ctx, cmp.Or(changed, "The safety whitelist changed"))
 }
@@ -46,19 +46,19 @@ func (e *Enforcer) allowed() blocklist.Blocklist {
 		return blocklist.Blocklist{}
 	}
 	w := v.white
-	first := e.whitelist == ""
-	if lines := w.String() + w.Kinds(); lines != e.whitelist {
-		e.whitelist = lines
-		e.log.Info(w.String())
-		e.log.Info(w.Kinds())
+	first := e.allow.lines == ""
+	if lines := w.String() + w.Kinds(); lines != e.allow.lines {
+		e.allow.lines = lines
+		e.o.Log.Info(w.String())
+		e.o.Log.Info(w.Kinds())
 	}
 	if first && !e.o.DryRun {
-		e.log.Info("Firewall ready")
+		e.o.Log.Info("Firewall ready")
 	}
 	e.setStatus(func(s *status.Status) {
 		s.Whitelist.IPs, s.Whitelist.Ranges, s.Whitelist.Kinds = w.IPs(), w.Ranges(), w.Kinds()
 	})
-	allow := v.allow.Union(e.exempt.list())
+	allow := v.allow.Union(e.trials.exempt.list())
 	e.allow.set(allow)
 	return allow
 }
@@ -73,27 +73,27 @@ func (e *Enforcer) reconcile(ctx context.Context, why string) {
 	if _, ok := e.surveys.newest(); !ok {
 		return // without an allowlist nothing may be put in force; the first survey calls this
 	}
-	if e.enforced == nil && e.pulled.Len()+e.own.list.Len() == 0 {
+	if e.active.rules == nil && e.lists().Len()+e.own.list.Len() == 0 {
 		return // there is nothing to enforce yet
 	}
 	switch want := e.wanted(); {
-	case e.enforced == nil && e.pulled.Len()+e.own.entries().Len() == 0:
+	case e.active.rules == nil && e.lists().Len() == 0:
 		return // the operator's list is the only one, and is rejected
-	case want.equal(e.enforced):
-		if e.stale != nil { // the change that could not be followed was taken back
-			e.stale = nil
+	case want.equal(e.active.rules):
+		if e.attempts.stale != nil { // the change that could not be followed was taken back
+			e.attempts.stale = nil
 			e.publish()
 		}
 		return
-	case e.stale == nil:
-		e.log.Info(why)
+	case e.attempts.stale == nil:
+		e.o.Log.Info(why)
 	}
 	if err := e.applyNewest(ctx); err != nil && ctx.Err() == nil {
 		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // which would be logged every time
-			e.log.Warn("The rules in force lack the newest whitelist or custom blacklist; tried again soon", zap.Error(err))
+			e.o.Log.Warn("The rules in force lack the newest whitelist or custom blacklist; tried again soon", zap.Error(err))
 		}
 		e.widen(ctx)
-		e.stale = err
+		e.attempts.stale = err
 		e.remember(err, status.ApplyError)
 		e.publish()
 		e.reconcileAgain()
@@ -103,24 +103,24 @@ func (e *Enforcer) reconcile(ctx context.Context, why string) {
 // widen adds the allowlist that is wanted to the one in force, if the rules that are wanted as a whole
 // were rejected: the addresses that this host depends on now are let through in any case.
 func (e *Enforcer) widen(ctx context.Context) {
-	if e.enforced == nil || e.rejected == nil {
+	if e.active.rules == nil || e.trials.rejected == nil {
 		return
 	}
 	allow := e.allowed()
-	wide := desired{block: e.enforced.block.Without(allow), allow: e.enforced.allow.Union(allow)}
-	if wide.equal(e.enforced) {
+	wide := desired{block: e.active.rules.block.Without(allow), allow: e.active.rules.allow.Union(allow)}
+	if wide.equal(e.active.rules) {
 		return
 	}
 	if err := e.apply(ctx, wide); err != nil && ctx.Err() == nil {
-		e.log.Warn("The safety whitelist cannot be widened", zap.Error(err))
+		e.o.Log.Warn("The safety whitelist cannot be widened", zap.Error(err))
 	}
 }
 
 // reconcileAgain has reconcile called after adaptAgain, once, however often it is asked for.
 func (e *Enforcer) reconcileAgain() {
-	if t := e.again; t != nil {
+	if t := e.attempts.again; t != nil {
 		t.Reset(adaptAgain)
 		return
 	}
-	e.again = time.AfterFunc(adaptAgain, func() { offer(e.surveys.newsC, struct{}{}) })
+	e.attempts.again = time.AfterFunc(adaptAgain, func() { offer(e.surveys.newsC, struct{}{}) })
 }

@@ -3,8 +3,6 @@ package feed
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 )
 
 const (
@@ -16,35 +14,30 @@ const (
 
 var errNamesTooLong = fmt.Errorf("the file has more than %d bytes", maxNames)
 
-// KeepNames saves a text about the names of the API in the state directory, atomically.
-func (f *Feed) KeepNames(text []byte) (err error) {
-	file, err := f.pending(namesName)
+// SaveNames saves a text about the names of the API in the state directory, atomically.
+func (d *Dir) SaveNames(text []byte) (err error) {
+	file, err := d.pending(namesName)
 	if err != nil {
-		return fmt.Errorf("keep addresses of names: %w", err)
+		return fmt.Errorf("save addresses of names: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing after a successful replacement
 	if _, err = file.Write(text); err == nil {
-		err = f.copies.change(f.o.StateDir, namesName, file.CloseAtomicallyReplace)
+		err = d.replace(namesName, file)
 	}
 	if err != nil {
-		return fmt.Errorf("keep addresses of names: %w", err)
+		return fmt.Errorf("save addresses of names: %w", err)
 	}
 	return nil
 }
 
-// KeptNames reads the text that KeepNames saved, unchanged. If there is none, the error is
-// ErrNoCopy.
-func (f *Feed) KeptNames() ([]byte, error) {
-	if err := f.o.Guard(); err != nil {
+// Names reads the text that SaveNames saved, unchanged. If there is none, the error is ErrNoCopy.
+func (d *Dir) Names() ([]byte, error) {
+	text, err := d.read(namesName, maxNames, errNamesTooLong)
+	if err != nil && !errors.Is(err, ErrNoCopy) {
 		return nil, fmt.Errorf("read addresses of names: %w", err)
 	}
-	text, err := readCapped(filepath.Join(f.o.StateDir, namesName), maxNames, errNamesTooLong)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, ErrNoCopy
-	case err != nil:
-		return nil, fmt.Errorf("read addresses of names: %w", err)
-	}
-	_ = f.copies.change(f.o.StateDir, namesName, func() error { return nil })
-	return text, nil
+	return text, err
 }
+
+// NamesLost reports whether another program removed, replaced or changed the file of SaveNames.
+func (d *Dir) NamesLost() bool { return d.lost(namesName) }

@@ -11,14 +11,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
-// TestKeepNames checks that the text is read after a restart, from a file that only root can read,
+// TestSaveNames checks that the text is read after a restart, from a file that only root can read,
 // and that the temporary file of an interrupted write is removed. If there is no file, the error is
 // ErrNoCopy.
-func TestKeepNames(t *testing.T) {
+func TestSaveNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	f := New(Options{StateDir: dir})
-	if _, err := f.KeptNames(); !errors.Is(err, ErrNoCopy) {
+	f := NewDir(dir, nil)
+	if _, err := f.Names(); !errors.Is(err, ErrNoCopy) {
 		t.Errorf("before: got %v", err)
 	}
 	left := filepath.Join(dir, ".names.json123")
@@ -26,10 +26,10 @@ func TestKeepNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"one\n", "another\n"} {
-		if err := f.KeepNames([]byte(text)); err != nil {
+		if err := f.SaveNames([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := New(Options{StateDir: dir}).KeptNames(); err != nil || string(got) != text {
+		if got, err := NewDir(dir, nil).Names(); err != nil || string(got) != text {
 			t.Errorf("got %q, %v, want %q", got, err, text)
 		}
 	}
@@ -42,23 +42,23 @@ func TestKeepNames(t *testing.T) {
 	}
 }
 
-// TestKeepNamesAsksTheGuard checks that a state directory that must not be used is neither written
+// TestSaveNamesAsksTheGuard checks that a state directory that must not be used is neither written
 // nor read.
-func TestKeepNamesAsksTheGuard(t *testing.T) {
+func TestSaveNamesAsksTheGuard(t *testing.T) {
 	t.Parallel()
 	unsafe := errors.New("not safe")
-	f := New(Options{StateDir: t.TempDir(), Guard: func() error { return unsafe }})
-	if err := f.KeepNames([]byte("x")); !errors.Is(err, unsafe) {
+	f := NewDir(t.TempDir(), func() error { return unsafe })
+	if err := f.SaveNames([]byte("x")); !errors.Is(err, unsafe) {
 		t.Errorf("write: got %v", err)
 	}
-	if _, err := f.KeptNames(); !errors.Is(err, unsafe) {
+	if _, err := f.Names(); !errors.Is(err, unsafe) {
 		t.Errorf("read: got %v", err)
 	}
 }
 
-// TestKeptNamesRefusesOtherFiles checks that a pipe, at which a reader would wait, and a file that
+// TestNamesRefusesOtherFiles checks that a pipe, at which a reader would wait, and a file that
 // is too large are errors.
-func TestKeptNamesRefusesOtherFiles(t *testing.T) {
+func TestNamesRefusesOtherFiles(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		make func(path string) error
@@ -73,7 +73,7 @@ func TestKeptNamesRefusesOtherFiles(t *testing.T) {
 		if err := tt.make(filepath.Join(dir, namesName)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := New(Options{StateDir: dir}).KeptNames(); !errors.Is(err, tt.want) {
+		if _, err := NewDir(dir, nil).Names(); !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, want %v", name, err, tt.want)
 		}
 	}

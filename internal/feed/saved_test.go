@@ -17,9 +17,19 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 )
 
-func kept(t *testing.T, dir string) *feed.Feed {
+// saved returns the saved lists of a feed of SikkerAPI in dir, as of a new run.
+func saved(t *testing.T, dir string) *feed.Saved {
 	t.Helper()
-	return feed.New(feed.Options{URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 50, StateDir: dir})
+	return savedOf(dir, feed.SikkerOptions{URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 50})
+}
+
+func savedOf(dir string, o feed.SikkerOptions) *feed.Saved {
+	return feed.NewSaved(feed.NewDir(dir, nil), "blacklist", feed.NewSikker(o))
+}
+
+// identity is that of the lists of saved.
+func identity() feed.Identity {
+	return feed.NewSikker(feed.SikkerOptions{URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 50}).Identity()
 }
 
 func list(ss ...string) blocklist.Blocklist {
@@ -41,7 +51,7 @@ func TestKeptIsNoFile(t *testing.T) {
 	}
 	errC := make(chan error, 1)
 	go func() {
-		_, err := kept(t, dir).Kept()
+		_, err := saved(t, dir).Load()
 		errC <- err
 	}()
 	select {
@@ -60,8 +70,8 @@ func TestKeptIsNoFile(t *testing.T) {
 func TestKeep(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "state")
-	f := kept(t, dir)
-	if _, err := f.Kept(); !errors.Is(err, feed.ErrNoCopy) {
+	f := saved(t, dir)
+	if _, err := f.Load(); !errors.Is(err, feed.ErrNoCopy) {
 		t.Fatalf("before: got %v, want %v", err, feed.ErrNoCopy)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -74,16 +84,15 @@ func TestKeep(t *testing.T) {
 	for _, l := range []blocklist.Blocklist{
 		list("203.0.113.9/32"), list("203.0.113.9/32", "198.51.100.0/24", "2001:db8::1/128"), {},
 	} {
-		if err := f.Keep(l, pulled); err != nil {
+		if err := f.Save(l, pulled); err != nil {
 			t.Fatal(err)
 		}
-		got, err := kept(t, dir).Kept()
+		got, err := saved(t, dir).Load()
 		if err != nil {
 			t.Fatal(err)
 		}
 		want := feed.Copy{
-			Pulled: pulled, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: l.Len(),
-			Body: []byte{},
+			Fetched: pulled, Identity: identity(), Entries: l.Len(), Body: []byte{},
 		}
 		for p := range l.All() {
 			want.Body = append(want.Body, strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")+"\n"...)
@@ -106,7 +115,7 @@ func TestKeep(t *testing.T) {
 func TestKeptDamaged(t *testing.T) {
 	t.Parallel()
 	source := t.TempDir()
-	if err := kept(t, source).Keep(list("203.0.113.9/32", "203.0.113.10/32"), time.Now()); err != nil {
+	if err := saved(t, source).Save(list("203.0.113.9/32", "203.0.113.10/32"), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	good, err := os.ReadFile(filepath.Join(source, "blacklist.txt"))
@@ -130,7 +139,7 @@ func TestKeptDamaged(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := kept(t, dir).Kept()
+		_, err := saved(t, dir).Load()
 		var damaged *feed.DamagedError
 		if !errors.As(err, &damaged) {
 			t.Errorf("%s: got %v, want a *DamagedError", name, err)
@@ -139,7 +148,7 @@ func TestKeptDamaged(t *testing.T) {
 		if raw, err := os.ReadFile(damaged.Aside); err != nil || !bytes.Equal(raw, bad) {
 			t.Errorf("%s: not set aside: %v", name, err)
 		}
-		if _, err := kept(t, dir).Kept(); !errors.Is(err, feed.ErrNoCopy) {
+		if _, err := saved(t, dir).Load(); !errors.Is(err, feed.ErrNoCopy) {
 			t.Errorf("%s: the second time: %v", name, err)
 		}
 	}
@@ -151,12 +160,12 @@ func TestKeptWhateverTheClock(t *testing.T) {
 	t.Parallel()
 	for _, pulled := range []time.Time{time.Unix(0, 0), time.Now().Add(2 * time.Hour), time.Now().AddDate(100, 0, 0)} {
 		dir := t.TempDir()
-		if err := kept(t, dir).Keep(list("203.0.113.9/32"), pulled); err != nil {
+		if err := saved(t, dir).Save(list("203.0.113.9/32"), pulled); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			c, err := kept(t, dir).Kept()
-			if err != nil || !c.Pulled.Equal(pulled.Truncate(time.Second)) || string(c.Body) != "203.0.113.9\n" {
+			c, err := saved(t, dir).Load()
+			if err != nil || !c.Fetched.Equal(pulled.Truncate(time.Second)) || string(c.Body) != "203.0.113.9\n" {
 				t.Errorf("pulled at %s: got %+v, %v", pulled, c, err)
 			}
 		}
@@ -169,14 +178,14 @@ func TestKeepErrors(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := kept(t, filepath.Join(file, "state")).Keep(list("203.0.113.9/32"), time.Now()); err == nil {
+	if err := saved(t, filepath.Join(file, "state")).Save(list("203.0.113.9/32"), time.Now()); err == nil {
 		t.Error("kept a list below a file")
 	}
 	dir := t.TempDir()
 	if err := os.Symlink("/dev/zero", filepath.Join(dir, "blacklist.txt")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kept(t, dir).Kept(); err == nil || errors.Is(err, feed.ErrNoCopy) {
+	if _, err := saved(t, dir).Load(); err == nil || errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("read a device: %v", err)
 	}
 }
@@ -186,16 +195,16 @@ func TestKeepErrors(t *testing.T) {
 func TestRequest(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, o := range []feed.Options{
+	for _, o := range []feed.SikkerOptions{
 		{URL: "https://a.example", Key: "sk_test_a", ScoreMin: 50},
 		{URL: "https://b.example", Key: "sk_test_a", ScoreMin: 50},
 		{URL: "https://a.example", Key: "sk_test_b", ScoreMin: 50},
 		{URL: "https://a.example", Key: "sk_test_a", ScoreMin: 51},
 	} {
-		r := feed.New(o).Request()
-		source := feed.New(feed.Options{URL: "https://a.example", ScoreMin: 50}).Source()
+		r := feed.NewSikker(o).Identity().Request
+		source := feed.NewSikker(feed.SikkerOptions{URL: "https://a.example", ScoreMin: 50}).Identity().Source
 		same := o.URL == "https://a.example" && o.ScoreMin == 50
-		if s := feed.New(o).Source(); (s == source) != same {
+		if s := feed.NewSikker(o).Identity().Source; (s == source) != same {
 			t.Errorf("source %q of %+v", s, o)
 		}
 		if seen[r] || strings.Contains(r, "sk_test") {
@@ -214,8 +223,8 @@ func TestCopiesAreWrittenInTheStateDir(t *testing.T) {
 	if err := os.Chtimes(tmp, before, before); err != nil {
 		t.Fatal(err)
 	}
-	f := feed.New(feed.Options{StateDir: dir})
-	if err := f.Keep(blocklist.Blocklist{}, before); err != nil {
+	f := saved(t, dir)
+	if err := f.Save(blocklist.Blocklist{}, before); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(tmp); err != nil || !info.ModTime().Equal(before) {

@@ -22,42 +22,42 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	refused, at := list("203.0.113.9/32", "198.51.100.0/24"), time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
-	f := kept(t, dir)
-	if _, err := f.Aside(); !errors.Is(err, feed.ErrNoCopy) {
+	f := saved(t, dir)
+	if _, err := f.Refused(); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("before: got %v, want %v", err, feed.ErrNoCopy)
 	}
-	if err := f.DropAside(); err != nil {
+	if err := f.DropRefused(); err != nil {
 		t.Errorf("drop before: %v", err)
 	}
 	want := feed.Refused{
 		Guard: "growth", Reason: "it holds \"\u00e9\n# sha256: 00\"", Grown: 2,
 		Copy: feed.Copy{
-			Pulled: at, From: "https://a.example", Request: f.Request(), Source: f.Source(), Entries: 2,
+			Fetched: at, Identity: identity(), Entries: 2,
 			Body: []byte("198.51.100.0/24\n203.0.113.9\n"),
 		},
 	}
-	if err := f.KeepAside(refused, at, want); err != nil {
+	if err := f.SaveRefused(refused, at, want); err != nil {
 		t.Fatal(err)
 	}
-	got, err := kept(t, dir).Aside()
+	got, err := saved(t, dir).Refused()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("refused list (-want +got):\n%s", diff)
 	}
-	other := feed.New(feed.Options{URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 51, StateDir: dir})
-	if _, err := other.Aside(); !errors.Is(err, feed.ErrNoCopy) {
+	other := savedOf(dir, feed.SikkerOptions{URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 51})
+	if _, err := other.Refused(); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("of another request: got %v, want %v", err, feed.ErrNoCopy)
 	}
-	if err := f.DropAside(); err != nil {
+	if err := f.DropRefused(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Aside(); !errors.Is(err, feed.ErrNoCopy) {
+	if _, err := f.Refused(); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("dropped: got %v, want %v", err, feed.ErrNoCopy)
 	}
 
-	if err := f.KeepAside(refused, at, want); err != nil {
+	if err := f.SaveRefused(refused, at, want); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "blacklist.refused.txt")
@@ -74,7 +74,7 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		var damaged *feed.DamagedError
-		if _, err := f.Aside(); !errors.As(err, &damaged) {
+		if _, err := f.Refused(); !errors.As(err, &damaged) {
 			t.Errorf("a damaged one: got %v, want a *DamagedError", err)
 		}
 	}
@@ -85,7 +85,7 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 func TestLargestOfTheLastDays(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	f, now := kept(t, dir), time.Now()
+	f, now := saved(t, dir), time.Now()
 	check := func(want int) {
 		t.Helper()
 		if got := f.Largest(); got != want {
@@ -93,28 +93,28 @@ func TestLargestOfTheLastDays(t *testing.T) {
 		}
 	}
 	check(0)
-	f.InForce(5000, now)
-	f.InForce(20, now.Add(time.Hour))
+	f.RecordActive(5000, now)
+	f.RecordActive(20, now.Add(time.Hour))
 	check(5000)
-	if err := f.Keep(list("203.0.113.9/32"), now); err != nil {
+	if err := f.Save(list("203.0.113.9/32"), now); err != nil {
 		t.Fatal(err)
 	}
-	f = kept(t, dir)
+	f = saved(t, dir)
 	check(0)
-	if _, err := f.Kept(); err != nil {
+	if _, err := f.Load(); err != nil {
 		t.Fatal(err)
 	}
 	check(5000)
-	f.InForce(20, now.Add(6*24*time.Hour))
+	f.RecordActive(20, now.Add(6*24*time.Hour))
 	check(5000)
-	f.InForce(30, now.Add(8*24*time.Hour))
+	f.RecordActive(30, now.Add(8*24*time.Hour))
 	check(30)
-	f.InForce(20, now) // the clock was ahead
-	f.InForce(10, now.Add(7*24*time.Hour+time.Hour))
+	f.RecordActive(20, now) // the clock was ahead
+	f.RecordActive(10, now.Add(7*24*time.Hour+time.Hour))
 	check(10)
 
-	other := feed.New(feed.Options{URL: "https://a.example", Key: "sk_test_other", ScoreMin: 50, StateDir: dir})
-	if _, err := other.Kept(); err != nil || other.Largest() != 0 {
+	other := savedOf(dir, feed.SikkerOptions{URL: "https://a.example", Key: "sk_test_other", ScoreMin: 50})
+	if _, err := other.Load(); err != nil || other.Largest() != 0 {
 		t.Errorf("another request measures against %d: %v", other.Largest(), err)
 	}
 }
@@ -138,23 +138,25 @@ func TestQuotaSurvivesARestart(t *testing.T) {
 		quota := sikkerapi.Quota{
 			Known: true, Limit: 24, Remaining: 3, Reset: time.Now().Add(tt.reset).UTC().Truncate(time.Second),
 		}
-		f := feed.New(feed.Options{API: lister{quota}, StateDir: dir})
-		body, err := f.Pull(t.Context())
+		api := feed.NewSikker(feed.SikkerOptions{API: lister{quota}})
+		f := feed.NewSaved(feed.NewDir(dir, nil), "blacklist", api)
+		body, err := api.Fetch(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(body.Close(), f.Keep(list("203.0.113.9/32"), time.Now())); err != nil {
+		if err := errors.Join(body.Close(), f.Save(list("203.0.113.9/32"), time.Now())); err != nil {
 			t.Fatal(err)
 		}
-		f = feed.New(feed.Options{API: lister{quota}, StateDir: dir})
-		if _, err := f.Kept(); err != nil {
+		api = feed.NewSikker(feed.SikkerOptions{API: lister{quota}})
+		f = feed.NewSaved(feed.NewDir(dir, nil), "blacklist", api)
+		if _, err := f.Load(); err != nil {
 			t.Fatal(err)
 		}
 		want := sikkerapi.Quota{}
 		if tt.known {
 			want = quota
 		}
-		if diff := cmp.Diff(want, f.Quota()); diff != "" {
+		if diff := cmp.Diff(want, api.Quota()); diff != "" {
 			t.Errorf("%s: quota (-want +got):\n%s", name, diff)
 		}
 	}

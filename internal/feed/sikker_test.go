@@ -7,8 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -32,7 +30,7 @@ func TestPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := feed.New(feed.Options{API: api, ScoreMin: 75}).Pull(t.Context())
+	body, err := feed.NewSikker(feed.SikkerOptions{API: api, ScoreMin: 75}).Fetch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,9 +65,9 @@ func TestPullAsksForJSONWhereTextHasNoEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := feed.New(feed.Options{API: api, ScoreMin: 75})
+	f := feed.NewSikker(feed.SikkerOptions{API: api, ScoreMin: 75})
 	pull := func() (string, error) {
-		body, err := f.Pull(t.Context())
+		body, err := f.Fetch(t.Context())
 		if err != nil {
 			return "", err
 		}
@@ -106,7 +104,7 @@ func (b broken) Blacklist(ctx context.Context, _ sikkerapi.BlacklistQuery) (*sik
 func TestPullError(t *testing.T) {
 	t.Parallel()
 	want := &sikkerapi.QuotaError{}
-	_, err := feed.New(feed.Options{API: broken{want}}).Pull(t.Context())
+	_, err := feed.NewSikker(feed.SikkerOptions{API: broken{want}}).Fetch(t.Context())
 	if !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)
 	}
@@ -127,9 +125,9 @@ func TestQuota(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := feed.New(feed.Options{API: api, ScoreMin: 75})
+	f := feed.NewSikker(feed.SikkerOptions{API: api, ScoreMin: 75})
 	pull := func() {
-		if body, err := f.Pull(t.Context()); err == nil {
+		if body, err := f.Fetch(t.Context()); err == nil {
 			_ = body.Close()
 		}
 	}
@@ -147,58 +145,5 @@ func TestQuota(t *testing.T) {
 	header, status = nil, http.StatusServiceUnavailable
 	if pull(); !f.Quota().Known || f.Quota().Limit != 24 {
 		t.Errorf("of an answer that says nothing: %+v", f.Quota())
-	}
-}
-
-func TestCustom(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	large := write("large", "")
-	if err := os.Truncate(large, sikkerapi.BlacklistMaxBytes+1); err != nil {
-		t.Fatal(err)
-	}
-	full := write("full", "")
-	if err := os.Truncate(full, sikkerapi.BlacklistMaxBytes); err != nil {
-		t.Fatal(err)
-	}
-	tests := []struct {
-		name, path string
-		size       int
-		err        string
-	}{
-		{name: "OK none"},
-		{name: "OK file", path: write("list", "203.0.113.9\n"), size: 12},
-		{name: "OK empty", path: write("empty", "")},
-		{name: "OK as large as may be", path: full, size: sikkerapi.BlacklistMaxBytes},
-		{name: "bad too large", path: large, err: feed.ErrCustomTooLarge.Error()},
-		{name: "bad missing", path: filepath.Join(dir, "missing"), err: "no such file"},
-		{name: "bad directory", path: dir, err: "not a regular file"},
-		{name: "bad device", path: "/dev/zero", err: "not a regular file"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			file, err := feed.New(feed.Options{Custom: tt.path}).Custom()
-			size := int64(0)
-			if err == nil && file != nil {
-				size, err = io.Copy(io.Discard, file)
-				err = errors.Join(err, file.Close())
-			}
-			switch {
-			case tt.err != "":
-				if err == nil || !strings.Contains(err.Error(), tt.err) {
-					t.Errorf("got %v, want %q", err, tt.err)
-				}
-			case err != nil || size != int64(tt.size):
-				t.Errorf("got %d bytes, %v; want %d", size, err, tt.size)
-			}
-		})
 	}
 }

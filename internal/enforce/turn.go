@@ -1,0 +1,176 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+)
+
+// order is a request for pulls.
+type order struct {
+	accept bool             // activate the list that was refused
+	askers []chan<- Outcome // each has room for an outcome of every feed, so that no sender waits
+}
+
+// turn is one pull of a feed and its result. It is made by a goroutine of its own, so that Run does not wait for the network.
+type turn struct {
+	remote  *remote
+	order   order
+	before  host.Whitelist // the host at the beginning
+	verdict vet.Verdict
+	err     error // of the pull
+}
+
+// beginAll begins a turn of every feed.
+func (e *Enforcer) beginAll(ctx context.Context, o order) {
+	for _, r := range e.remotes {
+		e.begin(ctx, r, o)
+	}
+}
+
+// begin begins a turn of r. If one is under way, the new turn follows it.
+func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
+	readC := e.own.reader.ask() // a pull that hangs does not delay the operator's list
+	if r.busy {
+		if q := r.queued; q != nil {
+			o.accept, o.askers = o.accept || q.accept, append(q.askers, o.askers...)
+		}
+		r.queued = &o
+		return
+	}
+	r.busy = true
+	vo := r.vetOptions()
+	go func() { // Run receives its turn, also at the end
+		surveyedC := e.surveys.ask() // a list is measured with a survey that is no older than the pull
+		t := turn{remote: r, order: o, before: e.surveys.first(ctx)}
+		if err := panics.Contain(func() error {
+			t.verdict, t.err = fetch(ctx, r.feed, vo)
+			return nil
+		}); err != nil {
+			t.err = err
+		}
+		if unreached(t.err) {
+			e.surveys.ask() // the API may have another address
+		}
+		e.surveys.await(ctx, surveyedC, surveyMost)
+		e.awaitOwn(ctx, readC)
+		e.loop.turnC <- t
+	}()
+}
+
+// end makes room for the next turn of r, and begins it if one was asked for.
+func (e *Enforcer) end(ctx context.Context, r *remote) {
+	r.busy = false
+	if q := r.queued; q != nil {
+		r.queued = nil
+		e.begin(ctx, r, *q)
+	}
+}
+
+// finish applies the result of a turn and schedules the next.
+func (e *Enforcer) finish(ctx context.Context, t turn) {
+	r, l := t.remote, &e.loop
+	r.busy, l.taking = false, &t
+	e.takeOwn()
+	r.next.Reset(e.refresh(ctx, t))
+	l.taking = nil
+	r.offline.pulled(t.err, t.before)
+	if ctx.Err() == nil {
+		e.logRunning()
+	}
+	e.retestExemptions(ctx)
+	e.end(ctx, r)
+	e.pullIfNetwork()
+}
+
+// refresh applies the result of a pull, logs the outcome, and returns the delay until the next pull. After a failure the active
+// rules stay.
+func (e *Enforcer) refresh(ctx context.Context, t turn) time.Duration {
+	r := t.remote
+	if ctx.Err() != nil {
+		return e.o.PullInterval
+	}
+	if t.order.accept {
+		e.trials.rejected = nil // the operator asks for another attempt
+		e.own.forgive()
+	}
+	e.judge(t)
+	if err := e.applyAll(ctx); err == nil {
+		e.suspect(ctx, t.err)
+	}
+	if ctx.Err() != nil {
+		return e.o.PullInterval
+	}
+	wait := e.nextPull(r)
+	if r.failure != nil || e.attempts.err != nil {
+		e.logFailure(min(wait, e.attempts.retry.Left()))
+	}
+	e.publish()
+	e.setNextPull(r, wait)
+	for _, c := range t.order.askers {
+		c <- e.outcome()
+	}
+	return wait
+}
+
+// setNextPull publishes the time of the next pull of the first feed.
+func (e *Enforcer) setNextPull(r *remote, wait time.Duration) {
+	if r == e.remotes[0] {
+		e.setStatus(func(s *status.Status) { s.NextPullAt = e.o.Clock.After(wait) })
+	}
+}
+
+// uselessError is a list that was downloaded, and counts in the quota, but could not be read.
+type uselessError struct{ error }
+
+func (e uselessError) Unwrap() error { return e.error }
+
+// fetch fetches the list of a feed and vets it. A list that is refused has no uselessError.
+func fetch(ctx context.Context, f fetcher, o vet.Options) (vet.Verdict, error) {
+	body, err := f.Fetch(ctx)
+	if err != nil {
+		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
+	}
+	v, err := vetted(body, o)
+	if err = errors.Join(err, body.Close()); isForeign(err) {
+		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
+	}
+	if err != nil {
+		return vet.Verdict{}, uselessError{fmt.Errorf("vet blacklist: %w", err)}
+	}
+	return v, nil
+}
+
+// vetted is vet.Vet, but returns an error if that panics: a list that makes it panic ends neither this process nor the next.
+func vetted(body io.Reader, o vet.Options) (v vet.Verdict, err error) {
+	err = panics.Contain(func() error {
+		v, err = vet.Vet(body, o)
+		return err
+	})
+	return v, err
+}
+
+// unreached reports whether a pull failed because neither the API nor a proxy before it answered.
+func unreached(pull error) bool {
+	_, downloaded := errors.AsType[uselessError](pull)
+	return sikkerapi.IsUnreached(pull) && !downloaded
+}
+
+// isForeign reports whether an answer is not the API's own, but of a proxy, CDN or portal before it.
+func isForeign(err error) bool {
+	api, ok := errors.AsType[*sikkerapi.APIError](err)
+	return ok && api.Foreign
+}
+
+// fetcher is the part of a feed that a turn uses.
+type fetcher interface {
+	Fetch(ctx context.Context) (io.ReadCloser, error)
+}
