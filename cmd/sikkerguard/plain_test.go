@@ -279,8 +279,8 @@ func TestHostilePeer(t *testing.T) {
 	}
 }
 
-// freePort returns a port that no program has now. It is below those that the kernel gives by itself,
-// so that no connection takes it meanwhile.
+// freePort returns a port that no program has now. It is below those that the kernel gives by
+// itself, so that no connection takes it meanwhile.
 func freePort(t *testing.T) int {
 	t.Helper()
 	for {

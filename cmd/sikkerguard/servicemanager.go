@@ -15,8 +15,8 @@ import (
 // notifyTimeout is the longest wait for a service manager that does not read its socket.
 const notifyTimeout = time.Second
 
-// serviceManager returns the service manager that started this process: systemd, or another that supports
-// sd_notify(3), or none. An error means that its watchdog cannot be served.
+// serviceManager returns the service manager that started this process: systemd, or another that
+// supports sd_notify(3), or none. An error means that its watchdog cannot be served.
 func serviceManager() (agent.ServiceManager, error) {
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

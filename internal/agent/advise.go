@@ -17,7 +17,9 @@ func (a advisedAPI) Blacklist(ctx context.Context, q sikkerapi.BlacklistQuery) (
 	return s, advise(err)
 }
 
-func (a advisedAPI) BlacklistJSON(ctx context.Context, q sikkerapi.BlacklistQuery) (sikkerapi.BlacklistResponse, error) {
+func (a advisedAPI) BlacklistJSON(
+	ctx context.Context, q sikkerapi.BlacklistQuery,
+) (sikkerapi.BlacklistResponse, error) {
 	r, err := a.client.BlacklistJSON(ctx, q)
 	return r, advise(err)
 }

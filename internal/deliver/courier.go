@@ -162,7 +162,8 @@ func (c *Courier) sent(out report.Outcome) {
 	for reason, n := range out.Reasons {
 		if !c.reasons[reason] && len(c.reasons) < maxReasons {
 			c.reasons[reason] = true
-			c.o.Log.Warn("SikkerAPI rejects reports for this reason; they are dropped", zap.String("reason", reason), zap.Int("rows", n))
+			c.o.Log.Warn("SikkerAPI rejects reports for this reason; they are dropped",
+				zap.String("reason", reason), zap.Int("rows", n))
 		}
 	}
 	c.o.Board.Update(func(s *status.Status) { s.LastReport = status.ThisSecond() })
@@ -177,13 +178,15 @@ func (c *Courier) failed(err error) time.Duration {
 	}
 	if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
 		wait = max(wait, wait+quota.RetryAfter)
-		c.o.Log.Info("Today's report quota is spent; the queued rows wait", zap.String("retryIn", wait.Round(time.Second).String()))
+		c.o.Log.Info("Today's report quota is spent; the queued rows wait",
+			zap.String("retryIn", wait.Round(time.Second).String()))
 		return wait
 	}
 	c.o.Board.SetCondition(status.CondReports, err)
 	if errors.Is(err, sikkerapi.ErrUnauthorized) {
 		if !c.unauthorized {
-			c.o.Log.Warn("SikkerAPI refuses the key: nothing is reported until it takes it, or the agent is started with another", zap.Error(err))
+			c.o.Log.Warn("SikkerAPI refuses the key: nothing is reported until it takes it, or the agent is started "+
+				"with another", zap.Error(err))
 		}
 		c.unauthorized = true
 		return retryUnauthorized
@@ -197,7 +200,8 @@ func (c *Courier) failed(err error) time.Duration {
 		log = c.o.Log.Debug
 	}
 	c.failing = true
-	log("Reports do not get through; they are kept and sent again", zap.Error(err), zap.String("retryIn", wait.Round(time.Second).String()))
+	log("Reports do not get through; they are kept and sent again",
+		zap.Error(err), zap.String("retryIn", wait.Round(time.Second).String()))
 	return wait
 }
 

@@ -45,10 +45,12 @@ type outbound struct {
 	first, last uint16 // the range of clients' ports
 	blind       bool   // the sockets could not be read; any port may have sent
 
-	tracked bool                     // the kernel tracks connections
-	flowDue time.Time                // when they may be read again
-	checked time.Time                // when they were read last
-	sent    map[netip.Addr]time.Time // sources of datagrams to which this host began to send, and when that was last seen
+	tracked bool      // the kernel tracks connections
+	flowDue time.Time // when they may be read again
+	checked time.Time // when they were read last
+	// sent has the sources of datagrams to which this host began to send, and the time when that was
+	// last seen.
+	sent map[netip.Addr]time.Time
 }
 
 // update reads the sockets and the range of local ports, if that is due. It is due sooner if hits

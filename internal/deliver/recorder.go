@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// recordEvery is the time between two recordings: what a kill may cost. In an attack by tens of
-	// thousands of sources a recording takes its time. The next then begins after recordShare times
-	// as long, so that recording takes at most a tenth of a core.
+	// recordEvery is the time between two recordings. A kill loses at most the hits of that time. In
+	// an attack by tens of thousands of sources a recording takes long. The next then begins after
+	// recordShare times as long, so that recording takes at most a tenth of a core.
 	recordEvery, recordShare = time.Second, 10
 	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them
 	// within storeTimeout.
@@ -52,7 +52,7 @@ type Ledger interface {
 	Saved(c *store.Counters)
 }
 
-// Allowlist tells whether a source is allowlisted at this moment.
+// Allowlist knows which sources are allowlisted at this moment.
 type Allowlist interface {
 	Allows(source netip.Addr) bool
 }
@@ -303,7 +303,8 @@ func (r *Recorder) readQueue(ctx context.Context) {
 func (r *Recorder) setFailing(err error) {
 	switch {
 	case err != nil && !r.failing && !statedir.IsUnusable(err):
-		r.o.Log.Warn("Blocked connections are not recorded now; they are kept in memory until that works again", zap.Error(err))
+		r.o.Log.Warn("Blocked connections are not recorded now; they are kept in memory until that works again",
+			zap.Error(err))
 	case err == nil && r.failing:
 		r.o.Log.Info("Blocked connections are recorded again")
 	}

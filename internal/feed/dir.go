@@ -13,15 +13,16 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/untrusted"
 )
 
-// Dir is the state directory as the place of saved files. Its methods may be called by any goroutine.
+// Dir is the state directory as the place of saved files. Its methods may be called by any
+// goroutine.
 type Dir struct {
 	path   string
 	guard  func() error
 	copies copies
 }
 
-// NewDir returns the Dir at path. guard makes the directory if it does not exist, and returns an error if its files must not
-// be used now. If guard is nil, the Dir only makes the directory.
+// NewDir returns the Dir at path. guard makes the directory if it does not exist, and returns an
+// error if its files must not be used now. If guard is nil, the Dir only makes the directory.
 func NewDir(path string, guard func() error) *Dir {
 	if guard == nil {
 		guard = func() error { return os.MkdirAll(path, 0o700) }
@@ -68,7 +69,8 @@ func (d *Dir) remove(name string) error {
 	})
 }
 
-// read reads a regular file of at most limit bytes. If it has more, the error is tooLong; if there is none, it is ErrNoCopy.
+// read reads a regular file of at most limit bytes. If it has more, the error is tooLong; if there
+// is none, it is ErrNoCopy.
 func (d *Dir) read(name string, limit int64, tooLong error) ([]byte, error) {
 	if err := d.guard(); err != nil {
 		return nil, err
@@ -88,7 +90,8 @@ func (d *Dir) read(name string, limit int64, tooLong error) ([]byte, error) {
 	return raw, nil
 }
 
-// lost reports whether another program removed, replaced or changed a file since this process wrote or read it.
+// lost reports whether another program removed, replaced or changed a file since this process wrote
+// or read it.
 func (d *Dir) lost(name string) bool { return d.copies.lost(d.path, name) }
 
 // copies holds the state of each copy when this process last wrote or read it.

@@ -72,8 +72,8 @@ func TestFileWhole(t *testing.T) {
 	}
 }
 
-// TestSavedFile checks that the operator's list is saved separately from that of the API, and that its file is part of its
-// identity.
+// TestSavedFile checks that the operator's list is saved separately from that of the API, and that
+// its file is part of its identity.
 func TestSavedFile(t *testing.T) {
 	t.Parallel()
 	dir := feed.NewDir(t.TempDir(), nil)

@@ -19,8 +19,8 @@ type Refused struct {
 	Grown  int    // entries of the last list that was refused because it had grown; 0 for none
 }
 
-// SaveRefused saves a refused list and replaces the previous one. It uses list and fetched in place of r.Copy, which it does
-// not read.
+// SaveRefused saves a refused list and replaces the previous one. It uses list and fetched in place
+// of r.Copy, which it does not read.
 func (s *Saved) SaveRefused(list blocklist.Blocklist, fetched time.Time, r Refused) error {
 	err := s.write(s.refusedName(), list, fetched, []header{
 		{"guard", strconv.Quote(r.Guard)},
@@ -34,8 +34,8 @@ func (s *Saved) SaveRefused(list blocklist.Blocklist, fetched time.Time, r Refus
 	return nil
 }
 
-// Refused reads the refused list. The error is ErrNoCopy if there is none of the same request, a *DamagedError, or an error of
-// reading.
+// Refused reads the refused list. The error is ErrNoCopy if there is none of the same request, a
+// *DamagedError, or an error of reading.
 func (s *Saved) Refused() (Refused, error) {
 	c, extra, err := s.read(s.refusedName())
 	if err != nil {

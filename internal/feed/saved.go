@@ -47,8 +47,8 @@ func (e *DamagedError) Error() string { return fmt.Sprintf("the saved list is da
 // Unwrap returns the fault of the copy.
 func (e *DamagedError) Unwrap() error { return e.Err }
 
-// Saved holds the saved lists of one feed in the state directory: the last good one, and the one that a guard refused. Its
-// methods may be called by any goroutine.
+// Saved holds the saved lists of one feed in the state directory: the last good one, and the one
+// that a guard refused. Its methods may be called by any goroutine.
 type Saved struct {
 	dir  *Dir
 	name string
@@ -58,20 +58,22 @@ type Saved struct {
 	largest largest
 }
 
-// NewSaved returns the saved lists of f in dir. Their files begin with name: name.txt, name.refused.txt, name.damaged.txt.
+// NewSaved returns the saved lists of f in dir. Their files begin with name: name.txt,
+// name.refused.txt, name.damaged.txt.
 func NewSaved(dir *Dir, name string, f Feed) *Saved { return &Saved{dir: dir, name: name, feed: f} }
 
 func (s *Saved) fileName() string    { return s.name + ".txt" }
 func (s *Saved) refusedName() string { return s.name + ".refused.txt" }
 func (s *Saved) damagedName() string { return s.name + ".damaged.txt" }
 
-// Lost reports whether another program removed, replaced or changed the saved lists since this process wrote or read them.
+// Lost reports whether another program removed, replaced or changed the saved lists since this
+// process wrote or read them.
 func (s *Saved) Lost() (list, refused bool) {
 	return s.dir.lost(s.fileName()), s.dir.lost(s.refusedName())
 }
 
-// Save saves an accepted list, atomically: after a crash there is the old copy or the new one. The copy also has the largest
-// list of the last days and the quota.
+// Save saves an accepted list, atomically: after a crash there is the old copy or the new one. The
+// copy also has the largest list of the last days and the quota.
 func (s *Saved) Save(list blocklist.Blocklist, fetched time.Time) error {
 	if err := s.write(s.fileName(), list, fetched, s.memory()); err != nil {
 		return fmt.Errorf("save list: %w", err)
@@ -125,8 +127,9 @@ func writeList(w io.Writer, list blocklist.Blocklist) error {
 	return bw.Flush()
 }
 
-// Load reads the saved list. The error is ErrNoCopy, a *DamagedError, or an error of reading. If the copy is of the same
-// request, s and its feed take the largest list of the last days and the quota from it.
+// Load reads the saved list. The error is ErrNoCopy, a *DamagedError, or an error of reading. If
+// the copy is of the same request, s and its feed take the largest list of the last days and the
+// quota from it.
 func (s *Saved) Load() (Copy, error) {
 	c, extra, err := s.read(s.fileName())
 	// every other time is accepted: the clock may have been wrong then, or be wrong now

@@ -57,8 +57,8 @@ func (f *Sikker) Identity() Identity {
 // are those of sikkerapi.Client.Blacklist.
 //
 // If a text has no length and does not end its last line, it may have been cut short, or the API
-// may write its lists in this way. Later calls of Fetch then request JSON, which shows whether it is
-// complete and has the number of entries.
+// may write its lists in this way. Later calls of Fetch then request JSON, which shows whether it
+// is complete and has the number of entries.
 func (f *Sikker) Fetch(ctx context.Context) (io.ReadCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	s, err := f.ask(ctx)

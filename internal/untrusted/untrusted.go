@@ -35,7 +35,8 @@ func open(path string, stat func(string) (fs.FileInfo, error)) (*os.File, error)
 	return os.Open(path)
 }
 
-// Reader reads from another reader. It returns the first bytes, up to a limit, and an error if there are more.
+// Reader reads from another reader. It returns the first bytes, up to a limit, and an error if
+// there are more.
 type Reader struct {
 	r       io.Reader
 	left    int64 // below 0 after a byte beyond the limit

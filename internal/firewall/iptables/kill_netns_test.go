@@ -133,8 +133,8 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// patient calls remove. With -short, on a processor that is emulated, it does so again if the fifteen
-// seconds of a removal are not enough.
+// patient calls remove. With -short, on a processor that is emulated, it does so again if the
+// fifteen seconds of a removal are not enough.
 func patient(remove func() error) (err error) {
 	for range 10 {
 		if err = remove(); !testing.Short() || !errors.Is(err, context.DeadlineExceeded) {
