@@ -10,7 +10,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
-// TestCall returns the results of calls that end, and gives up on one that hangs after its time.
+// TestCall checks that the results of calls that end are returned, and ErrHangs for one that hangs,
+// after its time.
 func TestCall(t *testing.T) {
 	t.Parallel()
 	errDisk := errors.New("disk")

@@ -8,17 +8,17 @@ import (
 )
 
 const (
-	// LeastWait is the shortest wait between two attempts at anything that may fail, whatever a
-	// computation comes to.
+	// LeastWait is the shortest wait between two attempts at anything that may fail. A shorter
+	// result of a computation becomes this.
 	LeastWait = time.Second
-	// AlarmTick is how often a wait looks at the clocks.
+	// AlarmTick is the time between two readings of the clocks during a wait.
 	AlarmTick = time.Minute
 	// maxSkew is how far two clocks may differ without one of them being wrong.
 	maxSkew = time.Hour
 )
 
-// Clock has the time in two ways. The wall clock may be wrong and be set. The time since boot is
-// set by no one and goes on while the host is suspended, unlike the clock that Go's timers use.
+// Clock has the time in two ways. The wall clock may be wrong and can be set. The time since boot
+// cannot be set and continues while the host is suspended, unlike the clock of Go's timers.
 type Clock struct {
 	Wall func() time.Time
 	Boot func() time.Duration
@@ -38,21 +38,21 @@ func System() Clock {
 // Moment is a point in time by both clocks.
 type Moment struct {
 	Wall time.Time     // without a monotonic reading
-	Boot time.Duration // 0: not known, because the moment is of an earlier run
+	Boot time.Duration // 0 if unknown, because the moment is of an earlier run
 }
 
 // Now returns the present moment.
 func (c Clock) Now() Moment { return Moment{Wall: c.Wall().Round(0), Boot: c.Boot()} }
 
-// Passed returns how long ago m was by the clock that says more: a wall clock that was put right,
-// or the time since boot.
+// Passed returns the time since m by the clock on which more has passed: a corrected wall clock, or
+// the time since boot.
 func (c Clock) Passed(m Moment) time.Duration {
 	now := c.Now()
 	return max(now.Wall.Sub(m.Wall), now.Boot-m.Boot)
 }
 
-// Age returns how long ago m was. ok is false if that is unknown: m is of an earlier run, and the
-// Wall clock is wrong now or was wrong then.
+// Age returns the time since m. ok is false if it is unknown: m is of an earlier run, and the wall
+// clock is wrong now or was wrong then.
 func (c Clock) Age(m Moment) (age time.Duration, ok bool) {
 	now := c.Now()
 	if m.Boot != 0 {
@@ -62,8 +62,8 @@ func (c Clock) Age(m Moment) (age time.Duration, ok bool) {
 	return max(0, age), plausible(m.Wall) && plausible(now.Wall) && age >= -maxSkew
 }
 
-// WallOf returns the wall time of m, by the clock as it is now if the clock of then cannot be
-// right.
+// WallOf returns the wall time of m. If the clock was wrong at m, it is computed from the present
+// time.
 func (c Clock) WallOf(m Moment) time.Time {
 	now := c.Now()
 	if m.Boot == 0 || plausible(m.Wall) || !plausible(now.Wall) {
@@ -78,12 +78,12 @@ func (c Clock) After(wait time.Duration) Moment {
 	return Moment{Wall: m.Wall.Add(wait), Boot: m.Boot + wait}
 }
 
-// plausible reports whether a wall clock can have shown t. This program is of 2026: an earlier
-// Clock has not been set yet.
+// plausible reports whether a wall clock that is set can show t. This program is of 2026, so a
+// clock with an earlier time is not set yet.
 func plausible(t time.Time) bool { return t.Year() >= 2026 }
 
-// Alarm is the end of a wait, by the clock that says more. Every wait between two pulls, reports or
-// attempts passes through reset, which never makes it shorter than leastWait.
+// Alarm is the end of a wait, by the clock on which more has passed. Every wait between two pulls,
+// reports or attempts goes through Reset, which makes it at least LeastWait.
 type Alarm struct {
 	clock Clock
 	began Moment
@@ -91,7 +91,7 @@ type Alarm struct {
 	timer *time.Timer
 }
 
-// NewAlarm makes an alarm that ends after wait.
+// NewAlarm returns an Alarm that ends after wait.
 func NewAlarm(c Clock, wait time.Duration) *Alarm {
 	a := &Alarm{clock: c}
 	a.Reset(wait)
@@ -108,7 +108,7 @@ func (a *Alarm) Reset(wait time.Duration) {
 	a.timer.Reset(min(a.wait, AlarmTick))
 }
 
-// TickC is ready when due is worth asking.
+// TickC has a value when Due may report true.
 func (a *Alarm) TickC() <-chan time.Time { return a.timer.C }
 
 // Due reports whether the wait has ended, after a tick. If it has not, another tick follows.
@@ -121,13 +121,13 @@ func (a *Alarm) Due() bool {
 	return false
 }
 
-// Left returns how long the wait still lasts; 0 or less if it has ended.
+// Left returns the rest of the wait; 0 or less if it has ended.
 func (a *Alarm) Left() time.Duration { return a.wait - a.clock.Passed(a.began) }
 
 // Stop releases the timer. No tick follows.
 func (a *Alarm) Stop() { a.timer.Stop() }
 
-// Sleep waits for d. It reports whether ctx is still alive.
+// Sleep waits for d. It reports false if ctx ends first.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

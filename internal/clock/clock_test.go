@@ -7,10 +7,9 @@ import (
 	"time"
 )
 
-// hands are the two clocks of a test. Its wall clock goes on with time.Now, and the time since boot
-// with it.
+// hands are the two clocks of a test. Both advance with time.Now.
 type hands struct {
-	set, slept atomic.Int64 // by how much the wall clock was set, and how long the host was suspended, in ns
+	set, slept atomic.Int64 // change of the wall clock, and time of suspension, in ns
 	began      time.Time
 }
 
@@ -22,8 +21,8 @@ func (h *hands) clock() Clock {
 	}
 }
 
-// TestAlarm ends a wait when its time has come by the wall clock or since boot, and never sooner
-// than a second.
+// TestAlarm checks that a wait ends when its time has passed on the wall clock or since boot, and
+// never within a second.
 func TestAlarm(t *testing.T) {
 	t.Parallel()
 	const wait = 24 * time.Hour
@@ -32,14 +31,14 @@ func TestAlarm(t *testing.T) {
 		set, slept  time.Duration // an hour after the beginning
 		least, most time.Duration // by Go's timers, which stop while the host is suspended
 	}{
-		"OK nothing happens":                  {wait, 0, 0, wait, wait},
-		"OK suspended for part of it":         {wait, 0, 10 * time.Hour, 14 * time.Hour, 14*time.Hour + AlarmTick},
-		"OK suspended for longer":             {wait, 0, 100 * time.Hour, time.Hour, time.Hour + AlarmTick},
-		"OK the clock was set ahead":          {wait, 100 * time.Hour, 0, time.Hour, time.Hour + AlarmTick},
-		"OK the clock was put back":           {wait, -100 * time.Hour, 0, wait, wait},
-		"OK put back while it was suspended":  {wait, -100 * time.Hour, 30 * time.Hour, time.Hour, time.Hour + AlarmTick},
-		"bad a wait of nothing is none":       {0, 0, 0, LeastWait, LeastWait},
-		"bad a wait of less than nothing too": {-wait, 0, 0, LeastWait, LeastWait},
+		"OK nothing happens":                 {wait, 0, 0, wait, wait},
+		"OK suspended for part of it":        {wait, 0, 10 * time.Hour, 14 * time.Hour, 14*time.Hour + AlarmTick},
+		"OK suspended for longer":            {wait, 0, 100 * time.Hour, time.Hour, time.Hour + AlarmTick},
+		"OK the clock was set ahead":         {wait, 100 * time.Hour, 0, time.Hour, time.Hour + AlarmTick},
+		"OK the clock was set back":          {wait, -100 * time.Hour, 0, wait, wait},
+		"OK set back while it was suspended": {wait, -100 * time.Hour, 30 * time.Hour, time.Hour, time.Hour + AlarmTick},
+		"bad a wait of zero":                 {0, 0, 0, LeastWait, LeastWait},
+		"bad a negative wait":                {-wait, 0, 0, LeastWait, LeastWait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -66,8 +65,8 @@ func TestAlarm(t *testing.T) {
 	}
 }
 
-// TestAge: the age of a list of this run does not depend on the wall clock; that of a kept one is
-// unknown while a clock is or was wrong.
+// TestAge checks that the age of a list of this run does not depend on the wall clock, and that the
+// age of a saved list is unknown if the clock is or was wrong.
 func TestAge(t *testing.T) {
 	t.Parallel()
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -81,15 +80,15 @@ func TestAge(t *testing.T) {
 		want  time.Duration
 		known bool
 	}{
-		"OK of this run":                      {at(noon.Add(2*time.Hour), 3*time.Hour), Moment{noon, time.Hour}, 2 * time.Hour, true},
-		"OK of this run, clock put back":      {at(behind, 3*time.Hour), Moment{noon, time.Hour}, 2 * time.Hour, true},
-		"OK of this run, clock set ahead":     {at(ahead, 3*time.Hour), Moment{noon, time.Hour}, 2 * time.Hour, true},
-		"OK of this run, clock was not set":   {at(noon, 3*time.Hour), Moment{behind, time.Hour}, 2 * time.Hour, true},
-		"OK kept":                             {at(noon.Add(48*time.Hour), time.Minute), Moment{Wall: noon}, 48 * time.Hour, true},
-		"OK kept, clocks differ a little":     {at(noon.Add(-time.Minute), time.Minute), Moment{Wall: noon}, 0, true},
-		"bad kept, clock is behind":           {at(behind, time.Minute), Moment{Wall: noon}, 0, false},
-		"bad kept, clock is hours behind":     {at(noon.Add(-5*time.Hour), time.Minute), Moment{Wall: noon}, 0, false},
-		"bad kept while the clock was behind": {at(noon, time.Minute), Moment{Wall: behind}, 0, false},
+		"OK of this run":                       {at(noon.Add(2*time.Hour), 3*time.Hour), Moment{noon, time.Hour}, 2 * time.Hour, true},
+		"OK of this run, clock set back":       {at(behind, 3*time.Hour), Moment{noon, time.Hour}, 2 * time.Hour, true},
+		"OK of this run, clock set ahead":      {at(ahead, 3*time.Hour), Moment{noon, time.Hour}, 2 * time.Hour, true},
+		"OK of this run, clock was not set":    {at(noon, 3*time.Hour), Moment{behind, time.Hour}, 2 * time.Hour, true},
+		"OK saved":                             {at(noon.Add(48*time.Hour), time.Minute), Moment{Wall: noon}, 48 * time.Hour, true},
+		"OK saved, clocks differ a little":     {at(noon.Add(-time.Minute), time.Minute), Moment{Wall: noon}, 0, true},
+		"bad saved, clock is behind":           {at(behind, time.Minute), Moment{Wall: noon}, 0, false},
+		"bad saved, clock is hours behind":     {at(noon.Add(-5*time.Hour), time.Minute), Moment{Wall: noon}, 0, false},
+		"bad saved while the clock was behind": {at(noon, time.Minute), Moment{Wall: behind}, 0, false},
 	} {
 		got, known := tt.c.Age(tt.m)
 		if known != tt.known || known && got != tt.want {

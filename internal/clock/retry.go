@@ -11,8 +11,8 @@ import (
 // limit. It is for one goroutine. The zero value is not usable.
 type Retry struct {
 	wait  *backoff.ExponentialBackOff
-	timer *time.Timer // nil while nothing is to be tried again
-	at    time.Time   // when it is due
+	timer *time.Timer // nil without an attempt
+	at    time.Time   // when the attempt is due
 }
 
 // NewRetry returns a Retry whose first wait is about first. Its waits grow up to most.
@@ -30,7 +30,7 @@ func (r *Retry) In(wait time.Duration) {
 	r.timer, r.at = time.NewTimer(wait), time.Now().Add(wait)
 }
 
-// Left returns how long it is until the attempt. Without one it is longer than any other wait.
+// Left returns the time until the attempt. Without one it is longer than any other wait.
 func (r *Retry) Left() time.Duration {
 	if r.timer == nil {
 		return math.MaxInt64
@@ -38,13 +38,13 @@ func (r *Retry) Left() time.Duration {
 	return time.Until(r.at)
 }
 
-// Reset forgets the attempt and how often it failed.
+// Reset cancels the attempt and forgets its failures.
 func (r *Retry) Reset() {
 	r.Stop()
 	r.wait.Reset()
 }
 
-// Stop forgets the attempt. A failure after it waits as long as if the attempt had been made.
+// Stop cancels the attempt. The next wait is as long as if the attempt had failed.
 func (r *Retry) Stop() {
 	if r.timer != nil {
 		r.timer.Stop()
@@ -52,7 +52,7 @@ func (r *Retry) Stop() {
 	r.timer = nil
 }
 
-// DueC is ready when it is time for the attempt; never, while there is none.
+// DueC has a value when the attempt is due; never without an attempt.
 func (r *Retry) DueC() <-chan time.Time {
 	if r.timer == nil {
 		return nil

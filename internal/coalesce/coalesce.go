@@ -14,7 +14,7 @@ type Reader[T any] struct {
 	read  func() T
 	every time.Duration
 
-	turnC chan struct{} // capacity 1, full while a goroutine reads or is about to; guards last
+	turnC chan struct{} // capacity 1, full while a goroutine reads or waits to read; guards last
 	last  time.Time     // when the last reading began
 
 	mu   sync.Mutex // guards next

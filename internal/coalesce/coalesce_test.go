@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// TestShared: a thousand who ask at once cause two readings, those who ask later a later one, and
-// none gets an answer from before the question.
-func TestShared(t *testing.T) {
+// TestGet checks that a thousand concurrent calls cause two readings, that a later call causes a
+// later one, and that no result is older than its call.
+func TestGet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		reads := 0 // one reading at a time: the race detector sees it otherwise
+		reads := 0 // without a lock: the race detector finds concurrent readings
 		s := New(100*time.Millisecond, func() time.Time {
 			reads++
 			began := time.Now()
@@ -22,7 +22,7 @@ func TestShared(t *testing.T) {
 		})
 		ask := func() {
 			if asked, got := time.Now(), s.Get(); got.Before(asked) {
-				t.Errorf("asked at %v, answered with what was so at %v", asked, got)
+				t.Errorf("called at %v, got a value of %v", asked, got)
 			}
 		}
 		var all sync.WaitGroup
@@ -31,11 +31,11 @@ func TestShared(t *testing.T) {
 		}
 		all.Wait()
 		if reads > 2 {
-			t.Errorf("%d readings for who asked at once, want at most 2", reads)
+			t.Errorf("%d readings for concurrent calls, want at most 2", reads)
 		}
 		reads = 0
 		start := time.Now()
-		for range 20 { // each at another moment, so that some ask during a reading
+		for range 20 { // at different times, so that some calls begin during a reading
 			all.Go(func() {
 				for range 10 {
 					ask()
@@ -51,14 +51,14 @@ func TestShared(t *testing.T) {
 		before := reads
 		time.Sleep(time.Second)
 		if ask(); reads != before+1 {
-			t.Errorf("a single question: %d readings, want 1", reads-before)
+			t.Errorf("a single call: %d readings, want 1", reads-before)
 		}
 	})
 }
 
-// TestSharedThatHangs: a reading that does not end holds up each question for a bounded time, is
-// one reading however many ask, and is over when it ends.
-func TestSharedThatHangs(t *testing.T) {
+// TestWithin checks that a reading that hangs blocks each call for a bounded time, and that all
+// calls wait for the same reading.
+func TestWithin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hangC := make(chan struct{})
@@ -71,7 +71,7 @@ func TestSharedThatHangs(t *testing.T) {
 		for range 100 {
 			start := time.Now()
 			if _, ok := s.Within(2 * time.Second); ok || time.Since(start) != 2*time.Second {
-				t.Fatalf("answered %v after %v", ok, time.Since(start))
+				t.Fatalf("got %v after %v", ok, time.Since(start))
 			}
 		}
 		if n := waiting.Load(); n != 1 {

@@ -1,2 +1,3 @@
-// Package coalesce makes one call of many. It fails only as the function that it calls does.
+// Package coalesce makes one call of many concurrent ones. It fails only if the called function
+// fails.
 package coalesce

@@ -18,8 +18,7 @@ func four(packets uint64) ruleset.Counters {
 	return ruleset.Counters{Packets4: packets, Bytes4: 40 * packets}
 }
 
-// TestLedger follows the kernel's counters over new tables within a run, and from one run to the
-// next.
+// TestLedger checks the sums over new tables within a run, and from one run to the next.
 func TestLedger(t *testing.T) {
 	t.Parallel()
 	saved := func(sum, raw uint64, running, inexact bool) store.Counters {
@@ -27,7 +26,7 @@ func TestLedger(t *testing.T) {
 	}
 	tests := []struct {
 		name  string
-		saved store.Counters // by the run before
+		saved store.Counters // by the previous run
 		began uint64         // the kernel's counter at the start
 		reads []uint64       // and when it is read
 		sum   uint64
@@ -39,7 +38,7 @@ func TestLedger(t *testing.T) {
 		{"OK the run before was stopped", saved(100, 0, false, false), 0, []uint64{5}, 105, 5, true},
 		{"OK the run before was killed and its rules are left", saved(100, 70, true, false), 75, []uint64{80}, 110, 5, true},
 		{"bad the run before was killed and its rules with it", saved(100, 70, true, false), 0, []uint64{80}, 180, 80, false},
-		{"bad something was not counted once", saved(100, 0, false, true), 0, []uint64{5}, 105, 5, false},
+		{"bad earlier sums were not exact", saved(100, 0, false, true), 0, []uint64{5}, 105, 5, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -73,8 +72,8 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-// TestLedgerWithoutStore: while the database cannot be read there is no total, and nothing is
-// written over its sums.
+// TestLedgerWithoutStore checks that there is no total while the database cannot be read, and that
+// its sums are not overwritten.
 func TestLedgerWithoutStore(t *testing.T) {
 	t.Parallel()
 	now := four(5)

@@ -24,8 +24,8 @@ const (
 	// retryUnauthorized is the wait after the API refused the key. The operator must change it in
 	// most cases, but a fault of the API looks the same.
 	retryUnauthorized = time.Hour
-	// askedMost bounds the wait that the answer to a temporary failure asks for: a CDN may ask for
-	// a week.
+	// askedMost is the longest wait that an answer to a temporary failure can ask for: a CDN may
+	// ask for a week.
 	askedMost = time.Hour
 	// lastMost is how long the last batch may take when the agent stops.
 	lastMost = 5 * time.Second
@@ -125,8 +125,8 @@ func (c *Courier) sendAll(ctx context.Context) time.Duration {
 	return c.o.Interval
 }
 
-// Last sends one more batch when the agent stops. Rows that the API does not take stay queued. The
-// error is always nil.
+// Last sends one more batch when the agent stops. Rows that the API does not accept stay queued.
+// The error is always nil.
 func (c *Courier) Last() error {
 	if c.unauthorized || c.reporter.InDoubt() {
 		return nil
@@ -147,7 +147,7 @@ func (c *Courier) Last() error {
 	return nil
 }
 
-// sent logs a batch that the API took.
+// sent logs a batch that the API accepted.
 func (c *Courier) sent(out report.Outcome) {
 	if out.Rows == 0 {
 		return
@@ -185,8 +185,8 @@ func (c *Courier) failed(err error) time.Duration {
 	c.o.Board.SetCondition(status.CondReports, err)
 	if errors.Is(err, sikkerapi.ErrUnauthorized) {
 		if !c.unauthorized {
-			c.o.Log.Warn("SikkerAPI refuses the key: nothing is reported until it takes it, or the agent is started "+
-				"with another", zap.Error(err))
+			c.o.Log.Warn("SikkerAPI refuses the key: nothing is reported until it accepts the key "+
+				"or the agent has another one", zap.Error(err))
 		}
 		c.unauthorized = true
 		return retryUnauthorized

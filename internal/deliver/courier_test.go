@@ -20,14 +20,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// memory is a report queue, and an API that answers as it is told and then takes everything. One
-// goroutine uses it.
+// memory is a report queue and an API. The API answers with errs first, and then accepts every row.
+// It is for one goroutine.
 type memory struct {
 	waiting, flying []report.Row
 	errs            []error               // of the next requests
-	rejects         []*sikkerapi.RowError // of each that is answered
-	at              []time.Time           // when it was asked
-	knocks          func() report.Row     // what comes in while the API answers; nil for nothing
+	rejects         []*sikkerapi.RowError // of each request that is answered
+	at              []time.Time           // times of the requests
+	knocks          func() report.Row     // a row that comes while the API answers; nil for none
 }
 
 func (m *memory) Queued(context.Context) (int, error) { return len(m.waiting) + len(m.flying), nil }
@@ -87,8 +87,8 @@ func newCourier(m *memory) (*Courier, *zapobserver.ObservedLogs) {
 	}), logs
 }
 
-// TestDeliver has the reporting task meet what an API can answer, over hours of a clock of its own:
-// when it asks again, and what it tells.
+// TestDeliver checks when the Courier sends again and what it logs after each kind of answer of the
+// API, over hours of a fake clock.
 func TestDeliver(t *testing.T) {
 	t.Parallel()
 	down := &sikkerapi.TemporaryError{Endpoint: "POST /v1/key/bulk-report", Err: &sikkerapi.APIError{StatusCode: 503}}
@@ -107,14 +107,14 @@ func TestDeliver(t *testing.T) {
 			between: [][2]time.Duration{{30 * time.Minute, 30 * time.Minute}},
 		},
 		{
-			name: "bad the quota is spent: waits as long as it is told", rows: 1, during: 5 * time.Hour,
+			name: "bad the quota is spent: waits as long as the API asks", rows: 1, during: 5 * time.Hour,
 			m: memory{errs: []error{&sikkerapi.QuotaError{RetryAfter: 3 * time.Hour}}},
 			between: [][2]time.Duration{
 				{30 * time.Minute, 30 * time.Minute}, {210*time.Minute + time.Second, 211 * time.Minute},
 			},
 		},
 		{
-			name: "bad the key is refused: one warning, and asked again hourly", rows: 1, during: 3 * time.Hour,
+			name: "bad the key is refused: one warning, and a request each hour", rows: 1, during: 3 * time.Hour,
 			m: memory{errs: []error{&sikkerapi.APIError{StatusCode: 401}, &sikkerapi.APIError{StatusCode: 403}}},
 			between: [][2]time.Duration{
 				{30 * time.Minute, 30 * time.Minute}, {90 * time.Minute, 90 * time.Minute}, {150 * time.Minute, 150 * time.Minute},
@@ -133,7 +133,7 @@ func TestDeliver(t *testing.T) {
 			warnings: []string{"Reports do not get through"},
 		},
 		{
-			name: "bad answers that prove nothing: one warning, twice soon, then seldom", rows: 1, during: 8 * time.Hour,
+			name: "bad answers that prove nothing: one warning, two requests soon, then rare ones", rows: 1, during: 8 * time.Hour,
 			m: memory{errs: []error{unclear, unclear, unclear, nil}},
 			between: [][2]time.Duration{
 				{30 * time.Minute, 30 * time.Minute},
@@ -144,7 +144,7 @@ func TestDeliver(t *testing.T) {
 			warnings: []string{"Reports do not get through"},
 		},
 		{
-			name: "bad a CDN asks for a week: asked again within the hour", rows: 1, during: 2 * time.Hour,
+			name: "bad a CDN asks for a week: a request within the hour", rows: 1, during: 2 * time.Hour,
 			m: memory{errs: []error{&sikkerapi.TemporaryError{RetryAfter: 24 * time.Hour, Err: errors.New("503")}}},
 			between: [][2]time.Duration{
 				{30 * time.Minute, 30 * time.Minute}, {90 * time.Minute, 91 * time.Minute},
@@ -152,7 +152,7 @@ func TestDeliver(t *testing.T) {
 			warnings: []string{"Reports do not get through"},
 		},
 		{
-			name: "bad the API asks for less than nothing: no wait is none", rows: 1, during: 45 * time.Minute,
+			name: "bad the API asks for a negative wait: there is a wait", rows: 1, during: 45 * time.Minute,
 			m: memory{errs: []error{&sikkerapi.QuotaError{RetryAfter: -100 * time.Hour}}},
 			between: [][2]time.Duration{
 				{30 * time.Minute, 30 * time.Minute}, {30*time.Minute + time.Second, 31 * time.Minute},
@@ -165,7 +165,7 @@ func TestDeliver(t *testing.T) {
 			warnings: []string{"SikkerAPI rejects reports for this reason"},
 		},
 		{
-			name: "OK what comes in meanwhile waits for the next interval", rows: 1, during: 61 * time.Minute, left: 1,
+			name: "OK a row that comes meanwhile waits for the next interval", rows: 1, during: 61 * time.Minute, left: 1,
 			m:       memory{knocks: func() report.Row { return aRow("ssh") }},
 			between: [][2]time.Duration{{30 * time.Minute, 30 * time.Minute}, {60 * time.Minute, 60*time.Minute + time.Second}},
 		},
@@ -212,15 +212,15 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
-// TestLastBatchInDoubt: when the agent stops, a batch that was sent as often as it may be is not
-// sent once more.
+// TestLastBatchInDoubt checks that a batch that was sent as often as allowed is not sent again when
+// the agent stops.
 func TestLastBatchInDoubt(t *testing.T) {
 	t.Parallel()
 	unclear := fmt.Errorf("x: %w: %w", sikkerapi.ErrMalformed, errors.New("no total"))
 	m := &memory{waiting: []report.Row{aRow("ssh"), aRow("http")}, errs: []error{unclear, unclear}}
 	c, _ := newCourier(m)
 	_, _ = c.reporter.Deliver(t.Context())
-	for range 2 { // the first is the second time
+	for range 2 { // the first call sends it for the second time
 		if err := c.Last(); err != nil {
 			t.Fatal(err)
 		}
@@ -230,9 +230,9 @@ func TestLastBatchInDoubt(t *testing.T) {
 	}
 }
 
-// TestUnreachedAPIIsLookedFor: the API may have moved to an address that is on the list, so
-// Unreached is called after a report that does not reach it, and not after one that is answered.
-func TestUnreachedAPIIsLookedFor(t *testing.T) {
+// TestUnreachedAPI checks that Unreached is called after a report that does not reach the API,
+// which may have moved to a listed address, and not after one that is answered.
+func TestUnreachedAPI(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string

@@ -102,18 +102,19 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 	return dubious
 }
 
-// see takes the hits of the last second and keeps those that help to prove their source.
-func (e *evidence) see(hits []sensor.Hit, now time.Time) {
+// add takes the hits of the last second and counts those that help to prove their source.
+func (e *evidence) add(hits []sensor.Hit, now time.Time) {
 	e.outbound.update(hits, now)
 	e.outbound.check(hits, now)
 	for _, h := range hits {
 		if e.judge(h) == dubious {
-			e.add(h)
+			e.count(h)
 		}
 	}
 }
 
-func (e *evidence) add(h sensor.Hit) {
+// count adds h to the proof of its source.
+func (e *evidence) count(h sensor.Hit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.find(h.Source, h.Last)

@@ -12,8 +12,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// witness returns a Recorder whose API lists 203.0.113.9 and 198.51.100.0/24, whose operator lists
-// 192.0.2.9, and which has one socket: of a server at the port of memcached.
+// witness returns a Recorder of a host on which the API lists 203.0.113.9 and 198.51.100.0/24, and
+// the operator 192.0.2.9. The host has a server at the port of memcached and sends to 203.0.113.9
+// from the port of snmp.
 func witness(t *testing.T) *Recorder {
 	t.Helper()
 	r, _, _ := newRecorder(t, nil)
@@ -26,13 +27,13 @@ func witness(t *testing.T) *Recorder {
 	return r
 }
 
-// observed hands the agent packets of a source, one at each of the times after t0, as the observing
-// and the recording task do, and returns what goes into reports and into the history.
+// observed passes packets of a source to r, one at each of the times after t0, like the observer
+// and Run. It returns the numbers of packets that go into reports and into the history.
 func observed(r *Recorder, t0 time.Time, source string, protocol sensor.Protocol, port uint16, after ...time.Duration) (reported, kept uint64) {
 	for _, d := range after {
 		k := sensor.Key{Source: netip.MustParseAddr(source), Port: port, Protocol: protocol, Kind: sensor.Attempt}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: t0.Add(d), Last: t0.Add(d)}}
-		r.evidence.see(hits, t0.Add(d))
+		r.evidence.add(hits, t0.Add(d))
 		rows, waiting := r.rows(hits)
 		for range 2 { // a transaction that failed is tried again
 			rows, waiting = r.rows(hits)
@@ -50,10 +51,10 @@ func observed(r *Recorder, t0 time.Time, source string, protocol sensor.Protocol
 	return reported, kept
 }
 
-// TestNobodyInnocentIsReported: an address that the API lists is reported from its first connection
-// attempt, and anything else after three packets over more than a second, with the packets before;
-// a datagram only if it cannot be an answer.
-func TestNobodyInnocentIsReported(t *testing.T) {
+// TestInnocentSourcesAreNotReported checks that an address that the API lists is reported from its
+// first connection attempt, and any other source after three packets over more than a second, with
+// all of its packets. A datagram is reported only if it cannot be an answer.
+func TestInnocentSourcesAreNotReported(t *testing.T) {
 	t.Parallel()
 	ms := func(ns ...int) (ds []time.Duration) {
 		for _, n := range ns {
@@ -61,7 +62,7 @@ func TestNobodyInnocentIsReported(t *testing.T) {
 		}
 		return ds
 	}
-	const single, neighbour, own, nobody = "203.0.113.9", "198.51.100.7", "192.0.2.9", "192.0.2.77"
+	const single, neighbour, own, unlisted = "203.0.113.9", "198.51.100.7", "192.0.2.9", "192.0.2.77"
 	tests := []struct {
 		name     string
 		source   string
@@ -79,7 +80,7 @@ func TestNobodyInnocentIsReported(t *testing.T) {
 		{"OK three over more than a second", neighbour, sensor.TCP, 22, ms(0, 600, 1300), 3},
 		{"OK SYNs that are sent again", neighbour, sensor.TCP, 22, ms(0, 1000, 3000, 7000), 4},
 		{"bad on the operator's list alone", own, sensor.TCP, 22, ms(0, 1000, 3000, 7000), 0},
-		{"bad on no list", nobody, sensor.TCP, 22, ms(0, 1000, 3000, 7000), 0},
+		{"bad on no list", unlisted, sensor.TCP, 22, ms(0, 1000, 3000, 7000), 0},
 		{"bad one ping", single, sensor.ICMP, 0, ms(0), 0},
 		{"OK pings", single, sensor.ICMP, 0, ms(0, 1000, 2000), 3},
 		{"bad one datagram", single, sensor.UDP, 53, ms(0), 0},
@@ -104,9 +105,9 @@ func TestNobodyInnocentIsReported(t *testing.T) {
 	}
 }
 
-// TestSocketOfBefore: a socket counts for some minutes after it is gone, and sockets that cannot be
-// read count as there.
-func TestSocketOfBefore(t *testing.T) {
+// TestClosedSocket checks that a socket counts for some minutes after it is closed. If the sockets
+// cannot be read, every port may have one.
+func TestClosedSocket(t *testing.T) {
 	t.Parallel()
 	r, now := witness(t), time.Now()
 	o := &r.evidence.outbound
@@ -124,21 +125,22 @@ func TestSocketOfBefore(t *testing.T) {
 	o.Sockets = func() ([]host.UDPSocket, error) { return nil, errors.New("no /proc") }
 	o.update(nil, now.Add(2*time.Hour))
 	if o.isService(11211, peer, now.Add(2*time.Hour)) {
-		t.Error("what cannot be read is taken for nothing")
+		t.Error("sockets that cannot be read count as absent")
 	}
 }
 
-// TestNewSocket: a socket counts from its first answer, also on a host where looking at all of them
-// takes so long that they are looked at seldom; and a service is attacked there as elsewhere.
+// TestNewSocket checks that a socket counts from its first answer, also on a host where a reading
+// of all sockets takes so long that readings are rare. Datagrams to a service are reported there as
+// elsewhere.
 func TestNewSocket(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const source, took = "203.0.113.9", 100 * time.Millisecond
-		r, looks := witness(t), 0
+		r, reads := witness(t), 0
 		var open []host.UDPSocket
 		o := &r.evidence.outbound
 		o.Sockets = func() ([]host.UDPSocket, error) {
-			looks++
+			reads++
 			time.Sleep(took)
 			return open, nil
 		}
@@ -150,10 +152,10 @@ func TestNewSocket(t *testing.T) {
 			return ds
 		}
 		observed(r, now, source, sensor.TCP, 22, seconds(0, 1, 2)...)
-		if looks != 1 {
-			t.Errorf("the sockets were looked at %d times in two seconds without datagrams, want once", looks)
+		if reads != 1 {
+			t.Errorf("the sockets were read %d times in two seconds without datagrams, want once", reads)
 		}
-		observed(r, now, source, sensor.UDP, 53, seconds(2.5)...) // the sockets are looked at again
+		observed(r, now, source, sensor.UDP, 53, seconds(2.5)...) // the sockets are read again
 		open = []host.UDPSocket{{Port: 5060}}
 		if n, _ := observed(r, now, source, sensor.UDP, 5060, seconds(3, 3.5, 4.2, 6, 8, 10)...); n != 0 {
 			t.Errorf("%d answers to a new socket are reported", n)
@@ -161,19 +163,19 @@ func TestNewSocket(t *testing.T) {
 		if n, _ := observed(r, now.Add(time.Minute), source, sensor.UDP, 53, seconds(0, 3, 6, 9)...); n != 5 { // with the one before
 			t.Errorf("%d of 5 datagrams to a service are reported", n)
 		}
-		before := looks
+		before := reads
 		now = now.Add(2 * time.Minute)
 		for ms := range 1000 { // datagrams as fast as they may come
 			observed(r, now, source, sensor.UDP, 53, time.Duration(ms)*time.Millisecond)
 		}
-		if n := looks - before; n < 1 || time.Duration(n-1)*doubtShare*took > time.Second {
-			t.Errorf("the sockets were looked at %d times in a second, %v each", n, took)
+		if n := reads - before; n < 1 || time.Duration(n-1)*doubtShare*took > time.Second {
+			t.Errorf("the sockets were read %d times in a second, %v each", n, took)
 		}
 	})
 }
 
-// TestTrackedConnections: where the kernel tracks connections, it tells who began, whatever sockets
-// there are; and what it does not tell is not reported.
+// TestTrackedConnections checks that a kernel that tracks connections decides which side began, for
+// any sockets. A datagram for which the kernel does not answer is not reported.
 func TestTrackedConnections(t *testing.T) {
 	t.Parallel()
 	const source = "203.0.113.9"
@@ -205,8 +207,9 @@ func TestTrackedConnections(t *testing.T) {
 	}
 }
 
-// TestListOfBefore: a packet that the list before dropped is judged by it, and by none before that.
-func TestListOfBefore(t *testing.T) {
+// TestPreviousList checks that the previous list still counts for packets that it dropped, and that
+// no earlier list does.
+func TestPreviousList(t *testing.T) {
 	t.Parallel()
 	var e evidence
 	hit := sensor.Hit{Key: key(sensor.Attempt), Packets: 1}
@@ -215,18 +218,18 @@ func TestListOfBefore(t *testing.T) {
 	}
 	e.setListed(blocks("203.0.113.9/32"))
 	e.setListed(blocks("198.51.100.0/24"))
-	e.setListed(blocks("198.51.100.0/24")) // put in force once more
+	e.setListed(blocks("198.51.100.0/24")) // applied once more
 	if e.judge(hit) != certain {
-		t.Error("the list before does not count")
+		t.Error("the previous list does not count")
 	}
 	e.setListed(blocks("198.51.100.0/25"))
 	if e.judge(hit) != silent {
-		t.Error("a list of long ago counts")
+		t.Error("an earlier list counts")
 	}
 }
 
-// TestProofsAreBounded: however many sources are forged, the proofs and the hits that wait for them
-// are so many at most.
+// TestProofsAreBounded checks that forged sources cannot exceed the bounds of the proofs and of the
+// hits that wait for them.
 func TestProofsAreBounded(t *testing.T) {
 	t.Parallel()
 	r, now := witness(t), time.Now()
@@ -234,7 +237,7 @@ func TestProofsAreBounded(t *testing.T) {
 	for i := range 3 * maxProofs {
 		k := sensor.Key{Source: netip.AddrFrom4([4]byte{16, byte(i >> 16), byte(i >> 8), byte(i)}), Port: 22, Protocol: sensor.TCP}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: now, Last: now}}
-		r.evidence.see(hits, now)
+		r.evidence.add(hits, now)
 		r.evidence.settle(nil, []store.Hit{{Source: k.Source}})
 	}
 	e := &r.evidence
@@ -249,8 +252,8 @@ func TestProofsAreBounded(t *testing.T) {
 	}
 }
 
-// TestHeldAreCounted: the count of hits that wait goes down when they are reported and when their
-// source is forgotten, and not while it is seen again and again.
+// TestHeldAreCounted checks that the count of hits that wait decreases when they are reported and
+// when their source is forgotten, and not while more packets of the source come.
 func TestHeldAreCounted(t *testing.T) {
 	t.Parallel()
 	r, now := witness(t), time.Now()

@@ -16,25 +16,25 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// logged returns a log of a test, and its lines.
+// logged returns a logger and its lines.
 func logged() (*zap.Logger, *zapobserver.ObservedLogs) {
 	core, logs := zapobserver.New(zapcore.DebugLevel)
 	return zap.New(core, zap.Development()), logs
 }
 
-// allowlist is an allowlist of a test.
+// allowlist is an Allowlist of prefixes.
 type allowlist struct{ blocklist.Blocklist }
 
 func (a *allowlist) Allows(source netip.Addr) bool { return a.Contains(source) }
 
-// noSums is a ledger without anything to save.
+// noSums is a Ledger that never has sums to save.
 type noSums struct{}
 
 func (noSums) Load(context.Context) error   { return nil }
 func (noSums) Unsaved(bool) *store.Counters { return nil }
 func (noSums) Saved(*store.Counters)        {}
 
-// portName names three ports, as SIKKER_PORT_MAP does.
+// portName names some ports, as SIKKER_PORT_MAP does.
 func portName(port uint16) (string, bool) {
 	name, ok := map[uint16]string{22: "ssh", 53: "dns", 161: "snmp", 5060: "sip", 11211: "memcached", 51820: "wireguard"}[port]
 	return name, ok

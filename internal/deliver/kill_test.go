@@ -34,11 +34,11 @@ import (
 // 0 for none.
 const deliverEnv = "SIKKERGUARD_TEST_DELIVER"
 
-// perBatch is how many sources that process records at a time.
+// perBatch is the number of sources that this process records at a time.
 const perBatch = 3
 
-// recordAndReport records sources one after the other and reports them. What it says was recorded
-// has been.
+// recordAndReport records sources one after the other and reports them. It prints the number of the
+// next source after the sources before it are recorded.
 func recordAndReport(args []string) error {
 	var next uint32
 	if _, err := fmt.Sscan(args[2], &next); err != nil {
@@ -74,7 +74,7 @@ func recordAndReport(args []string) error {
 	}
 }
 
-// steps is how many there are, those of two deliveries.
+// steps is the number of steps of two deliveries.
 const steps = 2 * 7
 
 // deadly is the queue and the API of a process that kills itself between two steps.
@@ -84,7 +84,7 @@ type deadly struct {
 	left  int
 }
 
-// step ends a step: the last one that there is to be, with the process.
+// step ends a step. After the last one it kills the process.
 func (d *deadly) step() {
 	if d.left--; d.left == 0 {
 		_ = unix.Kill(unix.Getpid(), unix.SIGKILL)
@@ -120,9 +120,9 @@ func source(n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 45<<24+n)))
 }
 
-// TestKilledInDelivery kills a process that reports: between every two steps of delivery, and a
-// hundred times at random moments. Every source that it said was recorded is reported, and each
-// kill has at most one batch sent twice, as it was.
+// TestKilledInDelivery kills a reporting process between every two steps of delivery, and a hundred
+// times at random moments. It checks that every recorded source is reported, and that each kill
+// repeats at most one batch, without a change.
 func TestKilledInDelivery(t *testing.T) {
 	if args := os.Getenv(deliverEnv); args != "" {
 		if err := recordAndReport(strings.Fields(args)); err != nil {
@@ -139,7 +139,7 @@ func TestKilledInDelivery(t *testing.T) {
 		before := recorded
 		kill(step, patience)
 		if recorded == before {
-			t.Fatalf("the process that was to die after step %d recorded nothing", step)
+			t.Fatalf("the process that dies after step %d recorded nothing", step)
 		}
 	}
 	random := 100
@@ -150,7 +150,7 @@ func TestKilledInDelivery(t *testing.T) {
 		kill(0, time.Duration(20+rand.IntN(280))*time.Millisecond)
 	}
 	deliverRest(t, dir, url)
-	// Each source is in one batch, which may have been sent again, as it was, after a kill.
+	// Each source is in one batch. After a kill the same batch may be sent again.
 	batch := map[netip.Addr]string{}
 	repeats, last := 0, ""
 	for _, body := range sim.batches() {
@@ -178,15 +178,15 @@ func TestKilledInDelivery(t *testing.T) {
 		t.Errorf("%d batches were sent again after %d kills", repeats, random+steps)
 	}
 	if repeats == 0 {
-		t.Error("no batch was sent again, so no kill came between the API's answer and its record")
+		t.Error("no batch was sent again, so no kill came between an answer of the API and its record")
 	}
 	t.Logf("%d sources recorded, %d batches sent again", recorded, repeats)
 }
 
-// patience is far longer than a process lives that kills itself.
+// patience is far longer than the life of a process that kills itself.
 const patience = time.Minute
 
-// listening is an API simulator that keeps each batch that it answered.
+// listening is an API simulator that keeps each batch that it receives.
 type listening struct {
 	mu     sync.Mutex
 	bodies []string
@@ -213,7 +213,7 @@ func killSim(t *testing.T) (*listening, string) {
 		if r.Method == http.MethodPost {
 			raw, err := io.ReadAll(r.Body)
 			if err != nil {
-				return // killed while it sent
+				return // the client was killed
 			}
 			l.mu.Lock()
 			l.bodies = append(l.bodies, string(raw))
@@ -226,7 +226,7 @@ func killSim(t *testing.T) (*listening, string) {
 	return l, srv.URL
 }
 
-// deliverRest is a process that nobody kills: what is left is reported.
+// deliverRest reports all rows that are left, without a kill.
 func deliverRest(t *testing.T, dir, url string) {
 	t.Helper()
 	s := store.New(store.Options{Dir: dir})
@@ -247,7 +247,8 @@ func deliverRest(t *testing.T, dir, url string) {
 	}
 }
 
-// runAndKill runs the process for a while, and returns how many sources it said were recorded.
+// runAndKill runs the process, kills it after a time, and returns the number of the next source
+// that it printed last.
 func runAndKill(t *testing.T, args string, recorded uint32, after time.Duration) uint32 {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledInDelivery$")
@@ -264,7 +265,7 @@ func runAndKill(t *testing.T, args string, recorded uint32, after time.Duration)
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		var n uint32
 		if _, err := fmt.Sscan(lines.Text(), &n); err != nil {
-			t.Fatalf("the process says %q", lines.Text())
+			t.Fatalf("the process printed %q", lines.Text())
 		}
 		recorded = n
 	}

@@ -14,8 +14,8 @@ const (
 	// readSockets is the time between two readings of the sockets. After one that took long it is
 	// socketShare times as long: a resolver may have tens of thousands of sockets.
 	readSockets, socketShare = time.Second, 1000
-	// doubtShare likewise bounds the share of time that reading the sockets or the tracked
-	// connections takes while datagrams come that may be reported.
+	// doubtShare bounds in the same way the time for readings of the sockets or the tracked
+	// connections while datagrams come that may be reported.
 	doubtShare = 20
 	// socketFor is how long a socket counts after it was last seen. Replies come at most that late.
 	socketFor = 5 * time.Minute
@@ -41,7 +41,7 @@ type outbound struct {
 	mu          sync.Mutex
 	lastRead    time.Time // when the sockets were last read
 	due, soon   time.Time // of the next reading: in any case, and if datagrams come
-	seen        map[host.UDPSocket]time.Time
+	lastSeen    map[host.UDPSocket]time.Time
 	first, last uint16 // the range of clients' ports
 	blind       bool   // the sockets could not be read; any port may have sent
 
@@ -63,15 +63,15 @@ func (o *outbound) update(hits []sensor.Hit, now time.Time) {
 	}
 	begin := time.Now()
 	sockets, err := o.Sockets()
-	if o.blind = err != nil; o.seen == nil {
-		o.seen = map[host.UDPSocket]time.Time{}
+	if o.blind = err != nil; o.lastSeen == nil {
+		o.lastSeen = map[host.UDPSocket]time.Time{}
 	}
 	for _, s := range sockets {
-		o.seen[s] = now
+		o.lastSeen[s] = now
 	}
-	for s, at := range o.seen {
+	for s, at := range o.lastSeen {
 		if now.Sub(at) > socketFor {
-			delete(o.seen, s)
+			delete(o.lastSeen, s)
 		}
 	}
 	if o.first, o.last, err = o.LocalPorts(); err != nil {
@@ -132,8 +132,8 @@ func (o *outbound) named(port uint16) bool {
 
 // found reports whether the socket s existed shortly before at.
 func (o *outbound) found(s host.UDPSocket, at time.Time) bool {
-	seen, ok := o.seen[s]
-	return ok && at.Sub(seen) <= socketFor
+	last, ok := o.lastSeen[s]
+	return ok && at.Sub(last) <= socketFor
 }
 
 // isService reports whether a datagram of source to port, received at that time, cannot be a reply.

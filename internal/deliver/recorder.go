@@ -32,7 +32,7 @@ const (
 	saveWait = time.Second
 )
 
-// errDatabaseHangs is a use of the database that takes longer than any may.
+// errDatabaseHangs is the error of a use of the database that exceeds its time.
 var errDatabaseHangs = errors.New("the database does not answer")
 
 // Database keeps hits, rows and counters on the disk. *store.Store is one.
@@ -92,7 +92,7 @@ func NewRecorder(o RecorderOptions) *Recorder {
 // Add takes the hits of the last second. The caller calls it each second, also without hits: it
 // notices a database that hangs.
 func (r *Recorder) Add(w sensor.Window, now time.Time) {
-	r.evidence.see(w.Hits, now)
+	r.evidence.add(w.Hits, now)
 	r.waiting.add(w, now)
 	r.noticeHang(now)
 }
@@ -211,7 +211,7 @@ func (r *Recorder) record(running bool) {
 	r.readQueue(ctx)
 }
 
-// add is one transaction.
+// add stores rec in one transaction.
 func (r *Recorder) add(rec store.Record) error {
 	r.waiting.busy(true)
 	defer r.waiting.busy(false)
@@ -303,7 +303,7 @@ func (r *Recorder) readQueue(ctx context.Context) {
 func (r *Recorder) setFailing(err error) {
 	switch {
 	case err != nil && !r.failing && !statedir.IsUnusable(err):
-		r.o.Log.Warn("Blocked connections are not recorded now; they are kept in memory until that works again",
+		r.o.Log.Warn("Blocked connections are not recorded now; they wait in memory until the database works again",
 			zap.Error(err))
 	case err == nil && r.failing:
 		r.o.Log.Info("Blocked connections are recorded again")
@@ -312,14 +312,14 @@ func (r *Recorder) setFailing(err error) {
 	r.o.Board.SetCondition(status.CondDatabase, err)
 }
 
-// noticeHang logs that the database does not answer, which Run, waiting for it, cannot do, and that
-// it answers again.
+// noticeHang logs that the database does not answer, and that it answers again. Run cannot do that,
+// because it waits for the database.
 func (r *Recorder) noticeHang(now time.Time) {
 	switch hangs, changed := r.waiting.noticeHang(now); {
 	case changed && hangs:
 		r.o.Board.SetCondition(status.CondDatabaseHangs, errDatabaseHangs)
-		r.o.Log.Warn("The database does not answer: look at the disk of SIKKER_STATE_DIR; " +
-			"blocked connections are kept in memory meanwhile")
+		r.o.Log.Warn("The database does not answer: check the disk of SIKKER_STATE_DIR; " +
+			"blocked connections wait in memory")
 	case changed:
 		r.o.Log.Info("The database answers again")
 		r.o.Board.SetCondition(status.CondDatabaseHangs, nil)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sikkerapi/sikkerguard/internal/counters"
@@ -22,8 +24,8 @@ func key(kind sensor.Kind) sensor.Key {
 	return sensor.Key{Source: netip.MustParseAddr("203.0.113.9"), Port: 22, Protocol: sensor.TCP, Kind: kind}
 }
 
-// TestRecorderSince: what waits was seen after the collection before it, and the first of all not
-// before there was time.
+// TestRecorderSince checks that hits that wait are after the previous collection, and that the
+// first ones have no earlier time than their own collection.
 func TestRecorderSince(t *testing.T) {
 	t.Parallel()
 	var r waiting
@@ -39,7 +41,8 @@ func TestRecorderSince(t *testing.T) {
 	}
 }
 
-// TestUnrecorded: what found no room is counted once, and the count never goes back.
+// TestUnrecorded checks that packets without room are counted once, and that the count never
+// decreases.
 func TestUnrecorded(t *testing.T) {
 	t.Parallel()
 	var r waiting
@@ -60,7 +63,7 @@ func TestUnrecorded(t *testing.T) {
 	}
 }
 
-// TestRows: only what proves an attempt can be reported.
+// TestRows checks that only hits that prove an attempt can be reported.
 func TestRows(t *testing.T) {
 	t.Parallel()
 	r, _, _ := newRecorder(t, nil)
@@ -79,8 +82,8 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestSpecialSources: a source of special-purpose space was never on the list, and is in no report
-// and no history.
+// TestSpecialSources checks that a source in special-purpose space, which no list can have, is in
+// no report and not in the history.
 func TestSpecialSources(t *testing.T) {
 	t.Parallel()
 	r, _, _ := newRecorder(t, nil)
@@ -96,14 +99,14 @@ func TestSpecialSources(t *testing.T) {
 	}
 }
 
-// TestHitsWaitForTheDatabase: hits that the database did not take are recorded with the next ones,
-// and reported.
+// TestHitsWaitForTheDatabase checks that hits are recorded and reported later if the database
+// refuses them at first. The log has one line for the failure and one for its end.
 func TestHitsWaitForTheDatabase(t *testing.T) {
 	t.Parallel()
 	full := errors.New("no space left on device")
 	db := store.New(store.Options{Dir: t.TempDir(), Guard: func() error { return full }})
 	t.Cleanup(func() { _ = db.Close() })
-	r, _, _ := newRecorder(t, db)
+	r, _, logs := newRecorder(t, db)
 	r.SetListed(blocks("203.0.113.9/32"))
 	for _, packets := range []uint64{47, 3, 1} {
 		r.waiting.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: packets}}}, time.Now())
@@ -115,11 +118,17 @@ func TestHitsWaitForTheDatabase(t *testing.T) {
 	if rows, err := db.Batch(t.Context(), 10); err != nil || len(rows) != 1 || rows[0].Packets != 51 {
 		t.Errorf("the queue has %+v, %v; want 51 packets", rows, err)
 	}
+	warnings := logs.FilterLevelExact(zap.WarnLevel)
+	if warnings.Len() != 1 || !strings.HasPrefix(warnings.All()[0].Message, "Blocked connections are not recorded now") {
+		t.Errorf("the warnings are %v", warnings.All())
+	}
+	if n := logs.FilterMessage("Blocked connections are recorded again").Len(); n != 1 {
+		t.Errorf("%d lines for the end of the failure", n)
+	}
 }
 
-// TestCountersAreSavedBeforeTheyAreShown asks for the sums over and over while packets are dropped.
-// Each sum is in the database when it is shown, so that a kill in the next instant takes nothing
-// back.
+// TestCountersAreSavedBeforeTheyAreShown checks, while packets are dropped, that each sum is in the
+// database when it is shown, so that no sum decreases after a kill.
 func TestCountersAreSavedBeforeTheyAreShown(t *testing.T) {
 	t.Parallel()
 	var dropped atomic.Uint64

@@ -17,7 +17,7 @@ type waiting struct {
 	taken   time.Time       // when the last of the hits were added
 	gone    uint64          // packets without room
 	began   time.Time       // of the use of the database that is under way; zero if none is
-	hung    bool            // noticeHang returned true last
+	hung    bool            // the last result of noticeHang
 	reports *status.Reports // at the last reading; nil if that failed
 }
 
@@ -46,6 +46,7 @@ func (s *waiting) take() (w sensor.Window, from, to time.Time) {
 	return w, s.since, s.taken
 }
 
+// putBack returns hits that take has removed.
 func (s *waiting) putBack(w sensor.Window, from time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,6 +86,7 @@ func (s *waiting) unrecorded() uint64 {
 	return s.gone + s.hits.Overflow
 }
 
+// setQueue replaces the state of the report queue.
 func (s *waiting) setQueue(r *status.Reports) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,9 +13,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// TestWhitelistedFromMemory whitelists a source while its hits are in memory: they are kept in the
-// history and not queued.
-func TestWhitelistedFromMemory(t *testing.T) {
+// TestAllowlistedInMemory checks that hits of a source that is allowlisted while they are in memory
+// are in the history and not queued.
+func TestAllowlistedInMemory(t *testing.T) {
 	t.Parallel()
 	r, allow, _ := newRecorder(t, nil)
 	r.SetListed(blocks("203.0.113.9/32"))
@@ -30,9 +30,9 @@ func TestWhitelistedFromMemory(t *testing.T) {
 	}
 }
 
-// TestWhitelistedInFlight whitelists a source when its row is queued, when it is in flight, and
-// when an answer puts it back: each time the next batch is without it, and the rest is reported.
-func TestWhitelistedInFlight(t *testing.T) {
+// TestAllowlistedInFlight checks that a source that is allowlisted while its row is queued, in
+// flight, or put back by an answer is not in the next batch, and that the other rows are.
+func TestAllowlistedInFlight(t *testing.T) {
 	t.Parallel()
 	log, logs := logged()
 	db, allow := store.New(store.Options{Dir: t.TempDir()}), &allowlist{}
@@ -71,13 +71,13 @@ func TestWhitelistedInFlight(t *testing.T) {
 	}
 	next("put back", "203.0.113.12")
 	if n := logs.FilterLevelExact(zap.InfoLevel).Len(); n != 3 {
-		t.Errorf("%d lines tell of withdrawals, want 3", n)
+		t.Errorf("%d withdrawals are logged, want 3", n)
 	}
 }
 
-// TestWhitelistedInThisInstant whitelists a source between the two looks at it: the batch is
-// without it.
-func TestWhitelistedInThisInstant(t *testing.T) {
+// TestAllowlistedBetweenReads checks that a source that is allowlisted between the two reads of the
+// allowlist is not in the batch.
+func TestAllowlistedBetweenReads(t *testing.T) {
 	t.Parallel()
 	s := store.New(store.Options{Dir: t.TempDir()})
 	t.Cleanup(func() { _ = s.Close() })
@@ -97,7 +97,7 @@ func TestWhitelistedInThisInstant(t *testing.T) {
 	}
 }
 
-// allowedLater is an allowlist that gets every source right after the first question.
+// allowedLater is an Allowlist that has every source after its first answer.
 type allowedLater int
 
 func (a *allowedLater) Allows(netip.Addr) bool {

@@ -141,7 +141,7 @@ func (o *Observer) Finish() {
 
 // missed reports whether packets may have been dropped without an NFLOG event since the previous
 // call: beyond the limit of the log rule, or while no listener was there. The counter is read
-// before the events, so that a packet whose event is under way is not taken for a missing one. If
+// before the events, so that a packet whose event is under way does not count as missing. If
 // the limit may have suppressed events, packets that came meanwhile could hide as many; they are
 // left out.
 func (o *Observer) missed() bool {

@@ -1,15 +1,20 @@
 package observe
 
 import (
+	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
+	zapobserver "go.uber.org/zap/zaptest/observer"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // portName names some ports, as SIKKER_PORT_MAP does.
@@ -49,7 +54,7 @@ func TestHitLine(t *testing.T) {
 	}
 }
 
-// climbing is a counter that grows by one packet at each reading.
+// climbing is a Counter that grows by one packet at each reading.
 type climbing struct{ n ruleset.Counters }
 
 func (c *climbing) Read() (ruleset.Counters, error) {
@@ -62,16 +67,15 @@ func (c *climbing) ReadSoon() ruleset.Counters {
 	return n
 }
 
-// idle is a sensor without events.
+// idle is a Sensor without events.
 type idle struct{}
 
 func (idle) Take() sensor.Window   { return sensor.Window{} }
 func (idle) Totals() sensor.Totals { return sensor.Totals{} }
 
-// TestAFloodSpoilsOneWindow: the window of a flood, beyond the limit of the log rule, is not exact.
-// In the next one a packet that is on its way to the sensor is not taken for one that the limit let
-// go.
-func TestAFloodSpoilsOneWindow(t *testing.T) {
+// TestFloodAffectsOneWindow checks that the window of a flood beyond the limit of the log rule is
+// not exact. In the next window a packet whose event is under way does not count as suppressed.
+func TestFloodAffectsOneWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const logRate = 1000
@@ -91,7 +95,8 @@ func TestAFloodSpoilsOneWindow(t *testing.T) {
 	})
 }
 
-// TestTally counts by the names of ports, and every other port as one service.
+// TestTally checks that hits are summed by the names of ports, and that all other ports are one
+// service.
 func TestTally(t *testing.T) {
 	t.Parallel()
 	var s tally
@@ -106,4 +111,68 @@ func TestTally(t *testing.T) {
 	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "telnet": 1, "other": 5}, after); diff != "" {
 		t.Errorf("then (-want +got):\n%s", diff)
 	}
+}
+
+// oneHit is a Sensor with a hit in each second, and a Counter that has counted the packets of all
+// of them.
+type oneHit struct{ n uint64 }
+
+func (o *oneHit) Take() sensor.Window {
+	o.n++
+	k := sensor.Key{Source: netip.MustParseAddr("185.16.39.79"), Port: 23, Protocol: sensor.TCP}
+	return sensor.Window{Hits: []sensor.Hit{{Key: k, Packets: 1}}, Events: 1}
+}
+
+func (o *oneHit) Totals() sensor.Totals           { return sensor.Totals{Events: o.n} }
+func (o *oneHit) Read() (ruleset.Counters, error) { return o.ReadSoon(), nil }
+func (o *oneHit) ReadSoon() ruleset.Counters      { return ruleset.Counters{Packets4: o.n} }
+
+// sink counts the hits and the calls.
+type sink struct {
+	packets uint64
+	calls   int
+}
+
+func (s *sink) Add(w sensor.Window, _ time.Time) {
+	s.calls++
+	for _, h := range w.Hits {
+		s.packets += h.Packets
+	}
+}
+
+// TestRun checks that Run logs a window every ten seconds and passes the hits of each second to the
+// sinks, that Finish logs the rest, and that no packet is logged twice.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := zapobserver.New(zap.InfoLevel)
+		source, taker := &oneHit{}, &sink{}
+		o := New(Options{
+			Sensor: source, Counter: source, Sinks: []Sink{taker}, PortName: portName, LogRate: 1000, Fields: true, Log: zap.New(core),
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 34500*time.Millisecond)
+		defer cancel()
+		if err := o.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if n := logs.Len(); n != 3 {
+			t.Errorf("%d windows are logged in 34 seconds, want 3", n)
+		}
+		o.Finish()
+		var logged uint64
+		for _, l := range logs.All() {
+			packets, _ := l.ContextMap()["packets"].(uint64)
+			logged += packets
+			if exact := l.ContextMap()["exact"]; !strings.HasPrefix(l.Message, "BLOCKED 185.16.39.79:23 (telnet) proto=TCP x") || exact != true {
+				t.Errorf("logged %q, exact %v", l.Message, exact)
+			}
+		}
+		if logged != source.n || taker.packets != source.n || uint64(taker.calls) != source.n || source.n < 34 {
+			t.Errorf("%d packets: %d are logged, the sink has %d of %d calls", source.n, logged, taker.packets, taker.calls)
+		}
+		var s status.Status
+		if o.Fill(&s); s.Events.Seen != source.n || s.Events.Unattributed != 0 || s.Hits["telnet"] != source.n {
+			t.Errorf("the status has %+v, %v", s.Events, s.Hits)
+		}
+	})
 }

@@ -20,7 +20,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// testBoard returns a board that is not a dry run's, its options and its log.
+// testBoard returns a board of an agent without dry run, with the options that change sets, and its
+// log.
 func testBoard(t *testing.T, change func(*Options)) (*Board, *zapobserver.ObservedLogs) {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.DebugLevel)
@@ -43,7 +44,7 @@ func encode(t *testing.T, v any) string {
 	return string(raw) + "\n"
 }
 
-// TestStatusShape pins every field and their order: programs read it.
+// TestStatusShape checks every field and the order of the fields, because programs read them.
 func TestStatusShape(t *testing.T) {
 	t.Parallel()
 	got := encode(t, sample())
@@ -86,10 +87,10 @@ func TestNow(t *testing.T) {
 		{"OK kept", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", SourceKept, 5},
 		{"OK the operator's list alone", Status{Enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", SourceCustom, 5},
 		{"OK stale is degraded and healthy", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: old}, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h", SourceAPI, 5},
-		{"bad table gone between two looks of the watch", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), SourceNone, 0},
+		{"bad table gone between two checks of the watch", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), SourceNone, 0},
 		{"bad table gone while degraded", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; " + Message(CondRefresh) + ": 503", SourceNone, 0},
 		{"bad starting", Status{Enforcing: StateStarting}, false, gone, StateStarting, false, "", SourceNone, 0},
-		{"bad nothing in force", Status{Enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", SourceNone, 0},
+		{"bad nothing active", Status{Enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", SourceNone, 0},
 		{"OK dry run", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: fresh}, WouldBlock: 5}, true, nil, StateDryRun, false, "", SourceAPI, 0},
 		{"OK dry run whose last pull failed", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: fresh}, WouldBlock: 5, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", SourceAPI, 0},
 		{"bad dry run with an old list", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: old}, WouldBlock: 5}, true, nil, StateDryRun, false, "the list is 96h", SourceAPI, 0},
@@ -114,13 +115,13 @@ func TestNow(t *testing.T) {
 				t.Errorf("health: %v %q", ok, text)
 			}
 			if tt.s.BlockedIPs != b.Latest().BlockedIPs {
-				t.Error("a value that was published has changed")
+				t.Error("a published value has changed")
 			}
 		})
 	}
 }
 
-// TestPlain: an error in the status is one bounded line without the key.
+// TestPlain checks that an error in the status is one bounded line without the key.
 func TestPlain(t *testing.T) {
 	t.Parallel()
 	b, _ := testBoard(t, nil)
@@ -128,7 +129,7 @@ func TestPlain(t *testing.T) {
 	b.SetError(ApplyError, nil)
 	e := b.Status().Errors
 	if e.Apply != nil || e.Report != nil {
-		t.Errorf("errors that never were: %+v", e)
+		t.Errorf("errors that did not occur: %+v", e)
 	}
 	text := e.Pull.Text
 	if !strings.HasPrefix(text, "401 for [redacted] [2Jää") || len(text) > maxText+len("…") || strings.ContainsAny(text, "\n\x1b\ufffd") {
@@ -157,8 +158,8 @@ func TestQuotaStatus(t *testing.T) {
 	}
 }
 
-// TestTimesInStatus: a list of this run keeps its age and place in time when the clock is put
-// right, and a kept list of the future has none; the status says so, and stays active.
+// TestTimesInStatus checks that a list of this run keeps its age when the clock is corrected, and
+// that a saved list of the future has no age. A condition then holds, and the state stays active.
 func TestTimesInStatus(t *testing.T) {
 	t.Parallel()
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -169,13 +170,13 @@ func TestTimesInStatus(t *testing.T) {
 	b.Update(func(s *Status) { s.PulledAt = b.o.Clock.Now() })
 	b.Update(func(s *Status) { s.NextPullAt = b.o.Clock.After(24 * time.Hour) })
 	boot += 2 * time.Hour
-	wall = noon // NTP has come
+	wall = noon // NTP sets the clock
 	s := b.Now()
 	if s.State != StateActive || !s.AgeKnown || s.Age != 2*time.Hour || !s.LastPull.Equal(noon.Add(-2*time.Hour)) {
-		t.Errorf("of this run: %s, age %v %t, pulled %v", s.State, s.Age, s.AgeKnown, s.LastPull)
+		t.Errorf("a list of this run: %s, age %v %t, pulled %v", s.State, s.Age, s.AgeKnown, s.LastPull)
 	}
 	if !s.NextPull.Before(noon) {
-		t.Errorf("next pull at %v; the clock that was set has it due at once", s.NextPull)
+		t.Errorf("next pull at %v; with the corrected clock it is due at once", s.NextPull)
 	}
 	b.Update(func(s *Status) { s.NextPullAt = b.o.Clock.After(24 * time.Hour) })
 	wall = noon.Add(-10 * time.Hour)
@@ -192,11 +193,11 @@ func TestTimesInStatus(t *testing.T) {
 		held = append(held, c.Code)
 	}
 	if diff := cmp.Diff([]Code{CondAge}, held); diff != "" || s.State != StateActive || s.AgeKnown || s.Source != SourceKept {
-		t.Errorf("kept of the future: %s, %s, age known %t, conditions (-want +got):\n%s", s.State, s.Source, s.AgeKnown, diff)
+		t.Errorf("a saved list of the future: %s, %s, age known %t, conditions (-want +got):\n%s", s.State, s.Source, s.AgeKnown, diff)
 	}
 	wall = noon.AddDate(0, 0, 4)
 	if s := b.Now(); !s.AgeKnown || s.Age != 24*time.Hour || len(s.Conditions) != 0 {
-		t.Errorf("with the clock put right: age %v %t, %d conditions", s.Age, s.AgeKnown, len(s.Conditions))
+		t.Errorf("with a corrected clock: age %v %t, %d conditions", s.Age, s.AgeKnown, len(s.Conditions))
 	}
 }
 
@@ -272,26 +273,26 @@ func TestShort(t *testing.T) {
 	}
 }
 
-// TestPanicOfAReader: a question that cannot be answered without a panic fails by itself, and the
-// next one is answered.
+// TestPanicOfAReader checks that a question whose answer panics fails alone, and that the next one
+// is answered.
 func TestPanicOfAReader(t *testing.T) {
 	t.Parallel()
-	broken, told := true, 0
+	broken, panicked := true, 0
 	b, _ := testBoard(t, func(o *Options) {
 		o.Fill = []func(*Status){func(*Status) {
 			if broken {
 				panic("no such feature")
 			}
 		}}
-		o.Panicked = func(string, error) { told++ }
+		o.Panicked = func(string, error) { panicked++ }
 	})
 	b.Update(func(s *Status) { s.Enforcing = StateActive })
 	if _, err := b.Gatherer().Gather(); err == nil || !strings.Contains(err.Error(), "no such feature") {
 		t.Errorf("a scrape is answered with %v", err)
 	}
 	err := panics.Contain(func() error { b.StatusJSON(); return nil })
-	if _, ok := errors.AsType[*panics.Error](err); !ok || told != 2 {
-		t.Errorf("the status is answered with %v; Panicked is called %d times, want 2", err, told)
+	if _, ok := errors.AsType[*panics.Error](err); !ok || panicked != 2 {
+		t.Errorf("the status is answered with %v; Panicked is called %d times, want 2", err, panicked)
 	}
 	broken = false
 	if s := b.StatusJSON().(Status); s.State != StateActive {

@@ -3,10 +3,15 @@ package status
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/statedir"
 )
 
 const conditionsHead = `# Conditions
@@ -27,7 +32,8 @@ This page is generated from the table that the agent uses (''make docs'').
 |---|---|---|---|
 `
 
-// TestConditionsPage keeps docs/conditions.md to the table.
+// TestConditionsPage checks that docs/conditions.md is the table, and that the page for operators
+// links to it.
 func TestConditionsPage(t *testing.T) {
 	t.Parallel()
 	var page strings.Builder
@@ -36,10 +42,14 @@ func TestConditionsPage(t *testing.T) {
 		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", c.code, c.severity, strings.ReplaceAll(c.message, "|", "\\|"), c.remedy)
 	}
 	golden(t, "../../docs/conditions.md", page.String())
+	operations, err := os.ReadFile("../../docs/operations.md")
+	if err != nil || !strings.Contains(string(operations), "(conditions.md)") {
+		t.Errorf("docs/operations.md does not link to conditions.md, %v", err)
+	}
 }
 
-// TestConditionTable: codes are unique, each row is whole, and a condition is hidden by a graver or
-// equal one that exists.
+// TestConditionTable checks that codes are unique, that each row is whole, and that a condition is
+// hidden only by a row before it.
 func TestConditionTable(t *testing.T) {
 	t.Parallel()
 	rank := []Severity{SeverityUnprotected, SeverityDegraded, SeverityWarning}
@@ -60,8 +70,8 @@ func TestConditionTable(t *testing.T) {
 	}
 }
 
-// TestSeveralConditions: several hold at once and all show; each ends by itself; a graver one
-// decides the state.
+// TestSeveralConditions checks that several conditions can hold at once, that all show, that each
+// ends by itself, and that the gravest decides the state.
 func TestSeveralConditions(t *testing.T) {
 	t.Parallel()
 	b, _ := testBoard(t, nil)
@@ -97,14 +107,14 @@ func TestSeveralConditions(t *testing.T) {
 	b.SetCondition(CondWhitelist, errors.New("EBUSY"))
 	check(StateDegraded, wl+"EBUSY", CondWhitelist)
 	if got := b.Latest().Conditions[0].Since; !got.Equal(since.Add(-time.Hour)) {
-		t.Errorf("a condition that goes on began anew: %v", got)
+		t.Errorf("a condition that continues began at %v", got)
 	}
 	b.SetCondition(CondWhitelist, nil)
 	check(StateActive, "")
 }
 
-// TestReasonNamesItsSubject: a detail alone does not say what it is about. If there is no room for
-// the details of all conditions, each is still named.
+// TestReasonNamesItsSubject checks that the reason has the message of each condition before its
+// detail, and the messages alone if there is no room for all details.
 func TestReasonNamesItsSubject(t *testing.T) {
 	t.Parallel()
 	b, _ := testBoard(t, nil)
@@ -117,10 +127,46 @@ func TestReasonNamesItsSubject(t *testing.T) {
 	long := strings.Repeat("x", maxText)
 	b.SetCondition(CondCustom, errors.New(long))
 	if got := b.Now().Reason; len(got) > maxText+len("…") || !strings.HasPrefix(got, own+": xxx") {
-		t.Errorf("one with a long detail: %q", got)
+		t.Errorf("with a long detail: %q", got)
 	}
 	b.SetCondition(CondRefresh, errors.New(long))
 	if got, want := b.Now().Reason, refresh+"; "+own; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestTransitionsAreLoggedOnce checks that the begin and the end of a condition are logged, and not
+// its later details. Its part logs a quiet condition. The condition of the state directory has the
+// reason why others hold, so that one line suffices.
+func TestTransitionsAreLoggedOnce(t *testing.T) {
+	t.Parallel()
+	b, logs := testBoard(t, nil)
+	unusable := &statedir.UnusableError{Err: errors.New("another user can write to it")}
+	for _, set := range []struct {
+		code Code
+		err  error
+		want string // the message of the line; empty for none
+	}{
+		{CondHealth, nil, ""},
+		{CondHealth, errors.New("the port is taken"), Message(CondHealth)},
+		{CondHealth, errors.New("the port is still taken"), ""},
+		{CondHealth, nil, rowOf(CondHealth).ended},
+		{CondHealth, nil, ""},
+		{CondRefresh, errors.New("503"), ""},
+		{CondRefresh, nil, ""},
+		{CondControl, unusable, ""},
+		{CondStateDir, unusable, Message(CondStateDir)},
+	} {
+		b.SetCondition(set.code, set.err)
+		got := ""
+		for _, l := range logs.TakeAll() {
+			got += l.Message
+			if set.err != nil && (l.Level != zap.WarnLevel || l.ContextMap()["remedy"] != rowOf(set.code).remedy) {
+				t.Errorf("%s: the line is %+v", set.code, l)
+			}
+		}
+		if got != set.want {
+			t.Errorf("%s, %v: logs %q, want %q", set.code, set.err, got, set.want)
+		}
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestDashboardShowsDryRun: of the values that the panel Protection can have, 1 alone is green. A
-// dry run, whose health is 0 and whose state dry-run is 1, is -1.
+// TestDashboardShowsDryRun checks that 1 is the only green value of the panel Protection. A dry run
+// has health 0 and state dry-run 1, so its value is -1.
 func TestDashboardShowsDryRun(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile("../../deploy/grafana/dashboards/sikkerguard.json")

@@ -20,9 +20,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-var update = flag.Bool("update", false, "write docs/metrics.md and the golden files anew")
+var update = flag.Bool("update", false, "write docs/metrics.md, docs/conditions.md and the golden files")
 
-// golden compares a file with what it should be, or writes it anew.
+// golden compares the file at path with want, or writes it with -update.
 func golden(t *testing.T, path, want string) {
 	t.Helper()
 	if *update {
@@ -35,7 +35,7 @@ func golden(t *testing.T, path, want string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("%s is stale: go test ./internal/status -update writes it anew (-want +got):\n%s", path, diff)
+		t.Errorf("%s is stale: run go test ./internal/status -update (-want +got):\n%s", path, diff)
 	}
 }
 
@@ -69,7 +69,7 @@ const metricsTail = `
 The metrics of the Go runtime (''go_…'') and of the process (''process_…'') have their usual names.
 `
 
-// reference is docs/metrics.md.
+// reference returns the text of docs/metrics.md.
 func reference() string {
 	var b strings.Builder
 	b.WriteString(strings.ReplaceAll(metricsHead, "''", "`"))
@@ -95,19 +95,19 @@ func TestMetricsReference(t *testing.T) {
 	names := map[string]bool{appliedName: true}
 	for _, m := range table() {
 		if names[m.name] {
-			t.Errorf("%s is there twice", m.name)
+			t.Errorf("%s has two rows", m.name)
 		}
 		names[m.name] = true
 		if strings.Contains(m.help+m.query, "|") {
 			t.Errorf("%s: a bar would end the cell of the page", m.name)
 		}
 		if !strings.Contains(m.query, prefix+m.name) {
-			t.Errorf("%s: the example is of another: %s", m.name, m.query)
+			t.Errorf("%s: the example is of another metric: %s", m.name, m.query)
 		}
 	}
 }
 
-// sample is a status in which everything is told.
+// sample returns a status in which every field is set.
 func sample() Status {
 	at := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
 	return Status{
@@ -128,7 +128,7 @@ func sample() Status {
 	}
 }
 
-// dryRun is the status of a dry run.
+// dryRun returns the status of a dry run.
 func dryRun() Status { return Status{State: StateDryRun, DryRun: true, WouldBlock: 14217} }
 
 // fixed collects the metrics of one status.
@@ -148,7 +148,7 @@ func (f fixed) Collect(metricC chan<- prometheus.Metric) {
 	}
 }
 
-// figures are the samples of a gatherer by name and labels.
+// figures returns the samples of a gatherer by name and labels.
 func figures(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	t.Helper()
 	families, err := g.Gather()
@@ -179,7 +179,8 @@ func value(m *dto.Metric) float64 {
 	}
 }
 
-// TestMetrics shows each figure of a status in the metrics, and that they follow the house rules.
+// TestMetrics checks that each figure of a status is in the metrics, and that they pass the linter
+// of Prometheus.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	r := prometheus.NewPedanticRegistry()
@@ -204,7 +205,7 @@ func TestMetrics(t *testing.T) {
 		"log_lines_dropped_total{}": 9,
 	} {
 		if got, ok := all[prefix+name]; !ok || got != want {
-			t.Errorf("%s: got %v (there: %v), want %v", name, got, ok, want)
+			t.Errorf("%s: got %v (present: %v), want %v", name, got, ok, want)
 		}
 	}
 	for name := range all {
@@ -220,19 +221,19 @@ func TestMetrics(t *testing.T) {
 		"enforced_entries{family=4}": 0, "enforced_entries{family=6}": 0,
 	} {
 		if got, ok := dryFigures[prefix+name]; !ok || got != want {
-			t.Errorf("in a dry run %s: got %v (there: %v), want %v", name, got, ok, want)
+			t.Errorf("in a dry run %s: got %v (present: %v), want %v", name, got, ok, want)
 		}
 	}
 	maps.Copy(all, dryFigures)
-	for _, m := range table() { // each row has a figure when everything is told
+	for _, m := range table() { // each row has a figure if every field is set
 		if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(n string) bool { return strings.HasPrefix(n, prefix+m.name+"{") }) {
 			t.Errorf("%s has no figure", m.name)
 		}
 	}
 }
 
-// TestMetricsUnknown: what is not known is absent, and nothing is enforced while the agent is not
-// healthy.
+// TestMetricsUnknown checks that unknown figures are absent, and that no entries count as enforced
+// while the agent is not healthy.
 func TestMetricsUnknown(t *testing.T) {
 	t.Parallel()
 	s := Status{State: StateUnprotected, Blocked4: 5}
@@ -240,16 +241,16 @@ func TestMetricsUnknown(t *testing.T) {
 	r.MustRegister(fixed{s})
 	all := figures(t, r)
 	if all[prefix+"healthy{}"] != 0 || all[prefix+"enforced_entries{family=4}"] != 0 {
-		t.Errorf("not healthy, and yet: %v", all)
+		t.Errorf("while the agent is not healthy: %v", all)
 	}
 	for name := range all {
 		if regexp.MustCompile("guard_dropped_|reports_|quota_|last_|list_age|next_pull").MatchString(name) {
-			t.Errorf("%s is there", name)
+			t.Errorf("%s is present", name)
 		}
 	}
 }
 
-// TestDeployedNames: whatever the rules and dashboards ask for is on the page of metrics.
+// TestDeployedNames checks that the alert rules and dashboards use only existing metrics.
 func TestDeployedNames(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
@@ -271,7 +272,7 @@ func TestDeployedNames(t *testing.T) {
 		files++
 		for _, name := range regexp.MustCompile(`\b`+prefix+`[a-z0-9_]+`).FindAllString(string(raw), -1) {
 			if !known[name] {
-				t.Errorf("%s asks for %s, which is no metric", path, name)
+				t.Errorf("%s uses %s, which is no metric", path, name)
 			}
 		}
 		return nil
