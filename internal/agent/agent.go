@@ -182,7 +182,7 @@ func settings(cfg config.Config) string {
 // open. Another program may hold the NFLOG group or the port: the supervisor retries these.
 func (a *Agent) open() error {
 	if a.cfg.DryRun {
-		a.enforcer.LookForLeftovers()
+		a.enforcer.CheckLeftovers()
 	} else {
 		if err := a.enforcer.Open(); err != nil {
 			return err

@@ -33,7 +33,7 @@ type Enforcer struct {
 	attempts attempts
 	repair   repairer
 	loop     loop
-	heart    heart
+	pulse    pulse
 }
 
 // Remote is a feed that is fetched over the network, with its saved lists.
@@ -87,12 +87,12 @@ func New(o Options) *Enforcer {
 	e.own.saver, e.names.saver = newSaver(e.reportOwn), newSaver(e.reportNames)
 	e.surveys = newSurveyor(
 		func(context.Context) host.Whitelist {
-			defer e.lookAround()
+			defer e.publishSurroundings()
 			return e.o.Host.Local()
 		},
 		func(ctx context.Context) host.Whitelist { return e.o.Host.Names(ctx) })
 	if o.Own != nil {
-		e.own.reader = newCustomReader(o.Own.File.Open)
+		e.own.reader = newOwnReader(o.Own.File.Open)
 	}
 	e.backend.ledger = e.newLedger()
 	return e
@@ -138,10 +138,10 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case t := <-l.turnC:
 			e.finish(ctx, t)
 		case <-e.surveys.newsC:
-			e.takeSurvey(ctx)
+			e.applySurvey(ctx)
 			e.pullIfNetwork()
 		case <-e.own.reader.news():
-			e.takeOwn()
+			e.updateOwn()
 			e.reconcile(ctx, "Custom blacklist changed")
 		case <-soonest.next.TickC():
 			if soonest.next.Due() {
@@ -154,20 +154,20 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			e.o.Log.Info("Asked to pull now", zap.Bool("accept", o.accept))
 			e.beginAll(ctx, o)
 		case err := <-e.backend.lostC:
-			e.takeLoss(err)
+			e.checkLoss(err)
 		case <-e.repair.due():
-			e.restoreRules(ctx)
+			e.repairRules(ctx)
 		case <-e.attempts.retry.DueC():
-			e.tryAgain(ctx)
-		case <-e.trials.doubt.due():
-			e.doubtAgain(ctx)
+			e.retryApply(ctx)
+		case <-e.trials.recheck.due():
+			e.recheckFailed(ctx)
 		case lost := <-l.lostC:
-			e.saveAgain(lost)
+			e.rewriteLost(lost)
 		case <-e.own.rejected.due():
-			e.own.forgive()
+			e.own.clearRejection()
 			e.reconcile(ctx, "Trying the custom blacklist again")
-		case <-e.trials.answeredC:
-			e.suspectUpstreams(ctx)
+		case <-e.trials.repliedC:
+			e.testUpstreams(ctx)
 		case <-l.pulseC: // Run is alive
 		}
 	}
@@ -224,8 +224,8 @@ func (e *Enforcer) resume(ctx context.Context) {
 	}
 	l.pulls = true
 	if !e.o.DryRun && e.active.rules != nil {
-		if _, err := e.enact(ctx, *e.active.rules); err != nil && ctx.Err() == nil {
-			e.repair.lost(err)
+		if _, err := e.applyRules(ctx, *e.active.rules); err != nil && ctx.Err() == nil {
+			e.repair.schedule(err)
 		}
 	}
 	e.publish()
@@ -269,4 +269,28 @@ func (e *Enforcer) soonest() *remote {
 		}
 	}
 	return first
+}
+
+// Host is the host as the Enforcer depends on it. *host.Host is one.
+type Host interface {
+	Local() host.Whitelist                                  // surveys the kernel and the files
+	Names(ctx context.Context) host.Whitelist               // resolves names, and returns the whole survey
+	Probe(ctx context.Context, names ...string) host.Checks // makes the named checks, or all
+	AnsweredFrom(port uint16) bool                          // reports whether the host depends on replies from a port
+	Surroundings() (contained, bridged error)
+	Watch(ctx context.Context, changed func()) error
+	WatchFiles(ctx context.Context, changed func()) error
+	Recall(n host.Names, now time.Time)
+	Resolved(now time.Time) host.Names
+}
+
+// ReadyC returns a channel that has a value once the rules of the start are active. Its capacity is 1.
+func (e *Enforcer) ReadyC() <-chan struct{} { return e.loop.readyC }
+
+// offer hands a value to a task that looks for it when it has time. When one is waiting already, this one adds nothing.
+func offer[T any](c chan T, v T) {
+	select {
+	case c <- v:
+	default:
+	}
 }

@@ -30,7 +30,7 @@ func TestGapsAreToldOnce(t *testing.T) {
 		{[]string{"old", "left"}, []string{"Firewall: left"}},
 	} {
 		a.backend.fw = &gappy{gaps: step.gaps}
-		a.tellGaps()
+		a.logGaps()
 		var got []string
 		for _, e := range logs.TakeAll() {
 			got = append(got, e.Message)
@@ -46,8 +46,8 @@ func TestDetoursAreNoWarning(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t)
 	a.backend.fw = &gappy{gaps: []string{"open"}, detours: []string{"slow"}}
-	a.tellGaps()
-	a.tellGaps()
+	a.logGaps()
+	a.logGaps()
 	var got []string
 	for _, e := range logs.TakeAll() {
 		got = append(got, e.Level.String()+" "+e.Message)
@@ -66,7 +66,7 @@ func TestLostIsTold(t *testing.T) {
 	a, _ := logged(t)
 	a.backend.fw = &kernel{}
 	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
-	a.lost(errors.New("chain prerouting is missing"))
+	a.rulesLost(errors.New("chain prerouting is missing"))
 	if ok, reason := a.o.Board.Health(); ok || reason != "unprotected: "+status.Message(status.CondRules)+": chain prerouting is missing" {
 		t.Errorf("health: %v %q", ok, reason)
 	}

@@ -32,9 +32,9 @@ func (l leftovers) find() (left, unseen error) {
 	return left, err
 }
 
-// takeLeftovers notes at the start that rules of a killed agent are in force. The operator's whitelist
+// adoptLeftovers notes at the start that rules of a killed agent are in force. The operator's whitelist
 // holds for them at once; what else this host depends on follows with the first survey.
-func (e *Enforcer) takeLeftovers() {
+func (e *Enforcer) adoptLeftovers() {
 	left, _ := e.backend.leftovers.find() // an error is a gap of the backend
 	if left == nil {
 		return
@@ -43,11 +43,11 @@ func (e *Enforcer) takeLeftovers() {
 	e.backend.gate.use()
 	e.setCondition(status.CondLeft, left)
 	e.o.Log.Info("The rules of an agent that was killed are in force until a list replaces them")
-	e.admitInto(context.Background(), blocklist.New(e.o.Allow))
+	e.admit(context.Background(), blocklist.New(e.o.Allow))
 }
 
 // admit has the rules of a killed agent let through what is whitelisted now, while they are in force.
-func (e *Enforcer) admit(ctx context.Context) {
+func (e *Enforcer) updateAdopted(ctx context.Context) {
 	if !e.active.adopted || ctx.Err() != nil {
 		return
 	}
@@ -56,19 +56,19 @@ func (e *Enforcer) admit(ctx context.Context) {
 		e.setCondition(status.CondLeft, nil)
 		return
 	}
-	e.admitInto(ctx, e.allowed())
+	e.admit(ctx, e.allowed())
 }
 
-func (e *Enforcer) admitInto(ctx context.Context, allow blocklist.Blocklist) {
+func (e *Enforcer) admit(ctx context.Context, allow blocklist.Blocklist) {
 	if err := e.backend.fw.Admit(ctx, ruleset.Ruleset{Allow: allow}); err != nil && ctx.Err() == nil {
 		e.o.Log.Warn("The rules of an agent that was killed do not take the whitelist of this one; stop this one and run `sikkerguard cleanup` "+
 			"if they block what is needed", zap.Error(err))
 	}
 }
 
-// LookForLeftovers makes conditions of the rules of other runs that are in force while this one is
+// CheckLeftovers makes conditions of the rules of other runs that are in force while this one is
 // dry. A dry run touches them as little as anything, and must not say that nothing is blocked.
-func (e *Enforcer) LookForLeftovers() {
+func (e *Enforcer) CheckLeftovers() {
 	left, unseen := e.backend.leftovers.find()
 	if left != nil {
 		unseen = nil // that rules block is known
@@ -86,7 +86,7 @@ func (e *Enforcer) WatchLeftovers(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			e.LookForLeftovers()
+			e.CheckLeftovers()
 		}
 	}
 }

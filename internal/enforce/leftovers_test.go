@@ -34,7 +34,7 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 		{nil, nil, "", "nothing is blocked", "nothing is blocked: would block 1 IPs"},
 	} {
 		a.backend.leftovers.names = func() ([]string, error) { return tt.names, tt.err }
-		a.LookForLeftovers()
+		a.CheckLeftovers()
 		s := a.o.Board.Status()
 		for _, code := range []status.Code{status.CondLeft, status.CondLeftUnseen} {
 			if s.Holds(code) != (code == tt.code) {
@@ -80,12 +80,12 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 		a.o.Allow = listOf("203.0.113.7/32").Prefixes()
 		names := []string{"table inet sikkerguard"}
 		a.backend.leftovers.names = func() ([]string, error) { return names, nil }
-		a.takeLeftovers()
+		a.adoptLeftovers()
 		if !k.allow.Equal(listOf("203.0.113.7/32")) {
 			t.Errorf("at the start the rules let through %v", k.allow.Prefixes())
 		}
 		a.surveys.publish(survey{allow: listOf("203.0.113.7/32", "192.0.2.1/32")})
-		a.takeSurvey(t.Context())
+		a.applySurvey(t.Context())
 		if !k.allow.Equal(listOf("203.0.113.7/32", "192.0.2.1/32")) {
 			t.Errorf("after a survey the rules let through %v", k.allow.Prefixes())
 		}
@@ -101,7 +101,7 @@ func TestLeftoverRulesTakeWhitelist(t *testing.T) {
 			}
 		} else {
 			names = nil
-			a.takeSurvey(t.Context())
+			a.applySurvey(t.Context())
 		}
 		if s := a.o.Board.Status(); s.Holds(status.CondLeft) || a.active.adopted {
 			t.Errorf("replaced %v: %+v", replaced, s.Conditions)

@@ -301,7 +301,7 @@ func TestARollbackThatFailsIsRepaired(t *testing.T) {
 	l.want(false, false, "roll back: no buffer space available")
 	select {
 	case <-l.a.repair.due():
-		l.a.restoreRules(t.Context())
+		l.a.repairRules(t.Context())
 	case <-time.After(30 * time.Second):
 		t.Fatal("nothing puts the list back")
 	}
@@ -388,10 +388,10 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatalf("%s: the list at hand is not tried again", name)
 		}
-		l.a.tryAgain(t.Context())
+		l.a.retryApply(t.Context())
 		l.wantConditions(status.CondKernel)
 		l.kernel.err = nil
-		l.a.tryAgain(t.Context())
+		l.a.retryApply(t.Context())
 		if s := l.a.o.Board.Latest(); s.State != status.StateActive || s.BlockedIPs != 5 || l.pulls != pulls {
 			t.Errorf("%s: %s, blocking %d, %d more pulls", name, s.State, s.BlockedIPs, l.pulls-pulls)
 		}
@@ -418,7 +418,7 @@ func TestTheKeptListIsTriedAgain(t *testing.T) {
 	}
 	l.status = http.StatusServiceUnavailable
 	l.kernel.err = nil
-	l.a.tryAgain(t.Context())
+	l.a.retryApply(t.Context())
 	if s := l.a.o.Board.Latest(); s.BlockedIPs != 4 || !s.Kept || s.State != status.StateActive {
 		t.Errorf("%s, blocking %d, kept %v", s.State, s.BlockedIPs, s.Kept)
 	}

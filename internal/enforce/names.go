@@ -12,8 +12,8 @@ const (
 	// namesRefreshed is the longest time between two writes of the addresses of names while those stay
 	// the same, so that the age of the file tells when they were last seen.
 	namesRefreshed = 24 * time.Hour
-	// recallMost is how long a start waits for that file, and for the refused list.
-	recallMost = time.Second
+	// restoreMost is how long a start waits for that file, and for the refused list.
+	restoreMost = time.Second
 )
 
 // names keeps the addresses that the names of the API and the proxy resolve to on the disk. A start
@@ -28,9 +28,9 @@ func (k *names) due(n host.Names) bool {
 	return len(n.Addrs) > 0 && (!n.Equal(k.saved) || n.At.Sub(k.saved.At).Abs() >= namesRefreshed)
 }
 
-// recallNames whitelists the addresses of the run before until names resolve.
-func (e *Enforcer) recallNames() {
-	text, err := readDisk(recallMost, "reading of the addresses of names", e.o.StateDir.Names)
+// restoreNames whitelists the addresses of the run before until names resolve.
+func (e *Enforcer) restoreNames() {
+	text, err := readDisk(restoreMost, "reading of the addresses of names", e.o.StateDir.Names)
 	var n host.Names
 	if err == nil {
 		n, err = host.ParseNames(text)
@@ -38,7 +38,7 @@ func (e *Enforcer) recallNames() {
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):
 	case err != nil:
-		e.warnOfDisk("The saved addresses of names cannot be read: until names resolve the API may be blocked if it is listed", err)
+		e.logDiskFailure("The saved addresses of names cannot be read: until names resolve the API may be blocked if it is listed", err)
 	default:
 		e.names.saved = n
 		e.o.Host.Recall(n, e.o.Clock.Now().Wall)
@@ -65,6 +65,6 @@ func (e *Enforcer) saveNames() {
 // reportNames logs that the addresses of names cannot be saved, once while that lasts.
 func (e *Enforcer) reportNames(err error, changed bool) {
 	if err != nil && changed {
-		e.warnOfDisk("The addresses of names cannot be saved yet; a start without DNS would lack them", err)
+		e.logDiskFailure("The addresses of names cannot be saved yet; a start without DNS would lack them", err)
 	}
 }

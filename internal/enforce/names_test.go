@@ -52,7 +52,7 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 		l.restart(tt.vars...)
 		l.a.o.Host = on("203.0.113.50")
 		l.a.surveys.publish(newSurvey(discover(t, l.a.o.Host)))
-		l.a.takeSurvey(t.Context())
+		l.a.applySurvey(t.Context())
 		l.restart()
 		file := filepath.Join(l.dir, "names.json")
 		if tt.damage {

@@ -128,16 +128,16 @@ func TestAnOldSurveyIsNotSuspected(t *testing.T) {
 	a, _, logs := bench(t)
 	a.surveys.local = func(context.Context) host.Whitelist { return host.Whitelist{} }
 	a.surveys.names = a.surveys.local
-	if _, err := a.enact(t.Context(), desired{block: cutting()}); err != nil {
+	if _, err := a.applyRules(t.Context(), desired{block: cutting()}); err != nil {
 		t.Fatal(err)
 	}
-	a.inForce(desired{block: cutting()})
+	a.setActive(desired{block: cutting()})
 	answers(a, api.Addr())
 	a.surveys.local = func(context.Context) host.Whitelist {
 		a.surveys.publish(apiKnown())
 		return host.Whitelist{}
 	}
-	a.accuse(t.Context())
+	a.testActive(t.Context())
 	if logs.FilterMessageSnippet("letting those in for a moment").Len() > 0 || exempted(a) != "" {
 		t.Errorf("the list is accused; exempted: %q", exempted(a))
 	}
@@ -198,7 +198,7 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		a.backend.fw = r
 		for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 		}
-		if _, err := a.enact(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil { // by the agent before
+		if _, err := a.applyRules(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil { // by the agent before
 			t.Fatal(err)
 		}
 		a.active.adopted, r.given = true, nil
@@ -228,7 +228,7 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		if logs.FilterMessageSnippet("Blocking ").Len() != 1 {
 			t.Errorf("cuts %v: the log does not tell once that the list blocks: %v", cuts, logs.All())
 		}
-		if !cuts && a.trials.doubt.due() == nil {
+		if !cuts && a.trials.recheck.due() == nil {
 			t.Error("the list is not doubted again")
 		}
 		if err := errors.Join(h.Remove(), h.Close()); err != nil {

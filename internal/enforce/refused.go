@@ -65,8 +65,8 @@ func (e *Enforcer) saveRefused(from *remote) {
 	from.refusedSaver.save(func() error { return from.saved.SaveRefused(list, at, what) })
 }
 
-// unrefuse forgets the refusals: a list was accepted, by the guards or the operator.
-func (e *Enforcer) unrefuse(from *remote) {
+// clearRefused forgets the refusals: a list was accepted, by the guards or the operator.
+func (e *Enforcer) clearRefused(from *remote) {
 	r := &from.refused
 	kept := r.aside != nil
 	*r = refused{}
@@ -77,7 +77,7 @@ func (e *Enforcer) unrefuse(from *remote) {
 
 // restoreRefused reads the list that the run before kept aside.
 func (e *Enforcer) restoreRefused(from *remote) {
-	c, err := readDisk(recallMost, "reading of the refused list", from.saved.Refused)
+	c, err := readDisk(restoreMost, "reading of the refused list", from.saved.Refused)
 	if errors.Is(err, feed.ErrNoCopy) {
 		return
 	}
@@ -86,7 +86,7 @@ func (e *Enforcer) restoreRefused(from *remote) {
 		v, err = vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
 	}
 	if err != nil {
-		e.warnOfDisk("The list that the last run refused cannot be read; `sikkerguard pull --accept` cannot use it", err)
+		e.logDiskFailure("The list that the last run refused cannot be read; `sikkerguard pull --accept` cannot use it", err)
 		return
 	}
 	refusal := &vet.RefusalError{

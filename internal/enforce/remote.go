@@ -1,12 +1,8 @@
 package enforce
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
@@ -18,10 +14,6 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
-
-// firstSurveyMost is how long a start waits for the first survey before it activates the saved lists: a host without network
-// must not wait for its protection.
-const firstSurveyMost = time.Second
 
 // remote is the state of a feed that is fetched over the network.
 type remote struct {
@@ -71,87 +63,6 @@ func (r *remote) quota() sikkerapi.Quota {
 	return sikkerapi.Quota{}
 }
 
-// errNotPulled is the state between a start and the end of its first pull.
-var errNotPulled = errors.New("the first pull since the start has not ended yet")
-
-// restore activates the saved lists and the operator's file before the network is tried: a reboot without the API loses
-// nothing.
-func (e *Enforcer) restore(ctx context.Context) {
-	readC := e.own.reader.ask()
-	e.recallNames()
-	e.restoreOwn()
-	restored := false
-	for _, r := range e.remotes {
-		if e.restoreList(r) {
-			restored = true
-		} else {
-			r.failure = errNotPulled
-		}
-	}
-	if !restored && e.o.Own == nil {
-		return
-	}
-	if !e.surveys.await(ctx, e.surveys.ask(), firstSurveyMost) {
-		return
-	}
-	e.awaitOwn(ctx, readC)
-	e.takeOwn()
-	switch {
-	case restored && !e.o.DryRun:
-		e.o.Log.Info("Enforcing the saved list until the API answers", zap.String("pulled", e.freshTimes()))
-	case !restored && e.own.list.Len() == 0:
-		return
-	}
-	if err := e.applyAll(ctx); err != nil && ctx.Err() == nil {
-		e.o.Log.Error("The saved list is not enforced", zap.Error(err))
-		e.publish()
-	}
-}
-
-// freshTimes returns when the fresh lists were fetched.
-func (e *Enforcer) freshTimes() string {
-	var times []string
-	for _, r := range e.remotes {
-		if r.fresh != nil {
-			times = append(times, r.fresh.at.Wall.Format(time.RFC3339))
-		}
-	}
-	return strings.Join(times, ", ")
-}
-
-// restoreList makes the saved list of r a fresh one, and reports whether there is one.
-func (e *Enforcer) restoreList(r *remote) bool {
-	c, err := readDisk(saveMost, "reading of the saved list", r.saved.Load)
-	id := r.feed.Identity()
-	var damaged *feed.DamagedError
-	switch {
-	case errors.Is(err, feed.ErrNoCopy):
-		return false
-	case errors.As(err, &damaged):
-		e.o.Log.Warn("The saved list is damaged and was set aside", zap.Error(err), zap.String("aside", damaged.Aside))
-		return false
-	case err != nil:
-		e.warnOfDisk("The saved list cannot be read", err)
-		return false
-	case c.Request != id.Request && c.Source != id.Source:
-		e.o.Log.Info("The saved list is of another API or score, and is not used")
-		return false
-	}
-	// The guards accepted it once. Only a body that is no list is refused now.
-	v, err := vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
-	if err != nil {
-		e.o.Log.Warn("The saved list is not used", zap.Error(err))
-		return false
-	}
-	if c.Request == id.Request {
-		r.baseline = v.List.Len()
-	} else { // it protected the same host and account; the lists of the new key may have other sizes
-		e.o.Log.Info("The saved list was pulled with another key; the first list of this key replaces it, whatever its size")
-	}
-	r.fresh = &accepted{entries: v.List, at: clock.Moment{Wall: c.Fetched}, saved: true}
-	return true
-}
-
 // judge makes the list of a pull the fresh one, or stores the reason why it is not.
 func (e *Enforcer) judge(t turn) {
 	r := t.remote
@@ -175,13 +86,13 @@ func (e *Enforcer) judge(t turn) {
 		e.refuse(r, refusal)
 		r.failure = fmt.Errorf("vet blacklist: %w", refusal) // which names the list now
 	}
-	e.remember(r.failure, status.PullError)
+	e.setError(r.failure, status.PullError)
 }
 
 // accept makes a list the fresh one of r.
 func (e *Enforcer) accept(r *remote, a accepted) {
 	r.fresh, r.failure = &a, nil
-	e.unrefuse(r)
+	e.clearRefused(r)
 }
 
 func (e *Enforcer) logVerdict(v vet.Verdict) {
@@ -229,7 +140,21 @@ func (e *Enforcer) reportList(err error, changed bool) {
 	case err == nil && changed:
 		e.o.Log.Info("The list is saved now")
 	case err != nil && changed:
-		e.warnOfDisk("The list cannot be saved; a start without the API would not protect", err)
+		e.logDiskFailure("The list cannot be saved; a start without the API would not protect", err)
 	}
 	e.setCondition(status.CondUnkept, err)
+}
+
+// eachRemote joins the errors that get returns for the feeds. If there are several feeds, each error names its own.
+func (e *Enforcer) eachRemote(get func(*remote) error) error {
+	if len(e.remotes) == 1 {
+		return get(e.remotes[0])
+	}
+	var all []error
+	for _, r := range e.remotes {
+		if err := get(r); err != nil {
+			all = append(all, fmt.Errorf("%s: %w", r.feed.Name(), err))
+		}
+	}
+	return errors.Join(all...)
 }

@@ -24,7 +24,7 @@ type repairer struct {
 }
 
 // lost schedules a repair.
-func (r *repairer) lost(err error) {
+func (r *repairer) schedule(err error) {
 	if r.timer != nil {
 		return
 	}
@@ -40,7 +40,7 @@ func (r *repairer) lost(err error) {
 }
 
 // done forgets what was to be repaired.
-func (r *repairer) done() {
+func (r *repairer) cancel() {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
@@ -55,40 +55,40 @@ func (r *repairer) due() <-chan time.Time {
 	return r.timer.C
 }
 
-// takeLoss has a loss repaired. One that came before what is in force now is none any more.
-func (e *Enforcer) takeLoss(err error) {
+// checkLoss has a loss repaired. One that came before what is in force now is none any more.
+func (e *Enforcer) checkLoss(err error) {
 	verified := errors.New("nothing is in force")
 	if e.active.rules != nil {
 		_, verified = e.backend.fw.Verify()
 	}
 	if verified != nil {
-		e.repair.lost(err)
+		e.repair.schedule(err)
 	}
 	e.publish()
 }
 
-// restoreRules puts back what somebody else changed.
-func (e *Enforcer) restoreRules(ctx context.Context) {
+// repairRules puts back what somebody else changed.
+func (e *Enforcer) repairRules(ctx context.Context) {
 	r := &e.repair
 	cause := r.err
-	r.done()
+	r.cancel()
 	r.last = time.Now()
 	d := e.active.rules
 	// Counters of a table that is gone count as nothing now, before a new one begins to count.
 	_, _ = e.backend.ledger.Read()
 	var err error
 	if d != nil {
-		_, err = e.enact(ctx, *d)
+		_, err = e.applyRules(ctx, *d)
 	} else {
-		err = e.takeAway() // what is left of a first list that was rolled back
+		err = e.removeRules() // what is left of a first list that was rolled back
 	}
 	switch {
 	case ctx.Err() != nil:
 		return
 	case err != nil:
-		e.remember(err, status.ApplyError)
+		e.setError(err, status.ApplyError)
 		e.o.Log.Error("Firewall rules were changed by another program and cannot be restored", zap.NamedError("found", cause), zap.Error(err))
-		r.lost(cause)
+		r.schedule(cause)
 	default:
 		e.setStatus(func(s *status.Status) { s.Repairs++ })
 		n := e.o.Board.Latest().BlockedIPs
@@ -96,4 +96,11 @@ func (e *Enforcer) restoreRules(ctx context.Context) {
 			zap.NamedError("found", cause), zap.Int("repairs", e.o.Board.Latest().Repairs))
 	}
 	e.publish()
+}
+
+// lost is what the watch calls when somebody else changed the rules. It is published at once: the enforcing task, which
+// puts them right, may be waiting for a probe.
+func (e *Enforcer) rulesLost(err error) {
+	e.setCondition(status.CondRules, err)
+	offer(e.backend.lostC, err)
 }

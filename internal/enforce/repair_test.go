@@ -21,8 +21,8 @@ type harmed struct {
 
 func (h *harmed) Verify() (ruleset.Evidence, error) { return ruleset.Evidence{}, h.err }
 
-// inForce returns an agent that has put a list in force in a kernel in memory.
-func inForce(t *testing.T) (*Enforcer, *harmed) {
+// withActive returns an agent that has put a list in force in a kernel in memory.
+func withActive(t *testing.T) (*Enforcer, *harmed) {
 	t.Helper()
 	a, _ := logged(t)
 	a.o.Host = host.New(host.Options{Root: t.TempDir()})
@@ -41,12 +41,12 @@ func inForce(t *testing.T) (*Enforcer, *harmed) {
 func TestRepairsArePaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, _ := inForce(t)
+		a, _ := withActive(t)
 		repair := func() time.Duration {
 			began := time.Now()
-			a.repair.lost(errors.New("the table was deleted"))
+			a.repair.schedule(errors.New("the table was deleted"))
 			<-a.repair.due()
-			a.restoreRules(t.Context())
+			a.repairRules(t.Context())
 			return time.Since(began)
 		}
 		if wait := repair(); wait != 0 {
@@ -73,13 +73,13 @@ func TestRepairsArePaced(t *testing.T) {
 // TestALossOfBeforeIsNoLoss: the watch may report harm that the rules of a moment later have undone.
 func TestALossOfBeforeIsNoLoss(t *testing.T) {
 	t.Parallel()
-	a, fw := inForce(t)
-	a.takeLoss(errors.New("the table was deleted"))
+	a, fw := withActive(t)
+	a.checkLoss(errors.New("the table was deleted"))
 	if a.repair.due() != nil || a.o.Board.Latest().Holds(status.CondRules) {
 		t.Error("rules that the kernel has are repaired")
 	}
 	fw.err = firewall.ErrMismatch
-	a.takeLoss(errors.New("the table was deleted"))
+	a.checkLoss(errors.New("the table was deleted"))
 	if a.repair.due() == nil || !a.o.Board.Latest().Holds(status.CondRules) {
 		t.Error("rules that the kernel does not have are not repaired")
 	}

@@ -17,8 +17,8 @@ func TestEmptiedStateDir(t *testing.T) {
 	}
 	l := newLab(t, hosts("203.0", 40))
 	l.restart("SIKKER_CUSTOM_BLACKLIST=" + file)
-	l.a.own.reader.publish(l.a.own.reader.read().customReading)
-	l.a.takeOwn()
+	l.a.own.reader.publish(l.a.own.reader.read().ownReading)
+	l.a.updateOwn()
 	l.want(false, true, "Blocking 41 IPs")
 	l.list = "203.0.0.1\n"
 	l.want(false, false, "shrink guard")
@@ -58,7 +58,7 @@ func TestEmptiedStateDir(t *testing.T) {
 		if harm != nil {
 			lost = <-l.a.loop.lostC
 		}
-		l.a.saveAgain(lost)
+		l.a.rewriteLost(lost)
 		written()
 	}
 	if n := l.logs.FilterMessageSnippet("it is written again").Len(); n != 9 {
@@ -72,12 +72,12 @@ func TestNothingToSaveAgain(t *testing.T) {
 	l := newLab(t, hosts("203.0", 4))
 	r := l.a.sikker()
 	all := lostFiles{lists: []*remote{r}, refused: []*remote{r}, own: true}
-	l.a.saveAgain(all)
+	l.a.rewriteLost(all)
 	l.want(false, true, "Blocking 4 IPs")
 	settle(l.a)
 	writtenC := make(chan struct{})
 	r.saver.save(func() error { <-writtenC; return nil })
-	l.a.saveAgain(all) // the saver still has it
+	l.a.rewriteLost(all) // the saver still has it
 	if n := l.logs.FilterMessageSnippet("it is written again").Len(); n != 0 || l.a.own.saver.pending() || r.refusedSaver.pending() {
 		t.Errorf("something is written again: %v", l.logs.All())
 	}

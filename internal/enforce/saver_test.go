@@ -131,7 +131,7 @@ func TestAHangingDiskDelaysNothing(t *testing.T) {
 		e.saveList(e.sikker())
 		e.saveOwn()
 		e.surveys.publish(survey{allow: listOf("198.51.100.2/32")})
-		e.takeSurvey(t.Context())
+		e.applySurvey(t.Context())
 		took := time.Since(began)
 		if took > saveMost/2 || e.active.rules == nil || !e.active.rules.allow.Contains(netip.MustParseAddr("198.51.100.2")) {
 			t.Errorf("after %v active: %+v", took, e.active.rules)
@@ -162,9 +162,9 @@ func TestRepairsSlowDown(t *testing.T) {
 		var r repairer
 		repair := func() time.Duration {
 			began := time.Now()
-			r.lost(errors.New("changed"))
+			r.schedule(errors.New("changed"))
 			<-r.due()
-			r.done()
+			r.cancel()
 			r.last = time.Now()
 			return time.Since(began)
 		}

@@ -31,7 +31,7 @@ func TestContainedIsTold(t *testing.T) {
 	a.o.Host = host.New(host.Options{Root: root})
 	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 	for range 2 {
-		container.Do(a.lookAround)
+		container.Do(a.publishSurroundings)
 	}
 	s := a.o.Board.Latest()
 	if !s.Holds(status.CondNamespace) || s.Holds(status.CondBridged) || s.State != status.StateActive || s.Reason != "" {
@@ -41,7 +41,7 @@ func TestContainedIsTold(t *testing.T) {
 		t.Errorf("it was told as %+v", told)
 	}
 	container.Run("ip", "link", "add", "docker0", "type", "bridge") // it is an engine's host
-	container.Do(a.lookAround)
+	container.Do(a.publishSurroundings)
 	if s := a.o.Board.Latest(); s.Holds(status.CondNamespace) || logs.FilterMessage("The network of the machine is protected").Len() != 1 {
 		t.Errorf("on an engine's host: %+v", s.Conditions)
 	}

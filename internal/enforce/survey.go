@@ -11,6 +11,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 const (
@@ -29,9 +30,9 @@ const (
 	// surveyAgain is how long after a survey that was not complete the next one begins. It doubles
 	// up to surveyEvery.
 	surveyAgain = 5 * time.Second
-	// doubtEvery is the shortest time between two surveys that dropped answers bring about: anyone
+	// repliesGap is the shortest time between two surveys that dropped answers bring about: anyone
 	// can forge those.
-	doubtEvery = 30 * time.Second
+	repliesGap = 30 * time.Second
 )
 
 // survey is one look at the host.
@@ -66,10 +67,10 @@ type surveyor struct {
 	next   chan struct{}   // closed when the survey that begins next has ended
 	halves []chan struct{} // those of surveys that lack the names
 
-	again       *time.Timer   // makes a survey after one that was not complete; nil while none is due
-	againIn     time.Duration // how long after it
-	doubted     time.Time     // when dropped answers brought about a survey last
-	doubtWaiter *time.Timer   // makes the next such survey; nil while none is due
+	again        *time.Timer   // makes a survey after one that was not complete; nil while none is due
+	againIn      time.Duration // how long after it
+	repliesAt    time.Time     // when dropped answers brought about a survey last
+	repliesTimer *time.Timer   // makes the next such survey; nil while none is due
 }
 
 func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
@@ -84,10 +85,10 @@ func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
 func (s *surveyor) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return panics.Contain(func() error { return s.repeat(ctx, s.askC, surveyEvery, gapMost, s.lookLocal) })
+		return panics.Contain(func() error { return s.repeat(ctx, s.askC, surveyEvery, gapMost, s.runLocal) })
 	})
 	g.Go(func() error {
-		return panics.Contain(func() error { return s.repeat(ctx, s.nameC, namesEvery, surveyGap, s.lookNames) })
+		return panics.Contain(func() error { return s.repeat(ctx, s.nameC, namesEvery, surveyGap, s.runNames) })
 	})
 	err := g.Wait()
 	if err != nil {
@@ -118,9 +119,9 @@ func (s *surveyor) repeat(
 	}
 }
 
-// lookLocal makes the first part of a survey, and has the second follow if it found something new
+// runLocal makes the first part of a survey, and has the second follow if it found something new
 // or was asked for.
-func (s *surveyor) lookLocal(ctx context.Context) {
+func (s *surveyor) runLocal(ctx context.Context) {
 	s.mu.Lock()
 	doneC, whole, before := s.next, s.whole, s.last
 	s.next, s.whole = make(chan struct{}), false
@@ -129,7 +130,7 @@ func (s *surveyor) lookLocal(ctx context.Context) {
 	s.publish(v)
 	if !whole && before != nil && before.allow.Equal(v.allow) && !v.white.Gained(before.white) {
 		close(doneC)
-		s.complete(v)
+		s.retryIncomplete(v)
 		return
 	}
 	s.mu.Lock()
@@ -138,8 +139,8 @@ func (s *surveyor) lookLocal(ctx context.Context) {
 	offer(s.nameC, struct{}{})
 }
 
-// lookNames makes the second part of the surveys that lack it.
-func (s *surveyor) lookNames(ctx context.Context) {
+// runNames makes the second part of the surveys that lack it.
+func (s *surveyor) runNames(ctx context.Context) {
 	s.mu.Lock()
 	halves := s.halves
 	s.halves = nil
@@ -150,11 +151,11 @@ func (s *surveyor) lookNames(ctx context.Context) {
 	for _, doneC := range halves {
 		close(doneC)
 	}
-	s.complete(v)
+	s.retryIncomplete(v)
 }
 
 // complete has a survey that is not complete made again soon.
-func (s *surveyor) complete(v survey) {
+func (s *surveyor) retryIncomplete(v survey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(v.white.Problems) == 0 {
@@ -229,16 +230,16 @@ func (s *surveyor) ask() <-chan struct{} {
 func (s *surveyor) changed() { offer(s.askC, struct{}{}) }
 
 // doubt has a survey of everything made because answers that this host may need were dropped, at
-// most one in doubtEvery.
-func (s *surveyor) doubt() {
+// most one in repliesGap.
+func (s *surveyor) repliesDropped() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.doubtWaiter != nil {
+	if s.repliesTimer != nil {
 		return
 	}
-	s.doubtWaiter = time.AfterFunc(max(0, doubtEvery-time.Since(s.doubted)), func() {
+	s.repliesTimer = time.AfterFunc(max(0, repliesGap-time.Since(s.repliesAt)), func() {
 		s.mu.Lock()
-		s.doubted, s.doubtWaiter = time.Now(), nil
+		s.repliesAt, s.repliesTimer = time.Now(), nil
 		s.mu.Unlock()
 		s.ask()
 	})
@@ -262,4 +263,58 @@ func (s *surveyor) await(ctx context.Context, doneC <-chan struct{}, most time.D
 	case <-s.firstC:
 		return true
 	}
+}
+
+// WatchHost has the host surveyed after each change of addresses and routes, until ctx ends.
+func (e *Enforcer) WatchHost(ctx context.Context) error {
+	return e.o.Host.Watch(ctx, e.surveys.changed)
+}
+
+// WatchFiles has the host surveyed after each change of its resolver files, until ctx ends.
+func (e *Enforcer) WatchFiles(ctx context.Context) error {
+	return e.o.Host.WatchFiles(ctx, e.surveys.changed)
+}
+
+// Survey surveys the host whenever that is due, until ctx ends.
+func (e *Enforcer) Survey(ctx context.Context) error { return e.surveys.Run(ctx) }
+
+// SurveyNow has the host surveyed soon, as when the API was not reached.
+func (e *Enforcer) SurveyNow() { e.surveys.ask() }
+
+// rebaseMost is how long a list that is accused may wait for the addresses of names. A resolver that
+// answers does so within milliseconds.
+const rebaseMost = 3 * time.Second
+
+// surveyLocal makes the first part of a survey at once, beside those that Run makes.
+func (s *surveyor) surveyLocal(ctx context.Context) {
+	before, _ := s.newest()
+	v := newSurvey(s.local(ctx))
+	s.publish(v)
+	if !before.allow.Equal(v.allow) || v.white.Gained(before.white) {
+		offer(s.nameC, struct{}{}) // the survey that Run makes next may find no change
+	}
+}
+
+// surveyNames makes the second part of a survey at once, and waits for it at most for rebaseMost.
+func (s *surveyor) surveyNames(ctx context.Context) {
+	doneC := make(chan struct{})
+	go func() { // it ends within the time that names take to fail
+		defer close(doneC)
+		_ = panics.Contain(func() error { s.publish(newSurvey(s.names(ctx))); return nil }) // Run tells of it
+	}()
+	timer := time.NewTimer(rebaseMost)
+	defer timer.Stop()
+	select {
+	case <-doneC:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// publishSurroundings makes conditions of what about this host keeps the list from covering all that an
+// operator may expect. Neither is a reason not to start.
+func (e *Enforcer) publishSurroundings() {
+	contained, bridged := e.o.Host.Surroundings()
+	e.setCondition(status.CondNamespace, contained)
+	e.setCondition(status.CondBridged, bridged)
 }

@@ -278,12 +278,12 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	}
 	survey("203.0.113.50/32", "203.0.113.71/32")
 	began := time.Now()
-	a.takeSurvey(t.Context())
+	a.applySurvey(t.Context())
 	if took := time.Since(began); took > probeAgain || !whitelisted(t, "203.0.113.71") {
 		t.Errorf("whitelisted %v after %v", whitelisted(t, "203.0.113.71"), took)
 	}
 	survey("203.0.113.72/32") // without the API, from which this cuts off
-	a.takeSurvey(t.Context())
+	a.applySurvey(t.Context())
 	if e.trials.rejected == nil || e.attempts.stale == nil {
 		t.Fatal("the rules were not rejected")
 	}

@@ -88,7 +88,7 @@ func TestSurveyAwait(t *testing.T) {
 }
 
 // TestDoubtIsPaced: however often answers are dropped, they bring about a survey at most every
-// doubtEvery, and never none.
+// repliesGap, and never none.
 func TestDoubtIsPaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -99,19 +99,19 @@ func TestDoubtIsPaced(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		doneC := make(chan error, 1)
 		go func() { doneC <- s.Run(ctx) }()
-		s.doubt()
+		s.repliesDropped()
 		synctest.Wait()
 		if n := surveys.Load(); n != 1 {
 			t.Errorf("%d surveys at once, want 1", n)
 		}
 		for range 750 {
-			s.doubt()
-			time.Sleep(doubtEvery / 500)
+			s.repliesDropped()
+			time.Sleep(repliesGap / 500)
 		}
 		if n := surveys.Load(); n != 2 {
-			t.Errorf("%d surveys in one and a half doubtEvery, want 2", n)
+			t.Errorf("%d surveys in one and a half repliesGap, want 2", n)
 		}
-		time.Sleep(doubtEvery)
+		time.Sleep(repliesGap)
 		if n := surveys.Load(); n != 3 {
 			t.Errorf("%d surveys after the last doubt, want 3", n)
 		}
@@ -226,7 +226,7 @@ func TestGainedAddressIsASurveyOfNames(t *testing.T) {
 	s := newSurveyor(func(context.Context) host.Whitelist { return now }, nil)
 	for i, w := range []host.Whitelist{before, before, after, after} {
 		now = w
-		s.lookLocal(t.Context())
+		s.runLocal(t.Context())
 		asked := false
 		select {
 		case <-s.nameC:

@@ -27,16 +27,16 @@ const (
 
 // trials is the state of finding out whether rules cut this host off.
 type trials struct {
-	rejected  *rejection // rules that cut this host off; nil for none
-	suspected time.Time  // when a list was last suspected
-	doubt     doubt
-	exempt    exemptions
-	answerers answerers
-	answeredC chan struct{} // capacity 1: replies were dropped that this host may need
+	rejected *rejection // rules that cut this host off; nil for none
+	tested   time.Time  // when a list was last suspected
+	recheck  recheck
+	exempt   exemptions
+	repliers repliers
+	repliedC chan struct{} // capacity 1: replies were dropped that this host may need
 }
 
 func newTrials() trials {
-	return trials{doubt: doubt{wait: clock.NewRetry(doubtFirst, retryMost)}, answeredC: make(chan struct{}, 1)}
+	return trials{recheck: recheck{wait: clock.NewRetry(recheckFirst, retryMost)}, repliedC: make(chan struct{}, 1)}
 }
 
 // trial finds out whether rules are why this host reaches less than before. With and without put
@@ -147,22 +147,29 @@ func named(checks host.Checks, name string) (host.Check, bool) {
 	return checks[i], true
 }
 
-// rejection is rules that were proven to cut this host off. They are not tried again for
-// rejectedFor.
-type rejection struct {
+// trialRules is rules that are being tried. A trial takes up to a minute, and the host may come to depend
+// on other addresses meanwhile. Each time that the rules are put in force, the addresses of the newest
+// survey are let through.
+type trialRules struct {
+	e     *Enforcer
 	rules desired
-	at    time.Time
 }
 
-// of reports whether d is the rules that were rejected. A nil rejection is of none.
-func (r *rejection) of(d desired) bool {
-	return r != nil && time.Since(r.at) < rejectedFor && d.equal(&r.rules)
+// enforce puts the rules in force.
+func (o *trialRules) apply(ctx context.Context) error {
+	o.rules, _ = o.e.rebased(o.rules)
+	_, err := o.e.applyRules(ctx, o.rules)
+	return err
 }
 
-// left returns how long the rejection lasts yet.
-func (r *rejection) left() time.Duration {
-	if r == nil {
-		return 0
-	}
-	return max(0, rejectedFor-time.Since(r.at))
+// outdated looks at the host and reports whether the rules block an address that it depends on now.
+func (o *trialRules) outdated(ctx context.Context) bool {
+	o.e.surveys.surveyLocal(ctx)
+	_, differ := o.e.rebased(o.rules)
+	return differ
+}
+
+// enforcing returns a step of a trial that puts d in force.
+func (e *Enforcer) applying(d desired) func(context.Context) error {
+	return (&trialRules{e, d}).apply
 }

@@ -265,7 +265,7 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 
 // answers makes it known that answers of an address to this host were dropped.
 func answers(a *Enforcer, addr netip.Addr) {
-	a.trials.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
+	a.trials.repliers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
 }
 
 // TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When the outage has ended the list
@@ -282,22 +282,22 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	if err := a.apply(t.Context(), desired{block: listOf("203.0.113.0/24", "198.51.100.1/32")}); err != nil {
 		t.Fatal(err)
 	}
-	if a.trials.doubt.due() == nil {
+	if a.trials.recheck.due() == nil {
 		t.Fatal("the list is not doubted again")
 	}
 	time.Sleep(6 * time.Second) // the outage ends
-	a.doubtAgain(t.Context())
-	if a.active.rules == nil || a.trials.doubt.due() == nil {
+	a.recheckFailed(t.Context())
+	if a.active.rules == nil || a.trials.recheck.due() == nil {
 		t.Fatal("without answers that are dropped the list is blamed, or the doubt has ended")
 	}
 	answers(a, api.Addr())
-	a.trials.answerers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
+	a.trials.repliers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
 	h.after = func() {
 		if s := a.o.Board.Latest(); s.State != status.StateUnprotected || !s.Holds(status.CondOpen) {
 			t.Errorf("while addresses are let through: %s %q", s.State, s.Reason)
 		}
 	}
-	a.doubtAgain(t.Context())
+	a.recheckFailed(t.Context())
 	if s := a.o.Board.Latest(); s.Rollbacks != 0 || s.State != status.StateActive || s.Holds(status.CondOpen) {
 		t.Errorf("%s, %d rollbacks, %q", s.State, s.Rollbacks, s.Reason)
 	}
@@ -312,8 +312,8 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	a.doubtAgain(t.Context())
-	if a.trials.doubt.due() != nil {
+	a.recheckFailed(t.Context())
+	if a.trials.recheck.due() != nil {
 		t.Error("the doubt goes on")
 	}
 }
@@ -330,14 +330,14 @@ func TestADoubtEnds(t *testing.T) {
 	if err := a.apply(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil {
 		t.Fatal(err)
 	}
-	a.doubtAgain(t.Context())
-	if a.trials.doubt.due() == nil {
+	a.recheckFailed(t.Context())
+	if a.trials.recheck.due() == nil {
 		t.Error("the doubt ends before the outage")
 	}
 	for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 	}
-	a.doubtAgain(t.Context())
-	if a.trials.doubt.due() != nil || a.o.Board.Latest().Rollbacks != 0 {
+	a.recheckFailed(t.Context())
+	if a.trials.recheck.due() != nil || a.o.Board.Latest().Rollbacks != 0 {
 		t.Error("the doubt does not end with the outage")
 	}
 }
@@ -358,7 +358,7 @@ func TestAListIsAccusedRarely(t *testing.T) {
 	for range 3 {
 		answers(a, netip.MustParseAddr("198.51.100.1"))
 		before := h.tries.Load()
-		a.suspect(t.Context(), away)
+		a.testAfterPull(t.Context(), away)
 		if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 1 {
 			t.Errorf("%d times let in", lettings)
 		}
@@ -366,9 +366,9 @@ func TestAListIsAccusedRarely(t *testing.T) {
 			t.Errorf("the rules were changed %d times", h.tries.Load()-before)
 		}
 	}
-	a.trials.suspected = time.Now().Add(-5 * time.Minute)
+	a.trials.tested = time.Now().Add(-5 * time.Minute)
 	answers(a, netip.MustParseAddr("198.51.100.1"))
-	a.suspect(t.Context(), away)
+	a.testAfterPull(t.Context(), away)
 	if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 2 {
 		t.Errorf("after five minutes: %d times let in", lettings)
 	}

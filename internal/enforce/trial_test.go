@@ -22,26 +22,26 @@ type hostile struct {
 	limit      int             // the gateway answers so many probes, and no more; 0 for all
 	refuse     map[string]bool // the changes that the kernel refuses: "with", "without"
 
-	began   time.Time
-	probes  int
-	inForce bool
-	open    time.Duration // how long the list was out of force
-	since   time.Time
+	began  time.Time
+	probes int
+	active bool
+	open   time.Duration // how long the list was out of force
+	since  time.Time
 }
 
 var errAway = errors.New("no answer")
 
 func (h *hostile) trial() trial {
-	h.began, h.inForce = time.Now(), true
-	change := func(name string, inForce bool) func(context.Context) error {
+	h.began, h.active = time.Now(), true
+	change := func(name string, active bool) func(context.Context) error {
 		return func(context.Context) error {
 			if h.refuse[name] {
 				return errors.New("no buffer space")
 			}
-			if inForce && !h.inForce {
+			if active && !h.active {
 				h.open += time.Since(h.since)
 			}
-			h.inForce, h.since = inForce, time.Now()
+			h.active, h.since = active, time.Now()
 			return nil
 		}
 	}
@@ -55,7 +55,7 @@ func (h *hostile) probe(ctx context.Context, names ...string) host.Checks {
 	if at >= h.from && at < h.till || slices.Contains(h.lost, h.probes) {
 		gateway.Err, api.Err = errAway, errAway
 	}
-	if h.cuts && h.inForce {
+	if h.cuts && h.active {
 		api.Err = errAway
 	}
 	if h.limit > 0 && h.probes > h.limit {
@@ -92,8 +92,8 @@ func TestNoOutageIsBlamedOnAList(t *testing.T) {
 		}
 		for _, h := range worlds {
 			guilty, err := h.judge(t.Context())
-			if len(guilty) > 0 || err != nil || !h.inForce {
-				t.Errorf("outage from %v to %v, lost %v, limit %d: blamed for %v, %v; in force: %v", h.from, h.till, h.lost, h.limit, guilty, err, h.inForce)
+			if len(guilty) > 0 || err != nil || !h.active {
+				t.Errorf("outage from %v to %v, lost %v, limit %d: blamed for %v, %v; in force: %v", h.from, h.till, h.lost, h.limit, guilty, err, h.active)
 			}
 			if h.open > 3*time.Second {
 				t.Errorf("outage from %v to %v: out of force for %v", h.from, h.till, h.open)
@@ -109,8 +109,8 @@ func TestAListThatCutsOffIsProven(t *testing.T) {
 		for _, lost := range [][]int{nil, {1}, {2}, {3}, {4}, {5}, {6}} {
 			h := hostile{cuts: true, lost: lost}
 			guilty, err := h.judge(t.Context())
-			if err != nil || len(guilty) != 1 || guilty[0].Name != "API" || guilty[0].Err == nil || h.inForce {
-				t.Errorf("lost %v: blamed for %v, %v; in force: %v", lost, guilty, err, h.inForce)
+			if err != nil || len(guilty) != 1 || guilty[0].Name != "API" || guilty[0].Err == nil || h.active {
+				t.Errorf("lost %v: blamed for %v, %v; in force: %v", lost, guilty, err, h.active)
 			}
 		}
 	})
@@ -129,8 +129,8 @@ func TestATrialEndsOnAHostThatKeepsChanging(t *testing.T) {
 			tr.without = func(ctx context.Context) error { rounds++; return without(ctx) }
 			tr.outdated = func(context.Context) bool { changes--; return changes >= 0 }
 			guilty, err := tr.prove(t.Context(), host.Checks{{Name: "API", Err: errAway}})
-			if err != nil || len(guilty) != 1 || h.inForce || rounds != want {
-				t.Errorf("blamed for %v, %v, after %d rounds, want %d; in force: %v", guilty, err, rounds, want, h.inForce)
+			if err != nil || len(guilty) != 1 || h.active || rounds != want {
+				t.Errorf("blamed for %v, %v, after %d rounds, want %d; in force: %v", guilty, err, rounds, want, h.active)
 			}
 		}
 	})

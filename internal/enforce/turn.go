@@ -79,7 +79,7 @@ func (e *Enforcer) end(ctx context.Context, r *remote) {
 func (e *Enforcer) finish(ctx context.Context, t turn) {
 	r, l := t.remote, &e.loop
 	r.busy, l.taking = false, &t
-	e.takeOwn()
+	e.updateOwn()
 	r.next.Reset(e.refresh(ctx, t))
 	l.taking = nil
 	r.offline.pulled(t.err, t.before)
@@ -100,11 +100,11 @@ func (e *Enforcer) refresh(ctx context.Context, t turn) time.Duration {
 	}
 	if t.order.accept {
 		e.trials.rejected = nil // the operator asks for another attempt
-		e.own.forgive()
+		e.own.clearRejection()
 	}
 	e.judge(t)
 	if err := e.applyAll(ctx); err == nil {
-		e.suspect(ctx, t.err)
+		e.testAfterPull(ctx, t.err)
 	}
 	if ctx.Err() != nil {
 		return e.o.PullInterval
@@ -173,4 +173,51 @@ func isForeign(err error) bool {
 // fetcher is the part of a feed that a turn uses.
 type fetcher interface {
 	Fetch(ctx context.Context) (io.ReadCloser, error)
+}
+
+// outcome is what came of the last turn, for who asked for it.
+func (e *Enforcer) outcome() Outcome {
+	n := e.active.entries4 + e.active.entries6
+	switch err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err); {
+	case err != nil && e.o.DryRun:
+		return Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}
+	case err != nil && e.active.adopted:
+		return Outcome{Text: fmt.Sprintf("Still blocking by the rules of an agent that was killed: %v", err)}
+	case err != nil && e.active.rules == nil:
+		return Outcome{Text: fmt.Sprintf("Not blocking anything: %v", err)}
+	case err != nil:
+		return Outcome{Text: fmt.Sprintf("Still blocking %d IPs: %v", n, err)}
+	case e.o.DryRun:
+		return Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", n)}
+	default:
+		return Outcome{OK: true, Text: fmt.Sprintf("Blocking %d IPs", n)}
+	}
+}
+
+// Outcome is the result of a pull, for its asker.
+type Outcome struct {
+	OK   bool
+	Text string // a sentence
+}
+
+// Pull asks Run for a pull and returns its outcome. If accept is true, the list that a guard refused last is accepted. It may
+// be called by any goroutine.
+func (e *Enforcer) Pull(ctx context.Context, accept bool) Outcome {
+	doneC := make(chan Outcome, len(e.remotes))
+	select {
+	case e.loop.pullC <- order{accept: accept, askers: []chan<- Outcome{doneC}}:
+	case <-ctx.Done():
+		return Outcome{Text: "The agent is stopping"}
+	}
+	all := Outcome{OK: true}
+	for range e.remotes {
+		select {
+		case o := <-doneC:
+			all.OK = all.OK && o.OK
+			all.Text = o.Text // the last one has the failures of every feed
+		case <-ctx.Done():
+			return Outcome{Text: "The agent is stopping"}
+		}
+	}
+	return all
 }

@@ -33,10 +33,10 @@ type active struct {
 
 // attempts is the state of applying rules that are not active yet.
 type attempts struct {
-	err   error        // why the wanted rules are not active; nil if they are
-	retry *clock.Retry // of applyAll, without a pull
-	stale error        // why the rules lack the newest allowlist or custom list; nil if they do not
-	again *time.Timer  // of reconcile; nil until it was needed
+	err       error        // why the wanted rules are not active; nil if they are
+	retry     *clock.Retry // of applyAll, without a pull
+	stale     error        // why the rules lack the newest allowlist or custom list; nil if they do not
+	reconcile *time.Timer  // of reconcile; nil until it was needed
 }
 
 // lists returns the lists of all feeds.
@@ -51,7 +51,7 @@ func (e *Enforcer) lists() blocklist.Lists {
 // wanted composes the ruleset of the newest lists and the newest allowlist.
 func (e *Enforcer) wanted() desired {
 	allow := e.allowed()
-	e.own.reconsider(allow)
+	e.own.clearIfChanged(allow)
 	return desired{block: e.lists().Merge().Without(allow), allow: allow}
 }
 
@@ -82,14 +82,14 @@ func (e *Enforcer) applyAll(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	e.takeApplied(err)
+	e.recordAttempt(err)
 	return err
 }
 
-// takeApplied stores the result of an attempt to apply the wanted rules, and schedules the next.
-func (e *Enforcer) takeApplied(err error) {
+// recordAttempt stores the result of an attempt to apply the wanted rules, and schedules the next.
+func (e *Enforcer) recordAttempt(err error) {
 	e.attempts.err = err
-	e.remember(err, status.ApplyError)
+	e.setError(err, status.ApplyError)
 	_, rolledBack := errors.AsType[*RollbackError](err)
 	switch {
 	case err == nil:
@@ -116,9 +116,9 @@ func (e *Enforcer) applyFresh(ctx context.Context) error {
 		if want.equal(e.active.rules) || e.active.rules == nil && want.block.Len() == 0 {
 			return nil
 		}
-		return e.applyNewest(ctx)
+		return e.applyWanted(ctx)
 	}
-	err := e.applyNewest(ctx)
+	err := e.applyWanted(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -135,14 +135,14 @@ func (e *Enforcer) applyFresh(ctx context.Context) error {
 	if _, rolledBack := errors.AsType[*RollbackError](err); rolledBack {
 		// The allowlist or the operator's list may have changed as well.
 		if want := e.wanted(); !want.equal(e.active.rules) && (e.active.rules != nil || want.block.Len() > 0) {
-			err = errors.Join(err, e.applyNewest(ctx))
+			err = errors.Join(err, e.applyWanted(ctx))
 		}
 	}
 	return err
 }
 
-// tryAgain applies the wanted rules after a failure, without a pull.
-func (e *Enforcer) tryAgain(ctx context.Context) {
+// retryApply applies the wanted rules after a failure, without a pull.
+func (e *Enforcer) retryApply(ctx context.Context) {
 	e.attempts.retry.Stop()
 	if err := e.applyAll(ctx); err != nil && ctx.Err() == nil {
 		e.logFailure(e.attempts.retry.Left())

@@ -14,16 +14,16 @@ import (
 )
 
 // readerOf returns a reader of a file with that text, which runs until the test ends.
-func readerOf(t *testing.T, text string) (r *customReader, path string) {
+func readerOf(t *testing.T, text string) (r *ownReader, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "list.txt")
 	rewrite(t, path, text)
-	r = newCustomReader(feed.NewFile(path).Open)
+	r = newOwnReader(feed.NewFile(path).Open)
 	runReader(t, r)
 	return r, path
 }
 
-func runReader(t *testing.T, r *customReader) {
+func runReader(t *testing.T, r *ownReader) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	doneC := make(chan error, 1)
@@ -44,7 +44,7 @@ func rewrite(t *testing.T, path, text string) {
 }
 
 // held returns the entries of the newest reading, or its error.
-func held(r *customReader) string {
+func held(r *ownReader) string {
 	v := r.newest()
 	switch {
 	case v == nil:
@@ -59,7 +59,7 @@ func held(r *customReader) string {
 	return strings.Join(ss, " ")
 }
 
-func expect(t *testing.T, r *customReader, when, want string) {
+func expect(t *testing.T, r *ownReader, when, want string) {
 	t.Helper()
 	synctest.Wait()
 	if got := held(r); got != want {
@@ -73,7 +73,7 @@ func TestCustomReaderWaitsForTheLastLine(t *testing.T) {
 		r, path := readerOf(t, "203.0.113.1\n203.0.113.4")
 		doneC := r.ask()
 		expect(t, r, "a line without an end", "nothing")
-		time.Sleep(customSettles - time.Second)
+		time.Sleep(ownSettled - time.Second)
 		expect(t, r, "a line without an end, seconds later", "nothing")
 		rewrite(t, path, "203.0.113.1\n203.0.113.45\n")
 		<-doneC
@@ -88,7 +88,7 @@ func TestCustomReaderTakesAFileThatStays(t *testing.T) {
 		began := time.Now()
 		<-r.ask()
 		expect(t, r, "a file that stays", "203.0.113.1/32 203.0.113.2/32")
-		if took := time.Since(began); took < customSettles || took > 2*customSettles {
+		if took := time.Since(began); took < ownSettled || took > 2*ownSettled {
 			t.Errorf("it took %v", took)
 		}
 		// An ask does not shorten the wait.
@@ -98,7 +98,7 @@ func TestCustomReaderTakesAFileThatStays(t *testing.T) {
 			time.Sleep(time.Second)
 			expect(t, r, "a file that was written again", "203.0.113.1/32 203.0.113.2/32")
 		}
-		time.Sleep(2 * customSettles)
+		time.Sleep(2 * ownSettled)
 		expect(t, r, "later", "203.0.113.1/32 203.0.113.2/32 203.0.113.3/32")
 	})
 }
@@ -111,7 +111,7 @@ func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
 		text := "203.0.113.1\n"
 		rewrite(t, path, text)
 		open, writes := feed.NewFile(path).Open, 2
-		r := newCustomReader(func() (*feed.OpenFile, error) {
+		r := newOwnReader(func() (*feed.OpenFile, error) {
 			file, err := open()
 			if writes--; writes >= 0 {
 				text += "203.0.113.2\n"
@@ -127,7 +127,7 @@ func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
 
 		writes = 1 << 30 // without an end
 		r.ask()
-		time.Sleep(customWritten + 2*customChanges)
+		time.Sleep(ownWrittenMost + 2*ownReread)
 		expect(t, r, "a file that is always written", feed.ErrFileChanging.Error())
 	})
 }
@@ -139,7 +139,7 @@ func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")
 		rewrite(t, path, "203.0.113.1\n")
 		open, answerC := feed.NewFile(path).Open, make(chan struct{})
-		r := newCustomReader(func() (*feed.OpenFile, error) {
+		r := newOwnReader(func() (*feed.OpenFile, error) {
 			<-answerC
 			return open()
 		})
@@ -147,14 +147,14 @@ func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 		doneC := r.ask()
 		began := time.Now()
 		<-doneC
-		expect(t, r, "while it hangs", errCustomHangs.Error())
-		if took := time.Since(began); took != customHangs {
+		expect(t, r, "while it hangs", errOwnHangs.Error())
+		if took := time.Since(began); took != ownReadMost {
 			t.Errorf("it was reported after %v", took)
 		}
 		close(answerC)
 		expect(t, r, "when it answers", "203.0.113.1/32")
 
-		stuck := newCustomReader(func() (*feed.OpenFile, error) { <-t.Context().Done(); return nil, errors.New("too late") })
+		stuck := newOwnReader(func() (*feed.OpenFile, error) { <-t.Context().Done(); return nil, errors.New("too late") })
 		ctx, cancel := context.WithCancel(t.Context())
 		endC := make(chan error, 1)
 		go func() { endC <- stuck.Run(ctx) }()
@@ -176,7 +176,7 @@ func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 // TestCustomReaderIsAbsent has no list configured.
 func TestCustomReaderIsAbsent(t *testing.T) {
 	t.Parallel()
-	var r *customReader
+	var r *ownReader
 	<-r.ask()
 	if r.newest() != nil || r.news() != nil {
 		t.Error("a reader that is absent has a reading")

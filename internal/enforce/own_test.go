@@ -42,8 +42,8 @@ func (s *ownScene) next(state string) *ownScene {
 // read has the file read once, as it is, and taken.
 func (s *ownScene) read() {
 	s.t.Helper()
-	s.a.own.reader.publish(s.a.own.reader.read().customReading)
-	s.a.takeOwn()
+	s.a.own.reader.publish(s.a.own.reader.read().ownReading)
+	s.a.updateOwn()
 }
 
 func (s *ownScene) write(text string) {
@@ -213,7 +213,7 @@ func TestOwnListIsSavedLater(t *testing.T) {
 	if err := os.Remove(state); err != nil {
 		t.Fatal(err)
 	}
-	s.a.own.saver.again()
+	s.a.own.saver.retryWrite()
 	settle(s.a)
 	if c, err := s.a.o.Own.Saved.Load(); err != nil || c.Entries != 1 {
 		t.Errorf("got %+v, %v", c, err)
@@ -239,7 +239,7 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 		t.Errorf("it is not logged once: %v", logs.All())
 	}
 	a.surveys.publish(survey{allow: list("198.51.100.0/24")})
-	a.takeSurvey(t.Context())
+	a.applySurvey(t.Context())
 	if s := a.o.Board.Latest(); s.State != status.StateActive {
 		t.Errorf("in the end: %s %q", s.State, s.Reason)
 	}
@@ -303,7 +303,7 @@ func TestOwnListWaitsForAnAllowlist(t *testing.T) {
 		t.Fatal("a list is in force without an allowlist")
 	}
 	a.surveys.publish(survey{allow: blocklist.New(parsed(t, "192.0.2.1"))})
-	a.takeSurvey(t.Context())
+	a.applySurvey(t.Context())
 	if e := a.active.rules; e == nil || e.block.Len() != 1 {
 		t.Errorf("in force: %+v", e)
 	}

@@ -13,38 +13,38 @@ import (
 )
 
 const (
-	// customHangs is how long a reading of the operator's file may take before it counts as failed.
-	customHangs = 10 * time.Second
-	// customSettles is how long a file whose last line does not end must stay as it is to count as
+	// ownReadMost is how long a reading of the operator's file may take before it counts as failed.
+	ownReadMost = 10 * time.Second
+	// ownSettled is how long a file whose last line does not end must stay as it is to count as
 	// whole.
-	customSettles = 5 * time.Second
-	// customChanges is how long after a reading a file that changed meanwhile is read once more.
-	customChanges = time.Second
-	// customWritten is how long a file may be written without a pause before that is reported.
-	customWritten = time.Minute
+	ownSettled = 5 * time.Second
+	// ownReread is how long after a reading a file that changed meanwhile is read once more.
+	ownReread = time.Second
+	// ownWrittenMost is how long a file may be written without a pause before that is reported.
+	ownWrittenMost = time.Minute
 )
 
-// errCustomHangs is a file system that does not answer.
-var errCustomHangs = fmt.Errorf("the file system does not answer within %s", customHangs)
+// errOwnHangs is a file system that does not answer.
+var errOwnHangs = fmt.Errorf("the file system does not answer within %s", ownReadMost)
 
-// customReading is one reading of the operator's list: the verdict, or the reason why there is
+// ownReading is one reading of the operator's list: the verdict, or the reason why there is
 // none.
-type customReading struct {
+type ownReading struct {
 	verdict vet.Verdict
 	err     error
 }
 
-// customReader reads the operator's list and keeps the newest reading. Nothing waits for it but for
+// ownReader reads the operator's list and keeps the newest reading. Nothing waits for it but for
 // a limited time: the file may be on a disk or a network that hangs. A nil reader is that of a host
 // without such a list.
-type customReader struct {
+type ownReader struct {
 	open func() (*feed.OpenFile, error)
 
 	askC  chan struct{} // capacity 1: a reading is due
 	newsC chan struct{} // capacity 1: there is a newer reading
 
 	mu      sync.Mutex      // guards the fields below
-	last    *customReading  // the newest; nil before the first
+	last    *ownReading     // the newest; nil before the first
 	waiting []chan struct{} // closed when a reading is published
 
 	settling settling // of Run's goroutine
@@ -57,13 +57,13 @@ type settling struct {
 	began time.Time      // when it was found not to be whole
 }
 
-func newCustomReader(open func() (*feed.OpenFile, error)) *customReader {
-	return &customReader{open: open, askC: make(chan struct{}, 1), newsC: make(chan struct{}, 1)}
+func newOwnReader(open func() (*feed.OpenFile, error)) *ownReader {
+	return &ownReader{open: open, askC: make(chan struct{}, 1), newsC: make(chan struct{}, 1)}
 }
 
 // Run reads the file whenever that is asked for, until ctx ends. Then it returns nil, also while
 // the file system hangs.
-func (r *customReader) Run(ctx context.Context) error {
+func (r *ownReader) Run(ctx context.Context) error {
 	var again <-chan time.Time
 	for {
 		select {
@@ -83,9 +83,9 @@ func (r *customReader) Run(ctx context.Context) error {
 	}
 }
 
-// customTry is one reading, with the file and whether it was whole while it was read.
-type customTry struct {
-	customReading
+// ownAttempt is one reading, with the file and whether it was whole while it was read.
+type ownAttempt struct {
+	ownReading
 
 	file  *feed.OpenFile // closed; nil if it could not be opened
 	whole error
@@ -93,31 +93,31 @@ type customTry struct {
 
 // try reads the file once. It reports whether ctx is alive. A goroutine that hangs ends with the
 // process.
-func (r *customReader) try(ctx context.Context) (customTry, bool) {
-	doneC := make(chan customTry, 1)
+func (r *ownReader) try(ctx context.Context) (ownAttempt, bool) {
+	doneC := make(chan ownAttempt, 1)
 	go func() {
-		var t customTry
+		var t ownAttempt
 		if err := panics.Contain(func() error { t = r.read(); return nil }); err != nil {
-			t = customTry{customReading: customReading{err: err}}
+			t = ownAttempt{ownReading: ownReading{err: err}}
 		}
 		doneC <- t
 	}()
-	timer := time.NewTimer(customHangs)
+	timer := time.NewTimer(ownReadMost)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return customTry{}, false
+			return ownAttempt{}, false
 		case t := <-doneC:
 			return t, true
 		case <-timer.C:
-			r.publish(customReading{err: errCustomHangs})
+			r.publish(ownReading{err: errOwnHangs})
 		}
 	}
 }
 
 // read reads the file, however long that takes.
-func (r *customReader) read() (t customTry) {
+func (r *ownReader) read() (t ownAttempt) {
 	if t.file, t.err = r.open(); t.err != nil {
 		return t
 	}
@@ -131,18 +131,18 @@ func (r *customReader) read() (t customTry) {
 
 // settle publishes a reading of a whole file, and returns after how long another must be read once
 // more.
-func (r *customReader) settle(t customTry, now time.Time) time.Duration {
+func (r *ownReader) settle(t ownAttempt, now time.Time) time.Duration {
 	s := &r.settling
 	same := t.file != nil && t.file.SameAs(s.file)
 	unended := errors.Is(t.whole, feed.ErrFileUnended)
 	switch {
-	case t.whole == nil, unended && same && now.Sub(s.since) >= customSettles:
+	case t.whole == nil, unended && same && now.Sub(s.since) >= ownSettled:
 		*s = settling{}
-		r.publish(t.customReading)
+		r.publish(t.ownReading)
 		return 0
 	case !unended && !errors.Is(t.whole, feed.ErrFileChanging):
 		*s = settling{}
-		r.publish(customReading{err: t.whole})
+		r.publish(ownReading{err: t.whole})
 		return 0
 	}
 	if s.file == nil {
@@ -151,17 +151,17 @@ func (r *customReader) settle(t customTry, now time.Time) time.Duration {
 	if !same {
 		s.file, s.since = t.file, now
 	}
-	if now.Sub(s.began) >= customWritten {
-		r.publish(customReading{err: t.whole})
+	if now.Sub(s.began) >= ownWrittenMost {
+		r.publish(ownReading{err: t.whole})
 	}
 	if unended {
-		return customSettles
+		return ownSettled
 	}
-	return customChanges
+	return ownReread
 }
 
 // publish makes v the newest reading.
-func (r *customReader) publish(v customReading) {
+func (r *ownReader) publish(v ownReading) {
 	r.mu.Lock()
 	r.last = &v
 	for _, doneC := range r.waiting {
@@ -173,7 +173,7 @@ func (r *customReader) publish(v customReading) {
 }
 
 // newest returns the newest reading, nil before the first.
-func (r *customReader) newest() *customReading {
+func (r *ownReader) newest() *ownReading {
 	if r == nil {
 		return nil
 	}
@@ -183,7 +183,7 @@ func (r *customReader) newest() *customReading {
 }
 
 // ask has the file read. The channel is closed when the next reading is published.
-func (r *customReader) ask() <-chan struct{} {
+func (r *ownReader) ask() <-chan struct{} {
 	doneC := make(chan struct{})
 	if r == nil {
 		close(doneC)
@@ -197,9 +197,12 @@ func (r *customReader) ask() <-chan struct{} {
 }
 
 // news returns a channel that has a value when there is a newer reading.
-func (r *customReader) news() <-chan struct{} {
+func (r *ownReader) news() <-chan struct{} {
 	if r == nil {
 		return nil
 	}
 	return r.newsC
 }
+
+// ReadOwn reads the operator's file whenever that is due, until ctx ends.
+func (e *Enforcer) ReadOwn(ctx context.Context) error { return e.own.reader.Run(ctx) }

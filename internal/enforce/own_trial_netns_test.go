@@ -24,7 +24,7 @@ func newOwnTrial(t *testing.T) ownTrial {
 	a, _, _ := bench(t)
 	file := feed.NewFile("/list.txt")
 	a.o.Own = &Own{File: file, Saved: feed.NewSaved(a.o.StateDir, "custom", file), Path: "/list.txt"}
-	a.own.reader = newCustomReader(nil)
+	a.own.reader = newOwnReader(nil)
 	s := ownTrial{a, t}
 	s.surveys.publish(newestWith(listOf("192.0.2.2/32")))
 	if err := s.pull("198.51.100.1/32"); err != nil {
@@ -43,8 +43,8 @@ func (s ownTrial) pull(prefixes ...string) error {
 
 // read has the operator's list read.
 func (s ownTrial) read(prefixes ...string) {
-	s.own.reader.publish(customReading{verdict: vet.Verdict{List: listOf(prefixes...)}})
-	s.takeOwn()
+	s.own.reader.publish(ownReading{verdict: vet.Verdict{List: listOf(prefixes...)}})
+	s.updateOwn()
 	s.reconcile(s.t.Context(), "Custom blacklist changed")
 }
 
@@ -88,7 +88,7 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 			t.Errorf("a new list of the API: %v", err)
 		}
 		s.expect("after a pull", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.7/32")
-		s.takeSurvey(t.Context())
+		s.applySurvey(t.Context())
 	}
 	if got := s.o.Board.Status(); got.Rollbacks != 1 || got.State != status.StateDegraded || s.nextPull(s.sikker()) != s.o.PullInterval {
 		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull(s.sikker()))
@@ -98,7 +98,7 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 	s.read("203.0.113.0/31", "203.0.113.50/32")
 	s.expect("with another list that cuts off", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
 	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
-	s.takeSurvey(t.Context())
+	s.applySurvey(t.Context())
 	s.expect("with the whitelist mended", false, "198.51.100.2/32", "198.51.100.3/32", "203.0.113.0/31")
 }
 
@@ -115,7 +115,7 @@ func TestOwnListIsTriedAgain(t *testing.T) {
 		s.expect("with a list that cuts off", true, "198.51.100.1/32")
 		s.own.rejected.again.Reset(0)
 		<-s.own.rejected.due()
-		s.own.forgive()
+		s.own.clearRejection()
 		s.trials.rejected = nil
 	}
 	if got := s.o.Board.Status().Rollbacks; got != 2 {
@@ -137,7 +137,7 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 		return
 	}
 	s := newOwnTrial(t)
-	s.active.rules, s.own.inForce = nil, blocklist.Blocklist{}
+	s.active.rules, s.own.active = nil, blocklist.Blocklist{}
 	s.setList(s.sikker(), accepted{})
 	s.setStatus(func(st *status.Status) { st.BlockedIPs = 0 })
 	if err := s.backend.fw.Remove(); err != nil {
@@ -146,14 +146,14 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 	s.read("203.0.113.0/24")
 	for _, allow := range []string{"192.0.2.2/32", "192.0.2.3/32"} {
 		s.surveys.publish(newestWith(listOf(allow)))
-		s.takeSurvey(t.Context())
+		s.applySurvey(t.Context())
 		s.expect("after a survey", true)
 		if st := s.o.Board.Status(); s.active.rules != nil || st.State != status.StateUnprotected || st.Rollbacks != 1 {
 			t.Errorf("in force: %v, state %s, %d rollbacks", s.active.rules, st.State, st.Rollbacks)
 		}
 	}
 	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
-	s.takeSurvey(t.Context())
+	s.applySurvey(t.Context())
 	s.expect("with the whitelist mended", false, s.allBut("203.0.113.0/24", "203.0.113.50/32")...)
 }
 
@@ -177,7 +177,7 @@ func TestListThatCutsOffKeepsNoOwnListOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newOwnTrial(t)
 			if before == nil {
-				s.active.rules, s.own.inForce = nil, blocklist.Blocklist{}
+				s.active.rules, s.own.active = nil, blocklist.Blocklist{}
 				s.setList(s.sikker(), accepted{})
 			}
 			s.own.list = listOf("198.51.100.7/32")

@@ -31,19 +31,19 @@ func (r *ownRejection) due() <-chan time.Time {
 // are rejected, it returns the ones that were in force before.
 func (o *ownList) entries() blocklist.Blocklist {
 	if o.rejected != nil {
-		return o.inForce
+		return o.active
 	}
 	return o.list
 }
 
 // reject has the entries that were in force before wanted again.
 func (o *ownList) reject(err *RollbackError, allow blocklist.Blocklist) {
-	o.forgive()
+	o.clearRejection()
 	o.rejected = &ownRejection{list: o.list.Without(allow), err: err, again: time.NewTimer(rejectedFor)}
 }
 
 // forgive forgets the rejection: the list is wanted in force.
-func (o *ownList) forgive() {
+func (o *ownList) clearRejection() {
 	if o.rejected != nil {
 		o.rejected.again.Stop()
 	}
@@ -51,44 +51,37 @@ func (o *ownList) forgive() {
 }
 
 // reconsider forgives the list if it would block other addresses than those that were rejected.
-func (o *ownList) reconsider(allow blocklist.Blocklist) {
+func (o *ownList) clearIfChanged(allow blocklist.Blocklist) {
 	if o.rejected != nil && !o.rejected.list.Equal(o.list.Without(allow)) {
-		o.forgive()
+		o.clearRejection()
 	}
 }
 
-// applyNewest puts in force what is wanted. If the operator's list is new and the rules are rolled
+// applyWanted puts in force what is wanted. If the operator's list is new and the rules are rolled
 // back, they are tried with the operator's entries that were in force before. If those rules hold,
 // the operator's list alone is rejected: it keeps no list of the API from coming in force.
-func (e *Enforcer) applyNewest(ctx context.Context) error {
+func (e *Enforcer) applyWanted(ctx context.Context) error {
 	o := &e.own
 	err := e.apply(ctx, e.wanted())
 	rollback, rolledBack := errors.AsType[*RollbackError](err)
 	switch {
 	case err == nil:
-		o.inForce = o.entries()
-		e.tellOwn()
+		o.active = o.entries()
+		e.publishOwn()
 		return nil
-	case !rolledBack || ctx.Err() != nil || o.entries().Equal(o.inForce):
+	case !rolledBack || ctx.Err() != nil || o.entries().Equal(o.active):
 		return err
 	}
 	o.reject(&RollbackError{Own: true, Broken: rollback.Broken, Entries: o.list.Len()}, e.allowed())
 	if want := e.wanted(); e.active.rules != nil || want.block.Len() > 0 {
 		if others := e.apply(ctx, want); others != nil {
-			o.forgive() // it is not the operator's list, or not that alone
+			o.clearRejection() // it is not the operator's list, or not that alone
 			return errors.Join(err, others)
 		}
 	}
-	e.o.Log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%s)", blocklist.Entries(o.inForce.Len())),
+	e.o.Log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%s)", blocklist.Entries(o.active.Len())),
 		zap.String("file", e.o.Own.Path), zap.Error(o.rejected.err))
 	e.publish()
-	e.tellOwn()
+	e.publishOwn()
 	return nil
-}
-
-// tellOwn publishes whether the operator's list is rejected, if there is one.
-func (e *Enforcer) tellOwn() {
-	if e.o.Own != nil {
-		e.showOwn()
-	}
 }

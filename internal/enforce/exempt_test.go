@@ -18,12 +18,12 @@ import (
 // and a flood of others does not push those out.
 func TestAnswerers(t *testing.T) {
 	t.Parallel()
-	var s answerers
+	var s repliers
 	now := time.Now()
 	hit := func(addr string, port uint16, kind sensor.Kind) sensor.Hit {
 		return sensor.Hit{Key: sensor.Key{Source: netip.MustParseAddr(addr), Port: port, Kind: kind}}
 	}
-	s.add([]sensor.Hit{hit("198.51.100.9", 53, sensor.Answer)}, now.Add(-answerFresh-time.Second))
+	s.add([]sensor.Hit{hit("198.51.100.9", 53, sensor.Answer)}, now.Add(-replyFresh-time.Second))
 	s.add([]sensor.Hit{hit("198.51.100.1", 53, sensor.Answer), hit("198.51.100.2", 443, sensor.Answer)}, now.Add(-2*time.Second))
 	s.add([]sensor.Hit{
 		hit("198.51.100.3", 853, sensor.Answer), hit("198.51.100.4", 53, sensor.Attempt), hit("203.0.113.1", 53, sensor.Answer),
@@ -35,13 +35,13 @@ func TestAnswerers(t *testing.T) {
 	if got := s.on(list, now); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	flood := make([]sensor.Hit, 0, 2*maxAnswerers)
-	for i := range 2 * maxAnswerers {
+	flood := make([]sensor.Hit, 0, 2*maxRepliers)
+	for i := range 2 * maxRepliers {
 		addr := netip.AddrFrom4([4]byte{198, 51, byte(101 + i/256), byte(i)})
 		flood = append(flood, hit(addr.String(), 443, sensor.Answer))
 	}
 	s.add(flood, now)
-	if len(s.last) > maxAnswerers {
+	if len(s.last) > maxRepliers {
 		t.Errorf("%d sources are remembered", len(s.last))
 	}
 	got := s.on(listOf("198.51.0.0/16"), now)
@@ -90,7 +90,7 @@ func TestFewestCandidatesAreLetThrough(t *testing.T) {
 				k := &letting{}
 				a.backend.fw = k
 				began := time.Now()
-				got, err := a.fewest(t.Context(), probeless(&k.last, tt.needed...), desired{}, host.Checks{{Name: "API"}}, candidates)
+				got, err := a.fewestNeeded(t.Context(), probeless(&k.last, tt.needed...), desired{}, host.Checks{{Name: "API"}}, candidates)
 				if !errors.Is(err, tt.err) {
 					t.Fatalf("got %v", err)
 				}

@@ -1,118 +1,28 @@
 package enforce
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/host"
-	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
-
-const (
-	// answerFresh is how long a dropped answer speaks for its source: a resolver asks a silent
-	// upstream again and again.
-	answerFresh = 30 * time.Second
-	// maxAnswerers is how many sources of dropped answers are remembered, and maxCandidates how many
-	// of them are tried.
-	maxAnswerers, maxCandidates = 256, 64
-	// retestAfter is the shortest time between two tests of whether an exemption is needed: a test
-	// of one that is costs the host its DNS, or whatever needs it, for about two seconds.
-	retestAfter = 6 * time.Hour
-	// fewestMost bounds the search for the candidates that are needed, which takes a few seconds for
-	// each of them. An outage that begins meanwhile looks as if all were.
-	fewestMost = time.Minute
-)
-
-// answerers remembers whose answers to this host were dropped lately. One task adds, another reads.
-type answerers struct {
-	mu   sync.Mutex
-	last map[netip.Addr]answer
-}
-
-type answer struct {
-	dns bool // from a port of DNS
-	at  time.Time
-}
-
-// add takes the hits of this moment.
-func (s *answerers) add(hits []sensor.Hit, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, h := range hits {
-		if h.Kind != sensor.Answer {
-			continue
-		}
-		if s.last == nil {
-			s.last = map[netip.Addr]answer{}
-		}
-		if _, known := s.last[h.Source]; !known && len(s.last) >= maxAnswerers {
-			s.forgetOne()
-		}
-		s.last[h.Source] = answer{dns: s.last[h.Source].dns || h.Port == 53 || h.Port == 853, at: now}
-	}
-}
-
-// forgetOne makes room: of the sources that did not answer from a port of DNS, or else of all, the
-// oldest goes.
-func (s *answerers) forgetOne() {
-	var oldest netip.Addr
-	for addr, a := range s.last {
-		o := s.last[oldest]
-		if !oldest.IsValid() || a.dns != o.dns && !a.dns || a.dns == o.dns && a.at.Before(o.at) {
-			oldest = addr
-		}
-	}
-	delete(s.last, oldest)
-}
-
-// on returns the sources that answered lately and are on the list, at most maxCandidates: those of
-// DNS first, and the newest first. Neither those of DNS nor the others take more than half if there
-// are too many.
-func (s *answerers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var found []netip.Addr
-	dns := 0
-	for addr, a := range s.last {
-		if now.Sub(a.at) <= answerFresh && list.Contains(addr) {
-			found = append(found, addr)
-			if a.dns {
-				dns++
-			}
-		}
-	}
-	slices.SortFunc(found, func(x, y netip.Addr) int {
-		a, b := s.last[x], s.last[y]
-		if a.dns != b.dns {
-			return map[bool]int{true: -1, false: 1}[a.dns]
-		}
-		return cmp.Or(b.at.Compare(a.at), x.Compare(y))
-	})
-	if others := len(found) - dns; len(found) > maxCandidates {
-		first := min(dns, max(maxCandidates/2, maxCandidates-others))
-		found = slices.Concat(found[:first], found[dns:dns+maxCandidates-first])
-	}
-	return found
-}
 
 // exemptions are addresses that are on the list and let through all the same, because this host was
 // proven to need them: a resolver on this host asks them, or the API is there. They belong to the
 // enforcing task.
 type exemptions struct {
-	addrs     []netip.Addr
-	checks    []string  // names of the checks that need them
-	retested  time.Time // when they were last tested
-	suspected time.Time // when a listed upstream was suspected in vain
+	addrs    []netip.Addr
+	checks   []string  // names of the checks that need them
+	retested time.Time // when they were last tested
+	tested   time.Time // when a listed upstream was suspected in vain
 }
 
 // list returns them as a part of the allowlist.
@@ -133,7 +43,7 @@ func single(addrs []netip.Addr) blocklist.Blocklist {
 }
 
 // letting returns d with the addresses let through.
-func (d desired) letting(addrs []netip.Addr) desired {
+func (d desired) allowing(addrs []netip.Addr) desired {
 	s := single(addrs)
 	return desired{block: d.block.Without(s), allow: d.allow.Union(s)}
 }
@@ -152,21 +62,21 @@ func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Chec
 		return d, false, nil
 	}
 	e.setCondition(status.CondOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
-	o := &onTrial{e, d}
+	o := &trialRules{e, d}
 	t := trial{
 		probe:    e.o.Host.Probe,
-		with:     o.enforce,
-		without:  e.enforcing(d.letting(candidates)),
+		with:     o.apply,
+		without:  e.applying(d.allowing(candidates)),
 		outdated: o.outdated,
 	}
 	guilty, err := t.prove(ctx, broken)
 	if err != nil || len(guilty) == 0 {
 		return o.rules, false, err
 	}
-	needed, err := e.fewest(ctx, t, d, guilty, candidates)
-	o.rules = d.letting(needed)
+	needed, err := e.fewestNeeded(ctx, t, d, guilty, candidates)
+	o.rules = d.allowing(needed)
 	if err == nil {
-		err = o.enforce(ctx)
+		err = o.apply(ctx)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -193,7 +103,7 @@ var errManyNeeded = fmt.Errorf("it takes longer than %v to find the addresses th
 // fewest returns as few of the candidates as must be let through for the checks to work. Another
 // host can forge answers of an address that it wants to be let through; an address that is not needed
 // is left out. Halves, quarters and so on are tried, then each candidate that is left.
-func (e *Enforcer) fewest(ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr) ([]netip.Addr, error) {
+func (e *Enforcer) fewestNeeded(ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr) ([]netip.Addr, error) {
 	needed := slices.Clone(candidates)
 	began := time.Now()
 	for n := (len(needed) + 1) / 2; ; n /= 2 {
@@ -205,7 +115,7 @@ func (e *Enforcer) fewest(ctx context.Context, t trial, d desired, checks host.C
 			if time.Since(began) > fewestMost {
 				return nil, errManyNeeded
 			}
-			if err := e.enforcing(d.letting(fewer))(ctx); err != nil {
+			if err := e.applying(d.allowing(fewer))(ctx); err != nil {
 				return nil, err
 			}
 			if len(t.working(ctx, checks)) == len(checks) {
@@ -233,22 +143,22 @@ func (e *Enforcer) publishExemptions() {
 	e.setCondition(status.CondExempt, held)
 }
 
-// suspectUpstreams is called if answers were dropped that this host may need. A list is blamed only
+// testUpstreams is called if answers were dropped that this host may need. A list is blamed only
 // for checks that worked before it; later a resolver on this host may begin to ask others, and at a
 // boot it may not be there yet.
-func (e *Enforcer) suspectUpstreams(ctx context.Context) {
-	if e.o.DryRun || e.active.rules == nil || time.Since(e.trials.exempt.suspected) < doubtEvery ||
-		len(e.trials.answerers.on(e.active.rules.block, time.Now())) == 0 {
+func (e *Enforcer) testUpstreams(ctx context.Context) {
+	if e.o.DryRun || e.active.rules == nil || time.Since(e.trials.exempt.tested) < repliesGap ||
+		len(e.trials.repliers.on(e.active.rules.block, time.Now())) == 0 {
 		return
 	}
-	e.trials.exempt.suspected = time.Now()
+	e.trials.exempt.tested = time.Now()
 	broken := e.rebaseInForce(ctx, relayed(trial{probe: e.o.Host.Probe}.unreached(ctx)))
 	if len(broken) == 0 {
 		return
 	}
 	d := *e.active.rules
 	defer e.setCondition(status.CondOpen, nil)
-	d, exempted, err := e.exemptNeeded(ctx, d, broken, e.trials.answerers.on(d.block, time.Now()))
+	d, exempted, err := e.exemptNeeded(ctx, d, broken, e.trials.repliers.on(d.block, time.Now()))
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -257,12 +167,12 @@ func (e *Enforcer) suspectUpstreams(ctx context.Context) {
 			e.publish()
 		}
 	case exempted:
-		e.inForce(d)
+		e.setActive(d)
 	default: // not asked again soon, since answers can be forged
-		e.follow(d)
+		e.updateActive(d)
 		e.o.Log.Info("It is not the list that keeps a resolver from those that it asks",
 			zap.Stringer("notReached", broken))
-		e.trials.exempt.suspected = time.Now().Add(suspectAgain - doubtEvery)
+		e.trials.exempt.tested = time.Now().Add(testGap - repliesGap)
 	}
 }
 
@@ -276,7 +186,7 @@ func (e *Enforcer) retestExemptions(ctx context.Context) {
 	listed := e.lists().Merge().Without(v.allow)
 	due := time.Since(e.trials.exempt.retested) >= retestAfter
 	for _, addr := range slices.Clone(e.trials.exempt.addrs) {
-		if !listed.Contains(addr) || due && e.needless(ctx, addr) {
+		if !listed.Contains(addr) || due && e.unneeded(ctx, addr) {
 			e.trials.exempt.addrs = without(e.trials.exempt.addrs, addr)
 			e.publishExemptions()
 			e.o.Log.Info("An address of the list that was let through is not needed any more",
@@ -295,7 +205,7 @@ func (e *Enforcer) retestExemptions(ctx context.Context) {
 
 // needless reports whether the checks that exemptions are for work without that of addr. The rules
 // in force are the same afterwards.
-func (e *Enforcer) needless(ctx context.Context, addr netip.Addr) bool {
+func (e *Enforcer) unneeded(ctx context.Context, addr netip.Addr) bool {
 	t := trial{probe: e.o.Host.Probe}
 	before := e.o.Host.Probe(ctx, e.trials.exempt.checks...)
 	if slices.ContainsFunc(before, func(c host.Check) bool { return c.Err != nil }) {
@@ -305,7 +215,7 @@ func (e *Enforcer) needless(ctx context.Context, addr netip.Addr) bool {
 	e.trials.exempt.addrs = without(x, addr)
 	d := e.wanted()
 	e.trials.exempt.addrs = x
-	if err := e.enforcing(d)(ctx); err != nil {
+	if err := e.applying(d)(ctx); err != nil {
 		return false
 	}
 	broken := t.failing(ctx, before)

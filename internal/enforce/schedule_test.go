@@ -127,12 +127,12 @@ func TestReconcile(t *testing.T) {
 			a.sikker().failure = tt.pull
 			a.backend.fw = &stubborn{refuse: 1}
 			a.surveys.publish(survey{allow: moved})
-			a.takeSurvey(t.Context())
+			a.applySurvey(t.Context())
 			if s := a.o.Board.Latest(); s.State != status.StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
 				t.Errorf("after the failure: %s %q", s.State, s.Reason)
 			}
 			a.surveys.publish(survey{allow: tt.again})
-			a.takeSurvey(t.Context())
+			a.applySurvey(t.Context())
 			if s := a.o.Board.Latest(); s.State != tt.state || s.Reason != tt.reason {
 				t.Errorf("in the end: %s %q", s.State, s.Reason)
 			}

@@ -13,7 +13,7 @@ import (
 )
 
 // shown is how many examples of something the log gives.
-const shown = 10
+const examplesMost = 10
 
 // logRunning logs, once, that the first turn is over, whatever its result.
 func (e *Enforcer) logRunning() {
@@ -32,25 +32,9 @@ func (e *Enforcer) hasList() bool {
 	return slices.ContainsFunc(e.remotes, func(r *remote) bool { return r.list.at != clock.Moment{} })
 }
 
-// tellGaps logs each missing part of the firewall once: as a warning if the host is less protected without it. Some show
-// only when a list is in force.
-func (e *Enforcer) tellGaps() {
-	i := e.backend.fw.Info()
-	tell := func(gaps []string, log func(string, ...zap.Field)) {
-		for _, gap := range gaps {
-			if !slices.Contains(e.backend.gaps, gap) {
-				log("Firewall: " + gap)
-			}
-		}
-	}
-	tell(i.Gaps, e.o.Log.Warn)
-	tell(i.Detours, e.o.Log.Info)
-	e.backend.gaps = slices.Concat(i.Gaps, i.Detours)
-}
-
-// tellBlocking logs how many entries the kernel enforces, once for each change and after a failure. If
+// logBlocking logs how many entries the kernel enforces, once for each change and after a failure. If
 // the same rules were in force before and that is in the log, it logs that nothing changed.
-func (e *Enforcer) tellBlocking(same bool) {
+func (e *Enforcer) logBlocking(same bool) {
 	if same && e.active.logged {
 		e.o.Log.Info("The pulled list is the one in force")
 		return
@@ -59,11 +43,11 @@ func (e *Enforcer) tellBlocking(same bool) {
 	e.o.Log.Info(fmt.Sprintf("Blocking %d IPs", e.active.entries4+e.active.entries6))
 }
 
-// tellDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.
-func (e *Enforcer) tellDryRun(d desired) {
+// logDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.
+func (e *Enforcer) logDryRun(d desired) {
 	var examples []string
 	for p := range d.block.All() {
-		if len(examples) == shown {
+		if len(examples) == examplesMost {
 			break
 		}
 		if p.IsSingleIP() {
@@ -75,14 +59,14 @@ func (e *Enforcer) tellDryRun(d desired) {
 	e.o.Log.Info(fmt.Sprintf("Would block %d IPs", d.block.Len()), zap.Strings("examples", examples))
 }
 
-// tellSaved says what is listed and not blocked because it is whitelisted, when that has changed: that this host, or what it
+// logAllowlisted says what is listed and not blocked because it is whitelisted, when that has changed: that this host, or what it
 // depends on, is on the list is news to its operator.
-func (e *Enforcer) tellSaved(d desired) {
+func (e *Enforcer) logAllowlisted(d desired) {
 	listed := e.lists().Merge()
 	var examples []string
 	n := 0
 	for p := range d.allow.Overlapping(listed) {
-		if n++; n <= shown {
+		if n++; n <= examplesMost {
 			examples = append(examples, p.String())
 		}
 	}
@@ -113,24 +97,5 @@ func (e *Enforcer) logFailure(wait time.Duration) {
 		e.o.Log.Warn(fmt.Sprintf("Blocking the %d IPs of the custom blacklist alone", n), zap.Error(err), retry)
 	default:
 		e.o.Log.Warn(fmt.Sprintf("Refresh failed; still blocking %d IPs", n), zap.Error(err), retry)
-	}
-}
-
-// outcome is what came of the last turn, for who asked for it.
-func (e *Enforcer) outcome() Outcome {
-	n := e.active.entries4 + e.active.entries6
-	switch err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err); {
-	case err != nil && e.o.DryRun:
-		return Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}
-	case err != nil && e.active.adopted:
-		return Outcome{Text: fmt.Sprintf("Still blocking by the rules of an agent that was killed: %v", err)}
-	case err != nil && e.active.rules == nil:
-		return Outcome{Text: fmt.Sprintf("Not blocking anything: %v", err)}
-	case err != nil:
-		return Outcome{Text: fmt.Sprintf("Still blocking %d IPs: %v", n, err)}
-	case e.o.DryRun:
-		return Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", n)}
-	default:
-		return Outcome{OK: true, Text: fmt.Sprintf("Blocking %d IPs", n)}
 	}
 }

@@ -22,8 +22,8 @@ var errStuck = errors.New("it gave no sign of life for three minutes")
 
 // heart knows whether the enforcing task goes on, for those who ask without a service manager's
 // watchdog, such as a liveness probe.
-type heart struct {
-	stopped atomic.Bool
+type pulse struct {
+	stuck atomic.Bool
 }
 
 // WatchPulse asks the enforcing task for a pulse now and then, until ctx ends. That it takes a
@@ -36,13 +36,13 @@ func (e *Enforcer) WatchPulse(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e.loop.pulseC <- struct{}{}:
-			if e.heart.stopped.Swap(false) {
+			if e.pulse.stuck.Swap(false) {
 				e.setCondition(status.CondStuck, nil)
 			}
 			stuck.Reset(stuckAfter)
 			clock.Sleep(ctx, pulseEvery)
 		case <-stuck.C:
-			e.heart.stopped.Store(true)
+			e.pulse.stuck.Store(true)
 			e.setCondition(status.CondStuck, errStuck)
 		}
 	}
@@ -50,8 +50,11 @@ func (e *Enforcer) WatchPulse(ctx context.Context) error {
 
 // Alive returns why the agent should be ended and started again, nil if it goes on.
 func (e *Enforcer) Alive() error {
-	if e.heart.stopped.Load() {
+	if e.pulse.stuck.Load() {
 		return errStuck
 	}
 	return nil
 }
+
+// PulseC returns an unbuffered channel. If Run receives from it, Run is alive.
+func (e *Enforcer) PulseC() chan<- struct{} { return e.loop.pulseC }

@@ -1,7 +1,6 @@
 package enforce
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,59 +10,34 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
-	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// customBriefly is how long a start or a pull waits for the operator's file. It is read without
+// ownWaitMost is how long a start or a pull waits for the operator's file. It is read without
 // them if it takes longer.
-const customBriefly = time.Second
+const ownWaitMost = time.Second
 
 // ownList is the operator's list.
 type ownList struct {
 	list     blocklist.Blocklist // as it was last read well
 	since    clock.Moment        // when list was read first; zero if it never was
-	taken    *customReading      // the newest reading that was taken
+	taken    *ownReading         // the newest reading that was taken
 	bad      string              // the bad lines that were logged last
 	badLines int                 // of list
 	err      string              // of the newest reading, as it was logged; empty for none
 
-	inForce  blocklist.Blocklist // the entries of it that are in force
+	active   blocklist.Blocklist // the entries of it that are in force
 	rejected *ownRejection       // list, which is not in force; nil if it may be
 
-	reader *customReader        // of the file; nil for none
+	reader *ownReader           // of the file; nil for none
 	saver  *saver               // of list
 	saved  *blocklist.Blocklist // the list that is on the disk or that saver writes; nil if that is unknown
 }
 
-// restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
-func (e *Enforcer) restoreOwn() {
-	own := e.o.Own
-	if own == nil {
-		return
-	}
-	c, err := readDisk(saveMost, "reading of the saved custom blacklist", own.Saved.Load)
-	switch {
-	case errors.Is(err, feed.ErrNoCopy), err == nil && c.Request != own.File.Identity().Request:
-		return
-	case err != nil:
-		e.warnOfDisk("The saved custom blacklist cannot be read", err)
-		return
-	}
-	v, err := vet.Custom(bytes.NewReader(c.Body))
-	if err != nil && c.Entries > 0 {
-		e.o.Log.Warn("The saved custom blacklist is left out", zap.Error(err))
-		return
-	}
-	o := &e.own
-	o.list, o.since, o.saved = v.List, clock.Moment{Wall: c.Fetched}, &v.List
-	e.showOwn()
-}
-
-// takeOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of
+// updateOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of
 // the list counts. If the file cannot be read or is refused, the list that it held before stays.
-func (e *Enforcer) takeOwn() {
+func (e *Enforcer) updateOwn() {
 	o := &e.own
 	r := e.own.reader.newest()
 	if r == nil || r == o.taken {
@@ -75,7 +49,7 @@ func (e *Enforcer) takeOwn() {
 		return
 	}
 	v := r.verdict
-	e.tellBadLines(v)
+	e.logBadLines(v)
 	before := o.list.Len()
 	switch n := v.List.Len(); {
 	case n < before && 2*n < before:
@@ -84,12 +58,12 @@ func (e *Enforcer) takeOwn() {
 		e.o.Log.Info(fmt.Sprintf("Custom blacklist can be read again (%s)", blocklist.Entries(n)))
 	}
 	if o.since == (clock.Moment{}) || !v.List.Equal(o.list) {
-		o.forgive()
+		o.clearRejection()
 		o.list, o.since = v.List, e.o.Clock.Now()
 	}
 	o.err, o.badLines = "", v.Bad
 	e.setCondition(status.CondCustom, nil)
-	e.showOwn()
+	e.publishOwn()
 	e.saveOwn()
 }
 
@@ -111,21 +85,21 @@ func (e *Enforcer) refuseOwn(err error) {
 	}
 	o.badLines = 0
 	e.setCondition(status.CondCustom, err)
-	e.showOwn()
+	e.publishOwn()
 }
 
-// tellBadLines logs the lines of the operator's list that are left out, if they are not those that
+// logBadLines logs the lines of the operator's list that are left out, if they are not those that
 // were logged last.
-func (e *Enforcer) tellBadLines(v vet.Verdict) {
+func (e *Enforcer) logBadLines(v vet.Verdict) {
 	o := &e.own
-	bad := fmt.Sprint(v.Bad, v.Special, v.Malformed[:min(len(v.Malformed), shown)])
+	bad := fmt.Sprint(v.Bad, v.Special, v.Malformed[:min(len(v.Malformed), examplesMost)])
 	if bad == o.bad {
 		return
 	}
 	o.bad = bad
 	for i, bad := range v.Malformed {
-		if i == shown {
-			e.o.Log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-shown))
+		if i == examplesMost {
+			e.o.Log.Warn("Custom blacklist: more lines are left out", zap.Int("lines", v.Bad-examplesMost))
 			break
 		}
 		e.o.Log.Warn("Custom blacklist: a line is left out", zap.String("file", e.o.Own.Path), zap.Error(bad))
@@ -135,8 +109,11 @@ func (e *Enforcer) tellBadLines(v vet.Verdict) {
 	}
 }
 
-// showOwn publishes the operator's list in the status.
-func (e *Enforcer) showOwn() {
+// publishOwn publishes the operator's list in the status.
+func (e *Enforcer) publishOwn() {
+	if e.o.Own == nil {
+		return
+	}
 	o := &e.own
 	c := &status.CustomList{Entries: o.list.Len(), BadLines: o.badLines, Error: o.err}
 	if c.Error == "" && o.rejected != nil {
@@ -165,13 +142,13 @@ func (e *Enforcer) saveOwn() {
 // reportOwn logs that the operator's list cannot be saved, once while that lasts.
 func (e *Enforcer) reportOwn(err error, changed bool) {
 	if err != nil && changed {
-		e.warnOfDisk("The custom blacklist cannot be saved yet; a start without its file would lack it", err)
+		e.logDiskFailure("The custom blacklist cannot be saved yet; a start without its file would lack it", err)
 	}
 }
 
 // awaitOwn waits briefly for a reading of the operator's list.
 func (e *Enforcer) awaitOwn(ctx context.Context, readC <-chan struct{}) {
-	timer := time.NewTimer(customBriefly)
+	timer := time.NewTimer(ownWaitMost)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -1,0 +1,124 @@
+package enforce
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// restore activates the saved lists and the operator's file before the network is tried: a reboot without the API loses
+// nothing.
+func (e *Enforcer) restore(ctx context.Context) {
+	readC := e.own.reader.ask()
+	e.restoreNames()
+	e.restoreOwn()
+	restored := false
+	for _, r := range e.remotes {
+		if e.restoreList(r) {
+			restored = true
+		} else {
+			r.failure = errNotPulled
+		}
+	}
+	if !restored && e.o.Own == nil {
+		return
+	}
+	if !e.surveys.await(ctx, e.surveys.ask(), firstSurveyMost) {
+		return
+	}
+	e.awaitOwn(ctx, readC)
+	e.updateOwn()
+	switch {
+	case restored && !e.o.DryRun:
+		e.o.Log.Info("Enforcing the saved list until the API answers", zap.String("pulled", e.freshTimes()))
+	case !restored && e.own.list.Len() == 0:
+		return
+	}
+	if err := e.applyAll(ctx); err != nil && ctx.Err() == nil {
+		e.o.Log.Error("The saved list is not enforced", zap.Error(err))
+		e.publish()
+	}
+}
+
+// freshTimes returns when the fresh lists were fetched.
+func (e *Enforcer) freshTimes() string {
+	var times []string
+	for _, r := range e.remotes {
+		if r.fresh != nil {
+			times = append(times, r.fresh.at.Wall.Format(time.RFC3339))
+		}
+	}
+	return strings.Join(times, ", ")
+}
+
+// restoreList makes the saved list of r a fresh one, and reports whether there is one.
+func (e *Enforcer) restoreList(r *remote) bool {
+	c, err := readDisk(saveMost, "reading of the saved list", r.saved.Load)
+	id := r.feed.Identity()
+	var damaged *feed.DamagedError
+	switch {
+	case errors.Is(err, feed.ErrNoCopy):
+		return false
+	case errors.As(err, &damaged):
+		e.o.Log.Warn("The saved list is damaged and was set aside", zap.Error(err), zap.String("aside", damaged.Aside))
+		return false
+	case err != nil:
+		e.logDiskFailure("The saved list cannot be read", err)
+		return false
+	case c.Request != id.Request && c.Source != id.Source:
+		e.o.Log.Info("The saved list is of another API or score, and is not used")
+		return false
+	}
+	// The guards accepted it once. Only a body that is no list is refused now.
+	v, err := vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+	if err != nil {
+		e.o.Log.Warn("The saved list is not used", zap.Error(err))
+		return false
+	}
+	if c.Request == id.Request {
+		r.baseline = v.List.Len()
+	} else { // it protected the same host and account; the lists of the new key may have other sizes
+		e.o.Log.Info("The saved list was pulled with another key; the first list of this key replaces it, whatever its size")
+	}
+	r.fresh = &accepted{entries: v.List, at: clock.Moment{Wall: c.Fetched}, saved: true}
+	return true
+}
+
+// errNotPulled is the state between a start and the end of its first pull.
+var errNotPulled = errors.New("the first pull since the start has not ended yet")
+
+// firstSurveyMost is how long a start waits for the first survey before it activates the saved lists: a host without network
+// must not wait for its protection.
+const firstSurveyMost = time.Second
+
+// restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
+func (e *Enforcer) restoreOwn() {
+	own := e.o.Own
+	if own == nil {
+		return
+	}
+	c, err := readDisk(saveMost, "reading of the saved custom blacklist", own.Saved.Load)
+	switch {
+	case errors.Is(err, feed.ErrNoCopy), err == nil && c.Request != own.File.Identity().Request:
+		return
+	case err != nil:
+		e.logDiskFailure("The saved custom blacklist cannot be read", err)
+		return
+	}
+	v, err := vet.Custom(bytes.NewReader(c.Body))
+	if err != nil && c.Entries > 0 {
+		e.o.Log.Warn("The saved custom blacklist is left out", zap.Error(err))
+		return
+	}
+	o := &e.own
+	o.list, o.since, o.saved = v.List, clock.Moment{Wall: c.Fetched}, &v.List
+	e.publishOwn()
+}

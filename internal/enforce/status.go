@@ -1,0 +1,79 @@
+package enforce
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/internal/vet"
+)
+
+// publishFailures makes the status say why the list that is wanted is not in force, each reason by itself.
+func (e *Enforcer) publishFailures() {
+	var rolledBack, kernel error
+	pull := e.eachRemote(func(r *remote) error {
+		if _, ok := errors.AsType[*vet.RefusalError](r.failure); ok {
+			return nil
+		}
+		return r.failure
+	})
+	refused := e.eachRemote(func(r *remote) error {
+		if r.refused.err == nil {
+			return nil
+		}
+		return r.refused.err
+	})
+	if _, ok := errors.AsType[*RollbackError](e.attempts.err); ok {
+		rolledBack = e.attempts.err
+	} else {
+		kernel = e.attempts.err
+	}
+	switch own := e.own.rejected; {
+	case own != nil && rolledBack != nil:
+		rolledBack = fmt.Errorf("%w; %w", rolledBack, own.err)
+	case own != nil:
+		rolledBack = own.err
+	}
+	e.setCondition(status.CondRefresh, pull)
+	e.setCondition(status.CondRefused, refused)
+	e.setCondition(status.CondRolledBack, rolledBack)
+	e.setCondition(status.CondKernel, kernel)
+}
+
+// publish makes the status say what is in force, and what is not as it should be.
+func (e *Enforcer) publish() {
+	e.publishFailures()
+	e.setCondition(status.CondWhitelist, e.attempts.stale)
+	e.setCondition(status.CondCovered, e.covered())
+	e.setCondition(status.CondEmpty, e.empty())
+	var repairing error
+	if e.repair.timer != nil {
+		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)
+	}
+	e.setCondition(status.CondRules, repairing)
+	if !e.active.adopted && !e.o.DryRun {
+		e.setCondition(status.CondLeft, nil)
+	}
+	e.setStatus(func(s *status.Status) {
+		s.Enforcing = status.StateActive
+		if e.active.rules == nil {
+			s.Enforcing = status.StateUnprotected
+		}
+		if e.active.rules != nil && e.o.DryRun {
+			s.WouldBlock, s.Custom = e.active.entries4+e.active.entries6, e.own.entries().Len()
+		} else if e.active.rules != nil {
+			s.Blocked4, s.Blocked6, s.Custom = e.active.entries4, e.active.entries6, e.own.entries().Len()
+			s.BlockedIPs = s.Blocked4 + s.Blocked6
+		}
+		if e.o.DryRun {
+			s.Enforcing = status.StateDryRun
+		}
+	})
+}
+
+// setStatus, setCondition and remember pass on to the board.
+func (e *Enforcer) setStatus(change func(*status.Status)) { e.o.Board.Update(change) }
+
+func (e *Enforcer) setCondition(code status.Code, err error) { e.o.Board.SetCondition(code, err) }
+
+func (e *Enforcer) setError(err error, field status.ErrorField) { e.o.Board.SetError(field, err) }
