@@ -244,10 +244,10 @@ func (e *Enforcer) stop() {
 
 // endSavers waits until the newest values are written, at most for saveMost.
 func (e *Enforcer) endSavers() {
-	timer := time.NewTimer(saveMost)
-	defer timer.Stop()
+	most, cancel := context.WithTimeout(context.Background(), saveMost)
+	defer cancel()
 	for _, s := range e.savers() {
-		s.wait(timer.C)
+		s.end(most.Done())
 	}
 }
 

@@ -38,6 +38,7 @@ type saver struct {
 	next    func() error  // writes the newest value; nil if that is written
 	stale   bool          // next is newer than the write under way
 	failed  bool          // a write has failed or hung since the newest value was written
+	ended   bool          // a write that fails is not repeated
 	busyC   chan struct{} // closed when the write under way has ended; nil if none is
 	slow    *time.Timer   // of the write under way
 	retry   *time.Timer   // of the next attempt; nil if none is due
@@ -100,6 +101,7 @@ func (s *saver) done(err error) {
 	switch {
 	case s.stale:
 		s.begin()
+	case err != nil && s.ended:
 	case err != nil:
 		s.retry = time.AfterFunc(max(s.backoff.NextBackOff(), clock.LeastWait), s.retryWrite)
 	default:
@@ -114,7 +116,7 @@ func (s *saver) done(err error) {
 func (s *saver) retryWrite() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busyC == nil && s.next != nil {
+	if s.busyC == nil && s.next != nil && !s.ended {
 		s.begin()
 	}
 }
@@ -126,8 +128,16 @@ func (s *saver) pending() bool {
 	return s.next != nil
 }
 
-// wait waits until no write is under way, or until mostC is ready. A write that failed is not repeated meanwhile.
-func (s *saver) wait(mostC <-chan time.Time) {
+// end waits until the newest value is written, its write fails, or mostC is closed. Afterwards no failed write is repeated.
+func (s *saver) end(mostC <-chan struct{}) {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.wait(mostC)
+}
+
+// wait waits until no write is under way, or until mostC is closed.
+func (s *saver) wait(mostC <-chan struct{}) {
 	for {
 		s.mu.Lock()
 		busyC := s.busyC

@@ -79,7 +79,8 @@ func TestSaverWritesTheNewest(t *testing.T) {
 }
 
 // TestTheEndWaitsForSavers: a list that came in force just before the agent ends is written, and
-// the newest one; a disk that hangs is not waited for.
+// the newest one. A disk that hangs delays the end only for a limited time, whatever number of files is
+// being written, and nothing is written after the end.
 func TestTheEndWaitsForSavers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -101,6 +102,10 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 		e.sikker().saver.save(write("newer list", time.Second))
 		e.own.saver.save(write("own list", 100*time.Millisecond))
 		e.sikker().refusedSaver.save(write("refused list", time.Hour))
+		e.names.saver.save(write("names", time.Hour))
+		failed := 0
+		e.remotes = append(e.remotes, e.newRemote(Remote{}))
+		e.remotes[1].refusedSaver.save(func() error { failed++; return errors.New("no space left on device") })
 		began := time.Now()
 		e.endSavers()
 		if took := time.Since(began); took != saveMost {
@@ -109,7 +114,12 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 		if want := []string{"own list", "list", "newer list"}; !slices.Equal(written, want) {
 			t.Errorf("written %v, want %v", written, want)
 		}
-		time.Sleep(2 * time.Hour) // the writer ends
+		synctest.Wait()
+		tries := failed
+		time.Sleep(2 * time.Hour) // the writers end
+		if failed > tries {
+			t.Errorf("a write is tried %d times after the end", failed-tries)
+		}
 	})
 }
 
