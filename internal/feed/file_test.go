@@ -1,7 +1,9 @@
 package feed_test
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -95,6 +97,24 @@ func TestSavedFile(t *testing.T) {
 	}
 	if _, err := feed.NewSaved(dir, "blacklist", mine).Load(); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("the API's: %v", err)
+	}
+}
+
+// TestSavedFileOfAnEarlyVersion: the saved list of the operator's file has the request of the API in early versions, and the
+// checksum of the path by itself.
+func TestSavedFileOfAnEarlyVersion(t *testing.T) {
+	t.Parallel()
+	dir, file := t.TempDir(), feed.NewFile("/etc/mine.txt")
+	sum := func(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
+	text := "# SikkerGuard list copy, version 1\n# pulled: 2026-11-24T01:02:03Z\n# from: https://a.example\n# request: " +
+		sum("the API's") + "\n# source: " + sum("the API's, too") + "\n# entries: 1\n# file: " + sum("/etc/mine.txt") +
+		"\n# sha256: " + sum("203.0.113.9\n") + "\n203.0.113.9\n"
+	if err := os.WriteFile(filepath.Join(dir, "custom.txt"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := feed.NewSaved(feed.NewDir(dir, nil), "custom", file).Load()
+	if err != nil || c.Request != file.Identity().Request || string(c.Body) != "203.0.113.9\n" {
+		t.Errorf("got %+v, %v", c, err)
 	}
 }
 

@@ -204,6 +204,8 @@ func parseCopy(raw []byte) (Copy, map[string]string, error) {
 			c.Entries, err = strconv.Atoi(value)
 		case "sha256":
 			sum = value
+		case "file": // in an operator's list of an early version, whose request was that of the API
+			c.Request, c.Source = value, value
 		default:
 			extra[name] = value
 		}
