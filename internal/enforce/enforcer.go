@@ -182,9 +182,11 @@ func (e *Enforcer) start(ctx context.Context) {
 	}
 	e.restore(ctx)
 	offer(l.readyC, struct{}{})
-	l.pulls = true
 	for _, r := range e.remotes {
 		e.restoreRefused(r)
+	}
+	l.pulls = true
+	for _, r := range e.remotes {
 		first := e.firstPull(r)
 		if first == 0 {
 			e.begin(ctx, r, order{})

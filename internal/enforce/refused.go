@@ -83,7 +83,7 @@ func (e *Enforcer) restoreRefused(from *remote) {
 	}
 	var v vet.Verdict
 	if err == nil {
-		v, err = vet.Vet(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+		v, err = vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
 	}
 	if err != nil {
 		e.logDiskFailure("The list that the last run refused cannot be read; `sikkerguard pull --accept` cannot use it", err)

@@ -3,6 +3,7 @@ package enforce
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
@@ -111,6 +113,35 @@ func TestPanicOfTheKeptList(t *testing.T) {
 	}
 	if !o.OK || !k.drops("203.0.0.3") {
 		t.Errorf("got %+v: %v", o, logs.All())
+	}
+	cancel()
+	if n := <-doneC; n != 1 {
+		t.Errorf("it panicked %d times", n)
+	}
+}
+
+// TestPanicOfTheRefusedList: a panic after the saved lists were restored does not prevent the first pull either.
+func TestPanicOfTheRefusedList(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	if err := os.WriteFile(filepath.Join(l.dir, "blacklist.refused.txt"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	core, logs := zapobserver.New(zapcore.DebugLevel)
+	l.a.o.Log = zap.New(core, zap.Hooks(func(e zapcore.Entry) error {
+		if strings.Contains(e.Message, "refused cannot be read") {
+			panic("no such list")
+		}
+		return nil
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	doneC := make(chan int, 1)
+	go func() { doneC <- runAgain(ctx, l.a) }()
+	for ctx.Err() == nil && logs.FilterMessage("SikkerGuard running").Len() == 0 {
+		clock.Sleep(ctx, 10*time.Millisecond)
+	}
+	if ctx.Err() != nil {
+		t.Error("no pull was made")
 	}
 	cancel()
 	if n := <-doneC; n != 1 {
