@@ -2,6 +2,7 @@ package main
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -143,23 +144,44 @@ func TestOperationsQuotesMessages(t *testing.T) {
 	}
 }
 
+// packages returns the directory of each package of internal, from the root of the project.
+func packages(t *testing.T) []string {
+	t.Helper()
+	found := map[string]bool{}
+	err := filepath.WalkDir(project+"/internal", func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".go") {
+			found[strings.TrimPrefix(filepath.Dir(path), project+"/")] = true
+		}
+		return err
+	})
+	if err != nil || len(found) < 20 {
+		t.Fatalf("%d packages: %v", len(found), err)
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
 // TestArchitectureNamesEveryPackage checks that the map in docs/architecture.md has each package of
 // internal.
 func TestArchitectureNamesEveryPackage(t *testing.T) {
 	t.Parallel()
-	page, packages := read(t, project+"/docs/architecture.md"), map[string]bool{}
-	err := filepath.WalkDir(project+"/internal", func(path string, _ fs.DirEntry, err error) error {
-		if strings.HasSuffix(path, ".go") {
-			packages[strings.TrimPrefix(filepath.Dir(path), project+"/")] = true
-		}
-		return err
-	})
-	if err != nil || len(packages) < 20 {
-		t.Fatalf("%d packages: %v", len(packages), err)
-	}
-	for name := range packages {
+	page := read(t, project+"/docs/architecture.md")
+	for _, name := range packages(t) {
 		if !strings.Contains(page, "| `"+name+"` |") {
 			t.Errorf("docs/architecture.md has no row for %s", name)
+		}
+	}
+}
+
+// TestDepguardHasARowForEveryPackage checks that the linter has a list of the imports of each
+// package of internal. A package without one could import every other.
+func TestDepguardHasARowForEveryPackage(t *testing.T) {
+	t.Parallel()
+	rules := read(t, project+"/.golangci.yml")
+	for _, name := range packages(t) {
+		row := regexp.MustCompile(`list-mode: strict\n +files: \["\*\*/` + regexp.QuoteMeta(name) +
+			`/\*(\*|\.go)", "!\$test"\]`)
+		if !row.MatchString(rules) {
+			t.Errorf(".golangci.yml has no strict list of the imports of %s", name)
 		}
 	}
 }
