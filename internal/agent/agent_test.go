@@ -34,7 +34,9 @@ func testConfig(t *testing.T, vars ...string) config.Config {
 }
 
 // newAgent returns an agent whose log makeLog makes, and the log.
-func newAgent(t *testing.T, makeLog func(zapcore.Core, ...zap.Option) *zap.Logger, vars ...string) (*Agent, *zapobserver.ObservedLogs) {
+func newAgent(
+	t *testing.T, makeLog func(zapcore.Core, ...zap.Option) *zap.Logger, vars ...string,
+) (*Agent, *zapobserver.ObservedLogs) {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.DebugLevel)
 	a, err := New(testConfig(t, vars...), Options{Version: "1.0.0", Log: makeLog(core)})
@@ -47,14 +49,18 @@ func newAgent(t *testing.T, makeLog func(zapcore.Core, ...zap.Option) *zap.Logge
 // logged returns an agent and its log, which panics at a panic of a part.
 func logged(t *testing.T, vars ...string) (*Agent, *zapobserver.ObservedLogs) {
 	t.Helper()
-	return newAgent(t, func(c zapcore.Core, _ ...zap.Option) *zap.Logger { return zap.New(c, zap.Development()) }, vars...)
+	strict := func(c zapcore.Core, _ ...zap.Option) *zap.Logger { return zap.New(c, zap.Development()) }
+	return newAgent(t, strict, vars...)
 }
 
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ vars, want string }{
 		{"", "Score threshold: 50 | Pull every 24h | Reports every 30m"},
-		{"SIKKER_SCORE_MIN=80 SIKKER_PULL_INTERVAL=90 SIKKER_REPORT_INTERVAL=60", "Score threshold: 80 | Pull every 1h 30m | Reports every 1h"},
+		{
+			"SIKKER_SCORE_MIN=80 SIKKER_PULL_INTERVAL=90 SIKKER_REPORT_INTERVAL=60",
+			"Score threshold: 80 | Pull every 1h 30m | Reports every 1h",
+		},
 		{"SIKKER_REPORT_ENABLED=false", "Score threshold: 50 | Pull every 24h | Reports off"},
 	}
 	for _, tt := range tests {
@@ -121,7 +127,8 @@ func TestRulesAreRemovedOnceTheirHolderEnded(t *testing.T) {
 			k.by.Store(tt.after)
 			return nil
 		})
-		if n := logs.FilterMessage("Firewall rules removed").Len(); n != tt.removed || (err == nil) != (n == 1 || tt.left == nil) {
+		n := logs.FilterMessage("Firewall rules removed").Len()
+		if n != tt.removed || (err == nil) != (n == 1 || tt.left == nil) {
 			t.Errorf("%s: the removal is logged %d times, error %v", tt.name, n, err)
 		}
 		if n := int(k.tries.Load()); n != tt.tries {

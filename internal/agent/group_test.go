@@ -40,7 +40,8 @@ func TestWaitInOrder(t *testing.T) {
 		cancel()
 		start := time.Now()
 		err := waitInOrder(quick, slow, call("report", errLast), hangs, call("socket", nil))
-		if !errors.Is(err, errHangs) || !errors.Is(err, errLast) || !strings.Contains(err.Error(), "wait for the disk to answer") {
+		if !errors.Is(err, errHangs) || !errors.Is(err, errLast) ||
+			!strings.Contains(err.Error(), "wait for the disk to answer") {
 			t.Errorf("got %v", err)
 		}
 		if took := time.Since(start); took != 2*time.Second+time.Minute {

@@ -34,7 +34,8 @@ func TestPanicOfAPart(t *testing.T) {
 			task("recorder", panics),
 			task("reports", func(ctx context.Context) error { <-ctx.Done(); return nil }),
 			&part{
-				code: status.CondControl, open: func() error { return nil }, close: func() error { closed++; return nil },
+				code: status.CondControl, open: func() error { return nil },
+				close: func() error { closed++; return nil },
 				run: func(ctx context.Context) error {
 					if first {
 						first = false
@@ -103,7 +104,8 @@ func TestReaderPanicIsLogged(t *testing.T) {
 	if ok, text := a.board.Health(); ok || !strings.Contains(text, "a fault of SikkerGuard itself") {
 		t.Errorf("health is %t, %q", ok, text)
 	}
-	if all := logs.FilterLevelExact(zapcore.DPanicLevel).All(); len(all) != 1 || all[0].ContextMap()["part"] != "health" {
+	all := logs.FilterLevelExact(zapcore.DPanicLevel).All()
+	if len(all) != 1 || all[0].ContextMap()["part"] != "health" {
 		t.Errorf("the log has %v", all)
 	}
 }

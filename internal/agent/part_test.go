@@ -91,7 +91,9 @@ func TestUnavailablePartIsRetried(t *testing.T) {
 		go func() { s.run(ctx, p); close(doneC) }()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if s := s.board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondHealth)+": the port is taken" || !s.Holds(status.CondHealth) {
+		message := status.Message(status.CondHealth)
+		if s := s.board.Latest(); s.State != status.StateDegraded || s.Reason != message+": the port is taken" ||
+			!s.Holds(status.CondHealth) {
 			t.Errorf("meanwhile it is %s: %s", s.State, s.Reason)
 		}
 		mu.Lock()
@@ -106,12 +108,12 @@ func TestUnavailablePartIsRetried(t *testing.T) {
 		}
 		failC <- errors.New("lost")
 		synctest.Wait()
-		if s := s.board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondHealth)+": lost" {
+		if s := s.board.Latest(); s.State != status.StateDegraded || s.Reason != message+": lost" {
 			t.Errorf("when it is lost it is %s: %s", s.State, s.Reason)
 		}
 		cancel()
 		<-doneC
-		if n := logs.FilterMessage(status.Message(status.CondHealth)).Len(); n != 2 {
+		if n := logs.FilterMessage(message).Len(); n != 2 {
 			t.Errorf("logged %d times that it is not available, want once each time", n)
 		}
 	})

@@ -98,7 +98,8 @@ func TestFailedMessagesAreLoggedOnce(t *testing.T) {
 	t.Parallel()
 	var err error
 	n, logs := newNotifier(func(string) error { return err })
-	for _, err = range []error{errors.New("no such file"), errors.New("no such file"), nil, errors.New("no such file")} {
+	errFile := errors.New("no such file")
+	for _, err = range []error{errFile, errFile, nil, errFile} {
 		n.send("READY=1\n")
 	}
 	if n := logs.FilterMessage("The service manager does not receive the state of the agent").Len(); n != 2 {

@@ -26,7 +26,8 @@ func TestBadStateDirIsLoggedOnce(t *testing.T) {
 	if len(warnings) != 1 || warnings[0].Message != status.Message(status.CondStateDir) {
 		t.Fatalf("warnings: %v", warnings)
 	}
-	if detail, _ := warnings[0].ContextMap()["detail"].(string); !strings.Contains(detail, "SIKKER_STATE_DIR must be a directory") {
+	detail, _ := warnings[0].ContextMap()["detail"].(string)
+	if !strings.Contains(detail, "SIKKER_STATE_DIR must be a directory") {
 		t.Errorf("it says %q", detail)
 	}
 	for _, code := range []status.Code{status.CondStateDir, status.CondControl, status.CondDatabase} {

@@ -16,11 +16,13 @@ func TestCall(t *testing.T) {
 	t.Parallel()
 	errDisk := errors.New("disk")
 	synctest.Test(t, func(t *testing.T) {
-		if n, err := bounded.Call(time.Second, func() (int, error) { return 7, errDisk }); n != 7 || !errors.Is(err, errDisk) {
+		n, err := bounded.Call(time.Second, func() (int, error) { return 7, errDisk })
+		if n != 7 || !errors.Is(err, errDisk) {
 			t.Errorf("got %d, %v", n, err)
 		}
 		hangC, began := make(chan struct{}), time.Now()
-		if n, err := bounded.Call(time.Second, func() (int, error) { <-hangC; return 7, nil }); n != 0 || !errors.Is(err, bounded.ErrHangs) {
+		n, err = bounded.Call(time.Second, func() (int, error) { <-hangC; return 7, nil })
+		if n != 0 || !errors.Is(err, bounded.ErrHangs) {
 			t.Errorf("a call that hangs: got %d, %v", n, err)
 		}
 		if took := time.Since(began); took != time.Second {

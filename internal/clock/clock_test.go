@@ -31,14 +31,14 @@ func TestAlarm(t *testing.T) {
 		set, slept  time.Duration // an hour after the beginning
 		least, most time.Duration // by Go's timers, which stop while the host is suspended
 	}{
-		"OK nothing happens":                 {wait, 0, 0, wait, wait},
-		"OK suspended for part of it":        {wait, 0, 10 * time.Hour, 14 * time.Hour, 14*time.Hour + AlarmTick},
-		"OK suspended for longer":            {wait, 0, 100 * time.Hour, time.Hour, time.Hour + AlarmTick},
-		"OK the clock was set ahead":         {wait, 100 * time.Hour, 0, time.Hour, time.Hour + AlarmTick},
-		"OK the clock was set back":          {wait, -100 * time.Hour, 0, wait, wait},
-		"OK set back while it was suspended": {wait, -100 * time.Hour, 30 * time.Hour, time.Hour, time.Hour + AlarmTick},
-		"bad a wait of zero":                 {0, 0, 0, LeastWait, LeastWait},
-		"bad a negative wait":                {-wait, 0, 0, LeastWait, LeastWait},
+		"OK nothing happens":          {wait, 0, 0, wait, wait},
+		"OK suspended for part of it": {wait, 0, 10 * time.Hour, 14 * time.Hour, 14*time.Hour + AlarmTick},
+		"OK suspended for longer":     {wait, 0, 100 * time.Hour, time.Hour, time.Hour + AlarmTick},
+		"OK the clock was set ahead":  {wait, 100 * time.Hour, 0, time.Hour, time.Hour + AlarmTick},
+		"OK the clock was set back":   {wait, -100 * time.Hour, 0, wait, wait},
+		"OK set back while suspended": {wait, -100 * time.Hour, 30 * time.Hour, time.Hour, time.Hour + AlarmTick},
+		"bad a wait of zero":          {0, 0, 0, LeastWait, LeastWait},
+		"bad a negative wait":         {-wait, 0, 0, LeastWait, LeastWait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -22,7 +22,9 @@ func four(packets uint64) ruleset.Counters {
 func TestLedger(t *testing.T) {
 	t.Parallel()
 	saved := func(sum, raw uint64, running, inexact bool) store.Counters {
-		return store.Counters{Packets4: sum, Bytes4: 40 * sum, Raw: [4]uint64{raw, 40 * raw}, Running: running, Inexact: inexact}
+		return store.Counters{
+			Packets4: sum, Bytes4: 40 * sum, Raw: [4]uint64{raw, 40 * raw}, Running: running, Inexact: inexact,
+		}
 	}
 	tests := []struct {
 		name  string
@@ -35,9 +37,9 @@ func TestLedger(t *testing.T) {
 	}{
 		{"OK a first run", store.Counters{}, 0, []uint64{5, 5, 9}, 9, 9, true},
 		{"bad a new table of another program counts from 0", store.Counters{}, 0, []uint64{5, 0, 3}, 8, 8, false},
-		{"OK the run before was stopped", saved(100, 0, false, false), 0, []uint64{5}, 105, 5, true},
-		{"OK the run before was killed and its rules are left", saved(100, 70, true, false), 75, []uint64{80}, 110, 5, true},
-		{"bad the run before was killed and its rules with it", saved(100, 70, true, false), 0, []uint64{80}, 180, 80, false},
+		{"OK the previous run was stopped", saved(100, 0, false, false), 0, []uint64{5}, 105, 5, true},
+		{"OK the previous run was killed, its rules stay", saved(100, 70, true, false), 75, []uint64{80}, 110, 5, true},
+		{"bad the previous run and its rules are gone", saved(100, 70, true, false), 0, []uint64{80}, 180, 80, false},
 		{"bad earlier sums were not exact", saved(100, 0, false, true), 0, []uint64{5}, 105, 5, false},
 	}
 	for _, tt := range tests {

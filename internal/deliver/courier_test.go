@@ -72,7 +72,8 @@ func (m *memory) BulkReport(_ context.Context, rows []sikkerapi.Report) (sikkera
 }
 
 func aRow(service string) report.Row {
-	return report.Row{Source: netip.MustParseAddr("203.0.113.9"), Service: service, Packets: 1, First: time.Now(), Last: time.Now()}
+	now := time.Now()
+	return report.Row{Source: netip.MustParseAddr("203.0.113.9"), Service: service, Packets: 1, First: now, Last: now}
 }
 
 func (m *memory) Withdraw(context.Context, func(netip.Addr) bool) (int, error) { return 0, nil }
@@ -117,7 +118,9 @@ func TestDeliver(t *testing.T) {
 			name: "bad the key is refused: one warning, and a request each hour", rows: 1, during: 3 * time.Hour,
 			m: memory{errs: []error{&sikkerapi.APIError{StatusCode: 401}, &sikkerapi.APIError{StatusCode: 403}}},
 			between: [][2]time.Duration{
-				{30 * time.Minute, 30 * time.Minute}, {90 * time.Minute, 90 * time.Minute}, {150 * time.Minute, 150 * time.Minute},
+				{30 * time.Minute, 30 * time.Minute},
+				{90 * time.Minute, 90 * time.Minute},
+				{150 * time.Minute, 150 * time.Minute},
 			},
 			warnings: []string{"SikkerAPI refuses the key"},
 		},
@@ -133,7 +136,8 @@ func TestDeliver(t *testing.T) {
 			warnings: []string{"Reports do not get through"},
 		},
 		{
-			name: "bad answers that prove nothing: one warning, two requests soon, then rare ones", rows: 1, during: 8 * time.Hour,
+			name: "bad answers that prove nothing: one warning, two requests soon, then rare ones",
+			rows: 1, during: 8 * time.Hour,
 			m: memory{errs: []error{unclear, unclear, unclear, nil}},
 			between: [][2]time.Duration{
 				{30 * time.Minute, 30 * time.Minute},
@@ -165,9 +169,13 @@ func TestDeliver(t *testing.T) {
 			warnings: []string{"SikkerAPI rejects reports for this reason"},
 		},
 		{
-			name: "OK a row that comes meanwhile waits for the next interval", rows: 1, during: 61 * time.Minute, left: 1,
-			m:       memory{knocks: func() report.Row { return aRow("ssh") }},
-			between: [][2]time.Duration{{30 * time.Minute, 30 * time.Minute}, {60 * time.Minute, 60*time.Minute + time.Second}},
+			name: "OK a row that comes meanwhile waits for the next interval",
+			rows: 1, during: 61 * time.Minute, left: 1,
+			m: memory{knocks: func() report.Row { return aRow("ssh") }},
+			between: [][2]time.Duration{
+				{30 * time.Minute, 30 * time.Minute},
+				{60 * time.Minute, 60*time.Minute + time.Second},
+			},
 		},
 	}
 	for _, tt := range tests {

@@ -24,7 +24,8 @@ func TestAPIDownForADay(t *testing.T) {
 	if err := os.WriteFile(list, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sim, err := apisim.New(apisim.Options{List: list, Key: "sk_test_down", Tier: "free", Now: func() time.Time { return now }})
+	clock := func() time.Time { return now }
+	sim, err := apisim.New(apisim.Options{List: list, Key: "sk_test_down", Tier: "free", Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +37,7 @@ func TestAPIDownForADay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := report.New(report.Options{Queue: queue{Store: s, allowlist: &allowlist{}}, API: client, Now: func() time.Time { return now }})
+	r := report.New(report.Options{Queue: queue{Store: s, allowlist: &allowlist{}}, API: client, Now: clock})
 
 	if err := sim.SetFault(apisim.Fault{Path: "/v1/key/bulk-report", Status: 503}); err != nil {
 		t.Fatal(err)
@@ -46,7 +47,9 @@ func TestAPIDownForADay(t *testing.T) {
 		var hits []store.Hit
 		for n := range uint32(sources) {
 			if n%48 == uint32(i) {
-				hits = append(hits, store.Hit{Source: source(n), Protocol: 6, Port: 22, Service: "ssh", Packets: 1 + uint64(n)})
+				hits = append(hits, store.Hit{
+					Source: source(n), Protocol: 6, Port: 22, Service: "ssh", Packets: 1 + uint64(n),
+				})
 			}
 		}
 		if err := s.Add(t.Context(), store.Record{From: now, To: now, Hits: hits, Report: true}); err != nil {

@@ -29,7 +29,9 @@ func witness(t *testing.T) *Recorder {
 
 // observed passes packets of a source to r, one at each of the times after t0, like the observer
 // and Run. It returns the numbers of packets that go into reports and into the history.
-func observed(r *Recorder, t0 time.Time, source string, protocol sensor.Protocol, port uint16, after ...time.Duration) (reported, kept uint64) {
+func observed(
+	r *Recorder, t0 time.Time, source string, protocol sensor.Protocol, port uint16, after ...time.Duration,
+) (reported, kept uint64) {
 	for _, d := range after {
 		k := sensor.Key{Source: netip.MustParseAddr(source), Port: port, Protocol: protocol, Kind: sensor.Attempt}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: t0.Add(d), Last: t0.Add(d)}}
@@ -160,7 +162,8 @@ func TestNewSocket(t *testing.T) {
 		if n, _ := observed(r, now, source, sensor.UDP, 5060, seconds(3, 3.5, 4.2, 6, 8, 10)...); n != 0 {
 			t.Errorf("%d answers to a new socket are reported", n)
 		}
-		if n, _ := observed(r, now.Add(time.Minute), source, sensor.UDP, 53, seconds(0, 3, 6, 9)...); n != 5 { // with the one before
+		n, _ := observed(r, now.Add(time.Minute), source, sensor.UDP, 53, seconds(0, 3, 6, 9)...)
+		if n != 5 { // with the one before
 			t.Errorf("%d of 5 datagrams to a service are reported", n)
 		}
 		before := reads
@@ -190,7 +193,8 @@ func TestTrackedConnections(t *testing.T) {
 	} {
 		r := witness(t)
 		r.evidence.outbound.Tracks, r.evidence.outbound.Peers = func() bool { return true }, tt.peers
-		if n, _ := observed(r, time.Now(), source, sensor.UDP, 11211, 0, 2*time.Second, 4*time.Second, 6*time.Second); n != tt.want {
+		times := []time.Duration{0, 2 * time.Second, 4 * time.Second, 6 * time.Second}
+		if n, _ := observed(r, time.Now(), source, sensor.UDP, 11211, times...); n != tt.want {
 			t.Errorf("%s: %d packets are reported, want %d", name, n, tt.want)
 		}
 	}
@@ -235,7 +239,8 @@ func TestProofsAreBounded(t *testing.T) {
 	r, now := witness(t), time.Now()
 	r.SetListed(blocks("16.0.0.0/8"))
 	for i := range 3 * maxProofs {
-		k := sensor.Key{Source: netip.AddrFrom4([4]byte{16, byte(i >> 16), byte(i >> 8), byte(i)}), Port: 22, Protocol: sensor.TCP}
+		source := netip.AddrFrom4([4]byte{16, byte(i >> 16), byte(i >> 8), byte(i)})
+		k := sensor.Key{Source: source, Port: 22, Protocol: sensor.TCP}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: now, Last: now}}
 		r.evidence.add(hits, now)
 		r.evidence.settle(nil, []store.Hit{{Source: k.Source}})
@@ -248,7 +253,8 @@ func TestProofsAreBounded(t *testing.T) {
 		}
 	}
 	if n := len(e.young) + len(e.old); n > 2*maxProofs || held > maxHeld || held != e.held {
-		t.Errorf("%d proofs, %d hits wait and %d are counted; want %d and %d at most", n, held, e.held, 2*maxProofs, maxHeld)
+		t.Errorf("%d proofs, %d hits wait and %d are counted; want %d and %d at most",
+			n, held, e.held, 2*maxProofs, maxHeld)
 	}
 }
 

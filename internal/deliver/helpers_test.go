@@ -36,7 +36,9 @@ func (noSums) Saved(*store.Counters)        {}
 
 // portName names some ports, as SIKKER_PORT_MAP does.
 func portName(port uint16) (string, bool) {
-	name, ok := map[uint16]string{22: "ssh", 53: "dns", 161: "snmp", 5060: "sip", 11211: "memcached", 51820: "wireguard"}[port]
+	name, ok := map[uint16]string{
+		22: "ssh", 53: "dns", 161: "snmp", 5060: "sip", 11211: "memcached", 51820: "wireguard",
+	}[port]
 	return name, ok
 }
 

@@ -77,7 +77,8 @@ func TestRows(t *testing.T) {
 	want[1].Port, want[1].Service, want[1].Silent = 0, "", true
 	want[2].Service, want[2].Silent = "", true
 	got, waiting := r.rows(hits)
-	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || len(waiting) != 0 {
+	diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }))
+	if diff != "" || len(waiting) != 0 {
 		t.Errorf("%d wait; rows (-want +got):\n%s", len(waiting), diff)
 	}
 }
@@ -119,7 +120,8 @@ func TestHitsWaitForTheDatabase(t *testing.T) {
 		t.Errorf("the queue has %+v, %v; want 51 packets", rows, err)
 	}
 	warnings := logs.FilterLevelExact(zap.WarnLevel)
-	if warnings.Len() != 1 || !strings.HasPrefix(warnings.All()[0].Message, "Blocked connections are not recorded now") {
+	if warnings.Len() != 1 ||
+		!strings.HasPrefix(warnings.All()[0].Message, "Blocked connections are not recorded now") {
 		t.Errorf("the warnings are %v", warnings.All())
 	}
 	if n := logs.FilterMessage("Blocked connections are recorded again").Len(); n != 1 {

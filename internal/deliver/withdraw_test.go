@@ -41,9 +41,12 @@ func TestAllowlistedInFlight(t *testing.T) {
 	q := queue{db, allow, c.logWithdrawn}
 	var hits []store.Hit
 	for _, s := range []string{"203.0.113.9", "203.0.113.10", "203.0.113.11", "203.0.113.12"} {
-		hits = append(hits, store.Hit{Source: netip.MustParseAddr(s), Protocol: 6, Port: 22, Service: "ssh", Packets: 9})
+		hits = append(hits, store.Hit{
+			Source: netip.MustParseAddr(s), Protocol: 6, Port: 22, Service: "ssh", Packets: 9,
+		})
 	}
-	if err := db.Add(t.Context(), store.Record{From: time.Now(), To: time.Now(), Hits: hits, Report: true}); err != nil {
+	now := time.Now()
+	if err := db.Add(t.Context(), store.Record{From: now, To: now, Hits: hits, Report: true}); err != nil {
 		t.Fatal(err)
 	}
 	next := func(when string, want ...string) []report.Row {

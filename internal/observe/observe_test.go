@@ -42,7 +42,9 @@ func TestHitLine(t *testing.T) {
 		{hit("2001:db8::1", 22, sensor.TCP, 2), true, "BLOCKED [2001:db8::1]:22 (ssh) proto=TCP x2"},
 		{hit("185.16.39.79", 0, sensor.ICMP, 3), true, "BLOCKED 185.16.39.79 proto=ICMP x3"},
 		{
-			sensor.Hit{Key: sensor.Key{Source: netip.MustParseAddr("9.9.9.9"), Port: 53, Protocol: sensor.UDP, Kind: sensor.Answer}, Packets: 3},
+			sensor.Hit{Packets: 3, Key: sensor.Key{
+				Source: netip.MustParseAddr("9.9.9.9"), Port: 53, Protocol: sensor.UDP, Kind: sensor.Answer,
+			}},
 			true,
 			"BLOCKED answers from 9.9.9.9:53 (dns) proto=UDP x3",
 		},
@@ -148,7 +150,8 @@ func TestRun(t *testing.T) {
 		core, logs := zapobserver.New(zap.InfoLevel)
 		source, taker := &oneHit{}, &sink{}
 		o := New(Options{
-			Sensor: source, Counter: source, Sinks: []Sink{taker}, PortName: portName, LogRate: 1000, Fields: true, Log: zap.New(core),
+			Sensor: source, Counter: source, Sinks: []Sink{taker}, PortName: portName,
+			LogRate: 1000, Fields: true, Log: zap.New(core),
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 34500*time.Millisecond)
 		defer cancel()
@@ -163,12 +166,14 @@ func TestRun(t *testing.T) {
 		for _, l := range logs.All() {
 			packets, _ := l.ContextMap()["packets"].(uint64)
 			logged += packets
-			if exact := l.ContextMap()["exact"]; !strings.HasPrefix(l.Message, "BLOCKED 185.16.39.79:23 (telnet) proto=TCP x") || exact != true {
+			exact := l.ContextMap()["exact"]
+			if !strings.HasPrefix(l.Message, "BLOCKED 185.16.39.79:23 (telnet) proto=TCP x") || exact != true {
 				t.Errorf("logged %q, exact %v", l.Message, exact)
 			}
 		}
 		if logged != source.n || taker.packets != source.n || uint64(taker.calls) != source.n || source.n < 34 {
-			t.Errorf("%d packets: %d are logged, the sink has %d of %d calls", source.n, logged, taker.packets, taker.calls)
+			t.Errorf("%d packets: %d are logged, the sink has %d of %d calls",
+				source.n, logged, taker.packets, taker.calls)
 		}
 		var s status.Status
 		if o.Fill(&s); s.Events.Seen != source.n || s.Events.Unattributed != 0 || s.Hits["telnet"] != source.n {

@@ -68,9 +68,11 @@ func failed(detail string) []Condition {
 	return withCondition(nil, rowOf(CondRefresh), detail, true)
 }
 
+// TestNow checks the state, its reason, the source and the count of entries that readers get.
 func TestNow(t *testing.T) {
 	t.Parallel()
-	fresh, old := time.Now(), time.Now().Add(-4*24*time.Hour)
+	fresh := clock.Moment{Wall: time.Now()}
+	old := clock.Moment{Wall: time.Now().Add(-4 * 24 * time.Hour)}
 	gone := fmt.Errorf("%w: table inet sikkerguard is missing", firewall.ErrMismatch)
 	tests := []struct {
 		name    string
@@ -83,18 +85,69 @@ func TestNow(t *testing.T) {
 		source  string
 		blocked int
 	}{
-		{"OK active", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, nil, StateActive, true, "", SourceAPI, 5},
-		{"OK kept", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, Kept: true, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", SourceKept, 5},
-		{"OK the operator's list alone", Status{Enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")}, false, nil, StateDegraded, true, "503", SourceCustom, 5},
-		{"OK stale is degraded and healthy", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: old}, BlockedIPs: 5}, false, nil, StateDegraded, true, "the list is 96h", SourceAPI, 5},
-		{"bad table gone between two checks of the watch", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error(), SourceNone, 0},
-		{"bad table gone while degraded", Status{Enforcing: StateActive, PulledAt: clock.Moment{Wall: fresh}, Conditions: failed("503"), BlockedIPs: 5}, false, gone, StateUnprotected, false, gone.Error() + "; " + Message(CondRefresh) + ": 503", SourceNone, 0},
-		{"bad starting", Status{Enforcing: StateStarting}, false, gone, StateStarting, false, "", SourceNone, 0},
-		{"bad nothing active", Status{Enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")}, false, nil, StateUnprotected, false, "pull: [31m503", SourceNone, 0},
-		{"OK dry run", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: fresh}, WouldBlock: 5}, true, nil, StateDryRun, false, "", SourceAPI, 0},
-		{"OK dry run whose last pull failed", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: fresh}, WouldBlock: 5, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", SourceAPI, 0},
-		{"bad dry run with an old list", Status{Enforcing: StateDryRun, PulledAt: clock.Moment{Wall: old}, WouldBlock: 5}, true, nil, StateDryRun, false, "the list is 96h", SourceAPI, 0},
-		{"bad dry run without a list", Status{Enforcing: StateDryRun, Conditions: failed("503")}, true, nil, StateDryRun, false, "503", SourceCustom, 0},
+		{
+			name:  "OK active",
+			s:     Status{Enforcing: StateActive, PulledAt: fresh, BlockedIPs: 5},
+			state: StateActive, healthy: true, source: SourceAPI, blocked: 5,
+		},
+		{
+			name:  "OK saved list",
+			s:     Status{Enforcing: StateActive, PulledAt: fresh, Kept: true, BlockedIPs: 5, Conditions: failed("5")},
+			state: StateDegraded, healthy: true, reason: ": 5", source: SourceKept, blocked: 5,
+		},
+		{
+			name:  "OK the operator's list alone",
+			s:     Status{Enforcing: StateActive, BlockedIPs: 5, Conditions: failed("503")},
+			state: StateDegraded, healthy: true, reason: "503", source: SourceCustom, blocked: 5,
+		},
+		{
+			name:  "OK old is degraded and healthy",
+			s:     Status{Enforcing: StateActive, PulledAt: old, BlockedIPs: 5},
+			state: StateDegraded, healthy: true, reason: "the list is 96h", source: SourceAPI, blocked: 5,
+		},
+		{
+			name:  "bad table gone between two checks of the watch",
+			s:     Status{Enforcing: StateActive, PulledAt: fresh, BlockedIPs: 5},
+			gone:  gone,
+			state: StateUnprotected, reason: gone.Error(), source: SourceNone,
+		},
+		{
+			name:  "bad table gone while degraded",
+			s:     Status{Enforcing: StateActive, PulledAt: fresh, Conditions: failed("503"), BlockedIPs: 5},
+			gone:  gone,
+			state: StateUnprotected, reason: gone.Error() + "; " + Message(CondRefresh) + ": 503", source: SourceNone,
+		},
+		{
+			name:  "bad starting",
+			s:     Status{Enforcing: StateStarting},
+			gone:  gone,
+			state: StateStarting, source: SourceNone,
+		},
+		{
+			name:  "bad nothing active",
+			s:     Status{Enforcing: StateUnprotected, Conditions: failed("pull:\n\x1b[31m503")},
+			state: StateUnprotected, reason: "pull: [31m503", source: SourceNone,
+		},
+		{
+			name: "OK dry run", dryRun: true,
+			s:     Status{Enforcing: StateDryRun, PulledAt: fresh, WouldBlock: 5},
+			state: StateDryRun, source: SourceAPI,
+		},
+		{
+			name: "OK dry run whose last pull failed", dryRun: true,
+			s:     Status{Enforcing: StateDryRun, PulledAt: fresh, WouldBlock: 5, Conditions: failed("503")},
+			state: StateDryRun, reason: "503", source: SourceAPI,
+		},
+		{
+			name: "bad dry run with an old list", dryRun: true,
+			s:     Status{Enforcing: StateDryRun, PulledAt: old, WouldBlock: 5},
+			state: StateDryRun, reason: "the list is 96h", source: SourceAPI,
+		},
+		{
+			name: "bad dry run without a list", dryRun: true,
+			s:     Status{Enforcing: StateDryRun, Conditions: failed("503")},
+			state: StateDryRun, reason: "503", source: SourceCustom,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -107,11 +160,13 @@ func TestNow(t *testing.T) {
 			tt.s.settle()
 			b.latest.Store(&tt.s)
 			got := b.Now()
-			if got.State != tt.state || got.Healthy != tt.healthy || !strings.Contains(got.Reason, tt.reason) || (got.Reason == "") != (tt.reason == "") || got.Source != tt.source || got.BlockedIPs != tt.blocked {
+			if got.State != tt.state || got.Healthy != tt.healthy || !strings.Contains(got.Reason, tt.reason) ||
+				(got.Reason == "") != (tt.reason == "") || got.Source != tt.source || got.BlockedIPs != tt.blocked {
 				t.Errorf("got %+v", got)
 			}
 			goodDryRun := strings.HasPrefix(tt.name, "OK dry run")
-			if ok, text := b.Health(); ok != (tt.healthy || goodDryRun) || tt.healthy != (text == "") || goodDryRun != (text == dryRunNote) {
+			if ok, text := b.Health(); ok != (tt.healthy || goodDryRun) || tt.healthy != (text == "") ||
+				goodDryRun != (text == dryRunNote) {
 				t.Errorf("health: %v %q", ok, text)
 			}
 			if tt.s.BlockedIPs != b.Latest().BlockedIPs {
@@ -132,7 +187,8 @@ func TestPlain(t *testing.T) {
 		t.Errorf("errors that did not occur: %+v", e)
 	}
 	text := e.Pull.Text
-	if !strings.HasPrefix(text, "401 for [redacted] [2Jää") || len(text) > maxText+len("…") || strings.ContainsAny(text, "\n\x1b\ufffd") {
+	if !strings.HasPrefix(text, "401 for [redacted] [2Jää") || len(text) > maxText+len("…") ||
+		strings.ContainsAny(text, "\n\x1b\ufffd") {
 		t.Errorf("%d bytes: %q", len(text), text)
 	}
 }
@@ -192,8 +248,15 @@ func TestTimesInStatus(t *testing.T) {
 	for _, c := range s.Conditions {
 		held = append(held, c.Code)
 	}
-	if diff := cmp.Diff([]Code{CondAge}, held); diff != "" || s.State != StateActive || s.AgeKnown || s.Source != SourceKept {
-		t.Errorf("a saved list of the future: %s, %s, age known %t, conditions (-want +got):\n%s", s.State, s.Source, s.AgeKnown, diff)
+	if diff := cmp.Diff([]Code{CondAge}, held); diff != "" || s.State != StateActive || s.AgeKnown ||
+		s.Source != SourceKept {
+		t.Errorf(
+			"a saved list of the future: %s, %s, age known %t, conditions (-want +got):\n%s",
+			s.State,
+			s.Source,
+			s.AgeKnown,
+			diff,
+		)
 	}
 	wall = noon.AddDate(0, 0, 4)
 	if s := b.Now(); !s.AgeKnown || s.Age != 24*time.Hour || len(s.Conditions) != 0 {
@@ -210,12 +273,24 @@ func TestStatusLine(t *testing.T) {
 	}{
 		{"OK starting", Status{State: StateStarting}, "Starting"},
 		{"OK active", Status{State: StateActive, BlockedIPs: 8774}, "Blocking 8774 IPs"},
-		{"OK degraded", Status{State: StateDegraded, BlockedIPs: 7, Reason: "pull: 503"}, "Blocking 7 IPs, degraded: pull: 503"},
+		{
+			"OK degraded",
+			Status{State: StateDegraded, BlockedIPs: 7, Reason: "pull: 503"},
+			"Blocking 7 IPs, degraded: pull: 503",
+		},
 		{"OK unprotected", Status{State: StateUnprotected, Reason: "pull: 503"}, "Unprotected: pull: 503"},
 		{"OK nothing to block", Status{State: StateUnprotected}, "Unprotected"},
 		{"OK dry run", Status{State: StateDryRun, WouldBlock: 7}, "Dry run, nothing is blocked: would block 7 IPs"},
-		{"OK dry run without a list", Status{State: StateDryRun, Reason: "pull: 503"}, "Dry run, nothing is blocked: would block 0 IPs, pull: 503"},
-		{"bad newline begins no assignment", Status{State: StateUnprotected, Reason: "a\nMAINPID=1\x00\u0085b"}, "Unprotected: a MAINPID=1 b"},
+		{
+			"OK dry run without a list",
+			Status{State: StateDryRun, Reason: "pull: 503"},
+			"Dry run, nothing is blocked: would block 0 IPs, pull: 503",
+		},
+		{
+			"bad newline begins no assignment",
+			Status{State: StateUnprotected, Reason: "a\nMAINPID=1\x00\u0085b"},
+			"Unprotected: a MAINPID=1 b",
+		},
 		{"bad UTF-8", Status{State: StateUnprotected, Reason: "a\xffb"}, "Unprotected: a b"},
 	}
 	for _, tt := range tests {
@@ -265,7 +340,8 @@ func TestHealth(t *testing.T) {
 func TestShort(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{
-		0: "0s", 12 * time.Second: "12s", 90 * time.Second: "1m", 24 * time.Hour: "24h", 2*time.Hour + 15*time.Minute: "2h 15m",
+		0: "0s", 12 * time.Second: "12s", 90 * time.Second: "1m",
+		24 * time.Hour: "24h", 2*time.Hour + 15*time.Minute: "2h 15m",
 	} {
 		if got := Short(d); got != want {
 			t.Errorf("Short(%v): got %q, want %q", d, got, want)

@@ -35,7 +35,9 @@ func TestDashboardShowsDryRun(t *testing.T) {
 		if p.Title != "Protection" {
 			continue
 		}
-		if expr := p.Targets[0].Expr; !strings.Contains(expr, "sikkerguard_healthy{") || !strings.Contains(expr, ` - ignoring (state) sikkerguard_state{`) || !strings.Contains(expr, `state="dry-run"`) {
+		if expr := p.Targets[0].Expr; !strings.Contains(expr, "sikkerguard_healthy{") ||
+			!strings.Contains(expr, ` - ignoring (state) sikkerguard_state{`) ||
+			!strings.Contains(expr, `state="dry-run"`) {
 			t.Errorf("the panel asks for %s", expr)
 		}
 		for value, shown := range p.FieldConfig.Defaults.Mappings[0].Options {

@@ -80,7 +80,8 @@ func reference() string {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | `%s` |\n", prefix+name, kind, labels, help, query)
 	}
 	for _, m := range table() {
-		row(m.name, map[prometheus.ValueType]string{gauge: "gauge", counter: "counter"}[m.kind], m.labels, m.help, m.query)
+		kind := map[prometheus.ValueType]string{gauge: "gauge", counter: "counter"}[m.kind]
+		row(m.name, kind, m.labels, m.help, m.query)
 	}
 	row(appliedName, "histogram", "", appliedHelp, appliedQuery)
 	b.WriteString(strings.ReplaceAll(metricsTail, "''", "`"))
@@ -111,17 +112,23 @@ func TestMetricsReference(t *testing.T) {
 func sample() Status {
 	at := time.Date(2026, 2, 24, 10, 30, 0, 0, time.UTC)
 	return Status{
-		State: StateActive, Enforcing: StateActive, Conditions: []Condition{}, BlockedIPs: 8774, LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
-		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: SourceAPI, ListAge: "2h 15m", Age: 135 * time.Minute, AgeKnown: true, Custom: 3, NextPull: &at,
-		Pulls: Counts{PullAccepted: 4, PullUnavailable: 1}, Refused: Counts{string(vet.GuardShrink): 2}, Rollbacks: 1, Repairs: 5,
+		State: StateActive, Enforcing: StateActive, Conditions: []Condition{}, BlockedIPs: 8774,
+		LastPull: &at, LastReport: &at, Uptime: "2h 15m", Version: "1.0.0",
+		Healthy: true, Blocked4: 8700, Blocked6: 74, Source: SourceAPI,
+		ListAge: "2h 15m", Age: 135 * time.Minute, AgeKnown: true, Custom: 3, NextPull: &at,
+		Pulls:   Counts{PullAccepted: 4, PullUnavailable: 1},
+		Refused: Counts{string(vet.GuardShrink): 2}, Rollbacks: 1, Repairs: 5,
 		Whitelist: Whitelist{IPs: 8, Ranges: 8, Kinds: "gateways"}, Backend: "nftables",
 		Features: []string{"table owner", "element counts"}, Gaps: []string{},
-		Verified:     &Verified{At: at, Elements: 9000, Counted: true, Sampled: 31, Seconds: .25},
-		Dropped:      &Dropped{Packets4: 1000, Bytes4: 60000, Packets6: 7, Bytes6: 700},
-		Events:       Events{Dropped: 1007, Seen: 900, Lost: 50, Unattributed: 57, Unparsed: 2, Overflow: 3},
-		Hits:         map[string]uint64{"ssh": 800, "other": 98},
-		Reports:      &Reports{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
-		Quota:        Quotas{Pulls: &Quota{Limit: 24, Remaining: 20, Reset: at}, Reports: &Quota{Limit: 1000, Reset: at}},
+		Verified: &Verified{At: at, Elements: 9000, Counted: true, Sampled: 31, Seconds: .25},
+		Dropped:  &Dropped{Packets4: 1000, Bytes4: 60000, Packets6: 7, Bytes6: 700},
+		Events:   Events{Dropped: 1007, Seen: 900, Lost: 50, Unattributed: 57, Unparsed: 2, Overflow: 3},
+		Hits:     map[string]uint64{"ssh": 800, "other": 98},
+		Reports:  &Reports{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
+		Quota: Quotas{
+			Pulls:   &Quota{Limit: 24, Remaining: 20, Reset: at},
+			Reports: &Quota{Limit: 1000, Reset: at},
+		},
 		Errors:       LastErrors{Pull: &LastError{Time: at, Text: "pull blacklist: 503"}},
 		LogDropped:   9,
 		Unattributed: 50,
@@ -192,15 +199,19 @@ func TestMetrics(t *testing.T) {
 	all := figures(t, r)
 	for name, want := range map[string]float64{
 		"healthy{}": 1, "state{state=active}": 1, "state{state=unprotected}": 0, "backend_info{backend=nftables}": 1,
-		"enforced_entries{family=4}": 8700, "enforced_entries{family=6}": 74, "whitelist_entries{kind=ip}": 8, "custom_entries{}": 3,
+		"enforced_entries{family=4}": 8700, "enforced_entries{family=6}": 74,
+		"whitelist_entries{kind=ip}": 8, "custom_entries{}": 3,
 		"last_pull_timestamp_seconds{}": 1771929000, "pull_interval_seconds{}": 86400, "kernel_gaps{}": 0,
 		"pulls_total{result=accepted}": 4, "pulls_total{result=unavailable}": 1, "pulls_total{result=quota}": 0,
-		"refusals_total{guard=shrink}": 2, "refusals_total{guard=growth}": 0, "rollbacks_total{}": 1, "repairs_total{}": 5,
+		"refusals_total{guard=shrink}": 2, "refusals_total{guard=growth}": 0,
+		"rollbacks_total{}": 1, "repairs_total{}": 5,
 		"dropped_packets_total{family=4}": 1000, "dropped_bytes_total{family=6}": 700,
-		"events_seen_total{}": 900, "events_lost_total{}": 50, "events_unattributed_total{}": 50, "events_unparsed_total{}": 2,
+		"events_seen_total{}": 900, "events_lost_total{}": 50, "events_unattributed_total{}": 50,
+		"events_unparsed_total{}": 2,
 		"events_overflow_total{}": 3, "hits_total{protocol=ssh}": 800, "hits_total{protocol=other}": 98,
 		"reports_queued{}": 12, "reports_sent_total{}": 300, "reports_rejected_total{}": 4, "reports_merged_total{}": 5,
-		"reports_dropped_total{}": 6, "quota_limit{use=pulls}": 24, "quota_remaining{use=pulls}": 20, "quota_remaining{use=reports}": 0,
+		"reports_dropped_total{}": 6, "quota_limit{use=pulls}": 24,
+		"quota_remaining{use=pulls}": 20, "quota_remaining{use=reports}": 0,
 		"last_error_timestamp_seconds{stage=pull}": 1771929000, "list_kept{}": 0,
 		"log_lines_dropped_total{}": 9,
 	} {
@@ -226,7 +237,8 @@ func TestMetrics(t *testing.T) {
 	}
 	maps.Copy(all, dryFigures)
 	for _, m := range table() { // each row has a figure if every field is set
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(n string) bool { return strings.HasPrefix(n, prefix+m.name+"{") }) {
+		isOf := func(n string) bool { return strings.HasPrefix(n, prefix+m.name+"{") }
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), isOf) {
 			t.Errorf("%s has no figure", m.name)
 		}
 	}
