@@ -20,14 +20,23 @@ import (
 func TestSaverWritesTheNewest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var reports []string
-		var written []int
-		s := newSaver(func(err error, changed bool) { reports = append(reports, fmt.Sprint(err, " ", changed)) })
+		var (
+			mu      sync.Mutex
+			reports []string
+			written []int
+		)
+		s := newSaver(func(err error, changed bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			reports = append(reports, fmt.Sprint(err, " ", changed))
+		})
 		save := func(n int, err *error, hangs time.Duration) {
 			t.Helper()
 			began := time.Now()
 			s.save(func() error {
 				time.Sleep(hangs)
+				mu.Lock()
+				defer mu.Unlock()
 				if *err == nil {
 					written = append(written, n)
 				}
@@ -40,6 +49,8 @@ func TestSaverWritesTheNewest(t *testing.T) {
 		check := func(when string, pending bool, wantReports []string, wantWritten ...int) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if s.pending() != pending || !slices.Equal(reports, wantReports) || !slices.Equal(written, wantWritten) {
 				t.Errorf("%s: pending %v, reports %q, written %v", when, s.pending(), reports, written)
 			}
@@ -51,10 +62,12 @@ func TestSaverWritesTheNewest(t *testing.T) {
 		began := time.Now()
 		time.Sleep(time.Hour)
 		synctest.Wait()
+		mu.Lock()
 		if n, least := len(reports), int(time.Since(began)/(2*saveRetryMost)); n < least || n > 100 || slices.Contains(reports, "no space left on device true") {
 			t.Errorf("tried %d times in an hour, reports %q", n, reports)
 		}
 		reports, full = nil, nil
+		mu.Unlock()
 		time.Sleep(2 * saveRetryMost)
 		check("there is room", false, []string{"<nil> true"}, 1)
 		time.Sleep(time.Hour)
@@ -72,6 +85,8 @@ func TestSaverWritesTheNewest(t *testing.T) {
 		check("as before", false, []string{"<nil> false"}, 5)
 		s.save(func() error { panic("no such disk") })
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		if !s.pending() || len(reports) != 1 {
 			t.Errorf("a write that panics: pending %v, reports %q", s.pending(), reports)
 		}
@@ -88,6 +103,7 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 		var (
 			mu      sync.Mutex
 			written []string
+			failed  int
 		)
 		write := func(what string, hangs time.Duration) func() error {
 			return func() error {
@@ -103,20 +119,28 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 		e.own.saver.save(write("own list", 100*time.Millisecond))
 		e.sikker().refusedSaver.save(write("refused list", time.Hour))
 		e.names.saver.save(write("names", time.Hour))
-		failed := 0
 		e.remotes = append(e.remotes, e.newRemote(Remote{}))
-		e.remotes[1].refusedSaver.save(func() error { failed++; return errors.New("no space left on device") })
+		e.remotes[1].refusedSaver.save(func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			failed++
+			return errors.New("no space left on device")
+		})
 		began := time.Now()
 		e.endSavers()
 		if took := time.Since(began); took != saveMost {
 			t.Errorf("the end took %v", took)
 		}
+		synctest.Wait()
+		mu.Lock()
 		if want := []string{"own list", "list", "newer list"}; !slices.Equal(written, want) {
 			t.Errorf("written %v, want %v", written, want)
 		}
-		synctest.Wait()
 		tries := failed
+		mu.Unlock()
 		time.Sleep(2 * time.Hour) // the writers end
+		mu.Lock()
+		defer mu.Unlock()
 		if failed > tries {
 			t.Errorf("a write is tried %d times after the end", failed-tries)
 		}
