@@ -135,15 +135,10 @@ func (s *supervisor) setFailure(p *part, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, failed := s.failed[p.name]
-	switch {
-	case err != nil && s.failed == nil:
-		s.failed = map[string]error{p.name: err}
-	case err != nil:
-		s.failed[p.name] = err
-	case !failed:
-		return
-	default:
+	if s.failed == nil {
+		s.failed = map[string]error{}
+	}
+	if s.failed[p.name] = err; err == nil {
 		delete(s.failed, p.name)
 	}
 	var detail error
