@@ -15,7 +15,7 @@ import (
 	zapobserver "go.uber.org/zap/zaptest/observer"
 )
 
-// TestWatchdog runs the enforcement loop in a dry run with the API down. While it is alive a ping
+// TestWatchdog checks the pings of a dry run with the API down. While the loop is alive a ping
 // is sent twice in the time that the service manager allows. When it hangs, here in a line of its
 // log, the other parts go on and no ping is sent.
 func TestWatchdog(t *testing.T) {

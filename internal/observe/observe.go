@@ -151,9 +151,9 @@ func (o *Observer) missed() bool {
 	}
 	time.Sleep(eventDelay) // also when the agent is stopping: the last window counts
 	t := o.o.Sensor.Totals()
-	seen := t.Events + t.Lost
-	if before.Packets() > seen+o.unattributed {
-		o.unattributed = before.Packets() - seen
+	sent := t.Events + t.Lost
+	if before.Packets() > sent+o.unattributed {
+		o.unattributed = before.Packets() - sent
 		o.tally.setUnattributed(o.unattributed)
 		return true
 	}
@@ -161,7 +161,7 @@ func (o *Observer) missed() bool {
 		return false
 	}
 	after, err := o.o.Counter.Read()
-	return err != nil || after.Packets() > seen+o.unattributed
+	return err != nil || after.Packets() > sent+o.unattributed
 }
 
 // line returns the log line of a hit: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47. A reply to
@@ -214,8 +214,8 @@ func times(packets uint64, exact bool) string {
 // unattributed.
 func events(t sensor.Totals, dropped uint64) status.Events {
 	e := status.Events{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
-	if seen := t.Events + t.Lost; dropped > seen {
-		e.Unattributed = dropped - seen
+	if sent := t.Events + t.Lost; dropped > sent {
+		e.Unattributed = dropped - sent
 	}
 	return e
 }
