@@ -121,17 +121,18 @@ func sample() Status {
 		Whitelist: Whitelist{IPs: 8, Ranges: 8, Kinds: "gateways"}, Backend: "nftables",
 		Features: []string{"table owner", "element counts"}, Gaps: []string{},
 		Verified: &Verified{At: at, Elements: 9000, Counted: true, Sampled: 31, Seconds: .25},
-		Dropped:  &Dropped{Packets4: 1000, Bytes4: 60000, Packets6: 7, Bytes6: 700},
-		Events:   Events{Dropped: 1007, Seen: 900, Lost: 50, Unattributed: 57, Unparsed: 2, Overflow: 3},
-		Hits:     map[string]uint64{"ssh": 800, "other": 98},
-		Reports:  &Reports{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
+		Drops: Drops{
+			Dropped: &Dropped{Packets4: 1000, Bytes4: 60000, Packets6: 7, Bytes6: 700},
+			Events:  Events{Dropped: 1007, Seen: 900, Lost: 50, Unattributed: 57, Unparsed: 2, Overflow: 3},
+			Hits:    map[string]uint64{"ssh": 800, "other": 98}, Unattributed: 50,
+		},
+		Reports: &Reports{Enabled: true, Queued: 12, Sent: 300, Rejected: 4, Merged: 5, Dropped: 6},
 		Quota: Quotas{
 			Pulls:   &Quota{Limit: 24, Remaining: 20, Reset: at},
 			Reports: &Quota{Limit: 1000, Reset: at},
 		},
-		Errors:       LastErrors{Pull: &LastError{Time: at, Text: "pull blacklist: 503"}},
-		LogDropped:   9,
-		Unattributed: 50,
+		Errors:     LastErrors{Pull: &LastError{Time: at, Text: "pull blacklist: 503"}},
+		LogDropped: 9,
 	}
 }
 

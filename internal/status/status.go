@@ -30,42 +30,40 @@ type Status struct {
 	Uptime     string     `json:"uptime"`
 	Version    string     `json:"version"`
 
-	Healthy    bool              `json:"healthy"` // the rules are active: false in a dry run
-	Reason     string            `json:"reason"`  // why the state is not active; empty if it is
-	Blocked4   int               `json:"blockedIpv4"`
-	Blocked6   int               `json:"blockedIpv6"`
-	WouldBlock int               `json:"wouldBlock"`    // entries that a dry run would block; else 0
-	Source     string            `json:"listSource"`    // of the list: api, kept, custom or none
-	ListAge    string            `json:"listAge"`       // of the active list; unknown if a clock was wrong
-	Kept       bool              `json:"kept"`          // the active list is the saved one of an earlier run
-	Custom     int               `json:"customEntries"` // of the operator's own list
-	CustomList *CustomList       `json:"customList"`    // null if none is configured
-	NextPull   *time.Time        `json:"nextPull"`
-	Pulls      Counts            `json:"pulls"`     // by result
-	Refused    Counts            `json:"refused"`   // lists refused, by guard
-	Rollbacks  int               `json:"rollbacks"` // lists that were rolled back
-	Repairs    int               `json:"repairs"`   // restorations of rules that another program changed
-	Whitelist  Whitelist         `json:"whitelist"`
-	Backend    string            `json:"backend"` // nftables or iptables; empty in a dry run
-	Features   []string          `json:"kernelFeatures"`
-	Gaps       []string          `json:"gaps"`     // limitations of this host, each with its effect
-	Verified   *Verified         `json:"verified"` // null while nothing is active
-	Dropped    *Dropped          `json:"dropped"`  // null while the kernel has no counters of the agent
-	Events     Events            `json:"events"`
-	Unrecorded uint64            `json:"unrecorded"` // packets seen that the database never took
-	Hits       map[string]uint64 `json:"hits"`       // packets seen, by service: its name in SIKKER_PORT_MAP, or other
-	Reports    *Reports          `json:"reports"`    // null while nothing is recorded
-	Quota      Quotas            `json:"quota"`
-	Errors     LastErrors        `json:"lastErrors"`
-	Conditions []Condition       `json:"conditions"` // those that hold, the gravest first
-	LogDropped uint64            `json:"logDropped"` // log lines that were dropped, because their reader did not read
+	Healthy    bool        `json:"healthy"` // the rules are active: false in a dry run
+	Reason     string      `json:"reason"`  // why the state is not active; empty if it is
+	Blocked4   int         `json:"blockedIpv4"`
+	Blocked6   int         `json:"blockedIpv6"`
+	WouldBlock int         `json:"wouldBlock"`    // entries that a dry run would block; else 0
+	Source     string      `json:"listSource"`    // of the list: api, kept, custom or none
+	ListAge    string      `json:"listAge"`       // of the active list; unknown if a clock was wrong
+	Kept       bool        `json:"kept"`          // the active list is the saved one of an earlier run
+	Custom     int         `json:"customEntries"` // of the operator's own list
+	CustomList *CustomList `json:"customList"`    // null if none is configured
+	NextPull   *time.Time  `json:"nextPull"`
+	Pulls      Counts      `json:"pulls"`     // by result
+	Refused    Counts      `json:"refused"`   // lists refused, by guard
+	Rollbacks  int         `json:"rollbacks"` // lists that were rolled back
+	Repairs    int         `json:"repairs"`   // restorations of rules that another program changed
+	Whitelist  Whitelist   `json:"whitelist"`
+	Backend    string      `json:"backend"` // nftables or iptables; empty in a dry run
+	Features   []string    `json:"kernelFeatures"`
+	Gaps       []string    `json:"gaps"`     // limitations of this host, each with its effect
+	Verified   *Verified   `json:"verified"` // null while nothing is active
 
-	Enforcing    State         `json:"-"` // the state if no condition held: starting, active, unprotected or dry-run
-	PulledAt     clock.Moment  `json:"-"` // when the list was pulled; the zero Moment before the first
-	NextPullAt   clock.Moment  `json:"-"` // when the next pull is due; the zero Moment while that is unknown
-	Age          time.Duration `json:"-"` // of the list
-	AgeKnown     bool          `json:"-"`
-	Unattributed uint64        `json:"-"` // packets without an event, except those on their way; never decreases
+	Drops
+
+	Reports    *Reports    `json:"reports"` // null while nothing is recorded
+	Quota      Quotas      `json:"quota"`
+	Errors     LastErrors  `json:"lastErrors"`
+	Conditions []Condition `json:"conditions"` // those that hold, the gravest first
+	LogDropped uint64      `json:"logDropped"` // log lines that were dropped, because their reader did not read
+
+	Enforcing  State         `json:"-"` // the state if no condition held: starting, active, unprotected or dry-run
+	PulledAt   clock.Moment  `json:"-"` // when the list was pulled; the zero Moment before the first
+	NextPullAt clock.Moment  `json:"-"` // when the next pull is due; the zero Moment while that is unknown
+	Age        time.Duration `json:"-"` // of the list
+	AgeKnown   bool          `json:"-"`
 }
 
 // Reports counts report rows since the database was created.
@@ -139,28 +137,6 @@ type LastErrors struct {
 type LastError struct {
 	Time time.Time `json:"time"`
 	Text string    `json:"text"` // one line, without the key
-}
-
-// Dropped sums the packets dropped since the database was created. The kernel is asked for each
-// reader. The sums never decrease.
-type Dropped struct {
-	Packets4 uint64 `json:"packetsIpv4"`
-	Bytes4   uint64 `json:"bytesIpv4"`
-	Packets6 uint64 `json:"packetsIpv6"`
-	Bytes6   uint64 `json:"bytesIpv6"`
-	Exact    bool   `json:"exact"` // false if the last second of a killed run is missing, or the database was lost
-}
-
-// Events counts the packets dropped since this process began. Dropped is the sum of Seen, Lost and
-// Unattributed.
-type Events struct {
-	Dropped      uint64 `json:"dropped"`
-	Seen         uint64 `json:"seen"`         // received by NFLOG
-	Lost         uint64 `json:"lost"`         // sent by the kernel and not received
-	Unattributed uint64 `json:"unattributed"` // beyond the log rate, or on their way
-
-	Unparsed uint64 `json:"unparsed"` // of those seen, with unreadable headers
-	Overflow uint64 `json:"overflow"` // of those seen, from more sources in one window than are kept
 }
 
 // QuotaOf returns q in the form of the status at now, or nil if q is not known.
