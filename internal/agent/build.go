@@ -97,22 +97,11 @@ func (a *Agent) pull(ctx context.Context, accept bool) control.Outcome {
 	return control.Outcome(a.enforcer.Pull(ctx, accept))
 }
 
-// fill adds the figures that are read at the moment of a question. The events are read before the
-// sums, and the sums before the recorder saves them.
+// fill adds the figures that are read at the moment of a question.
 func (a *Agent) fill(s *status.Status) {
 	s.Hits, s.LogDropped = map[string]uint64{}, a.logDropped()
 	a.enforcer.Fill(s)
-	if a.delivery == nil || !a.enforcer.Opened() {
-		return
-	}
-	a.delivery.observer.Fill(s)
-	if sum, exact, ok := a.enforcer.Ledger().Total(); ok {
-		s.Dropped = &status.Dropped{
-			Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6, Exact: exact,
-		}
-	}
-	a.delivery.recorder.Fill(s)
-	if a.delivery.courier != nil {
-		a.delivery.courier.Fill(s)
+	if a.delivery != nil && a.enforcer.Opened() {
+		a.delivery.fill(s, a.enforcer.Ledger())
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/config"
+	"github.com/sikkerapi/sikkerguard/internal/counters"
 	"github.com/sikkerapi/sikkerguard/internal/deliver"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/observe"
@@ -52,6 +53,21 @@ func (a *Agent) newDelivery(api advisedAPI) *delivery {
 		})
 	}
 	return d
+}
+
+// fill adds the figures of the parts. The events are read before the sums, and the sums before the
+// recorder saves them.
+func (d *delivery) fill(s *status.Status, ledger *counters.Ledger) {
+	d.observer.Fill(s)
+	if sum, exact, ok := ledger.Total(); ok {
+		s.Dropped = &status.Dropped{
+			Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6, Exact: exact,
+		}
+	}
+	d.recorder.Fill(s)
+	if d.courier != nil {
+		d.courier.Fill(s)
+	}
 }
 
 // finish logs the last window.
