@@ -163,6 +163,8 @@ func (e *Enforcer) ruleset(d desired) ruleset.Ruleset {
 // setActive remembers what is in force.
 func (e *Enforcer) setActive(d desired) {
 	e.active.rules, e.active.adopted, e.trials.rejected, e.attempts.stale = &d, false, nil, nil
+	lists := e.lists()
+	e.active.lists.Store(&lists)
 	e.repair.cancel()
 	e.publish()
 	e.logAllowlisted(d)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -29,6 +31,18 @@ type active struct {
 	entries6 int      // rules enforces none of that family
 	logged   bool     // the log has the number of entries, and no failure since
 	listed   string   // the log line about allowlisted entries of the lists
+
+	lists atomic.Pointer[blocklist.Lists] // that rules was composed of; nil for none
+}
+
+// Sources returns the names of the feeds whose lists contain addr, in the order of the feeds. The lists are those of the last
+// rules that became active. It may be called by any goroutine.
+func (e *Enforcer) Sources(addr netip.Addr) []string {
+	lists := e.active.lists.Load()
+	if lists == nil {
+		return nil
+	}
+	return lists.Sources(addr)
 }
 
 // attempts is the state of applying rules that are not active yet.
