@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"time"
@@ -26,6 +27,7 @@ type Enforcer struct {
 	remotes []*remote
 	own     ownList
 	names   names
+	unsaved unsaved
 
 	backend  backend
 	active   active
@@ -143,7 +145,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-e.own.reader.news():
 			e.updateOwn()
 			e.reconcile(ctx, "Custom blacklist changed")
-		case <-soonest.next.TickC():
+		case <-soonest.tickC():
 			if soonest.next.Due() {
 				e.begin(ctx, soonest, order{})
 			}
@@ -208,9 +210,10 @@ func (e *Enforcer) resume(ctx context.Context) {
 	offer(l.readyC, struct{}{})
 	if t := l.taking; t != nil {
 		l.taking = nil
+		t.remote.failure = errFault
 		for _, c := range t.order.askers {
 			select {
-			case c <- Outcome{Text: "A fault of SikkerGuard itself ended this pull: see the log"}:
+			case c <- e.outcome():
 			default: // it has its outcome
 			}
 		}
@@ -232,6 +235,9 @@ func (e *Enforcer) resume(ctx context.Context) {
 	}
 	e.publish()
 }
+
+// errFault is the failure of a pull that ended with a panic.
+var errFault = errors.New("a fault of SikkerGuard itself ended this pull: see the log")
 
 // stop waits for the turns under way, which end with the context unless a disk hangs, and for the savers.
 func (e *Enforcer) stop() {
@@ -262,15 +268,24 @@ func (e *Enforcer) savers() []*saver {
 	return all
 }
 
-// soonest returns the feed whose next pull comes first.
+// soonest returns the feed whose next pull comes first; nil if a pull of every feed is under way. The end of a pull sets the time
+// of the next.
 func (e *Enforcer) soonest() *remote {
-	first := e.remotes[0]
-	for _, r := range e.remotes[1:] {
-		if r.next.Left() < first.next.Left() {
+	var first *remote
+	for _, r := range e.remotes {
+		if !r.busy && (first == nil || r.next.Left() < first.next.Left()) {
 			first = r
 		}
 	}
 	return first
+}
+
+// tickC is ready when it may be time for the next pull of r; never for a nil remote.
+func (r *remote) tickC() <-chan time.Time {
+	if r == nil {
+		return nil
+	}
+	return r.next.TickC()
 }
 
 // Host is the host as the Enforcer depends on it. *host.Host is one.

@@ -45,7 +45,7 @@ type accepted struct {
 
 func (e *Enforcer) newRemote(o Remote) *remote {
 	r := &remote{feed: o.Feed, saved: o.Saved, wait: clock.NewBackoff(retryFirst, retryMost)}
-	r.saver = newSaver(e.reportList)
+	r.saver = newSaver(func(err error, changed bool) { e.reportList(r, err, changed) })
 	r.refusedSaver = newSaver(func(error, bool) {}) // an operator who accepts the list notices
 	return r
 }
@@ -135,14 +135,14 @@ func (e *Enforcer) writeList(r *remote) {
 }
 
 // reportList makes the status say whether the list is on the disk, and logs each change of that.
-func (e *Enforcer) reportList(err error, changed bool) {
+func (e *Enforcer) reportList(r *remote, err error, changed bool) {
 	switch {
 	case err == nil && changed:
 		e.o.Log.Info("The list is saved now")
 	case err != nil && changed:
 		e.logDiskFailure("The list cannot be saved; a start without the API would not protect", err)
 	}
-	e.setCondition(status.CondUnkept, err)
+	e.unsaved.set(r, err, func(of func(*remote) error) { e.setCondition(status.CondUnkept, e.eachRemote(of)) })
 }
 
 // eachRemote joins the errors that get returns for the feeds. If there are several feeds, each error names its own.

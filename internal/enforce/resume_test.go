@@ -14,8 +14,11 @@ import (
 	"go.uber.org/zap/zapcore"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
 // fragile is a kernel whose backend panics at an Apply after the kernel took the rules.
@@ -146,5 +149,29 @@ func TestPanicOfTheRefusedList(t *testing.T) {
 	cancel()
 	if n := <-doneC; n != 1 {
 		t.Errorf("it panicked %d times", n)
+	}
+}
+
+// TestListAfterAPanic: after a panic over a new list the status, the guards and the evidence for reports are about the list that
+// is active, and the next survey does not apply the new one.
+func TestListAfterAPanic(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	k := &fragile{}
+	l.a.backend.fw = k
+	listed := ""
+	l.a.o.Listed = func(_ string, list blocklist.Blocklist) { listed = feed.Checksum(list) }
+	l.want(false, true, "Blocking 4 IPs")
+	want, at := listed, l.a.o.Board.Latest().PulledAt
+	l.list = hosts("198.51", 4)
+	k.arm()
+	if err := panics.Contain(func() error { l.pull(false); return nil }); err == nil {
+		t.Fatal("no panic")
+	}
+	if s := l.a.o.Board.Latest(); listed != want || s.PulledAt != at {
+		t.Errorf("listed %s of %v, want %s of %v", listed, s.PulledAt, want, at)
+	}
+	if got := l.a.wanted(); !got.equal(l.a.active.rules) {
+		t.Errorf("wanted %v", got)
 	}
 }

@@ -160,6 +160,23 @@ func (e *Enforcer) logDiskFailure(text string, err error) {
 	}
 }
 
+// unsaved holds the errors of the last writes of the active lists. Its methods may be called by any goroutine.
+type unsaved struct {
+	mu   sync.Mutex // held while the errors are published, so that the newest are
+	errs map[*remote]error
+}
+
+// set replaces the error of a feed and calls publish. of returns the error of each feed.
+func (u *unsaved) set(r *remote, err error, publish func(of func(*remote) error)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.errs == nil {
+		u.errs = map[*remote]error{}
+	}
+	u.errs[r] = err
+	publish(func(r *remote) error { return u.errs[r] })
+}
+
 // lostFiles are the saved files that another program removed or changed.
 type lostFiles struct {
 	lists, refused []*remote

@@ -69,7 +69,7 @@ func (e *Enforcer) nextPull(r *remote) time.Duration {
 	switch {
 	case r.failure != nil:
 		return e.retryIn(r, r.failure)
-	case rolledBack:
+	case rolledBack && r.fresh != nil: // otherwise it was the list of another feed
 		return e.retryIn(r, rollback)
 	}
 	r.wait.Reset()

@@ -209,15 +209,13 @@ func (e *Enforcer) Pull(ctx context.Context, accept bool) Outcome {
 	case <-ctx.Done():
 		return Outcome{Text: "The agent is stopping"}
 	}
-	all := Outcome{OK: true}
+	var last Outcome // which has the failures of every feed; the ones before it may have those of an earlier pull
 	for range e.remotes {
 		select {
-		case o := <-doneC:
-			all.OK = all.OK && o.OK
-			all.Text = o.Text // the last one has the failures of every feed
+		case last = <-doneC:
 		case <-ctx.Done():
 			return Outcome{Text: "The agent is stopping"}
 		}
 	}
-	return all
+	return last
 }

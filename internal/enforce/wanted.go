@@ -104,27 +104,26 @@ func (e *Enforcer) applyAll(ctx context.Context) error {
 func (e *Enforcer) recordAttempt(err error) {
 	e.attempts.err = err
 	e.setError(err, status.ApplyError)
-	_, rolledBack := errors.AsType[*RollbackError](err)
 	switch {
 	case err == nil:
 		e.attempts.retry.Reset()
-	case rolledBack:
+	case isRollback(err):
 		e.attempts.retry.In(e.trials.rejected.left() + clock.LeastWait)
 	default:
 		e.attempts.retry.Schedule()
 	}
 }
 
-// applyFresh applies the wanted rules with the fresh lists. If that fails, the lists before them are composed again.
+// applyFresh applies the wanted rules with the fresh lists. If several together are rolled back, each is tried alone: a list that
+// cuts the host off keeps no other one from being applied.
 func (e *Enforcer) applyFresh(ctx context.Context) error {
-	before := map[*remote]accepted{}
+	var fresh []*remote
 	for _, r := range e.remotes {
 		if r.fresh != nil {
-			before[r] = r.list
-			e.setList(r, *r.fresh)
+			fresh = append(fresh, r)
 		}
 	}
-	if len(before) == 0 {
+	if len(fresh) == 0 {
 		// If nothing would change, or there is nothing to block yet, the kernel is not asked.
 		want := e.wanted()
 		if want.equal(e.active.rules) || e.active.rules == nil && want.block.Len() == 0 {
@@ -132,27 +131,53 @@ func (e *Enforcer) applyFresh(ctx context.Context) error {
 		}
 		return e.applyWanted(ctx)
 	}
-	err := e.applyWanted(ctx)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err == nil:
-		for r := range before {
-			r.fresh, r.wasted = nil, 0
-			e.saveList(r)
+	err := e.applyLists(ctx, fresh)
+	if isRollback(err) && len(fresh) > 1 && ctx.Err() == nil {
+		var each []error
+		for _, r := range fresh {
+			each = append(each, e.applyLists(ctx, []*remote{r}))
 		}
-		return nil
+		err = errors.Join(each...)
 	}
-	for r, list := range before {
-		e.setList(r, list) // the status is about the active list
-	}
-	if _, rolledBack := errors.AsType[*RollbackError](err); rolledBack {
+	if isRollback(err) && ctx.Err() == nil {
 		// The allowlist or the operator's list may have changed as well.
 		if want := e.wanted(); !want.equal(e.active.rules) && (e.active.rules != nil || want.block.Len() > 0) {
 			err = errors.Join(err, e.applyWanted(ctx))
 		}
 	}
 	return err
+}
+
+// applyLists applies the wanted rules with the fresh lists of some feeds. If that fails or panics, the lists before them are
+// composed again, and the status is about these.
+func (e *Enforcer) applyLists(ctx context.Context, fresh []*remote) error {
+	before := make([]accepted, len(fresh))
+	for i, r := range fresh {
+		before[i] = r.list
+		e.setList(r, *r.fresh)
+	}
+	applied := false
+	defer func() {
+		for i, r := range fresh {
+			if !applied {
+				e.setList(r, before[i])
+			}
+		}
+	}()
+	err := e.applyWanted(ctx)
+	if applied = err == nil; !applied || ctx.Err() != nil {
+		return err
+	}
+	for _, r := range fresh {
+		r.fresh, r.wasted = nil, 0
+		e.saveList(r)
+	}
+	return nil
+}
+
+func isRollback(err error) bool {
+	_, rolledBack := errors.AsType[*RollbackError](err)
+	return rolledBack
 }
 
 // retryApply applies the wanted rules after a failure, without a pull.

@@ -1,0 +1,269 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/status"
+)
+
+// textFeed is a feed of a text.
+type textFeed struct {
+	name string
+
+	mu      sync.Mutex
+	text    string
+	err     error
+	fetched int
+	waitC   chan struct{} // Fetch waits for it; nil for not at all
+}
+
+func (f *textFeed) Name() string            { return f.name }
+func (f *textFeed) Identity() feed.Identity { return feed.Identity{Request: f.name, Source: f.name} }
+
+func (f *textFeed) Fetch(ctx context.Context) (io.ReadCloser, error) {
+	f.mu.Lock()
+	f.fetched++
+	text, err, waitC := f.text, f.err, f.waitC
+	f.mu.Unlock()
+	if waitC != nil {
+		select {
+		case <-waitC:
+		case <-ctx.Done():
+		}
+	}
+	return io.NopCloser(strings.NewReader(text)), err
+}
+
+func (f *textFeed) set(text string, err error, waitC chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.text, f.err, f.waitC = text, err, waitC
+}
+
+func (f *textFeed) fetches() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fetched
+}
+
+// dependent is a host that needs one address. Its probe fails while the kernel blocks that.
+type dependent struct {
+	Host
+
+	k     *lockedKernel
+	needs string
+}
+
+func (h dependent) Probe(_ context.Context, names ...string) host.Checks {
+	if len(names) > 0 && !slices.Contains(names, "gateway") {
+		return nil
+	}
+	c := host.Check{Name: "gateway"}
+	if h.k.drops(h.needs) {
+		c.Err = errors.New("no answer")
+	}
+	return host.Checks{c}
+}
+
+// lockedKernel is a toyKernel for tests with a loop.
+type lockedKernel = fragile
+
+// twoFeeds returns an Enforcer of the feeds one and two, and its kernel.
+func twoFeeds(t *testing.T, one, two string) (*Enforcer, *lockedKernel, *textFeed, *textFeed) {
+	t.Helper()
+	e, _ := logged(t)
+	a, b := &textFeed{name: "one", text: one}, &textFeed{name: "two", text: two}
+	e.remotes = nil
+	for _, f := range []*textFeed{a, b} {
+		e.remotes = append(e.remotes, e.newRemote(Remote{Feed: f, Saved: feed.NewSaved(e.o.StateDir, f.name, f)}))
+	}
+	k := &lockedKernel{}
+	e.backend.fw, e.o.Host = k, host.New(host.Options{Root: t.TempDir()})
+	e.surveys.publish(survey{})
+	close(e.surveys.next) // no survey is waited for
+	return e, k, a, b
+}
+
+func wantDropped(t *testing.T, k *lockedKernel, want bool, addrs ...string) {
+	t.Helper()
+	for _, addr := range addrs {
+		if k.drops(addr) != want {
+			t.Errorf("%s is blocked: %v", addr, !want)
+		}
+	}
+}
+
+// TestTwoFeeds: the lists of both feeds are active together. A request for a pull is answered once both are pulled. If one
+// fails, both lists stay active, the status and the answer name it, and the next request succeeds.
+func TestTwoFeeds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC := make(chan error, 1)
+		go func() { doneC <- e.Run(ctx) }()
+		time.Sleep(time.Minute)
+		wantDropped(t, k, true, "203.0.113.1", "198.51.100.1")
+
+		waitC := make(chan struct{})
+		a.set("203.0.113.2\n", nil, nil)
+		b.set("", errors.New("two is down"), waitC)
+		answerC := make(chan Outcome, 1)
+		ask := func() { answerC <- e.Pull(ctx, false) }
+		go ask()
+		time.Sleep(time.Minute)
+		wantDropped(t, k, true, "203.0.113.2", "198.51.100.1")
+		if len(answerC) > 0 {
+			t.Error("the answer comes before the second feed is pulled")
+		}
+		close(waitC)
+		if o := <-answerC; o.OK || !strings.Contains(o.Text, "two: pull blacklist: two is down") {
+			t.Errorf("one feed failed: got %+v", o)
+		}
+		wantDropped(t, k, true, "203.0.113.2", "198.51.100.1")
+		if s := e.o.Board.Latest(); !s.Holds(status.CondRefresh) || !strings.Contains(s.Reason, "two: ") {
+			t.Errorf("one feed failed: %s %q", s.State, s.Reason)
+		}
+
+		waitC = make(chan struct{})
+		b.set("198.51.100.2\n", nil, waitC)
+		go ask()
+		time.Sleep(time.Minute) // the first feed is pulled while the second counts as failed
+		close(waitC)
+		if o := <-answerC; !o.OK || o.Text != "Blocking 2 IPs" {
+			t.Errorf("both work again: got %+v", o)
+		}
+		wantDropped(t, k, true, "203.0.113.2", "198.51.100.2")
+		if s := e.o.Board.Latest(); s.State != status.StateActive {
+			t.Errorf("both work again: %s %q", s.State, s.Reason)
+		}
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestASlowFeedDelaysNoOther: while the pull of a feed hangs, the other feed is pulled at its interval, and the one that hangs is
+// not pulled twice afterwards.
+func TestASlowFeedDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, _, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC := make(chan error, 1)
+		go func() { doneC <- e.Run(ctx) }()
+		time.Sleep(time.Minute)
+		waitC := make(chan struct{})
+		a.set("203.0.113.1\n", nil, waitC)
+		time.Sleep(3 * e.o.PullInterval)
+		if n := b.fetches(); n != 4 {
+			t.Errorf("the other feed was pulled %d times", n)
+		}
+		a.set("203.0.113.1\n", nil, nil)
+		close(waitC)
+		time.Sleep(time.Minute)
+		if n := a.fetches(); n != 2 {
+			t.Errorf("the feed that hung was pulled %d times", n)
+		}
+		cancel()
+		<-doneC
+	})
+}
+
+// TestARolledBackFeedStopsNoOther: a list that cuts this host off is rolled back, and the list of the other feed is applied. The
+// pulls of that feed go on as before.
+func TestARolledBackFeedStopsNoOther(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+		e.o.Host = dependent{e.o.Host, k, "192.88.99.7"}
+		ctx := t.Context()
+		pull := func(r *remote) time.Duration {
+			tn := turn{remote: r}
+			tn.verdict, tn.err = fetch(ctx, r.feed, r.vetOptions())
+			return e.refresh(ctx, tn)
+		}
+		pull(e.remotes[0])
+		pull(e.remotes[1])
+		wantDropped(t, k, true, "203.0.113.1", "198.51.100.1")
+
+		a.set("203.0.113.2\n192.88.99.7\n", nil, nil)
+		if wait := pull(e.remotes[0]); wait >= e.o.PullInterval {
+			t.Errorf("the feed that was rolled back is pulled in %v", wait)
+		}
+		b.set("198.51.100.2\n", nil, nil)
+		wait := pull(e.remotes[1])
+		wantDropped(t, k, true, "203.0.113.1", "198.51.100.2")
+		wantDropped(t, k, false, "203.0.113.2", "192.88.99.7")
+		if s := e.o.Board.Latest(); !s.Holds(status.CondRolledBack) || s.State != status.StateDegraded {
+			t.Errorf("rolled back: %s %q", s.State, s.Reason)
+		}
+		if wait != e.o.PullInterval {
+			t.Errorf("the other feed is pulled in %v", wait)
+		}
+		a.set("203.0.113.2\n", nil, nil)
+		pull(e.remotes[0])
+		wantDropped(t, k, true, "203.0.113.2", "198.51.100.2")
+		if s := e.o.Board.Latest(); s.State != status.StateActive {
+			t.Errorf("mended: %s %q", s.State, s.Reason)
+		}
+		settle(e)
+	})
+}
+
+// TestUnsavedListOfOneFeed: the status says that a list cannot be saved until each of them is.
+func TestUnsavedListOfOneFeed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, _, _, _ := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+		e.remotes[0].saver.save(func() error { return errors.New("no space left on device") })
+		synctest.Wait()
+		e.remotes[1].saver.save(func() error { return nil })
+		synctest.Wait()
+		if s := e.o.Board.Latest(); !s.Holds(status.CondUnkept) || !strings.Contains(s.Reason, "one: no space") {
+			t.Errorf("one is not saved: %s %q", s.State, s.Reason)
+		}
+		e.remotes[0].saver.save(func() error { return nil })
+		synctest.Wait()
+		if s := e.o.Board.Latest(); s.Holds(status.CondUnkept) {
+			t.Errorf("both are saved: %s %q", s.State, s.Reason)
+		}
+	})
+}
+
+// TestSavedListsOfTwoFeeds: each feed has saved lists of its own, and a start activates both.
+func TestSavedListsOfTwoFeeds(t *testing.T) {
+	t.Parallel()
+	e, _, _, _ := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+	for _, r := range e.remotes {
+		v := turn{remote: r}
+		v.verdict, v.err = fetch(t.Context(), r.feed, r.vetOptions())
+		e.refresh(t.Context(), v)
+	}
+	settle(e)
+	next, k, _, _ := twoFeeds(t, "", "")
+	for i, r := range next.remotes {
+		r.saved = e.remotes[i].saved
+	}
+	next.restore(t.Context())
+	wantDropped(t, k, true, "203.0.113.1", "198.51.100.1")
+	if s := next.o.Board.Latest(); s.BlockedIPs != 2 || !s.Kept {
+		t.Errorf("got %d entries, saved %v", s.BlockedIPs, s.Kept)
+	}
+	for _, r := range next.remotes {
+		if r.baseline != 1 || r.fresh != nil {
+			t.Errorf("%s: baseline %d, fresh %v", r.feed.Name(), r.baseline, r.fresh)
+		}
+	}
+}
