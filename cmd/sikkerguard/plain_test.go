@@ -240,7 +240,7 @@ func TestHostilePeer(t *testing.T) {
 			if !errors.Is(err, errNotInForce) {
 				t.Errorf("pull: %v", err)
 			}
-			judge(t, "pull", pulled.String(), regexp.MustCompile("^A dry run, without a new list: "))
+			judge(t, "pull", pulled.String(), regexp.MustCompile("^Dry run without a new list: "))
 			if !strings.Contains(pulled.String(), tt.evil) {
 				t.Errorf("pull does not print %q: %q", tt.evil, pulled.String())
 			}

@@ -15,7 +15,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// applySurvey logs the problems of the newest survey, each once while it lasts, and reconciles.
+// applySurvey logs the problems of the newest survey, each once while it lasts, and reconciles the
+// rules with it.
 func (e *Enforcer) applySurvey(ctx context.Context) {
 	v, ok := e.surveys.newest()
 	if !ok {
@@ -25,7 +26,7 @@ func (e *Enforcer) applySurvey(ctx context.Context) {
 	for _, p := range v.white.Problems {
 		problems = append(problems, p.Error())
 		if !slices.Contains(e.allow.problems, p.Error()) && ctx.Err() == nil {
-			e.o.Log.Warn("Safety whitelist is not complete", zap.Error(p))
+			e.o.Log.Warn("The allowlist is incomplete", zap.Error(p))
 		}
 	}
 	e.allow.problems = problems
@@ -34,11 +35,11 @@ func (e *Enforcer) applySurvey(ctx context.Context) {
 	changed := v.white.Changed(e.allow.survey)
 	e.allow.survey = v.white
 	e.saveNames()
-	e.reconcile(ctx, cmp.Or(changed, "The safety whitelist changed"))
+	e.reconcile(ctx, cmp.Or(changed, "The allowlist changed"))
 }
 
-// allowed composes the allowlist: the finds of the newest survey, with the operator's entries, and
-// the exemptions. It logs the survey's part if that differs from the one that was logged last.
+// allowed composes the allowlist: the finds of the newest survey, which include the operator's
+// entries, and the exemptions. It logs a survey that differs from the one that was logged last.
 func (e *Enforcer) allowed() blocklist.Blocklist {
 	v, ok := e.surveys.newest()
 	if !ok {
@@ -62,13 +63,14 @@ func (e *Enforcer) allowed() blocklist.Blocklist {
 	return allow
 }
 
-// allowlist is the allowlist as it is wanted at this moment, for readers of other tasks.
+// allowlist is the newest allowlist, which any goroutine may read, and the survey that it comes
+// from.
 type allowlist struct {
 	p atomic.Pointer[blocklist.Blocklist]
 
-	survey   host.Whitelist // the newest one that was taken
-	problems []string       // of that survey, which were logged
-	lines    string         // the log lines about it
+	survey   host.Whitelist // the newest one that was applied
+	problems []string       // of survey, as they were logged
+	lines    string         // of the log, about survey
 }
 
 // Allows reports whether a source is allowlisted.

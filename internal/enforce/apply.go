@@ -15,8 +15,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// apply puts d in force, and says so after the kernel was asked. The checks of this host are made before and after. If one fails
-// that worked before, d is tried: it is taken out of force again only if it is proven to be why.
+// apply activates d, and logs it after the kernel has confirmed it. The checks of this host are
+// made before and after. If one fails that worked before, a trial of d follows. d is rolled back
+// only if the trial proves that d is the cause.
 func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	if e.o.DryRun {
 		e.logDryRun(d)
@@ -24,8 +25,8 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 		e.setActive(d)
 		return nil
 	}
-	// Rules that block nothing more than those in force can cut this host off from nothing. They need no proof, and an allowlist
-	// that grows is in force within milliseconds.
+	// Rules that block no more than the active ones cannot cut this host off. They need no trial,
+	// and an allowlist that grows is active within milliseconds.
 	harmless := e.active.rules != nil && coveredBy(d.block, e.active.rules.block)
 	if !harmless && e.trials.rejected.of(d) {
 		return &RollbackError{Entries: d.block.Len(), Again: true}
@@ -40,25 +41,25 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	case errors.Is(err, firewall.ErrMismatch):
 		err = fmt.Errorf("enforce the list of %s: %w", blocklist.Entries(d.block.Len()), err)
 		if adopted {
-			return err // the rules that the kernel has stay until the next attempt: the host is not left open
+			return err // the kernel's rules stay until the next attempt: the host does not stay open
 		}
 		return errors.Join(err, e.undo())
 	case err != nil:
 		return err
 	}
 	if adopted {
-		e.setActive(d) // in the place of the rules of the killed agent, and whatever a trial does, some are in force
+		e.setActive(d) // they replace the rules of the killed agent; whatever a trial does, rules are active
 	}
 	if d, err = e.testNew(ctx, d, before, adopted); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
-		return ctx.Err() // the agent is being stopped, and the probes with it: nothing can be said of the list
+		return ctx.Err() // the agent is stopping, and its probes end: the list is not judged
 	}
 	rejected, same := e.trials.rejected, d.equal(e.active.rules)
 	e.setActive(d)
 	if harmless && !rejected.of(d) {
-		e.trials.rejected = rejected // they are as harmful as before
+		e.trials.rejected = rejected // they still cut the host off
 	}
 	e.logBlocking(same)
 	e.o.Log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
@@ -66,7 +67,7 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	return nil
 }
 
-// coveredBy reports whether outer covers every entry of inner.
+// coveredBy reports whether every entry of inner is covered by an entry of outer.
 func coveredBy(inner, outer blocklist.Blocklist) bool {
 	for p := range inner.All() {
 		if q, ok := outer.Covering(p.Addr()); !ok || q.Bits() > p.Bits() {
@@ -76,10 +77,10 @@ func coveredBy(inner, outer blocklist.Blocklist) bool {
 	return true
 }
 
-// try returns the rules in force if d, which has just been put in force, is not proven to cut this host off from what it
-// reached before: d, or d with addresses let through that this host needs. Else d is out of force, and the error is a
-// *RollbackError. Rules of a killed agent that d replaced cannot be put back, so after those d is never taken out whole:
-// the host is not left open.
+// testNew returns the active rules if d, which has just become active, is not proven to cut this
+// host off: d, or d without the addresses that this host needs. Otherwise d is no longer active,
+// and the error is a *RollbackError. Rules of a killed agent that d replaced cannot be restored.
+// After those, d is never rolled back as a whole, so that the host does not stay open.
 func (e *Enforcer) testNew(ctx context.Context, d desired, before host.Checks, adopted bool) (desired, error) {
 	broken := trial{probe: e.o.Host.Probe}.broken(ctx, before)
 	d, broken, err := e.rebase(ctx, d, broken)
@@ -116,15 +117,15 @@ func (e *Enforcer) testNew(ctx context.Context, d desired, before host.Checks, a
 		case len(guilty) > 0:
 			return o.rules, &RollbackError{Broken: guilty, Entries: d.block.Len()}
 		}
-		e.o.Log.Info("It is not the list; that stays in force", zap.Stringer("notReached", broken))
+		e.o.Log.Info("The list is not the cause; it stays active", zap.Stringer("notReached", broken))
 	}
 	e.trials.recheck.start(broken)
 	return o.rules, nil
 }
 
-// proof has t prove which of the broken checks are the fault of the rules, and rejects those if some
-// are. The status says so meanwhile: they are out of force for moments, and the rules of before, or
-// none, are in force.
+// prove runs the trial t and returns the broken checks that are the fault of the rules. It rejects
+// the rules if there are any. During the trial the rules are inactive for moments: the rules before
+// them are active, or none. The status shows that.
 func (e *Enforcer) prove(ctx context.Context, t trial, broken host.Checks, o *trialRules) (host.Checks, error) {
 	if e.active.rules == nil {
 		e.setStatus(func(s *status.Status) { s.Enforcing = status.StateUnprotected })
@@ -139,10 +140,10 @@ func (e *Enforcer) prove(ctx context.Context, t trial, broken host.Checks, o *tr
 	return guilty, err
 }
 
-// applyRules has the kernel enforce d, and remembers what it answered and how long that took.
+// applyRules has the kernel enforce d. It publishes the evidence and the time that the kernel took.
 func (e *Enforcer) applyRules(ctx context.Context, d desired) (ruleset.Evidence, error) {
 	ev, err := e.backend.fw.Apply(ctx, e.ruleset(d))
-	if ev.Took > 0 { // it was asked
+	if ev.Took > 0 { // the kernel was asked
 		e.o.Board.ObserveApply(ev.Took)
 	}
 	if err == nil {
@@ -160,7 +161,7 @@ func (e *Enforcer) ruleset(d desired) ruleset.Ruleset {
 	return ruleset.Ruleset{Block: d.block, Allow: d.allow, LogGroup: e.o.LogGroup, LogRate: e.o.LogRate}
 }
 
-// setActive remembers what is in force.
+// setActive records d as the active rules, publishes that, and ends every repair and retry.
 func (e *Enforcer) setActive(d desired) {
 	e.active.rules, e.active.adopted, e.trials.rejected, e.attempts.stale = &d, false, nil, nil
 	lists := e.lists()

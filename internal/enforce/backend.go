@@ -21,13 +21,13 @@ import (
 type backend struct {
 	fw        firewall.Backend // nil before Open, and in a dry run
 	gate      *gate            // fw, once it was opened
-	gaps      []string         // of the firewall, that were logged
+	gaps      []string         // of the firewall, as they were logged
 	leftovers leftovers
 	ledger    *counters.Ledger
-	lostC     chan error // capacity 1: the rules are no longer the ones that were applied
+	lostC     chan error // capacity 1: a change of the rules by another program
 }
 
-// errNotOpen is the answer to a question about the kernel before Open.
+// errNotOpen is returned for the counters before Open.
 var errNotOpen = errors.New("the firewall is not open")
 
 // newLedger returns a ledger of the kernel's counters.
@@ -44,19 +44,19 @@ func (e *Enforcer) newLedger() *counters.Ledger {
 }
 
 // gate is a firewall that can be closed to new rules. When the agent stops, the rules are removed
-// at once; a task that is slow to end, and perhaps rolls a list back just then, must not put any
-// there again.
+// at once. A task that ends late, for example in the middle of a rollback, must not apply any
+// again.
 type gate struct {
 	firewall.Backend
 
-	used   atomic.Bool // there were rules, of this run or of one before
+	used   atomic.Bool // there were rules, of this run or of an earlier one
 	mu     sync.RWMutex
 	closed bool
 }
 
-// Apply is the firewall's, until the gate is closed; then it is context.Canceled.
+// Apply applies rs. After shut it returns context.Canceled.
 func (g *gate) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
-	g.mu.RLock() // held all the while: shut waits for an Apply that is under way
+	g.mu.RLock() // held during Apply: shut waits for it
 	defer g.mu.RUnlock()
 	if g.closed {
 		return ruleset.Evidence{}, context.Canceled
@@ -65,14 +65,14 @@ func (g *gate) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence,
 	return g.Backend.Apply(ctx, rs)
 }
 
-// use takes note of rules that there are, which can be removed.
+// use records that there are rules to remove. It does nothing on a nil gate.
 func (g *gate) use() {
 	if g != nil {
 		g.used.Store(true)
 	}
 }
 
-// shut closes the gate, after an Apply that is under way.
+// shut closes the gate after an Apply that is under way. It does nothing on a nil gate.
 func (g *gate) shut() {
 	if g == nil { // nothing was opened
 		return
@@ -82,29 +82,30 @@ func (g *gate) shut() {
 	g.closed = true
 }
 
-// logGaps logs each missing part of the firewall once: as a warning if the host is less protected without it. Some show
-// only when a list is in force.
+// logGaps logs each missing feature of the firewall once: as a warning if the host is less
+// protected without it. Some are found only when a list is active.
 func (e *Enforcer) logGaps() {
 	i := e.backend.fw.Info()
-	tell := func(gaps []string, log func(string, ...zap.Field)) {
+	logNew := func(gaps []string, log func(string, ...zap.Field)) {
 		for _, gap := range gaps {
 			if !slices.Contains(e.backend.gaps, gap) {
 				log("Firewall: " + gap)
 			}
 		}
 	}
-	tell(i.Gaps, e.o.Log.Warn)
-	tell(i.Detours, e.o.Log.Info)
+	logNew(i.Gaps, e.o.Log.Warn)
+	logNew(i.Detours, e.o.Log.Info)
 	e.backend.gaps = slices.Concat(i.Gaps, i.Detours)
 }
 
 // Ledger returns the sums of dropped packets.
 func (e *Enforcer) Ledger() *counters.Ledger { return e.backend.ledger }
 
-// WatchRules has changes that other programs make to the rules repaired, until ctx ends.
+// WatchRules has changes of the rules by other programs repaired, until ctx ends.
 func (e *Enforcer) WatchRules(ctx context.Context) error { return e.backend.fw.Watch(ctx, e.rulesLost) }
 
-// Open opens the firewall, which needs a low descriptor, and takes note of the rules that a killed agent left.
+// Open opens the firewall, which needs a low file descriptor, and adopts the rules of a killed
+// agent.
 func (e *Enforcer) Open() error {
 	fw, err := e.o.Open()
 	if err != nil {
@@ -117,7 +118,7 @@ func (e *Enforcer) Open() error {
 	e.o.Log.Debug("Firewall features", zap.Strings("features", info.Features))
 	e.logGaps()
 	e.adoptLeftovers()
-	_, _ = e.backend.ledger.Read() // the rules of an agent that was killed have counted on
+	_, _ = e.backend.ledger.Read() // the rules of a killed agent continued to count
 	return nil
 }
 
@@ -132,7 +133,7 @@ func (e *Enforcer) Close() error {
 // Opened reports whether Open succeeded. It never does in a dry run.
 func (e *Enforcer) Opened() bool { return e.backend.fw != nil }
 
-// Used reports whether there were rules, of this run or of one before.
+// Used reports whether there were rules, of this run or of an earlier one.
 func (e *Enforcer) Used() bool { return e.backend.gate != nil && e.backend.gate.used.Load() }
 
 // Fill adds the firewall, the sums of dropped packets and the quota for pulls to s.
@@ -160,8 +161,9 @@ func (e *Enforcer) Remove() error {
 	return nil
 }
 
-// removeRules removes the rules. They are disarmed first, so that the last reading of their counters is final. If they cannot be
-// disarmed they are removed nevertheless, and the packets that they drop meanwhile are not counted.
+// removeRules removes the rules. They are disarmed first, so that the last reading of their
+// counters is final. If disarming fails, they are removed nevertheless; the packets that they drop
+// meanwhile are not counted.
 func (e *Enforcer) removeRules() error {
 	err := e.backend.fw.Disarm()
 	if _, counted := e.backend.ledger.Read(); err != nil || counted != nil {
@@ -174,7 +176,8 @@ func (e *Enforcer) removeRules() error {
 	return nil
 }
 
-// Present asks the kernel whether the rules are there. It does not wait for programs that change them.
+// Present asks the kernel whether the rules are there. It does not wait for programs that change
+// them. Before Open, and in a dry run, it returns nil.
 func (e *Enforcer) Present() error {
 	if e.backend.fw == nil {
 		return nil

@@ -18,8 +18,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
 
-// Enforcer keeps the kernel's rules at the lists less the allowlist. Run is its loop. The other exported methods may be called
-// by any goroutine, but for Open and Close.
+// Enforcer keeps the kernel's rules equal to the lists less the allowlist. Run is its loop. The
+// other exported methods may be called by any goroutine, except Open and Close.
 type Enforcer struct {
 	o       Options
 	surveys *surveyor
@@ -58,7 +58,7 @@ type Options struct {
 	Allow        []netip.Prefix // the configured allowlist
 	LogGroup     uint16
 	LogRate      uint32
-	HangupC      <-chan os.Signal // each value asks for a pull at once; nil for never
+	HangupC      <-chan os.Signal // each value requests a pull; nil for never
 
 	Host      Host
 	Remotes   []Remote // at least one; the status shows the times and the quota of the first
@@ -67,7 +67,7 @@ type Options struct {
 	Open      func() (firewall.Backend, error)               // opens the firewall; not called in a dry run
 	Leftovers func() ([]string, error)                       // names the rules of other runs
 	Counters  func(context.Context) (store.Counters, error)  // reads the sums of earlier runs
-	Listed    func(feed string, entries blocklist.Blocklist) // takes the list of a feed when it is applied; nil for none
+	Listed    func(feed string, entries blocklist.Blocklist) // receives the list of a feed when it is applied; nil for none
 
 	Board *status.Board
 	Clock clock.Clock
@@ -102,16 +102,16 @@ func New(o Options) *Enforcer {
 
 // loop is the state of Run.
 type loop struct {
-	pullC  chan order     // asks for a pull of every feed
+	pullC  chan order     // requests for a pull of every feed
 	lostC  chan lostFiles // capacity 1: saved files to write again
 	readyC chan struct{}  // capacity 1: the lists of the start are active
 	pulseC chan struct{}  // unbuffered: a receive shows that Run is alive
 	turnC  chan turn      // the end of each turn
 
 	begun   bool  // Run was called before
-	pulls   bool  // the first pulls were begun, or wait for their time
+	pulls   bool  // the first pulls have begun or are scheduled
 	running bool  // the start was logged
-	taking  *turn // the turn whose result is being applied; nil for none
+	current *turn // the turn whose result is being applied; nil for none
 }
 
 func newLoop() loop {
@@ -121,9 +121,10 @@ func newLoop() loop {
 	}
 }
 
-// Run activates the saved lists and then pulls, at once and at every interval, sooner after a failure or when asked, until
-// ctx ends. Then it returns nil. Meanwhile it follows the host and repairs the rules. After a panic it can be called again: the
-// rules are still active, and it resumes.
+// Run activates the saved lists and then pulls, at once and at every interval, sooner after a
+// failure or when asked, until ctx ends. Then it returns nil. Meanwhile it follows the host and
+// repairs the rules. After a panic it can be called again: the rules are still active, and it
+// resumes.
 func (e *Enforcer) Run(ctx context.Context) error {
 	l := &e.loop
 	if l.begun {
@@ -153,7 +154,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			e.o.Log.Info("SIGHUP: pulling now")
 			e.beginAll(ctx, order{})
 		case o := <-l.pullC:
-			e.o.Log.Info("Asked to pull now", zap.Bool("accept", o.accept))
+			e.o.Log.Info("Pull requested", zap.Bool("accept", o.accept))
 			e.beginAll(ctx, o)
 		case err := <-e.backend.lostC:
 			e.checkLoss(err)
@@ -202,29 +203,30 @@ func (e *Enforcer) start(ctx context.Context) {
 	}
 }
 
-// resume continues after a panic of the loop. The kernel may have other rules than the Enforcer knows, so they are applied and
-// verified again. A turn that was being applied is lost. Its askers are told so, and the next pull of its feed comes later,
-// because its list may be the cause.
+// resume continues after a panic of the loop. The kernel may have other rules than the Enforcer
+// assumes, so the rules are applied and verified again. A turn that was being applied is lost: its
+// askers receive an error, and the next pull of its feed is delayed, because its list may be the
+// cause.
 func (e *Enforcer) resume(ctx context.Context) {
 	l := &e.loop
 	offer(l.readyC, struct{}{})
-	if t := l.taking; t != nil {
-		l.taking = nil
+	if t := l.current; t != nil {
+		l.current = nil
 		t.remote.failure = errFault
 		for _, c := range t.order.askers {
 			select {
 			case c <- e.outcome():
-			default: // it has its outcome
+			default: // it has received its outcome
 			}
 		}
 		t.remote.next.Reset(max(retryRefused, t.remote.spareQuota()))
 	}
 	for _, r := range e.remotes {
 		switch {
-		case !l.pulls: // a saved list or a refused one is the cause
+		case !l.pulls: // a saved or a refused list is the cause
 			e.begin(ctx, r, order{})
 		case !r.busy:
-			e.end(ctx, r) // which begins the pull that was asked for meanwhile
+			e.end(ctx, r) // begins the pull that was requested meanwhile
 		}
 	}
 	l.pulls = true
@@ -239,7 +241,8 @@ func (e *Enforcer) resume(ctx context.Context) {
 // errFault is the failure of a pull that ended with a panic.
 var errFault = errors.New("a fault of SikkerGuard itself ended this pull: see the log")
 
-// stop waits for the turns under way, which end with the context unless a disk hangs, and for the savers.
+// stop waits for the turns under way and for the savers. A turn ends with the context unless a disk
+// hangs.
 func (e *Enforcer) stop() {
 	for _, r := range e.remotes {
 		if r.busy {
@@ -250,7 +253,7 @@ func (e *Enforcer) stop() {
 	e.endSavers()
 }
 
-// endSavers waits until the newest values are written, at most for saveMost.
+// endSavers waits until the newest values are written, but not longer than saveMost.
 func (e *Enforcer) endSavers() {
 	most, cancel := context.WithTimeout(context.Background(), saveMost)
 	defer cancel()
@@ -268,8 +271,8 @@ func (e *Enforcer) savers() []*saver {
 	return all
 }
 
-// soonest returns the feed whose next pull comes first; nil if a pull of every feed is under way. The end of a pull sets the time
-// of the next.
+// soonest returns the feed whose next pull comes first; nil if a pull of every feed is under way.
+// The end of a pull sets the time of the next.
 func (e *Enforcer) soonest() *remote {
 	var first *remote
 	for _, r := range e.remotes {
@@ -288,7 +291,7 @@ func (r *remote) tickC() <-chan time.Time {
 	return r.next.TickC()
 }
 
-// Host is the host as the Enforcer depends on it. *host.Host is one.
+// Host is the part of host.Host that the Enforcer depends on.
 type Host interface {
 	Local() host.Whitelist                                  // surveys the kernel and the files
 	Names(ctx context.Context) host.Whitelist               // resolves names, and returns the whole survey
@@ -301,10 +304,11 @@ type Host interface {
 	Resolved(now time.Time) host.Names
 }
 
-// ReadyC returns a channel that has a value once the rules of the start are active. Its capacity is 1.
+// ReadyC returns a channel of capacity 1. It has a value once the rules of the start are active.
 func (e *Enforcer) ReadyC() <-chan struct{} { return e.loop.readyC }
 
-// offer hands a value to a task that looks for it when it has time. When one is waiting already, this one adds nothing.
+// offer sends v to a channel of capacity 1 that a loop receives from. If a value is waiting
+// already, v is dropped.
 func offer[T any](c chan T, v T) {
 	select {
 	case c <- v:

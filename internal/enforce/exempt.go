@@ -15,25 +15,35 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// exemptions are addresses that are on the list and let through all the same, because this host was
-// proven to need them: a resolver on this host asks them, or the API is there. They belong to the
-// enforcing task.
+const (
+	// retestAfter is the shortest time between two tests of the exemptions. If an exemption is
+	// needed, its test costs the host about two seconds of DNS, or of another service that depends
+	// on the address.
+	retestAfter = 6 * time.Hour
+	// fewestMost bounds the search for the candidates that are needed, which takes a few seconds
+	// for each of them. If an outage begins during the search, every candidate appears to be
+	// needed.
+	fewestMost = time.Minute
+)
+
+// exemptions are listed addresses that are let through because this host was proven to need them:
+// for example the API, or a server that a resolver on this host asks.
 type exemptions struct {
 	addrs    []netip.Addr
 	checks   []string  // names of the checks that need them
-	retested time.Time // when they were last tested
-	tested   time.Time // when a listed upstream was suspected in vain
+	retested time.Time // when the exemptions were last tested
+	tested   time.Time // when testUpstreams last found no listed upstream, or may run next
 }
 
-// list returns them as a part of the allowlist.
+// list returns the exempted addresses as a part of the allowlist.
 func (x *exemptions) list() blocklist.Blocklist { return single(x.addrs) }
 
-// without returns those other than addr.
+// without returns addrs except addr.
 func without(addrs []netip.Addr, addr netip.Addr) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a == addr })
 }
 
-// single returns the list of the addresses.
+// single returns a list of the addresses.
 func single(addrs []netip.Addr) blocklist.Blocklist {
 	ps := make([]netip.Prefix, len(addrs))
 	for i, a := range addrs {
@@ -42,21 +52,22 @@ func single(addrs []netip.Addr) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-// letting returns d with the addresses let through.
+// allowing returns d with the addresses let through.
 func (d desired) allowing(addrs []netip.Addr) desired {
 	s := single(addrs)
 	return desired{block: d.block.Without(s), allow: d.allow.Union(s)}
 }
 
-// relayed returns the checks by which a resolver on or near this host was asked, which asks others.
+// relayed returns the checks that go through a resolver on or near this host, which asks other
+// servers.
 func relayed(checks host.Checks) host.Checks {
 	return slices.DeleteFunc(slices.Clone(checks), func(c host.Check) bool { return !c.Relayed })
 }
 
-// exemptNeeded finds out whether d, which is in force, is why the checks fail because it holds some
-// of the candidates. If so, as few of those are exempted as the checks take; nothing else of the list
-// is touched. It returns the rules in force then, and whether they are other than d. After an error
-// either may be in force. The caller ends status.CondOpen when it has put that right.
+// exemptNeeded tests whether the checks fail because d, which is active, blocks some of the
+// candidates. If so, it exempts as few of them as the checks need; the rest of the list stays
+// blocked. It returns the active rules and reports whether they differ from d. After an error
+// either may be active. The caller clears status.CondOpen once the rules are known again.
 func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Checks, candidates []netip.Addr) (desired, bool, error) {
 	if len(broken) == 0 || len(candidates) == 0 {
 		return d, false, nil
@@ -82,9 +93,9 @@ func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Chec
 	case ctx.Err() != nil:
 		return d, false, ctx.Err()
 	case err != nil:
-		return d, false, fmt.Errorf("let through the addresses that are needed: %w", err)
+		return d, false, fmt.Errorf("let through the needed addresses: %w", err)
 	}
-	e.o.Log.Warn("This host depends on addresses that are on the list; those it needs are let through",
+	e.o.Log.Warn("This host depends on listed addresses; those it needs are let through",
 		zap.Stringer("notReached", guilty), zap.Stringers("exempted", needed))
 	x := &e.trials.exempt
 	x.addrs, x.retested = append(x.addrs, needed...), time.Now()
@@ -97,12 +108,12 @@ func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Chec
 	return o.rules, true, nil
 }
 
-// errManyNeeded is a search that found no end.
-var errManyNeeded = fmt.Errorf("it takes longer than %v to find the addresses that are needed", fewestMost)
+// errManyNeeded is the error of a search that exceeds fewestMost.
+var errManyNeeded = fmt.Errorf("finding the needed addresses takes longer than %v", fewestMost)
 
-// fewest returns as few of the candidates as must be let through for the checks to work. Another
-// host can forge answers of an address that it wants to be let through; an address that is not needed
-// is left out. Halves, quarters and so on are tried, then each candidate that is left.
+// fewestNeeded returns as few of the candidates as must be let through for the checks to work. An
+// attacker can forge replies of an address to get it exempted, so every candidate that is not
+// needed is left out. Halves, quarters and so on are left out first, then each remaining candidate.
 func (e *Enforcer) fewestNeeded(ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr) ([]netip.Addr, error) {
 	needed := slices.Clone(candidates)
 	began := time.Now()
@@ -130,7 +141,7 @@ func (e *Enforcer) fewestNeeded(ctx context.Context, t trial, d desired, checks 
 	}
 }
 
-// publishExemptions makes the status name the addresses that are exempted.
+// publishExemptions publishes the exempted addresses in the status.
 func (e *Enforcer) publishExemptions() {
 	var held error
 	if addrs := e.trials.exempt.addrs; len(addrs) > 0 {
@@ -143,16 +154,16 @@ func (e *Enforcer) publishExemptions() {
 	e.setCondition(status.CondExempt, held)
 }
 
-// testUpstreams is called if answers were dropped that this host may need. A list is blamed only
-// for checks that worked before it; later a resolver on this host may begin to ask others, and at a
-// boot it may not be there yet.
+// testUpstreams tests whether a list cuts a resolver on this host off from its upstreams. It runs
+// after replies were dropped that this host may need. A trial blames a list only for checks that
+// worked before it, but a resolver may start after the list, or change its upstreams later.
 func (e *Enforcer) testUpstreams(ctx context.Context) {
 	if e.o.DryRun || e.active.rules == nil || time.Since(e.trials.exempt.tested) < repliesGap ||
 		len(e.trials.repliers.on(e.active.rules.block, time.Now())) == 0 {
 		return
 	}
 	e.trials.exempt.tested = time.Now()
-	broken := e.rebaseInForce(ctx, relayed(trial{probe: e.o.Host.Probe}.unreached(ctx)))
+	broken := e.rebaseActive(ctx, relayed(trial{probe: e.o.Host.Probe}.unreached(ctx)))
 	if len(broken) == 0 {
 		return
 	}
@@ -162,22 +173,22 @@ func (e *Enforcer) testUpstreams(ctx context.Context) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		e.o.Log.Warn("It cannot be found out whether the list keeps a resolver from those that it asks", zap.Error(err))
+		e.o.Log.Warn("Cannot test whether the list cuts a resolver off from its upstreams", zap.Error(err))
 		if err := e.undo(); err != nil {
 			e.publish()
 		}
 	case exempted:
 		e.setActive(d)
-	default: // not asked again soon, since answers can be forged
+	default: // the next test comes later, because replies can be forged
 		e.updateActive(d)
-		e.o.Log.Info("It is not the list that keeps a resolver from those that it asks",
+		e.o.Log.Info("The list does not cut the resolver off from its upstreams",
 			zap.Stringer("notReached", broken))
 		e.trials.exempt.tested = time.Now().Add(testGap - repliesGap)
 	}
 }
 
-// retestExemptions ends exemptions that are not needed: the address is on no list any more or
-// whitelisted by itself, or the resolver does without it now.
+// retestExemptions ends exemptions that are no longer needed: the address is on no list any more,
+// is allowlisted for another reason, or the checks work without it.
 func (e *Enforcer) retestExemptions(ctx context.Context) {
 	if len(e.trials.exempt.addrs) == 0 || e.active.rules == nil || ctx.Err() != nil {
 		return
@@ -189,7 +200,7 @@ func (e *Enforcer) retestExemptions(ctx context.Context) {
 		if !listed.Contains(addr) || due && e.unneeded(ctx, addr) {
 			e.trials.exempt.addrs = without(e.trials.exempt.addrs, addr)
 			e.publishExemptions()
-			e.o.Log.Info("An address of the list that was let through is not needed any more",
+			e.o.Log.Info("A listed address that was let through is no longer needed",
 				zap.Stringer("address", addr))
 		}
 	}
@@ -200,11 +211,11 @@ func (e *Enforcer) retestExemptions(ctx context.Context) {
 		e.trials.exempt.checks = nil
 	}
 	e.publishExemptions()
-	e.reconcile(ctx, "What is let through has changed")
+	e.reconcile(ctx, "Exemptions changed")
 }
 
-// needless reports whether the checks that exemptions are for work without that of addr. The rules
-// in force are the same afterwards.
+// unneeded reports whether the checks that exemptions are for work without the exemption of addr.
+// It leaves the active rules as they were.
 func (e *Enforcer) unneeded(ctx context.Context, addr netip.Addr) bool {
 	t := trial{probe: e.o.Host.Probe}
 	before := e.o.Host.Probe(ctx, e.trials.exempt.checks...)

@@ -166,8 +166,8 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 		t.Errorf("the log does not name it: %s", line)
 	}
 	s.await("Blocking 2 IPs")
-	if !whitelisted(t, upstream) || whitelisted(t, liar) {
-		t.Errorf("let through: %s %v, %s %v", upstream, whitelisted(t, upstream), liar, whitelisted(t, liar))
+	if !allowlisted(t, upstream) || allowlisted(t, liar) {
+		t.Errorf("let through: %s %v, %s %v", upstream, allowlisted(t, upstream), liar, allowlisted(t, liar))
 	}
 	if detail := exempted(s.a); !strings.Contains(detail, upstream) || strings.Contains(detail, liar) {
 		t.Errorf("the status says %q", detail)
@@ -177,18 +177,18 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	}
 	s.pull(relayList + "198.51.100.2\n") // what is exempted stays so with the next list
 	s.await("Blocking 3 IPs")
-	if !whitelisted(t, upstream) {
+	if !allowlisted(t, upstream) {
 		t.Error("the next list blocks the upstream")
 	}
 	s.pull("198.51.100.1\n" + liar + "\n")
-	s.await("is not needed any more")
+	s.await("is no longer needed")
 	if detail := exempted(s.a); detail != "" {
 		t.Errorf("the status still says %q", detail)
 	}
 	s.end()
 }
 
-// TestListedUpstreamOfALateResolver: the resolver on loopback begins when the list is in force
+// TestListedUpstreamOfALateResolver: the resolver on loopback begins when the list is active
 // already.
 func TestListedUpstreamOfALateResolver(t *testing.T) {
 	if !nettest.Inside() {
@@ -231,8 +231,8 @@ func TestForgedAnswersExemptNothing(t *testing.T) {
 	r.run(t)
 	s := newScene(t, api.String(), relayList, relayRoot(t))
 	s.await("Blocking 3 IPs")
-	s.await("It is not the list that keeps a resolver")
-	if detail := exempted(s.a); detail != "" || whitelisted(t, liar) {
+	s.await("The list does not cut the resolver off")
+	if detail := exempted(s.a); detail != "" || allowlisted(t, liar) {
 		t.Errorf("let through: %q", detail)
 	}
 	if st := s.a.o.Board.Status(); st.BlockedIPs != 3 || st.Rollbacks != 0 {
@@ -277,8 +277,8 @@ func TestRetestExemptions(t *testing.T) {
 			e.trials.exempt.retested = time.Now().Add(-retestAfter)
 		}
 		a.retestExemptions(t.Context())
-		if got := exempted(a) != ""; got != tt.exempted || whitelisted(t, upstream) != tt.exempted {
-			t.Errorf("asking %s, due %v: exempted %v, in the kernel %v; want %v", tt.asks, tt.due, got, whitelisted(t, upstream), tt.exempted)
+		if got := exempted(a) != ""; got != tt.exempted || allowlisted(t, upstream) != tt.exempted {
+			t.Errorf("asking %s, due %v: exempted %v, in the kernel %v; want %v", tt.asks, tt.due, got, allowlisted(t, upstream), tt.exempted)
 		}
 	}
 }

@@ -103,8 +103,9 @@ func wantDropped(t *testing.T, k *lockedKernel, want bool, addrs ...string) {
 	}
 }
 
-// TestTwoFeeds: the lists of both feeds are active together. A request for a pull is answered once both are pulled. If one
-// fails, both lists stay active, the status and the answer name it, and the next request succeeds.
+// TestTwoFeeds: the lists of both feeds are active together. A request for a pull is answered once
+// both are pulled. If one fails, both lists stay active, the status and the answer name it, and the
+// next request succeeds.
 func TestTwoFeeds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -154,8 +155,8 @@ func TestTwoFeeds(t *testing.T) {
 	})
 }
 
-// TestASlowFeedDelaysNoOther: while the pull of a feed hangs, the other feed is pulled at its interval, and the one that hangs is
-// not pulled twice afterwards.
+// TestASlowFeedDelaysNoOther: while the pull of a feed hangs, the other feed is pulled at its
+// interval, and the one that hangs is not pulled twice afterwards.
 func TestASlowFeedDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -181,8 +182,8 @@ func TestASlowFeedDelaysNoOther(t *testing.T) {
 	})
 }
 
-// TestARolledBackFeedStopsNoOther: a list that cuts this host off is rolled back, and the list of the other feed is applied. The
-// pulls of that feed go on as before.
+// TestARolledBackFeedStopsNoOther: a list that cuts this host off is rolled back, and the list of
+// the other feed is applied. The pulls of that feed go on as before.
 func TestARolledBackFeedStopsNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

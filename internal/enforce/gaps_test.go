@@ -18,7 +18,8 @@ type gappy struct {
 
 func (g *gappy) Info() ruleset.Info { return ruleset.Info{Gaps: g.gaps, Detours: g.detours} }
 
-// TestGapsAreToldOnce: one that shows with a list is logged then, and again only when it was gone in between.
+// TestGapsAreToldOnce: one that shows with a list is logged then, and again only when it was gone
+// in between.
 func TestGapsAreToldOnce(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t)
@@ -41,7 +42,8 @@ func TestGapsAreToldOnce(t *testing.T) {
 	}
 }
 
-// TestDetoursAreNoWarning: the log names once what the kernel lacks, and warns of nothing when the host is as protected.
+// TestDetoursAreNoWarning: the log names once what the kernel lacks, and warns of nothing when the
+// host is as protected.
 func TestDetoursAreNoWarning(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t)
@@ -60,7 +62,8 @@ func TestDetoursAreNoWarning(t *testing.T) {
 	}
 }
 
-// TestLostIsTold: what the watch finds shows at once, however long the enforcing task is busy, and is still handed to it.
+// TestLostIsTold: what the watch finds shows at once, however long the enforcing task is busy, and
+// is still handed to it.
 func TestLostIsTold(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)

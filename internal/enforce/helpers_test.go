@@ -26,7 +26,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// logged returns an Enforcer with the settings of the variables, and its log. Its state directory is never the machine's.
+// logged returns an Enforcer with the settings of the variables, and its log. Its state directory
+// is never the machine's.
 func logged(t *testing.T, vars ...string) (*Enforcer, *zapobserver.ObservedLogs) {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.DebugLevel)
@@ -92,7 +93,8 @@ func runAgain(ctx context.Context, e *Enforcer) (panicked int) {
 	return panicked
 }
 
-// runLine runs e and all that it needs on the real kernel until ctx ends, and then removes the rules, as the agent does.
+// runLine runs e and all that it needs on the real kernel until ctx ends, and then removes the
+// rules, as the agent does.
 func runLine(ctx context.Context, e *Enforcer) error {
 	if err := e.Open(); err != nil {
 		return err

@@ -12,8 +12,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestDryRunTellsLeftoverRules: a dry run beside rules of a killed agent does not say that nothing is
-// blocked, nor does one that cannot see whether there are such rules; it does when they are gone.
+// TestDryRunTellsLeftoverRules: a dry run beside rules of a killed agent does not say that nothing
+// is blocked, nor does one that cannot see whether there are such rules; it does when they are
+// gone.
 func TestDryRunTellsLeftoverRules(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t, "SIKKER_DRY_RUN=true")
@@ -68,10 +69,10 @@ func (k *admitting) Admit(_ context.Context, rs ruleset.Ruleset) error {
 	return nil
 }
 
-// TestLeftoverRulesTakeWhitelist: rules of a killed agent let through what SIKKER_WHITELIST names from
-// the start on, and what this host depends on from the first survey on. The status tells of them until
-// a list replaces them, or another program ends them.
-func TestLeftoverRulesTakeWhitelist(t *testing.T) {
+// TestLeftoverRulesTakeAllowlist: rules of a killed agent let through what SIKKER_WHITELIST names
+// from the start on, and what this host depends on from the first survey on. The status tells of
+// them until a list replaces them, or another program ends them.
+func TestLeftoverRulesTakeAllowlist(t *testing.T) {
 	t.Parallel()
 	for _, replaced := range []bool{true, false} {
 		a, logs := logged(t)

@@ -27,7 +27,7 @@ import (
 type toyKernel struct {
 	firewall.Backend
 
-	err   error // for all rules but those in force
+	err   error // for all rules but the active ones
 	rules ruleset.Ruleset
 }
 
@@ -97,7 +97,8 @@ func newLab(t *testing.T, list string) *lab {
 	return l
 }
 
-// restart makes another agent of the same state directory, as after a kill. vars are settings that it has changed.
+// restart makes another agent of the same state directory, as after a kill. vars are settings that
+// it has changed.
 func (l *lab) restart(vars ...string) {
 	l.t.Helper()
 	if l.a != nil {
@@ -154,8 +155,8 @@ func hosts(net string, n int) string {
 	return b.String()
 }
 
-// TestNoSizeIsRefusedForEver: a list that shrank and comes back is taken at once, and one that grows for good when another pull
-// confirms it, over restarts too.
+// TestNoSizeIsRefusedForEver: a list that shrank and comes back is taken at once, and one that
+// grows for good when another pull confirms it, over restarts too.
 func TestNoSizeIsRefusedForEver(t *testing.T) {
 	t.Parallel()
 	for _, restarts := range []bool{false, true} {
@@ -179,8 +180,8 @@ func TestNoSizeIsRefusedForEver(t *testing.T) {
 	}
 }
 
-// TestAnotherSizeConfirmsNothing: a list that is much smaller is confirmed by the next pull, not by one
-// after a list that was refused for being much larger.
+// TestAnotherSizeConfirmsNothing: a list that is much smaller is confirmed by the next pull, not by
+// one after a list that was refused for being much larger.
 func TestAnotherSizeConfirmsNothing(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 5000))
@@ -193,8 +194,8 @@ func TestAnotherSizeConfirmsNothing(t *testing.T) {
 	}
 }
 
-// TestGuardsMeasureAgainstTheKeptList: the first pull after a restart is measured against the list of the run before, and with
-// another score against nothing.
+// TestGuardsMeasureAgainstTheKeptList: the first pull after a restart is measured against the list
+// of the run before, and with another score against nothing.
 func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 10))
@@ -210,16 +211,16 @@ func TestGuardsMeasureAgainstTheKeptList(t *testing.T) {
 		l.restart(change)
 		l.wantConditions()
 		if kept := l.kernel.listOf("203.0.0.1"); kept != (change == "SIKKER_API_KEY=sk_test_rotated") {
-			t.Errorf("%s: the kept list is in force before the pull: %v", change, kept)
+			t.Errorf("%s: the saved list is active before the pull: %v", change, kept)
 		}
 		l.want(false, true, "Blocking 1000 IPs")
-		l.restart() // back: the kept list is of the other request
+		l.restart() // back: the saved list is of the other request
 		l.want(false, true, "Blocking 1000 IPs")
 	}
 }
 
-// TestAcceptEnforcesTheListThatWasShown: --accept enforces the list that was refused, whatever the API gives at that moment,
-// after a restart too; but nothing if that is no list at all.
+// TestAcceptEnforcesTheListThatWasShown: --accept enforces the list that was refused, whatever the
+// API gives at that moment, after a restart too; but nothing if that is no list at all.
 func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 	t.Parallel()
 	shown := hosts("203.0", 9)
@@ -254,7 +255,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 			l.list, l.status = tt.now, tt.status
 			l.want(true, tt.ok, tt.text)
 			if !l.kernel.listOf(tt.blocks) || l.kernel.listOf("198.51.9.9") || l.kernel.listOf("8.8.8.8") {
-				t.Errorf("in force: %d entries", l.kernel.rules.Block.Len())
+				t.Errorf("active: %d entries", l.kernel.rules.Block.Len())
 			}
 			settle(l.a)
 			if _, err := os.Stat(filepath.Join(l.dir, "blacklist.refused.txt")); tt.ok != errors.Is(err, os.ErrNotExist) {
@@ -274,7 +275,8 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 	}
 }
 
-// moody is a kernel that gives its errors, one for each change, and holds nothing of ours after one.
+// moody is a kernel that gives its errors, one for each change, and holds nothing of ours after
+// one.
 type moody struct {
 	*toyKernel
 
@@ -290,8 +292,8 @@ func (m *moody) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 	return ruleset.Evidence{}, err
 }
 
-// TestARollbackThatFailsIsRepaired: if the kernel holds something else than it was told and does not
-// take the list of before either, that list is put back as soon as it does.
+// TestARollbackThatFailsIsRepaired: if the kernel holds something else than it was told and does
+// not take the list of before either, that list is put back as soon as it does.
 func TestARollbackThatFailsIsRepaired(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -310,8 +312,8 @@ func TestARollbackThatFailsIsRepaired(t *testing.T) {
 	}
 }
 
-// TestNoRequestIsLostDuringAPull: a SIGHUP and requests that come while a pull is under way are served
-// by one pull after it, which accepts a list if one of them does. Each asker gets an answer.
+// TestNoRequestIsLostDuringAPull: a SIGHUP and requests that come while a pull is under way are
+// served by one pull after it, which accepts a list if one of them does. Each asker gets an answer.
 func TestNoRequestIsLostDuringAPull(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -346,7 +348,8 @@ func TestNoRequestIsLostDuringAPull(t *testing.T) {
 	}
 }
 
-// TestNothingToAccept: without a list that was refused and shown, --accept judges the one that comes.
+// TestNothingToAccept: without a list that was refused and shown, --accept judges the one that
+// comes.
 func TestNothingToAccept(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -368,7 +371,8 @@ func TestNothingToAccept(t *testing.T) {
 	}
 }
 
-// TestAKernelFailureTakesNoPull: the list at hand is tried again until the kernel takes it, and then kept; the API is not asked.
+// TestAKernelFailureTakesNoPull: the list at hand is tried again until the kernel takes it, and
+// then kept; the API is not asked.
 func TestAKernelFailureTakesNoPull(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -401,12 +405,13 @@ func TestAKernelFailureTakesNoPull(t *testing.T) {
 			t.Errorf("%s: kept: %d entries, %v", name, c.Entries, err)
 		}
 		if l.a.attempts.retry.DueC() != nil {
-			t.Errorf("%s: it is tried again although it is in force", name)
+			t.Errorf("%s: it is tried again although it is active", name)
 		}
 	}
 }
 
-// TestTheKeptListIsTriedAgain: a kernel that refuses the kept list at the start takes it later, without the API.
+// TestTheKeptListIsTriedAgain: a kernel that refuses the saved list at the start takes it later,
+// without the API.
 func TestTheKeptListIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -424,7 +429,8 @@ func TestTheKeptListIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestDownloadsAreSpreadOverTheQuota: whatever is wrong with the lists of a day, the quota of the free tier lasts for it.
+// TestDownloadsAreSpreadOverTheQuota: whatever is wrong with the lists of a day, the quota of the
+// free tier lasts for it.
 func TestDownloadsAreSpreadOverTheQuota(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(*lab){
@@ -456,7 +462,8 @@ func TestDownloadsAreSpreadOverTheQuota(t *testing.T) {
 	}
 }
 
-// TestACutListIsTriedSoonWhileNothingIsInForce: the quota is there to be used when the host has no protection.
+// TestACutListIsTriedSoonWhileNothingIsInForce: the quota is there to be used when the host has no
+// protection.
 func TestACutListIsTriedSoonWhileNothingIsInForce(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -468,11 +475,12 @@ func TestACutListIsTriedSoonWhileNothingIsInForce(t *testing.T) {
 	l.want(false, true, "Blocking 4 IPs")
 	l.cut = 10
 	if l.want(false, false, "Still blocking 4 IPs"); l.wait < 30*time.Minute {
-		t.Errorf("while a list is in force, the next pull comes after %v", l.wait)
+		t.Errorf("while a list is active, the next pull comes after %v", l.wait)
 	}
 }
 
-// TestAPageInPlaceOfAListIsTriedSoon: a portal's page with status 200 is no list that a guard refuses.
+// TestAPageInPlaceOfAListIsTriedSoon: a portal's page with status 200 is no list that a guard
+// refuses.
 func TestAPageInPlaceOfAListIsTriedSoon(t *testing.T) {
 	t.Parallel()
 	for _, page := range []string{"<html>\n", `{"error": "maintenance"}`} {
@@ -487,13 +495,14 @@ func TestAPageInPlaceOfAListIsTriedSoon(t *testing.T) {
 		l.want(false, true, "Blocking 4 IPs")
 		l.list = page
 		if l.want(false, false, "Still blocking 4 IPs"); l.wait > time.Minute {
-			t.Errorf("while a list is in force, the next pull comes after %v", l.wait)
+			t.Errorf("while a list is active, the next pull comes after %v", l.wait)
 		}
 		l.wantConditions(status.CondRefresh)
 	}
 }
 
-// TestARestartLoopSparesTheQuota: an agent that restarts all the time enforces the kept list, and leaves half of the quota.
+// TestARestartLoopSparesTheQuota: an agent that restarts all the time enforces the saved list, and
+// leaves half of the quota.
 func TestARestartLoopSparesTheQuota(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -504,7 +513,7 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 		}
 		l.restart()
 		if !l.kernel.listOf("203.0.0.3") {
-			t.Fatal("the kept list is not in force")
+			t.Fatal("the saved list is not active")
 		}
 	}
 	if l.pulls > 13 {
@@ -523,8 +532,8 @@ func TestARestartLoopSparesTheQuota(t *testing.T) {
 	}
 }
 
-// TestTheListIsSavedWhenTheDiskHasRoom: a list that could not be saved is saved as soon as that works. Until then the status
-// reports it.
+// TestTheListIsSavedWhenTheDiskHasRoom: a list that could not be saved is saved as soon as that
+// works. Until then the status reports it.
 func TestTheListIsSavedWhenTheDiskHasRoom(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))

@@ -12,10 +12,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// shown is how many examples of something the log gives.
+// examplesMost is the largest number of examples that one log line has.
 const examplesMost = 10
 
-// logRunning logs, once, that the first turn is over, whatever its result.
+// logRunning logs once that the first turn has ended, whatever its result.
 func (e *Enforcer) logRunning() {
 	if e.loop.running {
 		return
@@ -32,18 +32,18 @@ func (e *Enforcer) hasList() bool {
 	return slices.ContainsFunc(e.remotes, func(r *remote) bool { return r.list.at != clock.Moment{} })
 }
 
-// logBlocking logs how many entries the kernel enforces, once for each change and after a failure. If
-// the same rules were in force before and that is in the log, it logs that nothing changed.
+// logBlocking logs how many entries the kernel enforces, once for each change and after a failure.
+// If same is true and the number was logged, it logs that nothing changed.
 func (e *Enforcer) logBlocking(same bool) {
 	if same && e.active.logged {
-		e.o.Log.Info("The pulled list is the one in force")
+		e.o.Log.Info("The pulled list is already active")
 		return
 	}
 	e.active.logged = true
 	e.o.Log.Info(fmt.Sprintf("Blocking %d IPs", e.active.entries4+e.active.entries6))
 }
 
-// logDryRun says what would be blocked, with the first few as examples, and what the whitelist saved.
+// logDryRun logs how many entries d would block, with a few examples.
 func (e *Enforcer) logDryRun(d desired) {
 	var examples []string
 	for p := range d.block.All() {
@@ -59,8 +59,8 @@ func (e *Enforcer) logDryRun(d desired) {
 	e.o.Log.Info(fmt.Sprintf("Would block %d IPs", d.block.Len()), zap.Strings("examples", examples))
 }
 
-// logAllowlisted says what is listed and not blocked because it is whitelisted, when that has changed: that this host, or what it
-// depends on, is on the list is news to its operator.
+// logAllowlisted publishes how many entries of the lists are allowlisted, and logs each change with
+// examples. The operator must learn that the host, or an address that it depends on, is listed.
 func (e *Enforcer) logAllowlisted(d desired) {
 	listed := e.lists().Merge()
 	var examples []string
@@ -73,12 +73,13 @@ func (e *Enforcer) logAllowlisted(d desired) {
 	e.setStatus(func(s *status.Status) { s.Whitelist.Listed = n })
 	saved := fmt.Sprint(n, examples)
 	if n > 0 && saved != e.active.listed {
-		e.o.Log.Warn("The list names whitelisted addresses; they are not blocked", zap.Int("entries", n), zap.Strings("examples", examples))
+		e.o.Log.Warn("Blocklist contains allowlisted entries; they stay reachable", zap.Int("entries", n), zap.Strings("examples", examples))
 	}
 	e.active.listed = saved
 }
 
-// logFailure says what did not work and what is enforced all the same.
+// logFailure logs the failures of the last turn, the rules that stay active, and the time of the
+// next attempt.
 func (e *Enforcer) logFailure(wait time.Duration) {
 	e.active.logged = false
 	err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err)
@@ -90,7 +91,7 @@ func (e *Enforcer) logFailure(wait time.Duration) {
 	case e.o.DryRun:
 		e.o.Log.Warn(fmt.Sprintf("Refresh failed; would still block %d IPs", n), zap.Error(err), retry)
 	case e.active.adopted:
-		e.o.Log.Error("No list yet, the rules of an agent that was killed still block", zap.Error(err), retry)
+		e.o.Log.Error("No list yet; rules of a killed agent still block", zap.Error(err), retry)
 	case e.active.rules == nil:
 		e.o.Log.Error("Not blocking anything yet", zap.Error(err), retry)
 	case !e.hasList():

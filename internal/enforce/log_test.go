@@ -7,13 +7,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// TestAnEntryIsToldAsOne: of a network with a whitelisted address in it many parts are blocked. The log,
-// the status, the metrics, the service manager and the asker of a pull count it once, also after a
-// restart, and so does the guard that compares the next list with it.
+// TestAnEntryIsToldAsOne: of a network with a allowlisted address in it many parts are blocked. The
+// log, the status, the metrics, the service manager and the asker of a pull count it once, also
+// after a restart, and so does the guard that compares the next list with it.
 func TestAnEntryIsToldAsOne(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, "203.0.113.0/24\n198.51.100.7\n192.0.0.0/8\n2001:db8::/32\n")
-	whitelisted := func() {
+	allowlisted := func() {
 		l.a.surveys.publish(survey{allow: listOf("203.0.113.9/32", "2001:db8::9/128")})
 	}
 	check := func(when string) {
@@ -49,11 +49,11 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 			t.Errorf("%s: the kernel has %v", when, l.kernel.rules.Block.Prefixes())
 		}
 	}
-	whitelisted()
+	allowlisted()
 	l.want(false, true, "Blocking 4 IPs")
 	check("after a pull")
 	l.restart()
-	whitelisted()
+	allowlisted()
 	l.a.reconcile(t.Context(), "changed")
 	if n := l.a.o.Board.Status().BlockedIPs; n != 4 {
 		t.Errorf("after a restart the status has %d", n)
@@ -63,8 +63,8 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 	}
 }
 
-// TestBlockingIsToldOnceForAChange: a pull that gives the list in force, as the first one after a start
-// with the kept list does, prints no second "Blocking N IPs".
+// TestBlockingIsToldOnceForAChange: a pull that gives the active list, as the first one after a
+// start with the saved list does, prints no second "Blocking N IPs".
 func TestBlockingIsToldOnceForAChange(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -77,15 +77,15 @@ func TestBlockingIsToldOnceForAChange(t *testing.T) {
 	l.want(false, true, "Blocking 4 IPs")
 	told("the first pull", 1)
 	l.restart()
-	told("the kept list", 1)
+	told("the saved list", 1)
 	l.want(false, true, "Blocking 4 IPs")
 	told("a pull of the same list", 1)
 	l.list = hosts("203.0", 5)
 	l.want(false, true, "Blocking 5 IPs")
 	told("another list", 2)
 	l.a.surveys.publish(survey{allow: blocklist.New(parsed(t, "203.0.0.3/32"))})
-	l.a.reconcile(t.Context(), "the whitelist changed")
-	told("another whitelist", 3)
+	l.a.reconcile(t.Context(), "the allowlist changed")
+	told("another allowlist", 3)
 	l.a.surveys.publish(survey{allow: blocklist.New(parsed(t, "203.0.0.3/32"))})
 	l.want(false, true, "Blocking 4 IPs")
 	told("the same again", 3)
@@ -95,7 +95,7 @@ func TestBlockingIsToldOnceForAChange(t *testing.T) {
 	told("an outage", 3)
 	l.want(false, true, "Blocking 4 IPs")
 	told("the same after an outage", 4)
-	if n := l.logs.FilterMessage("The pulled list is the one in force").Len(); n != 2 {
+	if n := l.logs.FilterMessage("The pulled list is already active").Len(); n != 2 {
 		t.Errorf("that nothing changed is told %d times", n)
 	}
 }

@@ -9,26 +9,28 @@ import (
 )
 
 const (
-	// namesRefreshed is the longest time between two writes of the addresses of names while those stay
-	// the same, so that the age of the file tells when they were last seen.
+	// namesRefreshed is the longest time between two writes of the resolved addresses. Unchanged
+	// addresses are written that often so that the age of the file shows when they were last
+	// resolved.
 	namesRefreshed = 24 * time.Hour
 	// restoreMost is how long a start waits for that file, and for the refused list.
 	restoreMost = time.Second
 )
 
-// names keeps the addresses that the names of the API and the proxy resolve to on the disk. A start
-// while DNS is dead whitelists them: without them the kept list may block the API.
+// names saves the addresses of the API and the proxy to the disk. A start without DNS allowlists
+// them. Without them, a saved list may block the API.
 type names struct {
 	saver *saver
 	saved host.Names // on the disk, or being written
 }
 
-// due reports whether n is to be written: its addresses are others, or those on the disk are old.
+// due reports whether n must be written: its addresses differ from the saved ones, or those are
+// old.
 func (k *names) due(n host.Names) bool {
 	return len(n.Addrs) > 0 && (!n.Equal(k.saved) || n.At.Sub(k.saved.At).Abs() >= namesRefreshed)
 }
 
-// restoreNames whitelists the addresses of the run before until names resolve.
+// restoreNames allowlists the saved addresses until names resolve.
 func (e *Enforcer) restoreNames() {
 	text, err := readDisk(restoreMost, "reading of the addresses of names", e.o.StateDir.Names)
 	var n host.Names
@@ -45,7 +47,7 @@ func (e *Enforcer) restoreNames() {
 	}
 }
 
-// saveNames has the addresses of names written to the disk, if those there are others or old.
+// saveNames has the resolved addresses written to the disk if that is due.
 func (e *Enforcer) saveNames() {
 	k := &e.names
 	n := e.o.Host.Resolved(e.o.Clock.Now().Wall)
@@ -62,7 +64,7 @@ func (e *Enforcer) saveNames() {
 	})
 }
 
-// reportNames logs that the addresses of names cannot be saved, once while that lasts.
+// reportNames logs that the resolved addresses cannot be saved, once while that lasts.
 func (e *Enforcer) reportNames(err error, changed bool) {
 	if err != nil && changed {
 		e.logDiskFailure("The addresses of names cannot be saved yet; a start without DNS would lack them", err)

@@ -23,9 +23,9 @@ func (o oneName) LookupNetIP(context.Context, string, string) ([]netip.Addr, err
 	return []netip.Addr{o.addr}, nil
 }
 
-// TestAStartWithoutDNSKnowsTheAPI: a start while DNS is dead enforces the kept list, which holds the
-// API. The address that the run before resolved is let through, unless the file with it is damaged or
-// a dry run was the one before.
+// TestAStartWithoutDNSKnowsTheAPI: a start while DNS is dead enforces the saved list, which holds
+// the API. The address that the run before resolved is let through, unless the file with it is
+// damaged or a dry run was the one before.
 func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -70,7 +70,7 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 		go func() { doneC <- l.a.surveys.Run(ctx) }()
 		l.a.restore(ctx)
 		if got := l.kernel.listOf("203.0.113.50"); got != tt.blocks || !l.kernel.listOf("203.0.113.51") {
-			t.Errorf("%s: the API is blocked: %v, want %v; in force: %v", name, got, tt.blocks, l.kernel.rules.Block.Prefixes())
+			t.Errorf("%s: the API is blocked: %v, want %v; active: %v", name, got, tt.blocks, l.kernel.rules.Block.Prefixes())
 		}
 		if warned := l.logs.FilterMessageSnippet("addresses of names cannot be read").Len() > 0; warned != tt.damage {
 			t.Errorf("%s: warned: %v", name, warned)
@@ -82,8 +82,8 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 	}
 }
 
-// TestAddressesOfNamesAreWrittenWhenTheyChange: a survey that finds the same addresses writes nothing,
-// until the file is a day old.
+// TestAddressesOfNamesAreWrittenWhenTheyChange: a survey that finds the same addresses writes
+// nothing, until the file is a day old.
 func TestAddressesOfNamesAreWrittenWhenTheyChange(t *testing.T) {
 	t.Parallel()
 	var k names

@@ -5,13 +5,14 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
-// offline is the state of a pull that did not reach the API. The next pull waits out a backoff, unless the host gains something
-// to reach the API by: a route, an address, a resolver.
+// offline records whether the last pull of a feed did not reach the API. The next pull waits for
+// the backoff, unless the host gains a route, an address or a resolver by which it may reach the
+// API.
 type offline struct {
 	since *host.Whitelist // the host before that pull; nil if it reached the API
 }
 
-// pulled takes the error of a pull, and the host at its beginning.
+// pulled records the error of a pull, and the host at its beginning.
 func (o *offline) pulled(err error, before host.Whitelist) {
 	o.since = nil
 	if unreached(err) {
@@ -19,7 +20,8 @@ func (o *offline) pulled(err error, before host.Whitelist) {
 	}
 }
 
-// over reports whether the host has gained something since the pull, or since over last reported true.
+// over reports whether the host has gained a way to the API since the pull, or since over last
+// returned true.
 func (o *offline) over(now host.Whitelist) bool {
 	if o.since == nil || !now.Gained(*o.since) {
 		return false
@@ -28,7 +30,8 @@ func (o *offline) over(now host.Whitelist) bool {
 	return true
 }
 
-// pullIfNetwork makes a pull due for each feed whose last pull did not reach its API, if the network has come since.
+// pullIfNetwork makes a pull due for each feed whose last pull did not reach the API, if the
+// network has changed since.
 func (e *Enforcer) pullIfNetwork() {
 	v, ok := e.surveys.newest()
 	if !ok {
@@ -38,9 +41,9 @@ func (e *Enforcer) pullIfNetwork() {
 		if r.busy || !r.offline.over(v.white) {
 			continue
 		}
-		r.wait.Reset() // the waits before were for another network
+		r.wait.Reset() // the earlier waits were for another network
 		r.next.Reset(clock.LeastWait)
-		e.o.Log.Info("The network has changed; the pull that failed is tried again")
+		e.o.Log.Info("The network has changed; repeating the failed pull")
 		e.setNextPull(r, clock.LeastWait)
 	}
 }

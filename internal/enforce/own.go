@@ -14,29 +14,29 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// ownWaitMost is how long a start or a pull waits for the operator's file. It is read without
-// them if it takes longer.
+// ownWaitMost is how long a start or a pull waits for the operator's file. If reading takes longer,
+// the file is applied later, by itself.
 const ownWaitMost = time.Second
 
 // ownList is the operator's list.
 type ownList struct {
-	list     blocklist.Blocklist // as it was last read well
-	since    clock.Moment        // when list was read first; zero if it never was
-	taken    *ownReading         // the newest reading that was taken
-	bad      string              // the bad lines that were logged last
+	list     blocklist.Blocklist // the newest valid reading
+	since    clock.Moment        // when list was first read; zero if it never was
+	taken    *ownReading         // the newest reading that was applied
+	bad      string              // the bad lines that were last logged
 	badLines int                 // of list
 	err      string              // of the newest reading, as it was logged; empty for none
 
-	active   blocklist.Blocklist // the entries of it that are in force
-	rejected *ownRejection       // list, which is not in force; nil if it may be
+	active   blocklist.Blocklist // the entries of list that are active
+	rejected *ownRejection       // set while list is rejected; nil for not
 
 	reader *ownReader           // of the file; nil for none
 	saver  *saver               // of list
-	saved  *blocklist.Blocklist // the list that is on the disk or that saver writes; nil if that is unknown
+	saved  *blocklist.Blocklist // on the disk, or being written; nil if that is unknown
 }
 
-// updateOwn takes the newest reading of the operator's list. A bad line is logged, and the rest of
-// the list counts. If the file cannot be read or is refused, the list that it held before stays.
+// updateOwn applies the newest reading of the operator's file to the own list. Bad lines are logged
+// and left out. If the file cannot be read or is refused, the previous list stays.
 func (e *Enforcer) updateOwn() {
 	o := &e.own
 	r := e.own.reader.newest()
@@ -67,7 +67,7 @@ func (e *Enforcer) updateOwn() {
 	e.saveOwn()
 }
 
-// refuseOwn logs why the operator's file is not taken, once while that lasts.
+// refuseOwn logs why the operator's file is not used, once while that lasts.
 func (e *Enforcer) refuseOwn(err error) {
 	o := &e.own
 	if text := err.Error(); text != o.err {
@@ -76,9 +76,9 @@ func (e *Enforcer) refuseOwn(err error) {
 		if _, refused := errors.AsType[*vet.RefusalError](err); refused {
 			is = "is refused"
 		}
-		stays := fmt.Sprintf(", what it held before stays (%s)", blocklist.Entries(o.list.Len()))
+		stays := fmt.Sprintf("; its previous entries stay (%s)", blocklist.Entries(o.list.Len()))
 		if o.since == (clock.Moment{}) {
-			stays = "; nothing of it is enforced"
+			stays = "; it is not enforced"
 		}
 		e.o.Log.Warn("Custom blacklist "+is+stays,
 			zap.String("file", e.o.Own.Path), zap.Error(err))
@@ -88,8 +88,8 @@ func (e *Enforcer) refuseOwn(err error) {
 	e.publishOwn()
 }
 
-// logBadLines logs the lines of the operator's list that are left out, if they are not those that
-// were logged last.
+// logBadLines logs the lines of the operator's file that are left out, unless they were logged last
+// time.
 func (e *Enforcer) logBadLines(v vet.Verdict) {
 	o := &e.own
 	bad := fmt.Sprint(v.Bad, v.Special, v.Malformed[:min(len(v.Malformed), examplesMost)])
@@ -109,7 +109,7 @@ func (e *Enforcer) logBadLines(v vet.Verdict) {
 	}
 }
 
-// publishOwn publishes the operator's list in the status.
+// publishOwn publishes the state of the operator's list, if there is one.
 func (e *Enforcer) publishOwn() {
 	if e.o.Own == nil {
 		return
@@ -127,8 +127,8 @@ func (e *Enforcer) publishOwn() {
 	e.setStatus(func(s *status.Status) { s.CustomList = c })
 }
 
-// saveOwn has the operator's list written to the disk, unless it is there, so that the next start has it even if the file is
-// gone or damaged.
+// saveOwn has the operator's list written to the disk, unless it is there already. The next start
+// has it even if the file is gone or damaged.
 func (e *Enforcer) saveOwn() {
 	o := &e.own
 	if e.o.DryRun || o.saved != nil && o.saved.Equal(o.list) {
@@ -146,7 +146,7 @@ func (e *Enforcer) reportOwn(err error, changed bool) {
 	}
 }
 
-// awaitOwn waits briefly for a reading of the operator's list.
+// awaitOwn waits for a reading of the operator's file, but not longer than ownWaitMost.
 func (e *Enforcer) awaitOwn(ctx context.Context, readC <-chan struct{}) {
 	timer := time.NewTimer(ownWaitMost)
 	defer timer.Stop()

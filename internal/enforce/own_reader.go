@@ -15,28 +15,27 @@ import (
 const (
 	// ownReadMost is how long a reading of the operator's file may take before it counts as failed.
 	ownReadMost = 10 * time.Second
-	// ownSettled is how long a file whose last line does not end must stay as it is to count as
-	// whole.
+	// ownSettled is how long a file without a newline at its end must stay unchanged to count as
+	// complete.
 	ownSettled = 5 * time.Second
-	// ownReread is how long after a reading a file that changed meanwhile is read once more.
+	// ownReread is how long after a reading a file that changed meanwhile is read again.
 	ownReread = time.Second
 	// ownWrittenMost is how long a file may be written without a pause before that is reported.
 	ownWrittenMost = time.Minute
 )
 
-// errOwnHangs is a file system that does not answer.
+// errOwnHangs is the error of a reading on a file system that does not answer.
 var errOwnHangs = fmt.Errorf("the file system does not answer within %s", ownReadMost)
 
-// ownReading is one reading of the operator's list: the verdict, or the reason why there is
-// none.
+// ownReading is one reading of the operator's file: the verdict, or an error.
 type ownReading struct {
 	verdict vet.Verdict
 	err     error
 }
 
-// ownReader reads the operator's list and keeps the newest reading. Nothing waits for it but for
-// a limited time: the file may be on a disk or a network that hangs. A nil reader is that of a host
-// without such a list.
+// ownReader reads the operator's file and stores the newest reading. Callers wait for it only for a
+// limited time, because the file may be on a disk or network that hangs. A nil *ownReader is valid;
+// it stands for a host without such a file.
 type ownReader struct {
 	open func() (*feed.OpenFile, error)
 
@@ -47,22 +46,22 @@ type ownReader struct {
 	last    *ownReading     // the newest; nil before the first
 	waiting []chan struct{} // closed when a reading is published
 
-	settling settling // of Run's goroutine
+	settling settling // used by Run alone
 }
 
-// settling is a file that another program may be writing.
+// settling is the state of a file that another program may be writing.
 type settling struct {
-	file  *feed.OpenFile // as it was found; nil if the file was whole
-	since time.Time      // when it was found so first
-	began time.Time      // when it was found not to be whole
+	file  *feed.OpenFile // at the last reading; nil if the file was complete
+	since time.Time      // when file was first found in that state
+	began time.Time      // when the file was first found incomplete
 }
 
 func newOwnReader(open func() (*feed.OpenFile, error)) *ownReader {
 	return &ownReader{open: open, askC: make(chan struct{}, 1), newsC: make(chan struct{}, 1)}
 }
 
-// Run reads the file whenever that is asked for, until ctx ends. Then it returns nil, also while
-// the file system hangs.
+// Run reads the file whenever ask is called, until ctx ends. Then it returns nil, also while the
+// file system hangs.
 func (r *ownReader) Run(ctx context.Context) error {
 	var again <-chan time.Time
 	for {
@@ -83,15 +82,15 @@ func (r *ownReader) Run(ctx context.Context) error {
 	}
 }
 
-// ownAttempt is one reading, with the file and whether it was whole while it was read.
+// ownAttempt is one reading, the file, and whether the file was complete.
 type ownAttempt struct {
 	ownReading
 
 	file  *feed.OpenFile // closed; nil if it could not be opened
-	whole error
+	whole error          // nil if the file was complete during the reading
 }
 
-// try reads the file once. It reports whether ctx is alive. A goroutine that hangs ends with the
+// try reads the file once. It returns false if ctx ends. A goroutine that hangs ends with the
 // process.
 func (r *ownReader) try(ctx context.Context) (ownAttempt, bool) {
 	doneC := make(chan ownAttempt, 1)
@@ -116,7 +115,7 @@ func (r *ownReader) try(ctx context.Context) (ownAttempt, bool) {
 	}
 }
 
-// read reads the file, however long that takes.
+// read reads the file without a time limit.
 func (r *ownReader) read() (t ownAttempt) {
 	if t.file, t.err = r.open(); t.err != nil {
 		return t
@@ -129,8 +128,8 @@ func (r *ownReader) read() (t ownAttempt) {
 	return t
 }
 
-// settle publishes a reading of a whole file, and returns after how long another must be read once
-// more.
+// settle publishes a reading of a complete file. If the file is incomplete, settle returns the
+// delay until the next reading.
 func (r *ownReader) settle(t ownAttempt, now time.Time) time.Duration {
 	s := &r.settling
 	same := t.file != nil && t.file.SameAs(s.file)
@@ -172,7 +171,7 @@ func (r *ownReader) publish(v ownReading) {
 	offer(r.newsC, struct{}{})
 }
 
-// newest returns the newest reading, nil before the first.
+// newest returns the newest reading; nil before the first.
 func (r *ownReader) newest() *ownReading {
 	if r == nil {
 		return nil

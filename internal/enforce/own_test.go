@@ -77,17 +77,17 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 		damage func(s *ownScene)
 		log    string
 	}{
-		"empty":    {func(s *ownScene) { s.write("") }, "Custom blacklist is refused, what it held before stays (3 entries)"},
-		"a page":   {func(s *ownScene) { s.write("<html>\n502\n</html>\n") }, "Custom blacklist is refused, what it held before stays (3 entries)"},
-		"no line":  {func(s *ownScene) { s.write("host.example\n") }, "Custom blacklist is refused, what it held before stays (3 entries)"},
-		"all":      {func(s *ownScene) { s.write("::ffff:0:0/96\n") }, "Custom blacklist is refused, what it held before stays (3 entries)"},
-		"binary":   {func(s *ownScene) { s.write("\x7fELF\x00\x00\x00") }, "Custom blacklist is refused, what it held before stays (3 entries)"},
-		"missing":  {func(s *ownScene) { _ = os.Remove(s.path) }, "Custom blacklist cannot be read, what it held before stays (3 entries)"},
-		"cut gzip": {func(s *ownScene) { s.write("\x1f\x8b\x08\x00") }, "Custom blacklist cannot be read, what it held before stays (3 entries)"},
+		"empty":    {func(s *ownScene) { s.write("") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
+		"a page":   {func(s *ownScene) { s.write("<html>\n502\n</html>\n") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
+		"no line":  {func(s *ownScene) { s.write("host.example\n") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
+		"all":      {func(s *ownScene) { s.write("::ffff:0:0/96\n") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
+		"binary":   {func(s *ownScene) { s.write("\x7fELF\x00\x00\x00") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
+		"missing":  {func(s *ownScene) { _ = os.Remove(s.path) }, "Custom blacklist cannot be read; its previous entries stay (3 entries)"},
+		"cut gzip": {func(s *ownScene) { s.write("\x1f\x8b\x08\x00") }, "Custom blacklist cannot be read; its previous entries stay (3 entries)"},
 		"directory": {func(s *ownScene) {
 			_ = os.Remove(s.path)
 			_ = os.Mkdir(s.path, 0o700)
-		}, "Custom blacklist cannot be read, what it held before stays (3 entries)"},
+		}, "Custom blacklist cannot be read; its previous entries stay (3 entries)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -220,8 +220,8 @@ func TestOwnListIsSavedLater(t *testing.T) {
 	}
 }
 
-// TestWhitelistThatCoversTheListsIsNotActive enforces lists of which the whitelist leaves nothing.
-func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
+// TestAllowlistThatCoversTheListsIsNotActive enforces lists of which the allowlist leaves nothing.
+func TestAllowlistThatCoversTheListsIsNotActive(t *testing.T) {
 	t.Parallel()
 	list := func(ss ...string) blocklist.Blocklist { return blocklist.New(parsed(t, ss...)) }
 	a, logs := logged(t)
@@ -232,7 +232,7 @@ func TestWhitelistThatCoversTheListsIsNotActive(t *testing.T) {
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.o.Board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondCovered)+": 3 entries, and all are whitelisted" {
+	if s := a.o.Board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondCovered)+": 3 entries, and all are allowlisted" {
 		t.Errorf("got %s %q", s.State, s.Reason)
 	}
 	if logs.FilterMessage(status.Message(status.CondCovered)).Len() != 1 {
@@ -252,13 +252,13 @@ func TestOwnListRefusedAtFirst(t *testing.T) {
 	rewrite(t, path, "")
 	s := newOwnScene(t, path, t.TempDir())
 	s.read()
-	if diff := cmp.Diff([]string{"Custom blacklist is refused; nothing of it is enforced"}, s.lines()); diff != "" {
+	if diff := cmp.Diff([]string{"Custom blacklist is refused; it is not enforced"}, s.lines()); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
 }
 
-// TestEmptyListIsNotActive: rules that block nothing are not well, whether the list is empty, as one
-// that the operator accepted, or this host filters neither family of it.
+// TestEmptyListIsNotActive: rules that block nothing are not well, whether the list is empty, as
+// one that the operator accepted, or this host filters neither family of it.
 func TestEmptyListIsNotActive(t *testing.T) {
 	t.Parallel()
 	a, logs := logged(t)
@@ -273,7 +273,7 @@ func TestEmptyListIsNotActive(t *testing.T) {
 		}
 	}
 	a.publish()
-	check(status.StateUnprotected, "") // nothing is in force
+	check(status.StateUnprotected, "") // nothing is active
 	if err := a.apply(t.Context(), desired{allow: allow}); err != nil {
 		t.Fatal(err)
 	}
@@ -290,8 +290,8 @@ func TestEmptyListIsNotActive(t *testing.T) {
 	}
 }
 
-// TestOwnListWaitsForAnAllowlist: before the first survey nothing is put in force, as the gateway
-// may be listed.
+// TestOwnListWaitsForAnAllowlist: before the first survey nothing is applied, as the gateway may be
+// listed.
 func TestOwnListWaitsForAnAllowlist(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)
@@ -300,12 +300,12 @@ func TestOwnListWaitsForAnAllowlist(t *testing.T) {
 	a.own.list = blocklist.New(parsed(t, "198.51.100.1", "192.0.2.1"))
 	a.reconcile(t.Context(), "Custom blacklist changed")
 	if a.active.rules != nil {
-		t.Fatal("a list is in force without an allowlist")
+		t.Fatal("a list is active without an allowlist")
 	}
 	a.surveys.publish(survey{allow: blocklist.New(parsed(t, "192.0.2.1"))})
 	a.applySurvey(t.Context())
 	if e := a.active.rules; e == nil || e.block.Len() != 1 {
-		t.Errorf("in force: %+v", e)
+		t.Errorf("active: %+v", e)
 	}
 }
 

@@ -11,15 +11,16 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// ownRejection is the operator's list, after it was proven to cut this host off. It ends with
-// rejectedFor, or when the list or the allowlist differs.
+// ownRejection records that the operator's list was proven to cut this host off. It ends after
+// rejectedFor, or when the list or the allowlist changes.
 type ownRejection struct {
 	list  blocklist.Blocklist // less the allowlist
 	err   *RollbackError
 	again *time.Timer
 }
 
-// due is ready when the list may be tried again; never for a nil rejection.
+// due returns a channel that is ready when the list may be tried again. It is nil for a nil
+// rejection.
 func (r *ownRejection) due() <-chan time.Time {
 	if r == nil {
 		return nil
@@ -27,8 +28,8 @@ func (r *ownRejection) due() <-chan time.Time {
 	return r.again.C
 }
 
-// entries returns the operator's entries that are wanted in force: those of the file. While those
-// are rejected, it returns the ones that were in force before.
+// entries returns the wanted entries: those of the file, or while they are rejected the ones that
+// were active before.
 func (o *ownList) entries() blocklist.Blocklist {
 	if o.rejected != nil {
 		return o.active
@@ -36,13 +37,14 @@ func (o *ownList) entries() blocklist.Blocklist {
 	return o.list
 }
 
-// reject has the entries that were in force before wanted again.
+// reject records that list was rolled back. entries returns the previously active entries until
+// that ends.
 func (o *ownList) reject(err *RollbackError, allow blocklist.Blocklist) {
 	o.clearRejection()
 	o.rejected = &ownRejection{list: o.list.Without(allow), err: err, again: time.NewTimer(rejectedFor)}
 }
 
-// forgive forgets the rejection: the list is wanted in force.
+// clearRejection ends the rejection: entries returns the list again.
 func (o *ownList) clearRejection() {
 	if o.rejected != nil {
 		o.rejected.again.Stop()
@@ -50,16 +52,16 @@ func (o *ownList) clearRejection() {
 	o.rejected = nil
 }
 
-// reconsider forgives the list if it would block other addresses than those that were rejected.
+// clearIfChanged ends the rejection if the list less allow differs from the rejected entries.
 func (o *ownList) clearIfChanged(allow blocklist.Blocklist) {
 	if o.rejected != nil && !o.rejected.list.Equal(o.list.Without(allow)) {
 		o.clearRejection()
 	}
 }
 
-// applyWanted puts in force what is wanted. If the operator's list is new and the rules are rolled
-// back, they are tried with the operator's entries that were in force before. If those rules hold,
-// the operator's list alone is rejected: it keeps no list of the API from coming in force.
+// applyWanted applies the wanted rules. If they are rolled back and the operator's list is new, it
+// applies the rules with the operator's previous entries instead. If those rules pass, only the
+// operator's list is rejected, and the lists of the feeds become active without it.
 func (e *Enforcer) applyWanted(ctx context.Context) error {
 	o := &e.own
 	err := e.apply(ctx, e.wanted())
@@ -75,11 +77,11 @@ func (e *Enforcer) applyWanted(ctx context.Context) error {
 	o.reject(&RollbackError{Own: true, Broken: rollback.Broken, Entries: o.list.Len()}, e.allowed())
 	if want := e.wanted(); e.active.rules != nil || want.block.Len() > 0 {
 		if others := e.apply(ctx, want); others != nil {
-			o.clearRejection() // it is not the operator's list, or not that alone
+			o.clearRejection() // the operator's list is not the only cause
 			return errors.Join(err, others)
 		}
 	}
-	e.o.Log.Warn(fmt.Sprintf("Custom blacklist is not in force, what was before stays (%s)", blocklist.Entries(o.active.Len())),
+	e.o.Log.Warn(fmt.Sprintf("Custom blacklist is not active; its previous entries stay (%s)", blocklist.Entries(o.active.Len())),
 		zap.String("file", e.o.Own.Path), zap.Error(o.rejected.err))
 	e.publish()
 	e.publishOwn()

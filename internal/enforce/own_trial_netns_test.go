@@ -12,7 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// ownTrial is an agent with a list of the API in force, whose task is played by the test.
+// ownTrial is an agent with a list of the API active, whose task is played by the test.
 type ownTrial struct {
 	*Enforcer
 
@@ -33,7 +33,7 @@ func newOwnTrial(t *testing.T) ownTrial {
 	return s
 }
 
-// pull has a list of the API accepted, and puts in force what is wanted then.
+// pull has a list of the API accepted, and puts active what is wanted then.
 func (s ownTrial) pull(prefixes ...string) error {
 	s.accept(s.sikker(), accepted{entries: listOf(prefixes...), at: s.o.Clock.Now()})
 	err := s.applyAll(s.t.Context())
@@ -48,7 +48,7 @@ func (s ownTrial) read(prefixes ...string) {
 	s.reconcile(s.t.Context(), "Custom blacklist changed")
 }
 
-// expect compares the rules in force, and whether a rollback is told.
+// expect compares the active rules, and whether a rollback is told.
 func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 	s.t.Helper()
 	var got blocklist.Blocklist
@@ -56,7 +56,7 @@ func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 		got = e.block
 	}
 	if want := listOf(prefixes...); !got.Equal(want) {
-		s.t.Errorf("%s: in force are %v, want %v", when, got.Prefixes(), want.Prefixes())
+		s.t.Errorf("%s: active are %v, want %v", when, got.Prefixes(), want.Prefixes())
 	}
 	if !reaches(s.t) {
 		s.t.Errorf("%s: the API is not reached", when)
@@ -71,7 +71,7 @@ func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 }
 
 // TestOwnListThatCutsOffKeepsNoListOut: the operator's list is rolled back alone. The lists of the
-// API come in force meanwhile, without another trial, and the list itself when it is mended.
+// API becomes active meanwhile, without another trial, and the list itself when it is mended.
 func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -99,10 +99,11 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 	s.expect("with another list that cuts off", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.8/32")
 	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
 	s.applySurvey(t.Context())
-	s.expect("with the whitelist mended", false, "198.51.100.2/32", "198.51.100.3/32", "203.0.113.0/31")
+	s.expect("with the allowlist mended", false, "198.51.100.2/32", "198.51.100.3/32", "203.0.113.0/31")
 }
 
-// TestOwnListIsTriedAgain: the rejection of the operator's list ends, by time or by `pull --accept`.
+// TestOwnListIsTriedAgain: the rejection of the operator's list ends, by time or by `pull
+// --accept`.
 func TestOwnListIsTriedAgain(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -129,7 +130,7 @@ func TestOwnListIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestOwnListThatCutsOffIsTheOnlyOne: nothing is in force without it, and the status says so.
+// TestOwnListThatCutsOffIsTheOnlyOne: nothing is active without it, and the status says so.
 func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -149,12 +150,12 @@ func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 		s.applySurvey(t.Context())
 		s.expect("after a survey", true)
 		if st := s.o.Board.Status(); s.active.rules != nil || st.State != status.StateUnprotected || st.Rollbacks != 1 {
-			t.Errorf("in force: %v, state %s, %d rollbacks", s.active.rules, st.State, st.Rollbacks)
+			t.Errorf("active: %v, state %s, %d rollbacks", s.active.rules, st.State, st.Rollbacks)
 		}
 	}
 	s.surveys.publish(newestWith(listOf("203.0.113.50/32")))
 	s.applySurvey(t.Context())
-	s.expect("with the whitelist mended", false, s.allBut("203.0.113.0/24", "203.0.113.50/32")...)
+	s.expect("with the allowlist mended", false, s.allBut("203.0.113.0/24", "203.0.113.50/32")...)
 }
 
 // allBut returns the prefixes of a network around another.
@@ -166,7 +167,7 @@ func (s ownTrial) allBut(network, hole string) (prefixes []string) {
 }
 
 // TestListThatCutsOffKeepsNoOwnListOut: a list of the API is rolled back alone, with and without
-// one that was in force before it.
+// one that was active before it.
 func TestListThatCutsOffKeepsNoOwnListOut(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()

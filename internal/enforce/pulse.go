@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// pulseEvery is how often the enforcing task is asked for a pulse, and stuckAfter how long it
-	// may go without one. It may be busy that long with a large list, as with the watchdog of the
-	// systemd unit.
+	// pulseEvery is how often WatchPulse asks Run for a pulse, and stuckAfter how long Run may give
+	// none. Run may be busy that long with a large list; the watchdog of the systemd unit has the
+	// same limit.
 	pulseEvery, stuckAfter = 30 * time.Second, 3 * time.Minute
 )
 
-// errStuck is an enforcing task without a pulse.
-var errStuck = errors.New("it gave no sign of life for three minutes")
+// errStuck is the condition of a Run that gives no pulse.
+var errStuck = errors.New("no pulse for three minutes")
 
-// heart knows whether the enforcing task goes on, for those who ask without a service manager's
-// watchdog, such as a liveness probe.
+// pulse records whether Run gives pulses. It serves liveness probes of hosts without a service
+// manager's watchdog.
 type pulse struct {
 	stuck atomic.Bool
 }
 
-// WatchPulse asks the enforcing task for a pulse now and then, until ctx ends. That it takes a
-// value from pulseC is one.
+// WatchPulse asks Run for a pulse at every pulseEvery, until ctx ends. A receive from pulseC is a
+// pulse.
 func (e *Enforcer) WatchPulse(ctx context.Context) error {
 	stuck := time.NewTimer(stuckAfter)
 	defer stuck.Stop()
@@ -48,7 +48,7 @@ func (e *Enforcer) WatchPulse(ctx context.Context) error {
 	}
 }
 
-// Alive returns why the agent should be ended and started again, nil if it goes on.
+// Alive returns nil while Run gives pulses, or an error if the process should be restarted.
 func (e *Enforcer) Alive() error {
 	if e.pulse.stuck.Load() {
 		return errStuck
@@ -56,5 +56,5 @@ func (e *Enforcer) Alive() error {
 	return nil
 }
 
-// PulseC returns an unbuffered channel. If Run receives from it, Run is alive.
+// PulseC returns an unbuffered channel. A send succeeds only while Run is alive.
 func (e *Enforcer) PulseC() chan<- struct{} { return e.loop.pulseC }

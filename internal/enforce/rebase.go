@@ -8,8 +8,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
-// rebased returns d with the addresses of the newest survey let through, and whether d blocks any of
-// them.
+// rebased returns d with the addresses of the newest survey let through, and reports whether d
+// blocks any of them.
 func (e *Enforcer) rebased(d desired) (desired, bool) {
 	v, _ := e.surveys.newest()
 	for range d.block.Overlapping(v.allow) {
@@ -18,9 +18,9 @@ func (e *Enforcer) rebased(d desired) (desired, bool) {
 	return d, false
 }
 
-// rebase looks at the host before d, which is in force, is accused of the broken checks. If d blocks
-// an address that the host has come to depend on since d was composed, it is put in force without
-// that address. rebase returns the rules in force and the checks that still fail.
+// rebase surveys the host before a trial of d, which is active, for the broken checks. If d blocks
+// an address that the host has come to depend on since d was composed, rebase applies d without
+// that address. It returns the active rules and the checks that still fail.
 func (e *Enforcer) rebase(ctx context.Context, d desired, broken host.Checks) (desired, host.Checks, error) {
 	for _, look := range []func(context.Context){e.surveys.surveyLocal, e.surveys.surveyNames} {
 		if len(broken) == 0 {
@@ -31,7 +31,7 @@ func (e *Enforcer) rebase(ctx context.Context, d desired, broken host.Checks) (d
 		if !differs {
 			continue
 		}
-		e.o.Log.Info("This host depends on other addresses than when the rules were composed; letting those through before a list is blamed",
+		e.o.Log.Info("This host depends on addresses that the rules block; letting them through before a trial",
 			zap.Stringer("notReached", broken))
 		if _, err := e.applyRules(ctx, newer); err != nil {
 			return d, broken, err
@@ -42,18 +42,19 @@ func (e *Enforcer) rebase(ctx context.Context, d desired, broken host.Checks) (d
 	return d, broken, nil
 }
 
-// rebaseInForce is rebase of the rules in force. It returns the checks that still fail.
-func (e *Enforcer) rebaseInForce(ctx context.Context, broken host.Checks) host.Checks {
+// rebaseActive rebases the active rules. It returns the checks that still fail.
+func (e *Enforcer) rebaseActive(ctx context.Context, broken host.Checks) host.Checks {
 	d, broken, err := e.rebase(ctx, *e.active.rules, broken)
 	if err != nil && ctx.Err() == nil {
-		e.o.Log.Warn("The rules in force lack the newest whitelist; tried again soon", zap.Error(err))
+		e.o.Log.Warn("The active rules lack the newest allowlist; retrying soon", zap.Error(err))
 		e.reconcileLater()
 	}
 	e.updateActive(d)
 	return broken
 }
 
-// follow remembers that d is in force, in the place of rules that it was made of.
+// updateActive records d as the active rules, if it differs from the rules that it was derived
+// from.
 func (e *Enforcer) updateActive(d desired) {
 	if !d.equal(e.active.rules) {
 		e.setActive(d)

@@ -46,8 +46,8 @@ func cutting() blocklist.Blocklist { return listOf("198.51.100.1/32", "203.0.113
 func apiKnown() survey { return newestWith(listOf("203.0.113.50/32")) }
 
 // TestAnOldSurveyIsNotBlamedOnTheList: the host comes to need an address that the list holds while
-// the list is being applied, or during the trial that follows. The list stays in force without that
-// address, is not rejected, and is never out of force once the address is known.
+// the list is being applied, or during the trial that follows. The list stays active without that
+// address, is not rejected, and is never inactive once the address is known.
 func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -79,7 +79,7 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 		}},
 		{"a change at the end of the trial", func(a *Enforcer, r *recording) {
 			r.after = func(n int) {
-				if n == 4 { // out of force for the second time
+				if n == 4 { // inactive for the second time
 					a.surveys.publish(apiKnown())
 				}
 			}
@@ -105,10 +105,10 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 			}
 			last := r.given[len(r.given)-1]
 			if e := a.active.rules; !e.block.Equal(last.Block) || !e.allow.Equal(last.Allow) {
-				t.Error("other rules are in force than the agent remembers")
+				t.Error("other rules are active than the agent remembers")
 			}
 			if last.Block.Contains(api.Addr()) || !last.Block.Contains(netip.MustParseAddr("203.0.113.51")) || !reaches(t) {
-				t.Errorf("in force: %v", last.Block.Prefixes())
+				t.Errorf("active: %v", last.Block.Prefixes())
 			}
 			if err := errors.Join(h.Remove(), h.Close()); err != nil {
 				t.Fatal(err)
@@ -117,8 +117,8 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 	}
 }
 
-// TestAnOldSurveyIsNotSuspected: the list in force is not accused, and nobody who answered is let in,
-// if the address that is not reached only lacks in the rules in force.
+// TestAnOldSurveyIsNotSuspected: the active list is not accused, and nobody who answered is let in,
+// if the address that is not reached only lacks in the active rules.
 func TestAnOldSurveyIsNotSuspected(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -138,11 +138,11 @@ func TestAnOldSurveyIsNotSuspected(t *testing.T) {
 		return host.Whitelist{}
 	}
 	a.testActive(t.Context())
-	if logs.FilterMessageSnippet("letting those in for a moment").Len() > 0 || exempted(a) != "" {
+	if logs.FilterMessageSnippet("letting their sources through for a moment").Len() > 0 || exempted(a) != "" {
 		t.Errorf("the list is accused; exempted: %q", exempted(a))
 	}
 	if !reaches(t) || a.active.rules.block.Contains(api.Addr()) {
-		t.Errorf("in force: %v", a.active.rules.block.Prefixes())
+		t.Errorf("active: %v", a.active.rules.block.Prefixes())
 	}
 }
 
@@ -179,12 +179,12 @@ func TestATrialFollowsTheHost(t *testing.T) {
 		t.Errorf("step %d of %d blocks the address", i+1, len(r.given))
 	}
 	if a.active.rules.block.Contains(needed) {
-		t.Error("the agent believes that the rules in force block it")
+		t.Error("the agent believes that the active rules block it")
 	}
 }
 
-// TestAdoptedRulesLeaveNoGap: rules of a killed agent are in force, and checks fail with the first
-// list and work again later, or fail because of an address that answers. Rules are in force all the
+// TestAdoptedRulesLeaveNoGap: rules of a killed agent are active, and checks fail with the first
+// list and work again later, or fail because of an address that answers. Rules are active all the
 // while, and the address is let through in the end.
 func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 	if !nettest.Inside() {
@@ -237,8 +237,8 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 	}
 }
 
-// TestAdoptedRulesStayIfTheKernelAnswersWrongly: the kernel has other rules than the first list over
-// those of a killed agent. They stay until the next attempt.
+// TestAdoptedRulesStayIfTheKernelAnswersWrongly: the kernel has other rules than the first list
+// over those of a killed agent. They stay until the next attempt.
 func TestAdoptedRulesStayIfTheKernelAnswersWrongly(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))

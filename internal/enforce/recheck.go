@@ -13,34 +13,33 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// recheckFirst is how long after a list was acquitted it is doubted again.
+// recheckFirst is how long after a trial without a cause the failed checks are first made again.
 const recheckFirst = testGap
 
-// doubt holds the checks that failed when a list was acquitted, because they failed without the
-// list too. An outage may have hidden that the list cuts them off as well, so they are made again
-// until they work.
+// recheck has checks made again that failed both with and without a list. An outage may have hidden
+// that the list also cuts them off, so they are repeated until they work.
 type recheck struct {
 	checks host.Checks
 	wait   *clock.Retry
 }
 
-// about has the checks looked at again.
+// start has the checks made again after recheckFirst, and then after longer waits.
 func (d *recheck) start(checks host.Checks) {
 	d.checks = checks
 	d.wait.Reset()
 	d.wait.Schedule()
 }
 
-// done ends the doubt.
+// end cancels the recheck.
 func (d *recheck) end() {
 	d.checks = nil
 	d.wait.Reset()
 }
 
-// due is ready when it is time to look.
+// due returns a channel that is ready when the checks must be made again.
 func (d *recheck) due() <-chan time.Time { return d.wait.DueC() }
 
-// recheckFailed makes the doubted checks again. If they still fail, it accuses the list in force.
+// recheckFailed makes the failed checks again. If some still fail, it tests the active list.
 func (e *Enforcer) recheckFailed(ctx context.Context) {
 	d := &e.trials.recheck
 	d.wait.Stop()
@@ -48,9 +47,9 @@ func (e *Enforcer) recheckFailed(ctx context.Context) {
 	switch {
 	case ctx.Err() != nil:
 	case e.active.rules == nil:
-		d.end() // no list is in force that could be why
+		d.end() // no list is active that could be the cause
 	case len(failing) == 0:
-		e.o.Log.Info("Reached again, with the list in force", zap.Stringer("checks", d.checks))
+		e.o.Log.Info("Reached again while the list is active", zap.Stringer("checks", d.checks))
 		d.end()
 	default:
 		d.wait.Schedule()
@@ -58,34 +57,34 @@ func (e *Enforcer) recheckFailed(ctx context.Context) {
 	}
 }
 
-// testGap is how long after a list was suspected it may be again.
+// testGap is the shortest time between two tests of the active list.
 const testGap = 5 * time.Minute
 
-// suspect accuses the list in force if a pull reached nothing.
+// testAfterPull tests the active list if a pull reached neither the API nor a proxy.
 func (e *Enforcer) testAfterPull(ctx context.Context, pull error) {
 	if unreached(pull) {
 		e.testActive(ctx)
 	}
 }
 
-// accuse tries whether the list in force is why something is not reached. A list is measured by the
-// checks that worked before it, and at a boot none did; later the host may begin to depend on an
-// address that is listed. So if answers to this host were dropped, their sources are let in for a
-// moment. If more works then, and not without them again, those that are needed are exempted. Answers
-// can be forged, so it is not tried often.
+// testActive tests whether the active list cuts this host off. A trial of a new list uses the
+// checks that worked before it; at a boot none did, and later the host may begin to depend on a
+// listed address. So if replies to this host were dropped, their sources are let through for a
+// moment. If more checks work with them than without them, the needed sources are exempted. Replies
+// can be forged, so testGap limits the tests.
 func (e *Enforcer) testActive(ctx context.Context) {
 	if e.o.DryRun || e.active.rules == nil || time.Since(e.trials.tested) < testGap ||
 		len(e.trials.repliers.on(e.active.rules.block, time.Now())) == 0 {
 		return
 	}
 	e.trials.tested = time.Now()
-	broken := e.rebaseInForce(ctx, trial{probe: e.o.Host.Probe}.unreached(ctx))
+	broken := e.rebaseActive(ctx, trial{probe: e.o.Host.Probe}.unreached(ctx))
 	d := *e.active.rules
-	candidates := e.trials.repliers.on(d.block, time.Now()) // some have answered just now
+	candidates := e.trials.repliers.on(d.block, time.Now()) // more may have replied during the checks
 	if len(broken) == 0 || len(candidates) == 0 {
 		return
 	}
-	e.o.Log.Warn("This host does not reach all that it needs, and answers to it are dropped; letting those in for a moment that answered",
+	e.o.Log.Warn("Checks of this host fail and replies to it are dropped; letting their sources through for a moment",
 		zap.Int("sources", len(candidates)), zap.Stringer("notReached", broken))
 	defer e.setCondition(status.CondOpen, nil)
 	let, exempted, err := e.exemptNeeded(ctx, d, broken, candidates)
@@ -96,11 +95,11 @@ func (e *Enforcer) testActive(ctx context.Context) {
 		e.publish()
 	case exempted:
 		for _, r := range e.remotes {
-			r.wait.Reset() // the pulls that failed did so because of the list
+			r.wait.Reset() // the pulls failed because of the list
 		}
 		e.setActive(let)
 	default:
 		e.updateActive(let)
-		e.o.Log.Info(fmt.Sprintf("It is not the list; blocking %d IPs as before", let.block.Len()))
+		e.o.Log.Info(fmt.Sprintf("The list is not the cause; blocking %d IPs as before", let.block.Len()))
 	}
 }

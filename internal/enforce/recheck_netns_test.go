@@ -13,8 +13,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// booting is an agent that began while the API's host could not be reached, so that nothing speaks against a list that holds
-// it. Now it can, and answers of it are dropped; the API that lists come from is down.
+// booting is an agent that began while the API's host could not be reached, so that nothing speaks
+// against a list that holds it. Now it can, and answers of it are dropped; the API that lists come
+// from is down.
 func booting(t *testing.T, apiHost string) *scene {
 	t.Helper()
 	away := &netlink.Route{Dst: &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: unix.RTN_BLACKHOLE}
@@ -33,12 +34,12 @@ func booting(t *testing.T, apiHost string) *scene {
 	s.await("BLOCKED answers from 203.0.113.50:9080")
 	s.down.Store(true)
 	s.hup <- os.Interrupt
-	s.await("letting those in for a moment")
+	s.await("letting their sources through for a moment")
 	return s
 }
 
-// TestSuspect lets through an address of the list which could not be reached before the list either,
-// and which the host needs. The rest of the list stays in force.
+// TestSuspect lets through an address of the list which could not be reached before the list
+// either, and which the host needs. The rest of the list stays active.
 func TestSuspect(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -58,14 +59,14 @@ func TestSuspect(t *testing.T) {
 	}
 	s.down.Store(false)
 	s.pull("198.51.100.1\n198.51.100.2\n198.51.100.3\n")
-	s.await("is not needed any more")
+	s.await("is no longer needed")
 	if st := s.a.o.Board.Status(); st.State != status.StateActive || st.Holds(status.CondExempt) {
 		t.Errorf("with another list: %+v", st)
 	}
 	s.end()
 }
 
-// TestSuspectAcquitted keeps a list in force that is not why the API is not reached.
+// TestSuspectAcquitted keeps a active list that is not why the API is not reached.
 func TestSuspectAcquitted(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -73,7 +74,7 @@ func TestSuspectAcquitted(t *testing.T) {
 		return
 	}
 	s := booting(t, "198.51.100.200:9080") // nobody is there
-	s.await("It is not the list; blocking 2 IPs as before")
+	s.await("The list is not the cause; blocking 2 IPs as before")
 	s.await("Refresh failed; still blocking 2 IPs")
 	if reaches(t) {
 		t.Error("the list does not block afterwards")

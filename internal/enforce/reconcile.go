@@ -10,27 +10,27 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// reconcileRetry is how long after a failure the whitelist is brought up to date once more.
+// reconcileRetry is how long after a failure reconcile runs again.
 const reconcileRetry = 30 * time.Second
 
-// reconcile puts the rules that are wanted now in force, if others are. That is logged by the
-// sentence why. If it fails it is tried again after reconcileRetry. A source (a survey, a list) delivers
-// its newest value and then has this called by the enforcing task.
+// reconcile applies the wanted rules if they differ from the active ones, and logs the sentence
+// why. After a failure it runs again after reconcileRetry. Each source (a survey, a list) stores
+// its newest value, and then Run calls reconcile.
 func (e *Enforcer) reconcile(ctx context.Context, why string) {
 	if ctx.Err() != nil {
 		return
 	}
 	if _, ok := e.surveys.newest(); !ok {
-		return // without an allowlist nothing may be put in force; the first survey calls this
+		return // without an allowlist no rules may be applied; the first survey calls reconcile
 	}
 	if e.active.rules == nil && e.lists().Len()+e.own.list.Len() == 0 {
-		return // there is nothing to enforce yet
+		return // there are no lists yet
 	}
 	switch want := e.wanted(); {
 	case e.active.rules == nil && e.lists().Len() == 0:
-		return // the operator's list is the only one, and is rejected
+		return // the only list is the operator's, and it is rejected
 	case want.equal(e.active.rules):
-		if e.attempts.stale != nil { // the change that could not be followed was taken back
+		if e.attempts.stale != nil { // the host changed back
 			e.attempts.stale = nil
 			e.publish()
 		}
@@ -39,8 +39,8 @@ func (e *Enforcer) reconcile(ctx context.Context, why string) {
 		e.o.Log.Info(why)
 	}
 	if err := e.applyWanted(ctx); err != nil && ctx.Err() == nil {
-		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // which would be logged every time
-			e.o.Log.Warn("The rules in force lack the newest whitelist or custom blacklist; tried again soon", zap.Error(err))
+		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // that would be logged at every retry
+			e.o.Log.Warn("The active rules lack the newest allowlist or custom blacklist; retrying soon", zap.Error(err))
 		}
 		e.widen(ctx)
 		e.attempts.stale = err
@@ -50,8 +50,8 @@ func (e *Enforcer) reconcile(ctx context.Context, why string) {
 	}
 }
 
-// widen adds the allowlist that is wanted to the one in force, if the rules that are wanted as a whole
-// were rejected: the addresses that this host depends on now are let through in any case.
+// widen adds the newest allowlist to the active rules if the wanted rules were rejected as a whole.
+// The addresses that this host depends on are let through in any case.
 func (e *Enforcer) widen(ctx context.Context) {
 	if e.active.rules == nil || e.trials.rejected == nil {
 		return
@@ -62,11 +62,11 @@ func (e *Enforcer) widen(ctx context.Context) {
 		return
 	}
 	if err := e.apply(ctx, wide); err != nil && ctx.Err() == nil {
-		e.o.Log.Warn("The safety whitelist cannot be widened", zap.Error(err))
+		e.o.Log.Warn("The allowlist cannot be widened", zap.Error(err))
 	}
 }
 
-// reconcileLater has reconcile called after reconcileRetry, once, however often it is asked for.
+// reconcileLater has reconcile called once after reconcileRetry, however often it is called itself.
 func (e *Enforcer) reconcileLater() {
 	if t := e.attempts.reconcile; t != nil {
 		t.Reset(reconcileRetry)

@@ -14,16 +14,15 @@ import (
 )
 
 // refused holds the refusals since a list was accepted. The last list that the operator may accept
-// is kept aside, in memory and on the disk: that list was shown, so that list is enforced when the
-// operator accepts it.
+// is set aside in memory and on the disk. An operator who accepts it gets the list that was shown.
 type refused struct {
 	err           *vet.RefusalError // the last refusal; nil if a list was accepted since
 	aside         *vet.RefusalError // the last refusal of a list that may be accepted; nil for none
-	at            clock.Moment      // when the list kept aside was pulled
+	at            clock.Moment      // when the list in aside was pulled
 	shrunk, grown int               // for vet.Options
 }
 
-// add takes a refusal of now into account. It reports whether another list is kept aside now.
+// add records a refusal, and reports whether another list is set aside.
 func (r *refused) add(err *vet.RefusalError, now clock.Moment) bool {
 	r.err = err
 	switch err.Guard {
@@ -41,13 +40,13 @@ func (r *refused) add(err *vet.RefusalError, now clock.Moment) bool {
 	return true
 }
 
-// asideName names a list that is kept aside, for the operator.
+// asideName returns the name of a list that is set aside, for messages.
 func asideName(list blocklist.Blocklist, at time.Time) string {
 	pulled := at.UTC().Format(time.RFC3339)
 	return fmt.Sprintf("list %.12s of %s, pulled %s", feed.Checksum(list), blocklist.Entries(list.Len()), pulled)
 }
 
-// refuse takes a refusal into account, and has the list kept aside if the operator may accept it.
+// refuse records a refusal, and has the list saved if the operator may accept it.
 func (e *Enforcer) refuse(from *remote, err *vet.RefusalError) {
 	r := &from.refused
 	e.setStatus(func(s *status.Status) { s.Refused = s.Refused.With(string(err.Guard)) })
@@ -57,7 +56,7 @@ func (e *Enforcer) refuse(from *remote, err *vet.RefusalError) {
 	e.saveRefused(from)
 }
 
-// saveRefused has the list that is kept aside written to the disk.
+// saveRefused has the list that is set aside written to the disk.
 func (e *Enforcer) saveRefused(from *remote) {
 	r := &from.refused
 	list, at := r.aside.List, e.o.Clock.WallOf(r.at)
@@ -65,7 +64,7 @@ func (e *Enforcer) saveRefused(from *remote) {
 	from.refusedSaver.save(func() error { return from.saved.SaveRefused(list, at, what) })
 }
 
-// clearRefused forgets the refusals: a list was accepted, by the guards or the operator.
+// clearRefused forgets the refusals: the guards or the operator accepted a list.
 func (e *Enforcer) clearRefused(from *remote) {
 	r := &from.refused
 	kept := r.aside != nil
@@ -75,7 +74,7 @@ func (e *Enforcer) clearRefused(from *remote) {
 	}
 }
 
-// restoreRefused reads the list that the run before kept aside.
+// restoreRefused loads the list that the last run set aside.
 func (e *Enforcer) restoreRefused(from *remote) {
 	c, err := readDisk(restoreMost, "reading of the refused list", from.saved.Refused)
 	if errors.Is(err, feed.ErrNoCopy) {

@@ -24,15 +24,15 @@ type remote struct {
 
 	list     accepted  // the last list that was accepted and applied
 	fresh    *accepted // a list that was accepted and is not active yet; nil for none
-	baseline int       // entries of the last active list, for the guards
+	baseline int       // entries of the last active list; the guards compare the next list with it
 	refused  refused
 
 	next    *clock.Alarm // the next pull
 	busy    bool         // a turn is under way
-	queued  *order       // requests that came meanwhile
+	queued  *order       // a request that arrived meanwhile; nil for none
 	failure error        // of the last pull; nil if it succeeded
 	wait    *backoff.ExponentialBackOff
-	wasted  int // lists that were downloaded since one became active
+	wasted  int // downloads since one became active
 	offline offline
 }
 
@@ -40,13 +40,13 @@ type remote struct {
 type accepted struct {
 	entries blocklist.Blocklist
 	at      clock.Moment // when it was fetched; zero if there is none
-	saved   bool         // it is of the run before
+	saved   bool         // it is the saved list of an earlier run
 }
 
 func (e *Enforcer) newRemote(o Remote) *remote {
 	r := &remote{feed: o.Feed, saved: o.Saved, wait: clock.NewBackoff(retryFirst, retryMost)}
 	r.saver = newSaver(func(err error, changed bool) { e.reportList(r, err, changed) })
-	r.refusedSaver = newSaver(func(error, bool) {}) // an operator who accepts the list notices
+	r.refusedSaver = newSaver(func(error, bool) {}) // a failure shows when an operator accepts the list
 	return r
 }
 
@@ -63,7 +63,7 @@ func (r *remote) quota() sikkerapi.Quota {
 	return sikkerapi.Quota{}
 }
 
-// judge makes the list of a pull the fresh one, or stores the reason why it is not.
+// judge makes the list of a pull the fresh one, or stores the reason for its refusal.
 func (e *Enforcer) judge(t turn) {
 	r := t.remote
 	e.setStatus(func(s *status.Status) { s.Pulls = s.Pulls.With(pullResult(t.err)) })
@@ -75,16 +75,16 @@ func (e *Enforcer) judge(t turn) {
 		e.accept(r, accepted{entries: t.verdict.List, at: e.o.Clock.Now()})
 		e.logVerdict(t.verdict)
 	case isRefused && refusal.Overrulable() && r.list.at != (clock.Moment{}) && refusal.List.Equal(r.list.entries):
-		e.accept(r, accepted{entries: refusal.List, at: e.o.Clock.Now()}) // it was accepted before, and is active
+		e.accept(r, accepted{entries: refusal.List, at: e.o.Clock.Now()}) // it was accepted before and is active
 	case t.order.accept && aside != nil && (!isRefused || refusal.Overrulable()):
 		if isRefused && !refusal.List.Equal(aside.List) {
-			e.o.Log.Warn("The API gives another list now, which is judged at the next pull; enforcing the one that was refused and shown",
+			e.o.Log.Warn("The API returned a different list, which is judged at the next pull; enforcing the refused list that was shown",
 				zap.String("list", aside.Aside), zap.Error(refusal))
 		}
 		e.accept(r, accepted{entries: aside.List, at: r.refused.at})
 	case isRefused:
 		e.refuse(r, refusal)
-		r.failure = fmt.Errorf("vet blacklist: %w", refusal) // which names the list now
+		r.failure = fmt.Errorf("vet blacklist: %w", refusal) // refuse has added the list's name
 	}
 	e.setError(r.failure, status.PullError)
 }
@@ -99,12 +99,12 @@ func (e *Enforcer) logVerdict(v vet.Verdict) {
 	e.o.Log.Debug("List accepted", zap.Int("lines", v.Lines), zap.Int("entries", v.List.Len()), zap.Int("repeated", v.Repeated),
 		zap.Int("specialPurpose", v.Special), zap.Int("malformed", v.Bad))
 	if v.Bad > 0 {
-		e.o.Log.Warn("The pulled list has lines that are no address; they are left out",
+		e.o.Log.Warn("The pulled list has lines that are not addresses; they are left out",
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))
 	}
 }
 
-// setList replaces the list of r in what is composed.
+// setList replaces the list of r. The change is composed into the next wanted rules.
 func (e *Enforcer) setList(r *remote, a accepted) {
 	r.list = a
 	if e.o.Listed != nil {
@@ -115,8 +115,8 @@ func (e *Enforcer) setList(r *remote, a accepted) {
 	}
 }
 
-// saveList makes the active list of r the one that the guards measure the next one against, and has it written to the disk for
-// the next start.
+// saveList makes the active list of r the baseline of the guards, and has it written to the disk
+// for the next start.
 func (e *Enforcer) saveList(r *remote) {
 	if r.list.saved { // it is on the disk, and restoreList has set the baseline
 		return
@@ -134,7 +134,7 @@ func (e *Enforcer) writeList(r *remote) {
 	r.saver.save(func() error { return r.saved.Save(list, at) })
 }
 
-// reportList makes the status say whether the list is on the disk, and logs each change of that.
+// reportList publishes whether the list is on the disk, and logs each change of that.
 func (e *Enforcer) reportList(r *remote, err error, changed bool) {
 	switch {
 	case err == nil && changed:
@@ -145,7 +145,8 @@ func (e *Enforcer) reportList(r *remote, err error, changed bool) {
 	e.unsaved.set(r, err, func(of func(*remote) error) { e.setCondition(status.CondUnkept, e.eachRemote(of)) })
 }
 
-// eachRemote joins the errors that get returns for the feeds. If there are several feeds, each error names its own.
+// eachRemote joins the errors that get returns for the feeds. If there are several feeds, each
+// error has the name of its feed.
 func (e *Enforcer) eachRemote(get func(*remote) error) error {
 	if len(e.remotes) == 1 {
 		return get(e.remotes[0])

@@ -11,19 +11,21 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// repairMost is the longest wait between two repairs, when another program changes the rules over and over.
+// repairMost is the longest wait between two repairs of rules that another program changes
+// repeatedly.
 const repairMost = time.Minute
 
-// repairer paces the repair of rules that somebody else changed: the first at once, the next after a wait that doubles, so
-// that two programs that fight over the rules do not do it in a loop.
+// repairer schedules the repair of rules that another program changed. The first repair is
+// immediate; later waits double, so that two programs that fight over the rules do not cause a busy
+// loop.
 type repairer struct {
 	last  time.Time     // of the last repair
 	wait  time.Duration // before the next one
-	timer *time.Timer   // nil while there is nothing to repair
-	err   error         // what was found
+	timer *time.Timer   // nil while no repair is scheduled
+	err   error         // the change that was found
 }
 
-// lost schedules a repair.
+// schedule schedules a repair, unless one is due already.
 func (r *repairer) schedule(err error) {
 	if r.timer != nil {
 		return
@@ -39,7 +41,7 @@ func (r *repairer) schedule(err error) {
 	r.err, r.timer = err, time.NewTimer(r.wait)
 }
 
-// done forgets what was to be repaired.
+// cancel cancels the scheduled repair.
 func (r *repairer) cancel() {
 	if r.timer != nil {
 		r.timer.Stop()
@@ -47,7 +49,7 @@ func (r *repairer) cancel() {
 	r.timer, r.err = nil, nil
 }
 
-// due is ready when it is time to repair; never, while there is nothing to repair.
+// due returns a channel that is ready when a repair is due; nil if none is scheduled.
 func (r *repairer) due() <-chan time.Time {
 	if r.timer == nil {
 		return nil
@@ -55,9 +57,10 @@ func (r *repairer) due() <-chan time.Time {
 	return r.timer.C
 }
 
-// checkLoss has a loss repaired. One that came before what is in force now is none any more.
+// checkLoss schedules a repair if the kernel does not have the active rules. A change may have been
+// reported before the active rules were applied; such a change needs no repair.
 func (e *Enforcer) checkLoss(err error) {
-	verified := errors.New("nothing is in force")
+	verified := errors.New("no rules are active")
 	if e.active.rules != nil {
 		_, verified = e.backend.fw.Verify()
 	}
@@ -67,20 +70,20 @@ func (e *Enforcer) checkLoss(err error) {
 	e.publish()
 }
 
-// repairRules puts back what somebody else changed.
+// repairRules restores rules that another program changed.
 func (e *Enforcer) repairRules(ctx context.Context) {
 	r := &e.repair
 	cause := r.err
 	r.cancel()
 	r.last = time.Now()
 	d := e.active.rules
-	// Counters of a table that is gone count as nothing now, before a new one begins to count.
+	// The ledger must notice a deleted table before a new one begins to count.
 	_, _ = e.backend.ledger.Read()
 	var err error
 	if d != nil {
 		_, err = e.applyRules(ctx, *d)
 	} else {
-		err = e.removeRules() // what is left of a first list that was rolled back
+		err = e.removeRules() // the remains of a first list that was rolled back
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -98,8 +101,8 @@ func (e *Enforcer) repairRules(ctx context.Context) {
 	e.publish()
 }
 
-// lost is what the watch calls when somebody else changed the rules. It is published at once: the enforcing task, which
-// puts them right, may be waiting for a probe.
+// rulesLost reports a change of the rules by another program. It publishes the change at once,
+// because Run, which repairs the rules, may be waiting for a probe.
 func (e *Enforcer) rulesLost(err error) {
 	e.setCondition(status.CondRules, err)
 	offer(e.backend.lostC, err)

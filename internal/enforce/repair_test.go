@@ -21,7 +21,7 @@ type harmed struct {
 
 func (h *harmed) Verify() (ruleset.Evidence, error) { return ruleset.Evidence{}, h.err }
 
-// withActive returns an agent that has put a list in force in a kernel in memory.
+// withActive returns an agent that has put a active list in a kernel in memory.
 func withActive(t *testing.T) (*Enforcer, *harmed) {
 	t.Helper()
 	a, _ := logged(t)
@@ -70,7 +70,8 @@ func TestRepairsArePaced(t *testing.T) {
 	})
 }
 
-// TestALossOfBeforeIsNoLoss: the watch may report harm that the rules of a moment later have undone.
+// TestALossOfBeforeIsNoLoss: the watch may report harm that the rules of a moment later have
+// undone.
 func TestALossOfBeforeIsNoLoss(t *testing.T) {
 	t.Parallel()
 	a, fw := withActive(t)

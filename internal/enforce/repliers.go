@@ -11,44 +11,29 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
-// Add takes note of replies to this host that were dropped. If one looks like a reply of a resolver, the API or the proxy, the
-// host is surveyed and Run looks for listed upstreams. It may be called by any goroutine.
-func (e *Enforcer) Add(w sensor.Window, now time.Time) {
-	e.trials.repliers.add(w.Hits, now)
-	needed := func(h sensor.Hit) bool { return h.Kind == sensor.Answer && e.o.Host.AnsweredFrom(h.Port) }
-	if slices.ContainsFunc(w.Hits, needed) {
-		e.surveys.repliesDropped()
-		offer(e.trials.repliedC, struct{}{})
-	}
-}
-
 const (
-	// replyFresh is how long a dropped answer speaks for its source: a resolver asks a silent
-	// upstream again and again.
+	// replyFresh is how long a dropped reply counts as evidence for its source. A resolver asks a
+	// silent upstream repeatedly.
 	replyFresh = 30 * time.Second
-	// maxRepliers is how many sources of dropped answers are remembered, and maxCandidates how many
-	// of them are tried.
-	maxRepliers, maxCandidates = 256, 64
-	// retestAfter is the shortest time between two tests of whether an exemption is needed: a test
-	// of one that is costs the host its DNS, or whatever needs it, for about two seconds.
-	retestAfter = 6 * time.Hour
-	// fewestMost bounds the search for the candidates that are needed, which takes a few seconds for
-	// each of them. An outage that begins meanwhile looks as if all were.
-	fewestMost = time.Minute
+	// maxRepliers is the largest number of sources of dropped replies that are stored.
+	maxRepliers = 256
+	// maxCandidates is the largest number of repliers that one trial lets through.
+	maxCandidates = 64
 )
 
-// repliers remembers whose answers to this host were dropped lately. One task adds, another reads.
+// repliers stores the sources of recently dropped replies to this host. Its methods may be called
+// by any goroutine.
 type repliers struct {
 	mu   sync.Mutex
 	last map[netip.Addr]reply
 }
 
 type reply struct {
-	dns bool // from a port of DNS
+	dns bool // from a DNS port
 	at  time.Time
 }
 
-// add takes the hits of this moment.
+// add stores the sources of the replies among hits.
 func (s *repliers) add(hits []sensor.Hit, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,8 +51,8 @@ func (s *repliers) add(hits []sensor.Hit, now time.Time) {
 	}
 }
 
-// forgetOne makes room: of the sources that did not answer from a port of DNS, or else of all, the
-// oldest goes.
+// forgetOne deletes the oldest of the sources that did not reply from a DNS port, or if there are
+// none the oldest of all. The caller holds mu.
 func (s *repliers) forgetOne() {
 	var oldest netip.Addr
 	for addr, a := range s.last {
@@ -79,9 +64,9 @@ func (s *repliers) forgetOne() {
 	delete(s.last, oldest)
 }
 
-// on returns the sources that answered lately and are on the list, at most maxCandidates: those of
-// DNS first, and the newest first. Neither those of DNS nor the others take more than half if there
-// are too many.
+// on returns the recent repliers that are on the list, at most maxCandidates: first those of DNS,
+// and within each kind the newest first. If there are too many, neither kind takes more than half,
+// unless the other needs less.
 func (s *repliers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,4 +92,16 @@ func (s *repliers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
 		found = slices.Concat(found[:first], found[dns:dns+maxCandidates-first])
 	}
 	return found
+}
+
+// Add stores the sources of replies to this host that were dropped. If one appears to come from a
+// resolver, the API or the proxy, it requests a survey and a test of the upstreams. It may be
+// called by any goroutine.
+func (e *Enforcer) Add(w sensor.Window, now time.Time) {
+	e.trials.repliers.add(w.Hits, now)
+	needed := func(h sensor.Hit) bool { return h.Kind == sensor.Answer && e.o.Host.AnsweredFrom(h.Port) }
+	if slices.ContainsFunc(w.Hits, needed) {
+		e.surveys.repliesDropped()
+		offer(e.trials.repliedC, struct{}{})
+	}
 }

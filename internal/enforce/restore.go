@@ -14,8 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// restore activates the saved lists and the operator's file before the network is tried: a reboot without the API loses
-// nothing.
+// restore activates the saved lists and the operator's file before the network is tried: a reboot
+// without the API loses nothing.
 func (e *Enforcer) restore(ctx context.Context) {
 	readC := e.own.reader.ask()
 	e.restoreNames()
@@ -74,10 +74,10 @@ func (e *Enforcer) restoreList(r *remote) bool {
 		e.logDiskFailure("The saved list cannot be read", err)
 		return false
 	case c.Request != id.Request && c.Source != id.Source:
-		e.o.Log.Info("The saved list is of another API or score, and is not used")
+		e.o.Log.Info("The saved list is from another API or score and is not used")
 		return false
 	}
-	// The guards accepted it once. Only a body that is no list is refused now.
+	// The guards accepted this list once. Only a body that is not a list is refused now.
 	v, err := vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
 	if err != nil {
 		e.o.Log.Warn("The saved list is not used", zap.Error(err))
@@ -85,21 +85,21 @@ func (e *Enforcer) restoreList(r *remote) bool {
 	}
 	if c.Request == id.Request {
 		r.baseline = v.List.Len()
-	} else { // it protected the same host and account; the lists of the new key may have other sizes
+	} else { // it protected the same host; the lists of the new key may have other sizes
 		e.o.Log.Info("The saved list was pulled with another key; the first list of this key replaces it, whatever its size")
 	}
 	r.fresh = &accepted{entries: v.List, at: clock.Moment{Wall: c.Fetched}, saved: true}
 	return true
 }
 
-// errNotPulled is the state between a start and the end of its first pull.
+// errNotPulled is the failure of a feed until its first pull has ended.
 var errNotPulled = errors.New("the first pull since the start has not ended yet")
 
-// firstSurveyMost is how long a start waits for the first survey before it activates the saved lists: a host without network
-// must not wait for its protection.
+// firstSurveyMost is how long a start waits for the first survey before it activates the saved
+// lists: a host without network must not wait for its protection.
 const firstSurveyMost = time.Second
 
-// restoreOwn takes the operator's list as the last run had it. The file itself is read meanwhile.
+// restoreOwn loads the operator's list of the last run. The file itself is read meanwhile.
 func (e *Enforcer) restoreOwn() {
 	own := e.o.Own
 	if own == nil {

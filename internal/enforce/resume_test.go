@@ -52,9 +52,9 @@ func (f *fragile) drops(addr string) bool {
 	return f.listOf(addr)
 }
 
-// TestPanicWhileEnforcing: a panic of the enforcing loop ends neither the process nor the rules. What was
-// in force before is put in force again, the asker of the pull is told, the status says so until the
-// loop runs, and the next pull works.
+// TestPanicWhileEnforcing: a panic of the enforcing loop ends neither the process nor the rules.
+// What was active before is applied again, the asker of the pull is told, the status says so until
+// the loop runs, and the next pull works.
 func TestPanicWhileEnforcing(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -80,23 +80,23 @@ func TestPanicWhileEnforcing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	doneC := make(chan int, 1)
 	go func() { doneC <- runAgain(ctx, l.a) }()
-	await("the first list is in force", func() bool { return l.logs.FilterMessage("SikkerGuard running").Len() == 1 })
+	await("the first list is active", func() bool { return l.logs.FilterMessage("SikkerGuard running").Len() == 1 })
 
 	l.list = hosts("198.51", 4)
 	k.arm()
 	if o := l.a.Pull(ctx, false); o.OK || !strings.Contains(o.Text, "fault of SikkerGuard") {
 		t.Errorf("the asker is told %+v", o)
 	}
-	await("the first list is in force again", func() bool { return k.drops("203.0.0.3") && !k.drops("198.51.0.3") })
+	await("the first list is active again", func() bool { return k.drops("203.0.0.3") && !k.drops("198.51.0.3") })
 	hangupC <- syscall.SIGHUP
-	await("the next list is in force", func() bool { return k.drops("198.51.0.3") && !k.drops("203.0.0.3") })
+	await("the next list is active", func() bool { return k.drops("198.51.0.3") && !k.drops("203.0.0.3") })
 	cancel()
 	if n := <-doneC; n != 1 {
 		t.Errorf("it panicked %d times", n)
 	}
 }
 
-// TestPanicOfTheKeptList: a panic while the kept list is restored does not prevent the first pull.
+// TestPanicOfTheKeptList: a panic while the saved list is restored does not prevent the first pull.
 func TestPanicOfTheKeptList(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -123,7 +123,8 @@ func TestPanicOfTheKeptList(t *testing.T) {
 	}
 }
 
-// TestPanicOfTheRefusedList: a panic after the saved lists were restored does not prevent the first pull either.
+// TestPanicOfTheRefusedList: a panic after the saved lists were restored does not prevent the first
+// pull either.
 func TestPanicOfTheRefusedList(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
@@ -152,8 +153,8 @@ func TestPanicOfTheRefusedList(t *testing.T) {
 	}
 }
 
-// TestListAfterAPanic: after a panic over a new list the status, the guards and the evidence for reports are about the list that
-// is active, and the next survey does not apply the new one.
+// TestListAfterAPanic: after a panic over a new list the status, the guards and the evidence for
+// reports are about the list that is active, and the next survey does not apply the new one.
 func TestListAfterAPanic(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))

@@ -10,11 +10,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// RollbackError is a list that was taken out of force again, because it was proven to cut this host off.
+// RollbackError reports that a list was rolled back because it was proven to cut this host off.
 type RollbackError struct {
 	Broken  host.Checks // the checks that fail with the list and work without it
 	Entries int         // of the list
-	Again   bool        // it is the list that was rolled back before, and was not tried again
+	Again   bool        // the list was rolled back before, and was not applied again
 	Own     bool        // it is the operator's list
 }
 
@@ -24,30 +24,30 @@ func (e *RollbackError) Error() string {
 		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host reaches less", blocklist.Entries(e.Entries))
 	case e.Own:
 		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host no longer reaches: %v; "+
-			"add its addresses to SIKKER_WHITELIST, or take them out of the file", blocklist.Entries(e.Entries), e.Broken)
+			"add its addresses to SIKKER_WHITELIST, or remove them from the file", blocklist.Entries(e.Entries), e.Broken)
 	case e.Again:
-		return fmt.Sprintf("the list of %s is the one that was rolled back; it is tried again when it differs, after %s, or by "+
+		return fmt.Sprintf("the list of %s was rolled back before; it is applied again when it changes, after %s, or by "+
 			"`sikkerguard pull --accept`", blocklist.Entries(e.Entries), status.Short(rejectedFor))
 	}
 	return fmt.Sprintf("the list of %s was rolled back, because with it this host no longer reaches: %v; "+
 		"add its addresses to SIKKER_WHITELIST", blocklist.Entries(e.Entries), e.Broken)
 }
 
-// putBack puts in force what was before the list that is being tried: the rules of the list before, or none.
+// putBack restores the rules that were active before the list on trial, or none.
 func (e *Enforcer) putBack() error {
 	e.active.adopted = false
 	if e.active.rules == nil {
 		return e.removeRules()
 	}
 	d, _ := e.rebased(*e.active.rules)
-	_, err := e.applyRules(context.Background(), d) // finished even if the agent is being stopped
+	_, err := e.applyRules(context.Background(), d) // continues if the agent is being stopped
 	if err == nil {
 		e.active.rules = &d
 	}
 	return err
 }
 
-// undo is putBack after a failure. If it fails too, that is tried again until it works.
+// undo calls putBack after a failure. If putBack also fails, a repair is scheduled.
 func (e *Enforcer) undo() error {
 	err := e.putBack()
 	if err != nil {
@@ -57,19 +57,19 @@ func (e *Enforcer) undo() error {
 	return err
 }
 
-// rejection is rules that were proven to cut this host off. They are not tried again for
+// rejection is a ruleset that was proven to cut this host off. It is not applied again for
 // rejectedFor.
 type rejection struct {
 	rules desired
 	at    time.Time
 }
 
-// of reports whether d is the rules that were rejected. A nil rejection is of none.
+// of reports whether d is the rejected ruleset. For a nil rejection it returns false.
 func (r *rejection) of(d desired) bool {
 	return r != nil && time.Since(r.at) < rejectedFor && d.equal(&r.rules)
 }
 
-// left returns how long the rejection lasts yet.
+// left returns how long the rejection lasts.
 func (r *rejection) left() time.Duration {
 	if r == nil {
 		return 0

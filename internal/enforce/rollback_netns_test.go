@@ -26,8 +26,8 @@ import (
 // api is where the host's API is, at the other end of the link.
 var api = netip.MustParseAddrPort("203.0.113.50:9080")
 
-// inside runs the test on a server with one neighbour, which has api's address and accepts connections on its port. more
-// has the neighbour do other things.
+// inside runs the test on a server with one neighbour, which has api's address and accepts
+// connections on its port. more has the neighbour do other things.
 func inside(t *testing.T, more ...func(other *nettest.NS)) {
 	t.Helper()
 	server, other := nettest.New(t), nettest.New(t)
@@ -60,8 +60,8 @@ func inside(t *testing.T, more ...func(other *nettest.NS)) {
 	server.Rerun(t)
 }
 
-// fickle resolves the API's name to one address when the whitelist is made, which asks with patience, and to another when
-// the API is connected to. Large services answer so.
+// fickle resolves the API's name to one address when the allowlist is made, which asks with
+// patience, and to another when the API is connected to. Large services answer so.
 type fickle struct{}
 
 func (fickle) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
@@ -99,8 +99,8 @@ func (s *scene) begin() {
 	go func() { s.doneC <- runLine(ctx, s.a) }()
 }
 
-// makeScene makes an agent. apiHost is the API that the host must reach; the list comes from another, on loopback. root is
-// where the host's files are, if not at /.
+// makeScene makes an agent. apiHost is the API that the host must reach; the list comes from
+// another, on loopback. root is where the host's files are, if not at /.
 func makeScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	t.Helper()
 	s := &scene{t: t, hup: make(chan os.Signal, 1), doneC: make(chan error, 1)}
@@ -169,7 +169,8 @@ func reachesHost(t *testing.T, addr string, within time.Duration) bool {
 	return err == nil
 }
 
-// TestRollback has a list that cuts the host off from its API, by an address that the whitelist does not know.
+// TestRollback has a list that cuts the host off from its API, by an address that the allowlist
+// does not know.
 func TestRollback(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -197,7 +198,7 @@ func TestRollback(t *testing.T) {
 		t.Errorf("status: %+v", st)
 	}
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
-	s.await("is the one that was rolled back")
+	s.await("was rolled back before")
 	s.pull("198.51.100.1\n198.51.100.3\n198.51.100.4\n")
 	s.await("Blocking 3 IPs")
 	if st := s.a.o.Board.Status(); st.Rollbacks != 1 || st.State != status.StateActive {
@@ -206,7 +207,7 @@ func TestRollback(t *testing.T) {
 	s.end()
 }
 
-// TestRollbackOfTheFirstList leaves nothing in force, rather than a list that cuts the host off.
+// TestRollbackOfTheFirstList leaves nothing active, rather than a list that cuts the host off.
 func TestRollbackOfTheFirstList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -240,9 +241,9 @@ func TestBrokenBefore(t *testing.T) {
 	s.end()
 }
 
-// TestWhitelistStaysReachable puts the API, a resolver, the gateway and the host's own address on the list: alone, inside
-// a /24, and inside a /8.
-func TestWhitelistStaysReachable(t *testing.T) {
+// TestAllowlistStaysReachable puts the API, a resolver, the gateway and the host's own address on
+// the list: alone, inside a /24, and inside a /8.
+func TestAllowlistStaysReachable(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestEmptiedStateDir: when another program empties the state directory, or changes or replaces files
-// in it, the check notices it, and all saved lists are written again.
+// TestEmptiedStateDir: when another program empties the state directory, or changes or replaces
+// files in it, the check notices it, and all saved lists are written again.
 func TestEmptiedStateDir(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "mine.txt")
@@ -66,7 +66,8 @@ func TestEmptiedStateDir(t *testing.T) {
 	}
 }
 
-// TestNothingToSaveAgain: a list that was never active, and one that is not written yet, is not lost.
+// TestNothingToSaveAgain: a list that was never active, and one that is not written yet, is not
+// lost.
 func TestNothingToSaveAgain(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))

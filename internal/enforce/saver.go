@@ -17,21 +17,23 @@ import (
 )
 
 const (
-	// saveMost is how long a write to the disk may take before it is reported, and how long the end of the agent waits for it.
+	// saveMost is how long a write to the disk may take before it is reported, and how long the end
+	// of the agent waits for it.
 	saveMost = 5 * time.Second
 	// saveRetryFirst and saveRetryMost bound the wait after a write that failed.
 	saveRetryFirst, saveRetryMost = 5 * time.Second, time.Minute
 )
 
-// errSaving is the state of a write to a disk that hangs.
-var errSaving = errors.New("it is still being written: the disk hangs")
+// errSaving is the error of a write to a disk that hangs.
+var errSaving = errors.New("the write has not ended: the disk hangs")
 
-// saver writes the newest of a series of values to the disk, which may be full or hang, until it is written. Each write has a
-// goroutine of its own; one that hangs ends with the process. The methods may be called by any goroutine, and none but wait
-// waits for the disk.
+// saver writes the newest of a series of values to a disk that may be full or hang, until it
+// succeeds. Each write has a goroutine of its own; one that hangs ends with the process. The
+// methods may be called by any goroutine. Only wait waits for the disk.
 type saver struct {
-	// report is called with the error of each write that fails or hangs, and with nil when the newest value is written.
-	// changed is true if the previous call was of the other kind. It must not call the saver.
+	// report is called with the error of each write that fails or hangs, and with nil when the
+	// newest value is written. changed is true if the previous call was of the other kind. It must
+	// not call the saver.
 	report func(err error, changed bool)
 
 	mu      sync.Mutex
@@ -49,7 +51,7 @@ func newSaver(report func(err error, changed bool)) *saver {
 	return &saver{report: report, backoff: clock.NewBackoff(saveRetryFirst, saveRetryMost)}
 }
 
-// save has write called, instead of an earlier one that is not done yet.
+// save has write called. It replaces an earlier value that is not written yet.
 func (s *saver) save(write func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,7 +90,7 @@ func (s *saver) fail(err error) {
 	s.report(err, changed)
 }
 
-// done takes the result of a write.
+// done handles the result of a write.
 func (s *saver) done(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +114,7 @@ func (s *saver) done(err error) {
 	}
 }
 
-// again repeats a write that failed.
+// retryWrite repeats a write that failed.
 func (s *saver) retryWrite() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +130,8 @@ func (s *saver) pending() bool {
 	return s.next != nil
 }
 
-// end waits until the newest value is written, its write fails, or mostC is closed. Afterwards no failed write is repeated.
+// end waits until the newest value is written, its write fails, or mostC is closed. Afterwards no
+// failed write is repeated.
 func (s *saver) end(mostC <-chan struct{}) {
 	s.mu.Lock()
 	s.ended = true
@@ -153,14 +156,16 @@ func (s *saver) wait(mostC <-chan struct{}) {
 	}
 }
 
-// logDiskFailure logs that something cannot be read from the state directory or written to it.
+// logDiskFailure logs that a file of the state directory cannot be read or written. If the
+// directory as a whole is unusable, it logs nothing; that has a condition of its own.
 func (e *Enforcer) logDiskFailure(text string, err error) {
 	if !statedir.IsUnusable(err) {
 		e.o.Log.Warn(text, zap.Error(err))
 	}
 }
 
-// unsaved holds the errors of the last writes of the active lists. Its methods may be called by any goroutine.
+// unsaved holds the errors of the last writes of the active lists. Its methods may be called by any
+// goroutine.
 type unsaved struct {
 	mu   sync.Mutex // held while the errors are published, so that the newest are
 	errs map[*remote]error
@@ -183,8 +188,8 @@ type lostFiles struct {
 	own, names     bool
 }
 
-// CheckSaved has saved files written again that another program removed or changed. It waits for the disk, which may hang. It
-// may be called by any goroutine.
+// CheckSaved has saved files written again that another program removed or changed. It waits for
+// the disk, which may hang. It may be called by any goroutine.
 func (e *Enforcer) CheckSaved() {
 	lost := lostFiles{names: e.o.StateDir.NamesLost()}
 	for _, r := range e.remotes {
@@ -204,7 +209,8 @@ func (e *Enforcer) CheckSaved() {
 	}
 }
 
-// rewriteLost has lost files written again. A dry run writes none, and a file that is not written yet will be.
+// rewriteLost has lost files written again. A dry run writes none. A file whose first write is
+// still pending is not lost.
 func (e *Enforcer) rewriteLost(lost lostFiles) {
 	if e.o.DryRun {
 		return
@@ -231,14 +237,15 @@ func (e *Enforcer) rewriteLost(lost lostFiles) {
 	}
 	if lost.names && !e.names.saver.pending() {
 		e.names.saved = host.Names{}
-		if e.names.due(e.o.Host.Resolved(e.o.Clock.Now().Wall)) { // otherwise it is written once they resolve
+		if e.names.due(e.o.Host.Resolved(e.o.Clock.Now().Wall)) { // otherwise saveNames writes it once they resolve
 			log("addresses of names")
 			e.saveNames()
 		}
 	}
 }
 
-// readDisk returns the results of read, which reads the state directory, or an error if that takes longer than most.
+// readDisk returns the results of read, which reads the state directory, or an error if read takes
+// longer than most.
 func readDisk[T any](most time.Duration, what string, read func() (T, error)) (T, error) {
 	v, err := bounded.Call(most, read)
 	if errors.Is(err, bounded.ErrHangs) {

@@ -15,8 +15,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestSaverWritesTheNewest: a disk that is full is tried again, at least every minute; one that hangs delays nobody and is
-// reported, and when it goes on the newest value is written.
+// TestSaverWritesTheNewest: a disk that is full is tried again, at least every minute; one that
+// hangs delays nobody and is reported, and when it goes on the newest value is written.
 func TestSaverWritesTheNewest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -93,9 +93,9 @@ func TestSaverWritesTheNewest(t *testing.T) {
 	})
 }
 
-// TestTheEndWaitsForSavers: a list that came in force just before the agent ends is written, and
-// the newest one. A disk that hangs delays the end only for a limited time, whatever number of files is
-// being written, and nothing is written after the end.
+// TestTheEndWaitsForSavers: a list that became active just before the agent ends is written, and
+// the newest one. A disk that hangs delays the end only for a limited time, whatever number of
+// files is being written, and nothing is written after the end.
 func TestTheEndWaitsForSavers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -147,8 +147,8 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 	})
 }
 
-// TestAHangingDiskDelaysNothing: while the active list is being written to a disk that hangs, the allowlist follows the host,
-// and the status reports the disk.
+// TestAHangingDiskDelaysNothing: while the active list is being written to a disk that hangs, the
+// allowlist follows the host, and the status reports the disk.
 func TestAHangingDiskDelaysNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -188,8 +188,9 @@ func TestAHangingDiskDelaysNothing(t *testing.T) {
 	})
 }
 
-// TestRepairsSlowDown: the first repair of rules that another program changes comes at once. Two programs that fight over them do
-// so once a minute in the end; after a time of peace it comes at once again.
+// TestRepairsSlowDown: the first repair of rules that another program changes comes at once. Two
+// programs that fight over them do so once a minute in the end; after a time of peace it comes at
+// once again.
 func TestRepairsSlowDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -221,7 +222,8 @@ func TestRepairsSlowDown(t *testing.T) {
 	})
 }
 
-// settle waits until everything is written, however long a busy disk takes. A write that failed is not repeated.
+// settle waits until everything is written, however long a busy disk takes. A write that failed is
+// not repeated.
 func settle(e *Enforcer) {
 	for _, s := range e.savers() {
 		s.wait(nil)

@@ -21,7 +21,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestRetryIn says how long each kind of failure makes the agent wait: between least and most, as the backoff has jitter.
+// TestRetryIn says how long each kind of failure makes the agent wait: between least and most, as
+// the backoff has jitter.
 func TestRetryIn(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -97,7 +98,8 @@ func (s *stubborn) Apply(_ context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 
 func (*stubborn) Info() ruleset.Info { return ruleset.Info{} }
 
-// TestReconcile: a whitelist that cannot be brought up to date shows until it can, beside what the last pull came to.
+// TestReconcile: a allowlist that cannot be brought up to date shows until it can, beside what the
+// last pull came to.
 func TestReconcile(t *testing.T) {
 	t.Parallel()
 	list := func(s string) blocklist.Blocklist { return blocklist.New([]netip.Prefix{netip.MustParsePrefix(s)}) }
@@ -137,7 +139,7 @@ func TestReconcile(t *testing.T) {
 				t.Errorf("in the end: %s %q", s.State, s.Reason)
 			}
 			if !a.active.rules.allow.Equal(tt.again) {
-				t.Error("the whitelist in force is not the host's")
+				t.Error("the active allowlist is not the host's")
 			}
 		})
 	}

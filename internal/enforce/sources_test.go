@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestSources checks that an address has the names of the feeds of the active lists, and that a list that the kernel refused
-// has none.
+// TestSources checks that an address has the names of the feeds of the active lists, and that a
+// list that the kernel refused has none.
 func TestSources(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, "203.0.0.1\n203.0.0.2\n")

@@ -8,7 +8,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// publishFailures makes the status say why the list that is wanted is not in force, each reason by itself.
+// publishFailures publishes why the wanted rules are not active, each reason as a condition of its
+// own.
 func (e *Enforcer) publishFailures() {
 	var rolledBack, kernel error
 	pull := e.eachRemote(func(r *remote) error {
@@ -40,7 +41,7 @@ func (e *Enforcer) publishFailures() {
 	e.setCondition(status.CondKernel, kernel)
 }
 
-// publish makes the status say what is in force, and what is not as it should be.
+// publish publishes the active rules and all conditions of the enforcement.
 func (e *Enforcer) publish() {
 	e.publishFailures()
 	e.setCondition(status.CondWhitelist, e.attempts.stale)
@@ -48,7 +49,7 @@ func (e *Enforcer) publish() {
 	e.setCondition(status.CondEmpty, e.empty())
 	var repairing error
 	if e.repair.timer != nil {
-		repairing = fmt.Errorf("the rules are being put right: %w", e.repair.err)
+		repairing = fmt.Errorf("the rules are being restored: %w", e.repair.err)
 	}
 	e.setCondition(status.CondRules, repairing)
 	if !e.active.adopted && !e.o.DryRun {
@@ -71,7 +72,7 @@ func (e *Enforcer) publish() {
 	})
 }
 
-// setStatus, setCondition and remember pass on to the board.
+// setStatus, setCondition and setError write to the board.
 func (e *Enforcer) setStatus(change func(*status.Status)) { e.o.Board.Update(change) }
 
 func (e *Enforcer) setCondition(code status.Code, err error) { e.o.Board.SetCondition(code, err) }

@@ -16,61 +16,59 @@ import (
 
 const (
 	// surveyEvery is the longest time between two surveys of the kernel and the files, and
-	// namesEvery of the names. They are the net under the watches: a change that none of them
-	// reports is found within it. A large service answers with other addresses each time, so names
-	// are asked for less often.
+	// namesEvery of the names. They find changes that no watch reports. Names are resolved less
+	// often, because a large service returns other addresses each time.
 	surveyEvery, namesEvery = 3 * time.Minute, 15 * time.Minute
-	// surveyGap is the shortest time between two surveys. After one that took long it is longer, up
-	// to gapMost: a router with the whole Internet's routes must not spend its time on listing
-	// them.
+	// surveyGap is the shortest time between two surveys. After a slow survey the gap is longer, up
+	// to gapMost, so that a router with the routes of the whole Internet does not spend its time
+	// listing them.
 	surveyGap, gapMost = time.Second, 10 * time.Second
-	// surveyMost is how long a pull waits for a survey that began with it. Names take ten seconds
-	// to fail.
+	// surveyMost is how long a pull waits for a survey that began with it. A lookup of a name fails
+	// after ten seconds.
 	surveyMost = 15 * time.Second
-	// surveyAgain is how long after a survey that was not complete the next one begins. It doubles
-	// up to surveyEvery.
+	// surveyAgain is how long after an incomplete survey the next one begins. It doubles up to
+	// surveyEvery.
 	surveyAgain = 5 * time.Second
-	// repliesGap is the shortest time between two surveys that dropped answers bring about: anyone
-	// can forge those.
+	// repliesGap is the shortest time between two surveys that dropped replies cause. An attacker
+	// can forge replies.
 	repliesGap = 30 * time.Second
 )
 
-// survey is one look at the host.
+// survey is the result of one survey of the host.
 type survey struct {
 	white host.Whitelist
-	allow blocklist.Blocklist // its prefixes
+	allow blocklist.Blocklist // the prefixes of white
 }
 
 func newSurvey(w host.Whitelist) survey {
 	return survey{white: w, allow: blocklist.New(w.Prefixes())}
 }
 
-// surveyor looks at the host and keeps the newest survey. A survey has two parts: the kernel and
-// the files take milliseconds, the names seconds if DNS does not work. Each part is published when
-// it has ended, and neither waits for the other. A part that is asked for while it is under way
-// begins once more after it, so that the newest survey is never older than the last change that was
-// reported.
+// surveyor surveys the host and stores the newest survey. A survey has two parts: the kernel and
+// the files take milliseconds; the names take seconds if DNS does not work. Each part is published
+// when it ends, and neither waits for the other. A part that is requested while it runs begins
+// again afterwards, so the newest survey is never older than the last reported change.
 type surveyor struct {
-	local func(context.Context) host.Whitelist // looks at the kernel and the files
-	names func(context.Context) host.Whitelist // resolves the names, and returns all that is known
+	local func(context.Context) host.Whitelist // surveys the kernel and the files
+	names func(context.Context) host.Whitelist // resolves the names, and returns the whole survey
 
 	askC   chan struct{} // capacity 1: a survey is due
 	nameC  chan struct{} // capacity 1: names are due
 	newsC  chan struct{} // capacity 1: there is a newer survey
-	firstC chan struct{} // closed when there is a survey
-	namedC chan struct{} // closed when names were resolved once, or could not be
+	firstC chan struct{} // closed after the first survey
+	namedC chan struct{} // closed after the first attempt to resolve names
 
 	named  sync.Once
 	mu     sync.Mutex      // guards the fields below
 	last   *survey         // the newest; nil before the first
-	whole  bool            // the next survey has names, whatever its first part finds
-	next   chan struct{}   // closed when the survey that begins next has ended
-	halves []chan struct{} // those of surveys that lack the names
+	whole  bool            // the next survey resolves names, whatever its first part finds
+	next   chan struct{}   // closed at the end of the survey that begins next
+	halves []chan struct{} // those of surveys whose names are not resolved yet
 
-	again        *time.Timer   // makes a survey after one that was not complete; nil while none is due
-	againIn      time.Duration // how long after it
-	repliesAt    time.Time     // when dropped answers brought about a survey last
-	repliesTimer *time.Timer   // makes the next such survey; nil while none is due
+	again        *time.Timer   // begins a survey after an incomplete one; nil while none is due
+	againIn      time.Duration // the wait before that
+	repliesAt    time.Time     // when dropped replies last caused a survey
+	repliesTimer *time.Timer   // begins the next such survey; nil while none is due
 }
 
 func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
@@ -80,8 +78,8 @@ func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
 	}
 }
 
-// Run makes a survey whenever one is asked for, and every surveyEvery, until ctx ends. Then it
-// returns nil. A panic of one ends it with an error.
+// Run makes a survey when one is requested, and at every surveyEvery, until ctx ends. Then it
+// returns nil. If a survey panics, Run returns an error.
 func (s *surveyor) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -92,13 +90,13 @@ func (s *surveyor) Run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	if err != nil {
-		s.ask() // the survey that a panic ended is still due
+		s.ask() // the survey that panicked is still due
 	}
 	return err
 }
 
-// repeat calls look whenever askC has a value and at least every so often. Between two calls it
-// waits ten times as long as the first took, but from surveyGap to most.
+// repeat calls survey when askC has a value, and at every interval. Between two calls it waits ten
+// times as long as the first took, but at least surveyGap and at most most.
 func (s *surveyor) repeat(
 	ctx context.Context, askC <-chan struct{}, every, most time.Duration, look func(context.Context),
 ) error {
@@ -119,8 +117,8 @@ func (s *surveyor) repeat(
 	}
 }
 
-// runLocal makes the first part of a survey, and has the second follow if it found something new
-// or was asked for.
+// runLocal makes the first part of a survey. The second part follows if the first finds a change,
+// or if it was requested.
 func (s *surveyor) runLocal(ctx context.Context) {
 	s.mu.Lock()
 	doneC, whole, before := s.next, s.whole, s.last
@@ -154,7 +152,7 @@ func (s *surveyor) runNames(ctx context.Context) {
 	s.retryIncomplete(v)
 }
 
-// complete has a survey that is not complete made again soon.
+// retryIncomplete has an incomplete survey made again soon.
 func (s *surveyor) retryIncomplete(v survey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,7 +171,7 @@ func (s *surveyor) retryIncomplete(v survey) {
 	}
 }
 
-// publish makes v the newest survey, unless a part of another that ended meanwhile is newer.
+// publish makes v the newest survey, unless a newer part has been published already.
 func (s *surveyor) publish(v survey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,7 +185,7 @@ func (s *surveyor) publish(v survey) {
 	offer(s.newsC, struct{}{})
 }
 
-// newest returns the newest survey, and false before the first.
+// newest returns the newest survey; false before the first.
 func (s *surveyor) newest() (survey, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,8 +195,8 @@ func (s *surveyor) newest() (survey, bool) {
 	return *s.last, true
 }
 
-// first waits until there is a survey, and briefly until names were resolved once. It returns the
-// newest host; the zero Whitelist if ctx ends.
+// first waits until there is a survey, and at most firstSurveyMost longer until names were
+// resolved. It returns the newest host, or the zero Whitelist if ctx ends before the first survey.
 func (s *surveyor) first(ctx context.Context) host.Whitelist {
 	select {
 	case <-ctx.Done():
@@ -215,8 +213,7 @@ func (s *surveyor) first(ctx context.Context) host.Whitelist {
 	return v.white
 }
 
-// ask has a survey of everything begin after this call. The channel is closed when that survey has
-// ended.
+// ask has a whole survey begin after this call. The channel is closed when that survey ends.
 func (s *surveyor) ask() <-chan struct{} {
 	s.mu.Lock()
 	doneC := s.next
@@ -226,11 +223,12 @@ func (s *surveyor) ask() <-chan struct{} {
 	return doneC
 }
 
-// changed has a survey begin after a change of the host. Names are resolved if the change matters.
+// changed has a survey begin after a change of the host. Names are resolved only if the survey
+// finds a difference.
 func (s *surveyor) changed() { offer(s.askC, struct{}{}) }
 
-// doubt has a survey of everything made because answers that this host may need were dropped, at
-// most one in repliesGap.
+// repliesDropped has a whole survey made because replies were dropped that this host may need, at
+// most once in repliesGap.
 func (s *surveyor) repliesDropped() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,8 +243,8 @@ func (s *surveyor) repliesDropped() {
 	})
 }
 
-// await waits for doneC at most for a time, and for the first part of the first survey as long as
-// that takes. It reports whether ctx is alive.
+// await waits for doneC, but not longer than most unless the first part of the first survey takes
+// longer. It reports whether ctx is alive.
 func (s *surveyor) await(ctx context.Context, doneC <-chan struct{}, most time.Duration) bool {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
@@ -278,29 +276,30 @@ func (e *Enforcer) WatchFiles(ctx context.Context) error {
 // Survey surveys the host whenever that is due, until ctx ends.
 func (e *Enforcer) Survey(ctx context.Context) error { return e.surveys.Run(ctx) }
 
-// SurveyNow has the host surveyed soon, as when the API was not reached.
+// SurveyNow requests a survey, for example after the API was not reached.
 func (e *Enforcer) SurveyNow() { e.surveys.ask() }
 
-// rebaseMost is how long a list that is accused may wait for the addresses of names. A resolver that
-// answers does so within milliseconds.
+// rebaseMost is how long a trial waits for names to resolve. A resolver that works answers within
+// milliseconds.
 const rebaseMost = 3 * time.Second
 
-// surveyLocal makes the first part of a survey at once, beside those that Run makes.
+// surveyLocal makes the first part of a survey at once, concurrently with Run.
 func (s *surveyor) surveyLocal(ctx context.Context) {
 	before, _ := s.newest()
 	v := newSurvey(s.local(ctx))
 	s.publish(v)
 	if !before.allow.Equal(v.allow) || v.white.Gained(before.white) {
-		offer(s.nameC, struct{}{}) // the survey that Run makes next may find no change
+		offer(s.nameC, struct{}{}) // the next survey of Run may find no change
 	}
 }
 
-// surveyNames makes the second part of a survey at once, and waits for it at most for rebaseMost.
+// surveyNames makes the second part of a survey at once, and waits for it, but not longer than
+// rebaseMost.
 func (s *surveyor) surveyNames(ctx context.Context) {
 	doneC := make(chan struct{})
-	go func() { // it ends within the time that names take to fail
+	go func() { // it ends when the lookups fail at the latest
 		defer close(doneC)
-		_ = panics.Contain(func() error { s.publish(newSurvey(s.names(ctx))); return nil }) // Run tells of it
+		_ = panics.Contain(func() error { s.publish(newSurvey(s.names(ctx))); return nil }) // Run returns the same panic
 	}()
 	timer := time.NewTimer(rebaseMost)
 	defer timer.Stop()
@@ -311,8 +310,8 @@ func (s *surveyor) surveyNames(ctx context.Context) {
 	}
 }
 
-// publishSurroundings makes conditions of what about this host keeps the list from covering all that an
-// operator may expect. Neither is a reason not to start.
+// publishSurroundings sets conditions if this host's network keeps the rules from covering all
+// traffic that an operator may expect. The agent starts nevertheless.
 func (e *Enforcer) publishSurroundings() {
 	contained, bridged := e.o.Host.Surroundings()
 	e.setCondition(status.CondNamespace, contained)

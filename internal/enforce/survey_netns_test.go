@@ -32,8 +32,8 @@ func addAddress(t *testing.T, addr string) {
 	}
 }
 
-// whitelisted reports whether the kernel lets the address through.
-func whitelisted(t *testing.T, addr string) bool {
+// allowlisted reports whether the kernel lets the address through.
+func allowlisted(t *testing.T, addr string) bool {
 	t.Helper()
 	return exec.CommandContext(t.Context(), "nft", "get", "element", "inet", "sikkerguard", "whitelist4", "{", addr, "}").Run() == nil
 }
@@ -49,7 +49,7 @@ func (s *scene) surveyed(addr string) {
 	s.t.Fatalf("no survey found %s", addr)
 }
 
-// TestNewestSurveyWins changes the host's addresses while a pull takes long. The whitelist from
+// TestNewestSurveyWins changes the host's addresses while a pull takes long. The allowlist from
 // before the pull is not put back, whatever the pull comes to.
 func TestNewestSurveyWins(t *testing.T) {
 	if !nettest.Inside() {
@@ -66,8 +66,8 @@ func TestNewestSurveyWins(t *testing.T) {
 	mustAllow := func(when string, addrs ...string) {
 		t.Helper()
 		for _, addr := range addrs {
-			if !whitelisted(t, addr) {
-				t.Errorf("%s: the host's address %s is not whitelisted", when, addr)
+			if !allowlisted(t, addr) {
+				t.Errorf("%s: the host's address %s is not allowlisted", when, addr)
 			}
 		}
 	}
@@ -91,7 +91,7 @@ func TestNewestSurveyWins(t *testing.T) {
 		s.await("Addresses or routes of the host changed")
 		s.await("Blocking ")
 		mustAllow("during the pull", addr)
-		ended := "The pulled list is the one in force"
+		ended := "The pulled list is already active"
 		if i == 1 {
 			s.down.Store(true)
 			ended = "Refresh failed"
@@ -207,7 +207,7 @@ func TestResolverIsFollowed(t *testing.T) {
 	}
 	s := newScene(t, api.String(), "198.51.100.1\n203.0.113.53\n", root)
 	s.await("SikkerGuard running")
-	if whitelisted(t, "203.0.113.53") {
+	if allowlisted(t, "203.0.113.53") {
 		t.Fatal("the list does not block")
 	}
 	began := time.Now()
@@ -217,7 +217,7 @@ func TestResolverIsFollowed(t *testing.T) {
 	if err := os.Rename(file+".new", file); err != nil {
 		t.Fatal(err)
 	}
-	for !whitelisted(t, "203.0.113.53") {
+	for !allowlisted(t, "203.0.113.53") {
 		if time.Since(began) > 10*time.Second {
 			t.Fatal("the resolver is not let through")
 		}
@@ -256,7 +256,7 @@ func TestDroppedAnswersAreDoubted(t *testing.T) {
 	s.end()
 }
 
-// TestWideningNeedsNoProof: an allowlist that grows is in force at once, although nothing is reached.
+// TestWideningNeedsNoProof: an allowlist that grows is active at once, although nothing is reached.
 // One that also shrinks, with rules that were rejected, is widened.
 func TestWideningNeedsNoProof(t *testing.T) {
 	if !nettest.Inside() {
@@ -279,8 +279,8 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	survey("203.0.113.50/32", "203.0.113.71/32")
 	began := time.Now()
 	a.applySurvey(t.Context())
-	if took := time.Since(began); took > probeAgain || !whitelisted(t, "203.0.113.71") {
-		t.Errorf("whitelisted %v after %v", whitelisted(t, "203.0.113.71"), took)
+	if took := time.Since(began); took > probeAgain || !allowlisted(t, "203.0.113.71") {
+		t.Errorf("allowlisted %v after %v", allowlisted(t, "203.0.113.71"), took)
 	}
 	survey("203.0.113.72/32") // without the API, from which this cuts off
 	a.applySurvey(t.Context())
@@ -288,14 +288,14 @@ func TestWideningNeedsNoProof(t *testing.T) {
 		t.Fatal("the rules were not rejected")
 	}
 	for _, addr := range []string{"203.0.113.50", "203.0.113.71", "203.0.113.72"} {
-		if !whitelisted(t, addr) {
-			t.Errorf("%s is not whitelisted", addr)
+		if !allowlisted(t, addr) {
+			t.Errorf("%s is not allowlisted", addr)
 		}
 	}
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
 	if !a.o.Board.Latest().Holds(status.CondWhitelist) {
-		t.Error("the status does not say that the whitelist is not the host's")
+		t.Error("the status does not say that the allowlist is not the host's")
 	}
 }

@@ -210,9 +210,9 @@ func TestCoveredBy(t *testing.T) {
 	}
 }
 
-// TestGainedAddressIsASurveyOfNames: an address inside a network that is whitelisted already changes
-// no rule, but the host may reach resolvers through it, so the names are resolved. Without any change
-// they are not.
+// TestGainedAddressIsASurveyOfNames: an address inside a network that is allowlisted already
+// changes no rule, but the host may reach resolvers through it, so the names are resolved. Without
+// any change they are not.
 func TestGainedAddressIsASurveyOfNames(t *testing.T) {
 	t.Parallel()
 	look := func(api *url.URL) host.Whitelist {
@@ -220,7 +220,7 @@ func TestGainedAddressIsASurveyOfNames(t *testing.T) {
 	}
 	before, after := look(nil), look(&url.URL{Scheme: "http", Host: "10.77.66.55"})
 	if !newSurvey(before).allow.Equal(newSurvey(after).allow) {
-		t.Fatal("the address is in no whitelisted network")
+		t.Fatal("the address is in no allowlisted network")
 	}
 	now := before
 	s := newSurveyor(func(context.Context) host.Whitelist { return now }, nil)
@@ -239,8 +239,8 @@ func TestGainedAddressIsASurveyOfNames(t *testing.T) {
 	}
 }
 
-// TestSurveysArePaced: a look that takes long is not repeated all the time, however much changes, and
-// names are resolved only if something new was found or everything was asked for.
+// TestSurveysArePaced: a look that takes long is not repeated all the time, however much changes,
+// and names are resolved only if something new was found or everything was asked for.
 func TestSurveysArePaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -277,7 +277,8 @@ func TestSurveysArePaced(t *testing.T) {
 	})
 }
 
-// TestNetworkEndsTheBackoff: when the network has come, a pull that fails once more is tried again soon.
+// TestNetworkEndsTheBackoff: when the network has come, a pull that fails once more is tried again
+// soon.
 func TestNetworkEndsTheBackoff(t *testing.T) {
 	t.Parallel()
 	a, _ := logged(t)

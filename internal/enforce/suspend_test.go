@@ -16,8 +16,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// suspender are the two clocks of a test. Its wall clock goes on with time.Now, and the time since boot
-// with it.
+// suspender are the two clocks of a test. Its wall clock goes on with time.Now, and the time since
+// boot with it.
 type suspender struct {
 	set, slept atomic.Int64 // by how much the wall clock was set, and how long the host was suspended, in ns
 	began      time.Time

@@ -11,25 +11,25 @@ import (
 )
 
 const (
-	// probeAgain is how long after a probe that failed the next one is sent. One lost packet proves
+	// probeAgain is how long after a failed probe the next one is sent. One lost packet proves
 	// nothing.
 	probeAgain = 500 * time.Millisecond
-	// trialRounds is how often the same must fail with the rules and work without them. An outage
-	// that begins or ends during a trial does so once.
+	// trialRounds is how often a check must fail with the rules and work without them. An outage
+	// that begins or ends during a trial causes that only once.
 	trialRounds = 2
-	// trialMost is how many rounds there may be if the host comes to depend on other addresses during
-	// each.
+	// trialMost is the largest number of rounds if the host comes to depend on other addresses
+	// during each.
 	trialMost = 5
-	// rejectedFor is how long rules that cut the host off are not tried again. The network may have
-	// changed since, or the host's needs.
+	// rejectedFor is how long rules that cut the host off are not applied again. Later the network,
+	// or the needs of the host, may have changed.
 	rejectedFor = time.Hour
 )
 
-// trials is the state of finding out whether rules cut this host off.
+// trials is the state of the trials: whether rules cut this host off.
 type trials struct {
 	rejected *rejection // rules that cut this host off; nil for none
-	tested   time.Time  // when a list was last suspected
-	recheck  recheck
+	tested   time.Time  // when the active list was last tested
+	recheck  recheck    // of checks that failed without a proven cause
 	exempt   exemptions
 	repliers repliers
 	repliedC chan struct{} // capacity 1: replies were dropped that this host may need
@@ -39,12 +39,12 @@ func newTrials() trials {
 	return trials{recheck: recheck{wait: clock.NewRetry(recheckFirst, retryMost)}, repliedC: make(chan struct{}, 1)}
 }
 
-// trial finds out whether rules are why this host reaches less than before. With and without put
-// the rules in force and take them out; without leaves as much in force as is not in doubt.
+// trial tests whether rules cause this host to reach less than before. with activates the rules;
+// without activates the rules that are not in doubt.
 type trial struct {
 	probe         func(context.Context, ...string) host.Checks // of the named checks, or all
 	with, without func(context.Context) error
-	outdated      func(context.Context) bool // whether the rules were made of an older look at the host
+	outdated      func(context.Context) bool // reports whether the host has changed since the rules were composed
 }
 
 // broken returns the checks that worked before and fail now, twice.
@@ -77,7 +77,7 @@ func (t trial) stillFailing(ctx context.Context, checks host.Checks) host.Checks
 	return failedOf(t.ask(ctx, checks), checks)
 }
 
-// ask probes some checks alone: those that do not matter here may take long to fail.
+// ask makes only the given checks. Others may take long to fail.
 func (t trial) ask(ctx context.Context, checks host.Checks) host.Checks {
 	names := make([]string, len(checks))
 	for i, c := range checks {
@@ -87,14 +87,14 @@ func (t trial) ask(ctx context.Context, checks host.Checks) host.Checks {
 }
 
 // prove returns those of the checks that fail because of the rules: they work without the rules and
-// fail with them, in each round. The last time they failed with rules that follow the newest look at
-// the host. If it returns some, the rules are out of force; if it returns none
-// and no error, they are in force. After an error either may be the case. The rules must be in
-// force when it is called, and the checks fail.
+// fail with them, in each round. In the last round the rules follow the newest survey. If prove
+// returns checks, the rules are inactive. If it returns none and no error, they are active. After
+// an error either may be the case. When prove is called, the rules must be active and the checks
+// must fail.
 func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, error) {
 	for round := 1; ; round++ {
 		if err := t.without(ctx); err != nil {
-			return nil, fmt.Errorf("take the list out of force for a moment: %w", err)
+			return nil, fmt.Errorf("deactivate the list for a moment: %w", err)
 		}
 		checks = t.working(ctx, checks)
 		if ctx.Err() != nil {
@@ -104,7 +104,7 @@ func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, erro
 			return checks, nil
 		}
 		if err := t.with(ctx); err != nil {
-			return nil, fmt.Errorf("put the list back in force: %w", err)
+			return nil, fmt.Errorf("activate the list again: %w", err)
 		}
 		if checks = t.failing(ctx, checks); len(checks) == 0 || ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -114,7 +114,7 @@ func (t trial) prove(ctx context.Context, checks host.Checks) (host.Checks, erro
 
 func (t trial) isOutdated(ctx context.Context) bool { return t.outdated != nil && t.outdated(ctx) }
 
-// working returns those of the checks that work now. If none does, they are asked once more.
+// working returns those of the checks that work now. If none works, it makes them once more.
 func (t trial) working(ctx context.Context, checks host.Checks) host.Checks {
 	work := workedOf(t.ask(ctx, checks), checks)
 	if len(work) == 0 && clock.Sleep(ctx, probeAgain) {
@@ -123,7 +123,7 @@ func (t trial) working(ctx context.Context, checks host.Checks) host.Checks {
 	return work
 }
 
-// failedOf returns the checks of now that fail and are among those of before.
+// failedOf returns the checks of now that fail and are among before.
 func failedOf(now, before host.Checks) host.Checks {
 	return slices.DeleteFunc(slices.Clone(now), func(c host.Check) bool {
 		_, there := named(before, c.Name)
@@ -131,7 +131,7 @@ func failedOf(now, before host.Checks) host.Checks {
 	})
 }
 
-// workedOf returns the checks of before, with their errors, that now work.
+// workedOf returns the checks of before, with their errors, that work now.
 func workedOf(now, before host.Checks) host.Checks {
 	return slices.DeleteFunc(slices.Clone(before), func(c host.Check) bool {
 		again, there := named(now, c.Name)
@@ -147,29 +147,29 @@ func named(checks host.Checks, name string) (host.Check, bool) {
 	return checks[i], true
 }
 
-// trialRules is rules that are being tried. A trial takes up to a minute, and the host may come to depend
-// on other addresses meanwhile. Each time that the rules are put in force, the addresses of the newest
-// survey are let through.
+// trialRules are rules on trial. A trial takes up to a minute, and the host may come to depend on
+// other addresses meanwhile. Each time the rules are applied, the addresses of the newest survey
+// are let through.
 type trialRules struct {
 	e     *Enforcer
 	rules desired
 }
 
-// enforce puts the rules in force.
+// apply applies the rules.
 func (o *trialRules) apply(ctx context.Context) error {
 	o.rules, _ = o.e.rebased(o.rules)
 	_, err := o.e.applyRules(ctx, o.rules)
 	return err
 }
 
-// outdated looks at the host and reports whether the rules block an address that it depends on now.
+// outdated surveys the host and reports whether the rules block an address that it depends on.
 func (o *trialRules) outdated(ctx context.Context) bool {
 	o.e.surveys.surveyLocal(ctx)
 	_, differ := o.e.rebased(o.rules)
 	return differ
 }
 
-// enforcing returns a step of a trial that puts d in force.
+// applying returns a step of a trial that applies d.
 func (e *Enforcer) applying(d desired) func(context.Context) error {
 	return (&trialRules{e, d}).apply
 }

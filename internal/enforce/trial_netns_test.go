@@ -27,7 +27,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// hooked is the kernel with something that happens after it took rules, and an error that it may answer.
+// hooked is the kernel with something that happens after it took rules, and an error that it may
+// answer.
 type hooked struct {
 	firewall.Backend
 
@@ -52,7 +53,8 @@ func (h *hooked) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidenc
 	return ev, err
 }
 
-// bench is an agent that does not run, on the real kernel of the test's server; it is measured by whether it reaches api.
+// bench is an agent that does not run, on the real kernel of the test's server; it is measured by
+// whether it reaches api.
 func bench(t *testing.T) (*Enforcer, *hooked, *zapobserver.ObservedLogs) {
 	t.Helper()
 	a, logs := logged(t)
@@ -96,8 +98,9 @@ func listOf(prefixes ...string) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-// TestAnOutageIsNotBlamedOnTheList: the API is away for a time while a list is applied, as the first one or as one that follows
-// another, with a new whitelist too. The list is in force afterwards and is not rejected.
+// TestAnOutageIsNotBlamedOnTheList: the API is away for a time while a list is applied, as the
+// first one or as one that follows another, with a new allowlist too. The list is active afterwards
+// and is not rejected.
 func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -133,8 +136,8 @@ func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
 	}
 }
 
-// TestARejectedListComesBack: a list that cut the host off is not tried again, but with another whitelist, and after an hour. It
-// never stands in the way of the rules in force.
+// TestARejectedListComesBack: a list that cut the host off is not tried again, but with another
+// allowlist, and after an hour. It never stands in the way of the active rules.
 func TestARejectedListComesBack(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -161,7 +164,7 @@ func TestARejectedListComesBack(t *testing.T) {
 	again(true, bad)
 	a.trials.rejected.rules = first // whatever it is of
 	if err := a.apply(t.Context(), first); err != nil {
-		t.Errorf("the rules in force are rejected: %v", err)
+		t.Errorf("the active rules are rejected: %v", err)
 	}
 	again(false, bad) // what was rejected was forgotten with that
 	again(true, bad)
@@ -170,19 +173,19 @@ func TestARejectedListComesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again(false, bad) // others were in force in between
+	again(false, bad) // others were active in between
 	again(true, bad)
 	a.trials.rejected.at = time.Now().Add(-rejectedFor)
 	again(false, bad)
 	again(false, desired{block: bad.block, allow: listOf("192.0.2.7/32")})
 	allowed := desired{block: bad.block, allow: listOf("203.0.113.50/32")}
 	if err := a.apply(t.Context(), allowed); err != nil || !reaches(t) {
-		t.Errorf("with the API whitelisted: %v", err)
+		t.Errorf("with the API allowlisted: %v", err)
 	}
 }
 
-// TestAKernelThatAnswersWronglyIsNotTheListsFault: the rules are taken out of force and what was before is put back, but they
-// are tried again.
+// TestAKernelThatAnswersWronglyIsNotTheListsFault: the rules are taken inactive and what was before
+// is put back, but they are tried again.
 func TestAKernelThatAnswersWronglyIsNotTheListsFault(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -209,9 +212,9 @@ func TestAKernelThatAnswersWronglyIsNotTheListsFault(t *testing.T) {
 	}
 }
 
-// TestTheStatusTellsOfATrial: while a list is out of force to find out whether it is why the API is
-// not reached, the status says so; afterwards it does not. If no rules are in force meanwhile, it
-// says that too.
+// TestTheStatusTellsOfATrial: while a list is inactive to find out whether it is why the API is not
+// reached, the status says so; afterwards it does not. If no rules are active meanwhile, it says
+// that too.
 func TestTheStatusTellsOfATrial(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -219,7 +222,7 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 		return
 	}
 	for name, tt := range map[string]struct {
-		before bool // a list is in force before
+		before bool // a list is active before
 		want   status.State
 	}{
 		"the first list": {false, status.StateUnprotected},
@@ -254,7 +257,7 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 		if s := a.o.Board.Latest(); s.Holds(status.CondTrial) || s.State != status.StateActive {
 			t.Errorf("%s: after the trial: %s %q", name, s.State, s.Reason)
 		}
-		if logs.FilterMessageSnippet("It is not the list").Len() != 1 {
+		if logs.FilterMessageSnippet("The list is not the cause").Len() != 1 {
 			t.Errorf("%s: the acquittal is not told: %v", name, logs.All())
 		}
 		if err := errors.Join(h.Remove(), h.Close()); err != nil {
@@ -268,9 +271,10 @@ func answers(a *Enforcer, addr netip.Addr) {
 	a.trials.repliers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
 }
 
-// TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When the outage has ended the list
-// is doubted again, and the address that the host needs is let through, and no other. While more is let through to find that
-// out, the status does not say that the list is in force.
+// TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When
+// the outage has ended the list is doubted again, and the address that the host needs is let
+// through, and no other. While more is let through to find that out, the status does not say that
+// the list is active.
 func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -305,7 +309,7 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 		t.Errorf("the status says %q", detail)
 	}
 	for addr, want := range map[string]bool{"203.0.113.50": true, "203.0.113.66": false, "203.0.113.51": false} {
-		if got := whitelisted(t, addr); got != want {
+		if got := allowlisted(t, addr); got != want {
 			t.Errorf("%s is let through: %v", addr, got)
 		}
 	}
@@ -318,7 +322,8 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	}
 }
 
-// TestADoubtEnds: when what was not reached is reached again, the list that was acquitted is not doubted any more.
+// TestADoubtEnds: when what was not reached is reached again, the list that was acquitted is not
+// doubted any more.
 func TestADoubtEnds(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -342,7 +347,8 @@ func TestADoubtEnds(t *testing.T) {
 	}
 }
 
-// TestAListIsAccusedRarely: answers can be forged, so those who answered are let in at most every five minutes.
+// TestAListIsAccusedRarely: answers can be forged, so those who answered are let in at most every
+// five minutes.
 func TestAListIsAccusedRarely(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -359,7 +365,7 @@ func TestAListIsAccusedRarely(t *testing.T) {
 		answers(a, netip.MustParseAddr("198.51.100.1"))
 		before := h.tries.Load()
 		a.testAfterPull(t.Context(), away)
-		if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 1 {
+		if lettings := logs.FilterMessageSnippet("letting their sources through for a moment").Len(); lettings != 1 {
 			t.Errorf("%d times let in", lettings)
 		}
 		if h.tries.Load() != before && h.tries.Load() != before+2 {
@@ -369,12 +375,13 @@ func TestAListIsAccusedRarely(t *testing.T) {
 	a.trials.tested = time.Now().Add(-5 * time.Minute)
 	answers(a, netip.MustParseAddr("198.51.100.1"))
 	a.testAfterPull(t.Context(), away)
-	if lettings := logs.FilterMessageSnippet("letting those in for a moment").Len(); lettings != 2 {
+	if lettings := logs.FilterMessageSnippet("letting their sources through for a moment").Len(); lettings != 2 {
 		t.Errorf("after five minutes: %d times let in", lettings)
 	}
 }
 
-// TestARejectedListHoldsNothingUp: while the API's list is rejected, a new whitelist comes in force with the list before.
+// TestARejectedListHoldsNothingUp: while the API's list is rejected, a new allowlist becomes active
+// with the list before.
 func TestARejectedListHoldsNothingUp(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -397,15 +404,15 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 			t.Errorf("turn %d: got %v", i, err)
 		}
 		if e := a.active.rules; !e.allow.Equal(allow) || e.block.Contains(api.Addr()) || !e.block.Contains(netip.MustParseAddr("198.51.100.8")) {
-			t.Errorf("turn %d: in force: %v but %v", i, e.block.Prefixes(), e.allow.Prefixes())
+			t.Errorf("turn %d: active: %v but %v", i, e.block.Prefixes(), e.allow.Prefixes())
 		}
 	}
 	a.reconcile(t.Context(), "changed")
 	if a.attempts.stale != nil {
-		t.Errorf("the whitelist is stale: %v", a.attempts.stale)
+		t.Errorf("the allowlist is stale: %v", a.attempts.stale)
 	}
 	if err := give(bad, listOf("203.0.113.50/32")); err != nil || !a.active.rules.block.Contains(netip.MustParseAddr("203.0.113.51")) {
-		t.Errorf("with the API whitelisted: %v", err)
+		t.Errorf("with the API allowlisted: %v", err)
 	}
 }
 

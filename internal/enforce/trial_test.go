@@ -14,7 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
-// hostile is a host whose checks fail for reasons of their own: an outage, a list that cuts off, a packet that is lost.
+// hostile is a host whose checks fail for reasons of their own: an outage, a list that cuts off, a
+// packet that is lost.
 type hostile struct {
 	cuts       bool            // the list cuts the host off from the API
 	from, till time.Duration   // the outage, since the beginning
@@ -25,7 +26,7 @@ type hostile struct {
 	began  time.Time
 	probes int
 	active bool
-	open   time.Duration // how long the list was out of force
+	open   time.Duration // how long the list was inactive
 	since  time.Time
 }
 
@@ -76,8 +77,9 @@ func (h *hostile) judge(ctx context.Context) (guilty host.Checks, err error) {
 	return nil, nil
 }
 
-// TestNoOutageIsBlamedOnAList: an outage of any length that begins at any moment of a trial is not the list's fault, neither is
-// a lost probe, nor a gateway that stops to answer. The list is in force afterwards, and was not out of force for long.
+// TestNoOutageIsBlamedOnAList: an outage of any length that begins at any moment of a trial is not
+// the list's fault, neither is a lost probe, nor a gateway that stops to answer. The list is in
+// force afterwards, and was not inactive for long.
 func TestNoOutageIsBlamedOnAList(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -93,16 +95,17 @@ func TestNoOutageIsBlamedOnAList(t *testing.T) {
 		for _, h := range worlds {
 			guilty, err := h.judge(t.Context())
 			if len(guilty) > 0 || err != nil || !h.active {
-				t.Errorf("outage from %v to %v, lost %v, limit %d: blamed for %v, %v; in force: %v", h.from, h.till, h.lost, h.limit, guilty, err, h.active)
+				t.Errorf("outage from %v to %v, lost %v, limit %d: blamed for %v, %v; active: %v", h.from, h.till, h.lost, h.limit, guilty, err, h.active)
 			}
 			if h.open > 3*time.Second {
-				t.Errorf("outage from %v to %v: out of force for %v", h.from, h.till, h.open)
+				t.Errorf("outage from %v to %v: inactive for %v", h.from, h.till, h.open)
 			}
 		}
 	})
 }
 
-// TestAListThatCutsOffIsProven: it is taken out of force, and only for what it cuts off; a single lost probe saves it not.
+// TestAListThatCutsOffIsProven: it is taken inactive, and only for what it cuts off; a single lost
+// probe saves it not.
 func TestAListThatCutsOffIsProven(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -110,14 +113,14 @@ func TestAListThatCutsOffIsProven(t *testing.T) {
 			h := hostile{cuts: true, lost: lost}
 			guilty, err := h.judge(t.Context())
 			if err != nil || len(guilty) != 1 || guilty[0].Name != "API" || guilty[0].Err == nil || h.active {
-				t.Errorf("lost %v: blamed for %v, %v; in force: %v", lost, guilty, err, h.active)
+				t.Errorf("lost %v: blamed for %v, %v; active: %v", lost, guilty, err, h.active)
 			}
 		}
 	})
 }
 
-// TestATrialEndsOnAHostThatKeepsChanging: a list that cuts off is proven though each look finds that
-// the host depends on other addresses, after a bounded number of rounds.
+// TestATrialEndsOnAHostThatKeepsChanging: a list that cuts off is proven though each look finds
+// that the host depends on other addresses, after a bounded number of rounds.
 func TestATrialEndsOnAHostThatKeepsChanging(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -130,13 +133,14 @@ func TestATrialEndsOnAHostThatKeepsChanging(t *testing.T) {
 			tr.outdated = func(context.Context) bool { changes--; return changes >= 0 }
 			guilty, err := tr.prove(t.Context(), host.Checks{{Name: "API", Err: errAway}})
 			if err != nil || len(guilty) != 1 || h.active || rounds != want {
-				t.Errorf("blamed for %v, %v, after %d rounds, want %d; in force: %v", guilty, err, rounds, want, h.active)
+				t.Errorf("blamed for %v, %v, after %d rounds, want %d; active: %v", guilty, err, rounds, want, h.active)
 			}
 		}
 	})
 }
 
-// TestTrialEndsWithAnError: a change that the kernel refuses proves nothing, and neither does an agent that is being stopped.
+// TestTrialEndsWithAnError: a change that the kernel refuses proves nothing, and neither does an
+// agent that is being stopped.
 func TestTrialEndsWithAnError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -14,17 +14,18 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// order is a request for pulls.
+// order is a request for a pull of each feed.
 type order struct {
 	accept bool             // activate the list that was refused
-	askers []chan<- Outcome // each has room for an outcome of every feed, so that no sender waits
+	askers []chan<- Outcome // each has room for one Outcome of each feed, so that a send never waits
 }
 
-// turn is one pull of a feed and its result. It is made by a goroutine of its own, so that Run does not wait for the network.
+// turn is one pull of a feed and its result. It has a goroutine of its own, so that Run does not
+// wait for the network.
 type turn struct {
 	remote  *remote
 	order   order
-	before  host.Whitelist // the host at the beginning
+	before  host.Whitelist // the host when the turn began
 	verdict vet.Verdict
 	err     error // of the pull
 }
@@ -48,8 +49,8 @@ func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
 	}
 	r.busy = true
 	vo := r.vetOptions()
-	go func() { // Run receives its turn, also at the end
-		surveyedC := e.surveys.ask() // a list is measured with a survey that is no older than the pull
+	go func() { // it ends when Run receives the turn, at the latest in stop
+		surveyedC := e.surveys.ask() // the survey that the list is judged by is not older than the pull
 		t := turn{remote: r, order: o, before: e.surveys.first(ctx)}
 		if err := panics.Contain(func() error {
 			t.verdict, t.err = fetch(ctx, r.feed, vo)
@@ -66,7 +67,7 @@ func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
 	}()
 }
 
-// end makes room for the next turn of r, and begins it if one was asked for.
+// end begins the next turn of r if one was requested.
 func (e *Enforcer) end(ctx context.Context, r *remote) {
 	r.busy = false
 	if q := r.queued; q != nil {
@@ -78,10 +79,10 @@ func (e *Enforcer) end(ctx context.Context, r *remote) {
 // finish applies the result of a turn and schedules the next.
 func (e *Enforcer) finish(ctx context.Context, t turn) {
 	r, l := t.remote, &e.loop
-	r.busy, l.taking = false, &t
+	r.busy, l.current = false, &t
 	e.updateOwn()
 	r.next.Reset(e.refresh(ctx, t))
-	l.taking = nil
+	l.current = nil
 	r.offline.pulled(t.err, t.before)
 	if ctx.Err() == nil {
 		e.logRunning()
@@ -91,15 +92,15 @@ func (e *Enforcer) finish(ctx context.Context, t turn) {
 	e.pullIfNetwork()
 }
 
-// refresh applies the result of a pull, logs the outcome, and returns the delay until the next pull. After a failure the active
-// rules stay.
+// refresh applies the result of a pull, logs the outcome, and returns the delay until the next
+// pull. After a failure the active rules stay.
 func (e *Enforcer) refresh(ctx context.Context, t turn) time.Duration {
 	r := t.remote
 	if ctx.Err() != nil {
 		return e.o.PullInterval
 	}
 	if t.order.accept {
-		e.trials.rejected = nil // the operator asks for another attempt
+		e.trials.rejected = nil // the operator requests another attempt
 		e.own.clearRejection()
 	}
 	e.judge(t)
@@ -128,12 +129,13 @@ func (e *Enforcer) setNextPull(r *remote, wait time.Duration) {
 	}
 }
 
-// uselessError is a list that was downloaded, and counts in the quota, but could not be read.
+// uselessError reports that a list was downloaded, and so counts in the quota, but is not usable.
 type uselessError struct{ error }
 
 func (e uselessError) Unwrap() error { return e.error }
 
-// fetch fetches the list of a feed and vets it. A list that is refused has no uselessError.
+// fetch fetches the list of a feed and vets it. If the list was downloaded and is not usable, or is
+// refused, the error is a uselessError.
 func fetch(ctx context.Context, f fetcher, o vet.Options) (vet.Verdict, error) {
 	body, err := f.Fetch(ctx)
 	if err != nil {
@@ -149,7 +151,8 @@ func fetch(ctx context.Context, f fetcher, o vet.Options) (vet.Verdict, error) {
 	return v, nil
 }
 
-// vetted is vet.Vet, but returns an error if that panics: a list that makes it panic ends neither this process nor the next.
+// vetted calls vet.Vet, and returns an error if that panics. A list that causes a panic ends
+// neither this process nor the next.
 func vetted(body io.Reader, o vet.Options) (v vet.Verdict, err error) {
 	err = panics.Contain(func() error {
 		v, err = vet.Vet(body, o)
@@ -158,13 +161,13 @@ func vetted(body io.Reader, o vet.Options) (v vet.Verdict, err error) {
 	return v, err
 }
 
-// unreached reports whether a pull failed because neither the API nor a proxy before it answered.
+// unreached reports whether a pull failed because neither the API nor a proxy answered.
 func unreached(pull error) bool {
 	_, downloaded := errors.AsType[uselessError](pull)
 	return sikkerapi.IsUnreached(pull) && !downloaded
 }
 
-// isForeign reports whether an answer is not the API's own, but of a proxy, CDN or portal before it.
+// isForeign reports whether a response comes from a proxy, CDN or portal instead of the API.
 func isForeign(err error) bool {
 	api, ok := errors.AsType[*sikkerapi.APIError](err)
 	return ok && api.Foreign
@@ -175,14 +178,14 @@ type fetcher interface {
 	Fetch(ctx context.Context) (io.ReadCloser, error)
 }
 
-// outcome is what came of the last turn, for who asked for it.
+// outcome returns the result of the last turn, for its askers.
 func (e *Enforcer) outcome() Outcome {
 	n := e.active.entries4 + e.active.entries6
 	switch err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err); {
 	case err != nil && e.o.DryRun:
-		return Outcome{Text: fmt.Sprintf("A dry run, without a new list: %v", err)}
+		return Outcome{Text: fmt.Sprintf("Dry run without a new list: %v", err)}
 	case err != nil && e.active.adopted:
-		return Outcome{Text: fmt.Sprintf("Still blocking by the rules of an agent that was killed: %v", err)}
+		return Outcome{Text: fmt.Sprintf("Still blocking with rules of a killed agent: %v", err)}
 	case err != nil && e.active.rules == nil:
 		return Outcome{Text: fmt.Sprintf("Not blocking anything: %v", err)}
 	case err != nil:
@@ -200,8 +203,8 @@ type Outcome struct {
 	Text string // a sentence
 }
 
-// Pull asks Run for a pull and returns its outcome. If accept is true, the list that a guard refused last is accepted. It may
-// be called by any goroutine.
+// Pull has Run pull each feed, and returns the outcome. If accept is true, the list that a guard
+// refused last is accepted. It may be called by any goroutine.
 func (e *Enforcer) Pull(ctx context.Context, accept bool) Outcome {
 	doneC := make(chan Outcome, len(e.remotes))
 	select {

@@ -14,7 +14,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// desired is a ruleset that is active, or shall be.
+// desired is a ruleset that is active or wanted.
 type desired struct {
 	block, allow blocklist.Blocklist
 }
@@ -26,17 +26,17 @@ func (d desired) equal(e *desired) bool {
 // active is the ruleset that the kernel has, as far as the Enforcer knows.
 type active struct {
 	rules    *desired // nil while none is active, but for adopted rules
-	adopted  bool     // the rules of a killed agent were active at the start and still are
-	entries4 int      // entries that the kernel was last shown to enforce, by family: a host without IPv6
-	entries6 int      // rules enforces none of that family
-	logged   bool     // the log has the number of entries, and no failure since
-	listed   string   // the log line about allowlisted entries of the lists
+	adopted  bool     // rules of a killed agent are active
+	entries4 int      // entries that the kernel last confirmed, by family
+	entries6 int      // 0 on a host that does not filter IPv6
+	logged   bool     // the number of entries was logged, and no failure since
+	listed   string   // the last log line about allowlisted entries of the lists
 
 	lists atomic.Pointer[blocklist.Lists] // that rules was composed of; nil for none
 }
 
-// Sources returns the names of the feeds whose lists contain addr, in the order of the feeds. The lists are those of the last
-// rules that became active. It may be called by any goroutine.
+// Sources returns the names of the feeds whose lists contain addr, in the order of the feeds. The
+// lists are those of the last rules that became active. It may be called by any goroutine.
 func (e *Enforcer) Sources(addr netip.Addr) []string {
 	lists := e.active.lists.Load()
 	if lists == nil {
@@ -50,7 +50,7 @@ type attempts struct {
 	err       error        // why the wanted rules are not active; nil if they are
 	retry     *clock.Retry // of applyAll, without a pull
 	stale     error        // why the rules lack the newest allowlist or custom list; nil if they do not
-	reconcile *time.Timer  // of reconcile; nil until it was needed
+	reconcile *time.Timer  // calls reconcile after a failure; nil before the first
 }
 
 // lists returns the lists of all feeds.
@@ -69,10 +69,10 @@ func (e *Enforcer) wanted() desired {
 	return desired{block: e.lists().Merge().Without(allow), allow: allow}
 }
 
-// covered returns an error if the allowlist covers all entries of the lists, so that nothing is blocked.
+// covered returns an error if every entry of the lists is allowlisted, so that nothing is blocked.
 func (e *Enforcer) covered() error {
 	if listed := e.lists().Len(); e.active.rules != nil && listed > 0 && e.active.rules.block.Len() == 0 {
-		return fmt.Errorf("%s, and all are whitelisted", blocklist.Entries(listed))
+		return fmt.Errorf("%s, and all are allowlisted", blocklist.Entries(listed))
 	}
 	return nil
 }
@@ -88,10 +88,10 @@ func (e *Enforcer) empty() error {
 	return errors.New("it has no entries")
 }
 
-// applyAll applies the wanted rules with the fresh lists. If those are proven to cut this host off, it applies the rules with
-// the lists before them. After an error, applyAll is called again later.
+// applyAll applies the wanted rules with the fresh lists. If those are proven to cut this host off,
+// it applies the rules with the previous lists. After an error, the next attempt is scheduled.
 func (e *Enforcer) applyAll(ctx context.Context) error {
-	e.attempts.err = nil // it is published when the list is active
+	e.attempts.err = nil // the new result is published after the attempt
 	err := e.applyFresh(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -114,8 +114,8 @@ func (e *Enforcer) recordAttempt(err error) {
 	}
 }
 
-// applyFresh applies the wanted rules with the fresh lists. If several together are rolled back, each is tried alone: a list that
-// cuts the host off keeps no other one from being applied.
+// applyFresh applies the wanted rules with the fresh lists. After a failure it restores the
+// previous lists.
 func (e *Enforcer) applyFresh(ctx context.Context) error {
 	var fresh []*remote
 	for _, r := range e.remotes {
@@ -124,7 +124,7 @@ func (e *Enforcer) applyFresh(ctx context.Context) error {
 		}
 	}
 	if len(fresh) == 0 {
-		// If nothing would change, or there is nothing to block yet, the kernel is not asked.
+		// If the rules would stay the same, or there is no list yet, the kernel is not asked.
 		want := e.wanted()
 		if want.equal(e.active.rules) || e.active.rules == nil && want.block.Len() == 0 {
 			return nil
@@ -148,8 +148,8 @@ func (e *Enforcer) applyFresh(ctx context.Context) error {
 	return err
 }
 
-// applyLists applies the wanted rules with the fresh lists of some feeds. If that fails or panics, the lists before them are
-// composed again, and the status is about these.
+// applyLists applies the wanted rules with the fresh lists of some feeds. If that fails or panics,
+// the lists before them are composed again, and the status is about these.
 func (e *Enforcer) applyLists(ctx context.Context, fresh []*remote) error {
 	before := make([]accepted, len(fresh))
 	for i, r := range fresh {
@@ -180,7 +180,7 @@ func isRollback(err error) bool {
 	return rolledBack
 }
 
-// retryApply applies the wanted rules after a failure, without a pull.
+// retryApply applies the wanted rules again after a failure, without a pull.
 func (e *Enforcer) retryApply(ctx context.Context) {
 	e.attempts.retry.Stop()
 	if err := e.applyAll(ctx); err != nil && ctx.Err() == nil {

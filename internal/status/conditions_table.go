@@ -172,7 +172,7 @@ func rows() []row {
 		},
 		{
 			code: CondExempt, severity: SeverityWarning, quiet: true,
-			message: "This host depends on addresses that are on the list; those it needs are let through",
+			message: "This host depends on listed addresses; those it needs are let through",
 			remedy: "Add the addresses to SIKKER_WHITELIST, or have a resolver on this host ask others. An exemption " +
 				"ends by itself when no list has the address or this host no longer needs it.",
 		},
