@@ -69,8 +69,11 @@ func (a *Agent) newEnforcer(api advisedAPI) *enforce.Enforcer {
 		own = &enforce.Own{File: file, Saved: saved, Path: path}
 	}
 	return enforce.New(enforce.Options{
-		DryRun: a.cfg.DryRun, PullInterval: a.cfg.PullInterval, Allow: a.cfg.Whitelist,
-		LogGroup: a.cfg.NFLOGGroup, LogRate: a.cfg.LogRate, HangupC: a.o.HangupC,
+		Settings: enforce.Settings{
+			DryRun: a.cfg.DryRun, PullInterval: a.cfg.PullInterval, Allow: a.cfg.Whitelist,
+			LogGroup: a.cfg.NFLOGGroup, LogRate: a.cfg.LogRate,
+		},
+		HangupC:  a.o.HangupC,
 		Host:     host.New(host.Options{Allow: a.cfg.Whitelist, APIURL: a.cfg.APIURL}),
 		StateDir: dir, Own: own,
 		Remotes: []enforce.Remote{{Feed: sikker, Saved: feed.NewSaved(dir, "blacklist", sikker)}},

@@ -51,15 +51,20 @@ type Own struct {
 	Path  string // for messages
 }
 
-// Options are the dependencies of an Enforcer.
-type Options struct {
+// Settings are the configured values of an Enforcer.
+type Settings struct {
 	DryRun       bool
 	PullInterval time.Duration
 	Allow        []netip.Prefix // the configured allowlist
 	LogGroup     uint16
-	LogRate      uint32
-	HangupC      <-chan os.Signal // each value requests a pull; nil for never
+	LogRate      uint32 // packets a second
+}
 
+// Options are the settings and the dependencies of an Enforcer.
+type Options struct {
+	Settings
+
+	HangupC   <-chan os.Signal // each value requests a pull; nil for never
 	Host      Host
 	Remotes   []Remote // at least one; the status shows the times and the quota of the first
 	Own       *Own     // nil for none

@@ -67,8 +67,10 @@ func withLog(t *testing.T, log *zap.Logger, vars ...string) *Enforcer {
 		own = &Own{File: file, Saved: feed.NewSaved(dir, "custom", file), Path: path}
 	}
 	e = New(Options{
-		DryRun: cfg.DryRun, PullInterval: cfg.PullInterval, Allow: cfg.Whitelist,
-		LogGroup: cfg.NFLOGGroup, LogRate: cfg.LogRate,
+		Settings: Settings{
+			DryRun: cfg.DryRun, PullInterval: cfg.PullInterval, Allow: cfg.Whitelist,
+			LogGroup: cfg.NFLOGGroup, LogRate: cfg.LogRate,
+		},
 		Host:     host.New(host.Options{Allow: cfg.Whitelist, APIURL: cfg.APIURL}),
 		StateDir: dir, Remotes: []Remote{{Feed: sikker, Saved: feed.NewSaved(dir, "blacklist", sikker)}}, Own: own,
 		Open:      func() (firewall.Backend, error) { return firewall.Open(firewall.Options{LogRate: cfg.LogRate}) },

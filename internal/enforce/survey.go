@@ -65,10 +65,8 @@ type surveyor struct {
 	next   chan struct{}   // closed at the end of the survey that begins next
 	halves []chan struct{} // those of surveys whose names are not resolved yet
 
-	again        *time.Timer   // begins a survey after an incomplete one; nil while none is due
-	againIn      time.Duration // the wait before that
-	repliesAt    time.Time     // when dropped replies last caused a survey
-	repliesTimer *time.Timer   // begins the next such survey; nil while none is due
+	again   laterSurvey // after one that was not complete
+	replies laterSurvey // after replies were dropped
 }
 
 func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
@@ -152,22 +150,36 @@ func (s *surveyor) runNames(ctx context.Context) {
 	s.retryIncomplete(v)
 }
 
+// laterSurvey requests one survey after a wait.
+type laterSurvey struct {
+	mu    sync.Mutex
+	timer *time.Timer   // nil while no survey is due
+	wait  time.Duration // the last wait
+	last  time.Time     // when a survey was last requested
+}
+
+// start calls request after wait. The caller holds mu, and timer is nil.
+func (l *laterSurvey) start(wait time.Duration, request func() <-chan struct{}) {
+	l.wait = wait
+	l.timer = time.AfterFunc(wait, func() {
+		l.mu.Lock()
+		l.timer, l.last = nil, time.Now()
+		l.mu.Unlock()
+		request()
+	})
+}
+
 // retryIncomplete has an incomplete survey made again soon.
 func (s *surveyor) retryIncomplete(v survey) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	l := &s.again
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if len(v.white.Problems) == 0 {
-		s.againIn = 0
+		l.wait = 0
 		return
 	}
-	if s.again == nil {
-		s.againIn = min(max(surveyAgain, 2*s.againIn), surveyEvery)
-		s.again = time.AfterFunc(s.againIn, func() {
-			s.mu.Lock()
-			s.again = nil
-			s.mu.Unlock()
-			s.ask()
-		})
+	if l.timer == nil {
+		l.start(min(max(surveyAgain, 2*l.wait), surveyEvery), s.ask)
 	}
 }
 
@@ -230,17 +242,12 @@ func (s *surveyor) changed() { offer(s.askC, struct{}{}) }
 // repliesDropped has a whole survey made because replies were dropped that this host may need, at
 // most once in repliesGap.
 func (s *surveyor) repliesDropped() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.repliesTimer != nil {
-		return
+	l := &s.replies
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer == nil {
+		l.start(max(0, repliesGap-time.Since(l.last)), s.ask)
 	}
-	s.repliesTimer = time.AfterFunc(max(0, repliesGap-time.Since(s.repliesAt)), func() {
-		s.mu.Lock()
-		s.repliesAt, s.repliesTimer = time.Now(), nil
-		s.mu.Unlock()
-		s.ask()
-	})
 }
 
 // await waits for doneC, but not longer than most unless the first part of the first survey takes

@@ -2,11 +2,12 @@ package status
 
 // Drops are the figures of dropped packets.
 type Drops struct {
-	Dropped      *Dropped          `json:"dropped"` // null while the kernel has no counters of the agent
-	Events       Events            `json:"events"`
-	Unrecorded   uint64            `json:"unrecorded"` // packets seen that the database never took
-	Hits         map[string]uint64 `json:"hits"`       // packets seen, by service: its name in SIKKER_PORT_MAP, or other
-	Unattributed uint64            `json:"-"`          // packets without an event, except those on their way; never decreases
+	Dropped    *Dropped          `json:"dropped"` // null while the kernel has no counters of the agent
+	Events     Events            `json:"events"`
+	Unrecorded uint64            `json:"unrecorded"` // packets seen that the database never took
+	Hits       map[string]uint64 `json:"hits"`       // packets seen, by service: its name in SIKKER_PORT_MAP, or other
+
+	Unattributed uint64 `json:"-"` // packets without an event, except those on their way; never decreases
 }
 
 // Dropped sums the packets dropped since the database was created. The kernel is asked for each
