@@ -65,6 +65,13 @@ func TestLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("dropped")
+	if err := os.WriteFile(filepath.Join(path, "custom.txt"), []byte("damaged\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := custom.Load(); err == nil {
+		t.Fatal("damaged: no error")
+	}
+	want("set aside as damaged")
 	again := savedOf(path, feed.SikkerOptions{URL: "https://a.example"}) // another run
 	if _, err := again.Load(); err != nil {
 		t.Fatal(err)

@@ -54,6 +54,9 @@ func TestSaveNamesAsksTheGuard(t *testing.T) {
 	if _, err := f.Names(); !errors.Is(err, unsafe) {
 		t.Errorf("read: got %v", err)
 	}
+	if err := NewSaved(f, "blacklist", NewFile("/a")).DropRefused(); !errors.Is(err, unsafe) {
+		t.Errorf("remove: got %v", err)
+	}
 }
 
 // TestNamesRefusesOtherFiles checks that a pipe, at which a reader would wait, and a file that

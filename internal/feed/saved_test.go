@@ -231,3 +231,31 @@ func TestCopiesAreWrittenInTheStateDir(t *testing.T) {
 		t.Errorf("TMPDIR was written to: %v, %v", info.ModTime(), err)
 	}
 }
+
+// TestSavedEntriesAreWhole checks that an entry that was split around other addresses is saved as it came: those addresses may
+// be others in the next run.
+func TestSavedEntriesAreWhole(t *testing.T) {
+	t.Parallel()
+	f := saved(t, t.TempDir())
+	if err := f.Save(list("198.51.100.0/24").Without(list("198.51.100.9/32")), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := f.Load(); err != nil || string(c.Body) != "198.51.100.0/24\n" {
+		t.Errorf("got %q, %v", c.Body, err)
+	}
+}
+
+// TestSavedIsNoLink checks that a link in the place of a copy is not followed, even to a good copy.
+func TestSavedIsNoLink(t *testing.T) {
+	t.Parallel()
+	dir, other := t.TempDir(), t.TempDir()
+	if err := saved(t, other).Save(list("203.0.113.9/32"), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(other, "blacklist.txt"), filepath.Join(dir, "blacklist.txt")); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := saved(t, dir).Load(); err == nil || errors.Is(err, feed.ErrNoCopy) {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}

@@ -105,12 +105,13 @@ func TestTally(t *testing.T) {
 	hit := func(port uint16, n uint64) sensor.Hit { return sensor.Hit{Key: sensor.Key{Port: port}, Packets: n} }
 	s.add([]sensor.Hit{hit(22, 5), hit(2222, 1), hit(4444, 2)}, portName)
 	before, _ := s.read()
-	s.add([]sensor.Hit{hit(0, 3), hit(23, 1)}, portName)
+	reply := sensor.Hit{Key: sensor.Key{Port: 22, Kind: sensor.Answer}, Packets: 7} // from port 22 of its source
+	s.add([]sensor.Hit{hit(0, 3), hit(23, 1), reply}, portName)
 	after, _ := s.read()
 	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "other": 2}, before); diff != "" {
 		t.Errorf("first (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "telnet": 1, "other": 5}, after); diff != "" {
+	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "telnet": 1, "other": 12}, after); diff != "" {
 		t.Errorf("then (-want +got):\n%s", diff)
 	}
 }
