@@ -15,28 +15,31 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// applySurvey logs the problems of the newest survey, each once while it lasts, and reconciles the
-// rules with it.
-func (e *Enforcer) applySurvey(ctx context.Context) {
-	v, ok := e.surveys.newest()
-	if !ok {
-		return
-	}
-	var problems []string
-	for _, p := range v.white.Problems {
-		problems = append(problems, p.Error())
-		if !slices.Contains(e.allow.problems, p.Error()) && ctx.Err() == nil {
-			e.o.Log.Warn("The allowlist is incomplete", zap.Error(p))
-		}
-	}
-	e.allow.problems = problems
-	e.setCondition(status.CondSurvey, errors.Join(v.white.Problems...))
-	e.updateAdopted(ctx)
-	changed := v.white.Changed(e.allow.survey)
-	e.allow.survey = v.white
-	e.saveNames()
-	e.reconcile(ctx, cmp.Or(changed, "The allowlist changed"))
+// allowlist is the newest allowlist, which any goroutine may read, and the survey that it comes
+// from.
+type allowlist struct {
+	p atomic.Pointer[blocklist.Blocklist]
+
+	survey   host.Whitelist // the newest one that was applied
+	problems []string       // of survey, as they were logged
+	lines    string         // of the log, about survey
 }
+
+// set replaces the allowlist.
+func (l *allowlist) set(list blocklist.Blocklist) {
+	if old := l.p.Load(); old == nil || !old.Equal(list) {
+		l.p.Store(&list)
+	}
+}
+
+// Allows reports whether a source is allowlisted.
+func (l *allowlist) Allows(source netip.Addr) bool {
+	list := l.p.Load()
+	return list != nil && list.Contains(source)
+}
+
+// Allows reports whether a source is allowlisted at this moment. It may be called by any goroutine.
+func (e *Enforcer) Allows(source netip.Addr) bool { return e.allow.Allows(source) }
 
 // allowed composes the allowlist: the finds of the newest survey, which include the operator's
 // entries, and the exemptions. It logs a survey that differs from the one that was logged last.
@@ -63,28 +66,25 @@ func (e *Enforcer) allowed() blocklist.Blocklist {
 	return allow
 }
 
-// allowlist is the newest allowlist, which any goroutine may read, and the survey that it comes
-// from.
-type allowlist struct {
-	p atomic.Pointer[blocklist.Blocklist]
-
-	survey   host.Whitelist // the newest one that was applied
-	problems []string       // of survey, as they were logged
-	lines    string         // of the log, about survey
-}
-
-// Allows reports whether a source is allowlisted.
-func (l *allowlist) Allows(source netip.Addr) bool {
-	list := l.p.Load()
-	return list != nil && list.Contains(source)
-}
-
-// set replaces the allowlist.
-func (l *allowlist) set(list blocklist.Blocklist) {
-	if old := l.p.Load(); old == nil || !old.Equal(list) {
-		l.p.Store(&list)
+// applySurvey logs the problems of the newest survey, each once while it lasts, and reconciles the
+// rules with it.
+func (e *Enforcer) applySurvey(ctx context.Context) {
+	v, ok := e.surveys.newest()
+	if !ok {
+		return
 	}
+	var problems []string
+	for _, p := range v.white.Problems {
+		problems = append(problems, p.Error())
+		if !slices.Contains(e.allow.problems, p.Error()) && ctx.Err() == nil {
+			e.o.Log.Warn("The allowlist is incomplete", zap.Error(p))
+		}
+	}
+	e.allow.problems = problems
+	e.setCondition(status.CondSurvey, errors.Join(v.white.Problems...))
+	e.updateAdopted(ctx)
+	changed := v.white.Changed(e.allow.survey)
+	e.allow.survey = v.white
+	e.saveNames()
+	e.reconcile(ctx, cmp.Or(changed, "The allowlist changed"))
 }
-
-// Allows reports whether a source is allowlisted at this moment. It may be called by any goroutine.
-func (e *Enforcer) Allows(source netip.Addr) bool { return e.allow.Allows(source) }

@@ -103,7 +103,10 @@ func (e *Enforcer) testNew(ctx context.Context, d desired, before host.Checks, a
 		return d, err
 	}
 	o := &trialRules{e, d}
-	t := trial{probe: e.o.Host.Probe, with: o.apply, without: func(context.Context) error { return e.putBack() }, outdated: o.outdated}
+	t := trial{
+		probe: e.o.Host.Probe, outdated: o.outdated,
+		with: o.apply, without: func(context.Context) error { return e.putBack() },
+	}
 	if exempted {
 		if broken = t.failing(ctx, broken); len(broken) == 0 {
 			return d, nil
@@ -130,12 +133,13 @@ func (e *Enforcer) prove(ctx context.Context, t trial, broken host.Checks, o *tr
 	if e.active.rules == nil {
 		e.setStatus(func(s *status.Status) { s.Enforcing = status.StateUnprotected })
 	}
-	e.setCondition(status.CondTrial, fmt.Errorf("with the list of %s this host does not reach: %v", blocklist.Entries(o.rules.block.Len()), broken))
+	e.setCondition(status.CondTrial, fmt.Errorf("with the list of %s this host does not reach: %v",
+		blocklist.Entries(o.rules.block.Len()), broken))
 	defer e.setCondition(status.CondTrial, nil)
 	guilty, err := t.prove(ctx, broken)
 	if err == nil && len(guilty) > 0 {
 		e.trials.rejected = &rejection{o.rules, time.Now()}
-		e.setStatus(func(s *status.Status) { s.Rollbacks++ })
+		e.countRollback()
 	}
 	return guilty, err
 }
@@ -148,7 +152,8 @@ func (e *Enforcer) applyRules(ctx context.Context, d desired) (ruleset.Evidence,
 	}
 	if err == nil {
 		v := &status.Verified{
-			At: *status.ThisSecond(), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled, Seconds: ev.Took.Seconds(),
+			At: *status.ThisSecond(), Elements: ev.Elements, Counted: ev.Counted, Sampled: ev.Sampled,
+			Seconds: ev.Took.Seconds(),
 		}
 		e.logGaps()
 		e.setStatus(func(s *status.Status) { s.Verified = v })

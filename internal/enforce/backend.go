@@ -43,6 +43,110 @@ func (e *Enforcer) newLedger() *counters.Ledger {
 	})
 }
 
+// Open opens the firewall, which needs a low file descriptor, and adopts the rules of a killed
+// agent.
+func (e *Enforcer) Open() error {
+	fw, err := e.o.Open()
+	if err != nil {
+		return err
+	}
+	e.backend.gate = &gate{Backend: fw}
+	e.backend.fw = e.backend.gate
+	info := fw.Info()
+	e.o.Log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
+	e.o.Log.Debug("Firewall features", zap.Strings("features", info.Features))
+	e.logGaps()
+	e.adoptLeftovers()
+	_, _ = e.backend.ledger.Read() // the rules of a killed agent continued to count
+	return nil
+}
+
+// Opened reports whether Open succeeded. It never does in a dry run.
+func (e *Enforcer) Opened() bool { return e.backend.fw != nil }
+
+// Close closes the firewall, if it was opened. Its rules stay as they are.
+func (e *Enforcer) Close() error {
+	if e.backend.fw == nil {
+		return nil
+	}
+	return e.backend.fw.Close()
+}
+
+// Remove removes the rules from the kernel. Nothing activates any afterwards.
+func (e *Enforcer) Remove() error {
+	if e.backend.fw == nil {
+		return nil
+	}
+	e.backend.gate.shut()
+	if err := e.removeRules(); err != nil {
+		return fmt.Errorf("remove the firewall rules: %w (`sikkerguard cleanup` tries again)", err)
+	}
+	return nil
+}
+
+// removeRules removes the rules. They are disarmed first, so that the last reading of their
+// counters is final. If disarming fails, they are removed nevertheless; the packets that they drop
+// meanwhile are not counted.
+func (e *Enforcer) removeRules() error {
+	err := e.backend.fw.Disarm()
+	if _, counted := e.backend.ledger.Read(); err != nil || counted != nil {
+		e.backend.ledger.MarkInexact()
+	}
+	if err := e.backend.fw.Remove(); err != nil {
+		return err
+	}
+	e.backend.ledger.Reset()
+	return nil
+}
+
+// Used reports whether there were rules, of this run or of an earlier one.
+func (e *Enforcer) Used() bool { return e.backend.gate != nil && e.backend.gate.used.Load() }
+
+// Present asks the kernel whether the rules are there. It does not wait for programs that change
+// them. Before Open, and in a dry run, it returns nil.
+func (e *Enforcer) Present() error {
+	if e.backend.fw == nil {
+		return nil
+	}
+	return e.backend.fw.Present()
+}
+
+// WatchRules has changes of the rules by other programs repaired, until ctx ends.
+func (e *Enforcer) WatchRules(ctx context.Context) error { return e.backend.fw.Watch(ctx, e.rulesLost) }
+
+// Ledger returns the sums of dropped packets.
+func (e *Enforcer) Ledger() *counters.Ledger { return e.backend.ledger }
+
+// Fill adds the firewall, the sums of dropped packets and the quota for pulls to s.
+func (e *Enforcer) Fill(s *status.Status) {
+	s.Quota.Pulls = status.QuotaOf(e.remotes[0].quota(), time.Now())
+	if e.backend.fw == nil {
+		return
+	}
+	i := e.backend.fw.Info()
+	s.Backend, s.Features = i.Name, append(s.Features, i.Features...)
+	s.Gaps = append(append(s.Gaps, i.Gaps...), i.Detours...)
+	if s.Verified != nil && s.Verified.Counted {
+		s.Features = append(s.Features, "element counts")
+	}
+}
+
+// logGaps logs each missing feature of the firewall once: as a warning if the host is less
+// protected without it. Some are found only when a list is active.
+func (e *Enforcer) logGaps() {
+	i := e.backend.fw.Info()
+	logNew := func(gaps []string, log func(string, ...zap.Field)) {
+		for _, gap := range gaps {
+			if !slices.Contains(e.backend.gaps, gap) {
+				log("Firewall: " + gap)
+			}
+		}
+	}
+	logNew(i.Gaps, e.o.Log.Warn)
+	logNew(i.Detours, e.o.Log.Info)
+	e.backend.gaps = slices.Concat(i.Gaps, i.Detours)
+}
+
 // gate is a firewall that can be closed to new rules. When the agent stops, the rules are removed
 // at once. A task that ends late, for example in the middle of a rollback, must not apply any
 // again.
@@ -80,107 +184,4 @@ func (g *gate) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
-}
-
-// logGaps logs each missing feature of the firewall once: as a warning if the host is less
-// protected without it. Some are found only when a list is active.
-func (e *Enforcer) logGaps() {
-	i := e.backend.fw.Info()
-	logNew := func(gaps []string, log func(string, ...zap.Field)) {
-		for _, gap := range gaps {
-			if !slices.Contains(e.backend.gaps, gap) {
-				log("Firewall: " + gap)
-			}
-		}
-	}
-	logNew(i.Gaps, e.o.Log.Warn)
-	logNew(i.Detours, e.o.Log.Info)
-	e.backend.gaps = slices.Concat(i.Gaps, i.Detours)
-}
-
-// Ledger returns the sums of dropped packets.
-func (e *Enforcer) Ledger() *counters.Ledger { return e.backend.ledger }
-
-// WatchRules has changes of the rules by other programs repaired, until ctx ends.
-func (e *Enforcer) WatchRules(ctx context.Context) error { return e.backend.fw.Watch(ctx, e.rulesLost) }
-
-// Open opens the firewall, which needs a low file descriptor, and adopts the rules of a killed
-// agent.
-func (e *Enforcer) Open() error {
-	fw, err := e.o.Open()
-	if err != nil {
-		return err
-	}
-	e.backend.gate = &gate{Backend: fw}
-	e.backend.fw = e.backend.gate
-	info := fw.Info()
-	e.o.Log.Info(fmt.Sprintf("Firewall backend: %s (%s)", info.Name, info.Reason))
-	e.o.Log.Debug("Firewall features", zap.Strings("features", info.Features))
-	e.logGaps()
-	e.adoptLeftovers()
-	_, _ = e.backend.ledger.Read() // the rules of a killed agent continued to count
-	return nil
-}
-
-// Close closes the firewall, if it was opened. Its rules stay as they are.
-func (e *Enforcer) Close() error {
-	if e.backend.fw == nil {
-		return nil
-	}
-	return e.backend.fw.Close()
-}
-
-// Opened reports whether Open succeeded. It never does in a dry run.
-func (e *Enforcer) Opened() bool { return e.backend.fw != nil }
-
-// Used reports whether there were rules, of this run or of an earlier one.
-func (e *Enforcer) Used() bool { return e.backend.gate != nil && e.backend.gate.used.Load() }
-
-// Fill adds the firewall, the sums of dropped packets and the quota for pulls to s.
-func (e *Enforcer) Fill(s *status.Status) {
-	s.Quota.Pulls = status.QuotaOf(e.remotes[0].quota(), time.Now())
-	if e.backend.fw == nil {
-		return
-	}
-	i := e.backend.fw.Info()
-	s.Backend, s.Features, s.Gaps = i.Name, append(s.Features, i.Features...), append(append(s.Gaps, i.Gaps...), i.Detours...)
-	if s.Verified != nil && s.Verified.Counted {
-		s.Features = append(s.Features, "element counts")
-	}
-}
-
-// Remove removes the rules from the kernel. Nothing activates any afterwards.
-func (e *Enforcer) Remove() error {
-	if e.backend.fw == nil {
-		return nil
-	}
-	e.backend.gate.shut()
-	if err := e.removeRules(); err != nil {
-		return fmt.Errorf("remove the firewall rules: %w (`sikkerguard cleanup` tries again)", err)
-	}
-	return nil
-}
-
-// removeRules removes the rules. They are disarmed first, so that the last reading of their
-// counters is final. If disarming fails, they are removed nevertheless; the packets that they drop
-// meanwhile are not counted.
-func (e *Enforcer) removeRules() error {
-	err := e.backend.fw.Disarm()
-	if _, counted := e.backend.ledger.Read(); err != nil || counted != nil {
-		e.backend.ledger.MarkInexact()
-	}
-	if err := e.backend.fw.Remove(); err != nil {
-		return err
-	}
-	e.backend.ledger.Reset()
-	return nil
-}
-
-// Present asks the kernel whether the rules are there. It does not wait for programs that change
-// them. Before Open, and in a dry run, it returns nil.
-func (e *Enforcer) Present() error {
-	if e.backend.fw == nil {
-		return nil
-	}
-	return e.backend.fw.Present()
 }

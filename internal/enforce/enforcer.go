@@ -36,6 +36,20 @@ type Enforcer struct {
 	repair   repairer
 	loop     loop
 	pulse    pulse
+	counts   counts
+}
+
+// Host is the part of host.Host that the Enforcer depends on.
+type Host interface {
+	Local() host.Whitelist                                  // surveys the kernel and the files
+	Names(ctx context.Context) host.Whitelist               // resolves names, and returns the whole survey
+	Probe(ctx context.Context, names ...string) host.Checks // makes the named checks, or all
+	AnsweredFrom(port uint16) bool                          // reports whether the host depends on replies from a port
+	Surroundings() (contained, bridged error)
+	Watch(ctx context.Context, changed func()) error
+	WatchFiles(ctx context.Context, changed func()) error
+	Recall(n host.Names, now time.Time)
+	Resolved(now time.Time) host.Names
 }
 
 // Remote is a feed that is fetched over the network, with its saved lists.
@@ -72,7 +86,7 @@ type Options struct {
 	Open      func() (firewall.Backend, error)               // opens the firewall; not called in a dry run
 	Leftovers func() ([]string, error)                       // names the rules of other runs
 	Counters  func(context.Context) (store.Counters, error)  // reads the sums of earlier runs
-	Listed    func(feed string, entries blocklist.Blocklist) // receives the list of a feed when it is applied; nil for none
+	Listed    func(feed string, entries blocklist.Blocklist) // receives each list that is applied; nil for none
 
 	Board *status.Board
 	Clock clock.Clock
@@ -208,6 +222,9 @@ func (e *Enforcer) start(ctx context.Context) {
 	}
 }
 
+// errFault is the failure of a pull that ended with a panic.
+var errFault = errors.New("a fault of SikkerGuard itself ended this pull: see the log")
+
 // resume continues after a panic of the loop. The kernel may have other rules than the Enforcer
 // assumes, so the rules are applied and verified again. A turn that was being applied is lost: its
 // askers receive an error, and the next pull of its feed is delayed, because its list may be the
@@ -242,9 +259,6 @@ func (e *Enforcer) resume(ctx context.Context) {
 	}
 	e.publish()
 }
-
-// errFault is the failure of a pull that ended with a panic.
-var errFault = errors.New("a fault of SikkerGuard itself ended this pull: see the log")
 
 // stop waits for the turns under way and for the savers. A turn ends with the context unless a disk
 // hangs.
@@ -294,19 +308,6 @@ func (r *remote) tickC() <-chan time.Time {
 		return nil
 	}
 	return r.next.TickC()
-}
-
-// Host is the part of host.Host that the Enforcer depends on.
-type Host interface {
-	Local() host.Whitelist                                  // surveys the kernel and the files
-	Names(ctx context.Context) host.Whitelist               // resolves names, and returns the whole survey
-	Probe(ctx context.Context, names ...string) host.Checks // makes the named checks, or all
-	AnsweredFrom(port uint16) bool                          // reports whether the host depends on replies from a port
-	Surroundings() (contained, bridged error)
-	Watch(ctx context.Context, changed func()) error
-	WatchFiles(ctx context.Context, changed func()) error
-	Recall(n host.Names, now time.Time)
-	Resolved(now time.Time) host.Names
 }
 
 // ReadyC returns a channel of capacity 1. It has a value once the rules of the start are active.

@@ -68,11 +68,14 @@ func relayed(checks host.Checks) host.Checks {
 // candidates. If so, it exempts as few of them as the checks need; the rest of the list stays
 // blocked. It returns the active rules and reports whether they differ from d. After an error
 // either may be active. The caller clears status.CondOpen once the rules are known again.
-func (e *Enforcer) exemptNeeded(ctx context.Context, d desired, broken host.Checks, candidates []netip.Addr) (desired, bool, error) {
+func (e *Enforcer) exemptNeeded(
+	ctx context.Context, d desired, broken host.Checks, candidates []netip.Addr,
+) (desired, bool, error) {
 	if len(broken) == 0 || len(candidates) == 0 {
 		return d, false, nil
 	}
-	e.setCondition(status.CondOpen, fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
+	e.setCondition(status.CondOpen,
+		fmt.Errorf("%d addresses, because this host does not reach: %v", len(candidates), broken))
 	o := &trialRules{e, d}
 	t := trial{
 		probe:    e.o.Host.Probe,
@@ -114,7 +117,9 @@ var errManyNeeded = fmt.Errorf("finding the needed addresses takes longer than %
 // fewestNeeded returns as few of the candidates as must be let through for the checks to work. An
 // attacker can forge replies of an address to get it exempted, so every candidate that is not
 // needed is left out. Halves, quarters and so on are left out first, then each remaining candidate.
-func (e *Enforcer) fewestNeeded(ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr) ([]netip.Addr, error) {
+func (e *Enforcer) fewestNeeded(
+	ctx context.Context, t trial, d desired, checks host.Checks, candidates []netip.Addr,
+) ([]netip.Addr, error) {
 	needed := slices.Clone(candidates)
 	began := time.Now()
 	for n := (len(needed) + 1) / 2; ; n /= 2 {

@@ -73,7 +73,8 @@ func (e *Enforcer) logAllowlisted(d desired) {
 	e.setStatus(func(s *status.Status) { s.Whitelist.Listed = n })
 	saved := fmt.Sprint(n, examples)
 	if n > 0 && saved != e.active.listed {
-		e.o.Log.Warn("Blocklist contains allowlisted entries; they stay reachable", zap.Int("entries", n), zap.Strings("examples", examples))
+		e.o.Log.Warn("Blocklist contains allowlisted entries; they stay reachable",
+			zap.Int("entries", n), zap.Strings("examples", examples))
 	}
 	e.active.listed = saved
 }

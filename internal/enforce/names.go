@@ -40,7 +40,8 @@ func (e *Enforcer) restoreNames() {
 	switch {
 	case errors.Is(err, feed.ErrNoCopy):
 	case err != nil:
-		e.logDiskFailure("The saved addresses of names cannot be read: until names resolve the API may be blocked if it is listed", err)
+		e.logDiskFailure("The saved addresses of names cannot be read; "+
+			"until names resolve, the API may be blocked if it is listed", err)
 	default:
 		e.names.saved = n
 		e.o.Host.Recall(n, e.o.Clock.Now().Wall)

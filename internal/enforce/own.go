@@ -53,7 +53,8 @@ func (e *Enforcer) updateOwn() {
 	before := o.list.Len()
 	switch n := v.List.Len(); {
 	case n < before && 2*n < before:
-		e.o.Log.Warn(fmt.Sprintf("Custom blacklist shrank to %s, it had %d", blocklist.Entries(n), before), zap.String("file", e.o.Own.Path))
+		e.o.Log.Warn(fmt.Sprintf("Custom blacklist shrank to %s, it had %d", blocklist.Entries(n), before),
+			zap.String("file", e.o.Own.Path))
 	case o.err != "":
 		e.o.Log.Info(fmt.Sprintf("Custom blacklist can be read again (%s)", blocklist.Entries(n)))
 	}
@@ -105,7 +106,8 @@ func (e *Enforcer) logBadLines(v vet.Verdict) {
 		e.o.Log.Warn("Custom blacklist: a line is left out", zap.String("file", e.o.Own.Path), zap.Error(bad))
 	}
 	if v.Special > 0 {
-		e.o.Log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked", zap.Int("entries", v.Special))
+		e.o.Log.Warn("Custom blacklist: special-purpose addresses, such as private ones, are never blocked",
+			zap.Int("entries", v.Special))
 	}
 }
 

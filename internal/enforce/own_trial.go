@@ -81,7 +81,8 @@ func (e *Enforcer) applyWanted(ctx context.Context) error {
 			return errors.Join(err, others)
 		}
 	}
-	e.o.Log.Warn(fmt.Sprintf("Custom blacklist is not active; its previous entries stay (%s)", blocklist.Entries(o.active.Len())),
+	previous := blocklist.Entries(o.active.Len())
+	e.o.Log.Warn(fmt.Sprintf("Custom blacklist is not active; its previous entries stay (%s)", previous),
 		zap.String("file", e.o.Own.Path), zap.Error(o.rejected.err))
 	e.publish()
 	e.publishOwn()

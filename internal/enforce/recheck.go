@@ -16,6 +16,9 @@ import (
 // recheckFirst is how long after a trial without a cause the failed checks are first made again.
 const recheckFirst = testGap
 
+// testGap is the shortest time between two tests of the active list.
+const testGap = 5 * time.Minute
+
 // recheck has checks made again that failed both with and without a list. An outage may have hidden
 // that the list also cuts them off, so they are repeated until they work.
 type recheck struct {
@@ -56,9 +59,6 @@ func (e *Enforcer) recheckFailed(ctx context.Context) {
 		e.testActive(ctx)
 	}
 }
-
-// testGap is the shortest time between two tests of the active list.
-const testGap = 5 * time.Minute
 
 // testAfterPull tests the active list if a pull reached neither the API nor a proxy.
 func (e *Enforcer) testAfterPull(ctx context.Context, pull error) {

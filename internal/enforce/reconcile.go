@@ -40,7 +40,8 @@ func (e *Enforcer) reconcile(ctx context.Context, why string) {
 	}
 	if err := e.applyWanted(ctx); err != nil && ctx.Err() == nil {
 		if r, ok := errors.AsType[*RollbackError](err); !ok || !r.Again { // that would be logged at every retry
-			e.o.Log.Warn("The active rules lack the newest allowlist or custom blacklist; retrying soon", zap.Error(err))
+			e.o.Log.Warn("The active rules lack the newest allowlist or custom blacklist; retrying soon",
+				zap.Error(err))
 		}
 		e.widen(ctx)
 		e.attempts.stale = err

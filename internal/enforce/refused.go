@@ -9,7 +9,6 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
-	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
@@ -49,7 +48,7 @@ func asideName(list blocklist.Blocklist, at time.Time) string {
 // refuse records a refusal, and has the list saved if the operator may accept it.
 func (e *Enforcer) refuse(from *remote, err *vet.RefusalError) {
 	r := &from.refused
-	e.setStatus(func(s *status.Status) { s.Refused = s.Refused.With(string(err.Guard)) })
+	e.countRefusal(err.Guard)
 	if !r.add(err, e.o.Clock.Now()) || e.o.DryRun {
 		return
 	}
@@ -85,7 +84,8 @@ func (e *Enforcer) restoreRefused(from *remote) {
 		v, err = vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
 	}
 	if err != nil {
-		e.logDiskFailure("The list that the last run refused cannot be read; `sikkerguard pull --accept` cannot use it", err)
+		e.logDiskFailure("The list that the last run refused cannot be read; "+
+			"`sikkerguard pull --accept` cannot use it", err)
 		return
 	}
 	refusal := &vet.RefusalError{

@@ -52,7 +52,9 @@ func (e *Enforcer) newRemote(o Remote) *remote {
 
 // vetOptions returns the sizes that the next list is measured against.
 func (r *remote) vetOptions() vet.Options {
-	return vet.Options{Baseline: r.baseline, Largest: r.saved.Largest(), Shrunk: r.refused.shrunk, Grown: r.refused.grown}
+	return vet.Options{
+		Baseline: r.baseline, Largest: r.saved.Largest(), Shrunk: r.refused.shrunk, Grown: r.refused.grown,
+	}
 }
 
 // quota returns the quota of the feed; it is not Known if the feed has none.
@@ -66,7 +68,7 @@ func (r *remote) quota() sikkerapi.Quota {
 // judge makes the list of a pull the fresh one, or stores the reason for its refusal.
 func (e *Enforcer) judge(t turn) {
 	r := t.remote
-	e.setStatus(func(s *status.Status) { s.Pulls = s.Pulls.With(pullResult(t.err)) })
+	e.countPull(t.err)
 	r.failure = t.err
 	refusal, isRefused := errors.AsType[*vet.RefusalError](t.err)
 	aside := r.refused.aside
@@ -78,7 +80,8 @@ func (e *Enforcer) judge(t turn) {
 		e.accept(r, accepted{entries: refusal.List, at: e.o.Clock.Now()}) // it was accepted before and is active
 	case t.order.accept && aside != nil && (!isRefused || refusal.Overrulable()):
 		if isRefused && !refusal.List.Equal(aside.List) {
-			e.o.Log.Warn("The API returned a different list, which is judged at the next pull; enforcing the refused list that was shown",
+			e.o.Log.Warn("The API returned a different list, which is judged at the next pull; "+
+				"enforcing the refused list that was shown",
 				zap.String("list", aside.Aside), zap.Error(refusal))
 		}
 		e.accept(r, accepted{entries: aside.List, at: r.refused.at})
@@ -96,8 +99,8 @@ func (e *Enforcer) accept(r *remote, a accepted) {
 }
 
 func (e *Enforcer) logVerdict(v vet.Verdict) {
-	e.o.Log.Debug("List accepted", zap.Int("lines", v.Lines), zap.Int("entries", v.List.Len()), zap.Int("repeated", v.Repeated),
-		zap.Int("specialPurpose", v.Special), zap.Int("malformed", v.Bad))
+	e.o.Log.Debug("List accepted", zap.Int("lines", v.Lines), zap.Int("entries", v.List.Len()),
+		zap.Int("repeated", v.Repeated), zap.Int("specialPurpose", v.Special), zap.Int("malformed", v.Bad))
 	if v.Bad > 0 {
 		e.o.Log.Warn("The pulled list has lines that are not addresses; they are left out",
 			zap.Int("lines", v.Bad), zap.Int("of", v.Lines), zap.Error(v.Malformed[0]))

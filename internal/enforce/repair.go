@@ -90,13 +90,14 @@ func (e *Enforcer) repairRules(ctx context.Context) {
 		return
 	case err != nil:
 		e.setError(err, status.ApplyError)
-		e.o.Log.Error("Firewall rules were changed by another program and cannot be restored", zap.NamedError("found", cause), zap.Error(err))
+		e.o.Log.Error("Firewall rules were changed by another program and cannot be restored",
+			zap.NamedError("found", cause), zap.Error(err))
 		r.schedule(cause)
 	default:
-		e.setStatus(func(s *status.Status) { s.Repairs++ })
-		n := e.o.Board.Latest().BlockedIPs
-		e.o.Log.Warn(fmt.Sprintf("Firewall rules were changed by another program; restored, blocking %d IPs", n),
-			zap.NamedError("found", cause), zap.Int("repairs", e.o.Board.Latest().Repairs))
+		e.countRepair()
+		e.o.Log.Warn(fmt.Sprintf("Firewall rules were changed by another program; restored, blocking %d IPs",
+			e.active.blocked()),
+			zap.NamedError("found", cause), zap.Int("repairs", e.counts.repairs))
 	}
 	e.publish()
 }

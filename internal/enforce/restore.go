@@ -14,6 +14,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
+// firstSurveyMost is how long a start waits for the first survey before it activates the saved
+// lists: a host without network must not wait for its protection.
+const firstSurveyMost = time.Second
+
+// errNotPulled is the failure of a feed until its first pull has ended.
+var errNotPulled = errors.New("the first pull since the start has not ended yet")
+
 // restore activates the saved lists and the operator's file before the network is tried: a reboot
 // without the API loses nothing.
 func (e *Enforcer) restore(ctx context.Context) {
@@ -48,17 +55,6 @@ func (e *Enforcer) restore(ctx context.Context) {
 	}
 }
 
-// freshTimes returns when the fresh lists were fetched.
-func (e *Enforcer) freshTimes() string {
-	var times []string
-	for _, r := range e.remotes {
-		if r.fresh != nil {
-			times = append(times, r.fresh.at.Wall.Format(time.RFC3339))
-		}
-	}
-	return strings.Join(times, ", ")
-}
-
 // restoreList makes the saved list of r a fresh one, and reports whether there is one.
 func (e *Enforcer) restoreList(r *remote) bool {
 	c, err := readDisk(saveMost, "reading of the saved list", r.saved.Load)
@@ -86,18 +82,12 @@ func (e *Enforcer) restoreList(r *remote) bool {
 	if c.Request == id.Request {
 		r.baseline = v.List.Len()
 	} else { // it protected the same host; the lists of the new key may have other sizes
-		e.o.Log.Info("The saved list was pulled with another key; the first list of this key replaces it, whatever its size")
+		e.o.Log.Info("The saved list was pulled with another key; " +
+			"the first list of this key replaces it, whatever its size")
 	}
 	r.fresh = &accepted{entries: v.List, at: clock.Moment{Wall: c.Fetched}, saved: true}
 	return true
 }
-
-// errNotPulled is the failure of a feed until its first pull has ended.
-var errNotPulled = errors.New("the first pull since the start has not ended yet")
-
-// firstSurveyMost is how long a start waits for the first survey before it activates the saved
-// lists: a host without network must not wait for its protection.
-const firstSurveyMost = time.Second
 
 // restoreOwn loads the operator's list of the last run. The file itself is read meanwhile.
 func (e *Enforcer) restoreOwn() {
@@ -121,4 +111,15 @@ func (e *Enforcer) restoreOwn() {
 	o := &e.own
 	o.list, o.since, o.saved = v.List, clock.Moment{Wall: c.Fetched}, &v.List
 	e.publishOwn()
+}
+
+// freshTimes returns when the fresh lists were fetched.
+func (e *Enforcer) freshTimes() string {
+	var times []string
+	for _, r := range e.remotes {
+		if r.fresh != nil {
+			times = append(times, r.fresh.at.Wall.Format(time.RFC3339))
+		}
+	}
+	return strings.Join(times, ", ")
 }

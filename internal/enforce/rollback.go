@@ -19,18 +19,20 @@ type RollbackError struct {
 }
 
 func (e *RollbackError) Error() string {
+	list := blocklist.Entries(e.Entries)
 	switch {
 	case e.Own && len(e.Broken) == 0:
-		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host reaches less", blocklist.Entries(e.Entries))
+		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host reaches less", list)
 	case e.Own:
-		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host no longer reaches: %v; "+
-			"add its addresses to SIKKER_WHITELIST, or remove them from the file", blocklist.Entries(e.Entries), e.Broken)
+		return fmt.Sprintf("the custom blacklist of %s was rolled back, "+
+			"because with it this host no longer reaches: %v; "+
+			"add its addresses to SIKKER_WHITELIST, or remove them from the file", list, e.Broken)
 	case e.Again:
-		return fmt.Sprintf("the list of %s was rolled back before; it is applied again when it changes, after %s, or by "+
-			"`sikkerguard pull --accept`", blocklist.Entries(e.Entries), status.Short(rejectedFor))
+		return fmt.Sprintf("the list of %s was rolled back before; it is applied again when it changes, "+
+			"after %s, or by `sikkerguard pull --accept`", list, status.Short(rejectedFor))
 	}
 	return fmt.Sprintf("the list of %s was rolled back, because with it this host no longer reaches: %v; "+
-		"add its addresses to SIKKER_WHITELIST", blocklist.Entries(e.Entries), e.Broken)
+		"add its addresses to SIKKER_WHITELIST", list, e.Broken)
 }
 
 // putBack restores the rules that were active before the list on trial, or none.

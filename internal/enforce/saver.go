@@ -216,7 +216,8 @@ func (e *Enforcer) rewriteLost(lost lostFiles) {
 		return
 	}
 	log := func(file string) {
-		e.o.Log.Warn("A file was removed from SIKKER_STATE_DIR or changed there; it is written again", zap.String("file", file))
+		e.o.Log.Warn("A file was removed from SIKKER_STATE_DIR or changed there; it is written again",
+			zap.String("file", file))
 	}
 	for _, r := range lost.lists {
 		if r.list.at != (clock.Moment{}) && !r.saver.pending() {

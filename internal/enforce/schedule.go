@@ -104,7 +104,8 @@ func spread(q sikkerapi.Quota, now time.Time) time.Duration {
 	if !q.Known || q.Remaining <= 0 || !q.Reset.After(now) {
 		return 0
 	}
-	return min(q.Reset.Sub(now), 24*time.Hour) / time.Duration(q.Remaining) // a later reset shows that the clock was set back
+	left := min(q.Reset.Sub(now), 24*time.Hour) // a later reset shows that the clock was set back
+	return left / time.Duration(q.Remaining)
 }
 
 // pullResult returns the name of the result of a pull, for the status.

@@ -8,37 +8,43 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// publishFailures publishes why the wanted rules are not active, each reason as a condition of its
-// own.
-func (e *Enforcer) publishFailures() {
-	var rolledBack, kernel error
-	pull := e.eachRemote(func(r *remote) error {
-		if _, ok := errors.AsType[*vet.RefusalError](r.failure); ok {
-			return nil
-		}
-		return r.failure
-	})
-	refused := e.eachRemote(func(r *remote) error {
-		if r.refused.err == nil {
-			return nil
-		}
-		return r.refused.err
-	})
-	if _, ok := errors.AsType[*RollbackError](e.attempts.err); ok {
-		rolledBack = e.attempts.err
-	} else {
-		kernel = e.attempts.err
-	}
-	switch own := e.own.rejected; {
-	case own != nil && rolledBack != nil:
-		rolledBack = fmt.Errorf("%w; %w", rolledBack, own.err)
-	case own != nil:
-		rolledBack = own.err
-	}
-	e.setCondition(status.CondRefresh, pull)
-	e.setCondition(status.CondRefused, refused)
-	e.setCondition(status.CondRolledBack, rolledBack)
-	e.setCondition(status.CondKernel, kernel)
+// counts are the figures of the status that only grow. The Enforcer holds them, because the board is
+// never read back. They belong to the goroutine of Run.
+type counts struct {
+	pulls     status.Counts // by result
+	refused   status.Counts // by guard
+	rollbacks int
+	repairs   int
+}
+
+// countPull counts a pull by its result.
+func (e *Enforcer) countPull(err error) {
+	c := &e.counts
+	c.pulls = c.pulls.With(pullResult(err))
+	pulls := c.pulls
+	e.setStatus(func(s *status.Status) { s.Pulls = pulls })
+}
+
+// countRefusal counts a refused list by its guard.
+func (e *Enforcer) countRefusal(guard vet.Guard) {
+	c := &e.counts
+	c.refused = c.refused.With(string(guard))
+	refused := c.refused
+	e.setStatus(func(s *status.Status) { s.Refused = refused })
+}
+
+// countRollback counts a list that was proven to cut this host off.
+func (e *Enforcer) countRollback() {
+	e.counts.rollbacks++
+	n := e.counts.rollbacks
+	e.setStatus(func(s *status.Status) { s.Rollbacks = n })
+}
+
+// countRepair counts a repair of rules that another program changed.
+func (e *Enforcer) countRepair() {
+	e.counts.repairs++
+	n := e.counts.repairs
+	e.setStatus(func(s *status.Status) { s.Repairs = n })
 }
 
 // publish publishes the active rules and all conditions of the enforcement.
@@ -70,6 +76,39 @@ func (e *Enforcer) publish() {
 			s.Enforcing = status.StateDryRun
 		}
 	})
+}
+
+// publishFailures publishes why the wanted rules are not active, each reason as a condition of its
+// own.
+func (e *Enforcer) publishFailures() {
+	var rolledBack, kernel error
+	pull := e.eachRemote(func(r *remote) error {
+		if _, ok := errors.AsType[*vet.RefusalError](r.failure); ok {
+			return nil
+		}
+		return r.failure
+	})
+	refused := e.eachRemote(func(r *remote) error {
+		if r.refused.err == nil {
+			return nil
+		}
+		return r.refused.err
+	})
+	if _, ok := errors.AsType[*RollbackError](e.attempts.err); ok {
+		rolledBack = e.attempts.err
+	} else {
+		kernel = e.attempts.err
+	}
+	switch own := e.own.rejected; {
+	case own != nil && rolledBack != nil:
+		rolledBack = fmt.Errorf("%w; %w", rolledBack, own.err)
+	case own != nil:
+		rolledBack = own.err
+	}
+	e.setCondition(status.CondRefresh, pull)
+	e.setCondition(status.CondRefused, refused)
+	e.setCondition(status.CondRolledBack, rolledBack)
+	e.setCondition(status.CondKernel, kernel)
 }
 
 // setStatus, setCondition and setError write to the board.

@@ -306,7 +306,10 @@ func (s *surveyor) surveyNames(ctx context.Context) {
 	doneC := make(chan struct{})
 	go func() { // it ends when the lookups fail at the latest
 		defer close(doneC)
-		_ = panics.Contain(func() error { s.publish(newSurvey(s.names(ctx))); return nil }) // Run returns the same panic
+		_ = panics.Contain(func() error { // Run returns the same panic
+			s.publish(newSurvey(s.names(ctx)))
+			return nil
+		})
 	}()
 	timer := time.NewTimer(rebaseMost)
 	defer timer.Stop()

@@ -20,6 +20,12 @@ type order struct {
 	askers []chan<- Outcome // each has room for one Outcome of each feed, so that a send never waits
 }
 
+// Outcome is the result of a pull, for its asker.
+type Outcome struct {
+	OK   bool
+	Text string // a sentence
+}
+
 // turn is one pull of a feed and its result. It has a goroutine of its own, so that Run does not
 // wait for the network.
 type turn struct {
@@ -28,6 +34,31 @@ type turn struct {
 	before  host.Whitelist // the host when the turn began
 	verdict vet.Verdict
 	err     error // of the pull
+}
+
+// fetcher is the part of a feed that a turn uses.
+type fetcher interface {
+	Fetch(ctx context.Context) (io.ReadCloser, error)
+}
+
+// Pull has Run pull each feed, and returns the outcome. If accept is true, the list that a guard
+// refused last is accepted. It may be called by any goroutine.
+func (e *Enforcer) Pull(ctx context.Context, accept bool) Outcome {
+	doneC := make(chan Outcome, len(e.remotes))
+	select {
+	case e.loop.pullC <- order{accept: accept, askers: []chan<- Outcome{doneC}}:
+	case <-ctx.Done():
+		return Outcome{Text: "The agent is stopping"}
+	}
+	var last Outcome // which has the failures of every feed; the ones before it may have those of an earlier pull
+	for range e.remotes {
+		select {
+		case last = <-doneC:
+		case <-ctx.Done():
+			return Outcome{Text: "The agent is stopping"}
+		}
+	}
+	return last
 }
 
 // beginAll begins a turn of every feed.
@@ -129,6 +160,25 @@ func (e *Enforcer) setNextPull(r *remote, wait time.Duration) {
 	}
 }
 
+// outcome returns the result of the last turn, for its askers.
+func (e *Enforcer) outcome() Outcome {
+	n := e.active.entries4 + e.active.entries6
+	switch err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err); {
+	case err != nil && e.o.DryRun:
+		return Outcome{Text: fmt.Sprintf("Dry run without a new list: %v", err)}
+	case err != nil && e.active.adopted:
+		return Outcome{Text: fmt.Sprintf("Still blocking with rules of a killed agent: %v", err)}
+	case err != nil && e.active.rules == nil:
+		return Outcome{Text: fmt.Sprintf("Not blocking anything: %v", err)}
+	case err != nil:
+		return Outcome{Text: fmt.Sprintf("Still blocking %d IPs: %v", n, err)}
+	case e.o.DryRun:
+		return Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", n)}
+	default:
+		return Outcome{OK: true, Text: fmt.Sprintf("Blocking %d IPs", n)}
+	}
+}
+
 // uselessError reports that a list was downloaded, and so counts in the quota, but is not usable.
 type uselessError struct{ error }
 
@@ -171,54 +221,4 @@ func unreached(pull error) bool {
 func isForeign(err error) bool {
 	api, ok := errors.AsType[*sikkerapi.APIError](err)
 	return ok && api.Foreign
-}
-
-// fetcher is the part of a feed that a turn uses.
-type fetcher interface {
-	Fetch(ctx context.Context) (io.ReadCloser, error)
-}
-
-// outcome returns the result of the last turn, for its askers.
-func (e *Enforcer) outcome() Outcome {
-	n := e.active.entries4 + e.active.entries6
-	switch err := errors.Join(e.eachRemote(func(r *remote) error { return r.failure }), e.attempts.err); {
-	case err != nil && e.o.DryRun:
-		return Outcome{Text: fmt.Sprintf("Dry run without a new list: %v", err)}
-	case err != nil && e.active.adopted:
-		return Outcome{Text: fmt.Sprintf("Still blocking with rules of a killed agent: %v", err)}
-	case err != nil && e.active.rules == nil:
-		return Outcome{Text: fmt.Sprintf("Not blocking anything: %v", err)}
-	case err != nil:
-		return Outcome{Text: fmt.Sprintf("Still blocking %d IPs: %v", n, err)}
-	case e.o.DryRun:
-		return Outcome{OK: true, Text: fmt.Sprintf("Would block %d IPs", n)}
-	default:
-		return Outcome{OK: true, Text: fmt.Sprintf("Blocking %d IPs", n)}
-	}
-}
-
-// Outcome is the result of a pull, for its asker.
-type Outcome struct {
-	OK   bool
-	Text string // a sentence
-}
-
-// Pull has Run pull each feed, and returns the outcome. If accept is true, the list that a guard
-// refused last is accepted. It may be called by any goroutine.
-func (e *Enforcer) Pull(ctx context.Context, accept bool) Outcome {
-	doneC := make(chan Outcome, len(e.remotes))
-	select {
-	case e.loop.pullC <- order{accept: accept, askers: []chan<- Outcome{doneC}}:
-	case <-ctx.Done():
-		return Outcome{Text: "The agent is stopping"}
-	}
-	var last Outcome // which has the failures of every feed; the ones before it may have those of an earlier pull
-	for range e.remotes {
-		select {
-		case last = <-doneC:
-		case <-ctx.Done():
-			return Outcome{Text: "The agent is stopping"}
-		}
-	}
-	return last
 }

@@ -35,6 +35,14 @@ type active struct {
 	lists atomic.Pointer[blocklist.Lists] // that rules was composed of; nil for none
 }
 
+// blocked returns the number of entries that the active rules block.
+func (a *active) blocked() int {
+	if a.rules == nil {
+		return 0
+	}
+	return a.entries4 + a.entries6
+}
+
 // Sources returns the names of the feeds whose lists contain addr, in the order of the feeds. The
 // lists are those of the last rules that became active. It may be called by any goroutine.
 func (e *Enforcer) Sources(addr netip.Addr) []string {
