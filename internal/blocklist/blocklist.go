@@ -168,26 +168,28 @@ func (b Blocklist) Without(o Blocklist) Blocklist {
 	if b.Len() == 0 || o.Len() == 0 {
 		return b
 	}
-	rest := Blocklist{v4: without(b.v4, o.v4), v6: without(b.v6, o.v6)}
-	rest.split = rest.splitOf(b.split.entries, slices.Collect(b.Overlapping(o)))
+	v4, touched4 := without(b.v4, o.v4)
+	v6, touched6 := without(b.v6, o.v6)
+	rest := Blocklist{v4: v4, v6: v6}
+	rest.split = rest.splitOf(b.split.entries, touched4, touched6)
 	return rest
 }
 
-func without(ps, holes []netip.Prefix) []netip.Prefix {
-	var kept []netip.Prefix
+// without returns the parts of ps outside the holes, and the entries of ps that a hole overlaps.
+func without(ps, holes []netip.Prefix) (kept, touched []netip.Prefix) {
 	end := 0 // ps[:end] has been copied to kept
 	overlapping(ps, holes, func(i int, holes []netip.Prefix) bool {
 		if kept == nil {
 			kept = make([]netip.Prefix, 0, len(ps))
 		}
 		kept = append(append(kept, ps[end:i]...), cut(ps[i], holes)...)
-		end = i + 1
+		touched, end = append(touched, ps[i]), i+1
 		return true
 	})
 	if kept == nil { // no entry overlaps a hole
-		return ps
+		return ps, nil
 	}
-	return slices.Clip(append(kept, ps[end:]...))
+	return slices.Clip(append(kept, ps[end:]...)), touched
 }
 
 // Overlapping yields the entries of b that o covers fully or in part, IPv4 first, each family in
