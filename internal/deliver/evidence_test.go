@@ -285,3 +285,33 @@ func TestHeldAreCounted(t *testing.T) {
 		t.Errorf("%d hits wait when their sources are forgotten, want 2", e.held)
 	}
 }
+
+// TestHitsThatWaitedAreReported checks that the packets that came before a source was proven are in the queue once, with
+// those that prove it and the later ones.
+func TestHitsThatWaitedAreReported(t *testing.T) {
+	t.Parallel()
+	db := store.New(store.Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = db.Close() })
+	w := witness(t)
+	r, _, _ := newRecorder(t, db)
+	r.evidence.outbound = outbound{Outbound: w.evidence.outbound.Outbound, portName: portName}
+	r.SetListed(blocks("198.51.100.0/24"))
+	k := sensor.Key{Source: netip.MustParseAddr("198.51.100.7"), Port: 22, Protocol: sensor.TCP, Kind: sensor.Attempt}
+	began := time.Now().Add(-time.Minute)
+	for i := range 4 {
+		at := began.Add(time.Duration(i) * time.Second)
+		r.Add(sensor.Window{Hits: []sensor.Hit{{Key: k, Packets: 1, First: at, Last: at}}}, at)
+		r.record(true)
+		if n, err := db.Queued(t.Context()); err != nil || i < 2 && n > 0 {
+			t.Errorf("after %d packets %d rows are queued, %v", i+1, n, err)
+		}
+	}
+	rows, err := db.Batch(t.Context(), 10)
+	n := uint64(0)
+	for _, row := range rows {
+		n += uint64(row.Packets)
+	}
+	if err != nil || n != 4 {
+		t.Errorf("%d packets are queued, %v; want 4", n, err)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/status"
+	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
 // textFeed is a feed of a text.
@@ -63,6 +64,9 @@ type dependent struct {
 	k     *lockedKernel
 	needs string
 }
+
+func (dependent) Local() host.Whitelist                { return host.Whitelist{} }
+func (dependent) Names(context.Context) host.Whitelist { return host.Whitelist{} }
 
 func (h dependent) Probe(_ context.Context, names ...string) host.Checks {
 	if len(names) > 0 && !slices.Contains(names, "gateway") {
@@ -266,5 +270,67 @@ func TestSavedListsOfTwoFeeds(t *testing.T) {
 		if r.baseline != 1 || r.fresh != nil {
 			t.Errorf("%s: baseline %d, fresh %v", r.feed.Name(), r.baseline, r.fresh)
 		}
+	}
+}
+
+// TestAcceptTriesARolledBackListAgain: a list that was rolled back is applied at the next pull if the operator accepts it, and not
+// if it is only pulled.
+func TestAcceptTriesARolledBackListAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, a, _ := twoFeeds(t, "203.0.113.1\n", "")
+		h, r := e.o.Host, e.remotes[0]
+		e.remotes = e.remotes[:1]
+		pull := func(accept bool) {
+			tn := turn{remote: r, order: order{accept: accept}}
+			tn.verdict, tn.err = fetch(t.Context(), r.feed, r.vetOptions())
+			e.refresh(t.Context(), tn)
+		}
+		e.o.Host = dependent{h, k, "192.88.99.7"}
+		pull(false)
+		a.set("203.0.113.1\n192.88.99.7\n", nil, nil)
+		pull(false)
+		e.o.Host = dependent{h, k, "192.0.2.1"} // it does not need the address any longer
+		pull(false)
+		wantDropped(t, k, false, "192.88.99.7")
+		pull(true)
+		wantDropped(t, k, true, "203.0.113.1", "192.88.99.7")
+		settle(e)
+	})
+}
+
+// TestSurveysOfAPull: a pull waits for a survey that began no earlier than the pull. If it did not reach the API, another survey
+// is asked for: the API may have another address.
+func TestSurveysOfAPull(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		err  error
+		asks int
+	}{
+		"OK reached":    {nil, 0},
+		"bad unreached": {&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e, _, a, _ := twoFeeds(t, "203.0.113.1\n", "")
+				nextC, waitC := make(chan struct{}), make(chan struct{})
+				e.surveys.next, e.loop.turnC = nextC, make(chan turn, 1)
+				a.set("203.0.113.1\n", tt.err, waitC)
+				e.begin(t.Context(), e.remotes[0], order{})
+				time.Sleep(2 * firstSurveyMost)
+				<-e.surveys.askC // of the beginning
+				close(waitC)
+				synctest.Wait()
+				if n := len(e.surveys.askC); n != tt.asks || len(e.loop.turnC) > 0 {
+					t.Errorf("%d surveys are asked for, the turn ended before the survey: %v", n, len(e.loop.turnC) > 0)
+				}
+				close(nextC)
+				synctest.Wait()
+				if len(e.loop.turnC) != 1 {
+					t.Error("the turn does not end with the survey")
+				}
+			})
+		})
 	}
 }
