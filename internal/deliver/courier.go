@@ -13,6 +13,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/report"
+	"github.com/sikkerapi/sikkerguard/internal/statedir"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -136,8 +137,9 @@ func (c *Courier) Last() error {
 	out, err := c.reporter.Deliver(ctx)
 	if err != nil {
 		switch q := c.o.Kept(); {
+		case statedir.IsUnusable(err): // the condition of the state directory was logged
 		case q == nil:
-			c.o.Log.Warn("The last report failed; its rows in the database are kept", zap.Error(err))
+			c.o.Log.Warn("The last report failed; report rows in the database stay there", zap.Error(err))
 		case q.Queued > 0:
 			c.o.Log.Warn("The last report failed and is kept", zap.Error(err), zap.Int("rows", q.Queued))
 		}

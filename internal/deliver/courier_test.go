@@ -16,6 +16,7 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/report"
+	"github.com/sikkerapi/sikkerguard/internal/statedir"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
@@ -235,6 +236,28 @@ func TestLastBatchInDoubt(t *testing.T) {
 	}
 	if len(m.at) != 2 || len(m.waiting)+len(m.flying) != 2 {
 		t.Errorf("sent %d times, %d rows are kept; want 2 and 2", len(m.at), len(m.waiting)+len(m.flying))
+	}
+}
+
+// TestLastBatchWithoutTheDatabase checks that a stop does not claim that rows are kept in a
+// database that was never opened, because the state directory is not used.
+func TestLastBatchWithoutTheDatabase(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		err  error
+		want int
+	}{
+		{"OK unusable directory", &statedir.UnusableError{Err: errors.New("read-only file system")}, 0},
+		{"bad full disk", errors.New("database or disk is full"), 1},
+	} {
+		c, logs := newCourier(&memory{waiting: []report.Row{aRow("ssh")}, errs: []error{tt.err}})
+		if err := c.Last(); err != nil {
+			t.Fatal(err)
+		}
+		if got := logs.FilterLevelExact(zap.WarnLevel).Len(); got != tt.want {
+			t.Errorf("%s: %d warnings, want %d", tt.name, got, tt.want)
+		}
 	}
 }
 
