@@ -39,7 +39,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 78 if a variable is not valid, 1 for ever
 ` + config.Usage(),
 		Example: `  SIKKER_API_KEY=sk_… sikkerguard
   SIKKER_API_KEY=sk_… SIKKER_DRY_RUN=true sikkerguard    # only log the entries that would be blocked
-  nft list table inet sikkerguard                        # the rules now in force
+  nft list table inet sikkerguard                        # the active rules
   curl -s localhost:8080/status`,
 		Args:          isCommand,
 		Version:       version,
@@ -97,22 +97,22 @@ func pullCommand(environ []string, out io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull",
 		Short: "Make the agent on this host pull its list now, and print the result",
-		Long: `Make the agent on this host pull its list now, and print the result. The exit code is 0 if the list is in
-force.
+		Long: `Make the agent on this host pull its list now, and print the result. The exit code is 0 if the list is
+active.
 
 The agent refuses a list that looks wrong: a list that is empty, has more than twice or less than half the entries of
 the previous lists, has an entry wider than /8 (IPv4) or /16 (IPv6), or covers a tenth of the addresses in use. The
-refusal names the list, which is set aside. If you have checked that the list is right, --accept enforces it, or
-the list that the API provides now if no guard refuses that. If the API provides a different list and a guard refuses
-it, it is shown and not enforced. A list that would block a large part of the Internet cannot be accepted. --accept
-also retries a list that was rolled back. Whitelisted addresses stay reachable.`,
+refusal names the list, which is set aside. If you have checked that the list is right, --accept applies it, or
+the list that the API provides now if no guard refuses that one. If the API provides a different list and a guard
+refuses it, the refusal is printed and the list is not applied. A list that would block a large part of the Internet
+cannot be accepted. --accept also retries a list that was rolled back. Whitelisted addresses stay reachable.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			defer remind(cmd.ErrOrStderr())()
 			return pull(cmd.Context(), environ, out, accept)
 		},
 	}
-	cmd.Flags().BoolVar(&accept, "accept", false, "enforce the list that was refused and set aside")
+	cmd.Flags().BoolVar(&accept, "accept", false, "apply the list that was refused and set aside")
 	return cmd
 }
 
@@ -129,7 +129,7 @@ func remind(stderr io.Writer) (stop func()) {
 }
 
 // errNotInForce sets the exit code of a pull that failed. The outcome was printed before.
-var errNotInForce = errors.New("the pulled list is not in force")
+var errNotInForce = errors.New("the pulled list is not active")
 
 func pull(ctx context.Context, environ []string, out io.Writer, accept bool) error {
 	dir, err := config.StateDir(environ)

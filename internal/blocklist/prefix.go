@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Errors of Parse. Their texts follow the parsed text, as in `"x": is neither …`.
+// Errors of Parse. Their texts follow the parsed text, as in `"x" is neither …`.
 var (
 	ErrNoPrefix = errors.New("is neither an address nor a network like 192.0.2.0/24")
 	ErrZone     = errors.New("has a zone: remove the % and the text after it")

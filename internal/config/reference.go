@@ -133,7 +133,7 @@ API has not provided a list yet, only the file is enforced.
 - A last line without a newline may be half of an address. It is accepted once the file has not changed for five
   seconds.
 
-**The previous list stays in force**, also after a restart, if the file cannot be read, is empty, has no good line,
+**The previous list stays active**, also after a restart, if the file cannot be read, is empty, has no good line,
 has more bad lines than good ones (a page instead of a list), is not text, has more than 64 MiB, or covers more than
 a quarter of the public IPv4 addresses or of the IPv6 addresses in use. The agent logs this once, and the condition
 'custom-list' holds until the file is accepted again. **To empty the list, leave only a comment in the file**, such

@@ -104,7 +104,7 @@ func special() []variable {
 			name: "SIKKER_ON_CRASH", def: "release", example: "keep",
 			rule: oneOf(func(c *Config) *OnCrash { return &c.OnCrash }, OnCrashRelease, OnCrashKeep),
 			text: "Fate of the rules if the agent is killed. `release`: the kernel removes them, which it cannot do " +
-				"with iptables. `keep`: they stay in force, and the next start takes them over; until then " +
+				"with iptables. `keep`: they stay active, and the next start takes them over; until then " +
 				"`sikkerguard cleanup` removes them.",
 		},
 		{

@@ -12,7 +12,7 @@ type Severity string
 // The severities, the gravest first.
 const (
 	SeverityUnprotected Severity = "unprotected" // no rules are active, or not the wanted ones
-	SeverityDegraded    Severity = "degraded"    // rules are active, and something is wrong
+	SeverityDegraded    Severity = "degraded"    // something is wrong; rules that are active stay active
 	SeverityWarning     Severity = "warning"     // the operator should know it; the state stays
 )
 

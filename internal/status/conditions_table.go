@@ -102,12 +102,13 @@ func rows() []row {
 			code: CondStateDir, severity: SeverityDegraded,
 			message: "The state directory is not used: no list, history or report survives a restart; blocking does " +
 				"not depend on it",
-			ended:  "The state directory is used",
-			remedy: "The detail has the remedy. The agent retries by itself.",
+			ended: "The state directory is used",
+			remedy: "The detail has the reason. Correct that, or set SIKKER_STATE_DIR to another directory and " +
+				"restart the agent. The agent retries by itself.",
 		},
 		{
 			code: CondUnkept, severity: SeverityDegraded, hiddenBy: CondStateDir, quiet: true,
-			message: "The active list is not saved on disk; a start without the API would not protect",
+			message: "The active list is not saved on disk; a start without the API would use an older list, or none",
 			remedy: "Make room on the disk of `SIKKER_STATE_DIR`, or make it writable. The agent retries every " +
 				"minute.",
 		},

@@ -23,7 +23,7 @@ and each ends by itself when its cause ends.
 | severity | meaning |
 |---|---|
 | unprotected | no rules are active, or not the wanted ones; ''/healthz'' answers 503 |
-| degraded | rules are active, and something is wrong |
+| degraded | something is wrong; rules that are active stay active |
 | warning | the operator should know it; the state stays |
 
 This page is generated from the table that the agent uses (''make docs'').

@@ -29,9 +29,9 @@ func TestCustom(t *testing.T) {
 		bad = append(bad, e.Error())
 	}
 	want := []string{
-		`line 3: "bad host": is neither an address nor a network like 192.0.2.0/24`,
-		`line 6: "0.0.0.0/0": is wider than the widest network that may be blocked, /8 for IPv4 and /16 for IPv6`,
-		`line 8: "203.0.113.999": is neither an address nor a network like 192.0.2.0/24`,
+		`line 3: "bad host" is neither an address nor a network like 192.0.2.0/24`,
+		`line 6: "0.0.0.0/0" is wider than the widest network that may be blocked, /8 for IPv4 and /16 for IPv6`,
+		`line 8: "203.0.113.999" is neither an address nor a network like 192.0.2.0/24`,
 	}
 	if diff := cmp.Diff(want, bad); diff != "" {
 		t.Errorf("malformed (-want +got):\n%s", diff)
