@@ -54,25 +54,24 @@ Exit codes: 0 after SIGTERM or SIGINT, 78 if a variable is not valid, 1 for ever
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		runCommand(environ, raw),
-		&cobra.Command{
-			Use:   "version",
-			Short: "Print the version and its commit",
-			Args:  cobra.NoArgs,
-			RunE: func(*cobra.Command, []string) error {
-				_, err := io.WriteString(out, versionLine())
-				return err
-			},
-		},
+		versionCommand(out),
 		healthcheckCommand(environ, out),
 		pullCommand(environ, out),
-		&cobra.Command{
-			Use:   "cleanup",
-			Short: "Remove the rules that a killed agent left in the kernel (SIKKER_ON_CRASH=keep, or iptables)",
-			Args:  cobra.NoArgs,
-			RunE:  func(*cobra.Command, []string) error { return cleanup(out) },
-		},
+		cleanupCommand(out),
 	)
 	return root
+}
+
+func versionCommand(out io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version and its commit",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := io.WriteString(out, versionLine())
+			return err
+		},
+	}
 }
 
 func versionLine() string {
@@ -147,6 +146,15 @@ func pull(ctx context.Context, environ []string, out io.Writer, accept bool) err
 		return errNotInForce
 	}
 	return nil
+}
+
+func cleanupCommand(out io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove the rules that a killed agent left in the kernel (SIKKER_ON_CRASH=keep, or iptables)",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return cleanup(out) },
+	}
 }
 
 func cleanup(out io.Writer) error {

@@ -92,52 +92,58 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 	for _, v := range visitors() {
 		w.show(fmt.Sprintf("attacker %s (%s)", v.addr, v.why))
 	}
-	w.say("Before SikkerGuard runs, every knock gets through:")
-	wrong, err := w.knock(ctx, false, 1)
-	if err != nil {
-		return err
+	wrong := 0
+	for _, s := range w.scenes(&wrong) {
+		w.say(s.text)
+		if err := s.play(ctx); err != nil {
+			return err
+		}
 	}
-
-	w.say(
-		"The agent starts. It needs an API key, and here the address of the simulator (list: e2e/demo/blacklist.txt).")
-	if err := w.startAgent(ctx); err != nil {
-		return err
-	}
-	w.say("The attacker knocks again, five times on each port. Listed addresses get no answer, the others do:")
-	n, err := w.knock(ctx, true, 5)
-	if err != nil {
-		return err
-	}
-	wrong += n
-	w.say("The packets that the agent logs as blocked, summed over ten seconds:")
-	if err := w.awaitBlocked(ctx); err != nil {
-		return err
-	}
-
-	w.say("nft list table inet sikkerguard (element lists shortened):")
-	if err := w.showTable(ctx); err != nil {
-		return err
-	}
-	w.say("curl localhost:8080/status:")
-	if err := w.showStatus(ctx); err != nil {
-		return err
-	}
-
-	w.say("The agent is stopped with SIGTERM:")
-	if err := w.stopAgent(ctx); err != nil {
-		return err
-	}
-	w.say("Nothing is left: `nft list ruleset` is as it was, and every knock gets through again:")
-	if err := w.checkClean(ctx); err != nil {
-		return err
-	}
-	n, err = w.knock(ctx, false, 1)
-	if err != nil {
-		return err
-	}
-	if wrong += n; wrong > 0 {
+	if wrong > 0 {
 		return fmt.Errorf("%d knocks had a wrong result", wrong)
 	}
 	w.say("All results were right.")
 	return nil
+}
+
+// scene is one step of the demo, after its text.
+type scene struct {
+	text string
+	play func(context.Context) error
+}
+
+// scenes returns the steps in their order. They add the knocks with a wrong result to wrong.
+func (w *world) scenes(wrong *int) []scene {
+	knock := func(protected bool, times int) func(context.Context) error {
+		return func(ctx context.Context) error {
+			n, err := w.knock(ctx, protected, times)
+			*wrong += n
+			return err
+		}
+	}
+	return []scene{
+		{"Before SikkerGuard runs, every knock gets through:", knock(false, 1)},
+		{
+			"The agent starts. It needs an API key, and here the address of the simulator (list: " +
+				"e2e/demo/blacklist.txt).",
+			w.startAgent,
+		},
+		{
+			"The attacker knocks again, five times on each port. Listed addresses get no answer, the others do:",
+			knock(true, 5),
+		},
+		{"The packets that the agent logs as blocked, summed over ten seconds:", w.awaitBlocked},
+		{"nft list table inet sikkerguard (element lists shortened):", w.showTable},
+		{"curl localhost:8080/status:", w.showStatus},
+		{"The agent is stopped with SIGTERM:", w.stopAgent},
+		{
+			"Nothing is left: `nft list ruleset` is as it was, and every knock gets through again:",
+			func(ctx context.Context) error {
+				if err := w.checkClean(ctx); err != nil {
+					return err
+				}
+				return knock(false, 1)(ctx)
+			},
+		},
+	}
 }

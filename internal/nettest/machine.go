@@ -69,15 +69,7 @@ func Boot(n *NS) *Machine {
 	}
 	m := &Machine{tb: tb, ns: n, pid: cmd.Process.Pid, goneC: make(chan struct{}), Shared: shared}
 	tb.Cleanup(func() {
-		if tb.Failed() {
-			journal, _ := m.Try("journalctl --no-pager --lines=80")
-			tb.Logf("journal of the machine:\n%s", journal)
-		}
-		_ = cmd.Process.Kill() // the kernel kills the PID namespace with its first process
-		<-m.goneC
-		if tb.Failed() {
-			tb.Logf("console of the machine:\n%s", console.String())
-		}
+		m.end(cmd.Process, &console)
 		clean := exec.CommandContext(ctx, "sh", script, "clean", dir)
 		clean.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 		if out, err := clean.CombinedOutput(); err != nil {
@@ -88,16 +80,37 @@ func Boot(n *NS) *Machine {
 		_ = cmd.Wait()
 		close(m.goneC)
 	}()
+	m.awaitBoot()
+	return m
+}
+
+// awaitBoot waits until systemd has started everything.
+func (m *Machine) awaitBoot() {
+	m.tb.Helper()
 	m.Await("systemd", func() bool {
 		select {
 		case <-m.goneC:
-			tb.Fatal("the machine ended while booting")
+			m.tb.Fatal("the machine ended while booting")
 		default:
 		}
 		out, _ := m.Try("systemctl is-active test.target")
 		return strings.TrimSpace(out) == "active"
 	})
-	return m
+}
+
+// end kills the machine, whose first process is init. If the test has failed, it logs the journal
+// and the console.
+func (m *Machine) end(init *os.Process, console *bytes.Buffer) {
+	m.tb.Helper()
+	if m.tb.Failed() {
+		journal, _ := m.Try("journalctl --no-pager --lines=80")
+		m.tb.Logf("journal of the machine:\n%s", journal)
+	}
+	_ = init.Kill() // the kernel kills the PID namespace with its first process
+	<-m.goneC
+	if m.tb.Failed() {
+		m.tb.Logf("console of the machine:\n%s", console.String())
+	}
 }
 
 // Try runs a shell command line in the machine and returns its output.
