@@ -89,7 +89,10 @@ func (s *supervisor) run(ctx context.Context, p *part) {
 				waits.Reset()
 			}
 		}
-		if err != nil && ctx.Err() == nil {
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
 			s.setFailure(p, err)
 		}
 		wait := waits.NextBackOff()

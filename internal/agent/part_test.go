@@ -54,6 +54,20 @@ func TestRareFailuresAreRetriedSoon(t *testing.T) {
 	})
 }
 
+// TestStopIsNoRestart checks that the end of a part when the agent stops is not logged as a restart.
+func TestStopIsNoRestart(t *testing.T) {
+	t.Parallel()
+	s, logs := newSupervisor()
+	ctx, cancel := context.WithCancel(t.Context())
+	s.run(ctx, task("a task", func(context.Context) error {
+		cancel()
+		return nil
+	}))
+	if n := logs.Len(); n != 0 {
+		t.Errorf("%d log lines: %v", n, logs.All())
+	}
+}
+
 // TestUnavailablePartIsRetried checks that a part that cannot be opened is retried after a second
 // and later once a minute. Its condition holds meanwhile and ends when it works. Failures in a row
 // are logged once.
