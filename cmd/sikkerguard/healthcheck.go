@@ -58,7 +58,8 @@ func healthcheck(ctx context.Context, environ []string, alive bool, out io.Write
 	if noSocket := err; errors.Is(err, errNoSocket) {
 		answer, err = byPort(ctx, port, alive)
 		if err != nil && !errors.Is(err, server.ErrNotHealthy) {
-			err = fmt.Errorf("%w; %w", err, noSocket)
+			err = fmt.Errorf("%w; %w: is the agent running, and are SIKKER_HEALTH_PORT and SIKKER_STATE_DIR the same?",
+				err, noSocket)
 		}
 	}
 	if err != nil {

@@ -35,7 +35,9 @@ func TestHealthcheckNamesBothWays(t *testing.T) {
 	t.Parallel()
 	environ := []string{"SIKKER_HEALTH_PORT=1", "SIKKER_STATE_DIR=" + filepath.Join(t.TempDir(), "state")}
 	err := healthcheck(t.Context(), environ, false, &strings.Builder{})
-	for _, want := range []string{"no agent answers on port 1: ", "no agent answers at the control socket: "} {
+	for _, want := range []string{
+		"no agent answers on port 1: ", "no agent answers at the control socket: ", "is the agent running",
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}
