@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -557,5 +558,41 @@ func TestTheListIsSavedWhenTheDiskHasRoom(t *testing.T) {
 	l.wantConditions()
 	if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 4 {
 		t.Errorf("saved: %d entries, %v", c.Entries, err)
+	}
+}
+
+// TestADryRunWritesNothing: a dry run leaves the state directory as it is, whatever it pulls, refuses and accepts.
+func TestADryRunWritesNothing(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 5000))
+	l.want(false, true, "Blocking 5000 IPs")
+	l.list = hosts("203.0", 20)
+	l.want(false, false, "shrink guard")
+	settle(l.a)
+	state := func() (files []string) {
+		entries, err := os.ReadDir(l.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range entries {
+			info, err := f.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, fmt.Sprint(f.Name(), info.Size(), info.ModTime()))
+		}
+		return files
+	}
+	before := state()
+	l.restart("SIKKER_DRY_RUN=true")
+	l.want(true, true, "Would block 20 IPs") // the list that was refused
+	l.list = hosts("203.0", 30)
+	l.want(false, true, "Would block 30 IPs")
+	l.list = hosts("203.0", 1)
+	l.want(false, false, "shrink guard")
+	l.a.rewriteLost(lostFiles{lists: l.a.remotes, refused: l.a.remotes, names: true})
+	settle(l.a)
+	if after := state(); !slices.Equal(before, after) {
+		t.Errorf("the state directory has %q, had %q", after, before)
 	}
 }
