@@ -596,3 +596,19 @@ func TestADryRunWritesNothing(t *testing.T) {
 		t.Errorf("the state directory has %q, had %q", after, before)
 	}
 }
+
+// TestAnotherKeyHasListsOfAnotherSize: the saved list of another key of the same API is active at the start, and the first list of
+// the new key replaces it, whatever its size.
+func TestAnotherKeyHasListsOfAnotherSize(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 5000))
+	l.want(false, true, "Blocking 5000 IPs")
+	l.restart("SIKKER_API_KEY=sk_test_rotated")
+	if n := l.a.o.Board.Latest().BlockedIPs; n != 5000 {
+		t.Errorf("%d entries are active after the start", n)
+	}
+	l.list = hosts("203.0", 20)
+	l.want(false, true, "Blocking 20 IPs")
+	l.list = hosts("203.0", 5000)
+	l.want(false, false, "growth guard")
+}
