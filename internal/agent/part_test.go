@@ -54,7 +54,8 @@ func TestRareFailuresAreRetriedSoon(t *testing.T) {
 	})
 }
 
-// TestStopIsNoRestart checks that the end of a part when the agent stops is not logged as a restart.
+// TestStopIsNoRestart checks that the end of a part when the agent stops is not logged as a
+// restart.
 func TestStopIsNoRestart(t *testing.T) {
 	t.Parallel()
 	s, logs := newSupervisor()

@@ -286,8 +286,8 @@ func TestHeldAreCounted(t *testing.T) {
 	}
 }
 
-// TestHitsThatWaitedAreReported checks that the packets that came before a source was proven are in the queue once, with
-// those that prove it and the later ones.
+// TestHitsThatWaitedAreReported checks that the packets that came before a source was proven are in
+// the queue once, with those that prove it and the later ones.
 func TestHitsThatWaitedAreReported(t *testing.T) {
 	t.Parallel()
 	db := store.New(store.Options{Dir: t.TempDir()})
@@ -309,7 +309,7 @@ func TestHitsThatWaitedAreReported(t *testing.T) {
 	rows, err := db.Batch(t.Context(), 10)
 	n := uint64(0)
 	for _, row := range rows {
-		n += uint64(row.Packets)
+		n += row.Packets
 	}
 	if err != nil || n != 4 {
 		t.Errorf("%d packets are queued, %v; want 4", n, err)

@@ -48,8 +48,8 @@ type outbound struct {
 	tracked bool      // the kernel tracks connections
 	flowDue time.Time // when they may be read again
 	checked time.Time // when they were read last
-	// sent has the sources of datagrams to which this host began to send, and the time when that was
-	// last seen.
+	// sent has the sources of datagrams to which this host began to send, and the time when that
+	// was last seen.
 	sent map[netip.Addr]time.Time
 }
 

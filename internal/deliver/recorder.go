@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// recordEvery is the time between two recordings. A kill loses at most the hits of that time. In
-	// an attack by tens of thousands of sources a recording takes long. The next then begins after
-	// recordShare times as long, so that recording takes at most a tenth of a core.
+	// recordEvery is the time between two recordings. A kill loses at most the hits of that time.
+	// In an attack by tens of thousands of sources a recording takes long. The next then begins
+	// after recordShare times as long, so that recording takes at most a tenth of a core.
 	recordEvery, recordShare = time.Second, 10
 	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them
 	// within storeTimeout.

@@ -19,9 +19,9 @@
 // same way.
 //
 // Every step can fail. The active rules then stay as they are, a condition holds, and a retry is
-// scheduled: of a pull, of the kernel, of a write to the disk. If another program changes the rules,
-// they are restored. After a panic the loop is started again and resumes with the active rules.
-// Without any list nothing is blocked.
+// scheduled: of a pull, of the kernel, of a write to the disk. If another program changes the
+// rules, they are restored. After a panic the loop is started again and resumes with the active
+// rules. Without any list nothing is blocked.
 //
 // Small interfaces join the package to the others. Package observe reads the Ledger of dropped
 // packets and passes each window to Enforcer.Add, which looks for replies to this host that were

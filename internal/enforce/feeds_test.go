@@ -182,7 +182,9 @@ func TestASlowFeedDelaysNoOther(t *testing.T) {
 			t.Errorf("the feed that hung was pulled %d times", n)
 		}
 		cancel()
-		<-doneC
+		if err := <-doneC; err != nil {
+			t.Errorf("end: %v", err)
+		}
 	})
 }
 
@@ -273,8 +275,8 @@ func TestSavedListsOfTwoFeeds(t *testing.T) {
 	}
 }
 
-// TestAcceptTriesARolledBackListAgain: a list that was rolled back is applied at the next pull if the operator accepts it, and not
-// if it is only pulled.
+// TestAcceptTriesARolledBackListAgain: a list that was rolled back is applied at the next pull if
+// the operator accepts it, and not if it is only pulled.
 func TestAcceptTriesARolledBackListAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -299,8 +301,8 @@ func TestAcceptTriesARolledBackListAgain(t *testing.T) {
 	})
 }
 
-// TestSurveysOfAPull: a pull waits for a survey that began no earlier than the pull. If it did not reach the API, another survey
-// is asked for: the API may have another address.
+// TestSurveysOfAPull: a pull waits for a survey that began no earlier than the pull. If it did not
+// reach the API, another survey is asked for: the API may have another address.
 func TestSurveysOfAPull(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

@@ -561,7 +561,8 @@ func TestTheListIsSavedWhenTheDiskHasRoom(t *testing.T) {
 	}
 }
 
-// TestADryRunWritesNothing: a dry run leaves the state directory as it is, whatever it pulls, refuses and accepts.
+// TestADryRunWritesNothing: a dry run leaves the state directory as it is, whatever it pulls,
+// refuses and accepts.
 func TestADryRunWritesNothing(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 5000))
@@ -597,8 +598,8 @@ func TestADryRunWritesNothing(t *testing.T) {
 	}
 }
 
-// TestAnotherKeyHasListsOfAnotherSize: the saved list of another key of the same API is active at the start, and the first list of
-// the new key replaces it, whatever its size.
+// TestAnotherKeyHasListsOfAnotherSize: the saved list of another key of the same API is active at
+// the start, and the first list of the new key replaces it, whatever its size.
 func TestAnotherKeyHasListsOfAnotherSize(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 5000))

@@ -8,8 +8,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// counts are the figures of the status that only grow. The Enforcer holds them, because the board is
-// never read back. They belong to the goroutine of Run.
+// counts are the figures of the status that only grow. The Enforcer holds them, because the board
+// is never read back. They belong to the goroutine of Run.
 type counts struct {
 	pulls     status.Counts // by result
 	refused   status.Counts // by guard

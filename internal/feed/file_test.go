@@ -100,8 +100,8 @@ func TestSavedFile(t *testing.T) {
 	}
 }
 
-// TestSavedFileOfAnEarlyVersion: the saved list of the operator's file has the request of the API in early versions, and the
-// checksum of the path by itself.
+// TestSavedFileOfAnEarlyVersion: the saved list of the operator's file has the request of the API
+// in early versions, and the checksum of the path by itself.
 func TestSavedFileOfAnEarlyVersion(t *testing.T) {
 	t.Parallel()
 	dir, file := t.TempDir(), feed.NewFile("/etc/mine.txt")

@@ -232,8 +232,8 @@ func TestCopiesAreWrittenInTheStateDir(t *testing.T) {
 	}
 }
 
-// TestSavedEntriesAreWhole checks that an entry that was split around other addresses is saved as it came: those addresses may
-// be others in the next run.
+// TestSavedEntriesAreWhole checks that an entry that was split around other addresses is saved as
+// it came: those addresses may be others in the next run.
 func TestSavedEntriesAreWhole(t *testing.T) {
 	t.Parallel()
 	f := saved(t, t.TempDir())

@@ -116,7 +116,8 @@ func TestTally(t *testing.T) {
 	}
 }
 
-// steady is a Sensor of one source that sends ten packets a second, and the Counter of these packets.
+// steady is a Sensor of one source that sends ten packets a second, and the Counter of these
+// packets.
 type steady struct {
 	began time.Time
 	taken uint64
