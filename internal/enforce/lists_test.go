@@ -613,3 +613,34 @@ func TestAnotherKeyHasListsOfAnotherSize(t *testing.T) {
 	l.list = hosts("203.0", 5000)
 	l.want(false, false, "growth guard")
 }
+
+// TestAnEmptyFirstListIsRefused: a list without entries is not taken for the one that is active while none is.
+func TestAnEmptyFirstListIsRefused(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, "")
+	l.want(false, false, "empty guard")
+	l.wantConditions(status.CondRefused)
+}
+
+// TestAnActiveListEndsTheSpreading: refused lists are pulled ever less often, and after one became active as often as at first.
+func TestAnActiveListEndsTheSpreading(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 5000))
+	l.want(false, true, "Blocking 5000 IPs")
+	refuse := func(want time.Duration) {
+		t.Helper()
+		l.list = hosts("203.0", 20)
+		if l.a.sikker().refused.shrunk > 0 {
+			l.list = hosts("203.0", 20000)
+		}
+		if l.want(false, false, " guard"); l.wait != want {
+			t.Errorf("the next pull waits %v, want %v", l.wait, want)
+		}
+	}
+	refuse(retryRefused)
+	refuse(2 * retryRefused)
+	refuse(4 * retryRefused)
+	l.list = hosts("203.0", 5001)
+	l.want(false, true, "Blocking 5001 IPs")
+	refuse(retryRefused)
+}
