@@ -292,6 +292,9 @@ func TestAcceptTriesARolledBackListAgain(t *testing.T) {
 		pull(false)
 		a.set("203.0.113.1\n192.88.99.7\n", nil, nil)
 		pull(false)
+		if left := e.attempts.retry.Left(); left < rejectedFor || left > rejectedFor+time.Minute {
+			t.Errorf("it is tried again in %v by itself", left)
+		}
 		e.o.Host = dependent{h, k, "192.0.2.1"} // it does not need the address any longer
 		pull(false)
 		wantDropped(t, k, false, "192.88.99.7")
