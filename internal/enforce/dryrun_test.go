@@ -7,20 +7,24 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestDryRunIsNotGreen: nothing that a dry run says of itself can be taken for protection.
-func TestDryRunIsNotGreen(t *testing.T) {
+// TestDryRunIsNotReportedAsProtection: no report of a dry run can be mistaken for protection.
+func TestDryRunIsNotReportedAsProtection(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t, "SIKKER_DRY_RUN=true")
-	a.setList(a.sikker(), accepted{entries: listOf("203.0.113.0/24", "198.51.100.7/32", "2001:db8::/48"), at: a.o.Clock.Now()})
+	a, _ := newEnforcer(t, "SIKKER_DRY_RUN=true")
+	a.setList(a.sikker(), accepted{
+		entries: listOf("203.0.113.0/24", "198.51.100.7/32", "2001:db8::/48"),
+		at:      a.o.Clock.Now(),
+	})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
 	s := a.o.Board.Status()
-	if s.State != status.StateDryRun || s.Healthy || s.BlockedIPs != 0 || s.Blocked4 != 0 || s.Blocked6 != 0 || s.WouldBlock != 3 || s.Verified != nil {
+	if s.State != status.StateDryRun || s.Healthy || s.BlockedIPs != 0 || s.Blocked4 != 0 || s.Blocked6 != 0 ||
+		s.WouldBlock != 3 || s.Verified != nil {
 		t.Errorf("status: %+v", s)
 	}
 	if line := a.o.Board.Line(); line != "Dry run, nothing is blocked: would block 3 IPs" {
-		t.Errorf("the service manager is told %q", line)
+		t.Errorf("the service manager receives %q", line)
 	}
 	// A container in a dry run is not to be restarted, and who reads the answer sees that it is
 	// one.

@@ -22,11 +22,11 @@ import (
 const (
 	upstream = "203.0.113.53" // answers every question, at the neighbour
 	second   = "203.0.113.54" // also
-	liar     = "203.0.113.66" // sends what looks like answers of DNS, all the time
+	liar     = "203.0.113.66" // sends forged replies of DNS, all the time
 )
 
-// upstreams has the neighbour answer questions at upstream and second, and send forged answers from
-// liar.
+// upstreams makes the neighbour answer questions at upstream and second, and send forged replies
+// from liar.
 func upstreams(t *testing.T) func(*nettest.NS) {
 	t.Helper()
 	return func(other *nettest.NS) {
@@ -50,7 +50,8 @@ func upstreams(t *testing.T) func(*nettest.NS) {
 		c := listen(liar)
 		go func() {
 			for {
-				if _, err := c.WriteTo(noSuchName(make([]byte, 12)), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 40000}); err != nil {
+				if _, err := c.WriteTo(noSuchName(make([]byte, 12)),
+					&net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 40000}); err != nil {
 					return
 				}
 				time.Sleep(100 * time.Millisecond)
@@ -75,7 +76,7 @@ func serve(c net.PacketConn, reply func([]byte) []byte) {
 	}
 }
 
-// noSuchName makes a question an answer.
+// noSuchName turns a question into a negative reply.
 func noSuchName(msg []byte) []byte {
 	if len(msg) > 3 {
 		msg[2], msg[3] = 0x80, byte(dnsmessage.RCodeNameError)
@@ -83,8 +84,8 @@ func noSuchName(msg []byte) []byte {
 	return msg
 }
 
-// relay is a resolver on loopback that asks another, and has the name in its cache that a host
-// without its wits would ask for.
+// relay is a resolver on loopback that asks upstream. It answers sikkerapi.com itself, as from a
+// cache.
 type relay struct{ upstream atomic.Pointer[string] }
 
 func (r *relay) ask(upstream string) { r.upstream.Store(&upstream) }
@@ -120,21 +121,21 @@ func (r *relay) run(t *testing.T) {
 	})
 }
 
-// relayRoot is a root directory whose resolv.conf names the relay.
+// relayRoot returns a root directory whose resolv.conf names the relay.
 func relayRoot(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(root, "etc", "resolv.conf"), []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "etc", "resolv.conf"), []byte("nameserver 127.0.0.1\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	return root
 }
 
-// exempted returns the detail of the condition that an upstream is let through; empty if it does
-// not hold.
+// exempted returns the detail of status.CondExempt; empty if the condition does not hold.
 func exempted(a *Enforcer) string {
 	for _, c := range a.o.Board.Status().Conditions {
 		if c.Code == status.CondExempt {
@@ -146,9 +147,9 @@ func exempted(a *Enforcer) string {
 
 const relayList = "198.51.100.1\n" + upstream + "\n" + liar + "\n"
 
-// TestListedUpstreamIsLetThrough: a list holds the resolver that the one on loopback asks. That one
-// is let through as long as it is on the list, named in log and status, and everything else is
-// blocked: an address that forges answers as well.
+// TestListedUpstreamIsLetThrough: a list contains the server that the resolver on loopback asks.
+// That server is let through while it is listed, and named in log and status. All other entries are
+// blocked, also an address that forges replies.
 func TestListedUpstreamIsLetThrough(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -162,7 +163,8 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	s.await("SikkerGuard running")
 	s.await("BLOCKED answers from " + liar + ":53")
 	s.pull(relayList)
-	if line := s.await("those it needs are let through"); !strings.Contains(line, "["+upstream+"]") || !strings.Contains(line, "resolver 127.0.0.1") {
+	if line := s.await("those it needs are let through"); !strings.Contains(line, "["+upstream+"]") ||
+		!strings.Contains(line, "resolver 127.0.0.1") {
 		t.Errorf("the log does not name it: %s", line)
 	}
 	s.await("Blocking 2 IPs")
@@ -175,7 +177,7 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	if st := s.a.o.Board.Status(); st.Rollbacks != 0 || st.State != status.StateActive {
 		t.Errorf("status: %+v", st)
 	}
-	s.pull(relayList + "198.51.100.2\n") // what is exempted stays so with the next list
+	s.pull(relayList + "198.51.100.2\n") // exemptions outlast the next list
 	s.await("Blocking 3 IPs")
 	if !allowlisted(t, upstream) {
 		t.Error("the next list blocks the upstream")
@@ -188,8 +190,7 @@ func TestListedUpstreamIsLetThrough(t *testing.T) {
 	s.end()
 }
 
-// TestListedUpstreamOfALateResolver: the resolver on loopback begins when the list is active
-// already.
+// TestListedUpstreamOfALateResolver: the resolver on loopback starts after the list is active.
 func TestListedUpstreamOfALateResolver(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -218,8 +219,8 @@ func TestListedUpstreamOfALateResolver(t *testing.T) {
 	s.end()
 }
 
-// TestForgedAnswersExemptNothing: the resolver on loopback has lost those that it asks for another
-// reason, and a listed address sends what looks like answers.
+// TestForgedAnswersExemptNothing: the resolver on loopback has lost its upstream for another
+// reason, and a listed address sends forged replies.
 func TestForgedAnswersExemptNothing(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -227,7 +228,7 @@ func TestForgedAnswersExemptNothing(t *testing.T) {
 		return
 	}
 	r := &relay{}
-	r.ask("203.0.113.99") // nobody is there
+	r.ask("203.0.113.99") // no host has that address
 	r.run(t)
 	s := newScene(t, api.String(), relayList, relayRoot(t))
 	s.await("Blocking 3 IPs")
@@ -241,7 +242,7 @@ func TestForgedAnswersExemptNothing(t *testing.T) {
 	s.end()
 }
 
-// TestRetestExemptions: an exemption that is needed stays, and one that is not ends.
+// TestRetestExemptions: an exemption that is needed stays, and one that is not needed ends.
 func TestRetestExemptions(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -259,7 +260,8 @@ func TestRetestExemptions(t *testing.T) {
 	a.surveys.publish(newSurvey(discover(t, a.o.Host)))
 	e := a
 	e.sikker().list.entries = listOf("198.51.100.1/32", upstream+"/32")
-	e.trials.exempt.addrs, e.trials.exempt.checks = []netip.Addr{netip.MustParseAddr(upstream)}, []string{"resolver 127.0.0.1"}
+	e.trials.exempt.addrs, e.trials.exempt.checks = []netip.Addr{netip.MustParseAddr(upstream)},
+		[]string{"resolver 127.0.0.1"}
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +280,8 @@ func TestRetestExemptions(t *testing.T) {
 		}
 		a.retestExemptions(t.Context())
 		if got := exempted(a) != ""; got != tt.exempted || allowlisted(t, upstream) != tt.exempted {
-			t.Errorf("asking %s, due %v: exempted %v, in the kernel %v; want %v", tt.asks, tt.due, got, allowlisted(t, upstream), tt.exempted)
+			t.Errorf("asking %s, due %v: exempted %v, in the kernel %v; want %v", tt.asks, tt.due, got,
+				allowlisted(t, upstream), tt.exempted)
 		}
 	}
 }

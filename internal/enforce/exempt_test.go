@@ -11,46 +11,9 @@ import (
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/host"
-	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
-// TestAnswerers: listed sources are found whose answers were dropped lately, those of DNS first,
-// and a flood of others does not push those out.
-func TestAnswerers(t *testing.T) {
-	t.Parallel()
-	var s repliers
-	now := time.Now()
-	hit := func(addr string, port uint16, kind sensor.Kind) sensor.Hit {
-		return sensor.Hit{Key: sensor.Key{Source: netip.MustParseAddr(addr), Port: port, Kind: kind}}
-	}
-	s.add([]sensor.Hit{hit("198.51.100.9", 53, sensor.Answer)}, now.Add(-replyFresh-time.Second))
-	s.add([]sensor.Hit{hit("198.51.100.1", 53, sensor.Answer), hit("198.51.100.2", 443, sensor.Answer)}, now.Add(-2*time.Second))
-	s.add([]sensor.Hit{
-		hit("198.51.100.3", 853, sensor.Answer), hit("198.51.100.4", 53, sensor.Attempt), hit("203.0.113.1", 53, sensor.Answer),
-	}, now.Add(-time.Second))
-	list := listOf("198.51.100.0/24")
-	want := []netip.Addr{
-		netip.MustParseAddr("198.51.100.3"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2"),
-	}
-	if got := s.on(list, now); !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-	flood := make([]sensor.Hit, 0, 2*maxRepliers)
-	for i := range 2 * maxRepliers {
-		addr := netip.AddrFrom4([4]byte{198, 51, byte(101 + i/256), byte(i)})
-		flood = append(flood, hit(addr.String(), 443, sensor.Answer))
-	}
-	s.add(flood, now)
-	if len(s.last) > maxRepliers {
-		t.Errorf("%d sources are remembered", len(s.last))
-	}
-	got := s.on(listOf("198.51.0.0/16"), now)
-	if len(got) != maxCandidates || !slices.Equal(got[:2], want[:2]) {
-		t.Errorf("after a flood: got %v, want %d that begin with %v", got, maxCandidates, want[:2])
-	}
-}
-
-// probeless is a trial whose checks work while some addresses are let through.
+// probeless is a trial whose checks work while the needed addresses are let through.
 func probeless(let *desired, needed ...string) trial {
 	return trial{probe: func(context.Context, ...string) host.Checks {
 		c := host.Check{Name: "API"}
@@ -66,8 +29,8 @@ func probeless(let *desired, needed ...string) trial {
 	}}
 }
 
-// TestFewestCandidatesAreLetThrough: of many sources of answers, those that are needed are found
-// quickly, and no others. If an outage makes all look needed, the search ends and none is.
+// TestFewestCandidatesAreLetThrough: of many repliers, only the needed ones are found, and quickly.
+// If an outage makes all appear needed, the search ends and exempts none.
 func TestFewestCandidatesAreLetThrough(t *testing.T) {
 	t.Parallel()
 	candidates := make([]netip.Addr, maxCandidates)
@@ -86,11 +49,12 @@ func TestFewestCandidatesAreLetThrough(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				a, _ := logged(t)
+				a, _ := newEnforcer(t)
 				k := &letting{}
 				a.backend.fw = k
 				began := time.Now()
-				got, err := a.fewestNeeded(t.Context(), probeless(&k.last, tt.needed...), desired{}, host.Checks{{Name: "API"}}, candidates)
+				got, err := a.fewestNeeded(t.Context(), probeless(&k.last, tt.needed...), desired{},
+					host.Checks{{Name: "API"}}, candidates)
 				if !errors.Is(err, tt.err) {
 					t.Fatalf("got %v", err)
 				}
@@ -109,7 +73,7 @@ func TestFewestCandidatesAreLetThrough(t *testing.T) {
 	}
 }
 
-// letting is a kernel that remembers the last rules.
+// letting is a kernel that stores the last rules.
 type letting struct {
 	stubborn
 

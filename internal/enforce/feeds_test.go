@@ -85,7 +85,7 @@ type lockedKernel = fragile
 // twoFeeds returns an Enforcer of the feeds one and two, and its kernel.
 func twoFeeds(t *testing.T, one, two string) (*Enforcer, *lockedKernel, *textFeed, *textFeed) {
 	t.Helper()
-	e, _ := logged(t)
+	e, _ := newEnforcer(t)
 	a, b := &textFeed{name: "one", text: one}, &textFeed{name: "two", text: two}
 	e.remotes = nil
 	for _, f := range []*textFeed{a, b} {

@@ -26,16 +26,16 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// logged returns an Enforcer with the settings of the variables, and its log. Its state directory
+// newEnforcer returns an Enforcer with the settings of the variables, and its log. Its state directory
 // is never the machine's.
-func logged(t *testing.T, vars ...string) (*Enforcer, *zapobserver.ObservedLogs) {
+func newEnforcer(t *testing.T, vars ...string) (*Enforcer, *zapobserver.ObservedLogs) {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.DebugLevel)
-	return withLog(t, zap.New(core, zap.Development()), vars...), logs
+	return newEnforcerWithLog(t, zap.New(core, zap.Development()), vars...), logs
 }
 
-// withLog returns an Enforcer with the settings of the variables.
-func withLog(t *testing.T, log *zap.Logger, vars ...string) *Enforcer {
+// newEnforcerWithLog returns an Enforcer with the settings of the variables.
+func newEnforcerWithLog(t *testing.T, log *zap.Logger, vars ...string) *Enforcer {
 	t.Helper()
 	cfg, err := config.Load(append([]string{
 		"SIKKER_API_KEY=sk_test_unit", "SIKKER_STATE_DIR=" + filepath.Join(t.TempDir(), "state"),
@@ -95,8 +95,8 @@ func runAgain(ctx context.Context, e *Enforcer) (panicked int) {
 	return panicked
 }
 
-// runLine runs e and all that it needs on the real kernel until ctx ends, and then removes the
-// rules, as the agent does.
+// runLine runs e and all that it needs on the real kernel until ctx ends. Then it removes the
+// rules, in the manner of the agent.
 func runLine(ctx context.Context, e *Enforcer) error {
 	if err := e.Open(); err != nil {
 		return err
@@ -125,7 +125,7 @@ func runLine(ctx context.Context, e *Enforcer) error {
 	return errors.Join(err, events.Wait(), e.Close())
 }
 
-// kernel is a firewall whose rules can be taken away.
+// kernel is a firewall whose Present returns gone.
 type kernel struct {
 	firewall.Backend
 

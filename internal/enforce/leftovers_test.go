@@ -12,12 +12,11 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestDryRunTellsLeftoverRules: a dry run beside rules of a killed agent does not say that nothing
-// is blocked, nor does one that cannot see whether there are such rules; it does when they are
-// gone.
-func TestDryRunTellsLeftoverRules(t *testing.T) {
+// TestDryRunReportsLeftoverRules: while rules of a killed agent are active, or may be, a dry run
+// does not report that nothing is blocked. It does when they are gone.
+func TestDryRunReportsLeftoverRules(t *testing.T) {
 	t.Parallel()
-	a, logs := logged(t, "SIKKER_DRY_RUN=true")
+	a, logs := newEnforcer(t, "SIKKER_DRY_RUN=true")
 	a.setList(a.sikker(), accepted{entries: listOf("203.0.113.0/24"), at: a.o.Clock.Now()})
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
@@ -29,8 +28,16 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 		health string
 		line   string
 	}{
-		{[]string{"table inet sikkerguard"}, nil, status.CondLeft, "rules of another run of SikkerGuard block", "rules of another run of SikkerGuard block; would block 1 IPs"},
-		{[]string{"table inet sikkerguard"}, errors.New("no iptables"), status.CondLeft, "rules of another run of SikkerGuard block", ""},
+		{
+			[]string{"table inet sikkerguard"},
+			nil, status.CondLeft, "rules of another run of SikkerGuard block",
+			"rules of another run of SikkerGuard block; would block 1 IPs",
+		},
+		{
+			[]string{"table inet sikkerguard"},
+			errors.New("no iptables"), status.CondLeft,
+			"rules of another run of SikkerGuard block", "",
+		},
 		{nil, errors.New("not permitted"), status.CondLeftUnseen, "cannot see whether", "do; would block 1 IPs"},
 		{nil, nil, "", "nothing is blocked", "nothing is blocked: would block 1 IPs"},
 	} {
@@ -45,11 +52,13 @@ func TestDryRunTellsLeftoverRules(t *testing.T) {
 		if s.State != status.StateDryRun {
 			t.Errorf("%q, %v: the state is %s", tt.names, tt.err, s.State)
 		}
-		if ok, text := a.o.Board.Health(); !ok || !strings.Contains(text, tt.health) || strings.Contains(text, "nothing is blocked") != (tt.code == "") {
+		if ok, text := a.o.Board.Health(); !ok || !strings.Contains(text, tt.health) ||
+			strings.Contains(text, "nothing is blocked") != (tt.code == "") {
 			t.Errorf("%q, %v: health: %v %q", tt.names, tt.err, ok, text)
 		}
-		if line := a.o.Board.Line(); !strings.Contains(line, tt.line) || strings.Contains(line, "nothing is blocked") != (tt.code == "") {
-			t.Errorf("%q, %v: the service manager is told %q", tt.names, tt.err, line)
+		if line := a.o.Board.Line(); !strings.Contains(line, tt.line) ||
+			strings.Contains(line, "nothing is blocked") != (tt.code == "") {
+			t.Errorf("%q, %v: the service manager receives %q", tt.names, tt.err, line)
 		}
 	}
 	if n := logs.FilterMessage(status.Message(status.CondLeft)).Len(); n != 1 {
@@ -69,13 +78,13 @@ func (k *admitting) Admit(_ context.Context, rs ruleset.Ruleset) error {
 	return nil
 }
 
-// TestLeftoverRulesTakeAllowlist: rules of a killed agent let through what SIKKER_WHITELIST names
-// from the start on, and what this host depends on from the first survey on. The status tells of
-// them until a list replaces them, or another program ends them.
+// TestLeftoverRulesTakeAllowlist: rules of a killed agent let SIKKER_WHITELIST through from the
+// start, and the addresses that the host depends on from the first survey. The status reports them
+// until a list replaces them or another program removes them.
 func TestLeftoverRulesTakeAllowlist(t *testing.T) {
 	t.Parallel()
 	for _, replaced := range []bool{true, false} {
-		a, logs := logged(t)
+		a, logs := newEnforcer(t)
 		k := &admitting{}
 		a.backend.fw, a.o.Host = k, host.New(host.Options{Root: t.TempDir()})
 		a.o.Allow = listOf("203.0.113.7/32").Prefixes()

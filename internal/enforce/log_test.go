@@ -7,10 +7,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
-// TestAnEntryIsToldAsOne: of a network with a allowlisted address in it many parts are blocked. The
-// log, the status, the metrics, the service manager and the asker of a pull count it once, also
-// after a restart, and so does the guard that compares the next list with it.
-func TestAnEntryIsToldAsOne(t *testing.T) {
+// TestEntryIsCountedOnce: a network with an allowlisted address in it is blocked in many parts. The
+// log, the status, the metrics, the service manager and the outcome of a pull count it as one
+// entry, also after a restart, and so does the guard that compares the next list with it.
+func TestEntryIsCountedOnce(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, "203.0.113.0/24\n198.51.100.7\n192.0.0.0/8\n2001:db8::/32\n")
 	allowlisted := func() {
@@ -40,12 +40,13 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 			t.Errorf("%s: the metrics have %v", when, enforced)
 		}
 		if line := l.a.o.Board.Line(); !strings.HasPrefix(line, "Blocking 4 IPs") {
-			t.Errorf("%s: the service manager is told %q", when, line)
+			t.Errorf("%s: the service manager receives %q", when, line)
 		}
 		if l.a.sikker().baseline != 4 {
 			t.Errorf("%s: the next list is compared with %d entries", when, l.a.sikker().baseline)
 		}
-		if l.kernel.listOf("203.0.113.9") || !l.kernel.listOf("203.0.113.8") || l.kernel.listOf("192.168.1.1") || !l.kernel.listOf("192.1.1.1") {
+		if l.kernel.listOf("203.0.113.9") || !l.kernel.listOf("203.0.113.8") || l.kernel.listOf("192.168.1.1") ||
+			!l.kernel.listOf("192.1.1.1") {
 			t.Errorf("%s: the kernel has %v", when, l.kernel.rules.Block.Prefixes())
 		}
 	}
@@ -58,44 +59,45 @@ func TestAnEntryIsToldAsOne(t *testing.T) {
 	if n := l.a.o.Board.Status().BlockedIPs; n != 4 {
 		t.Errorf("after a restart the status has %d", n)
 	}
-	if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 4 || !strings.Contains(string(c.Body), "192.0.0.0/8\n") {
-		t.Errorf("kept: %d entries, %v: %s", c.Entries, err, c.Body)
+	if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 4 ||
+		!strings.Contains(string(c.Body), "192.0.0.0/8\n") {
+		t.Errorf("saved: %d entries, %v: %s", c.Entries, err, c.Body)
 	}
 }
 
-// TestBlockingIsToldOnceForAChange: a pull that gives the active list, as the first one after a
-// start with the saved list does, prints no second "Blocking N IPs".
-func TestBlockingIsToldOnceForAChange(t *testing.T) {
+// TestBlockingIsLoggedOncePerChange: a pull that returns the active list, such as the first one
+// after a start with the saved list, logs no second "Blocking N IPs".
+func TestBlockingIsLoggedOncePerChange(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
-	told := func(when string, want int) {
+	wantLogged := func(when string, want int) {
 		t.Helper()
 		if n := l.logs.FilterMessageSnippet("Blocking").Len(); n != want {
-			t.Errorf("%s: told %d times, want %d: %v", when, n, want, l.logs.All())
+			t.Errorf("%s: logged %d times, want %d: %v", when, n, want, l.logs.All())
 		}
 	}
 	l.want(false, true, "Blocking 4 IPs")
-	told("the first pull", 1)
+	wantLogged("the first pull", 1)
 	l.restart()
-	told("the saved list", 1)
+	wantLogged("the saved list", 1)
 	l.want(false, true, "Blocking 4 IPs")
-	told("a pull of the same list", 1)
+	wantLogged("a pull of the same list", 1)
 	l.list = hosts("203.0", 5)
 	l.want(false, true, "Blocking 5 IPs")
-	told("another list", 2)
+	wantLogged("another list", 2)
 	l.a.surveys.publish(survey{allow: blocklist.New(parsed(t, "203.0.0.3/32"))})
 	l.a.reconcile(t.Context(), "the allowlist changed")
-	told("another allowlist", 3)
+	wantLogged("another allowlist", 3)
 	l.a.surveys.publish(survey{allow: blocklist.New(parsed(t, "203.0.0.3/32"))})
 	l.want(false, true, "Blocking 4 IPs")
-	told("the same again", 3)
+	wantLogged("the same again", 3)
 	l.status = 503
 	l.want(false, false, "Still blocking 4 IPs")
 	l.status = 0
-	told("an outage", 3)
+	wantLogged("an outage", 3)
 	l.want(false, true, "Blocking 4 IPs")
-	told("the same after an outage", 4)
+	wantLogged("the same after an outage", 4)
 	if n := l.logs.FilterMessage("The pulled list is already active").Len(); n != 2 {
-		t.Errorf("that nothing changed is told %d times", n)
+		t.Errorf("the unchanged list is logged %d times", n)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
-// oneName resolves every name to one address; none if that is invalid.
+// oneName resolves every name to one address; to none if that is invalid.
 type oneName struct{ addr netip.Addr }
 
 func (o oneName) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
@@ -23,10 +23,10 @@ func (o oneName) LookupNetIP(context.Context, string, string) ([]netip.Addr, err
 	return []netip.Addr{o.addr}, nil
 }
 
-// TestAStartWithoutDNSKnowsTheAPI: a start while DNS is dead enforces the saved list, which holds
-// the API. The address that the run before resolved is let through, unless the file with it is
-// damaged or a dry run was the one before.
-func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
+// TestStartWithoutDNSAllowsTheAPI: a start without DNS enforces the saved list, which contains the
+// API. The address that an earlier run resolved is let through, unless its file is damaged or that
+// run was a dry run.
+func TestStartWithoutDNSAllowsTheAPI(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		damage bool
@@ -62,7 +62,7 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 		}
 		// As restart, with a host whose names do not resolve.
 		settle(l.a)
-		l.a, l.logs = logged(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
+		l.a, l.logs = newEnforcer(t, "SIKKER_API_URL="+l.url, "SIKKER_STATE_DIR="+l.dir)
 		l.kernel = &toyKernel{}
 		l.a.backend.fw, l.a.o.Host = l.kernel, on("")
 		ctx, stop := context.WithCancel(t.Context())
@@ -70,7 +70,8 @@ func TestAStartWithoutDNSKnowsTheAPI(t *testing.T) {
 		go func() { doneC <- l.a.surveys.Run(ctx) }()
 		l.a.restore(ctx)
 		if got := l.kernel.listOf("203.0.113.50"); got != tt.blocks || !l.kernel.listOf("203.0.113.51") {
-			t.Errorf("%s: the API is blocked: %v, want %v; active: %v", name, got, tt.blocks, l.kernel.rules.Block.Prefixes())
+			t.Errorf("%s: the API is blocked: %v, want %v; active: %v", name, got, tt.blocks,
+				l.kernel.rules.Block.Prefixes())
 		}
 		if warned := l.logs.FilterMessageSnippet("addresses of names cannot be read").Len() > 0; warned != tt.damage {
 			t.Errorf("%s: warned: %v", name, warned)
@@ -89,7 +90,10 @@ func TestAddressesOfNamesAreWrittenWhenTheyChange(t *testing.T) {
 	var k names
 	began := time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
 	n := func(hours int, addr string) host.Names {
-		return host.Names{At: began.Add(time.Duration(hours) * time.Hour), Addrs: map[string][]netip.Addr{"api.example": {netip.MustParseAddr(addr)}}}
+		return host.Names{
+			At:    began.Add(time.Duration(hours) * time.Hour),
+			Addrs: map[string][]netip.Addr{"api.example": {netip.MustParseAddr(addr)}},
+		}
 	}
 	for i, tt := range []struct {
 		n    host.Names

@@ -13,7 +13,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 )
 
-// readerOf returns a reader of a file with that text, which runs until the test ends.
+// readerOf returns a reader of a file with that text. It runs until the test ends.
 func readerOf(t *testing.T, text string) (r *ownReader, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "list.txt")
@@ -67,8 +67,9 @@ func expect(t *testing.T, r *ownReader, when, want string) {
 	}
 }
 
-// TestCustomReaderWaitsForTheLastLine writes an address in two parts: the first is another address.
-func TestCustomReaderWaitsForTheLastLine(t *testing.T) {
+// TestOwnReaderWaitsForTheLastLine writes an address in two parts. The first part is another valid
+// address.
+func TestOwnReaderWaitsForTheLastLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, path := readerOf(t, "203.0.113.1\n203.0.113.4")
 		doneC := r.ask()
@@ -81,8 +82,8 @@ func TestCustomReaderWaitsForTheLastLine(t *testing.T) {
 	})
 }
 
-// TestCustomReaderTakesAFileThatStays reads a file whose editor writes no newline at the end.
-func TestCustomReaderTakesAFileThatStays(t *testing.T) {
+// TestOwnReaderAcceptsAnUnchangedFile reads a file whose editor writes no newline at the end.
+func TestOwnReaderAcceptsAnUnchangedFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, path := readerOf(t, "203.0.113.1\n203.0.113.2")
 		began := time.Now()
@@ -103,9 +104,9 @@ func TestCustomReaderTakesAFileThatStays(t *testing.T) {
 	})
 }
 
-// TestCustomReaderReadsAgainWhatChanged has another program write the file during each of the first
+// TestOwnReaderRereadsAChangedFile: another program writes the file during each of the first
 // readings.
-func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
+func TestOwnReaderRereadsAChangedFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")
 		text := "203.0.113.1\n"
@@ -132,9 +133,9 @@ func TestCustomReaderReadsAgainWhatChanged(t *testing.T) {
 	})
 }
 
-// TestCustomReaderOutlivesAHangingFileSystem opens a file that does not answer: that is reported,
-// and the end is not delayed.
-func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
+// TestOwnReaderReportsAHangingFileSystem opens a file that does not answer. That is reported, and
+// does not delay the end of Run.
+func TestOwnReaderReportsAHangingFileSystem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")
 		rewrite(t, path, "203.0.113.1\n")
@@ -154,7 +155,11 @@ func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 		close(answerC)
 		expect(t, r, "when it answers", "203.0.113.1/32")
 
-		stuck := newOwnReader(func() (*feed.OpenFile, error) { <-t.Context().Done(); return nil, errors.New("too late") })
+		stuck := newOwnReader(func() (*feed.OpenFile, error) {
+			<-t.Context().Done()
+			return nil,
+				errors.New("too late")
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		endC := make(chan error, 1)
 		go func() { endC <- stuck.Run(ctx) }()
@@ -173,8 +178,8 @@ func TestCustomReaderOutlivesAHangingFileSystem(t *testing.T) {
 	})
 }
 
-// TestCustomReaderIsAbsent has no list configured.
-func TestCustomReaderIsAbsent(t *testing.T) {
+// TestOwnReaderMayBeNil has no list configured.
+func TestOwnReaderMayBeNil(t *testing.T) {
 	t.Parallel()
 	var r *ownReader
 	<-r.ask()

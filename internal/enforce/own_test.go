@@ -17,7 +17,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// ownScene is an agent with an operator's list, whose task is played by the test.
+// ownScene is an Enforcer with an operator's list. The test plays its loop.
 type ownScene struct {
 	t    *testing.T
 	a    *Enforcer
@@ -27,19 +27,19 @@ type ownScene struct {
 
 func newOwnScene(t *testing.T, path, state string) *ownScene {
 	t.Helper()
-	a, logs := logged(t, "SIKKER_CUSTOM_BLACKLIST="+path, "SIKKER_STATE_DIR="+state)
+	a, logs := newEnforcer(t, "SIKKER_CUSTOM_BLACKLIST="+path, "SIKKER_STATE_DIR="+state)
 	t.Cleanup(func() { settle(a) }) // they write to a directory that is removed
 	return &ownScene{t, a, logs, path}
 }
 
-// next ends the agent and returns the next run with the same state directory.
+// next ends the Enforcer and returns one of the next run, with the same state directory.
 func (s *ownScene) next(state string) *ownScene {
 	s.t.Helper()
 	settle(s.a)
 	return newOwnScene(s.t, s.path, state)
 }
 
-// read has the file read once, as it is, and taken.
+// read reads the file once, as it is, and applies the reading.
 func (s *ownScene) read() {
 	s.t.Helper()
 	s.a.own.reader.publish(s.a.own.reader.read().ownReading)
@@ -51,7 +51,7 @@ func (s *ownScene) write(text string) {
 	rewrite(s.t, s.path, text)
 }
 
-// entries returns the operator's list as it counts now.
+// entries returns the operator's list that counts now.
 func (s *ownScene) entries() string {
 	var ss []string
 	for p := range s.a.own.list.All() {
@@ -60,7 +60,7 @@ func (s *ownScene) entries() string {
 	return strings.Join(ss, " ")
 }
 
-// lines returns what was logged since it was last asked for, without debug lines.
+// lines returns the log lines since the previous call.
 func (s *ownScene) lines() (ss []string) {
 	for _, e := range s.logs.TakeAll() {
 		ss = append(ss, e.Message)
@@ -68,22 +68,43 @@ func (s *ownScene) lines() (ss []string) {
 	return ss
 }
 
-// TestOwnListKeepsWhatItHeld damages the operator's file in the ways in which jobs that fetch it
-// do.
-func TestOwnListKeepsWhatItHeld(t *testing.T) {
+// TestDamagedOwnFileKeepsThePreviousList damages the operator's file in the ways of jobs that fetch
+// it.
+func TestDamagedOwnFileKeepsThePreviousList(t *testing.T) {
 	t.Parallel()
 	const good, list = "203.0.113.1\n203.0.113.2\n203.0.113.3\n", "203.0.113.1/32 203.0.113.2/32 203.0.113.3/32"
 	for name, tt := range map[string]struct {
 		damage func(s *ownScene)
 		log    string
 	}{
-		"empty":    {func(s *ownScene) { s.write("") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
-		"a page":   {func(s *ownScene) { s.write("<html>\n502\n</html>\n") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
-		"no line":  {func(s *ownScene) { s.write("host.example\n") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
-		"all":      {func(s *ownScene) { s.write("::ffff:0:0/96\n") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
-		"binary":   {func(s *ownScene) { s.write("\x7fELF\x00\x00\x00") }, "Custom blacklist is refused; its previous entries stay (3 entries)"},
-		"missing":  {func(s *ownScene) { _ = os.Remove(s.path) }, "Custom blacklist cannot be read; its previous entries stay (3 entries)"},
-		"cut gzip": {func(s *ownScene) { s.write("\x1f\x8b\x08\x00") }, "Custom blacklist cannot be read; its previous entries stay (3 entries)"},
+		"empty": {
+			func(s *ownScene) { s.write("") },
+			"Custom blacklist is refused; its previous entries stay (3 entries)",
+		},
+		"a page": {
+			func(s *ownScene) { s.write("<html>\n502\n</html>\n") },
+			"Custom blacklist is refused; its previous entries stay (3 entries)",
+		},
+		"no line": {
+			func(s *ownScene) { s.write("host.example\n") },
+			"Custom blacklist is refused; its previous entries stay (3 entries)",
+		},
+		"all": {
+			func(s *ownScene) { s.write("::ffff:0:0/96\n") },
+			"Custom blacklist is refused; its previous entries stay (3 entries)",
+		},
+		"binary": {
+			func(s *ownScene) { s.write("\x7fELF\x00\x00\x00") },
+			"Custom blacklist is refused; its previous entries stay (3 entries)",
+		},
+		"missing": {
+			func(s *ownScene) { _ = os.Remove(s.path) },
+			"Custom blacklist cannot be read; its previous entries stay (3 entries)",
+		},
+		"cut gzip": {
+			func(s *ownScene) { s.write("\x1f\x8b\x08\x00") },
+			"Custom blacklist cannot be read; its previous entries stay (3 entries)",
+		},
 		"directory": {func(s *ownScene) {
 			_ = os.Remove(s.path)
 			_ = os.Mkdir(s.path, 0o700)
@@ -107,15 +128,17 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 				t.Errorf("log (-want +got):\n%s", diff)
 			}
 			st := s.a.o.Board.Latest()
-			if s.entries() != list || !st.Holds(status.CondCustom) || st.CustomList.Error == "" || st.CustomList.Entries != 3 || !st.CustomList.Since.Equal(since) {
-				t.Errorf("with the damaged file: %q, conditions %v, status %+v", s.entries(), st.Conditions, st.CustomList)
+			if s.entries() != list || !st.Holds(status.CondCustom) || st.CustomList.Error == "" ||
+				st.CustomList.Entries != 3 || !st.CustomList.Since.Equal(since) {
+				t.Errorf("with the damaged file: %q, conditions %v, status %+v", s.entries(), st.Conditions,
+					st.CustomList)
 			}
 			s.a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 			if state := s.a.o.Board.Latest().State; state != status.StateDegraded {
 				t.Errorf("the state is %s", state)
 			}
 
-			// The next run has it too, before it reads the file.
+			// The next run has it also, before it reads the file.
 			next := s.next(state)
 			next.a.restoreOwn()
 			if next.entries() != list || !next.a.o.Board.Latest().CustomList.Since.Equal(since) {
@@ -130,7 +153,8 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 			s.write("203.0.113.1\n203.0.113.2\n")
 			s.read()
 			st = s.a.o.Board.Latest()
-			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.Holds(status.CondCustom) || st.CustomList.Error != "" {
+			if s.entries() != "203.0.113.1/32 203.0.113.2/32" || st.Holds(status.CondCustom) ||
+				st.CustomList.Error != "" {
 				t.Errorf("with a good file again: %q, %+v", s.entries(), st)
 			}
 			if diff := cmp.Diff([]string{"Custom blacklist can be read again (2 entries)"}, s.lines()); diff != "" {
@@ -140,9 +164,9 @@ func TestOwnListKeepsWhatItHeld(t *testing.T) {
 	}
 }
 
-// TestOwnListIsEmptiedOnPurpose has a file with a comment alone. The next run does not bring the
-// old list back.
-func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
+// TestOwnListMayBeEmptied: a file with only a comment empties the list. The next run does not
+// restore the old entries.
+func TestOwnListMayBeEmptied(t *testing.T) {
 	t.Parallel()
 	path, state := filepath.Join(t.TempDir(), "list.txt"), t.TempDir()
 	rewrite(t, path, "203.0.113.1\n203.0.113.2\n203.0.113.3\n")
@@ -169,8 +193,9 @@ func TestOwnListIsEmptiedOnPurpose(t *testing.T) {
 	}
 }
 
-// TestOwnListTellsABigDrop tells less than half, and a bad line once.
-func TestOwnListTellsABigDrop(t *testing.T) {
+// TestOwnListLogsALargeDecrease: a list that shrinks below half is logged, and a bad line is logged
+// once.
+func TestOwnListLogsALargeDecrease(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "list.txt")
 	rewrite(t, path, "203.0.113.1\n203.0.113.2\n203.0.113.3\n203.0.113.4\n")
@@ -198,7 +223,7 @@ func TestOwnListTellsABigDrop(t *testing.T) {
 	}
 }
 
-// TestOwnListIsSavedLater has a disk that takes nothing at first: the list is written again.
+// TestOwnListIsSavedLater: a list that the disk refuses at first is written later.
 func TestOwnListIsSavedLater(t *testing.T) {
 	t.Parallel()
 	path, state := filepath.Join(t.TempDir(), "list.txt"), filepath.Join(t.TempDir(), "state")
@@ -220,11 +245,11 @@ func TestOwnListIsSavedLater(t *testing.T) {
 	}
 }
 
-// TestAllowlistThatCoversTheListsIsNotActive enforces lists of which the allowlist leaves nothing.
-func TestAllowlistThatCoversTheListsIsNotActive(t *testing.T) {
+// TestAllowlistThatCoversTheListsIsDegraded enforces lists that are allowlisted as a whole.
+func TestAllowlistThatCoversTheListsIsDegraded(t *testing.T) {
 	t.Parallel()
 	list := func(ss ...string) blocklist.Blocklist { return blocklist.New(parsed(t, ss...)) }
-	a, logs := logged(t)
+	a, logs := newEnforcer(t)
 	a.o.Host = host.New(host.Options{Root: t.TempDir()})
 	a.backend.fw = &stubborn{}
 	a.sikker().list.entries, a.own.list = list("198.51.100.1", "198.51.100.2"), list("203.0.113.9")
@@ -232,7 +257,8 @@ func TestAllowlistThatCoversTheListsIsNotActive(t *testing.T) {
 	if err := a.apply(t.Context(), a.wanted()); err != nil {
 		t.Fatal(err)
 	}
-	if s := a.o.Board.Latest(); s.State != status.StateDegraded || s.Reason != status.Message(status.CondCovered)+": 3 entries, and all are allowlisted" {
+	if s := a.o.Board.Latest(); s.State != status.StateDegraded ||
+		s.Reason != status.Message(status.CondCovered)+": 3 entries, and all are allowlisted" {
 		t.Errorf("got %s %q", s.State, s.Reason)
 	}
 	if logs.FilterMessage(status.Message(status.CondCovered)).Len() != 1 {
@@ -245,7 +271,7 @@ func TestAllowlistThatCoversTheListsIsNotActive(t *testing.T) {
 	}
 }
 
-// TestOwnListRefusedAtFirst: a file that was never a list left nothing that could stay.
+// TestOwnListRefusedAtFirst: a file that never was a list leaves no previous list.
 func TestOwnListRefusedAtFirst(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "list.txt")
@@ -257,11 +283,11 @@ func TestOwnListRefusedAtFirst(t *testing.T) {
 	}
 }
 
-// TestEmptyListIsNotActive: rules that block nothing are not well, whether the list is empty, as
-// one that the operator accepted, or this host filters neither family of it.
-func TestEmptyListIsNotActive(t *testing.T) {
+// TestEmptyListIsDegraded: rules that block nothing are a condition: an empty list that the
+// operator accepted, or a list of an address family that this host does not filter.
+func TestEmptyListIsDegraded(t *testing.T) {
 	t.Parallel()
-	a, logs := logged(t)
+	a, logs := newEnforcer(t)
 	a.o.Host = host.New(host.Options{Root: t.TempDir()})
 	a.backend.fw = &stubborn{}
 	list := blocklist.New(parsed(t, "198.51.100.1"))
@@ -284,17 +310,19 @@ func TestEmptyListIsNotActive(t *testing.T) {
 	check(status.StateActive, "")
 	a.active.entries4 = 0
 	a.publish()
-	check(status.StateDegraded, "The active list is empty: nothing is blocked: this host filters no address family that the list has entries of")
+	check(status.StateDegraded,
+		"The active list is empty: nothing is blocked: "+
+			"this host filters no address family that the list has entries of")
 	if n := logs.FilterMessage("The active list is empty: nothing is blocked").Len(); n != 2 {
 		t.Errorf("it is logged %d times, want each time it begins", n)
 	}
 }
 
-// TestOwnListWaitsForAnAllowlist: before the first survey nothing is applied, as the gateway may be
-// listed.
+// TestOwnListWaitsForAnAllowlist: before the first survey no rules are applied, because the gateway
+// may be listed.
 func TestOwnListWaitsForAnAllowlist(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
+	a, _ := newEnforcer(t)
 	a.o.Host = host.New(host.Options{Root: t.TempDir()})
 	a.backend.fw = &stubborn{}
 	a.own.list = blocklist.New(parsed(t, "198.51.100.1", "192.0.2.1"))
@@ -309,8 +337,8 @@ func TestOwnListWaitsForAnAllowlist(t *testing.T) {
 	}
 }
 
-// TestCustomStatusSince shows the time of the content, not of the last reading.
-func TestCustomStatusSince(t *testing.T) {
+// TestOwnListStatusSince: the status has the time of the content, not of the last reading.
+func TestOwnListStatusSince(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "list.txt")
 	rewrite(t, path, "203.0.113.1\n")

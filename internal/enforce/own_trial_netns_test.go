@@ -12,7 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// ownTrial is an agent with a list of the API active, whose task is played by the test.
+// ownTrial is an Enforcer with an active list of the API. The test plays its loop.
 type ownTrial struct {
 	*Enforcer
 
@@ -33,7 +33,7 @@ func newOwnTrial(t *testing.T) ownTrial {
 	return s
 }
 
-// pull has a list of the API accepted, and puts active what is wanted then.
+// pull accepts a list of the API and applies the wanted rules.
 func (s ownTrial) pull(prefixes ...string) error {
 	s.accept(s.sikker(), accepted{entries: listOf(prefixes...), at: s.o.Clock.Now()})
 	err := s.applyAll(s.t.Context())
@@ -41,14 +41,14 @@ func (s ownTrial) pull(prefixes ...string) error {
 	return err
 }
 
-// read has the operator's list read.
+// read publishes a reading of the operator's list.
 func (s ownTrial) read(prefixes ...string) {
 	s.own.reader.publish(ownReading{verdict: vet.Verdict{List: listOf(prefixes...)}})
 	s.updateOwn()
 	s.reconcile(s.t.Context(), "Custom blacklist changed")
 }
 
-// expect compares the active rules, and whether a rollback is told.
+// expect compares the active rules, and whether a rollback is reported.
 func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 	s.t.Helper()
 	var got blocklist.Blocklist
@@ -65,14 +65,15 @@ func (s ownTrial) expect(when string, rolledBack bool, prefixes ...string) {
 	if st.Holds(status.CondRolledBack) != rolledBack || st.Holds(status.CondWhitelist) {
 		s.t.Errorf("%s: conditions %v", when, st.Conditions)
 	}
-	if own := s.own.rejected != nil; st.CustomList != nil && strings.Contains(st.CustomList.Error, "was rolled back") != own {
+	if own := s.own.rejected != nil; st.CustomList != nil &&
+		strings.Contains(st.CustomList.Error, "was rolled back") != own {
 		s.t.Errorf("%s: the list's error is %q", when, st.CustomList.Error)
 	}
 }
 
-// TestOwnListThatCutsOffKeepsNoListOut: the operator's list is rolled back alone. The lists of the
-// API becomes active meanwhile, without another trial, and the list itself when it is mended.
-func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
+// TestOwnListThatCutsOffIsRolledBackAlone: only the operator's list is rolled back. Lists of the
+// API become active meanwhile, without another trial, and the operator's list when it is corrected.
+func TestOwnListThatCutsOffIsRolledBackAlone(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -90,7 +91,8 @@ func TestOwnListThatCutsOffKeepsNoListOut(t *testing.T) {
 		s.expect("after a pull", true, "198.51.100.2/32", "198.51.100.3/32", "198.51.100.7/32")
 		s.applySurvey(t.Context())
 	}
-	if got := s.o.Board.Status(); got.Rollbacks != 1 || got.State != status.StateDegraded || s.nextPull(s.sikker()) != s.o.PullInterval {
+	if got := s.o.Board.Status(); got.Rollbacks != 1 || got.State != status.StateDegraded ||
+		s.nextPull(s.sikker()) != s.o.PullInterval {
 		t.Errorf("%d rollbacks, state %s, next pull in %v", got.Rollbacks, got.State, s.nextPull(s.sikker()))
 	}
 	s.read("198.51.100.8/32")
@@ -130,7 +132,8 @@ func TestOwnListIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestOwnListThatCutsOffIsTheOnlyOne: nothing is active without it, and the status says so.
+// TestOwnListThatCutsOffIsTheOnlyOne: without that list no rules are active, and the status shows
+// that.
 func TestOwnListThatCutsOffIsTheOnlyOne(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -166,9 +169,9 @@ func (s ownTrial) allBut(network, hole string) (prefixes []string) {
 	return prefixes
 }
 
-// TestListThatCutsOffKeepsNoOwnListOut: a list of the API is rolled back alone, with and without
-// one that was active before it.
-func TestListThatCutsOffKeepsNoOwnListOut(t *testing.T) {
+// TestFeedListThatCutsOffIsRolledBackAlone: a list of the API is rolled back alone, with and
+// without an active list before it.
+func TestFeedListThatCutsOffIsRolledBackAlone(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)

@@ -10,12 +10,12 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestEnforcerThatHangs: three minutes without a pulse of the enforcing task are a condition and a
-// reason to restart; both end when it goes on.
-func TestEnforcerThatHangs(t *testing.T) {
+// TestHangingLoopIsReported: three minutes without a pulse of Run are a condition and a reason to
+// restart. Both end when Run continues.
+func TestHangingLoopIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, _ := logged(t)
+		a, _ := newEnforcer(t)
 		a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
 		ctx, cancel := context.WithCancel(t.Context())
 		doneC, goOnC := make(chan struct{}), make(chan struct{})
@@ -49,12 +49,12 @@ func TestEnforcerThatHangs(t *testing.T) {
 	})
 }
 
-// TestKernelThatHangs: the health is answered in time, and that the kernel does not answer is what
-// it says. The status comes, too, with the counters as they were read last.
-func TestKernelThatHangs(t *testing.T) {
+// TestHangingKernelIsReported: the health is answered in time, and names the kernel that does not
+// answer. The status has the last known counters.
+func TestHangingKernelIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, _ := logged(t)
+		a, _ := newEnforcer(t)
 		k := &mute{hangC: make(chan struct{})}
 		a.backend.fw = k
 		a.setStatus(func(s *status.Status) { s.Enforcing, s.PulledAt = status.StateActive, a.o.Clock.Now() })

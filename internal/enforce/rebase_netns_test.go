@@ -16,13 +16,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// recording is the kernel, which remembers what it was given.
+// recording is the kernel. It stores the rules that it receives.
 type recording struct {
 	firewall.Backend
 
 	given   []ruleset.Ruleset
 	removed int
-	after   func(n int) // is called after the n-th Apply; nil for nothing
+	after   func(n int) // called after the n-th Apply; nil for nothing
 }
 
 func (r *recording) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
@@ -39,16 +39,16 @@ func (r *recording) Remove() error {
 	return r.Backend.Remove()
 }
 
-// cutting returns a list that holds the API.
+// cutting returns a list that contains the API.
 func cutting() blocklist.Blocklist { return listOf("198.51.100.1/32", "203.0.113.0/24") }
 
-// apiKnown returns a survey in which the API is known.
+// apiKnown returns a survey that contains the API.
 func apiKnown() survey { return newestWith(listOf("203.0.113.50/32")) }
 
-// TestAnOldSurveyIsNotBlamedOnTheList: the host comes to need an address that the list holds while
-// the list is being applied, or during the trial that follows. The list stays active without that
-// address, is not rejected, and is never inactive once the address is known.
-func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
+// TestOldSurveyIsNotBlamedOnTheList: the host comes to need a listed address while the list is
+// applied, or during its trial. The list stays active without that address, is not rejected, and is
+// never inactive once the address is known.
+func TestOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -107,7 +107,8 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 			if e := a.active.rules; !e.block.Equal(last.Block) || !e.allow.Equal(last.Allow) {
 				t.Error("other rules are active than the agent remembers")
 			}
-			if last.Block.Contains(api.Addr()) || !last.Block.Contains(netip.MustParseAddr("203.0.113.51")) || !reaches(t) {
+			if last.Block.Contains(api.Addr()) || !last.Block.Contains(netip.MustParseAddr("203.0.113.51")) ||
+				!reaches(t) {
 				t.Errorf("active: %v", last.Block.Prefixes())
 			}
 			if err := errors.Join(h.Remove(), h.Close()); err != nil {
@@ -117,9 +118,9 @@ func TestAnOldSurveyIsNotBlamedOnTheList(t *testing.T) {
 	}
 }
 
-// TestAnOldSurveyIsNotSuspected: the active list is not accused, and nobody who answered is let in,
-// if the address that is not reached only lacks in the active rules.
-func TestAnOldSurveyIsNotSuspected(t *testing.T) {
+// TestOldSurveyCausesNoTestOfTheList: if only the newest survey contains the address that is not
+// reached, it is let through, and the active list is not tested.
+func TestOldSurveyCausesNoTestOfTheList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -139,17 +140,16 @@ func TestAnOldSurveyIsNotSuspected(t *testing.T) {
 	}
 	a.testActive(t.Context())
 	if logs.FilterMessageSnippet("letting their sources through for a moment").Len() > 0 || exempted(a) != "" {
-		t.Errorf("the list is accused; exempted: %q", exempted(a))
+		t.Errorf("the list is tested; exempted: %q", exempted(a))
 	}
 	if !reaches(t) || a.active.rules.block.Contains(api.Addr()) {
 		t.Errorf("active: %v", a.active.rules.block.Prefixes())
 	}
 }
 
-// TestATrialFollowsTheHost: an address that the host comes to need during a trial is let through
-// with the next step of that, and not when the trial has ended. The rules of before that a rollback
-// puts back let it through, too.
-func TestATrialFollowsTheHost(t *testing.T) {
+// TestTrialFollowsTheHost: an address that the host comes to need during a trial is let through by
+// the next step of the trial. A rollback also lets it through.
+func TestTrialFollowsTheHost(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -172,7 +172,8 @@ func TestATrialFollowsTheHost(t *testing.T) {
 		}
 	}
 	var rollback *RollbackError
-	if err := a.apply(t.Context(), desired{block: cutting().Union(listOf("198.51.100.0/28"))}); !errors.As(err, &rollback) {
+	if err := a.apply(t.Context(), desired{block: cutting().Union(listOf("198.51.100.0/28"))}); !errors.As(err,
+		&rollback) {
 		t.Fatalf("got %v, want a rollback", err)
 	}
 	if i := slices.IndexFunc(r.given[1:], func(rs ruleset.Ruleset) bool { return rs.Block.Contains(needed) }); i >= 0 {
@@ -183,9 +184,9 @@ func TestATrialFollowsTheHost(t *testing.T) {
 	}
 }
 
-// TestAdoptedRulesLeaveNoGap: rules of a killed agent are active, and checks fail with the first
-// list and work again later, or fail because of an address that answers. Rules are active all the
-// while, and the address is let through in the end.
+// TestAdoptedRulesLeaveNoGap: rules of a killed agent are active. Checks fail with the first list,
+// and work again later or fail because of an address that replies. Rules are active at every
+// moment, and the address is let through in the end.
 func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -198,7 +199,8 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		a.backend.fw = r
 		for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 		}
-		if _, err := a.applyRules(t.Context(), desired{block: listOf("198.51.100.1/32")}); err != nil { // by the agent before
+		if _, err := a.applyRules(t.Context(),
+			desired{block: listOf("198.51.100.1/32")}); err != nil { // by the agent before
 			t.Fatal(err)
 		}
 		a.active.adopted, r.given = true, nil
@@ -216,7 +218,8 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 		if err := a.apply(t.Context(), desired{block: block}); err != nil {
 			t.Fatal(err)
 		}
-		if r.removed > 0 || slices.ContainsFunc(r.given, func(rs ruleset.Ruleset) bool { return !rs.Block.Contains(netip.MustParseAddr("198.51.100.1")) }) {
+		if r.removed > 0 || slices.ContainsFunc(r.given,
+			func(rs ruleset.Ruleset) bool { return !rs.Block.Contains(netip.MustParseAddr("198.51.100.1")) }) {
 			t.Errorf("cuts %v: the host was open", cuts)
 		}
 		if s := a.o.Board.Latest(); s.State != status.StateActive || s.Rollbacks != 0 || a.active.adopted {
@@ -226,10 +229,10 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 			t.Errorf("the API is not reached; exempted: %q", exempted(a))
 		}
 		if logs.FilterMessageSnippet("Blocking ").Len() != 1 {
-			t.Errorf("cuts %v: the log does not tell once that the list blocks: %v", cuts, logs.All())
+			t.Errorf("cuts %v: the log does not have the blocking line once: %v", cuts, logs.All())
 		}
 		if !cuts && a.trials.recheck.due() == nil {
-			t.Error("the list is not doubted again")
+			t.Error("no recheck is scheduled")
 		}
 		if err := errors.Join(h.Remove(), h.Close()); err != nil {
 			t.Fatal(err)
@@ -237,9 +240,9 @@ func TestAdoptedRulesLeaveNoGap(t *testing.T) {
 	}
 }
 
-// TestAdoptedRulesStayIfTheKernelAnswersWrongly: the kernel has other rules than the first list
-// over those of a killed agent. They stay until the next attempt.
-func TestAdoptedRulesStayIfTheKernelAnswersWrongly(t *testing.T) {
+// TestAdoptedRulesStayAfterAMismatch: if the kernel does not have the first list, the rules of a
+// killed agent stay until the next attempt.
+func TestAdoptedRulesStayAfterAMismatch(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	l.a.active.adopted = true
@@ -253,7 +256,7 @@ func TestAdoptedRulesStayIfTheKernelAnswersWrongly(t *testing.T) {
 	l.want(false, true, "Blocking 4 IPs")
 }
 
-// wrong is a kernel that takes nothing and does not say so.
+// wrong is a kernel that ignores rules without an error.
 type wrong struct{ *toyKernel }
 
 func (*wrong) Apply(context.Context, ruleset.Ruleset) (ruleset.Evidence, error) {

@@ -13,12 +13,15 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// booting is an agent that began while the API's host could not be reached, so that nothing speaks
-// against a list that holds it. Now it can, and answers of it are dropped; the API that lists come
-// from is down.
+// booting returns an Enforcer that started while the API's host could not be reached, so that no
+// check blames a list that contains it. Now the host can be reached, and its replies are dropped;
+// the API that lists come from is down.
 func booting(t *testing.T, apiHost string) *scene {
 	t.Helper()
-	away := &netlink.Route{Dst: &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: unix.RTN_BLACKHOLE}
+	away := &netlink.Route{
+		Dst:  &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)},
+		Type: unix.RTN_BLACKHOLE,
+	}
 	if err := netlink.RouteAdd(away); err != nil {
 		t.Fatal(err)
 	}
@@ -38,23 +41,25 @@ func booting(t *testing.T, apiHost string) *scene {
 	return s
 }
 
-// TestSuspect lets through an address of the list which could not be reached before the list
-// either, and which the host needs. The rest of the list stays active.
-func TestSuspect(t *testing.T) {
+// TestListedAddressIsExempted: an address of the list is let through that the host needs and did
+// not reach before the list. The rest of the list stays active.
+func TestListedAddressIsExempted(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
 		return
 	}
 	s := booting(t, "api.example:9080")
-	if line := s.await("those it needs are let through"); !strings.Contains(line, "["+api.Addr().String()+"]") || !strings.Contains(line, "API api.example:9080") {
+	if line := s.await("those it needs are let through"); !strings.Contains(line, "["+api.Addr().String()+"]") ||
+		!strings.Contains(line, "API api.example:9080") {
 		t.Errorf("the log does not name it: %s", line)
 	}
 	s.await("still blocking 2 IPs") // the /24 less the API's address, and the other one
 	if !reaches(t) {
 		t.Error("the API is not reached")
 	}
-	if st := s.a.o.Board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded || !st.Holds(status.CondExempt) || !st.Holds(status.CondRefresh) {
+	if st := s.a.o.Board.Status(); st.Rollbacks != 0 || st.State != status.StateDegraded ||
+		!st.Holds(status.CondExempt) || !st.Holds(status.CondRefresh) {
 		t.Errorf("status: %+v", st)
 	}
 	s.down.Store(false)
@@ -66,14 +71,15 @@ func TestSuspect(t *testing.T) {
 	s.end()
 }
 
-// TestSuspectAcquitted keeps a active list that is not why the API is not reached.
-func TestSuspectAcquitted(t *testing.T) {
+// TestActiveListThatIsNotTheCauseStays: a list stays active if it is not the cause of a failed
+// check.
+func TestActiveListThatIsNotTheCauseStays(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
 		return
 	}
-	s := booting(t, "198.51.100.200:9080") // nobody is there
+	s := booting(t, "198.51.100.200:9080") // no host has that address
 	s.await("The list is not the cause; blocking 2 IPs as before")
 	s.await("Refresh failed; still blocking 2 IPs")
 	if reaches(t) {

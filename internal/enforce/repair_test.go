@@ -12,7 +12,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// harmed is a kernel whose rules are not what they should be, while it says so.
+// harmed is a kernel that reports err for its rules.
 type harmed struct {
 	*toyKernel
 
@@ -21,10 +21,10 @@ type harmed struct {
 
 func (h *harmed) Verify() (ruleset.Evidence, error) { return ruleset.Evidence{}, h.err }
 
-// withActive returns an agent that has put a active list in a kernel in memory.
+// withActive returns an Enforcer with active rules in a kernel in memory.
 func withActive(t *testing.T) (*Enforcer, *harmed) {
 	t.Helper()
-	a, _ := logged(t)
+	a, _ := newEnforcer(t)
 	a.o.Host = host.New(host.Options{Root: t.TempDir()})
 	fw := &harmed{toyKernel: &toyKernel{}}
 	a.backend.fw = fw
@@ -36,9 +36,9 @@ func withActive(t *testing.T) (*Enforcer, *harmed) {
 	return a, fw
 }
 
-// TestRepairsArePaced: another program that changes the rules over and over does not make the agent
-// repair them in a loop. After a time without harm the next repair is made at once again.
-func TestRepairsArePaced(t *testing.T) {
+// TestRepairsAreLimited: repairs of rules that another program changes repeatedly do not become a
+// loop. After a quiet time the next repair is immediate.
+func TestRepairsAreLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := withActive(t)
@@ -65,14 +65,13 @@ func TestRepairsArePaced(t *testing.T) {
 			t.Errorf("after a quiet time the repair waits %v", wait)
 		}
 		if n := a.o.Board.Latest().Repairs; n != 22 {
-			t.Errorf("%d repairs are told, want 22", n)
+			t.Errorf("%d repairs are counted, want 22", n)
 		}
 	})
 }
 
-// TestALossOfBeforeIsNoLoss: the watch may report harm that the rules of a moment later have
-// undone.
-func TestALossOfBeforeIsNoLoss(t *testing.T) {
+// TestEarlierLossIsNotRepaired: the watch may report a change that newer rules have undone.
+func TestEarlierLossIsNotRepaired(t *testing.T) {
 	t.Parallel()
 	a, fw := withActive(t)
 	a.checkLoss(errors.New("the table was deleted"))
@@ -84,4 +83,38 @@ func TestALossOfBeforeIsNoLoss(t *testing.T) {
 	if a.repair.due() == nil || !a.o.Board.Latest().Holds(status.CondRules) {
 		t.Error("rules that the kernel does not have are not repaired")
 	}
+}
+
+// TestRepairsSlowDown: the first repair of rules that another program changes is immediate. If two
+// programs fight over them, repairs slow down to one a minute. After a quiet time the next repair
+// is immediate.
+func TestRepairsSlowDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var r repairer
+		repair := func() time.Duration {
+			began := time.Now()
+			r.schedule(errors.New("changed"))
+			<-r.due()
+			r.cancel()
+			r.last = time.Now()
+			return time.Since(began)
+		}
+		if wait := repair(); wait > 0 {
+			t.Errorf("the first waits %v", wait)
+		}
+		repairs, began := 0, time.Now()
+		for ; time.Since(began) < time.Hour; repairs++ {
+			if wait := repair(); wait > repairMost {
+				t.Errorf("repair %d waits %v", repairs, wait)
+			}
+		}
+		if repairs > 66 || repairs < 60 {
+			t.Errorf("%d repairs in an hour", repairs)
+		}
+		time.Sleep(3 * repairMost)
+		if wait := repair(); wait > 0 {
+			t.Errorf("after a time of peace it waits %v", wait)
+		}
+	})
 }

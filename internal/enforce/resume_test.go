@@ -21,7 +21,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
-// fragile is a kernel whose backend panics at an Apply after the kernel took the rules.
+// fragile is a kernel whose backend panics after the kernel has accepted the rules.
 type fragile struct {
 	toyKernel
 
@@ -52,10 +52,9 @@ func (f *fragile) drops(addr string) bool {
 	return f.listOf(addr)
 }
 
-// TestPanicWhileEnforcing: a panic of the enforcing loop ends neither the process nor the rules.
-// What was active before is applied again, the asker of the pull is told, the status says so until
-// the loop runs, and the next pull works.
-func TestPanicWhileEnforcing(t *testing.T) {
+// TestPanicDuringAnApply: a panic of Run ends neither the process nor the rules. The previous rules
+// are applied again, the asker of the pull receives the failure, and the next pull works.
+func TestPanicDuringAnApply(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	k := &fragile{}
@@ -65,15 +64,15 @@ func TestPanicWhileEnforcing(t *testing.T) {
 	hangupC := make(chan os.Signal)
 	l.a.backend.fw, l.a.o.HangupC = k, hangupC
 	changedC := l.a.o.Board.Subscribe()
-	await := func(what string, ok func() bool) {
+	await := func(state string, ok func() bool) {
 		t.Helper()
 		deadline := time.After(time.Minute)
 		for !ok() {
 			select {
 			case <-changedC:
-			case <-time.After(20 * time.Millisecond): // the log and the kernel tell nobody
+			case <-time.After(20 * time.Millisecond): // the log and the kernel send no notification
 			case <-deadline:
-				t.Fatalf("waited in vain until %s: %v", what, l.logs.All())
+				t.Fatalf("timeout before %s: %v", state, l.logs.All())
 			}
 		}
 	}
@@ -85,7 +84,7 @@ func TestPanicWhileEnforcing(t *testing.T) {
 	l.list = hosts("198.51", 4)
 	k.arm()
 	if o := l.a.Pull(ctx, false); o.OK || !strings.Contains(o.Text, "fault of SikkerGuard") {
-		t.Errorf("the asker is told %+v", o)
+		t.Errorf("the asker receives %+v", o)
 	}
 	await("the first list is active again", func() bool { return k.drops("203.0.0.3") && !k.drops("198.51.0.3") })
 	hangupC <- syscall.SIGHUP
@@ -96,8 +95,9 @@ func TestPanicWhileEnforcing(t *testing.T) {
 	}
 }
 
-// TestPanicOfTheKeptList: a panic while the saved list is restored does not prevent the first pull.
-func TestPanicOfTheKeptList(t *testing.T) {
+// TestPanicOfTheSavedList: a panic while the saved list is restored does not prevent the first
+// pull.
+func TestPanicOfTheSavedList(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	l.want(false, true, "Blocking 4 IPs")

@@ -23,17 +23,20 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// api is where the host's API is, at the other end of the link.
+// api is the address of the host's API, at the other end of the link.
 var api = netip.MustParseAddrPort("203.0.113.50:9080")
 
 // inside runs the test on a server with one neighbour, which has api's address and accepts
-// connections on its port. more has the neighbour do other things.
+// connections on its port. more prepares the neighbour further.
 func inside(t *testing.T, more ...func(other *nettest.NS)) {
 	t.Helper()
 	server, other := nettest.New(t), nettest.New(t)
 	nettest.Link(server, other, "eth0",
 		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")},
-		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.PrefixFrom(api.Addr(), 32), netip.MustParsePrefix("203.0.113.53/32")})
+		[]netip.Prefix{
+			netip.MustParsePrefix("192.0.2.2/24"), netip.PrefixFrom(api.Addr(), 32),
+			netip.MustParsePrefix("203.0.113.53/32"),
+		})
 	server.DefaultRoute("eth0")
 	other.DefaultRoute("eth0")
 	var (
@@ -60,8 +63,8 @@ func inside(t *testing.T, more ...func(other *nettest.NS)) {
 	server.Rerun(t)
 }
 
-// fickle resolves the API's name to one address when the allowlist is made, which asks with
-// patience, and to another when the API is connected to. Large services answer so.
+// fickle resolves the API's name to one address for a survey, which has a long deadline, and to
+// another when the API is connected to. Large services do the same.
 type fickle struct{}
 
 func (fickle) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
@@ -71,7 +74,7 @@ func (fickle) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error
 	return []netip.Addr{api.Addr()}, nil
 }
 
-// scene is an agent that runs, and a list that can be changed.
+// scene is an Enforcer that runs, and a list that can be changed.
 type scene struct {
 	t     *testing.T
 	a     *Enforcer
@@ -85,7 +88,7 @@ type scene struct {
 	stop  context.CancelFunc
 }
 
-// newScene starts an agent, as makeScene makes it.
+// newScene starts the Enforcer of makeScene.
 func newScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	t.Helper()
 	s := makeScene(t, apiHost, list, root...)
@@ -99,8 +102,8 @@ func (s *scene) begin() {
 	go func() { s.doneC <- runLine(ctx, s.a) }()
 }
 
-// makeScene makes an agent. apiHost is the API that the host must reach; the list comes from
-// another, on loopback. root is where the host's files are, if not at /.
+// makeScene returns a scene. apiHost is the API that the host must reach. The list comes from
+// another API, on loopback. root is the directory of the host's files, if not /.
 func makeScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	t.Helper()
 	s := &scene{t: t, hup: make(chan os.Signal, 1), doneC: make(chan error, 1)}
@@ -115,7 +118,7 @@ func makeScene(t *testing.T, apiHost, list string, root ...string) *scene {
 		_, _ = fmt.Fprint(w, *s.list.Load())
 	}))
 	t.Cleanup(srv.Close)
-	s.a, s.logs = logged(t, "SIKKER_API_URL="+srv.URL, "SIKKER_STATE_DIR="+filepath.Join(t.TempDir(), "state"))
+	s.a, s.logs = newEnforcer(t, "SIKKER_API_URL="+srv.URL, "SIKKER_STATE_DIR="+filepath.Join(t.TempDir(), "state"))
 	s.a.o.HangupC = s.hup
 	s.a.o.Host = host.New(host.Options{
 		APIURL: &url.URL{Scheme: "https", Host: apiHost}, Resolver: fickle{}, Root: strings.Join(root, ""),
@@ -124,7 +127,7 @@ func makeScene(t *testing.T, apiHost, list string, root ...string) *scene {
 	return s
 }
 
-// await waits for a line of the log that holds the text, after the one found last.
+// await waits for a log line that contains the text, after the last one that was found.
 func (s *scene) await(text string) string {
 	s.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -169,8 +172,7 @@ func reachesHost(t *testing.T, addr string, within time.Duration) bool {
 	return err == nil
 }
 
-// TestRollback has a list that cuts the host off from its API, by an address that the allowlist
-// does not know.
+// TestRollback: a list cuts the host off from its API, by an address that is not allowlisted.
 func TestRollback(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -188,8 +190,9 @@ func TestRollback(t *testing.T) {
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
 	line := s.await("Refresh failed; still blocking 2 IPs")
 	t.Logf("rolled back after %v", time.Since(start))
-	if !strings.Contains(line, "rolled back") || !strings.Contains(line, "API api.example:9080") || !strings.Contains(line, "list of 2 entries") {
-		t.Errorf("the reason is not told: %s", line)
+	if !strings.Contains(line, "rolled back") || !strings.Contains(line, "API api.example:9080") ||
+		!strings.Contains(line, "list of 2 entries") {
+		t.Errorf("the reason is not logged: %s", line)
 	}
 	if !reaches(t) {
 		t.Error("the API is not reached after the rollback")
@@ -207,7 +210,7 @@ func TestRollback(t *testing.T) {
 	s.end()
 }
 
-// TestRollbackOfTheFirstList leaves nothing active, rather than a list that cuts the host off.
+// TestRollbackOfTheFirstList: no rules are better than a first list that cuts the host off.
 func TestRollbackOfTheFirstList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -227,22 +230,22 @@ func TestRollbackOfTheFirstList(t *testing.T) {
 	s.end()
 }
 
-// TestBrokenBefore shows that what did not work before a list is not blamed on it.
-func TestBrokenBefore(t *testing.T) {
+// TestEarlierFailuresAreNotBlamedOnTheList: checks that failed before a list are not blamed on it.
+func TestEarlierFailuresAreNotBlamedOnTheList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
 		return
 	}
-	s := newScene(t, "203.0.113.51:9080", "198.51.100.1\n") // nobody is there
+	s := newScene(t, "203.0.113.51:9080", "198.51.100.1\n") // no host has that address
 	s.await("Blocking 1 IPs")
 	s.pull("198.51.100.1\n203.0.113.0/24\n")
 	s.await("Blocking 2 IPs") // the /24 less the API's address counts once
 	s.end()
 }
 
-// TestAllowlistStaysReachable puts the API, a resolver, the gateway and the host's own address on
-// the list: alone, inside a /24, and inside a /8.
+// TestAllowlistStaysReachable lists the API, a resolver, the gateway and the host's own address:
+// alone, inside a /24, and inside a /8.
 func TestAllowlistStaysReachable(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -266,13 +269,18 @@ func TestAllowlistStaysReachable(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(root, "etc", "resolv.conf"), []byte("nameserver 203.0.113.53\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "etc", "resolv.conf"), []byte("nameserver 203.0.113.53\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	needed := []string{"203.0.113.50", "203.0.113.53", "192.0.2.2", "192.0.2.1"}
 	s := newScene(t, "203.0.113.50:9080", strings.Join(needed, "\n")+"\n198.51.100.1\n198.51.100.2\n", root)
 	s.await("SikkerGuard running")
-	for _, list := range []string{"", "203.0.113.0/24\n192.0.2.0/24\n198.51.100.1\n198.51.100.2\n198.51.100.3\n198.51.100.4\n", "203.0.0.0/8\n192.0.0.0/8\n198.51.100.1\n198.51.100.2\n"} {
+	for _, list := range []string{
+		"",
+		"203.0.113.0/24\n192.0.2.0/24\n198.51.100.1\n198.51.100.2\n198.51.100.3\n198.51.100.4\n",
+		"203.0.0.0/8\n192.0.0.0/8\n198.51.100.1\n198.51.100.2\n",
+	} {
 		if list != "" {
 			s.pull(list)
 			s.await("Blocking ")

@@ -4,19 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// TestSaverWritesTheNewest: a disk that is full is tried again, at least every minute; one that
-// hangs delays nobody and is reported, and when it goes on the newest value is written.
+// TestSaverWritesTheNewest: a full disk is tried again, at least every minute. A disk that hangs
+// delays no caller and is reported. When it continues, the newest value is written.
 func TestSaverWritesTheNewest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -63,7 +66,8 @@ func TestSaverWritesTheNewest(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		mu.Lock()
-		if n, least := len(reports), int(time.Since(began)/(2*saveRetryMost)); n < least || n > 100 || slices.Contains(reports, "no space left on device true") {
+		if n, least := len(reports), int(time.Since(began)/(2*saveRetryMost)); n < least || n > 100 ||
+			slices.Contains(reports, "no space left on device true") {
 			t.Errorf("tried %d times in an hour, reports %q", n, reports)
 		}
 		reports, full = nil, nil
@@ -105,24 +109,23 @@ func TestSaverWritesTheNewest(t *testing.T) {
 	})
 }
 
-// TestTheEndWaitsForSavers: a list that became active just before the agent ends is written, and
-// the newest one. A disk that hangs delays the end only for a limited time, whatever number of
-// files is being written, and nothing is written after the end.
-func TestTheEndWaitsForSavers(t *testing.T) {
+// TestStopWaitsForSavers: a list that becomes active just before the agent ends is written, and so
+// is the newest one. The end does not wait for a disk that hangs.
+func TestStopWaitsForSavers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		e, _ := logged(t)
+		e, _ := newEnforcer(t)
 		var (
 			mu      sync.Mutex
 			written []string
 			failed  int
 		)
-		write := func(what string, hangs time.Duration) func() error {
+		write := func(name string, hangs time.Duration) func() error {
 			return func() error {
 				time.Sleep(hangs)
 				mu.Lock()
 				defer mu.Unlock()
-				written = append(written, what)
+				written = append(written, name)
 				return nil
 			}
 		}
@@ -159,14 +162,14 @@ func TestTheEndWaitsForSavers(t *testing.T) {
 	})
 }
 
-// TestAHangingDiskDelaysNothing: while the active list is being written to a disk that hangs, the
+// TestHangingDiskDelaysNothing: while the active list is written to a disk that hangs, the
 // allowlist follows the host, and the status reports the disk.
-func TestAHangingDiskDelaysNothing(t *testing.T) {
+func TestHangingDiskDelaysNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "list.txt")
 		rewrite(t, path, "203.0.113.9\n")
-		e, logs := logged(t, "SIKKER_CUSTOM_BLACKLIST="+path)
+		e, logs := newEnforcer(t, "SIKKER_CUSTOM_BLACKLIST="+path)
 		e.o.Host, e.backend.fw = host.New(host.Options{Root: t.TempDir()}), &stubborn{}
 		resumedC := make(chan struct{})
 		hang := func() error { <-resumedC; return nil }
@@ -179,7 +182,8 @@ func TestAHangingDiskDelaysNothing(t *testing.T) {
 		e.surveys.publish(survey{allow: listOf("198.51.100.2/32")})
 		e.applySurvey(t.Context())
 		took := time.Since(began)
-		if took > saveMost/2 || e.active.rules == nil || !e.active.rules.allow.Contains(netip.MustParseAddr("198.51.100.2")) {
+		if took > saveMost/2 || e.active.rules == nil ||
+			!e.active.rules.allow.Contains(netip.MustParseAddr("198.51.100.2")) {
 			t.Errorf("after %v active: %+v", took, e.active.rules)
 		}
 		time.Sleep(10 * saveMost)
@@ -200,44 +204,38 @@ func TestAHangingDiskDelaysNothing(t *testing.T) {
 	})
 }
 
-// TestRepairsSlowDown: the first repair of rules that another program changes comes at once. Two
-// programs that fight over them do so once a minute in the end; after a time of peace it comes at
-// once again.
-func TestRepairsSlowDown(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var r repairer
-		repair := func() time.Duration {
-			began := time.Now()
-			r.schedule(errors.New("changed"))
-			<-r.due()
-			r.cancel()
-			r.last = time.Now()
-			return time.Since(began)
-		}
-		if wait := repair(); wait > 0 {
-			t.Errorf("the first waits %v", wait)
-		}
-		repairs, began := 0, time.Now()
-		for ; time.Since(began) < time.Hour; repairs++ {
-			if wait := repair(); wait > repairMost {
-				t.Errorf("repair %d waits %v", repairs, wait)
-			}
-		}
-		if repairs > 66 || repairs < 60 {
-			t.Errorf("%d repairs in an hour", repairs)
-		}
-		time.Sleep(3 * repairMost)
-		if wait := repair(); wait > 0 {
-			t.Errorf("after a time of peace it waits %v", wait)
-		}
-	})
-}
-
-// settle waits until everything is written, however long a busy disk takes. A write that failed is
+// settle waits until every value is written, however long a busy disk takes. A write that failed is
 // not repeated.
 func settle(e *Enforcer) {
 	for _, s := range e.savers() {
 		s.wait(nil)
+	}
+}
+
+// TestListIsSavedWhenTheDiskHasSpace: a list that could not be saved is saved as soon as the disk
+// works. Until then the status reports it.
+func TestListIsSavedWhenTheDiskHasSpace(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.a.sikker().saver.backoff = clock.NewBackoff(time.Second, time.Second) // the test is in a hurry
+	inTheWay := filepath.Join(l.dir, "blacklist.txt")
+	if err := os.MkdirAll(inTheWay, 0o700); err != nil { // stands for a disk that takes nothing
+		t.Fatal(err)
+	}
+	l.want(false, true, "Blocking 4 IPs")
+	settle(l.a)
+	l.wantConditions(status.CondUnkept)
+	if s := l.a.o.Board.Status(); s.State != status.StateDegraded || !strings.Contains(s.Reason, "save list") {
+		t.Errorf("%s %q", s.State, s.Reason)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); l.a.sikker().saver.pending() && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	l.wantConditions()
+	if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 4 {
+		t.Errorf("saved: %d entries, %v", c.Entries, err)
 	}
 }

@@ -1,27 +1,21 @@
 package enforce
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
-	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
-	"github.com/sikkerapi/sikkerguard/internal/firewall"
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
-	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// TestRetryIn says how long each kind of failure makes the agent wait: between least and most, as
+// TestRetryIn checks the wait after each kind of failure. It lies between least and most, because
 // the backoff has jitter.
 func TestRetryIn(t *testing.T) {
 	t.Parallel()
@@ -30,17 +24,33 @@ func TestRetryIn(t *testing.T) {
 		err         error
 		least, most time.Duration
 	}{
-		{"OK a passing failure is tried again soon", &sikkerapi.TemporaryError{Err: errors.New("503")}, time.Second, 10 * time.Second},
-		{"OK what the API asks for counts", &sikkerapi.TemporaryError{RetryAfter: 10 * time.Minute, Err: errors.New("503")}, 10 * time.Minute, 10 * time.Minute},
-		{"OK a spent quota is waited for", &sikkerapi.QuotaError{RetryAfter: 7 * time.Hour}, 7 * time.Hour, 7*time.Hour + 10*time.Second},
-		{"OK a refused key is tried again hourly", fmt.Errorf("pull: %w", sikkerapi.ErrUnauthorized), time.Hour, time.Hour},
-		{"OK a refused list does not burn the quota", &vet.RefusalError{Guard: vet.GuardEmpty}, 5 * time.Minute, 5 * time.Minute},
+		{
+			"OK a passing failure is tried again soon", &sikkerapi.TemporaryError{Err: errors.New("503")}, time.Second,
+			10 * time.Second,
+		},
+		{
+			"OK the wait that the API requests is used",
+			&sikkerapi.TemporaryError{RetryAfter: 10 * time.Minute, Err: errors.New("503")}, 10 * time.Minute,
+			10 * time.Minute,
+		},
+		{
+			"OK a spent quota is waited for", &sikkerapi.QuotaError{RetryAfter: 7 * time.Hour}, 7 * time.Hour,
+			7*time.Hour + 10*time.Second,
+		},
+		{
+			"OK a refused key is tried again hourly", fmt.Errorf("pull: %w", sikkerapi.ErrUnauthorized), time.Hour,
+			time.Hour,
+		},
+		{
+			"OK a refused list does not burn the quota", &vet.RefusalError{Guard: vet.GuardEmpty}, 5 * time.Minute,
+			5 * time.Minute,
+		},
 		{"OK the kernel", errors.New("no buffer space"), time.Second, 10 * time.Second},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			a, _ := logged(t)
+			a, _ := newEnforcer(t)
 			a.sikker().wait = clock.NewBackoff(retryFirst, retryMost)
 			if got := a.retryIn(a.sikker(), tt.err); got < tt.least || got > tt.most {
 				t.Errorf("got %v, want from %v to %v", got, tt.least, tt.most)
@@ -49,7 +59,7 @@ func TestRetryIn(t *testing.T) {
 	}
 }
 
-// TestSpread: what is left of a quota lasts until it is there anew.
+// TestSpread: the rest of a quota lasts until the quota resets.
 func TestSpread(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 7, 1, 14, 0, 0, 0, time.UTC)
@@ -61,7 +71,8 @@ func TestSpread(t *testing.T) {
 		{sikkerapi.Quota{}, 0},
 		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 20, Reset: midnight}, 30 * time.Minute},
 		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 1, Reset: midnight}, 10 * time.Hour},
-		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 0, Reset: midnight}, 0}, // the next pull is told when to come
+		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 0, Reset: midnight}, 0},
+		// the API sends the time of the next pull
 		{sikkerapi.Quota{Known: true, Limit: 24, Remaining: 20, Reset: now}, 0},
 	} {
 		if got := spread(tt.quota, now); got != tt.want {
@@ -70,7 +81,7 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// TestBackoffNeverGivesUp goes past the library's own limit, after which it would stop.
+// TestBackoffNeverGivesUp passes the library's own limit, after which its backoff would stop.
 func TestBackoffNeverGivesUp(t *testing.T) {
 	t.Parallel()
 	b := clock.NewBackoff(retryFirst, retryMost)
@@ -78,70 +89,6 @@ func TestBackoffNeverGivesUp(t *testing.T) {
 		if d := b.NextBackOff(); d == backoff.Stop || d > 2*retryMost {
 			t.Fatalf("got %v", d)
 		}
-	}
-}
-
-// stubborn is a kernel that refuses rules as often as it is told to.
-type stubborn struct {
-	firewall.Backend
-
-	refuse int
-}
-
-func (s *stubborn) Apply(_ context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
-	if s.refuse > 0 {
-		s.refuse--
-		return ruleset.Evidence{}, errors.New("no buffer space available")
-	}
-	return ruleset.Evidence{Entries4: rs.Block.Len4(), Entries6: rs.Block.Len6()}, nil
-}
-
-func (*stubborn) Info() ruleset.Info { return ruleset.Info{} }
-
-// TestReconcile: a allowlist that cannot be brought up to date shows until it can, beside what the
-// last pull came to.
-func TestReconcile(t *testing.T) {
-	t.Parallel()
-	list := func(s string) blocklist.Blocklist { return blocklist.New([]netip.Prefix{netip.MustParsePrefix(s)}) }
-	old, moved := list("192.0.2.1/32"), list("192.0.2.2/32")
-	for _, tt := range []struct {
-		name    string
-		pull    error
-		again   blocklist.Blocklist // the host's addresses when it is tried again
-		between string              // the reason after the failure
-		state   status.State
-		reason  string // and in the end
-	}{
-		{"OK the retry works", nil, moved, "The active rules lack the newest allowlist or custom blacklist: no buffer space available", status.StateActive, ""},
-		{"OK the change was taken back", nil, old, "The active rules lack the newest allowlist or custom blacklist: no buffer space available", status.StateActive, ""},
-		{"bad the pull failed and still does", errors.New("503"), moved, "The last refresh of the list failed: 503; The active rules lack the newest allowlist or custom blacklist: no buffer space available", status.StateDegraded, "The last refresh of the list failed: 503"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			a, _ := logged(t)
-			a.o.Host = host.New(host.Options{Root: t.TempDir()})
-			a.backend.fw = &stubborn{}
-			a.sikker().list.entries = list("198.51.100.1/32")
-			a.surveys.publish(survey{allow: old})
-			if err := a.apply(t.Context(), a.wanted()); err != nil {
-				t.Fatal(err)
-			}
-			a.sikker().failure = tt.pull
-			a.backend.fw = &stubborn{refuse: 1}
-			a.surveys.publish(survey{allow: moved})
-			a.applySurvey(t.Context())
-			if s := a.o.Board.Latest(); s.State != status.StateDegraded || s.Reason != tt.between || s.Errors.Apply == nil {
-				t.Errorf("after the failure: %s %q", s.State, s.Reason)
-			}
-			a.surveys.publish(survey{allow: tt.again})
-			a.applySurvey(t.Context())
-			if s := a.o.Board.Latest(); s.State != tt.state || s.Reason != tt.reason {
-				t.Errorf("in the end: %s %q", s.State, s.Reason)
-			}
-			if !a.active.rules.allow.Equal(tt.again) {
-				t.Error("the active allowlist is not the host's")
-			}
-		})
 	}
 }
 
@@ -158,5 +105,108 @@ func TestPullResult(t *testing.T) {
 		if got := pullResult(err); got != want {
 			t.Errorf("%v: got %s, want %s", err, got, want)
 		}
+	}
+}
+
+// TestDownloadsAreSpreadOverTheQuota: whatever is wrong with the lists of a day, the quota of the
+// free tier lasts for the day.
+func TestDownloadsAreSpreadOverTheQuota(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(*lab){
+		"cut short":         func(l *lab) { l.cut = 10 },
+		"refused":           func(l *lab) { l.list = "62.0.0.0/7\n" },
+		"no list":           func(l *lab) { l.list = "no list\n" },
+		"kernel refuses":    func(l *lab) { l.kernel.err = errors.New("no buffer space available") },
+		"grows and shrinks": func(l *lab) { l.list = hosts("203.0", 1+5000*(l.pulls%2)) },
+	} {
+		for _, quota := range []int{0, 24} {
+			for _, first := range []bool{true, false} {
+				l := newLab(t, hosts("203.0", 4))
+				if !first {
+					l.want(false, true, "Blocking 4 IPs")
+				}
+				l.quota, l.pulls = quota, 0
+				for total := time.Duration(0); total < 24*time.Hour; total += l.wait {
+					spoil(l)
+					l.pull(false)
+					if !first && l.wait < retryRefused && l.pulls > 1 {
+						t.Errorf("%s, quota %d: pull %d is followed by another in %v", name, quota, l.pulls, l.wait)
+					}
+				}
+				if l.pulls > 24 {
+					t.Errorf("%s, quota %d, first %v: %d downloads in a day", name, quota, first, l.pulls)
+				}
+			}
+		}
+	}
+}
+
+// TestCutListIsPulledSoonWhileNoRulesAreActive: the quota may be spent while the host has no
+// protection.
+func TestCutListIsPulledSoonWhileNoRulesAreActive(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.quota, l.cut = 24, 10
+	if l.want(false, false, "Not blocking anything"); l.wait > 10*time.Second {
+		t.Errorf("the next pull comes after %v", l.wait)
+	}
+	l.cut = 0
+	l.want(false, true, "Blocking 4 IPs")
+	l.cut = 10
+	if l.want(false, false, "Still blocking 4 IPs"); l.wait < 30*time.Minute {
+		t.Errorf("while a list is active, the next pull comes after %v", l.wait)
+	}
+}
+
+// TestPageInsteadOfAListIsPulledSoon: a portal's page with status 200 is not a list that a guard
+// refuses.
+func TestPageInsteadOfAListIsPulledSoon(t *testing.T) {
+	t.Parallel()
+	for _, page := range []string{"<html>\n", `{"error": "maintenance"}`} {
+		l := newLab(t, page)
+		for range 3 {
+			if l.want(false, false, "the answer is not a list"); l.wait > time.Minute {
+				t.Errorf("the next pull comes after %v", l.wait)
+			}
+		}
+		l.wantConditions(status.CondRefresh)
+		l.list = hosts("203.0", 4)
+		l.want(false, true, "Blocking 4 IPs")
+		l.list = page
+		if l.want(false, false, "Still blocking 4 IPs"); l.wait > time.Minute {
+			t.Errorf("while a list is active, the next pull comes after %v", l.wait)
+		}
+		l.wantConditions(status.CondRefresh)
+	}
+}
+
+// TestRestartLoopSparesTheQuota: an agent that restarts in a loop enforces the saved list, and
+// leaves half of the quota.
+func TestRestartLoopSparesTheQuota(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.quota = 24
+	for range 20 {
+		if l.a.firstPull(l.a.sikker()) == 0 {
+			l.want(false, true, "Blocking 4 IPs")
+		}
+		l.restart()
+		if !l.kernel.listOf("203.0.0.3") {
+			t.Fatal("the saved list is not active")
+		}
+	}
+	if l.pulls > 13 {
+		t.Errorf("%d pulls in 20 restarts", l.pulls)
+	}
+	if wait := l.a.firstPull(l.a.sikker()); wait <= 0 || wait > 3*time.Hour {
+		t.Errorf("the first pull waits %v", wait)
+	}
+	pulled := &l.a.sikker().list.at.Wall
+	*pulled = pulled.Add(24 * time.Hour) // the clock was ahead then, so the age of the list is unknown
+	if wait := l.a.firstPull(l.a.sikker()); wait != 0 {
+		t.Errorf("after a pull in the future the first pull waits %v", wait)
+	}
+	if q := l.a.o.Board.Status().Quota.Pulls; q == nil || q.Remaining != 24-l.pulls {
+		t.Errorf("the quota is not known after a restart: %+v", q)
 	}
 }

@@ -35,10 +35,11 @@ func addAddress(t *testing.T, addr string) {
 // allowlisted reports whether the kernel lets the address through.
 func allowlisted(t *testing.T, addr string) bool {
 	t.Helper()
-	return exec.CommandContext(t.Context(), "nft", "get", "element", "inet", "sikkerguard", "whitelist4", "{", addr, "}").Run() == nil
+	return exec.CommandContext(t.Context(), "nft", "get", "element", "inet", "sikkerguard", "whitelist4", "{", addr,
+		"}").Run() == nil
 }
 
-// surveyed waits until the newest survey knows the address.
+// surveyed waits until the newest survey contains the address.
 func (s *scene) surveyed(addr string) {
 	s.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -49,8 +50,8 @@ func (s *scene) surveyed(addr string) {
 	s.t.Fatalf("no survey found %s", addr)
 }
 
-// TestNewestSurveyWins changes the host's addresses while a pull takes long. The allowlist from
-// before the pull is not put back, whatever the pull comes to.
+// TestNewestSurveyWins changes the host's addresses during a slow pull. The earlier allowlist is
+// not restored, whatever the result of the pull.
 func TestNewestSurveyWins(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -106,7 +107,7 @@ func TestNewestSurveyWins(t *testing.T) {
 	s.end()
 }
 
-// pullsFail has n pulls fail one after the other, so that the wait for the next is long.
+// pullsFail makes n pulls fail in sequence, so that the wait for the next is long.
 func (s *scene) pullsFail(n int) {
 	s.t.Helper()
 	for range n {
@@ -116,8 +117,8 @@ func (s *scene) pullsFail(n int) {
 	}
 }
 
-// TestPullWhenNetworkComes: a host that boots without a network is protected as soon as that comes,
-// however long the next attempt would have been away.
+// TestPullWhenNetworkComes: a host that boots without a network is protected as soon as the network
+// is up, however long the wait for the next pull was.
 func TestPullWhenNetworkComes(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -142,7 +143,8 @@ func TestPullWhenNetworkComes(t *testing.T) {
 				return err
 			}
 			return netlink.RouteReplace(&netlink.Route{
-				LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
+				LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK,
+				Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
 			})
 		}},
 	} {
@@ -173,11 +175,17 @@ func TestPullWhenNetworkComes(t *testing.T) {
 }
 
 func addAddressTo(link netlink.Link, addr string) error {
-	return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr).To4(), Mask: net.CIDRMask(24, 32)}})
+	return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{
+		IP:   net.ParseIP(addr).To4(),
+		Mask: net.CIDRMask(24, 32),
+	}})
 }
 
 func delAddress(link netlink.Link, addr string) error {
-	return netlink.AddrDel(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr).To4(), Mask: net.CIDRMask(24, 32)}})
+	return netlink.AddrDel(link, &netlink.Addr{IPNet: &net.IPNet{
+		IP:   net.ParseIP(addr).To4(),
+		Mask: net.CIDRMask(24, 32),
+	}})
 }
 
 // moving resolves every name to one address, which can be changed.
@@ -189,8 +197,8 @@ func (m *moving) LookupNetIP(context.Context, string, string) ([]netip.Addr, err
 	return []netip.Addr{*m.addr.Load()}, nil
 }
 
-// TestResolverIsFollowed: a resolver that is on the list is let through within two seconds of the
-// file naming it.
+// TestResolverIsFollowed: a listed resolver is let through within two seconds after the file names
+// it.
 func TestResolverIsFollowed(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -227,9 +235,9 @@ func TestResolverIsFollowed(t *testing.T) {
 	s.end()
 }
 
-// TestDroppedAnswersAreDoubted: the API's name moves to an address that is on the list. The answers
-// that are dropped have the name resolved again, but forged ones do not do so in a loop.
-func TestDroppedAnswersAreDoubted(t *testing.T) {
+// TestDroppedRepliesCauseASurvey: the API's name moves to a listed address. The dropped replies
+// have the name resolved again.
+func TestDroppedRepliesCauseASurvey(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -256,8 +264,8 @@ func TestDroppedAnswersAreDoubted(t *testing.T) {
 	s.end()
 }
 
-// TestWideningNeedsNoProof: an allowlist that grows is active at once, although nothing is reached.
-// One that also shrinks, with rules that were rejected, is widened.
+// TestWideningNeedsNoProof: an allowlist that grows is active at once, although no check works. If
+// it also shrinks, and the rules are rejected, the active allowlist is widened.
 func TestWideningNeedsNoProof(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
@@ -297,5 +305,47 @@ func TestWideningNeedsNoProof(t *testing.T) {
 	}
 	if !a.o.Board.Latest().Holds(status.CondWhitelist) {
 		t.Error("the status does not say that the allowlist is not the host's")
+	}
+}
+
+// TestContainerNetworkIsLogged: an Enforcer in the network of a container warns once, with a
+// remedy, until the network is no longer a container's. The state stays active: it always protects
+// the container.
+func TestContainerNetworkIsLogged(t *testing.T) {
+	t.Parallel()
+	container, outside := nettest.New(t), nettest.New(t)
+	nettest.Link(container, outside, "eth0", []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, nil)
+	root := t.TempDir()
+	for path, target := range map[string]string{
+		"proc/self/ns/net": "net:[1]", "proc/self/ns/pid": "pid:[1]",
+		".dockerenv": "/dev/null",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, filepath.Join(root, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, logs := newEnforcer(t)
+	a.o.Host = host.New(host.Options{Root: root})
+	a.setStatus(func(s *status.Status) { s.Enforcing = status.StateActive })
+	for range 2 {
+		container.Do(a.publishSurroundings)
+	}
+	s := a.o.Board.Latest()
+	if !s.Holds(status.CondNamespace) || s.Holds(status.CondBridged) || s.State != status.StateActive ||
+		s.Reason != "" {
+		t.Errorf("in a container's network: %s %q, %+v", s.State, s.Reason, s.Conditions)
+	}
+	if lines := logs.FilterMessage(status.Message(status.CondNamespace)).TakeAll(); len(lines) != 1 ||
+		lines[0].ContextMap()["remedy"] != s.Conditions[0].Remedy {
+		t.Errorf("it was logged as %+v", lines)
+	}
+	container.Run("ip", "link", "add", "docker0", "type", "bridge") // it is an engine's host
+	container.Do(a.publishSurroundings)
+	if s := a.o.Board.Latest(); s.Holds(status.CondNamespace) ||
+		logs.FilterMessage("The network of the machine is protected").Len() != 1 {
+		t.Errorf("on an engine's host: %+v", s.Conditions)
 	}
 }

@@ -11,13 +11,12 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
-	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
-	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
-// TestSurveyAfterChange: a change that is reported while a survey is under way is in the survey
-// after it, whichever part of the survey takes long.
+// TestSurveyAfterChange: a change that is reported during a survey is in the next survey, whichever
+// part of the survey is slow.
 func TestSurveyAfterChange(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -55,8 +54,8 @@ func TestSurveyAfterChange(t *testing.T) {
 	})
 }
 
-// TestSurveyAwait: a pull waits for a survey that began with it, but for names that do not resolve
-// no longer than it says; for the first survey it waits until there is one.
+// TestSurveyAwait: a pull waits for a survey that began with it, but only for surveyMost if names
+// do not resolve. It waits for the first survey without a limit.
 func TestSurveyAwait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -87,9 +86,9 @@ func TestSurveyAwait(t *testing.T) {
 	})
 }
 
-// TestDoubtIsPaced: however often answers are dropped, they bring about a survey at most every
-// repliesGap, and never none.
-func TestDoubtIsPaced(t *testing.T) {
+// TestSurveysAfterDroppedRepliesAreLimited: however often replies are dropped, they cause a survey
+// at most once in repliesGap, and at least one after the last.
+func TestSurveysAfterDroppedRepliesAreLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var surveys atomic.Int64
@@ -113,7 +112,7 @@ func TestDoubtIsPaced(t *testing.T) {
 		}
 		time.Sleep(repliesGap)
 		if n := surveys.Load(); n != 3 {
-			t.Errorf("%d surveys after the last doubt, want 3", n)
+			t.Errorf("%d surveys after the last dropped reply, want 3", n)
 		}
 		cancel()
 		if err := <-doneC; err != nil {
@@ -122,8 +121,8 @@ func TestDoubtIsPaced(t *testing.T) {
 	})
 }
 
-// TestIncompleteSurveyIsRepeated: what could not be found is looked for again soon, and less and
-// less often.
+// TestIncompleteSurveyIsRepeated: an incomplete survey is repeated soon, and then at growing
+// intervals.
 func TestIncompleteSurveyIsRepeated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -160,8 +159,7 @@ func TestIncompleteSurveyIsRepeated(t *testing.T) {
 	})
 }
 
-// TestOlderSurveyDoesNotReplaceNewer: a part that took long does not put back what was known when
-// it was composed.
+// TestOlderSurveyDoesNotReplaceNewer: the result of a slow survey does not replace a newer one.
 func TestOlderSurveyDoesNotReplaceNewer(t *testing.T) {
 	t.Parallel()
 	s := newSurveyor(nil, nil)
@@ -172,7 +170,8 @@ func TestOlderSurveyDoesNotReplaceNewer(t *testing.T) {
 	}
 }
 
-// TestSurveyNewest: there is none before the first, and then the last that was published.
+// TestSurveyNewest: there is no survey before the first; then the newest is the last that was
+// published.
 func TestSurveyNewest(t *testing.T) {
 	t.Parallel()
 	s := newSurveyor(nil, nil)
@@ -189,31 +188,9 @@ func TestSurveyNewest(t *testing.T) {
 	}
 }
 
-// TestCoveredBy: rules that block less are told from those that block more.
-func TestCoveredBy(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name         string
-		inner, outer []string
-		want         bool
-	}{
-		{"OK nothing", nil, nil, true},
-		{"OK less", []string{"192.0.2.1/32"}, []string{"192.0.2.1/32", "2001:db8::/64"}, true},
-		{"OK a part", []string{"192.0.2.0/25", "2001:db8::1/128"}, []string{"192.0.2.0/24", "2001:db8::/64"}, true},
-		{"bad more", []string{"192.0.2.1/32", "192.0.2.2/32"}, []string{"192.0.2.1/32"}, false},
-		{"bad wider", []string{"192.0.2.0/24"}, []string{"192.0.2.0/25"}, false},
-		{"bad other family", []string{"::/64"}, []string{"0.0.0.0/1"}, false},
-	} {
-		if got := coveredBy(listOf(tt.inner...), listOf(tt.outer...)); got != tt.want {
-			t.Errorf("%s: got %v", tt.name, got)
-		}
-	}
-}
-
-// TestGainedAddressIsASurveyOfNames: an address inside a network that is allowlisted already
-// changes no rule, but the host may reach resolvers through it, so the names are resolved. Without
-// any change they are not.
-func TestGainedAddressIsASurveyOfNames(t *testing.T) {
+// TestGainedAddressResolvesNames: an address inside an allowlisted network changes no rule, but the
+// host may reach resolvers through it, so names are resolved. Without a change they are not.
+func TestGainedAddressResolvesNames(t *testing.T) {
 	t.Parallel()
 	look := func(api *url.URL) host.Whitelist {
 		return host.New(host.Options{Root: t.TempDir(), APIURL: api}).Discover(t.Context())
@@ -233,15 +210,15 @@ func TestGainedAddressIsASurveyOfNames(t *testing.T) {
 			asked = true
 		default:
 		}
-		if want := i%2 == 0; asked != want { // the first look has names, too
-			t.Errorf("look %d: names are asked for: %v, want %v", i, asked, want)
+		if want := i%2 == 0; asked != want { // the first survey always resolves names
+			t.Errorf("survey %d: names are resolved: %v, want %v", i, asked, want)
 		}
 	}
 }
 
-// TestSurveysArePaced: a look that takes long is not repeated all the time, however much changes,
-// and names are resolved only if something new was found or everything was asked for.
-func TestSurveysArePaced(t *testing.T) {
+// TestSurveysAreLimited: a slow survey is not repeated all the time, however much changes. Names
+// are resolved only after a change or a request.
+func TestSurveysAreLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var looks, names atomic.Int64
@@ -277,30 +254,25 @@ func TestSurveysArePaced(t *testing.T) {
 	})
 }
 
-// TestNetworkEndsTheBackoff: when the network has come, a pull that fails once more is tried again
-// soon.
-func TestNetworkEndsTheBackoff(t *testing.T) {
+// TestPanicOfASurvey: the survey that panicked is made again when Run is called again.
+func TestPanicOfASurvey(t *testing.T) {
 	t.Parallel()
-	a, _ := logged(t)
-	e := a
-	for range 10 {
-		e.sikker().wait.NextBackOff()
-	}
-	next := clock.NewAlarm(a.o.Clock, time.Hour)
-	defer next.Stop()
-	a.sikker().next = next
-	e.sikker().offline.pulled(&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, host.Whitelist{})
-	a.surveys.publish(newSurvey(host.New(host.Options{Root: t.TempDir()}).Discover(t.Context())))
-	a.pullIfNetwork()
-	if left := next.Left(); left > clock.LeastWait {
-		t.Errorf("the pull is due in %v", left)
-	}
-	if wait := e.sikker().wait.NextBackOff(); wait > 2*retryFirst {
-		t.Errorf("the next failure is waited out for %v", wait)
-	}
-	next.Reset(time.Hour)
-	a.pullIfNetwork()
-	if next.Left() < 59*time.Minute {
-		t.Error("a pull is due although nothing new was found")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		surveys := 0
+		s := newSurveyor(func(context.Context) host.Whitelist {
+			if surveys++; surveys == 1 {
+				panic("no such route")
+			}
+			return host.Whitelist{Number: uint64(surveys)}
+		}, func(context.Context) host.Whitelist { return host.Whitelist{Number: uint64(surveys)} })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s.ask()
+		if _, ok := errors.AsType[*panics.Error](s.Run(ctx)); !ok {
+			t.Error("the panic is no error")
+		}
+		if err := s.Run(ctx); err != nil || surveys != 2 {
+			t.Errorf("%v after %d surveys", err, surveys)
+		}
+	})
 }

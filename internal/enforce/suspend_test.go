@@ -16,8 +16,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// suspender are the two clocks of a test. Its wall clock goes on with time.Now, and the time since
-// boot with it.
+// suspender is a clock whose wall time and time since boot advance with time.Now, and by suspends.
 type suspender struct {
 	set, slept atomic.Int64 // by how much the wall clock was set, and how long the host was suspended, in ns
 	began      time.Time
@@ -31,7 +30,7 @@ func (h *suspender) clock() clock.Clock {
 	}
 }
 
-// lister is an API whose list is always the same. It counts pulls.
+// lister is an API whose list is constant. It counts pulls.
 type lister struct{ pulls atomic.Int32 }
 
 func (l *lister) Blacklist(context.Context, sikkerapi.BlacklistQuery) (*sikkerapi.BlacklistStream, error) {
@@ -39,12 +38,12 @@ func (l *lister) Blacklist(context.Context, sikkerapi.BlacklistQuery) (*sikkerap
 	return &sikkerapi.BlacklistStream{ReadCloser: io.NopCloser(strings.NewReader("203.0.113.9\n"))}, nil
 }
 
-// TestPullIsDueAfterSuspend suspends a host that pulls once a day, by a clock that Go's timers do
-// not see: it pulls within a minute of waking up, once, and a day later again.
+// TestPullIsDueAfterSuspend suspends a host that pulls once a day. Go's timers do not see the
+// suspend. The host pulls within a minute of its resume, once, and a day later again.
 func TestPullIsDueAfterSuspend(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, _ := logged(t, "SIKKER_DRY_RUN=true")
+		a, _ := newEnforcer(t, "SIKKER_DRY_RUN=true")
 		api, h := &lister{}, &suspender{}
 		a.o.Clock = h.clock()
 		a.sikker().feed = feed.NewSikker(feed.SikkerOptions{API: api})

@@ -1,113 +1,34 @@
 package enforce
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math"
-	"net"
 	"net/netip"
-	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	zapobserver "go.uber.org/zap/zaptest/observer"
-	"golang.org/x/sys/unix"
-
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
-	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
-	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// hooked is the kernel with something that happens after it took rules, and an error that it may
-// answer.
-type hooked struct {
-	firewall.Backend
-
-	after func()
-	err   atomic.Pointer[error]
-	tries atomic.Int64
-}
-
-func (h *hooked) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
-	h.tries.Add(1)
-	if err := h.err.Load(); err != nil && !errors.Is(*err, firewall.ErrMismatch) {
-		return ruleset.Evidence{}, *err
-	}
-	ev, err := h.Backend.Apply(ctx, rs)
-	if h.after != nil {
-		h.after()
-		h.after = nil
-	}
-	if err := h.err.Load(); err != nil {
-		return ruleset.Evidence{}, *err
-	}
-	return ev, err
-}
-
-// bench is an agent that does not run, on the real kernel of the test's server; it is measured by
-// whether it reaches api.
-func bench(t *testing.T) (*Enforcer, *hooked, *zapobserver.ObservedLogs) {
-	t.Helper()
-	a, logs := logged(t)
-	a.o.Host = host.New(host.Options{
-		APIURL: &url.URL{Scheme: "https", Host: "api.example:9080"}, Resolver: fickle{}, Root: t.TempDir(),
-		Proxy: func(*url.URL) (*url.URL, error) { return nil, nil },
-	})
-	fw, err := firewall.Open(firewall.Options{LogRate: 100})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = errors.Join(fw.Remove(), fw.Close()) })
-	h := &hooked{Backend: fw}
-	a.backend.fw = h
-	discover(t, a.o.Host)
-	return a, h, logs
-}
-
-// discover makes a whole survey.
-func discover(t *testing.T, h Host) host.Whitelist {
-	t.Helper()
-	h.Local()
-	return h.Names(t.Context())
-}
-
-// outage makes api unreachable for a time. It returns at once.
-func outage(t *testing.T, most time.Duration) {
-	t.Helper()
-	away := &netlink.Route{Dst: &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: unix.RTN_BLACKHOLE}
-	if err := netlink.RouteAdd(away); err != nil {
-		t.Fatal(err)
-	}
-	time.AfterFunc(most, func() { _ = netlink.RouteDel(away) })
-}
-
-func listOf(prefixes ...string) blocklist.Blocklist {
-	var ps []netip.Prefix
-	for _, p := range prefixes {
-		ps = append(ps, netip.MustParsePrefix(p))
-	}
-	return blocklist.New(ps)
-}
-
-// TestAnOutageIsNotBlamedOnTheList: the API is away for a time while a list is applied, as the
-// first one or as one that follows another, with a new allowlist too. The list is active afterwards
+// TestOutageIsNotBlamedOnTheList: the API is unreachable for a time while a list is applied: a
+// first list, one that follows another, or one with a new allowlist. The list is active afterwards
 // and is not rejected.
-func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
+func TestOutageIsNotBlamedOnTheList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
 		return
 	}
-	for _, most := range []time.Duration{100 * time.Millisecond, 800 * time.Millisecond, 1200 * time.Millisecond, 5 * time.Second} {
+	for _, most := range []time.Duration{
+		100 * time.Millisecond, 800 * time.Millisecond, 1200 * time.Millisecond,
+		5 * time.Second,
+	} {
 		t.Run(most.String(), func(t *testing.T) {
 			a, h, _ := bench(t)
 			blocked := listOf("203.0.113.128/25", "198.51.100.1/32")
@@ -125,7 +46,8 @@ func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
 				if err := a.apply(t.Context(), d); err != nil {
 					t.Errorf("ruleset %d: %v", i, err)
 				}
-				if s := a.o.Board.Latest(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() || s.State != status.StateActive {
+				if s := a.o.Board.Latest(); s.Rollbacks != 0 || s.BlockedIPs != d.block.Len() ||
+					s.State != status.StateActive {
 					t.Errorf("ruleset %d: %s, %d rollbacks, blocking %d", i, s.State, s.Rollbacks, s.BlockedIPs)
 				}
 				if ev, err := h.Verify(); err != nil || ev.Entries() != d.block.Len() {
@@ -136,9 +58,10 @@ func TestAnOutageIsNotBlamedOnTheList(t *testing.T) {
 	}
 }
 
-// TestARejectedListComesBack: a list that cut the host off is not tried again, but with another
-// allowlist, and after an hour. It never stands in the way of the active rules.
-func TestARejectedListComesBack(t *testing.T) {
+// TestRejectedListIsAppliedLater: a list that cut the host off is not applied again, except with
+// another allowlist, after other rules, and after an hour. A rejection never concerns the active
+// rules.
+func TestRejectedListIsAppliedLater(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -166,7 +89,7 @@ func TestARejectedListComesBack(t *testing.T) {
 	if err := a.apply(t.Context(), first); err != nil {
 		t.Errorf("the active rules are rejected: %v", err)
 	}
-	again(false, bad) // what was rejected was forgotten with that
+	again(false, bad) // that cleared the rejection
 	again(true, bad)
 	for _, next := range []desired{{block: listOf("198.51.100.2/32")}, first} {
 		if err := a.apply(t.Context(), next); err != nil {
@@ -184,9 +107,9 @@ func TestARejectedListComesBack(t *testing.T) {
 	}
 }
 
-// TestAKernelThatAnswersWronglyIsNotTheListsFault: the rules are taken inactive and what was before
-// is put back, but they are tried again.
-func TestAKernelThatAnswersWronglyIsNotTheListsFault(t *testing.T) {
+// TestMismatchDoesNotRejectTheList: after a mismatch in the kernel the previous rules are restored,
+// and the new ones are applied again later.
+func TestMismatchDoesNotRejectTheList(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -212,10 +135,9 @@ func TestAKernelThatAnswersWronglyIsNotTheListsFault(t *testing.T) {
 	}
 }
 
-// TestTheStatusTellsOfATrial: while a list is inactive to find out whether it is why the API is not
-// reached, the status says so; afterwards it does not. If no rules are active meanwhile, it says
-// that too.
-func TestTheStatusTellsOfATrial(t *testing.T) {
+// TestStatusShowsATrial: the status shows a trial while it lasts. If no rules are active during the
+// trial, it also shows that.
+func TestStatusShowsATrial(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -241,7 +163,8 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 			outage(t, 5*time.Second)
 			go func() {
 				defer close(lookedC)
-				for end := time.Now().Add(20 * time.Second); !a.o.Board.Latest().Holds(status.CondTrial) && time.Now().Before(end); {
+				for end := time.Now().Add(20 * time.Second); !a.o.Board.Latest().Holds(status.CondTrial) &&
+					time.Now().Before(end); {
 					time.Sleep(time.Millisecond)
 				}
 				s := a.o.Board.Latest()
@@ -258,7 +181,7 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 			t.Errorf("%s: after the trial: %s %q", name, s.State, s.Reason)
 		}
 		if logs.FilterMessageSnippet("The list is not the cause").Len() != 1 {
-			t.Errorf("%s: the acquittal is not told: %v", name, logs.All())
+			t.Errorf("%s: the result is not logged: %v", name, logs.All())
 		}
 		if err := errors.Join(h.Remove(), h.Close()); err != nil {
 			t.Fatal(err)
@@ -266,16 +189,11 @@ func TestTheStatusTellsOfATrial(t *testing.T) {
 	}
 }
 
-// answers makes it known that answers of an address to this host were dropped.
-func answers(a *Enforcer, addr netip.Addr) {
-	a.trials.repliers.add([]sensor.Hit{{Key: sensor.Key{Source: addr, Port: api.Port(), Kind: sensor.Answer}, Packets: 3}}, time.Now())
-}
-
-// TestAListThatCutsOffDuringAnOutageIsFound: an outage acquits a list that cuts the host off. When
-// the outage has ended the list is doubted again, and the address that the host needs is let
-// through, and no other. While more is let through to find that out, the status does not say that
-// the list is active.
-func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
+// TestListThatCutsOffDuringAnOutageIsFound: during an outage no trial can prove that a list cuts
+// the host off. After the outage the checks are made again, and only the address that the host
+// needs is let through. While more addresses are let through for the test, the status does not
+// report the list as active.
+func TestListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -287,15 +205,18 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	if a.trials.recheck.due() == nil {
-		t.Fatal("the list is not doubted again")
+		t.Fatal("no recheck is scheduled")
 	}
 	time.Sleep(6 * time.Second) // the outage ends
 	a.recheckFailed(t.Context())
 	if a.active.rules == nil || a.trials.recheck.due() == nil {
-		t.Fatal("without answers that are dropped the list is blamed, or the doubt has ended")
+		t.Fatal("without dropped replies the list is blamed, or the recheck has ended")
 	}
 	answers(a, api.Addr())
-	a.trials.repliers.add([]sensor.Hit{{Key: sensor.Key{Source: netip.MustParseAddr("203.0.113.66"), Port: 53, Kind: sensor.Answer}}}, time.Now())
+	a.trials.repliers.add([]sensor.Hit{{Key: sensor.Key{
+		Source: netip.MustParseAddr("203.0.113.66"), Port: 53,
+		Kind: sensor.Answer,
+	}}}, time.Now())
 	h.after = func() {
 		if s := a.o.Board.Latest(); s.State != status.StateUnprotected || !s.Holds(status.CondOpen) {
 			t.Errorf("while addresses are let through: %s %q", s.State, s.Reason)
@@ -318,13 +239,12 @@ func TestAListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 	}
 	a.recheckFailed(t.Context())
 	if a.trials.recheck.due() != nil {
-		t.Error("the doubt goes on")
+		t.Error("the recheck continues")
 	}
 }
 
-// TestADoubtEnds: when what was not reached is reached again, the list that was acquitted is not
-// doubted any more.
-func TestADoubtEnds(t *testing.T) {
+// TestRecheckEndsWithTheOutage: when the failed checks work again, they are not repeated any more.
+func TestRecheckEndsWithTheOutage(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -337,19 +257,19 @@ func TestADoubtEnds(t *testing.T) {
 	}
 	a.recheckFailed(t.Context())
 	if a.trials.recheck.due() == nil {
-		t.Error("the doubt ends before the outage")
+		t.Error("the recheck ends before the outage")
 	}
 	for end := time.Now().Add(20 * time.Second); !reaches(t) && time.Now().Before(end); {
 	}
 	a.recheckFailed(t.Context())
 	if a.trials.recheck.due() != nil || a.o.Board.Latest().Rollbacks != 0 {
-		t.Error("the doubt does not end with the outage")
+		t.Error("the recheck does not end with the outage")
 	}
 }
 
-// TestAListIsAccusedRarely: answers can be forged, so those who answered are let in at most every
-// five minutes.
-func TestAListIsAccusedRarely(t *testing.T) {
+// TestActiveListIsTestedRarely: replies can be forged, so their sources are let through at most
+// every five minutes.
+func TestActiveListIsTestedRarely(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -366,7 +286,7 @@ func TestAListIsAccusedRarely(t *testing.T) {
 		before := h.tries.Load()
 		a.testAfterPull(t.Context(), away)
 		if lettings := logs.FilterMessageSnippet("letting their sources through for a moment").Len(); lettings != 1 {
-			t.Errorf("%d times let in", lettings)
+			t.Errorf("their sources were let through %d times", lettings)
 		}
 		if h.tries.Load() != before && h.tries.Load() != before+2 {
 			t.Errorf("the rules were changed %d times", h.tries.Load()-before)
@@ -376,13 +296,13 @@ func TestAListIsAccusedRarely(t *testing.T) {
 	answers(a, netip.MustParseAddr("198.51.100.1"))
 	a.testAfterPull(t.Context(), away)
 	if lettings := logs.FilterMessageSnippet("letting their sources through for a moment").Len(); lettings != 2 {
-		t.Errorf("after five minutes: %d times let in", lettings)
+		t.Errorf("after five minutes: their sources were let through %d times", lettings)
 	}
 }
 
-// TestARejectedListHoldsNothingUp: while the API's list is rejected, a new allowlist becomes active
-// with the list before.
-func TestARejectedListHoldsNothingUp(t *testing.T) {
+// TestRejectedListDelaysNothing: while the API's list is rejected, a new allowlist becomes active
+// with the previous list.
+func TestRejectedListDelaysNothing(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
 		inside(t)
@@ -403,7 +323,8 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 		if err := give(bad, allow); !errors.As(err, &r) {
 			t.Errorf("turn %d: got %v", i, err)
 		}
-		if e := a.active.rules; !e.allow.Equal(allow) || e.block.Contains(api.Addr()) || !e.block.Contains(netip.MustParseAddr("198.51.100.8")) {
+		if e := a.active.rules; !e.allow.Equal(allow) || e.block.Contains(api.Addr()) ||
+			!e.block.Contains(netip.MustParseAddr("198.51.100.8")) {
 			t.Errorf("turn %d: active: %v but %v", i, e.block.Prefixes(), e.allow.Prefixes())
 		}
 	}
@@ -411,12 +332,8 @@ func TestARejectedListHoldsNothingUp(t *testing.T) {
 	if a.attempts.stale != nil {
 		t.Errorf("the allowlist is stale: %v", a.attempts.stale)
 	}
-	if err := give(bad, listOf("203.0.113.50/32")); err != nil || !a.active.rules.block.Contains(netip.MustParseAddr("203.0.113.51")) {
+	if err := give(bad, listOf("203.0.113.50/32")); err != nil ||
+		!a.active.rules.block.Contains(netip.MustParseAddr("203.0.113.51")) {
 		t.Errorf("with the API allowlisted: %v", err)
 	}
-}
-
-// newestWith returns a survey with an allowlist of its own, which no look at the host replaces.
-func newestWith(allow blocklist.Blocklist) survey {
-	return survey{white: host.Whitelist{Number: math.MaxUint64}, allow: allow}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
-// hostile is a host whose checks fail for reasons of their own: an outage, a list that cuts off, a
-// packet that is lost.
+// hostile is a host whose checks fail for several reasons: an outage, a list that cuts off, a lost
+// packet.
 type hostile struct {
 	cuts       bool            // the list cuts the host off from the API
 	from, till time.Duration   // the outage, since the beginning
@@ -65,27 +65,35 @@ func (h *hostile) probe(ctx context.Context, names ...string) host.Checks {
 	if gateway.Err != nil || api.Err != nil {
 		clock.Sleep(ctx, time.Second)
 	}
-	return slices.DeleteFunc(host.Checks{gateway, api}, func(c host.Check) bool { return !slices.Contains(names, c.Name) })
+	return slices.DeleteFunc(host.Checks{gateway, api},
+		func(c host.Check) bool { return !slices.Contains(names, c.Name) })
 }
 
-// judge has a trial as apply has it.
+// judge makes a trial in the manner of apply.
 func (h *hostile) judge(ctx context.Context) (guilty host.Checks, err error) {
 	t := h.trial()
-	if broken := t.broken(ctx, host.Checks{{Name: "gateway"}, {Name: "API"}, {Name: "resolver", Err: errAway}}); len(broken) > 0 {
+	if broken := t.broken(ctx, host.Checks{
+		{Name: "gateway"},
+		{Name: "API"},
+		{Name: "resolver", Err: errAway},
+	}); len(broken) > 0 {
 		return t.prove(ctx, broken)
 	}
 	return nil, nil
 }
 
-// TestNoOutageIsBlamedOnAList: an outage of any length that begins at any moment of a trial is not
-// the list's fault, neither is a lost probe, nor a gateway that stops to answer. The list is in
-// force afterwards, and was not inactive for long.
+// TestNoOutageIsBlamedOnAList: a list is not blamed for an outage of any length at any moment of a
+// trial, a lost probe, or a gateway that stops answering. Afterwards the list is active, and it was
+// not inactive for long.
 func TestNoOutageIsBlamedOnAList(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var worlds []hostile
 		for from := time.Duration(0); from < 8*time.Second; from += 100 * time.Millisecond {
-			for _, most := range []time.Duration{100 * time.Millisecond, 600 * time.Millisecond, 1600 * time.Millisecond, 5 * time.Second, time.Hour} {
+			for _, most := range []time.Duration{
+				100 * time.Millisecond, 600 * time.Millisecond,
+				1600 * time.Millisecond, 5 * time.Second, time.Hour,
+			} {
 				worlds = append(worlds, hostile{from: from, till: from + most})
 			}
 		}
@@ -95,7 +103,8 @@ func TestNoOutageIsBlamedOnAList(t *testing.T) {
 		for _, h := range worlds {
 			guilty, err := h.judge(t.Context())
 			if len(guilty) > 0 || err != nil || !h.active {
-				t.Errorf("outage from %v to %v, lost %v, limit %d: blamed for %v, %v; active: %v", h.from, h.till, h.lost, h.limit, guilty, err, h.active)
+				t.Errorf("outage from %v to %v, lost %v, limit %d: blamed for %v, %v; active: %v", h.from, h.till,
+					h.lost, h.limit, guilty, err, h.active)
 			}
 			if h.open > 3*time.Second {
 				t.Errorf("outage from %v to %v: inactive for %v", h.from, h.till, h.open)
@@ -104,9 +113,9 @@ func TestNoOutageIsBlamedOnAList(t *testing.T) {
 	})
 }
 
-// TestAListThatCutsOffIsProven: it is taken inactive, and only for what it cuts off; a single lost
-// probe saves it not.
-func TestAListThatCutsOffIsProven(t *testing.T) {
+// TestListThatCutsOffIsProven: such a list is deactivated, and blamed only for the checks that it
+// breaks. A single lost probe does not change that.
+func TestListThatCutsOffIsProven(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, lost := range [][]int{nil, {1}, {2}, {3}, {4}, {5}, {6}} {
@@ -119,9 +128,9 @@ func TestAListThatCutsOffIsProven(t *testing.T) {
 	})
 }
 
-// TestATrialEndsOnAHostThatKeepsChanging: a list that cuts off is proven though each look finds
-// that the host depends on other addresses, after a bounded number of rounds.
-func TestATrialEndsOnAHostThatKeepsChanging(t *testing.T) {
+// TestTrialEndsOnAChangingHost: a list that cuts off is proven after a bounded number of rounds,
+// even if each survey finds that the host depends on other addresses.
+func TestTrialEndsOnAChangingHost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for changes, want := range map[int]int{0: trialRounds, 1: trialRounds + 1, 100: trialMost} {
@@ -140,7 +149,7 @@ func TestATrialEndsOnAHostThatKeepsChanging(t *testing.T) {
 }
 
 // TestTrialEndsWithAnError: a change that the kernel refuses proves nothing, and neither does an
-// agent that is being stopped.
+// Enforcer that is stopping.
 func TestTrialEndsWithAnError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -161,7 +170,7 @@ func TestTrialEndsWithAnError(t *testing.T) {
 	})
 }
 
-// TestRejection: it is of the same block and allow alone, and ends.
+// TestRejection: a rejection matches the same blocklist and allowlist alone, and ends.
 func TestRejection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 )
 
 // TestEmptiedStateDir: when another program empties the state directory, or changes or replaces
-// files in it, the check notices it, and all saved lists are written again.
+// files in it, CheckSaved finds that, and all saved lists are written again.
 func TestEmptiedStateDir(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "mine.txt")
@@ -25,11 +25,12 @@ func TestEmptiedStateDir(t *testing.T) {
 	written := func() {
 		t.Helper()
 		settle(l.a)
-		kept, err := l.a.sikker().saved.Load()
+		list, err := l.a.sikker().saved.Load()
 		own, errOwn := l.a.o.Own.Saved.Load()
 		aside, errAside := l.a.sikker().saved.Refused()
-		if err := errors.Join(err, errOwn, errAside); err != nil || kept.Entries != 40 || own.Entries != 1 || aside.Entries != 1 {
-			t.Errorf("on the disk: %d, %d and %d entries, %v", kept.Entries, own.Entries, aside.Entries, err)
+		if err := errors.Join(err, errOwn, errAside); err != nil || list.Entries != 40 || own.Entries != 1 ||
+			aside.Entries != 1 {
+			t.Errorf("on the disk: %d, %d and %d entries, %v", list.Entries, own.Entries, aside.Entries, err)
 		}
 	}
 	written()
@@ -62,13 +63,13 @@ func TestEmptiedStateDir(t *testing.T) {
 		written()
 	}
 	if n := l.logs.FilterMessageSnippet("it is written again").Len(); n != 9 {
-		t.Errorf("that a list was lost is told %d times", n)
+		t.Errorf("a lost list is logged %d times", n)
 	}
 }
 
-// TestNothingToSaveAgain: a list that was never active, and one that is not written yet, is not
-// lost.
-func TestNothingToSaveAgain(t *testing.T) {
+// TestUnwrittenFilesAreNotLost: a list that was never active, and one whose write is pending, are
+// not lost.
+func TestUnwrittenFilesAreNotLost(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))
 	r := l.a.sikker()
@@ -79,7 +80,8 @@ func TestNothingToSaveAgain(t *testing.T) {
 	writtenC := make(chan struct{})
 	r.saver.save(func() error { <-writtenC; return nil })
 	l.a.rewriteLost(all) // the saver still has it
-	if n := l.logs.FilterMessageSnippet("it is written again").Len(); n != 0 || l.a.own.saver.pending() || r.refusedSaver.pending() {
+	if n := l.logs.FilterMessageSnippet("it is written again").Len(); n != 0 || l.a.own.saver.pending() ||
+		r.refusedSaver.pending() {
 		t.Errorf("something is written again: %v", l.logs.All())
 	}
 	close(writtenC)
