@@ -259,3 +259,22 @@ func TestAnActiveListEndsTheSpreading(t *testing.T) {
 	l.want(false, true, "Blocking 5001 IPs")
 	refuse(retryRefused)
 }
+
+// TestASuccessEndsTheBackoff: pulls that fail wait longer and longer, and after one that succeeds as short as at first.
+func TestASuccessEndsTheBackoff(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	for range 8 {
+		l.status = http.StatusServiceUnavailable
+		l.want(false, false, "503")
+	}
+	if l.wait < 4*retryFirst {
+		t.Errorf("the eighth wait is %v", l.wait)
+	}
+	l.status = 0
+	l.want(false, true, "Blocking 4 IPs")
+	l.status = http.StatusServiceUnavailable
+	if l.want(false, false, "503"); l.wait > 2*retryFirst {
+		t.Errorf("after a success the wait is %v", l.wait)
+	}
+}
