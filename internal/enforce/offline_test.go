@@ -35,4 +35,10 @@ func TestNetworkEndsTheBackoff(t *testing.T) {
 	if next.Left() < 59*time.Minute {
 		t.Error("a pull is due although nothing new was found")
 	}
+	e.sikker().offline.pulled(&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, host.Whitelist{})
+	e.sikker().offline.pulled(nil, host.Whitelist{})
+	a.pullIfNetwork()
+	if next.Left() < 59*time.Minute {
+		t.Error("a pull is due although the last one reached the API")
+	}
 }
