@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/status"
@@ -181,7 +183,12 @@ func TestASlowFeedDelaysNoOther(t *testing.T) {
 		if n := a.fetches(); n != 2 {
 			t.Errorf("the feed that hung was pulled %d times", n)
 		}
-		cancel()
+		a.set("203.0.113.1\n", nil, make(chan struct{}))
+		time.Sleep(e.o.PullInterval)
+		if n := a.fetches(); n != 3 {
+			t.Errorf("the feed was pulled %d times", n)
+		}
+		cancel() // the bubble of this test ends only if the pull under way does
 		if err := <-doneC; err != nil {
 			t.Errorf("end: %v", err)
 		}
@@ -338,4 +345,38 @@ func TestSurveysOfAPull(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPullsGoOnAfterAPanic: after a panic over a list its feed is pulled again by itself, a few minutes later.
+func TestPullsGoOnAfterAPanic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+		e.o.Log = zap.NewNop()
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC := make(chan int, 1)
+		go func() { doneC <- runAgain(ctx, e) }()
+		time.Sleep(time.Minute)
+		a.set("203.0.113.2\n", nil, nil)
+		waitC := make(chan struct{})
+		b.set("198.51.100.1\n", nil, waitC)
+		time.AfterFunc(10*time.Second, func() { close(waitC) }) // the first feed comes first
+		k.arm()
+		if o := e.Pull(ctx, false); o.OK || !strings.Contains(o.Text, "one: a fault of SikkerGuard itself") {
+			t.Errorf("got %+v", o)
+		}
+		time.Sleep(retryRefused / 2)
+		if n := a.fetches(); n != 2 {
+			t.Errorf("the feed was pulled %d times soon after the panic", n)
+		}
+		time.Sleep(2 * retryRefused)
+		if n := a.fetches(); n != 3 {
+			t.Errorf("the feed was pulled %d times some minutes after the panic", n)
+		}
+		wantDropped(t, k, true, "203.0.113.2", "198.51.100.1")
+		cancel()
+		if n := <-doneC; n != 1 {
+			t.Errorf("it panicked %d times", n)
+		}
+	})
 }
