@@ -32,7 +32,7 @@ type exemptions struct {
 	addrs    []netip.Addr
 	checks   []string  // names of the checks that need them
 	retested time.Time // when the exemptions were last tested
-	tested   time.Time // when testUpstreams last found no listed upstream, or may run next
+	tested   time.Time // when testUpstreams last ran; later if it found no cause, so that the next run is delayed
 }
 
 // list returns the exempted addresses as a part of the allowlist.

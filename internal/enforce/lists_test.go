@@ -237,7 +237,8 @@ func TestAnEmptyFirstListIsRefused(t *testing.T) {
 	l.wantConditions(status.CondRefused)
 }
 
-// TestAnActiveListEndsTheSpreading: refused lists are pulled ever less often, and after one became active as often as at first.
+// TestAnActiveListEndsTheSpreading: pulls of refused lists slow down. After a list has become
+// active, they are as frequent as at first.
 func TestAnActiveListEndsTheSpreading(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 5000))

@@ -13,11 +13,13 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
-// recheckFirst is how long after a trial without a cause the failed checks are first made again.
-const recheckFirst = testGap
-
-// testGap is the shortest time between two tests of the active list.
-const testGap = 5 * time.Minute
+const (
+	// testGap is the shortest time between two tests of the active list.
+	testGap = 5 * time.Minute
+	// recheckFirst is how long after a trial that proved no cause the failed checks are first made
+	// again.
+	recheckFirst = testGap
+)
 
 // recheck has checks made again that failed both with and without a list. An outage may have hidden
 // that the list also cuts them off, so they are repeated until they work.
@@ -27,35 +29,35 @@ type recheck struct {
 }
 
 // start has the checks made again after recheckFirst, and then after longer waits.
-func (d *recheck) start(checks host.Checks) {
-	d.checks = checks
-	d.wait.Reset()
-	d.wait.Schedule()
+func (r *recheck) start(checks host.Checks) {
+	r.checks = checks
+	r.wait.Reset()
+	r.wait.Schedule()
 }
 
 // end cancels the recheck.
-func (d *recheck) end() {
-	d.checks = nil
-	d.wait.Reset()
+func (r *recheck) end() {
+	r.checks = nil
+	r.wait.Reset()
 }
 
 // due returns a channel that is ready when the checks must be made again.
-func (d *recheck) due() <-chan time.Time { return d.wait.DueC() }
+func (r *recheck) due() <-chan time.Time { return r.wait.DueC() }
 
 // recheckFailed makes the failed checks again. If some still fail, it tests the active list.
 func (e *Enforcer) recheckFailed(ctx context.Context) {
-	d := &e.trials.recheck
-	d.wait.Stop()
-	failing := trial{probe: e.o.Host.Probe}.failing(ctx, d.checks)
+	r := &e.trials.recheck
+	r.wait.Stop()
+	failing := trial{probe: e.o.Host.Probe}.failing(ctx, r.checks)
 	switch {
 	case ctx.Err() != nil:
 	case e.active.rules == nil:
-		d.end() // no list is active that could be the cause
+		r.end() // no list is active that could be the cause
 	case len(failing) == 0:
-		e.o.Log.Info("Reached again while the list is active", zap.Stringer("checks", d.checks))
-		d.end()
+		e.o.Log.Info("Reached again while the list is active", zap.Stringer("checks", r.checks))
+		r.end()
 	default:
-		d.wait.Schedule()
+		r.wait.Schedule()
 		e.testActive(ctx)
 	}
 }

@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,6 +34,12 @@ func (e *RollbackError) Error() string {
 	}
 	return fmt.Sprintf("the list of %s was rolled back, because with it this host no longer reaches: %v; "+
 		"add its addresses to SIKKER_WHITELIST", list, e.Broken)
+}
+
+// isRollback reports whether err contains a *RollbackError.
+func isRollback(err error) bool {
+	_, rolledBack := errors.AsType[*RollbackError](err)
+	return rolledBack
 }
 
 // putBack restores the rules that were active before the list on trial, or none.

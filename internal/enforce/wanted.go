@@ -183,11 +183,6 @@ func (e *Enforcer) applyLists(ctx context.Context, fresh []*remote) error {
 	return nil
 }
 
-func isRollback(err error) bool {
-	_, rolledBack := errors.AsType[*RollbackError](err)
-	return rolledBack
-}
-
 // retryApply applies the wanted rules again after a failure, without a pull.
 func (e *Enforcer) retryApply(ctx context.Context) {
 	e.attempts.retry.Stop()
