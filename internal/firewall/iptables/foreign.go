@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,25 +13,35 @@ import (
 // ours still has at most 31 characters, the limit of ipset.
 const asideEnd = "-other"
 
-// asideSets are renamed sets of other programs that had a name of ours.
-type asideSets struct {
-	names map[string]string      // new names by the old ones
-	gap   atomic.Pointer[string] // gap that lists them; nil if there are none
+// renamedSet returns the new name of another program's set that had this name of ours, or "" if
+// there is none. The kernel has the only record of it, so it outlives an agent that is killed.
+func renamedSet(have map[string]setInfo, name string) string {
+	for _, aside := range slices.Backward(spares(name + asideEnd)) {
+		if _, ok := have[aside]; ok {
+			return aside
+		}
+	}
+	return ""
 }
 
-// updateGap sets the gap to the list of the renamed sets.
-func (a *asideSets) updateGap() {
-	if len(a.names) == 0 {
-		a.gap.Store(nil)
-		return
-	}
+// asideGap is the gap that lists the renamed sets of other programs; nil if there are none.
+type asideGap struct{ atomic.Pointer[string] }
+
+// update sets the gap to the list of the renamed sets.
+func (g *asideGap) update(have map[string]setInfo) {
 	var renamed []string
-	for _, name := range slices.Sorted(maps.Keys(a.names)) {
-		renamed = append(renamed, name+" to "+a.names[name])
+	for _, name := range lookedUpSets() {
+		if aside := renamedSet(have, name); aside != "" {
+			renamed = append(renamed, name+" to "+aside)
+		}
+	}
+	if len(renamed) == 0 {
+		g.Store(nil)
+		return
 	}
 	gap := "another program made sets with names of SikkerGuard; they are renamed (" +
 		strings.Join(renamed, ", ") + ") until it stops"
-	a.gap.Store(&gap)
+	g.Store(&gap)
 }
 
 // moveAside renames another program's sets with one of these names, so that ours can be made. If a
@@ -48,29 +57,41 @@ func (f *Firewall) moveAside(ctx context.Context, have map[string]setInfo, fam f
 		if !ok || have[name].used {
 			return err
 		}
-		if _, _, rerr := f.run.run(ctx, askTime, nil, f.ipset, "rename", name, aside); rerr != nil {
+		if rerr := f.rename(ctx, have, name, aside); rerr != nil {
 			return errors.Join(err, rerr)
 		}
-		have[aside] = have[name]
-		delete(have, name)
-		if f.aside.names == nil {
-			f.aside.names = map[string]string{}
-		}
-		f.aside.names[name] = aside
 	}
-	f.aside.updateGap()
+	f.aside.update(have)
 	return nil
 }
 
-// moveBack gives the renamed sets their old names.
+// moveBack gives the renamed sets their old names, also those that a killed agent renamed. A set
+// stays renamed while ours has its name.
 func (f *Firewall) moveBack(ctx context.Context) error {
+	have, err := f.listSets(ctx)
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(f.aside.names)) {
-		if _, _, err := f.run.run(ctx, askTime, nil, f.ipset, "rename", f.aside.names[name], name); err != nil {
+	for _, name := range lookedUpSets() {
+		aside := renamedSet(have, name)
+		if aside == "" || have[name].isOurs(name) {
+			continue
+		}
+		if err := f.rename(ctx, have, aside, name); err != nil {
 			errs = append(errs, fmt.Errorf("give another program's set its name back: %w", err))
 		}
-		delete(f.aside.names, name) // another try would also fail
 	}
-	f.aside.updateGap()
+	f.aside.update(have)
 	return errors.Join(errs...)
+}
+
+// rename renames a set, in have too.
+func (f *Firewall) rename(ctx context.Context, have map[string]setInfo, from, to string) error {
+	if _, _, err := f.run.run(ctx, askTime, nil, f.ipset, "rename", from, to); err != nil {
+		return err
+	}
+	have[to] = have[from]
+	delete(have, from)
+	return nil
 }

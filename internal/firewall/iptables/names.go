@@ -41,6 +41,11 @@ func (f family) blocklist() string { return "sikkerguard-blocklist" + f.mark }
 func (f family) whitelist() string { return "sikkerguard-whitelist" + f.mark }
 func (f family) probeSet() string  { return "sikkerguard-probe" + f.mark }
 
+// lookedUpSets returns the names of the sets of both families that the rules look up.
+func lookedUpSets() []string {
+	return []string{ipv4().whitelist(), ipv4().blocklist(), ipv6().whitelist(), ipv6().blocklist()}
+}
+
 // markSet returns the name of an empty set. It exists if nf_tables had no table raw before the
 // agent came, so that the removal of the rules also removes the table.
 func (f family) markSet() string { return "sikkerguard-made-raw" + f.mark }

@@ -49,7 +49,7 @@ type Firewall struct {
 	// set that marks it.
 	madeTable map[uint8]bool
 
-	aside  asideSets
+	aside  asideGap
 	others otherKinds
 }
 
@@ -299,11 +299,10 @@ func (f *Firewall) diagnose(err error) error {
 // Info returns the programs in use and the limitations compared with nft.
 func (f *Firewall) Info() ruleset.Info {
 	i := f.info
-	if gap := f.others.gap.Load(); gap != nil {
-		i.Gaps = append(slices.Clip(i.Gaps), *gap)
-	}
-	if gap := f.aside.gap.Load(); gap != nil {
-		i.Gaps = append(slices.Clip(i.Gaps), *gap)
+	for _, gap := range []*string{f.others.gap.Load(), f.aside.Load()} {
+		if gap != nil {
+			i.Gaps = append(slices.Clip(i.Gaps), *gap)
+		}
 	}
 	return i
 }

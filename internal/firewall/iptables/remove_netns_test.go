@@ -232,6 +232,61 @@ func TestForeignSetUnderALastingName(t *testing.T) {
 	}
 }
 
+// TestRenamedSetOfAKilledAgent kills an agent that renamed another program's set. The next agent
+// reports the gap and gives the set its name back when it stops. So does cleanup.
+func TestRenamedSetOfAKilledAgent(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	h.Run("ipset", "create", "sikkerguard-blocklist", "hash:ip")
+	h.Run("ipset", "add", "sikkerguard-blocklist", "9.9.9.9")
+	h.Run("ipset", "create", "sikkerguard-whitelist6", "hash:ip", "family", "inet6")
+	before := h.Run("ipset", "save")
+	apply := func() *Firewall {
+		f := start(t, h, strings.Split(path, ":"))
+		h.Do(func() {
+			if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
+				t.Error(err)
+			}
+		})
+		return f
+	}
+	killed := func() {
+		if err := apply().Close(); err != nil { // the sets and rules stay, as if it was killed
+			t.Fatal(err)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		if diff := cmp.Diff(before, h.Run("ipset", "save")); diff != "" {
+			t.Errorf("sets after %s (-want +got):\n%s", when, diff)
+		}
+	}
+
+	killed()
+	f := apply()
+	gaps := strings.Join(f.Info().Gaps, "\n")
+	if !strings.Contains(gaps, "sikkerguard-blocklist to sikkerguard-blocklist-other") {
+		t.Errorf("no gap names the set that the killed agent renamed: %s", gaps)
+	}
+	h.Do(func() {
+		if err := errors.Join(f.Remove(), f.Close()); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	})
+	check("a stop of the next agent")
+	if gaps := strings.Join(f.Info().Gaps, "\n"); strings.Contains(gaps, "renamed") {
+		t.Errorf("gaps after the stop: %s", gaps)
+	}
+
+	killed()
+	h.Do(func() {
+		if _, err := Cleanup(); err != nil {
+			t.Errorf("cleanup: %v", err)
+		}
+	})
+	check("cleanup")
+}
+
 // TestProbeStays keeps the probe of Open from being removed. Open fails, and cleanup finds and
 // removes it.
 func TestProbeStays(t *testing.T) {
