@@ -44,14 +44,18 @@ func Admit(rs ruleset.Ruleset) error {
 	return err
 }
 
-// admit adds allow to the allowlist sets of the table in one transaction, if the table exists. It
-// returns the sets that it created.
+// admit adds allow to the allowlist sets of the table in one transaction, in each family that the
+// table has a drop chain for. It returns the sets that it created.
 func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err error) {
 	found, err := findTable()
 	if err != nil || found == nil {
 		return nil, err
 	}
 	have, err := kernelSets(nftaSetCount)
+	if err != nil {
+		return nil, err
+	}
+	existing, err := kernelChains()
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +71,10 @@ func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err
 	}
 	b := newBatch(conn, found, have)
 	b.sets = map[string]*nftables.Set{}
-	missing := planAllow(allow.Without(old))
+	missing := slices.DeleteFunc(planAllow(allow.Without(old)), func(s setPlan) bool {
+		_, ok := existing[returnRule(s).chain]
+		return !ok // as in a table of another program
+	})
 	for _, s := range missing {
 		b.sets[s.kernel] = s.set(found)
 		if _, ok := have[s.name]; !ok {

@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
 // TestForeignTable starts with a table of the agent's name that another program made. Info names
 // its parts before the first list replaces it. If the agent stops before that, the table stays as
-// it is. Cleanup names the parts that it removed.
+// it is, and Admit does not change it. Cleanup names the parts that it removed.
 func TestForeignTable(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
@@ -33,6 +35,15 @@ func TestForeignTable(t *testing.T) {
 		t.Errorf("gaps: %q", g)
 	}
 	h.Do(func() {
+		rs := ruleset.Ruleset{Allow: list("203.0.113.8")}
+		for _, admit := range []func() error{
+			func() error { return h.table.Admit(t.Context(), rs) },
+			func() error { return Admit(rs) },
+		} {
+			if err := admit(); err != nil {
+				t.Errorf("admit: %v", err)
+			}
+		}
 		if err := h.table.Disarm(); err != nil {
 			t.Errorf("disarm: %v", err)
 		}
