@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -14,30 +13,11 @@ import (
 // the kernel has no nf_tables, that this process is not permitted, or that ten dumps in a row were
 // interrupted by other changes.
 func Flowtables() ([]string, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	replies, err := dumpFamily(unix.NFPROTO_UNSPEC, unix.NFT_MSG_GETFLOWTABLE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list flowtables: %w", err)
 	}
-	defer func() { _ = c.Close() }() // nothing was written
-	request := netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETFLOWTABLE),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, 0}, // every family
-	}
-	for range dumpTries {
-		replies, err := c.Execute(request)
-		if err != nil {
-			return nil, fmt.Errorf("list flowtables: %w", err)
-		}
-		if slices.ContainsFunc(replies, interrupted) {
-			continue
-		}
-		return flowtableNames(replies)
-	}
-	return nil, errors.New("list flowtables: other programs keep changing the firewall; " +
-		"every listing was interrupted")
+	return flowtableNames(replies)
 }
 
 // flowtableNames decodes the kernel's answer and returns the names in order.

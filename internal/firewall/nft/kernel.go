@@ -40,37 +40,47 @@ const dumpTries = 10
 // dump requests every object of one type in the table, and passes the attributes of each answer to
 // decode. If there is no table, decode is not called.
 func dump(message uint16, decode func(*netlink.AttributeDecoder)) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return fmt.Errorf("open netlink socket: %w", err)
-	}
-	defer func() { _ = c.Close() }() // nothing was written
-
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: nftaTable, Data: append([]byte(tableName), 0)}})
 	if err != nil {
 		return err
 	}
+	replies, err := dumpFamily(unix.NFPROTO_INET, message, attrs)
+	if err != nil {
+		return err
+	}
+	return decodeAll(replies, decode)
+}
+
+// dumpFamily requests every object of one type and family that has the encoded attributes attrs,
+// and returns the answers. If the kernel has no such table, there are none.
+func dumpFamily(family byte, message uint16, attrs []byte) ([]netlink.Message, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	defer func() { _ = c.Close() }() // nothing was written
+
 	request := netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
 			Flags: netlink.Request | netlink.Dump,
 		},
 		// struct nfgenmsg (linux/netfilter/nfnetlink.h): family, version, resource.
-		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...),
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
 	}
 	for range dumpTries {
 		replies, err := c.Execute(request)
 		if errors.Is(err, unix.ENOENT) {
-			return nil
+			return nil, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !slices.ContainsFunc(replies, interrupted) {
-			return decodeAll(replies, decode)
+			return replies, nil
 		}
 	}
-	return errors.New("other programs keep changing the firewall; every listing was interrupted")
+	return nil, errors.New("other programs keep changing the firewall; every listing was interrupted")
 }
 
 func interrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
