@@ -122,11 +122,10 @@ type chosen struct {
 	otherGap     atomic.Pointer[string] // gap of the other backend's rules; nil when none is known
 	flowtableGap atomic.Pointer[string] // gap of flowtables; nil when there are none
 
-	// admitOther is Admit for the other backend's rules; nil if there cannot be any.
-	admitOther func(context.Context, ruleset.Ruleset) error
-
 	mu          sync.Mutex
 	removeOther func() error // removes the other backend's rules; nil when there are none
+	// admitOther is Admit for the other backend's rules. It is set if removeOther is.
+	admitOther func(context.Context, ruleset.Ruleset) error
 }
 
 func (c *chosen) useIPTables(o Options, legacy bool) error {
@@ -212,7 +211,7 @@ func (c *chosen) Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.Backend.Admit(ctx, rs)
-	if c.removeOther != nil && c.admitOther != nil {
+	if c.removeOther != nil {
 		err = errors.Join(err, c.admitOther(ctx, rs))
 	}
 	return err

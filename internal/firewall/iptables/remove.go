@@ -219,7 +219,7 @@ func (f *Firewall) removeOtherKinds(ctx context.Context) {
 
 // uses reports whether the active rules are in t.
 func (f *Firewall) uses(t tables) bool {
-	return slices.ContainsFunc(f.families, func(u tables) bool { return u.proto == t.proto && u.legacy == t.legacy })
+	return slices.ContainsFunc(f.families, t.same)
 }
 
 // removeUnused removes our rules from a table that is not in use, and a table raw that an agent
