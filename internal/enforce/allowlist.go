@@ -53,7 +53,7 @@ func (e *Enforcer) allowed() blocklist.Blocklist {
 	if lines := w.String() + w.Kinds(); lines != e.allow.lines {
 		e.allow.lines = lines
 		e.o.Log.Info(w.String())
-		e.o.Log.Info(w.Kinds())
+		e.o.Log.Info("Whitelisted: " + w.Kinds())
 	}
 	if first && !e.o.DryRun {
 		e.o.Log.Info("Firewall ready")

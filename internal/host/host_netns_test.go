@@ -66,7 +66,7 @@ func TestDiscoverEmptyKernel(t *testing.T) {
 	if len(w.Problems) != 0 {
 		t.Fatalf("got problems %v, want none", w.Problems)
 	}
-	if diff := cmp.Diff("Whitelisted: LAN ranges 6, loopback 2", w.Kinds()); diff != "" {
+	if diff := cmp.Diff("LAN ranges 6, loopback 2", w.Kinds()); diff != "" {
 		t.Errorf("kinds (-want +got):\n%s", diff)
 	}
 }

@@ -136,10 +136,10 @@ func (w Whitelist) String() string {
 	return fmt.Sprintf("Safety whitelist: %d IPs + %d CIDR ranges", w.IPs(), w.Ranges())
 }
 
-// Kinds returns the log line that follows, with the number of entries of each source: "Whitelisted:
-// gateways 1, resolvers 2, …". Each kind counts its own entries once, and kinds without entries are
-// left out. An entry of two kinds, such as a gateway that is also a resolver, counts in both, so
-// the sum can exceed IPs plus Ranges.
+// Kinds returns the number of entries of each source: "gateways 1, resolvers 2, …", or "nothing".
+// Each kind counts its own entries once, and kinds without entries are left out. An entry of two
+// kinds, such as a gateway that is also a resolver, counts in both, so the sum can exceed IPs plus
+// Ranges.
 func (w Whitelist) Kinds() string {
 	var parts []string
 	for k, n := range w.counts {
@@ -148,9 +148,9 @@ func (w Whitelist) Kinds() string {
 		}
 	}
 	if len(parts) == 0 {
-		return "Whitelisted: nothing"
+		return "nothing"
 	}
-	return "Whitelisted: " + strings.Join(parts, ", ")
+	return strings.Join(parts, ", ")
 }
 
 // builder composes a Whitelist.

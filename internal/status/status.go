@@ -89,8 +89,8 @@ type CustomList struct {
 type Whitelist struct {
 	IPs    int    `json:"ips"`
 	Ranges int    `json:"ranges"`
-	Kinds  string `json:"kinds"`
-	Listed int    `json:"listed"` // of those, the number that the lists hold
+	Kinds  string `json:"kinds"`  // entries of each source: "gateways 1, resolvers 2"
+	Listed int    `json:"listed"` // of IPs and Ranges, the number that the lists hold
 }
 
 // Counts has a count for each name.
