@@ -49,7 +49,7 @@ func TestAcceptEnforcesTheListThatWasShown(t *testing.T) {
 			l := newLab(t, "192.1.0.77\n203.0.0.1\n203.0.0.2\n203.0.0.3\n")
 			l.want(false, true, "Blocking 4 IPs")
 			l.list = shown
-			l.want(false, false, "it is kept aside as list ")
+			l.want(false, false, "it is set aside as list ")
 			l.wantConditions(status.CondRefused)
 			if tt.restart {
 				l.restart()

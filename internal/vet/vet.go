@@ -78,7 +78,7 @@ type RefusalError struct {
 	// List is the refused list, for an operator who accepts it. It is empty unless the refusal is
 	// overrulable.
 	List blocklist.Blocklist
-	// Aside is the caller's name for the list that it has kept aside; empty if it has not.
+	// Aside is the caller's name for the list that it has set aside; empty if it has not.
 	Aside string
 
 	custom bool // the list is the operator's own
@@ -97,7 +97,7 @@ func (r *RefusalError) Error() string {
 		text += "; it would block a large part of the Internet and cannot be accepted"
 	case r.Overrulable():
 		if r.Aside != "" {
-			text += "; it is kept aside as " + r.Aside
+			text += "; it is set aside as " + r.Aside
 		}
 		text += "; if it is right, `sikkerguard pull --accept` enforces it"
 		if r.Guard == GuardEmpty {

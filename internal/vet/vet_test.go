@@ -314,7 +314,7 @@ func TestVastIsNeverAccepted(t *testing.T) {
 }
 
 // TestRefusalHasList checks that a refusal that the operator can overrule contains the list, and
-// names it once it was kept aside.
+// names it once it was set aside.
 func TestRefusalHasList(t *testing.T) {
 	t.Parallel()
 	_, err := vet.Vet(strings.NewReader(addresses(9)), vet.Options{Baseline: 4})
@@ -323,7 +323,7 @@ func TestRefusalHasList(t *testing.T) {
 		t.Fatalf("got %+v", err)
 	}
 	r.Aside = "list 1234 of 9 entries"
-	const want = "kept aside as list 1234 of 9 entries; if it is right, `sikkerguard pull --accept`"
+	const want = "set aside as list 1234 of 9 entries; if it is right, `sikkerguard pull --accept`"
 	if !strings.Contains(err.Error(), want) {
 		t.Errorf("the advice is missing: %v", err)
 	}
