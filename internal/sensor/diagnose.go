@@ -11,8 +11,7 @@ import (
 
 // Reasons why a group cannot be opened.
 var (
-	ErrGroupTaken = errors.New("another program listens on this NFLOG group: " +
-		"set SIKKER_NFLOG_GROUP to a free number, or stop the other program")
+	ErrGroupTaken  = errors.New("another program listens on this NFLOG group")
 	ErrPermission  = errors.New("no permission to use NFLOG: run as root with CAP_NET_ADMIN")
 	ErrUnsupported = errors.New("the kernel has no NFLOG: load the module nfnetlink_log")
 )

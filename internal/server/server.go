@@ -63,7 +63,7 @@ type Server struct {
 func New(o Options) *Server { return &Server{o: o} }
 
 // ErrPortTaken reports that another program has the port.
-var ErrPortTaken = errors.New("the health port is taken by another program: set SIKKER_HEALTH_PORT to a free one")
+var ErrPortTaken = errors.New("the health port is taken by another program")
 
 // Listen takes the port on 127.0.0.1 and [::1]. If the host has no IPv6, it listens on IPv4 only,
 // and Note says so.
