@@ -29,9 +29,6 @@ func EnvExample() string {
 			text += " (an example)"
 		}
 		text += "."
-		if v.note != "" {
-			text += " This version: " + v.note + "."
-		}
 		b.WriteString("\n" + comment(text))
 		mark := "#"
 		if v.name == apiKey {

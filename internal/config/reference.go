@@ -29,12 +29,8 @@ func Reference() string {
 	b.WriteString(strings.ReplaceAll(referenceHead, "'", "`"))
 	b.WriteString("| variable | default | accepted | example | meaning |\n|---|---|---|---|---|\n")
 	for _, v := range variables() {
-		note := ""
-		if v.note != "" {
-			note = " *This version: " + v.note + ".*"
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s%s |\n",
-			v.name, code(v.def), v.rule.accepted, code(v.example), v.text, note)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n",
+			v.name, code(v.def), v.rule.accepted, code(v.example), v.text)
 	}
 	b.WriteString(strings.ReplaceAll(referenceTail, "'", "`"))
 	ports, _ := parsePorts("")
@@ -99,17 +95,17 @@ If the API can be reached only through an HTTP proxy, set 'HTTPS_PROXY' to it, f
 'http://proxy.example:3128', and 'NO_PROXY' to the hosts that are reached without it. The agent never blocks the
 address of the proxy, nor that of the API.
 
-## Whitelist
+## Allowlist
 
-Whitelisted sources are never blocked, whichever list has them and however wide the entry that covers them:
+Sources on the allowlist are never blocked, whichever list has them and however wide the entry that covers them:
 'SIKKER_WHITELIST=198.51.100.7,2001:db8::/32'. The agent adds addresses that the host depends on: gateways,
-resolvers, its own addresses, private ranges, loopback, the API and a proxy on the way to it. The whitelist does not
+resolvers, its own addresses, private ranges, loopback, the API and a proxy on the way to it. The allowlist does not
 override other firewall rules: a packet that another rule drops stays dropped.
 
 An entry is an address or a network. Commas, semicolons, spaces or newlines separate entries. Host bits are cleared
 ('203.0.113.9/24' is '203.0.113.0/24'). An IPv4 address in IPv6 form is the IPv4 address. Names and addresses with a
 zone ('fe80::1%eth0') are refused. If all entries together cover more than half of the public IPv4 addresses, or of
-the IPv6 addresses in use, they are refused, because they would disable the firewall. If the whitelist covers every
+the IPv6 addresses in use, they are refused, because they would disable the firewall. If the allowlist covers every
 entry of the lists, the status is degraded.
 
 ## Custom blacklist
@@ -142,8 +138,8 @@ as '# none'. If a list shrinks to less than half, it is accepted, and the agent 
 At the first start the file must exist and be readable. At later starts the agent uses the copy in the
 state directory if the file is missing or cannot be read.
 
-Whitelisted addresses and special-purpose addresses ([security.md](security.md)) are never blocked, whatever the
-file contains.
+Addresses on the allowlist and special-purpose addresses ([security.md](security.md)) are never blocked, whatever
+the file contains.
 
 ## Port map
 

@@ -16,7 +16,6 @@ type variable struct {
 	rule    rule   // accepted values
 	text    string // meaning, Markdown
 	example string // an accepted value
-	note    string // limitation of this version
 }
 
 // viperKey returns the name of a variable in viper.
@@ -61,7 +60,7 @@ func principal() []variable {
 			name: "SIKKER_WHITELIST", rule: rule{
 				"addresses and networks, separated by commas, spaces or newlines", setWhitelist,
 			},
-			text: "[Addresses never to block](#whitelist).", example: "198.51.100.7,2001:db8::/32",
+			text: "[Addresses never to block](#allowlist).", example: "198.51.100.7,2001:db8::/32",
 		},
 		{
 			name: "SIKKER_PORT_MAP", rule: rule{"`name=port,port;name=port`", setPortMap},
