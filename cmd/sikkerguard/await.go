@@ -14,12 +14,19 @@ import (
 // variables name can have changed.
 const reloadEvery = 2 * time.Second
 
+// waiting is the line that follows the first reason.
+const waiting = "sikkerguard: waiting for valid settings: a corrected file is read again within seconds; after a " +
+	"change of a variable, start the agent again\n"
+
 // awaitConfig waits until the configuration is valid or ctx ends. why is the reason that it is
-// invalid now. It writes each reason once, and serves it at the control socket for the health check
-// of a container.
+// invalid now. It writes each reason once, and that it waits, and serves the reason at the control
+// socket for the health check of a container.
 func awaitConfig(ctx context.Context, environ []string, why error, stderr io.Writer) (config.Config, error) {
-	for {
+	for first := true; ; first = false {
 		complain(stderr, configError{why})
+		if first {
+			say(stderr, waiting)
+		}
 		stop := answerInvalid(ctx, environ, why)
 		cfg, err := reload(ctx, environ, why)
 		stop()

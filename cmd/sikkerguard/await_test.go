@@ -13,8 +13,8 @@ import (
 )
 
 // TestWaitForConfig checks that the agent does not exit, after which Docker would restart it for
-// ever. It prints each reason once, and reports it as not healthy. Once the file exists, the agent
-// starts. After a stop, it exits without an error.
+// ever. It prints each reason once, prints that it waits, and reports the reason as not healthy.
+// Once the file exists, the agent starts. After a stop, it exits without an error.
 func TestWaitForConfig(t *testing.T) {
 	dir, key := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "api_key")
 	environ := []string{
@@ -60,8 +60,11 @@ func TestWaitForConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	await("another reason", func() bool { return strings.Contains(stderr.String(), "does not hold a SikkerAPI key") })
-	if n := strings.Count(stderr.String(), "sikkerguard: "); n != 2 {
+	if n := strings.Count(stderr.String(), "sikkerguard: configuration: "); n != 2 {
 		t.Errorf("%d reasons printed, want each reason once:\n%s", n, stderr.String())
+	}
+	if n := strings.Count(stderr.String(), "sikkerguard: waiting for valid settings"); n != 1 {
+		t.Errorf("printed %d times that it waits, want once:\n%s", n, stderr.String())
 	}
 	if err := os.WriteFile(key, []byte("sk_test_wait\n"), 0o600); err != nil {
 		t.Fatal(err)

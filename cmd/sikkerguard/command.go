@@ -101,10 +101,10 @@ active.
 
 The agent refuses a list that looks wrong: a list that is empty, has more than twice or less than half the entries of
 the previous lists, has an entry wider than /8 (IPv4) or /16 (IPv6), or covers a tenth of the addresses in use. The
-refusal names the list, which is set aside. If you have checked that the list is right, --accept applies it, or
-the list that the API provides now if no guard refuses that one. If the API provides a different list and a guard
-refuses it, the refusal is printed and the list is not applied. A list that would block a large part of the Internet
-cannot be accepted. --accept also retries a list that was rolled back. Whitelisted addresses stay reachable.`,
+refusal names the list, which is set aside. If you have checked that the list is right, --accept applies it, or the
+list that the API provides now if no guard refuses that one. If the API provides a different list and a guard refuses
+it, the refusal is printed and the list is not applied. A list that would block a large part of the Internet cannot be
+accepted. --accept also retries a list that was rolled back. Addresses on the allowlist stay reachable.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			defer remind(cmd.ErrOrStderr())()
@@ -127,8 +127,8 @@ func remind(stderr io.Writer) (stop func()) {
 	return func() { timer.Stop() }
 }
 
-// errNotInForce sets the exit code of a pull that failed. The outcome was printed before.
-var errNotInForce = errors.New("the pulled list is not active")
+// errNotActive sets the exit code of a pull that failed. The outcome was printed before.
+var errNotActive = errors.New("the pulled list is not active")
 
 func pull(ctx context.Context, environ []string, out io.Writer, accept bool) error {
 	dir, err := config.StateDir(environ)
@@ -143,7 +143,7 @@ func pull(ctx context.Context, environ []string, out io.Writer, accept bool) err
 		return err
 	}
 	if !o.OK {
-		return errNotInForce
+		return errNotActive
 	}
 	return nil
 }

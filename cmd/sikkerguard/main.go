@@ -34,13 +34,15 @@ func run() int {
 	return 0
 }
 
-// complain writes the error of the command to stderr. It does not wait for ever for a reader that
-// does not read.
-func complain(stderr io.Writer, err error) {
+// complain writes the error of the command to stderr.
+func complain(stderr io.Writer, err error) { say(stderr, complaint(err)) }
+
+// say writes a line to stderr. It does not wait for ever for a reader that does not read.
+func say(stderr io.Writer, line string) {
 	doneC := make(chan struct{})
 	go func() {
 		defer close(doneC)
-		_, _ = io.WriteString(stderr, complaint(err))
+		_, _ = io.WriteString(stderr, line)
 	}()
 	select {
 	case <-doneC:

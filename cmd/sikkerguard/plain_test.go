@@ -237,7 +237,7 @@ func TestHostilePeer(t *testing.T) {
 			pull := command(environ, &pulled)
 			pull.SetArgs([]string{"pull"})
 			err := pull.ExecuteContext(ctx)
-			if !errors.Is(err, errNotInForce) {
+			if !errors.Is(err, errNotActive) {
 				t.Errorf("pull: %v", err)
 			}
 			judge(t, "pull", pulled.String(), regexp.MustCompile("^Dry run without a new list: "))
