@@ -46,8 +46,8 @@ func rows() []row {
 		{
 			code: CondRolledBack, severity: SeverityDegraded, quiet: true,
 			message: "The list was rolled back, because with it this host reached less",
-			remedy: "Add the addresses that the detail names to `SIKKER_WHITELIST`, or remove them from your own " +
-				"list. The agent tries a list that differs as soon as it has one, and the same list after an " +
+			remedy: "Add the addresses that the detail names to `SIKKER_WHITELIST`, or remove them from the custom " +
+				"blacklist. The agent tries a list that differs as soon as it has one, and the same list after an " +
 				"hour; `sikkerguard pull --accept` tries it now.",
 		},
 		{

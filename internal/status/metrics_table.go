@@ -94,7 +94,7 @@ func listMetrics(pullInterval time.Duration) []metric {
 			},
 		},
 		{
-			"custom_entries", gauge, "", "Entries of your own list, SIKKER_CUSTOM_BLACKLIST.",
+			"custom_entries", gauge, "", "Entries of the custom blacklist, SIKKER_CUSTOM_BLACKLIST.",
 			`sikkerguard_custom_entries`,
 			func(s *Status, out put) { out(float64(s.Custom)) },
 		},

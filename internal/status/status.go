@@ -38,7 +38,7 @@ type Status struct {
 	Source     string      `json:"listSource"`    // of the list: api, kept, custom or none
 	ListAge    string      `json:"listAge"`       // of the active list; unknown if a clock was wrong
 	Kept       bool        `json:"kept"`          // the active list is the saved one of an earlier run
-	Custom     int         `json:"customEntries"` // of the operator's own list
+	Custom     int         `json:"customEntries"` // of the custom blacklist
 	CustomList *CustomList `json:"customList"`    // null if none is configured
 	NextPull   *time.Time  `json:"nextPull"`
 	Pulls      Counts      `json:"pulls"`     // by result
@@ -77,7 +77,7 @@ type Reports struct {
 	Dropped  uint64 `json:"dropped"` // because the queue was full even after merging
 }
 
-// CustomList is the operator's own list.
+// CustomList is the custom blacklist, the list in the operator's file.
 type CustomList struct {
 	Entries  int        `json:"entries"`
 	Since    *time.Time `json:"since"`    // when this content was first read, by any run; null if none was
