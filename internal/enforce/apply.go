@@ -29,7 +29,7 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	// and an allowlist that grows is active within milliseconds.
 	harmless := e.active.rules != nil && coveredBy(d.block, e.active.rules.block)
 	if !harmless && e.trials.rejected.of(d) {
-		return &RollbackError{Entries: d.block.Len(), Again: true}
+		return e.trials.rejected.again()
 	}
 	adopted := e.active.adopted
 	var before host.Checks
@@ -138,7 +138,7 @@ func (e *Enforcer) prove(ctx context.Context, t trial, broken host.Checks, o *tr
 	defer e.setCondition(status.CondTrial, nil)
 	guilty, err := t.prove(ctx, broken)
 	if err == nil && len(guilty) > 0 {
-		e.trials.rejected = &rejection{o.rules, time.Now()}
+		e.trials.rejected = &rejection{o.rules, guilty, time.Now()}
 		e.countRollback()
 	}
 	return guilty, err

@@ -219,8 +219,12 @@ func TestARolledBackFeedStopsNoOther(t *testing.T) {
 		b.set("198.51.100.2\n", nil, nil)
 		wait := pull(e.remotes[1])
 		wantDropped(t, k, true, "203.0.113.1", "198.51.100.2")
+		if n, left := e.counts.rollbacks, e.attempts.retry.Left(); n != 1 || left < rejectedFor-time.Minute {
+			t.Errorf("the list is applied again with another of the other feed: %d rollbacks, retried in %v", n, left)
+		}
 		wantDropped(t, k, false, "203.0.113.2", "192.88.99.7")
-		if s := e.o.Board.Latest(); !s.Holds(status.CondRolledBack) || s.State != status.StateDegraded {
+		if s := e.o.Board.Latest(); !s.Holds(status.CondRolledBack) || s.State != status.StateDegraded ||
+			!strings.Contains(s.Reason, "reaches: gateway (no answer); add the addresses of these") {
 			t.Errorf("rolled back: %s %q", s.State, s.Reason)
 		}
 		if wait != e.o.PullInterval {
@@ -231,6 +235,47 @@ func TestARolledBackFeedStopsNoOther(t *testing.T) {
 		wantDropped(t, k, true, "203.0.113.2", "198.51.100.2")
 		if s := e.o.Board.Latest(); s.State != status.StateActive {
 			t.Errorf("mended: %s %q", s.State, s.Reason)
+		}
+		settle(e)
+	})
+}
+
+// TestARolledBackFeedHidesNoKernelFailure: while the list of one feed is rejected, a list of the
+// other that the kernel refuses is tried again soon, and the status reports both.
+func TestARolledBackFeedHidesNoKernelFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+		e.o.Host = dependent{e.o.Host, k, "192.88.99.7"}
+		pull := func(r *remote) {
+			tn := turn{remote: r}
+			tn.verdict, tn.err = fetch(t.Context(), r.feed, r.vetOptions())
+			e.refresh(t.Context(), tn)
+		}
+		pull(e.remotes[0])
+		pull(e.remotes[1])
+		a.set("203.0.113.2\n192.88.99.7\n", nil, nil)
+		pull(e.remotes[0])
+		b.set("198.51.100.2\n", nil, nil)
+		k.err = errors.New("no buffer space available")
+		pull(e.remotes[1])
+		if s := e.o.Board.Latest(); !s.Holds(status.CondRolledBack) || !s.Holds(status.CondKernel) {
+			t.Errorf("got %s %q", s.State, s.Reason)
+		}
+		if left := e.attempts.retry.Left(); left > retryMost {
+			t.Errorf("it is tried again in %v", left)
+		}
+		k.err = nil
+		e.retryApply(t.Context())
+		wantDropped(t, k, true, "203.0.113.1", "198.51.100.2")
+		if n := e.counts.rollbacks; n != 1 {
+			t.Errorf("%d rollbacks", n)
+		}
+
+		time.Sleep(rejectedFor) // it may be tried again now
+		e.retryApply(t.Context())
+		if n := e.counts.rollbacks; n != 2 {
+			t.Errorf("after its time: %d rollbacks", n)
 		}
 		settle(e)
 	})

@@ -20,20 +20,17 @@ type RollbackError struct {
 }
 
 func (e *RollbackError) Error() string {
-	list := blocklist.Entries(e.Entries)
-	switch {
-	case e.Own && len(e.Broken) == 0:
-		return fmt.Sprintf("the custom blacklist of %s was rolled back, because with it this host reaches less", list)
-	case e.Own:
-		return fmt.Sprintf("the custom blacklist of %s was rolled back, "+
-			"because with it this host no longer reaches: %v; "+
-			"add its addresses to SIKKER_WHITELIST, or remove them from the file", list, e.Broken)
-	case e.Again:
-		return fmt.Sprintf("the list of %s was rolled back before; it is applied again when it changes, "+
-			"after %s, or by `sikkerguard pull --accept`", list, status.Short(rejectedFor))
+	list, before, remedy := "list", "", "add the addresses of these to SIKKER_WHITELIST"
+	if e.Own {
+		list, remedy = "custom blacklist", remedy+", or remove them from the file"
 	}
-	return fmt.Sprintf("the list of %s was rolled back, because with it this host no longer reaches: %v; "+
-		"add its addresses to SIKKER_WHITELIST", list, e.Broken)
+	if e.Again {
+		before = " before"
+		remedy += fmt.Sprintf("; it is applied again when it changes, after %s, or by `sikkerguard pull --accept`",
+			status.Short(rejectedFor))
+	}
+	return fmt.Sprintf("the %s of %s was rolled back%s, because with it this host no longer reaches: %v; %s",
+		list, blocklist.Entries(e.Entries), before, e.Broken, remedy)
 }
 
 // isRollback reports whether err contains a *RollbackError.
@@ -66,11 +63,27 @@ func (e *Enforcer) undo() error {
 	return err
 }
 
-// rejection is a ruleset that was proven to cut this host off. It is not applied again for
+// splitRollbacks returns the rollbacks among joined errors, and the others.
+func splitRollbacks(err error) (rollbacks, others error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			r, o := splitRollbacks(err)
+			rollbacks, others = errors.Join(rollbacks, r), errors.Join(others, o)
+		}
+		return rollbacks, others
+	}
+	if isRollback(err) {
+		return err, nil
+	}
+	return nil, err
+}
+
+// rejection records that rules were proven to cut this host off. They are not applied again for
 // rejectedFor.
 type rejection struct {
-	rules desired
-	at    time.Time
+	rules  desired     // of the list of one feed: its entries less the allowlist, and no allowlist
+	broken host.Checks // that fail with the rules
+	at     time.Time
 }
 
 // of reports whether d is the rejected ruleset. For a nil rejection it returns false.
@@ -78,10 +91,45 @@ func (r *rejection) of(d desired) bool {
 	return r != nil && time.Since(r.at) < rejectedFor && d.equal(&r.rules)
 }
 
-// left returns how long the rejection lasts.
+// again returns the error of another attempt to apply the rules.
+func (r *rejection) again() error {
+	return &RollbackError{Broken: r.broken, Entries: r.rules.block.Len(), Again: true}
+}
+
+// left returns how long the rejection lasts; 0 for a nil rejection.
 func (r *rejection) left() time.Duration {
 	if r == nil {
 		return 0
 	}
 	return max(0, rejectedFor-time.Since(r.at))
+}
+
+// rejectedFresh returns an error if the fresh list of r was rolled back and is not applied again
+// yet.
+func (r *remote) rejectedFresh(allow blocklist.Blocklist) error {
+	if r.fresh == nil || !r.rejected.of(desired{block: r.fresh.entries.Without(allow)}) {
+		return nil
+	}
+	return r.rejected.again()
+}
+
+// rejectFresh records the rejection of the wanted rules with the fresh list of r as one of that
+// list, if the list is all that the rules blocked in addition to the active ones. The lists of other
+// feeds may change meanwhile; that list stays rejected.
+func (e *Enforcer) rejectFresh(r *remote) {
+	if cause := e.trials.rejected; cause != nil && e.active.blocks(e.wanted().block) {
+		list := r.fresh.entries.Without(cause.rules.allow)
+		r.rejected = &rejection{desired{block: list}, cause.broken, cause.at}
+	}
+}
+
+// rejectedLeft returns the shortest time for which rules or a fresh list are still rejected.
+func (e *Enforcer) rejectedLeft() time.Duration {
+	least := e.trials.rejected.left()
+	for _, r := range e.remotes {
+		if left := r.rejected.left(); r.fresh != nil && left > 0 && (least == 0 || left < least) {
+			least = left
+		}
+	}
+	return least
 }

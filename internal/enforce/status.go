@@ -81,7 +81,7 @@ func (e *Enforcer) publish() {
 // publishFailures publishes why the wanted rules are not active, each reason as a condition of its
 // own.
 func (e *Enforcer) publishFailures() {
-	var rolledBack, kernel error
+	rolledBack, kernel := splitRollbacks(e.attempts.err)
 	pull := e.eachRemote(func(r *remote) error {
 		if _, ok := errors.AsType[*vet.RefusalError](r.failure); ok {
 			return nil
@@ -94,11 +94,6 @@ func (e *Enforcer) publishFailures() {
 		}
 		return r.refused.err
 	})
-	if _, ok := errors.AsType[*RollbackError](e.attempts.err); ok {
-		rolledBack = e.attempts.err
-	} else {
-		kernel = e.attempts.err
-	}
 	switch own := e.own.rejected; {
 	case own != nil && rolledBack != nil:
 		rolledBack = fmt.Errorf("%w; %w", rolledBack, own.err)

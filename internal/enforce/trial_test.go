@@ -179,7 +179,7 @@ func TestRejection(t *testing.T) {
 		if (*rejection)(nil).of(d) {
 			t.Error("none rejects")
 		}
-		r := &rejection{d, time.Now()}
+		r := &rejection{rules: d, at: time.Now()}
 		for _, tt := range []struct {
 			rules desired
 			want  bool

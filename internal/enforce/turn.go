@@ -131,7 +131,7 @@ func (e *Enforcer) refresh(ctx context.Context, t turn) time.Duration {
 		return e.o.PullInterval
 	}
 	if t.order.accept {
-		e.trials.rejected = nil // the operator requests another attempt
+		e.trials.rejected, r.rejected = nil, nil // the operator requests another attempt
 		e.own.clearRejection()
 	}
 	e.judge(t)

@@ -35,6 +35,14 @@ type active struct {
 	lists atomic.Pointer[blocklist.Lists] // that rules was composed of; nil for none
 }
 
+// blocks reports whether the active rules block these entries and no others.
+func (a *active) blocks(entries blocklist.Blocklist) bool {
+	if a.rules == nil {
+		return entries.Len() == 0
+	}
+	return entries.Equal(a.rules.block)
+}
+
 // blocked returns the number of entries that the active rules block.
 func (a *active) blocked() int {
 	if a.rules == nil {
@@ -112,48 +120,58 @@ func (e *Enforcer) applyAll(ctx context.Context) error {
 func (e *Enforcer) recordAttempt(err error) {
 	e.attempts.err = err
 	e.setError(err, status.ApplyError)
-	switch {
+	switch _, others := splitRollbacks(err); {
 	case err == nil:
 		e.attempts.retry.Reset()
-	case isRollback(err):
-		e.attempts.retry.In(e.trials.rejected.left() + clock.LeastWait)
+	case others == nil:
+		e.attempts.retry.In(e.rejectedLeft() + clock.LeastWait)
 	default:
 		e.attempts.retry.Schedule()
 	}
 }
 
-// applyFresh applies the wanted rules with the fresh lists. After a failure it restores the
-// previous lists.
+// applyFresh applies the wanted rules with the fresh lists, except those that are rejected. If they
+// are rolled back, it applies each list by itself. After a failure it restores the previous lists.
 func (e *Enforcer) applyFresh(ctx context.Context) error {
-	var fresh []*remote
+	var (
+		fresh []*remote
+		errs  []error
+	)
+	allow := e.allowed()
 	for _, r := range e.remotes {
-		if r.fresh != nil {
+		if err := r.rejectedFresh(allow); err != nil {
+			errs = append(errs, err)
+		} else if r.fresh != nil {
 			fresh = append(fresh, r)
 		}
 	}
-	if len(fresh) == 0 {
-		// If the rules would stay the same, or there is no list yet, the kernel is not asked.
-		want := e.wanted()
-		if want.equal(e.active.rules) || e.active.rules == nil && want.block.Len() == 0 {
-			return nil
+	if len(fresh) > 1 {
+		if err := e.applyLists(ctx, fresh); !isRollback(err) || ctx.Err() != nil {
+			return errors.Join(append(errs, err)...)
 		}
-		return e.applyWanted(ctx)
 	}
-	err := e.applyLists(ctx, fresh)
-	if isRollback(err) && len(fresh) > 1 && ctx.Err() == nil {
-		var each []error
-		for _, r := range fresh {
-			each = append(each, e.applyLists(ctx, []*remote{r}))
+	for _, r := range fresh {
+		err := e.applyLists(ctx, []*remote{r})
+		if isRollback(err) {
+			e.rejectFresh(r)
 		}
-		err = errors.Join(each...)
+		errs = append(errs, err)
 	}
-	if isRollback(err) && ctx.Err() == nil {
-		// The allowlist or the operator's list may have changed as well.
-		if want := e.wanted(); !want.equal(e.active.rules) && (e.active.rules != nil || want.block.Len() > 0) {
-			err = errors.Join(err, e.applyWanted(ctx))
-		}
+	err := errors.Join(errs...)
+	if ctx.Err() == nil && (len(fresh) == 0 || isRollback(err)) {
+		err = errors.Join(err, e.applyChanged(ctx))
 	}
 	return err
+}
+
+// applyChanged applies the wanted rules with the previous lists, if the allowlist or the operator's
+// list has changed them.
+func (e *Enforcer) applyChanged(ctx context.Context) error {
+	want := e.wanted()
+	if want.equal(e.active.rules) || e.active.rules == nil && want.block.Len() == 0 {
+		return nil
+	}
+	return e.applyWanted(ctx)
 }
 
 // applyLists applies the wanted rules with the fresh lists of some feeds. If that fails or panics,
@@ -177,7 +195,7 @@ func (e *Enforcer) applyLists(ctx context.Context, fresh []*remote) error {
 		return err
 	}
 	for _, r := range fresh {
-		r.fresh, r.wasted = nil, 0
+		r.fresh, r.rejected, r.wasted = nil, nil, 0
 		e.saveList(r)
 	}
 	return nil
