@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,9 @@ const (
 	// maxHeld bounds the hits that wait for the proof of their source, a few MB. Hits without room
 	// are in the history alone.
 	maxHeld = 1 << 14
+	// maxLate bounds the hits that wait for the next reading of the tracked connections. Hits
+	// without room are in the history alone.
+	maxLate = 1 << 12
 )
 
 // verdict is the decision whether a hit is reported.
@@ -45,6 +49,9 @@ type evidence struct {
 	young, old map[netip.Addr]*proof
 	turned     time.Time // when young was begun
 	held       int       // hits, of all proofs together
+
+	late      sensor.Window // datagrams that the next reading of the tracked connections decides
+	undecided uint64        // packets of datagrams that no reading decided, so far
 }
 
 // proof is the state of a source that needs one.
@@ -102,15 +109,53 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 	return dubious
 }
 
-// add takes the hits of the last second and counts those that help to prove their source.
-func (e *evidence) add(hits []sensor.Hit, now time.Time) {
-	e.outbound.update(hits, now)
-	e.outbound.check(hits, now)
-	for _, h := range hits {
+// add takes the hits of the last second and counts those that help to prove their source. It
+// returns the hits to record. Some of the datagrams among them wait for a later call.
+func (e *evidence) add(hits []sensor.Hit, now time.Time) sensor.Window {
+	w := e.takeLate().With(sensor.Window{Hits: hits})
+	e.outbound.update(w.Hits, now)
+	e.outbound.check(w.Hits, now)
+	w.Hits = slices.DeleteFunc(w.Hits, func(h sensor.Hit) bool { return e.wait(h, now) })
+	for _, h := range w.Hits {
 		if e.judge(h) == dubious {
 			e.count(h)
 		}
 	}
+	return w
+}
+
+// wait reports whether h waits for the next reading of the tracked connections.
+func (e *evidence) wait(h sensor.Hit, now time.Time) bool {
+	undecided, soon := e.outbound.isUndecided(h, now)
+	if !undecided {
+		return false
+	}
+	if _, listed := e.entry(h.Source); !listed {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if soon && len(e.late.Hits) < maxLate {
+		e.late.Hits = append(e.late.Hits, h)
+		return true
+	}
+	e.undecided += h.Packets
+	return false
+}
+
+// undecidedPackets returns the packets of datagrams that no reading decided, so far.
+func (e *evidence) undecidedPackets() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.undecided
+}
+
+// takeLate removes the hits that wait for a reading, and returns them.
+func (e *evidence) takeLate() (late sensor.Window) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	late, e.late = e.late, sensor.Window{}
+	return late
 }
 
 // count adds h to the proof of its source.

@@ -35,7 +35,7 @@ func observed(
 	for _, d := range after {
 		k := sensor.Key{Source: netip.MustParseAddr(source), Port: port, Protocol: protocol, Kind: sensor.Attempt}
 		hits := []sensor.Hit{{Key: k, Packets: 1, First: t0.Add(d), Last: t0.Add(d)}}
-		r.evidence.add(hits, t0.Add(d))
+		hits = r.evidence.add(hits, t0.Add(d)).Hits
 		rows, waiting := r.rows(hits)
 		for range 2 { // a transaction that failed is tried again
 			rows, waiting = r.rows(hits)

@@ -19,6 +19,9 @@ const (
 	doubtShare = 20
 	// socketFor is how long a socket counts after it was last seen. Replies come at most that late.
 	socketFor = 5 * time.Minute
+	// lateFor is how long a datagram waits for the next reading of the tracked connections. The
+	// kernel tracks one for 30 s after its last datagram (nf_conntrack_udp_timeout).
+	lateFor = 5 * time.Second
 )
 
 // Outbound reads the UDP sockets and the tracked connections of this host.
@@ -83,7 +86,7 @@ func (o *outbound) update(hits []sensor.Hit, now time.Time) {
 }
 
 // check asks a kernel that tracks connections whether this host began to send to the sources of
-// datagrams. Hits that come before the kernel may be asked again may be replies.
+// datagrams. Hits that come before the kernel may be asked again are undecided until then.
 func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -98,7 +101,7 @@ func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 	peers, err := o.Peers()
 	o.flowDue = now.Add(doubtShare * time.Since(begin))
 	if err != nil {
-		return // they may be replies
+		return // they are undecided
 	}
 	o.checked = now
 	if o.sent == nil {
@@ -116,11 +119,16 @@ func (o *outbound) check(hits []sensor.Hit, now time.Time) {
 // are replies.
 func (o *outbound) dubious(hits []sensor.Hit) (sources []netip.Addr) {
 	for _, h := range hits {
-		if h.Kind == sensor.Attempt && h.Protocol == sensor.UDP && o.named(h.Port) {
+		if o.toService(h) {
 			sources = append(sources, h.Source)
 		}
 	}
 	return sources
+}
+
+// toService reports whether h has datagrams to a service.
+func (o *outbound) toService(h sensor.Hit) bool {
+	return h.Kind == sensor.Attempt && h.Protocol == sensor.UDP && o.named(h.Port)
 }
 
 // named reports whether a port is a service's: it has a name, and the kernel does not give it to
@@ -136,18 +144,44 @@ func (o *outbound) found(s host.UDPSocket, at time.Time) bool {
 	return ok && at.Sub(last) <= socketFor
 }
 
+// unread reports whether the sockets or the tracked connections, whichever decide, were not read
+// since at.
+func (o *outbound) unread(at time.Time) bool {
+	if o.tracked {
+		return at.After(o.checked)
+	}
+	return at.After(o.lastRead)
+}
+
+// isReply reports whether a datagram of source to port, received at that time, may be a reply by the
+// last reading.
+func (o *outbound) isReply(port uint16, source netip.Addr, at time.Time) bool {
+	if o.found(host.UDPSocket{Port: port, Peer: source}, at) {
+		return true
+	}
+	if o.tracked {
+		last, sent := o.sent[source]
+		return sent && at.Sub(last) <= socketFor
+	}
+	return o.found(host.UDPSocket{Port: port}, at)
+}
+
+// isUndecided reports whether h has datagrams to a service that may be replies only because the
+// host was not read since. If soon, the next reading still decides: the kernel tracks a connection
+// for longer than h has waited. A socket may be closed before the next reading.
+func (o *outbound) isUndecided(h sensor.Hit, now time.Time) (undecided, soon bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.toService(h) || o.isReply(h.Port, h.Source, h.Last) {
+		return false, false
+	}
+	return o.blind || o.unread(h.Last), !o.blind && o.tracked && now.Sub(h.First) <= lateFor
+}
+
 // isService reports whether a datagram of source to port, received at that time, cannot be a reply.
-// If the sockets were not read since, it may be one: a socket may be new.
+// If the host was not read since, it may be one: a socket may be new.
 func (o *outbound) isService(port uint16, source netip.Addr, at time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case o.Sockets == nil, o.blind, !o.named(port), o.found(host.UDPSocket{Port: port, Peer: source}, at):
-		return false
-	case o.tracked:
-		last, sent := o.sent[source]
-		return !at.After(o.checked) && (!sent || at.Sub(last) > socketFor)
-	default:
-		return !at.After(o.lastRead) && !o.found(host.UDPSocket{Port: port}, at)
-	}
+	return !o.blind && o.named(port) && !o.unread(at) && !o.isReply(port, source, at)
 }

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// recordEvery is the time between two recordings. A kill loses at most the hits of that time.
+	// recordEvery is the time between two recordings. A kill loses at most the hits of that time,
+	// and datagrams that wait for a reading of the tracked connections (lateFor).
 	// In an attack by tens of thousands of sources a recording takes long. The next then begins
 	// after recordShare times as long, so that recording takes at most a tenth of a core.
 	recordEvery, recordShare = time.Second, 10
@@ -92,8 +93,7 @@ func NewRecorder(o RecorderOptions) *Recorder {
 // Add takes the hits of the last second. The caller calls it each second, also without hits: it
 // notices a database that hangs.
 func (r *Recorder) Add(w sensor.Window, now time.Time) {
-	r.evidence.add(w.Hits, now)
-	r.waiting.add(w, now)
+	r.waiting.add(r.evidence.add(w.Hits, now), now)
 	r.noticeHang(now)
 }
 
@@ -105,11 +105,11 @@ func (r *Recorder) SetListed(list blocklist.Blocklist) { r.evidence.setListed(li
 // answer.
 func (r *Recorder) Queue() *status.Reports { return r.waiting.queue(time.Now()) }
 
-// Fill adds the state of the report queue and the packets that were not recorded to s. Before that
-// it has the counters saved, so that no later answer, after a kill either, shows less than s.
+// Fill adds the state of the report queue, and the packets that were not recorded or not decided, to
+// s. Before that it has the counters saved, so that no later answer, after a kill either, shows less than s.
 func (r *Recorder) Fill(s *status.Status) {
 	r.save()
-	s.Unrecorded, s.Reports = r.waiting.unrecorded(), r.Queue()
+	s.Unrecorded, s.Undecided, s.Reports = r.waiting.unrecorded(), r.evidence.undecidedPackets(), r.Queue()
 }
 
 // save has the counters saved and waits for that, at most for saveWait.
@@ -137,6 +137,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			r.waiting.add(r.evidence.takeLate(), time.Now())
 			r.record(false)
 			if w, _, _ := r.waiting.take(); packets(w) > 0 {
 				r.o.Log.Warn("Blocked connections were not recorded and will not be reported",

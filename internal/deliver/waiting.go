@@ -21,7 +21,7 @@ type waiting struct {
 	reports *status.Reports // at the last reading; nil if that failed
 }
 
-// add adds hits.
+// add adds hits, and in w.Overflow packets that found no room.
 func (s *waiting) add(w sensor.Window, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,7 +32,7 @@ func (s *waiting) add(w sensor.Window, now time.Time) {
 		}
 	}
 	s.taken = now
-	s.hits = s.hits.With(sensor.Window{Hits: w.Hits})
+	s.hits = s.hits.With(w)
 }
 
 // take removes the hits and returns them with the time span in which they were seen. The caller

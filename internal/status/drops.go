@@ -5,6 +5,7 @@ type Drops struct {
 	Dropped    *Dropped          `json:"dropped"` // null while the kernel has no counters of the agent
 	Events     Events            `json:"events"`
 	Unrecorded uint64            `json:"unrecorded"` // packets seen that the database never took
+	Undecided  uint64            `json:"undecided"`  // datagrams seen that may be replies, as this host was not read in time
 	Hits       map[string]uint64 `json:"hits"`       // packets seen, by service: its name in SIKKER_PORT_MAP, or other
 
 	Unattributed uint64 `json:"-"` // packets without an event, except those on their way; never decreases
@@ -100,6 +101,13 @@ func dropMetrics() []metric {
 				"long.",
 			`increase(sikkerguard_events_unrecorded_total[1h]) > 0`,
 			events(func(s *Status) uint64 { return s.Unrecorded }),
+		},
+		{
+			"events_undecided_total", counter, "",
+			"Of the packets seen, datagrams to services that are in no report, because the sockets or tracked " +
+				"connections of this host could not be read in time to show that they are no replies.",
+			`increase(sikkerguard_events_undecided_total[1h]) > 0`,
+			events(func(s *Status) uint64 { return s.Undecided }),
 		},
 		{
 			"hits_total", counter, "protocol",
