@@ -101,10 +101,12 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 			return certain
 		}
 	case sensor.ICMP, sensor.ICMPv6:
-	default:
+	case sensor.UDP:
 		if !e.outbound.isService(h.Port, h.Source, h.Last) {
 			return silent
 		}
+	default: // which side began is unknown
+		return silent
 	}
 	return dubious
 }

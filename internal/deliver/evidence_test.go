@@ -87,6 +87,7 @@ func TestInnocentSourcesAreNotReported(t *testing.T) {
 		{"OK pings", single, sensor.ICMP, 0, ms(0, 1000, 2000), 3},
 		{"bad one datagram", single, sensor.UDP, 53, ms(0), 0},
 		{"OK datagrams to a service", single, sensor.UDP, 53, ms(0, 1000, 2000), 3},
+		{"bad UDP-Lite", single, sensor.UDPLite, 53, ms(0, 1000, 2000, 3000), 0},
 		{"bad WireGuard", single, sensor.UDP, 51820, ms(0, 1000, 2000, 3000), 0},
 		{"bad mosh", single, sensor.UDP, 60001, ms(0, 1000, 2000, 3000), 0},
 		{"bad WebRTC", single, sensor.UDP, 45112, ms(0, 1000, 2000, 3000), 0},
