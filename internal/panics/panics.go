@@ -1,7 +1,7 @@
 // Package panics turns a panic of a goroutine into an error. Go ends the process at a panic that is
 // not recovered, and the kernel deletes the firewall rules with the process. A goroutine that only
 // observes, or that reads data from outside, runs its work through Contain, and so does the
-// enforcing loop. Its owner reports the *Error and repeats the work. The enforcing loop first
+// enforcement loop. Its owner reports the *Error and repeats the work. The enforcement loop first
 // applies the rules that it knows again.
 package panics
 
@@ -18,7 +18,7 @@ const maxFrames = 16
 // Error is a recovered panic.
 type Error struct {
 	Value any
-	Stack string // functions, innermost first, each like "agent.(*Agent).observe observe.go:52"
+	Stack string // functions, innermost first, each like "observe.(*Observer).Run observe.go:77"
 }
 
 func (e *Error) Error() string {
