@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"io/fs"
@@ -30,14 +31,37 @@ func NewDir(path string, guard func() error) *Dir {
 	return &Dir{path: path, guard: guard}
 }
 
-// pending returns a file that will replace a file of the directory.
-func (d *Dir) pending(name string) (*renameio.PendingFile, error) {
+// save replaces a file of the directory by the text that write writes, atomically. The error names
+// that file.
+func (d *Dir) save(name string, write func(w io.Writer) error) (err error) {
 	if err := d.guard(); err != nil {
-		return nil, err
+		return err
 	}
 	d.sweep(name)
-	return renameio.NewPendingFile(filepath.Join(d.path, name), renameio.WithPermissions(0o600),
+	path := filepath.Join(d.path, name)
+	defer func() { err = namedAs(path, err) }()
+	file, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600),
 		renameio.WithTempDir(d.path)) // not in TMPDIR, which others may write to and sweep does not see
+	if err != nil {
+		return err
+	}
+	defer func() { err = cmp.Or(err, file.Cleanup()) }() // does nothing after a successful replacement
+	if err := write(file); err != nil {
+		return err
+	}
+	return d.copies.change(d.path, name, file.CloseAtomicallyReplace)
+}
+
+// namedAs returns err with path in place of a temporary file, whose name differs each time: a
+// condition that lasts keeps its text.
+func namedAs(path string, err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return &fs.PathError{Op: e.Op, Path: path, Err: e.Err}
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return &fs.PathError{Op: e.Op, Path: path, Err: e.Err}
+	}
+	return err
 }
 
 // sweep removes temporary files of a process that was killed while it wrote a file.
@@ -49,11 +73,6 @@ func (d *Dir) sweep(name string) {
 	for _, path := range left {
 		_ = os.Remove(path) // a file that stays takes only some space
 	}
-}
-
-// replace replaces a file by a pending one.
-func (d *Dir) replace(name string, file *renameio.PendingFile) error {
-	return d.copies.change(d.path, name, file.CloseAtomicallyReplace)
 }
 
 // remove removes a file, if there is one.

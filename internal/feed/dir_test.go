@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,5 +83,43 @@ func TestLost(t *testing.T) {
 	}
 	if lost, _ := again.Lost(); !lost {
 		t.Error("the list of the run before is not lost")
+	}
+}
+
+// TestSaveErrorsNameTheFile checks that the error of a failed save names the file that was to be
+// replaced, so that its text is the same each time that the save is repeated, and that no temporary
+// file is left.
+func TestSaveErrorsNameTheFile(t *testing.T) {
+	t.Parallel()
+	occupied := t.TempDir()
+	for _, name := range []string{"blacklist.txt", "names.json"} {
+		if err := os.Mkdir(filepath.Join(occupied, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		path string
+		want error
+	}{
+		"bad a directory in the place of the file": {occupied, syscall.EEXIST},
+		"bad no state directory":                   {filepath.Join(occupied, "none"), syscall.ENOENT},
+	} {
+		dir := feed.NewDir(tt.path, func() error { return nil })
+		s := feed.NewSaved(dir, "blacklist", feed.NewFile("/etc/mine.txt"))
+		for file, save := range map[string]func() error{
+			"blacklist.txt": func() error { return s.Save(list("203.0.113.9/32"), time.Now()) },
+			"names.json":    func() error { return dir.SaveNames([]byte("{}")) },
+		} {
+			first, second := save(), save()
+			if !errors.Is(first, tt.want) || !strings.Contains(first.Error(), " "+filepath.Join(tt.path, file)+":") {
+				t.Errorf("%s, %s: got %v, want %v", name, file, first, tt.want)
+			}
+			if second == nil || second.Error() != first.Error() {
+				t.Errorf("%s, %s: first %v, then %v", name, file, first, second)
+			}
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(occupied, ".*")); err != nil || len(left) != 0 {
+		t.Errorf("left %q, %v", left, err)
 	}
 }

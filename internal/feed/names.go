@@ -3,6 +3,7 @@ package feed
 import (
 	"errors"
 	"fmt"
+	"io"
 )
 
 const (
@@ -15,15 +16,11 @@ const (
 var errNamesTooLong = fmt.Errorf("the file has more than %d bytes", maxNames)
 
 // SaveNames saves a text about the names of the API in the state directory, atomically.
-func (d *Dir) SaveNames(text []byte) (err error) {
-	file, err := d.pending(namesName)
-	if err != nil {
-		return fmt.Errorf("save addresses of names: %w", err)
-	}
-	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing after a successful replacement
-	if _, err = file.Write(text); err == nil {
-		err = d.replace(namesName, file)
-	}
+func (d *Dir) SaveNames(text []byte) error {
+	err := d.save(namesName, func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("save addresses of names: %w", err)
 	}

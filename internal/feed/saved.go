@@ -82,24 +82,18 @@ func (s *Saved) Save(list blocklist.Blocklist, fetched time.Time) error {
 }
 
 // write replaces a saved list in the state directory.
-func (s *Saved) write(name string, list blocklist.Blocklist, fetched time.Time, extra []header) (err error) {
-	file, err := s.dir.pending(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Cleanup()) }() // does nothing after a successful replacement
-	w, id := bufio.NewWriter(file), s.feed.Identity()
-	_, err = fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# source: %s\n# entries: %d\n",
-		copyVersion, fetched.UTC().Format(time.RFC3339), id.From, id.Request, id.Source, list.Len())
-	for _, h := range extra {
-		_, werr := fmt.Fprintf(w, "# %s: %s\n", h.name, h.value)
-		err = errors.Join(err, werr)
-	}
-	_, werr := fmt.Fprintf(w, "# sha256: %s\n", Checksum(list))
-	if err = errors.Join(err, werr, writeList(w, list), w.Flush()); err == nil {
-		err = s.dir.replace(name, file)
-	}
-	return err
+func (s *Saved) write(name string, list blocklist.Blocklist, fetched time.Time, extra []header) error {
+	return s.dir.save(name, func(file io.Writer) error {
+		w, id := bufio.NewWriter(file), s.feed.Identity()
+		_, err := fmt.Fprintf(w, "%s\n# pulled: %s\n# from: %s\n# request: %s\n# source: %s\n# entries: %d\n",
+			copyVersion, fetched.UTC().Format(time.RFC3339), id.From, id.Request, id.Source, list.Len())
+		for _, h := range extra {
+			_, werr := fmt.Fprintf(w, "# %s: %s\n", h.name, h.value)
+			err = errors.Join(err, werr)
+		}
+		_, werr := fmt.Fprintf(w, "# sha256: %s\n", Checksum(list))
+		return errors.Join(err, werr, writeList(w, list), w.Flush())
+	})
 }
 
 // Checksum returns the SHA-256 of a list, an entry per line, in hexadecimal.
