@@ -22,7 +22,7 @@ func TestNetworkEndsTheBackoff(t *testing.T) {
 	defer next.Stop()
 	a.sikker().next = next
 	e.sikker().offline.pulled(&sikkerapi.TemporaryError{Err: errors.New("no route to host")}, host.Whitelist{})
-	a.surveys.publish(newSurvey(host.New(host.Options{Root: t.TempDir()}).Discover(t.Context())))
+	a.surveys.publish(newSurvey(host.New(host.Options{Root: t.TempDir()}).Local()))
 	a.pullIfNetwork()
 	if left := next.Left(); left > clock.LeastWait {
 		t.Errorf("the pull is due in %v", left)

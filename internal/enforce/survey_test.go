@@ -193,7 +193,9 @@ func TestSurveyNewest(t *testing.T) {
 func TestGainedAddressResolvesNames(t *testing.T) {
 	t.Parallel()
 	look := func(api *url.URL) host.Whitelist {
-		return host.New(host.Options{Root: t.TempDir(), APIURL: api}).Discover(t.Context())
+		h := host.New(host.Options{Root: t.TempDir(), APIURL: api})
+		h.Local()
+		return h.Names(t.Context())
 	}
 	before, after := look(nil), look(&url.URL{Scheme: "http", Host: "10.77.66.55"})
 	if !newSurvey(before).allow.Equal(newSurvey(after).allow) {

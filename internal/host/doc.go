@@ -1,5 +1,5 @@
 // Package host discovers the addresses that this host depends on, for the safety allowlist, which
-// no list may block. Discover finds them, Watch reports when they may have changed, and Probe
+// no list may block. Local and Names find them, Watch reports when they may have changed, and Probe
 // checks that they can be reached. Surroundings detects a network namespace that is not the
 // machine's, and guests whose packets pass no rule of the host.
 //

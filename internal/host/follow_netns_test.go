@@ -39,7 +39,7 @@ func TestNamesAskNewestResolver(t *testing.T) {
 		if err := os.WriteFile(conf, []byte("nameserver "+server+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		w := h.Discover(t.Context())
+		w := h.discover(t.Context())
 		if len(w.Problems) > 0 || !slices.Contains(w.Prefixes(), netip.PrefixFrom(answer, 32)) {
 			t.Errorf("with %s: %s, %v", server, w.Kinds(), w.Problems)
 		}

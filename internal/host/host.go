@@ -69,12 +69,6 @@ func New(o Options) *Host {
 	return h
 }
 
-// Discover reads every source: Local and then Names.
-func (h *Host) Discover(ctx context.Context) Whitelist {
-	h.Local()
-	return h.Names(ctx)
-}
-
 // Local reads the kernel and the files. The result is usable whatever its problems: it contains
 // earlier finds of sources that cannot be read now, and the addresses that Names found last. It
 // takes milliseconds; a file system that does not answer delays it by readTimeout.

@@ -28,7 +28,7 @@ func TestDiscoverKernel(t *testing.T) {
 	)
 	server.Do(func() {
 		if routeErr = addRoutes(); routeErr == nil {
-			w = h.Discover(t.Context())
+			w = h.discover(t.Context())
 		}
 	})
 	if routeErr != nil {
@@ -62,7 +62,7 @@ func TestDiscoverEmptyKernel(t *testing.T) {
 	server := nettest.New(t)
 	h := New(Options{Root: t.TempDir(), Proxy: noProxy})
 	var w Whitelist
-	server.Do(func() { w = h.Discover(t.Context()) })
+	server.Do(func() { w = h.discover(t.Context()) })
 	if len(w.Problems) != 0 {
 		t.Fatalf("got problems %v, want none", w.Problems)
 	}

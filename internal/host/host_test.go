@@ -89,6 +89,12 @@ func proxyAt(u *url.URL) func(*url.URL) (*url.URL, error) {
 	return func(*url.URL) (*url.URL, error) { return u, nil }
 }
 
+// discover reads every source.
+func (h *Host) discover(ctx context.Context) Whitelist {
+	h.Local()
+	return h.Names(ctx)
+}
+
 // testHost returns a Host whose kernel state is k.
 func testHost(o Options, k kernel) *Host {
 	if o.Proxy == nil {
@@ -125,7 +131,7 @@ func TestDiscoverEverything(t *testing.T) {
 		addresses: addrs("127.0.0.1", "::1", "192.168.0.10", "::ffff:192.168.0.11", "2001:db8::10",
 			"0.0.0.0", "224.0.0.1"),
 	})
-	w := h.Discover(t.Context())
+	w := h.discover(t.Context())
 	want := prefixes(
 		"10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.2.53/32", "192.168.0.0/16",
 		"192.168.0.1/32", "192.168.0.10/32", "192.168.0.11/32", "198.51.100.1/32", "198.51.100.9/32",
@@ -246,7 +252,7 @@ func TestDiscoverProblems(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.o.Root = root(t, tt.files)
-			w := testHost(tt.o, tt.kernel).Discover(t.Context())
+			w := testHost(tt.o, tt.kernel).discover(t.Context())
 			if diff := cmp.Diff(tt.kinds, w.Kinds()); diff != "" {
 				t.Errorf("kinds (-want +got):\n%s", diff)
 			}
@@ -268,7 +274,7 @@ func TestProxyPassword(t *testing.T) {
 			return nil, errors.New(`invalid proxy "http://user:secret@:x"`)
 		},
 	}, kernel{})
-	w := h.Discover(t.Context())
+	w := h.discover(t.Context())
 	got := messages(w.Problems)
 	want := []string{"find the proxy for the API: the value of HTTPS_PROXY or HTTP_PROXY is not a URL; correct it"}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -297,7 +303,7 @@ func TestPlainHTTPBypassesProxy(t *testing.T) {
 
 	api = mustURL(t, "http://api.example.org")
 	h = testHost(Options{APIURL: api, Resolver: names{}, Proxy: proxy, Root: t.TempDir()}, kernel{})
-	w := h.Discover(t.Context())
+	w := h.discover(t.Context())
 	if len(w.Problems) != 1 || !strings.Contains(w.Problems[0].Error(), "resolve the API's name") ||
 		strings.Contains(w.Kinds(), "proxy") {
 		t.Errorf("problems %v; %s", w.Problems, w.Kinds())
@@ -315,7 +321,7 @@ func TestEarlierFindsStay(t *testing.T) {
 	h.read = func() kernel { return k }
 	has := func(step string, want ...string) {
 		t.Helper()
-		w := h.Discover(t.Context())
+		w := h.discover(t.Context())
 		want = append(want, "10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
 			"::1/128", "fc00::/7", "fe80::/10")
 		all := distinct(prefixes(want...))
@@ -333,7 +339,7 @@ func TestEarlierFindsStay(t *testing.T) {
 	has("all works", "192.0.2.2/32", "192.0.2.12/32", "198.51.100.2/32")
 }
 
-// TestLookupTimeout checks that Discover waits for a resolver that never answers no longer than
+// TestLookupTimeout checks that Names waits for a resolver that never answers no longer than
 // lookupTimeout.
 func TestLookupTimeout(t *testing.T) {
 	t.Parallel()
@@ -341,7 +347,7 @@ func TestLookupTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := testHost(Options{APIURL: mustURL(t, "https://api.example.org"), Resolver: deaf{}, Root: dir}, kernel{})
 		start := time.Now()
-		w := h.Discover(t.Context())
+		w := h.discover(t.Context())
 		if len(w.Problems) != 1 || !errors.Is(w.Problems[0], context.DeadlineExceeded) {
 			t.Errorf("got problems %v, want one deadline exceeded", w.Problems)
 		}

@@ -68,7 +68,7 @@ func (cs Checks) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Probe checks whether the finds of the last Discover can be reached: each gateway by its neighbour
+// Probe checks whether the newest finds can be reached: each gateway by its neighbour
 // entry and by ICMP; each resolver by a query for a name below the API's that no cache has; the
 // API, or the proxy before it, by a connection. If names are given, only the checks of these names
 // run. It takes about a second at most. Probe opens sockets on goroutines of its own, hence in the
