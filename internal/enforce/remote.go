@@ -144,7 +144,7 @@ func (e *Enforcer) reportList(r *remote, err error, changed bool) {
 	case err == nil && changed:
 		e.o.Log.Info("The list is saved now")
 	case err != nil && changed:
-		e.logDiskFailure("The list cannot be saved; a start without the API would not protect", err)
+		e.logDiskFailure("The list cannot be saved; a start without the API would use an older list, or none", err)
 	}
 	e.unsaved.set(r, err, func(of func(*remote) error) { e.setCondition(status.CondUnkept, e.eachRemote(of)) })
 }
