@@ -202,10 +202,11 @@ func (e *Enforcer) start(ctx context.Context) {
 	for _, r := range e.remotes {
 		r.next = clock.NewAlarm(e.o.Clock, e.o.PullInterval)
 	}
-	e.restore(ctx)
+	saved := e.readSaved()
+	e.restore(ctx, saved)
 	offer(l.readyC, struct{}{})
-	for _, r := range e.remotes {
-		e.restoreRefused(r)
+	for i, r := range e.remotes {
+		e.restoreRefused(r, saved.refused[i])
 	}
 	l.pulls = true
 	for _, r := range e.remotes {

@@ -315,7 +315,7 @@ func TestSavedListsOfTwoFeeds(t *testing.T) {
 	for i, r := range next.remotes {
 		r.saved = e.remotes[i].saved
 	}
-	next.restore(t.Context())
+	next.restoreAll(t.Context())
 	wantDropped(t, k, true, "203.0.113.1", "198.51.100.1")
 	if s := next.o.Board.Latest(); s.BlockedIPs != 2 || !s.Kept {
 		t.Errorf("got %d entries, saved %v", s.BlockedIPs, s.Kept)

@@ -84,6 +84,15 @@ func newEnforcerWithLog(t *testing.T, log *zap.Logger, vars ...string) *Enforcer
 // sikker returns the state of the first feed.
 func (e *Enforcer) sikker() *remote { return e.remotes[0] }
 
+// restoreAll restores all saved files in the manner of a start.
+func (e *Enforcer) restoreAll(ctx context.Context) {
+	saved := e.readSaved()
+	e.restore(ctx, saved)
+	for i, r := range e.remotes {
+		e.restoreRefused(r, saved.refused[i])
+	}
+}
+
 // runAgain runs e until ctx ends, again after each panic, and returns the number of panics.
 func runAgain(ctx context.Context, e *Enforcer) (panicked int) {
 	for ctx.Err() == nil {

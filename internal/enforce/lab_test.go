@@ -111,8 +111,7 @@ func (l *lab) restart(vars ...string) {
 	l.a.backend.fw, l.a.o.Host = l.kernel, host.New(host.Options{Root: l.t.TempDir()})
 	l.a.surveys.publish(survey{})
 	close(l.a.surveys.next) // no survey is waited for
-	l.a.restore(l.t.Context())
-	l.a.restoreRefused(l.a.sikker())
+	l.a.restoreAll(l.t.Context())
 }
 
 // pull makes a turn in the manner of Run.

@@ -8,14 +8,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/host"
 )
 
-const (
-	// namesRefreshed is the longest time between two writes of the resolved addresses. Unchanged
-	// addresses are written that often so that the age of the file shows when they were last
-	// resolved.
-	namesRefreshed = 24 * time.Hour
-	// restoreMost is how long a start waits for that file, and for the refused list.
-	restoreMost = time.Second
-)
+// namesRefreshed is the longest time between two writes of the resolved addresses. Unchanged
+// addresses are written that often so that the age of the file shows when they were last resolved.
+const namesRefreshed = 24 * time.Hour
 
 // names saves the addresses of the API and the proxy to the disk. A start without DNS allowlists
 // them. Without them, a saved list may block the API.
@@ -31,8 +26,8 @@ func (k *names) due(n host.Names) bool {
 }
 
 // restoreNames allowlists the saved addresses until names resolve.
-func (e *Enforcer) restoreNames() {
-	text, err := readDisk(restoreMost, "reading of the addresses of names", e.o.StateDir.Names)
+func (e *Enforcer) restoreNames(read func() ([]byte, error)) {
+	text, err := read()
 	var n host.Names
 	if err == nil {
 		n, err = host.ParseNames(text)

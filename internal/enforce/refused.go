@@ -74,8 +74,8 @@ func (e *Enforcer) clearRefused(from *remote) {
 }
 
 // restoreRefused loads the list that the last run set aside.
-func (e *Enforcer) restoreRefused(from *remote) {
-	c, err := readDisk(restoreMost, "reading of the refused list", from.saved.Refused)
+func (e *Enforcer) restoreRefused(from *remote, read func() (feed.Refused, error)) {
+	c, err := read()
 	if errors.Is(err, feed.ErrNoCopy) {
 		return
 	}

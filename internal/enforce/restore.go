@@ -21,15 +21,39 @@ const firstSurveyMost = time.Second
 // errNotPulled is the failure of a feed until its first pull has ended.
 var errNotPulled = errors.New("the first pull since the start has not ended yet")
 
+// savedReads has the readings of the saved files. They run at the same time, so that a disk that
+// hangs delays a start only once.
+type savedReads struct {
+	names   func() ([]byte, error)
+	own     func() (feed.Copy, error) // nil without an operator's file
+	lists   []func() (feed.Copy, error)
+	refused []func() (feed.Refused, error)
+}
+
+// readSaved begins the readings of all saved files.
+func (e *Enforcer) readSaved() savedReads {
+	s := savedReads{names: readDisk("reading of the addresses of names", e.o.StateDir.Names)}
+	if own := e.o.Own; own != nil {
+		s.own = readDisk("reading of the saved custom blacklist", own.Saved.Load)
+	}
+	for _, r := range e.remotes {
+		s.lists = append(s.lists, readDisk("reading of the saved list", r.saved.Load))
+		s.refused = append(s.refused, readDisk("reading of the refused list", r.saved.Refused))
+	}
+	return s
+}
+
 // restore activates the saved lists and the operator's file before the network is tried: a reboot
 // without the API loses nothing.
-func (e *Enforcer) restore(ctx context.Context) {
+func (e *Enforcer) restore(ctx context.Context, saved savedReads) {
 	readC := e.own.reader.ask()
-	e.restoreNames()
-	e.restoreOwn()
+	e.restoreNames(saved.names)
+	if e.o.Own != nil {
+		e.restoreOwn(saved.own)
+	}
 	restored := false
-	for _, r := range e.remotes {
-		if e.restoreList(r) {
+	for i, r := range e.remotes {
+		if e.restoreList(r, saved.lists[i]) {
 			restored = true
 		} else {
 			r.failure = errNotPulled
@@ -56,8 +80,8 @@ func (e *Enforcer) restore(ctx context.Context) {
 }
 
 // restoreList makes the saved list of r a fresh one, and reports whether there is one.
-func (e *Enforcer) restoreList(r *remote) bool {
-	c, err := readDisk(saveMost, "reading of the saved list", r.saved.Load)
+func (e *Enforcer) restoreList(r *remote, read func() (feed.Copy, error)) bool {
+	c, err := read()
 	id := r.feed.Identity()
 	var damaged *feed.DamagedError
 	switch {
@@ -90,14 +114,10 @@ func (e *Enforcer) restoreList(r *remote) bool {
 }
 
 // restoreOwn loads the operator's list of the last run. The file itself is read meanwhile.
-func (e *Enforcer) restoreOwn() {
-	own := e.o.Own
-	if own == nil {
-		return
-	}
-	c, err := readDisk(saveMost, "reading of the saved custom blacklist", own.Saved.Load)
+func (e *Enforcer) restoreOwn(read func() (feed.Copy, error)) {
+	c, err := read()
 	switch {
-	case errors.Is(err, feed.ErrNoCopy), err == nil && c.Request != own.File.Identity().Request:
+	case errors.Is(err, feed.ErrNoCopy), err == nil && c.Request != e.o.Own.File.Identity().Request:
 		return
 	case err != nil:
 		e.logDiskFailure("The saved custom blacklist cannot be read", err)

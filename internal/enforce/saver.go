@@ -20,6 +20,8 @@ const (
 	// saveMost is how long a write to the disk may take before it is reported, and how long the end
 	// of the agent waits for it.
 	saveMost = 5 * time.Second
+	// readMost is how long a start waits for its readings of the disk.
+	readMost = 5 * time.Second
 	// saveRetryFirst and saveRetryMost bound the wait after a write that failed.
 	saveRetryFirst, saveRetryMost = 5 * time.Second, time.Minute
 )
@@ -245,12 +247,22 @@ func (e *Enforcer) rewriteLost(lost lostFiles) {
 	}
 }
 
-// readDisk returns the results of read, which reads the state directory, or an error if read takes
-// longer than most.
-func readDisk[T any](most time.Duration, what string, read func() (T, error)) (T, error) {
-	v, err := bounded.Call(most, read)
-	if errors.Is(err, bounded.ErrHangs) {
-		err = fmt.Errorf("the %s takes longer than %v: look at the disk of SIKKER_STATE_DIR", what, most)
+// readDisk begins read, which reads the state directory. The function that it returns waits for the
+// results of read; they are an error if read takes longer than readMost.
+func readDisk[T any](what string, read func() (T, error)) (wait func() (T, error)) {
+	var (
+		v     T
+		err   error
+		doneC = make(chan struct{})
+	)
+	go func() {
+		defer close(doneC)
+		if v, err = bounded.Call(readMost, read); errors.Is(err, bounded.ErrHangs) {
+			err = fmt.Errorf("the %s takes longer than %v: look at the disk of SIKKER_STATE_DIR", what, readMost)
+		}
+	}()
+	return func() (T, error) {
+		<-doneC
+		return v, err
 	}
-	return v, err
 }

@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
+	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
@@ -201,6 +203,37 @@ func TestHangingDiskDelaysNothing(t *testing.T) {
 		if s := e.o.Board.Latest(); s.Holds(status.CondUnkept) {
 			t.Errorf("afterwards: %s %q", s.State, s.Reason)
 		}
+	})
+}
+
+// TestHangingDiskDelaysAStartOnce: a start reads its files at the same time. If the disk hangs, the
+// first pulls begin after readMost, however many files there are.
+func TestHangingDiskDelaysAStartOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
+		resumedC := make(chan struct{})
+		dir := feed.NewDir(t.TempDir(), func() error { <-resumedC; return nil })
+		file := feed.NewFile(filepath.Join(t.TempDir(), "list.txt"))
+		e.o.StateDir, e.o.Own = dir, &Own{File: file, Saved: feed.NewSaved(dir, "custom", file)}
+		for _, r := range e.remotes {
+			r.saved = feed.NewSaved(dir, r.feed.Name(), r.feed)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		doneC := make(chan error, 1)
+		go func() { doneC <- e.Run(ctx) }()
+		time.Sleep(readMost + 2*firstSurveyMost)
+		synctest.Wait()
+		if a.fetches() != 1 || b.fetches() != 1 {
+			t.Errorf("the feeds were pulled %d and %d times", a.fetches(), b.fetches())
+		}
+		wantDropped(t, k, true, "203.0.113.1", "198.51.100.1")
+		cancel()
+		if err := <-doneC; err != nil {
+			t.Error(err)
+		}
+		close(resumedC)
+		settle(e)
 	})
 }
 

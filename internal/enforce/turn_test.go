@@ -58,7 +58,7 @@ func TestPanicOfAList(t *testing.T) {
 	if _, ok := errors.AsType[*panics.Error](err); !ok {
 		t.Errorf("a list that panics is %v", err)
 	}
-	if _, err := readDisk(time.Minute, "reading", func() (int, error) { panic("no such file") }); err == nil {
+	if _, err := readDisk("reading", func() (int, error) { panic("no such file") })(); err == nil {
 		t.Error("a reading that panics succeeds")
 	}
 }
