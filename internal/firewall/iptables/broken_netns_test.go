@@ -39,11 +39,7 @@ func TestOpensDespiteABrokenOtherKind(t *testing.T) {
 				breaks(t, dirs[0], f+other)
 			}
 			f := startIn(t, h, Options{Legacy: legacy}, dirs)
-			h.Do(func() {
-				if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-					t.Errorf("apply: %v", err)
-				}
-			})
+			mustApply(t, h, f, bothFamilies())
 			h.Check("applied", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
 			if gaps := strings.Join(f.Info().Gaps, "\n"); !strings.Contains(gaps, "exit code 127") {
 				t.Errorf("gaps: %s", gaps)
@@ -70,11 +66,7 @@ func TestRemovesRulesWithBrokenPrograms(t *testing.T) {
 	before := firewallOf(h)
 	dirs := bothKinds(t)
 	f := startIn(t, h, Options{Legacy: true}, dirs)
-	h.Do(func() {
-		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-			t.Errorf("apply: %v", err)
-		}
-	})
+	mustApply(t, h, f, bothFamilies())
 	for _, name := range []string{"iptables", "ip6tables", "iptables-legacy"} {
 		breaks(t, dirs[0], name)
 	}
@@ -103,11 +95,7 @@ func TestBrokenIP6TablesIsAGap(t *testing.T) {
 			!strings.Contains(gaps, "exit code 127") {
 			t.Errorf("gaps with a broken ip6tables%s: %s", suffix, gaps)
 		}
-		h.Do(func() {
-			if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-				t.Errorf("apply: %v", err)
-			}
-		})
+		mustApply(t, h, f, bothFamilies())
 		h.Check("without ip6tables"+suffix, nettest.Addrs("203.0.113.9"), nettest.Addrs("2001:db8:f::1"))
 	}
 }

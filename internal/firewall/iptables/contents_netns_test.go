@@ -27,14 +27,7 @@ func TestWatchReportsExchangedElements(t *testing.T) {
 		a := netip.AddrFrom4([4]byte{203, 0, 114, byte(2 * i)})
 		rs.Block = rs.Block.Union(list(a.String() + "/32"))
 	}
-	apply := func() {
-		t.Helper()
-		h.Do(func() {
-			if _, err := f.Apply(t.Context(), rs); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	apply := func() { mustApply(t, h, f, rs) }
 	apply()
 	h.Do(func() { // active as applied
 		for range 2 {

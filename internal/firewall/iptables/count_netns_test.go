@@ -45,13 +45,7 @@ func TestCountersDuringApply(t *testing.T) {
 			h := nettest.NewHost(t)
 			f := startKind(t, h, kind)
 			rs := bothFamilies()
-			apply := func() {
-				h.Do(func() {
-					if _, err := f.Apply(t.Context(), rs); err != nil {
-						t.Error(err)
-					}
-				})
-			}
+			apply := func() { mustApply(t, h, f, rs) }
 			send := func() {
 				for range 20 {
 					h.Send(nettest.Addrs("203.0.113.9")[0], "knock")
@@ -216,11 +210,7 @@ func TestCountersNeverDecrease(t *testing.T) {
 			rs := bothFamilies()
 			apply := func() {
 				rs.LogRate += 7
-				h.Do(func() {
-					if _, err := f.Apply(t.Context(), rs); err != nil {
-						t.Error(err)
-					}
-				})
+				mustApply(t, h, f, rs)
 			}
 			apply()
 			flood := h.Flood(nettest.Addrs("203.0.113.9", "2001:db8:f::1"))

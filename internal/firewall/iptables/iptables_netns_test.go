@@ -70,6 +70,16 @@ func startIn(t *testing.T, h *nettest.Host, o Options, dirs []string) *Firewall 
 	return f
 }
 
+// mustApply applies rs on the host of f, and fails the test if that fails.
+func mustApply(t *testing.T, h *nettest.Host, f *Firewall, rs ruleset.Ruleset) {
+	t.Helper()
+	h.Do(func() {
+		if _, err := f.Apply(t.Context(), rs); err != nil {
+			t.Errorf("apply: %v", err)
+		}
+	})
+}
+
 // programs returns a directory with links to the named programs.
 func programs(t *testing.T, names ...string) []string {
 	t.Helper()
@@ -200,11 +210,7 @@ func TestTemporaryNameTaken(t *testing.T) {
 	f := start(t, h, strings.Split(path, ":"))
 	apply := func(block, allow []string) {
 		t.Helper()
-		h.Do(func() {
-			if _, err := f.Apply(t.Context(), desired(list(block...), list(allow...))); err != nil {
-				t.Error(err)
-			}
-		})
+		mustApply(t, h, f, desired(list(block...), list(allow...)))
 	}
 	apply([]string{"203.0.113.9/32"}, nil)
 	for _, create := range [][]string{
@@ -265,17 +271,10 @@ func TestWhitelistMoves(t *testing.T) {
 		desired(list("46.0.0.0/8"), list("46.1.0.0/16", "::1/128")),
 		desired(list("46.1.2.0/24"), list("46.0.0.0/8")),
 	}
-	apply := func(rs ruleset.Ruleset) {
-		h.Do(func() {
-			if _, err := f.Apply(t.Context(), rs); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	apply(steps[0])
+	mustApply(t, h, f, steps[0])
 	h.Under(nil, nettest.Addrs("46.1.2.3"), func() {
 		for i := range 16 {
-			apply(steps[(i+1)%len(steps)])
+			mustApply(t, h, f, steps[(i+1)%len(steps)])
 		}
 	})
 }
@@ -286,13 +285,7 @@ func TestWatch(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := start(t, h, strings.Split(path, ":"))
-	apply := func() {
-		h.Do(func() {
-			if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	apply := func() { mustApply(t, h, f, desired(list("203.0.113.9/32"), list())) }
 	apply()
 	ctx, cancel := context.WithCancel(t.Context())
 	lostC, doneC := make(chan error, 16), make(chan error, 1)

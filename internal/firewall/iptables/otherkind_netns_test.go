@@ -47,13 +47,7 @@ func TestRemovesRulesOfTheOtherKind(t *testing.T) {
 			var last *Firewall
 			for _, legacy := range []bool{first, !first} {
 				f := startIn(t, h, Options{Legacy: legacy}, dirs)
-				apply := func() {
-					h.Do(func() {
-						if _, err := f.Apply(t.Context(), desired(hosts(sources), list())); err != nil {
-							t.Error(err)
-						}
-					})
-				}
+				apply := func() { mustApply(t, h, f, desired(hosts(sources), list())) }
 				if last == nil {
 					apply()
 				} else {
@@ -100,28 +94,22 @@ func TestOtherKindThatStaysIsAGap(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	dirs := bothKinds(t)
-	apply := func(f *Firewall) {
-		h.Do(func() {
-			if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	rs := desired(list("203.0.113.9/32"), list())
 	f := startIn(t, h, Options{Legacy: true}, dirs)
-	apply(f)
+	mustApply(t, h, f, rs)
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	h.Run("iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-j", chain)
 	f = startIn(t, h, Options{}, dirs)
 	gaps := len(f.Info().Gaps)
-	apply(f)
+	mustApply(t, h, f, rs)
 	if got := f.Info().Gaps; len(got) != gaps+1 || !strings.Contains(got[gaps], "with another kind of iptables") {
 		t.Errorf("gaps: %q", got)
 	}
 	h.Check("with the gap", nettest.Addrs("203.0.113.9"), nettest.Addrs("203.0.113.8"))
 	h.Run("iptables-legacy", "-t", "raw", "-D", "OUTPUT", "-j", chain)
-	apply(f)
+	mustApply(t, h, f, rs)
 	if got := f.Info().Gaps; len(got) != gaps {
 		t.Errorf("gaps: %q", got)
 	}

@@ -126,11 +126,7 @@ func TestUnprintableBefore(t *testing.T) {
 	if diff := cmp.Diff(before, firewallOf(h)); diff != "" {
 		t.Errorf("opened (-want +got):\n%s", diff)
 	}
-	h.Do(func() {
-		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-			t.Errorf("apply: %v", err)
-		}
-	})
+	mustApply(t, h, f, bothFamilies())
 	h.Check("applied", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nettest.Addrs("203.0.113.8"))
 	h.Run("nft", "add rule ip raw "+chain+" udp dport 53 notrack")
 	if err := f.Close(); err != nil {

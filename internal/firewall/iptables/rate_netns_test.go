@@ -21,11 +21,7 @@ func TestRateChanges(t *testing.T) {
 			for _, rate := range []uint32{3, 7_000} { // the match limit has neither rate
 				rs := desired(list("203.0.113.9/32"), list())
 				rs.LogRate = rate
-				h.Do(func() {
-					if _, err := f.Apply(t.Context(), rs); err != nil {
-						t.Error(err)
-					}
-				})
+				mustApply(t, h, f, rs)
 			}
 			for range 100 {
 				h.Send(nettest.Addrs("203.0.113.9")[0], "knock")

@@ -22,11 +22,7 @@ func TestRemoveWithAForeignReference(t *testing.T) {
 			t.Parallel()
 			h := nettest.NewHost(t)
 			f := startKind(t, h, kind)
-			h.Do(func() {
-				if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-					t.Error(err)
-				}
-			})
+			mustApply(t, h, f, bothFamilies())
 			h.Run("iptables-"+kind, "-t", "raw", "-A", "OUTPUT", "-j", chain)
 			h.Do(func() {
 				if err := f.Remove(); err == nil || !strings.Contains(err.Error(), "another rule may refer to it") {
@@ -77,11 +73,7 @@ func TestRemoveRetries(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := start(t, h, strings.Split(path, ":"))
-	h.Do(func() {
-		if _, err := f.Apply(t.Context(), desired(list("203.0.113.9/32"), list())); err != nil {
-			t.Error(err)
-		}
-	})
+	mustApply(t, h, f, desired(list("203.0.113.9/32"), list()))
 	dir := t.TempDir()
 	f.families[0].restore = program(t, dir, "restore", `
 [ -e `+dir+`/failed ] && exec /usr/sbin/iptables-legacy-restore "$@"
@@ -104,11 +96,7 @@ func TestRemoveInTime(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := start(t, h, strings.Split(path, ":"))
-	h.Do(func() {
-		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-			t.Error(err)
-		}
-	})
+	mustApply(t, h, f, bothFamilies())
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var held func()
