@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -251,7 +252,11 @@ func (n *NS) Rerun(t *testing.T) {
 	if err := n.Start(cmd); err != nil {
 		t.Fatalf("run %s inside: %v", t.Name(), err)
 	}
-	if err := cmd.Wait(); err != nil {
+	err := cmd.Wait()
+	if err == nil && !strings.Contains(out.String(), "--- PASS: "+t.Name()+" ") {
+		err = errors.New("it did not run, or was skipped") // which is exit code 0
+	}
+	if err != nil {
 		t.Errorf("run %s inside: %v\n%s", t.Name(), err, out.String())
 	}
 }

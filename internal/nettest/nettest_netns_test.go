@@ -86,3 +86,23 @@ func TestStartEndsWithTest(t *testing.T) {
 		}
 	}
 }
+
+// TestRerunFailsOnASkip has Rerun start a test that is skipped in the new process, whose exit code
+// is 0.
+func TestRerunFailsOnASkip(t *testing.T) {
+	const outerEnv = "SIKKERGUARD_TEST_RERUN"
+	switch {
+	case nettest.Inside():
+		t.Skip("as a test that lacks something")
+	case os.Getenv(outerEnv) != "":
+		nettest.New(t).Rerun(t)
+		return
+	}
+	t.Parallel()
+	nettest.New(t) // skips, or fails, without root
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), outerEnv+"=1")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "it did not run, or was skipped") {
+		t.Errorf("got %v\n%s", err, out)
+	}
+}
