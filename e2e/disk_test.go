@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,13 +12,15 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
 // FIFREEZE and FITHAW (linux/fs.h).
 const fiFreeze, fiThaw = 0xc0045877, 0xc0045878
 
 // disk DIR: mounts a separate file system at DIR, which freeze can make hang. The script is skipped
-// if there are no loop devices.
+// if there are no loop devices, or fails if SIKKERGUARD_REQUIRE_NETNS=1.
 func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 	dir, image := ts.MkAbs(args[0]), ts.MkAbs(args[0]+".img")
 	ts.Check(os.WriteFile(image, nil, 0o600))
@@ -27,7 +30,7 @@ func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("mkfs.ext4: %v\n%s", err, out)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
-		of(ts).tb.Skipf("no file system of its own: mount: %v\n%s", err, out)
+		nettest.Skip(of(ts).tb, fmt.Sprintf("no file system of its own: mount: %v\n%s", err, out))
 	}
 	w := of(ts)
 	ts.Defer(func() {

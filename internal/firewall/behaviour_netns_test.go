@@ -241,7 +241,7 @@ func TestRepair(t *testing.T) {
 	each(t, func(h *host) {
 		t := h.t
 		if h.info == "nftables" {
-			t.Skip("it changes rules of iptables; TestTouched of nft changes those of nftables")
+			t.Skip("it changes rules of iptables; TestMismatch of nft changes those of nftables")
 		}
 		h.start()
 		block := list("203.0.113.9", "2001:db8:f::1")

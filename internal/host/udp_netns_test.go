@@ -57,7 +57,7 @@ func TestLocalPorts(t *testing.T) {
 	ns := nettest.New(t)
 	ns.Do(func() {
 		if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("20000 30000"), 0o600); err != nil {
-			t.Skip("the namespace's settings cannot be written: ", err)
+			nettest.Skip(t, "the namespace's settings cannot be written: "+err.Error())
 		}
 		if first, last, err := LocalPorts(); err != nil || first != 20000 || last != 30000 {
 			t.Errorf("got %d to %d, %v; want 20000 to 30000", first, last, err)

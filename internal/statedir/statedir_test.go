@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
 )
 
@@ -19,7 +20,7 @@ const other = 54321
 func own(t *testing.T, path string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file away")
+		nettest.Skip(t, "only root can give a file away")
 	}
 	if err := os.Lchown(path, other, other); err != nil {
 		t.Fatal(err)
