@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -106,6 +109,42 @@ func TestGuestScript(t *testing.T) {
 		}
 		if (s.skip == "") != (s.without == "") {
 			t.Errorf("%s: tests are not run without a reason, or the other way round", s.name)
+		}
+	}
+}
+
+// TestSuitesNameRealTests checks that each test and scenario that a suite names exists. A pattern of
+// -test.run that matches nothing would leave out the test without a word.
+func TestSuitesNameRealTests(t *testing.T) {
+	t.Parallel()
+	tests := regexp.MustCompile(`\bTest\w+`)
+	scenarios := regexp.MustCompile(`\^TestScripts\$/\^\(?([\w|]+)\)?\$`)
+	for _, s := range suites() {
+		dir := filepath.Join("../..", s.dir)
+		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var code []byte
+		for _, file := range files {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			code = append(code, raw...)
+		}
+		text := strings.Join([]string{s.run, s.skip, s.quick, s.smaller}, "\n")
+		for _, name := range tests.FindAllString(text, -1) {
+			if !bytes.Contains(code, []byte("\nfunc "+name+"(")) {
+				t.Errorf("%s names %s, which does not exist", s.name, name)
+			}
+		}
+		for _, found := range scenarios.FindAllStringSubmatch(text, -1) {
+			for name := range strings.SplitSeq(found[1], "|") {
+				if _, err := os.Stat(filepath.Join(dir, "testdata", name+".txtar")); err != nil {
+					t.Errorf("%s names the scenario %s: %v", s.name, name, err)
+				}
+			}
 		}
 	}
 }
