@@ -185,7 +185,6 @@ func (w *world) atRate(ts *testscript.TestScript, n, rate int, send func(slice i
 		time.Sleep(time.Until(start.Add(time.Duration(sent) * time.Second / time.Duration(rate))))
 	}
 	took := time.Since(start)
-	time.Sleep(500 * time.Millisecond) // the last events
 	ts.Logf("%d packets in %v (%.0f a second); the agent used %.0f%% of a core", n, took, float64(n)/took.Seconds(),
 		float64(cpuTicks(ts, p)-cpu)/took.Seconds())
 }
