@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
@@ -55,9 +54,7 @@ func TestFederationCommands(t *testing.T) {
 		if !ok {
 			t.Fatalf("docs/fleet.md has no commands for %s", tt.host)
 		}
-		if err := os.WriteFile(filepath.Join(m.Shared, "commands"), []byte(installed+commands), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, filepath.Join(m.Shared, "commands"), installed+commands)
 		m.Sh("bash -eu /shared/commands")
 		m.Await(tt.host, func() bool { return strings.Contains(get(t, client, "/api/v1/status/config"), tt.want) })
 	}
@@ -73,7 +70,6 @@ func get(t *testing.T, client http.Client, path string) string {
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		time.Sleep(20 * time.Millisecond)
 		return ""
 	}
 	defer func() { _ = res.Body.Close() }()

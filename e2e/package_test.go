@@ -29,9 +29,7 @@ func newHost(t *testing.T) host {
 	ns := nettest.New(t)
 	h := host{Machine: nettest.Boot(ns), ns: ns}
 	list := filepath.Join(t.TempDir(), "list")
-	if err := os.WriteFile(list, []byte("203.0.113.9\n198.51.100.0/24\n2001:db8:bad::1\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, list, "203.0.113.9\n198.51.100.0/24\n2001:db8:bad::1\n")
 	var err error
 	if h.api, err = apisim.New(apisim.Options{List: list, Key: testKey}); err != nil {
 		t.Fatal(err)
@@ -52,9 +50,7 @@ func newHost(t *testing.T) host {
 // write makes a file at /shared.
 func (h host) write(t *testing.T, name, text string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(h.Shared, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, filepath.Join(h.Shared, name), text)
 }
 
 // unit returns a property of the service, from systemctl show.
@@ -116,9 +112,9 @@ func TestPackage(t *testing.T) {
 	}
 	h.Await("degraded", func() bool { return strings.HasPrefix(h.unit("StatusText"), "Blocking 3 IPs, degraded: ") })
 
-	h.Sh("systemctl restart sikkerguard") // ready only once the saved list is in force
+	h.Sh("systemctl restart sikkerguard") // ready only once the saved list is active
 	if !h.blocks() {
-		t.Error("after a restart without the API the saved list is not in force")
+		t.Error("after a restart without the API the saved list is not active")
 	}
 	h.hang(t)
 	h.ends(t)
@@ -206,7 +202,7 @@ func (h host) checkProcess(t *testing.T) {
 }
 
 // hang stops the process with a signal, as if it hung. The watchdog kills it and restarts it, with
-// the list in force.
+// the list active.
 func (h host) hang(t *testing.T) {
 	t.Helper()
 	h.Sh("mkdir -p /run/systemd/system/sikkerguard.service.d && " +
@@ -308,13 +304,10 @@ func (h host) credential(t *testing.T) {
 // dropIn returns the drop-in of docs/systemd.md that contains a setting.
 func dropIn(t *testing.T, setting string) string {
 	t.Helper()
-	page, err := os.ReadFile("../docs/systemd.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllSubmatch(page, -1) {
-		if strings.Contains(string(m[1]), setting) {
-			return string(m[1])
+	page := readFile(t, "../docs/systemd.md")
+	for _, m := range regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		if strings.Contains(m[1], setting) {
+			return m[1]
 		}
 	}
 	t.Fatalf("docs/systemd.md has no drop-in with %s", setting)

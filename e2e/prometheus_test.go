@@ -44,22 +44,15 @@ func promProgram(tb testing.TB, name string) string {
 // of Prometheus.
 func TestPromtool(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	examples := regexp.MustCompile("(?m)^\\| `sikkerguard_.* \\| `(.+)` \\|$").FindAllStringSubmatch(string(page), -1)
+	page := readFile(t, "../docs/metrics.md")
+	examples := regexp.MustCompile("(?m)^\\| `sikkerguard_.* \\| `(.+)` \\|$").FindAllStringSubmatch(page, -1)
 	if len(examples) < 30 {
 		t.Fatalf("only %d examples were found", len(examples))
-	}
-	dashboard, err := os.ReadFile("../deploy/grafana/dashboards/sikkerguard.json")
-	if err != nil {
-		t.Fatal(err)
 	}
 	var board struct {
 		Panels []struct{ Targets []struct{ Expr string } }
 	}
-	if err := json.Unmarshal(dashboard, &board); err != nil {
+	if err := json.Unmarshal([]byte(readFile(t, "../deploy/grafana/dashboards/sikkerguard.json")), &board); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range board.Panels {
@@ -75,9 +68,7 @@ func TestPromtool(t *testing.T) {
 		fmt.Fprintf(&rules, "  - record: example:%d\n    expr: %q\n", i, e[1])
 	}
 	file := filepath.Join(t.TempDir(), "examples.yml")
-	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, file, rules.String())
 	for _, args := range [][]string{
 		{"check", "config", "prometheus.yml"},
 		{"test", "rules", "alerts_test.yml"},

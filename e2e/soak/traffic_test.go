@@ -235,11 +235,11 @@ func (t *traffic) passes(src *source, p packet) {
 	t.mu.Unlock()
 	switch {
 	case t.s.watch.protects(p.at):
-		t.s.breaks(p.at, "a packet of %v, which is listed, got through while the status said that the list is in force",
+		t.s.breaks(p.at, "a packet of %v, which is listed, got through while the status said that the list is active",
 			src.addr)
 	case kept:
 		t.s.breaks(p.at,
-			"a packet of %v, which is listed, got through while the rules of a killed agent should be in force",
+			"a packet of %v, which is listed, got through while the rules of a killed agent should be active",
 			src.addr)
 	}
 }
@@ -335,7 +335,7 @@ func (t *traffic) need(addrs []string, which int) {
 	}
 }
 
-// keeps begins a period in which the rules of a killed agent must stay in force. It ends when the
+// keeps begins a period in which the rules of a killed agent must stay active. It ends when the
 // next agent protects.
 func (t *traffic) keeps() {
 	t.mu.Lock()

@@ -266,7 +266,7 @@ func stopped(s *soak, rng *rand.Rand, d time.Duration) {
 	s.agent.restart(rng.IntN(2) == 0)
 }
 
-// asleep keeps the agent from running; its rules stay in force.
+// asleep keeps the agent from running; its rules stay active.
 func asleep(s *soak, _ *rand.Rand, d time.Duration) {
 	s.agent.signal(syscall.SIGSTOP)
 	time.Sleep(d)

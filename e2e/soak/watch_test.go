@@ -18,7 +18,7 @@ type poll struct {
 	state, reason   string // empty if there was no answer
 }
 
-// protects reports whether the agent says that the list is in force.
+// protects reports whether the agent says that the list is active.
 func (p poll) protects() bool { return p.state == "active" || p.state == "degraded" }
 
 // watch requests the status all the time.
@@ -125,7 +125,7 @@ func (w *watch) newest() poll {
 	return w.polls[len(w.polls)-1]
 }
 
-// protects reports whether the agent said before and after a time that the list is in force.
+// protects reports whether the agent said before and after a time that the list is active.
 func (w *watch) protects(at time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
