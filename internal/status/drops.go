@@ -5,7 +5,7 @@ type Drops struct {
 	Dropped    *Dropped          `json:"dropped"` // null while the kernel has no counters of the agent
 	Events     Events            `json:"events"`
 	Unrecorded uint64            `json:"unrecorded"` // packets seen that the database never took
-	Undecided  uint64            `json:"undecided"`  // datagrams seen that may be replies, as this host was not read in time
+	Undecided  uint64            `json:"undecided"`  // datagrams seen and not reported, because they may be replies
 	Hits       map[string]uint64 `json:"hits"`       // packets seen, by service: its name in SIKKER_PORT_MAP, or other
 
 	Unattributed uint64 `json:"-"` // packets without an event, except those on their way; never decreases
