@@ -14,10 +14,11 @@ import (
 const asideEnd = "-other"
 
 // renamedSet returns the new name of another program's set that had this name of ours, or "" if
-// there is none. The kernel has the only record of it, so it outlives an agent that is killed.
+// there is none. The kernel has the only record of it, so it outlives an agent that is killed. A
+// set in use under such a name is not renamed: another program knows it by that name.
 func renamedSet(have map[string]setInfo, name string) string {
 	for _, aside := range slices.Backward(spares(name + asideEnd)) {
-		if _, ok := have[aside]; ok {
+		if info, ok := have[aside]; ok && !info.used {
 			return aside
 		}
 	}
@@ -65,8 +66,7 @@ func (f *Firewall) moveAside(ctx context.Context, have map[string]setInfo, fam f
 	return nil
 }
 
-// moveBack gives the renamed sets their old names, also those that a killed agent renamed. A set
-// stays renamed while ours has its name.
+// moveBack gives the renamed sets their old names, also those that a killed agent renamed.
 func (f *Firewall) moveBack(ctx context.Context) error {
 	have, err := f.listSets(ctx)
 	if err != nil {
@@ -75,7 +75,7 @@ func (f *Firewall) moveBack(ctx context.Context) error {
 	var errs []error
 	for _, name := range lookedUpSets() {
 		aside := renamedSet(have, name)
-		if aside == "" || have[name].isOurs(name) {
+		if aside == "" {
 			continue
 		}
 		if err := f.rename(ctx, have, aside, name); err != nil {

@@ -221,13 +221,17 @@ func TestForeignSetUnderALastingName(t *testing.T) {
 }
 
 // TestRenamedSetOfAKilledAgent kills an agent that renamed another program's set. The next agent
-// reports the gap and gives the set its name back when it stops. So does cleanup.
+// reports the gap and gives the set its name back when it stops. So does cleanup. A set that another
+// program uses under such a name keeps it.
 func TestRenamedSetOfAKilledAgent(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	h.Run("ipset", "create", "sikkerguard-blocklist", "hash:ip")
 	h.Run("ipset", "add", "sikkerguard-blocklist", "9.9.9.9")
 	h.Run("ipset", "create", "sikkerguard-whitelist6", "hash:ip", "family", "inet6")
+	h.Run("ipset", "create", "sikkerguard-whitelist-other", "hash:ip")
+	h.Run("ipset", "create", "sets", "list:set")
+	h.Run("ipset", "add", "sets", "sikkerguard-whitelist-other")
 	before := h.Run("ipset", "save")
 	apply := func() *Firewall {
 		f := start(t, h, strings.Split(path, ":"))
