@@ -3,34 +3,9 @@ package host
 import (
 	"errors"
 	"maps"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
-
-// rootWith returns a root directory with these files. A text that begins with "-> " makes a
-// symbolic link.
-func rootWith(t *testing.T, files map[string]string) string {
-	t.Helper()
-	root := t.TempDir()
-	for path, text := range files {
-		path = filepath.Join(root, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if target, ok := strings.CutPrefix(text, "-> "); ok {
-			err = os.Symlink(target, path)
-		} else {
-			err = os.WriteFile(path, []byte(text), 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return root
-}
 
 // TestContained checks that a network namespace other than the machine's is detected, and that a
 // host is not mistaken for a container.
@@ -169,7 +144,7 @@ func TestContained(t *testing.T) {
 				maps.Copy(files, tt.files)
 				tt.files = files
 			}
-			err := New(Options{Root: rootWith(t, tt.files)}).contained(tt.links)
+			err := New(Options{Root: root(t, tt.files)}).contained(tt.links)
 			if (err != nil) != (tt.mark != "") ||
 				err != nil && (!errors.Is(err, ErrContained) || !strings.Contains(err.Error(), tt.mark)) {
 				t.Errorf("got %v, want one with %q", err, tt.mark)
@@ -233,7 +208,7 @@ func TestBridged(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			err := New(Options{Root: rootWith(t, tt.files)}).bridged(tt.links)
+			err := New(Options{Root: root(t, tt.files)}).bridged(tt.links)
 			if (err != nil) != (tt.want != "") ||
 				err != nil && (!errors.Is(err, ErrBridged) || !strings.HasSuffix(err.Error(), ": "+tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
