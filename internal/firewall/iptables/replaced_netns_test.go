@@ -97,6 +97,29 @@ func TestFirewallReplaced(t *testing.T) {
 	}
 }
 
+// TestForeignPolicyStays has another program set a policy in the table raw that the agent made. The
+// kernel would delete such a table, because it holds no rule. It stays when the agent stops.
+func TestForeignPolicyStays(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	f := startKind(t, h, "nft")
+	h.Do(func() {
+		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
+			t.Error(err)
+		}
+	})
+	h.Run("iptables-nft", "-t", "raw", "-P", "OUTPUT", "DROP")
+	h.Do(func() {
+		if err := errors.Join(f.Remove(), f.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	left := h.Run("nft", "list", "ruleset")
+	if !strings.Contains(left, "policy drop") || strings.Contains(left, chain) || strings.Contains(left, "table ip6") {
+		t.Errorf("after the stop:\n%s", left)
+	}
+}
+
 // TestProgramsVanish removes programs while the agent runs. Apply fails and changes nothing, and
 // the active ruleset stays. Remove returns an error that names the rest, and cleanup removes it
 // when the programs are back.
