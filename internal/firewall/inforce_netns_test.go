@@ -55,7 +55,7 @@ func TestAdmit(t *testing.T) {
 			})
 			for range 2 {
 				h.Do(func() {
-					rs := wanted(list(), list("203.0.113.8", "203.0.113.128/25", "2001:db8:f::2"))
+					rs := wanted(list(), list("203.0.113.8", "203.0.113.128/25", "255.255.255.128/25", "2001:db8:f::2"))
 					if err := h.fw.Admit(h.t.Context(), rs); err != nil {
 						h.t.Errorf("%s: admit: %v", k.name, err)
 					}

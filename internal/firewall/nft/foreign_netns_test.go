@@ -11,7 +11,7 @@ import (
 
 // TestForeignTable starts with a table of the agent's name that another program made. Info names
 // its parts before the first list replaces it. If the agent stops before that, the table stays as
-// it is, and Admit does not change it. Cleanup names the parts that it removed.
+// it is, Admit does not change it, and it is not in force. Cleanup names the parts that it removed.
 func TestForeignTable(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
@@ -43,6 +43,9 @@ func TestForeignTable(t *testing.T) {
 			if err := admit(); err != nil {
 				t.Errorf("admit: %v", err)
 			}
+		}
+		if active, err := InForce(); active || err != nil {
+			t.Errorf("in force: %v, %v", active, err)
 		}
 		if err := h.table.Disarm(); err != nil {
 			t.Errorf("disarm: %v", err)
