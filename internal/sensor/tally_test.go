@@ -359,14 +359,14 @@ func TestWindowWith(t *testing.T) {
 }
 
 // TestTallyTimes checks that a hit has the times of its first and last packet, also if windows are
-// added up.
+// added up, in any order.
 func TestTallyTimes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		y := newTally(10)
 		packet := packet4(TCP, 0, 0, segment(23, syn)...)
-		var all Window
+		var all, reverse Window
 		for range 3 {
 			time.Sleep(time.Minute)
 			y.add(nil, &packet)
@@ -376,11 +376,13 @@ func TestTallyTimes(t *testing.T) {
 			if h := w.Hits[0]; h.Last.Sub(h.First) != time.Second || h.Last.After(time.Now()) {
 				t.Errorf("one window: from %v to %v", h.First.Sub(begin), h.Last.Sub(begin))
 			}
-			all = all.With(w)
+			all, reverse = all.With(w), w.With(reverse)
 		}
-		if h := all.Hits[0]; h.Packets != 6 || h.First.Sub(begin) != time.Minute ||
-			h.Last.Sub(begin) != 3*time.Minute+3*time.Second {
-			t.Errorf("all windows: %d packets from %v to %v", h.Packets, h.First.Sub(begin), h.Last.Sub(begin))
+		for _, w := range []Window{all, reverse} {
+			if h := w.Hits[0]; h.Packets != 6 || h.First.Sub(begin) != time.Minute ||
+				h.Last.Sub(begin) != 3*time.Minute+3*time.Second {
+				t.Errorf("all windows: %d packets from %v to %v", h.Packets, h.First.Sub(begin), h.Last.Sub(begin))
+			}
 		}
 	})
 }
