@@ -148,8 +148,7 @@ func (e *Enforcer) logGaps() {
 }
 
 // gate is a firewall that can be closed to new rules. When the agent stops, the rules are removed
-// at once. A task that ends late, for example in the middle of a rollback, must not apply any
-// again.
+// at once. A Run that ends late, for example in the middle of a rollback, must not apply any again.
 type gate struct {
 	firewall.Backend
 

@@ -195,92 +195,6 @@ func TestASlowFeedDelaysNoOther(t *testing.T) {
 	})
 }
 
-// TestARolledBackFeedStopsNoOther: a list that cuts this host off is rolled back, and the list of
-// the other feed is applied. The pulls of that feed go on as before.
-func TestARolledBackFeedStopsNoOther(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		e, k, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
-		e.o.Host = dependent{e.o.Host, k, "192.88.99.7"}
-		ctx := t.Context()
-		pull := func(r *remote) time.Duration {
-			tn := turn{remote: r}
-			tn.verdict, tn.err = fetch(ctx, r.feed, r.vetOptions())
-			return e.refresh(ctx, tn)
-		}
-		pull(e.remotes[0])
-		pull(e.remotes[1])
-		wantDropped(t, k, true, "203.0.113.1", "198.51.100.1")
-
-		a.set("203.0.113.2\n192.88.99.7\n", nil, nil)
-		if wait := pull(e.remotes[0]); wait >= e.o.PullInterval {
-			t.Errorf("the feed that was rolled back is pulled in %v", wait)
-		}
-		b.set("198.51.100.2\n", nil, nil)
-		wait := pull(e.remotes[1])
-		wantDropped(t, k, true, "203.0.113.1", "198.51.100.2")
-		if n, left := e.counts.rollbacks, e.attempts.retry.Left(); n != 1 || left < rejectedFor-time.Minute {
-			t.Errorf("the list is applied again with another of the other feed: %d rollbacks, retried in %v", n, left)
-		}
-		wantDropped(t, k, false, "203.0.113.2", "192.88.99.7")
-		if s := e.o.Board.Latest(); !s.Holds(status.CondRolledBack) || s.State != status.StateDegraded ||
-			!strings.Contains(s.Reason, "reaches: gateway (no answer); add the addresses of these") {
-			t.Errorf("rolled back: %s %q", s.State, s.Reason)
-		}
-		if wait != e.o.PullInterval {
-			t.Errorf("the other feed is pulled in %v", wait)
-		}
-		a.set("203.0.113.2\n", nil, nil)
-		pull(e.remotes[0])
-		wantDropped(t, k, true, "203.0.113.2", "198.51.100.2")
-		if s := e.o.Board.Latest(); s.State != status.StateActive {
-			t.Errorf("mended: %s %q", s.State, s.Reason)
-		}
-		settle(e)
-	})
-}
-
-// TestARolledBackFeedHidesNoKernelFailure: while the list of one feed is rejected, a list of the
-// other that the kernel refuses is tried again soon, and the status reports both.
-func TestARolledBackFeedHidesNoKernelFailure(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		e, k, a, b := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
-		e.o.Host = dependent{e.o.Host, k, "192.88.99.7"}
-		pull := func(r *remote) {
-			tn := turn{remote: r}
-			tn.verdict, tn.err = fetch(t.Context(), r.feed, r.vetOptions())
-			e.refresh(t.Context(), tn)
-		}
-		pull(e.remotes[0])
-		pull(e.remotes[1])
-		a.set("203.0.113.2\n192.88.99.7\n", nil, nil)
-		pull(e.remotes[0])
-		b.set("198.51.100.2\n", nil, nil)
-		k.err = errors.New("no buffer space available")
-		pull(e.remotes[1])
-		if s := e.o.Board.Latest(); !s.Holds(status.CondRolledBack) || !s.Holds(status.CondKernel) {
-			t.Errorf("got %s %q", s.State, s.Reason)
-		}
-		if left := e.attempts.retry.Left(); left > retryMost {
-			t.Errorf("it is tried again in %v", left)
-		}
-		k.err = nil
-		e.retryApply(t.Context())
-		wantDropped(t, k, true, "203.0.113.1", "198.51.100.2")
-		if n := e.counts.rollbacks; n != 1 {
-			t.Errorf("%d rollbacks", n)
-		}
-
-		time.Sleep(rejectedFor) // it may be tried again now
-		e.retryApply(t.Context())
-		if n := e.counts.rollbacks; n != 2 {
-			t.Errorf("after its time: %d rollbacks", n)
-		}
-		settle(e)
-	})
-}
-
 // TestUnsavedListOfOneFeed: the status says that a list cannot be saved until each of them is.
 func TestUnsavedListOfOneFeed(t *testing.T) {
 	t.Parallel()
@@ -327,35 +241,6 @@ func TestSavedListsOfTwoFeeds(t *testing.T) {
 	}
 }
 
-// TestAcceptTriesARolledBackListAgain: a list that was rolled back is applied at the next pull if
-// the operator accepts it, and not if it is only pulled.
-func TestAcceptTriesARolledBackListAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		e, k, a, _ := twoFeeds(t, "203.0.113.1\n", "")
-		h, r := e.o.Host, e.remotes[0]
-		e.remotes = e.remotes[:1]
-		pull := func(accept bool) {
-			tn := turn{remote: r, order: order{accept: accept}}
-			tn.verdict, tn.err = fetch(t.Context(), r.feed, r.vetOptions())
-			e.refresh(t.Context(), tn)
-		}
-		e.o.Host = dependent{h, k, "192.88.99.7"}
-		pull(false)
-		a.set("203.0.113.1\n192.88.99.7\n", nil, nil)
-		pull(false)
-		if left := e.attempts.retry.Left(); left < rejectedFor || left > rejectedFor+time.Minute {
-			t.Errorf("it is tried again in %v by itself", left)
-		}
-		e.o.Host = dependent{h, k, "192.0.2.1"} // it does not need the address any longer
-		pull(false)
-		wantDropped(t, k, false, "192.88.99.7")
-		pull(true)
-		wantDropped(t, k, true, "203.0.113.1", "192.88.99.7")
-		settle(e)
-	})
-}
-
 // TestSurveysOfAPull: a pull waits for a survey that began no earlier than the pull. If it did not
 // reach the API, another survey is asked for: the API may have another address.
 func TestSurveysOfAPull(t *testing.T) {
@@ -392,7 +277,8 @@ func TestSurveysOfAPull(t *testing.T) {
 	}
 }
 
-// TestPullsGoOnAfterAPanic: after a panic over a list its feed is pulled again by itself, a few minutes later.
+// TestPullsGoOnAfterAPanic: after a panic over a list its feed is pulled again by itself, a few
+// minutes later.
 func TestPullsGoOnAfterAPanic(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

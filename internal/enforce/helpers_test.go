@@ -26,8 +26,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/pkg/sikkerapi"
 )
 
-// newEnforcer returns an Enforcer with the settings of the variables, and its log. Its state directory
-// is never the machine's.
+// newEnforcer returns an Enforcer with the settings of the variables, and its log. Its state
+// directory is never the machine's.
 func newEnforcer(t *testing.T, vars ...string) (*Enforcer, *zapobserver.ObservedLogs) {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.DebugLevel)

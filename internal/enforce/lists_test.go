@@ -229,7 +229,8 @@ func TestAnotherKeyHasListsOfAnotherSize(t *testing.T) {
 	l.want(false, false, "growth guard")
 }
 
-// TestAnEmptyFirstListIsRefused: a list without entries is not taken for the one that is active while none is.
+// TestAnEmptyFirstListIsRefused: a list without entries is not taken for the one that is active
+// while none is.
 func TestAnEmptyFirstListIsRefused(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, "")
@@ -261,7 +262,8 @@ func TestAnActiveListEndsTheSpreading(t *testing.T) {
 	refuse(retryRefused)
 }
 
-// TestASuccessEndsTheBackoff: pulls that fail wait longer and longer, and after one that succeeds as short as at first.
+// TestASuccessEndsTheBackoff: pulls that fail wait longer and longer, and after one that succeeds
+// as short as at first.
 func TestASuccessEndsTheBackoff(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, hosts("203.0", 4))

@@ -71,12 +71,12 @@ func (e *Enforcer) logAllowlisted(d desired) {
 		}
 	}
 	e.setStatus(func(s *status.Status) { s.Whitelist.Listed = n })
-	saved := fmt.Sprint(n, examples)
-	if n > 0 && saved != e.active.listed {
+	line := fmt.Sprint(n, examples)
+	if n > 0 && line != e.active.listed {
 		e.o.Log.Warn("Blocklist contains allowlisted entries; they stay reachable",
 			zap.Int("entries", n), zap.Strings("examples", examples))
 	}
-	e.active.listed = saved
+	e.active.listed = line
 }
 
 // logFailure logs the failures of the last turn, the rules that stay active, and the time of the

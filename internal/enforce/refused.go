@@ -66,9 +66,9 @@ func (e *Enforcer) saveRefused(from *remote) {
 // clearRefused forgets the refusals: the guards or the operator accepted a list.
 func (e *Enforcer) clearRefused(from *remote) {
 	r := &from.refused
-	kept := r.aside != nil
+	isAside := r.aside != nil
 	*r = refused{}
-	if kept && !e.o.DryRun {
+	if isAside && !e.o.DryRun {
 		from.refusedSaver.save(from.saved.DropRefused)
 	}
 }

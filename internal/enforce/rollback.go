@@ -113,9 +113,9 @@ func (r *remote) rejectedFresh(allow blocklist.Blocklist) error {
 	return r.rejected.again()
 }
 
-// rejectFresh records the rejection of the wanted rules with the fresh list of r as one of that
-// list, if the list is all that the rules blocked in addition to the active ones. The lists of other
-// feeds may change meanwhile; that list stays rejected.
+// rejectFresh records that the fresh list of r was rejected, if it is the only difference between
+// the entries of the rejected rules and those of the active rules. The list stays rejected while
+// those of other feeds change.
 func (e *Enforcer) rejectFresh(r *remote) {
 	if cause := e.trials.rejected; cause != nil && e.active.blocks(e.wanted().block) {
 		list := r.fresh.entries.Without(cause.rules.allow)
