@@ -235,11 +235,7 @@ func TestRenamedSetOfAKilledAgent(t *testing.T) {
 	before := h.Run("ipset", "save")
 	apply := func() *Firewall {
 		f := start(t, h, strings.Split(path, ":"))
-		h.Do(func() {
-			if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-				t.Error(err)
-			}
-		})
+		mustApply(t, h, f, bothFamilies())
 		return f
 	}
 	killed := func() {

@@ -103,11 +103,7 @@ func TestForeignPolicyStays(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
 	f := startKind(t, h, "nft")
-	h.Do(func() {
-		if _, err := f.Apply(t.Context(), bothFamilies()); err != nil {
-			t.Error(err)
-		}
-	})
+	mustApply(t, h, f, bothFamilies())
 	h.Run("iptables-nft", "-t", "raw", "-P", "OUTPUT", "DROP")
 	h.Do(func() {
 		if err := errors.Join(f.Remove(), f.Close()); err != nil {
