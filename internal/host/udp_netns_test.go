@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -93,6 +94,41 @@ func TestUDPPeers(t *testing.T) {
 		peers, err := UDPPeers()
 		if err != nil || !Tracks() || len(peers) != 1 || !peers[netip.MustParseAddr("127.0.0.9")] {
 			t.Errorf("tracks %t, peers %v, %v; want 127.0.0.9", Tracks(), peers, err)
+		}
+	})
+}
+
+// TestUDPPeersOfABusyHost checks that UDPPeers does not read the connections of a host that has
+// more than maxFlows of them.
+func TestUDPPeersOfABusyHost(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it sends 30,000 datagrams")
+	}
+	ns := nettest.New(t)
+	ns.Run("nft", "add table inet t; add chain inet t sent { type filter hook output priority 0; }; "+
+		"add rule inet t sent ct state new counter")
+	ns.Do(func() {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 5060})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		for i := range maxFlows + 1 {
+			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 7000)
+			if _, err := conn.WriteToUDPAddrPort(nil, to); err != nil {
+				t.Error(err)
+				return
+			}
+			if i == maxFlows-1 {
+				if peers, err := UDPPeers(); len(peers) != maxFlows || err != nil {
+					t.Errorf("%d peers, %v; want %d", len(peers), err, maxFlows)
+				}
+			}
+		}
+		if peers, err := UDPPeers(); !errors.Is(err, ErrFlows) {
+			t.Errorf("%d peers, %v; want %v", len(peers), err, ErrFlows)
 		}
 	})
 }
