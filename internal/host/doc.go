@@ -1,7 +1,9 @@
 // Package host discovers the addresses that this host depends on, for the safety allowlist, which
-// no list may block. Local and Names find them, Watch reports when they may have changed, and Probe
-// checks that they can be reached. Surroundings detects a network namespace that is not the
-// machine's, and guests whose packets pass no rule of the host.
+// no list may block. Local and Names find them, Watch and WatchFiles report when they may have
+// changed, and Probe checks that they can be reached. Resolved and Recall keep the addresses of
+// names over a start without DNS. Surroundings detects a network namespace that is not the
+// machine's, and guests whose packets pass no rule of the host. UDPSockets, UDPPeers and LocalPorts
+// show which datagrams may be answers to this host.
 //
 // The allowlist contains the default gateways, the resolvers, the host's own addresses, private
 // ranges and loopback, the addresses of the API and of the proxy before it, and the operator's
