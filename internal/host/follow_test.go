@@ -16,11 +16,15 @@ func TestNewestServer(t *testing.T) {
 		{"OK still named", []string{"192.0.2.1", "192.0.2.9"}, "192.0.2.9:53", []string{"192.0.2.9:53"}},
 		{"OK named as IPv4-mapped", []string{"192.0.2.9"}, "[::ffff:192.0.2.9]:53", []string{"[::ffff:192.0.2.9]:53"}},
 		{
-			"OK others in turn", []string{"192.0.2.1", "2001:db8::1"}, "192.0.2.9:53",
+			"OK others in turn",
+			[]string{"192.0.2.1", "2001:db8::1"},
+			"192.0.2.9:53",
 			[]string{"[2001:db8::1]:53", "192.0.2.1:53", "[2001:db8::1]:53"},
 		},
 		{
-			"OK no link-local address, whose zone is not stored", []string{"fe80::53", "192.0.2.1"}, "192.0.2.9:53",
+			"OK no link-local address, whose zone is not stored",
+			[]string{"fe80::53", "192.0.2.1"},
+			"192.0.2.9:53",
 			[]string{"192.0.2.1:53", "192.0.2.1:53"},
 		},
 		{"OK only a link-local address", []string{"fe80::53"}, "[fe80::53%eth0]:53", []string{"[fe80::53%eth0]:53"}},
