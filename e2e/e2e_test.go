@@ -179,13 +179,18 @@ func (w *world) spawn(ts *testscript.TestScript, env []string, log, path string,
 	p := &process{cmd: exec.Command(path, args...), log: f, doneC: make(chan struct{})}
 	p.cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "GORACE=exitcode=66")
 	p.cmd.Stdout, p.cmd.Stderr = f, f
+	w.run(ts, p)
+	return p
+}
+
+// run starts p on the server. It ends with the script.
+func (w *world) run(ts *testscript.TestScript, p *process) {
 	ts.Check(w.server.Start(p.cmd))
 	go func() {
 		defer close(p.doneC)
 		_ = p.cmd.Wait()
 	}()
 	w.started = append(w.started, p)
-	return p
 }
 
 // waitFor waits until ok returns true, and fails the script if that takes too long.

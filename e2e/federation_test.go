@@ -42,7 +42,6 @@ func TestFederation(t *testing.T) {
 	for i, name := range names {
 		addr, dev := fmt.Sprintf("10.0.0.1%d", i+1), fmt.Sprintf("host%d", i+1)
 		ns := nettest.New(t)
-		single := func(addr string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(addr + "/32")} }
 		nettest.Link(central, ns, dev, single("10.0.0.5"), single(addr))
 		central.Run("ip", "route", "add", addr, "dev", dev)
 		ns.DefaultRoute(dev)
@@ -69,6 +68,9 @@ func TestFederation(t *testing.T) {
 	stop["web2.example.net"]()
 	awaitInstances(t, `ALERTS{alertname="SikkerGuardDown",alertstate="firing"}`, names[1:], instances)
 }
+
+// single returns the prefix of one address, in a list.
+func single(addr string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(addr + "/32")} }
 
 func awaitInstances(t *testing.T, expr string, want []string, ask func(string) []string) {
 	t.Helper()
@@ -220,7 +222,6 @@ func TestNodes(t *testing.T) {
 		config = strings.ReplaceAll(config, r[0], r[1])
 	}
 	central, dir := nettest.New(t), t.TempDir()
-	single := func(addr string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(addr + "/32")} }
 	empty := filepath.Join(dir, "empty.yml")
 	writeFile(t, empty, "global: {}\n")
 	spawnIn(t, central, nil, promProgram(t, "prometheus"), "--config.file="+empty,

@@ -51,13 +51,9 @@ func cmdPiped(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Defer(func() { _ = reader.Close() })
 	}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
-	ts.Check(w.server.Start(p.cmd))
+	w.run(ts, p)
 	ts.Check(out.Close())
-	go func() {
-		defer close(p.doneC)
-		_ = p.cmd.Wait()
-	}()
-	w.started, w.agents = append(w.started, p), append(w.agents, p)
+	w.agents = append(w.agents, p)
 }
 
 // terminal returns a new terminal: its master, and itself.
