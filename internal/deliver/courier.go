@@ -179,6 +179,8 @@ func (c *Courier) failed(err error) time.Duration {
 		c.o.Unreached()
 	}
 	if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
+		c.unauthorized, c.failing = false, false
+		c.o.Board.SetCondition(status.CondReports, nil) // the API answers
 		wait = max(wait, wait+quota.RetryAfter)
 		c.o.Log.Info("Today's report quota is spent; the queued rows wait",
 			zap.String("retryIn", wait.Round(time.Second).String()))

@@ -282,3 +282,29 @@ func TestUnreachedAPI(t *testing.T) {
 		}
 	}
 }
+
+// TestUnconfirmedReportsAreACondition checks that a failed report is in the status until a report
+// succeeds, no row waits, or the API answers that the quota is spent.
+func TestUnconfirmedReportsAreACondition(t *testing.T) {
+	t.Parallel()
+	down := &sikkerapi.TemporaryError{Err: errors.New("503")}
+	for name, ends := range map[string]func(*memory){
+		"a report succeeds": func(*memory) {},
+		"no row waits":      func(m *memory) { m.waiting, m.flying = nil, nil },
+		"the quota is spent": func(m *memory) {
+			m.errs = []error{&sikkerapi.QuotaError{RetryAfter: 10 * time.Hour}}
+		},
+	} {
+		m := &memory{waiting: []report.Row{aRow("ssh")}, errs: []error{down}}
+		c, _ := newCourier(m)
+		c.sendAll(t.Context())
+		if !c.o.Board.Latest().Holds(status.CondReports) {
+			t.Errorf("%s: a failed report is not in the status", name)
+		}
+		ends(m)
+		c.sendAll(t.Context())
+		if c.o.Board.Latest().Holds(status.CondReports) {
+			t.Errorf("%s: the failure before it is still in the status", name)
+		}
+	}
+}
