@@ -148,7 +148,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 			r.saveCounters()
 			doneC <- struct{}{}
 		case <-pruning.C:
-			r.prune(ctx)
+			r.use(ctx, openTimeout, r.prune)
 		case <-record.C:
 			start := time.Now()
 			r.record(true)
@@ -160,18 +160,26 @@ func (r *Recorder) Run(ctx context.Context) error {
 // open opens the database and reads the sums of earlier runs. A database that cannot be opened is
 // opened at the next use.
 func (r *Recorder) open() {
+	r.use(context.Background(), openTimeout, func(ctx context.Context) {
+		err := r.o.Database.Open(ctx)
+		if err == nil && !r.o.Reports {
+			err = r.o.Database.Forget(ctx)
+		}
+		r.setFailing(err)
+		r.load(ctx)
+		r.prune(ctx)
+		r.readQueue(ctx)
+	})
+}
+
+// use calls f, which uses the database, with a context that ends after most. If f does not return,
+// noticeHang reports that.
+func (r *Recorder) use(ctx context.Context, most time.Duration, f func(context.Context)) {
 	r.waiting.busy(true)
 	defer r.waiting.busy(false)
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	err := r.o.Database.Open(ctx)
-	if err == nil && !r.o.Reports {
-		err = r.o.Database.Forget(ctx)
-	}
-	r.setFailing(err)
-	r.load(ctx)
-	r.prune(ctx)
-	r.readQueue(ctx)
+	f(ctx)
 }
 
 // load reads the sums of earlier runs. An error is not reported: the next use of the database,
@@ -181,9 +189,7 @@ func (r *Recorder) load(ctx context.Context) { _ = r.o.Ledger.Load(ctx) }
 // record records the waiting hits, and queues those that are evidence. Hits that the database does
 // not take keep waiting.
 func (r *Recorder) record(running bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	r.load(ctx)
-	cancel()
+	r.use(context.Background(), storeTimeout, r.load)
 	counters := r.o.Ledger.Unsaved(running)
 	w, from, to := r.waiting.take()
 	if len(w.Hits) == 0 && counters == nil && !r.failing {
@@ -207,18 +213,13 @@ func (r *Recorder) record(running bool) {
 		r.o.Log.Warn("Not every blocked connection of that time was recorded", zap.Uint64("packets", n-r.unrecorded))
 		r.unrecorded = n
 	}
-	ctx, cancel = context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	r.readQueue(ctx)
+	r.use(context.Background(), storeTimeout, r.readQueue)
 }
 
 // add stores rec in one transaction.
-func (r *Recorder) add(rec store.Record) error {
-	r.waiting.busy(true)
-	defer r.waiting.busy(false)
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	return r.o.Database.Add(ctx, rec)
+func (r *Recorder) add(rec store.Record) (err error) {
+	r.use(context.Background(), storeTimeout, func(ctx context.Context) { err = r.o.Database.Add(ctx, rec) })
+	return err
 }
 
 // rows returns hits as the database keeps them, and those of them that wait for the proof of their
@@ -270,16 +271,14 @@ func (r *Recorder) rows(hits []sensor.Hit) (rows, waiting []store.Hit) {
 
 // saveCounters saves the counters alone.
 func (r *Recorder) saveCounters() {
-	r.waiting.busy(true)
-	defer r.waiting.busy(false)
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	r.load(ctx)
-	counters := r.o.Ledger.Unsaved(true)
-	if counters != nil && r.o.Database.Add(ctx, store.Record{Counters: counters}) == nil { // record reports a failure
-		r.o.Ledger.Saved(counters)
-	}
-	r.readQueue(ctx)
+	r.use(context.Background(), storeTimeout, func(ctx context.Context) {
+		r.load(ctx)
+		counters := r.o.Ledger.Unsaved(true)
+		if counters != nil && r.o.Database.Add(ctx, store.Record{Counters: counters}) == nil { // record reports a failure
+			r.o.Ledger.Saved(counters)
+		}
+		r.readQueue(ctx)
+	})
 }
 
 // readQueue reads the state of the report queue.
@@ -329,8 +328,6 @@ func (r *Recorder) noticeHang(now time.Time) {
 
 // prune deletes old hits.
 func (r *Recorder) prune(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
 	if err := r.o.Database.Prune(ctx, time.Now()); err != nil && ctx.Err() == nil && !r.failing {
 		r.o.Log.Warn("Old records are not deleted", zap.Error(err))
 	}
