@@ -3,8 +3,10 @@ package enforce
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,6 +15,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
+	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
 // TestSurveyAfterChange: a change that is reported during a survey is in the next survey, whichever
@@ -277,4 +280,30 @@ func TestPanicOfASurvey(t *testing.T) {
 			t.Errorf("%v after %d surveys", err, surveys)
 		}
 	})
+}
+
+// TestIncompleteAllowlistIsACondition: problems of the newest survey are in the status, and each is
+// logged once. They end with the first survey that finds everything, and the state is active
+// throughout.
+func TestIncompleteAllowlistIsACondition(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, hosts("203.0", 4))
+	l.want(false, true, "Blocking 4 IPs")
+	look := func(problems ...error) {
+		l.a.surveys.publish(survey{white: host.Whitelist{Problems: problems}})
+		l.a.applySurvey(t.Context())
+	}
+	resolver, route := errors.New("read resolv.conf: check it"), errors.New("read routes: check them")
+	look(resolver)
+	look(resolver, route)
+	l.wantConditions(status.CondSurvey)
+	if s := l.a.o.Board.Latest(); s.State != status.StateActive ||
+		!strings.Contains(fmt.Sprint(s.Conditions), "read routes") {
+		t.Errorf("it is %s: %+v", s.State, s.Conditions)
+	}
+	if n := l.logs.FilterMessage("The allowlist is incomplete").Len(); n != 2 {
+		t.Errorf("two problems are logged %d times", n)
+	}
+	look()
+	l.wantConditions()
 }
