@@ -74,8 +74,8 @@ func discover(t *testing.T, h Host) host.Whitelist {
 	return h.Names(t.Context())
 }
 
-// outage makes api unreachable for a time. It does not wait.
-func outage(t *testing.T, most time.Duration) {
+// outage makes api unreachable for a time. It does not wait; overC is closed after that time.
+func outage(t *testing.T, most time.Duration) (overC <-chan struct{}) {
 	t.Helper()
 	away := &netlink.Route{
 		Dst:  &net.IPNet{IP: api.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)},
@@ -84,7 +84,12 @@ func outage(t *testing.T, most time.Duration) {
 	if err := netlink.RouteAdd(away); err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(most, func() { _ = netlink.RouteDel(away) })
+	c := make(chan struct{})
+	time.AfterFunc(most, func() {
+		defer close(c)
+		_ = netlink.RouteDel(away)
+	})
+	return c
 }
 
 func listOf(prefixes ...string) blocklist.Blocklist {

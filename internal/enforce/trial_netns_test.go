@@ -200,14 +200,15 @@ func TestListThatCutsOffDuringAnOutageIsFound(t *testing.T) {
 		return
 	}
 	a, h, _ := bench(t)
-	h.after = func() { outage(t, 5*time.Second) }
+	var overC <-chan struct{}
+	h.after = func() { overC = outage(t, 5*time.Second) }
 	if err := a.apply(t.Context(), desired{block: listOf("203.0.113.0/24", "198.51.100.1/32")}); err != nil {
 		t.Fatal(err)
 	}
 	if a.trials.recheck.due() == nil {
 		t.Fatal("no recheck is scheduled")
 	}
-	time.Sleep(6 * time.Second) // the outage ends
+	<-overC
 	a.recheckFailed(t.Context())
 	if a.active.rules == nil || a.trials.recheck.due() == nil {
 		t.Fatal("without dropped replies the list is blamed, or the recheck has ended")
