@@ -63,7 +63,7 @@ func (f *textFeed) fetches() int {
 type dependent struct {
 	Host
 
-	k     *lockedKernel
+	k     *fragile
 	needs string
 }
 
@@ -81,11 +81,8 @@ func (h dependent) Probe(_ context.Context, names ...string) host.Checks {
 	return host.Checks{c}
 }
 
-// lockedKernel is a toyKernel for tests with a loop.
-type lockedKernel = fragile
-
 // twoFeeds returns an Enforcer of the feeds one and two, and its kernel.
-func twoFeeds(t *testing.T, one, two string) (*Enforcer, *lockedKernel, *textFeed, *textFeed) {
+func twoFeeds(t *testing.T, one, two string) (*Enforcer, *fragile, *textFeed, *textFeed) {
 	t.Helper()
 	e, _ := newEnforcer(t)
 	a, b := &textFeed{name: "one", text: one}, &textFeed{name: "two", text: two}
@@ -93,14 +90,14 @@ func twoFeeds(t *testing.T, one, two string) (*Enforcer, *lockedKernel, *textFee
 	for _, f := range []*textFeed{a, b} {
 		e.remotes = append(e.remotes, e.newRemote(Remote{Feed: f, Saved: feed.NewSaved(e.o.StateDir, f.name, f)}))
 	}
-	k := &lockedKernel{}
+	k := &fragile{}
 	e.backend.fw, e.o.Host = k, host.New(host.Options{Root: t.TempDir()})
 	e.surveys.publish(survey{})
 	close(e.surveys.next) // no survey is waited for
 	return e, k, a, b
 }
 
-func wantDropped(t *testing.T, k *lockedKernel, want bool, addrs ...string) {
+func wantDropped(t *testing.T, k *fragile, want bool, addrs ...string) {
 	t.Helper()
 	for _, addr := range addrs {
 		if k.drops(addr) != want {

@@ -21,7 +21,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 )
 
-// fragile is a kernel whose backend panics after the kernel has accepted the rules.
+// fragile is a toyKernel that several goroutines may use. After arm its backend panics once, when
+// the kernel has accepted the rules.
 type fragile struct {
 	toyKernel
 

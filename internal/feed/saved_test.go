@@ -40,9 +40,9 @@ func list(ss ...string) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
-// TestKeptIsNoFile checks that a copy that is a named pipe, whose reader would wait for ever for a
+// TestSavedIsNoPipe checks that a copy that is a named pipe, whose reader would wait for ever for a
 // writer, is an error at once.
-func TestKeptIsNoFile(t *testing.T) {
+func TestSavedIsNoPipe(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	pipe := filepath.Join(dir, "blacklist.txt")
@@ -67,7 +67,7 @@ func TestKeptIsNoFile(t *testing.T) {
 	}
 }
 
-func TestKeep(t *testing.T) {
+func TestSave(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "state")
 	f := saved(t, dir)
@@ -111,8 +111,8 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestKeptDamaged changes a copy in every way a disk or a person might.
-func TestKeptDamaged(t *testing.T) {
+// TestSavedDamaged changes a copy in every way a disk or a person might.
+func TestSavedDamaged(t *testing.T) {
 	t.Parallel()
 	source := t.TempDir()
 	if err := saved(t, source).Save(list("203.0.113.9/32", "203.0.113.10/32"), time.Now()); err != nil {
@@ -154,9 +154,9 @@ func TestKeptDamaged(t *testing.T) {
 	}
 }
 
-// TestKeptWhateverTheClock checks that a copy of the future or of long ago is accepted: its
+// TestSavedWhateverTheClock checks that a copy of the future or of long ago is accepted: its
 // checksum is right, and a clock was wrong.
-func TestKeptWhateverTheClock(t *testing.T) {
+func TestSavedWhateverTheClock(t *testing.T) {
 	t.Parallel()
 	for _, pulled := range []time.Time{time.Unix(0, 0), time.Now().Add(2 * time.Hour), time.Now().AddDate(100, 0, 0)} {
 		dir := t.TempDir()
@@ -172,14 +172,14 @@ func TestKeptWhateverTheClock(t *testing.T) {
 	}
 }
 
-func TestKeepErrors(t *testing.T) {
+func TestSaveErrors(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := saved(t, filepath.Join(file, "state")).Save(list("203.0.113.9/32"), time.Now()); err == nil {
-		t.Error("kept a list below a file")
+		t.Error("saved a list below a file")
 	}
 	dir := t.TempDir()
 	if err := os.Symlink("/dev/zero", filepath.Join(dir, "blacklist.txt")); err != nil {
