@@ -137,11 +137,11 @@ func (l *Ledger) Total() (sum ruleset.Counters, exact, ok bool) {
 	return plus(l.base, l.since), !l.inexact, l.loaded
 }
 
-// Unsaved reads the kernel's counters and returns the sums for the database, or nil if those are
+// Unsaved reads the kernel's counters as ReadSoon does and returns the sums for the database, or nil if those are
 // saved or the sums of earlier runs are unknown. running records that this process may drop more
 // packets. If the kernel does not answer, the sums are those of the last reading.
 func (l *Ledger) Unsaved(running bool) *store.Counters {
-	_, _ = l.Read()
+	_ = l.ReadSoon()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	sum := plus(l.base, l.since)

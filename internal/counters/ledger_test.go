@@ -2,6 +2,8 @@ package counters
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -96,4 +98,38 @@ func TestLedgerWithoutStore(t *testing.T) {
 	if c := l.Unsaved(true); c == nil || c.Packets4 != 105 {
 		t.Errorf("saves %+v, want 105 packets", c)
 	}
+}
+
+// TestKernelHangs checks that a kernel that does not answer leaves the sums as they were, and delays
+// ReadSoon and Unsaved by two seconds at most.
+func TestKernelHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now, hangs, answerC := four(5), false, make(chan struct{})
+		l := New(Options{Kernel: func() (ruleset.Counters, error) {
+			if hangs {
+				<-answerC
+			}
+			return now, nil
+		}})
+		_, _ = l.Read()
+		l.load(store.Counters{})
+		now = four(7)
+		_, _ = l.Read()
+		now, hangs = four(9), true
+		start := time.Now()
+		if since := l.ReadSoon(); since != four(2) {
+			t.Errorf("ReadSoon returned %+v, want 2 packets", since)
+		}
+		if c := l.Unsaved(true); c == nil || c.Packets4 != 7 {
+			t.Errorf("Unsaved returned %+v, want 7 packets", c)
+		}
+		if took := time.Since(start); took > 2*kernelMost {
+			t.Errorf("both took %v, want %v at most", took, 2*kernelMost)
+		}
+		close(answerC)
+		if since := l.ReadSoon(); since != four(4) {
+			t.Errorf("when the kernel answers, ReadSoon returned %+v, want 4 packets", since)
+		}
+	})
 }
