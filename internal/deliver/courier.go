@@ -108,8 +108,8 @@ func (c *Courier) sendAll(ctx context.Context) time.Duration {
 	if err != nil {
 		return c.failed(err)
 	}
-	if left == 0 {
-		c.o.Board.SetCondition(status.CondReports, nil) // no row waits
+	if left == 0 { // no row waits
+		c.recovered()
 	}
 	for left > 0 && ctx.Err() == nil {
 		out, err := c.reporter.Deliver(ctx)
@@ -154,8 +154,7 @@ func (c *Courier) sent(out report.Outcome) {
 	if out.Rows == 0 {
 		return
 	}
-	c.unauthorized, c.failing = false, false
-	c.o.Board.SetCondition(status.CondReports, nil)
+	c.recovered()
 	rows := "rows"
 	if out.Accepted == 1 {
 		rows = "row"
@@ -171,6 +170,12 @@ func (c *Courier) sent(out report.Outcome) {
 	c.o.Board.Update(func(s *status.Status) { s.LastReport = status.ThisSecond() })
 }
 
+// recovered ends the failure of earlier reports. The next failure is logged again.
+func (c *Courier) recovered() {
+	c.unauthorized, c.failing = false, false
+	c.o.Board.SetCondition(status.CondReports, nil)
+}
+
 // failed logs why a report failed, and returns the wait until the next.
 func (c *Courier) failed(err error) time.Duration {
 	wait := c.retry.NextBackOff()
@@ -179,8 +184,7 @@ func (c *Courier) failed(err error) time.Duration {
 		c.o.Unreached()
 	}
 	if quota, ok := errors.AsType[*sikkerapi.QuotaError](err); ok {
-		c.unauthorized, c.failing = false, false
-		c.o.Board.SetCondition(status.CondReports, nil) // the API answers
+		c.recovered() // the API answers
 		wait = max(wait, wait+quota.RetryAfter)
 		c.o.Log.Info("Today's report quota is spent; the queued rows wait",
 			zap.String("retryIn", wait.Round(time.Second).String()))

@@ -284,7 +284,8 @@ func TestUnreachedAPI(t *testing.T) {
 }
 
 // TestUnconfirmedReportsAreACondition checks that a failed report is in the status until a report
-// succeeds, no row waits, or the API answers that the quota is spent.
+// succeeds, no row waits, or the API answers that the quota is spent. The next failure is then logged
+// again.
 func TestUnconfirmedReportsAreACondition(t *testing.T) {
 	t.Parallel()
 	down := &sikkerapi.TemporaryError{Err: errors.New("503")}
@@ -296,7 +297,7 @@ func TestUnconfirmedReportsAreACondition(t *testing.T) {
 		},
 	} {
 		m := &memory{waiting: []report.Row{aRow("ssh")}, errs: []error{down}}
-		c, _ := newCourier(m)
+		c, logs := newCourier(m)
 		c.sendAll(t.Context())
 		if !c.o.Board.Latest().Holds(status.CondReports) {
 			t.Errorf("%s: a failed report is not in the status", name)
@@ -305,6 +306,11 @@ func TestUnconfirmedReportsAreACondition(t *testing.T) {
 		c.sendAll(t.Context())
 		if c.o.Board.Latest().Holds(status.CondReports) {
 			t.Errorf("%s: the failure before it is still in the status", name)
+		}
+		m.waiting, m.errs = []report.Row{aRow("ssh")}, []error{down}
+		c.sendAll(t.Context())
+		if n := logs.FilterLevelExact(zap.WarnLevel).Len(); n != 2 {
+			t.Errorf("%s: two failures are logged %d times", name, n)
 		}
 	}
 }
