@@ -3,6 +3,7 @@ package nettest
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -156,6 +157,27 @@ func (n *NS) Run(name string, args ...string) string {
 // FD returns the namespace's descriptor, for options of libraries. It stays open until the test
 // ends.
 func (n *NS) FD() int { return int(n.file.Fd()) }
+
+// BindAsNobody makes a process of the user nobody listen at an abstract UNIX address of the
+// namespace, until the test ends.
+func (n *NS) BindAsNobody(name string) {
+	n.tb.Helper()
+	const nobody = 65534
+	var l *net.UnixListener
+	var err error
+	n.Do(func() {
+		// This changes the calling thread alone, which ends with this function.
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); e != 0 {
+			err = e
+			return
+		}
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: "@" + name, Net: "unix"})
+	})
+	if err != nil {
+		n.tb.Fatalf("bind @%s: %v", name, err)
+	}
+	n.tb.Cleanup(func() { _ = l.Close() })
+}
 
 // Link connects two namespaces by a veth pair: dev in a with addrsA, the same name in b with
 // addrsB. Duplicate address detection is off, so that IPv6 addresses work at once.

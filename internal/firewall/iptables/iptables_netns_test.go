@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/firewall/lock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
@@ -128,8 +130,7 @@ func TestMissing(t *testing.T) {
 	h.Check("without ip6tables", nettest.Addrs("203.0.113.9"), nettest.Addrs("2001:db8:f::1"))
 }
 
-// TestLock checks that an agent prevents a second one. The tests of package lock check that a user
-// without rights does not prevent one.
+// TestLock checks that an agent prevents a second one.
 func TestLock(t *testing.T) {
 	t.Parallel()
 	h := nettest.NewHost(t)
@@ -143,6 +144,16 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, h, strings.Split(path, ":"))
+}
+
+// TestNoLock has another user hold the name of the lock. The agent starts and reports a gap.
+func TestNoLock(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	h.BindAsNobody(lockName)
+	if f := start(t, h, strings.Split(path, ":")); !slices.Contains(f.Info().Gaps, lock.Gap) {
+		t.Errorf("gaps: %q", f.Info().Gaps)
+	}
 }
 
 // TestFailedStepChangesNothing makes late steps fail. The active ruleset stays as it was.

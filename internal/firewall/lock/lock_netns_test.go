@@ -58,33 +58,26 @@ func TestClaim(t *testing.T) {
 // or one that does not listen. It does not keep the agent from starting.
 func TestClaimHeldByOthers(t *testing.T) {
 	t.Parallel()
-	for name, bind := range map[string]func() (io.Closer, error){
-		"another user": func() (io.Closer, error) {
-			const nobody = 65534
-			// This changes the calling thread alone, which ends with the function that Do runs.
-			if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); e != 0 {
-				return nil, e
+	for name, bind := range map[string]func(*nettest.NS){
+		"another user": func(ns *nettest.NS) { ns.BindAsNobody(lockName) },
+		"not listening": func(ns *nettest.NS) {
+			var err error
+			ns.Do(func() {
+				var fd int
+				if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err == nil {
+					err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + lockName})
+					t.Cleanup(func() { _ = unix.Close(fd) })
+				}
+			})
+			if err != nil {
+				t.Error(err)
 			}
-			return net.ListenUnix("unix", &net.UnixAddr{Name: "@" + lockName, Net: "unix"})
-		},
-		"not listening": func() (io.Closer, error) {
-			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-			if err == nil {
-				err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + lockName})
-			}
-			return os.NewFile(uintptr(fd), lockName), err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ns := nettest.New(t)
-			var other io.Closer
-			var err error
-			ns.Do(func() { other, err = bind() })
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = other.Close() }()
+			bind(ns)
 			l, err := claim(t, ns)
 			if err != nil || l.Real() {
 				t.Errorf("got %v, %v; want no lock and no error", l.Real(), err)
