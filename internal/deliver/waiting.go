@@ -63,8 +63,8 @@ func (s *waiting) busy(is bool) {
 	}
 }
 
-// hangs reports whether the database has been busy for longer than any use of it may take. The
-// caller holds mu.
+// hangs reports whether the database has been busy for longer than a recording may take. Opening and
+// pruning may take longer on a slow disk. The caller holds mu.
 func (s *waiting) hangs(now time.Time) bool {
 	return !s.began.IsZero() && now.Sub(s.began) > storeTimeout+recordEvery
 }
