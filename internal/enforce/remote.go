@@ -26,7 +26,7 @@ type remote struct {
 	fresh    *accepted // a list that was accepted and is not active yet; nil for none
 	baseline int       // entries of the last active list; the guards compare the next list with it
 	refused  refused
-	rejected *rejection // of a fresh list that was rolled back; nil for none
+	rejected *rejection // of a list that was fresh and was rolled back; nil for none
 
 	next    *clock.Alarm // the next pull
 	busy    bool         // a turn is under way

@@ -123,11 +123,11 @@ func (e *Enforcer) rejectFresh(r *remote) {
 	}
 }
 
-// rejectedLeft returns the shortest time for which rules or a fresh list are still rejected.
+// rejectedLeft returns the shortest time for which rules or a list are still rejected.
 func (e *Enforcer) rejectedLeft() time.Duration {
 	least := e.trials.rejected.left()
 	for _, r := range e.remotes {
-		if left := r.rejected.left(); r.fresh != nil && left > 0 && (least == 0 || left < least) {
+		if left := r.rejected.left(); left > 0 && (least == 0 || left < least) {
 			least = left
 		}
 	}

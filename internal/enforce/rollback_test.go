@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
@@ -165,6 +166,28 @@ func TestAListIsNotRejectedForTheAllowlist(t *testing.T) {
 		e.surveys.publish(whole)
 		e.turnOf(t, e.remotes[1], false)
 		wantDropped(t, k, true, "203.0.113.1", "198.51.100.2")
+		settle(e)
+	})
+}
+
+// TestWideningDoesNotEndARejection: rules with a smaller allowlist cut this host off. The active
+// allowlist is widened by the new addresses, and the rejected rules are not put on trial again.
+func TestWideningDoesNotEndARejection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, _, _ := twoFeeds(t, "203.0.113.1\n192.88.99.7\n", "198.51.100.1\n")
+		e.o.Host = dependent{e.o.Host, k, "192.88.99.7"}
+		e.surveys.publish(survey{allow: listOf("192.88.99.7/32")})
+		e.turnOf(t, e.remotes[0], false)
+		e.surveys.publish(survey{white: host.Whitelist{Number: 1}, allow: listOf("192.0.2.1/32")}) // the newest
+		for range 3 {                                                                              // as after each reconcileRetry
+			e.applySurvey(t.Context())
+		}
+		if n := e.counts.rollbacks; n != 1 || !e.active.rules.allow.Equal(listOf("192.0.2.1/32", "192.88.99.7/32")) {
+			t.Errorf("%d rollbacks, allowed %v", n, e.active.rules.allow.Prefixes())
+		}
+		wantDropped(t, k, true, "203.0.113.1")
+		wantDropped(t, k, false, "192.88.99.7")
 		settle(e)
 	})
 }
