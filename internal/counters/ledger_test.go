@@ -1,6 +1,7 @@
 package counters
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,4 +133,66 @@ func TestKernelHangs(t *testing.T) {
 			t.Errorf("when the kernel answers, ReadSoon returned %+v, want 4 packets", since)
 		}
 	})
+}
+
+// TestLedgerExact checks which events make the sums inexact.
+func TestLedgerExact(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		event func(l *Ledger, now *ruleset.Counters, err *error)
+		exact bool
+	}{
+		"OK an announced new table": {func(l *Ledger, now *ruleset.Counters, _ *error) { l.Reset(); *now = four(2) }, true},
+		"OK an error of the kernel": {func(l *Ledger, _ *ruleset.Counters, err *error) {
+			*err = errors.New("EPERM")
+			_, _ = l.Read()
+			*err = nil
+		}, true},
+		"bad a new table of another program": {func(_ *Ledger, now *ruleset.Counters, _ *error) { *now = four(2) }, false},
+		"bad packets that no figure has":     {func(l *Ledger, _ *ruleset.Counters, _ *error) { l.MarkInexact() }, false},
+	} {
+		now, err := four(5), error(nil)
+		l := New(Options{Kernel: func() (ruleset.Counters, error) { return now, err }})
+		_, _ = l.Read()
+		l.load(store.Counters{})
+		tt.event(l, &now, &err)
+		_, _ = l.Read()
+		if _, exact, ok := l.Total(); exact != tt.exact || !ok {
+			t.Errorf("%s: exact %t, known %t; want exact %t", name, exact, ok, tt.exact)
+		}
+	}
+	// A kernel that answers with an error at first may have counted packets since the start.
+	err := errors.New("EPERM")
+	l := New(Options{Kernel: func() (ruleset.Counters, error) { return four(5), err }})
+	_, _ = l.Read()
+	err = nil
+	_, _ = l.Read()
+	l.load(store.Counters{})
+	if _, exact, _ := l.Total(); exact {
+		t.Error("exact after an error at the first reading")
+	}
+}
+
+// TestSavedOnce checks that sums that the database has are not saved again.
+func TestSavedOnce(t *testing.T) {
+	t.Parallel()
+	now := four(5)
+	l := ledger(&now)
+	_, _ = l.Read()
+	l.load(store.Counters{})
+	c := l.Unsaved(true)
+	if c == nil {
+		t.Fatal("nothing to save")
+	}
+	if again := l.Unsaved(true); again == nil {
+		t.Error("a save that failed is not repeated")
+	}
+	l.Saved(c)
+	l.Saved(nil)
+	if again := l.Unsaved(true); again != nil {
+		t.Errorf("saves %+v again", again)
+	}
+	if last := l.Unsaved(false); last == nil || last.Running {
+		t.Errorf("the end of the run is saved as %+v", last)
+	}
 }
