@@ -33,6 +33,10 @@ type Backend interface {
 	// Counters returns the packets and bytes dropped since the rules were first put into the
 	// kernel.
 	Counters() (ruleset.Counters, error)
+	// Hits returns the dropped packets by source, protocol and port since the previous call. Where
+	// the backend cannot count so, Supported is false. After an error nothing is lost: the next
+	// call returns those packets as well.
+	Hits() (ruleset.Hits, error)
 	// Watch calls lost when another program has changed the rules so that they no longer enforce
 	// the ruleset of the last Apply. It returns nil when ctx ends.
 	Watch(ctx context.Context, lost func(error)) error

@@ -90,3 +90,7 @@ func (f *Firewall) Counters() (ruleset.Counters, error) {
 	}
 	return n, nil
 }
+
+// Hits returns no counts: neither xt_set nor xt_hashlimit counts by source, protocol and port in a
+// form that can be read back.
+func (*Firewall) Hits() (ruleset.Hits, error) { return ruleset.Hits{}, nil }
