@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"net/netip"
 	"time"
 
 	"go.uber.org/zap"
@@ -67,10 +69,25 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	return nil
 }
 
-// coveredBy reports whether every entry of inner is covered by an entry of outer.
+// coveredBy reports whether every entry of inner is covered by an entry of outer. It reads each list
+// once, in ascending order.
 func coveredBy(inner, outer blocklist.Blocklist) bool {
-	for p := range inner.All() {
-		if q, ok := outer.Covering(p.Addr()); !ok || q.Bits() > p.Bits() {
+	return inner.Equal(outer) ||
+		allCovered(inner.V4(), outer.V4()) && allCovered(inner.V6(), outer.V6())
+}
+
+// allCovered reports whether a prefix of outer covers each prefix of inner. Both are ascending and
+// disjoint.
+func allCovered(inner, outer iter.Seq[netip.Prefix]) bool {
+	next, stop := iter.Pull(outer)
+	defer stop()
+	q, more := next()
+	for p := range inner {
+		// A prefix that ends before p covers no later one either.
+		for more && !q.Overlaps(p) && q.Addr().Less(p.Addr()) {
+			q, more = next()
+		}
+		if !more || !q.Overlaps(p) || q.Bits() > p.Bits() {
 			return false
 		}
 	}
