@@ -34,11 +34,12 @@ func (t *Table) Admit(_ context.Context, rs ruleset.Ruleset) error {
 
 // Admit is Table.Admit for a host whose agent uses another backend.
 func Admit(rs ruleset.Ruleset) error {
-	c, err := nftables.New()
-	if err != nil {
-		return err
+	c, err := dial()
+	if err == nil {
+		defer func() { _ = c.close() }() // nothing is lost: the kernel has answered
+		_, err = admit(c, rs.Allow)
 	}
-	if _, err = admit(c, rs.Allow); errors.Is(diagnose(err), ErrUnsupported) {
+	if errors.Is(diagnose(err), ErrUnsupported) {
 		return nil // without nf_tables there is no table
 	}
 	return err
@@ -46,7 +47,7 @@ func Admit(rs ruleset.Ruleset) error {
 
 // admit adds allow to the allowlist sets of the table in one transaction, in each family that the
 // table has a drop chain for. It returns the sets that it created.
-func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err error) {
+func admit(conn *socket, allow blocklist.Blocklist) (fresh []setPlan, err error) {
 	found, err := findTable()
 	if err != nil || found == nil {
 		return nil, err
@@ -78,10 +79,10 @@ func admit(conn *nftables.Conn, allow blocklist.Blocklist) (fresh []setPlan, err
 	for _, s := range missing {
 		b.sets[s.kernel] = s.set(found)
 		if _, ok := have[s.name]; !ok {
-			b.err(conn.AddSet(b.sets[s.kernel], nil))
+			b.err(b.conn.AddSet(b.sets[s.kernel], nil))
 			r := returnRule(s)
 			chain := &nftables.Chain{Name: r.chain, Table: found}
-			conn.InsertRule(&nftables.Rule{Table: found, Chain: chain, Exprs: r.exprs})
+			b.conn.InsertRule(&nftables.Rule{Table: found, Chain: chain, Exprs: r.exprs})
 			fresh = append(fresh, s)
 		}
 		b.add(s)

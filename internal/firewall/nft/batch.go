@@ -3,22 +3,16 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
-	"net/netip"
 	"slices"
-	"syscall"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
-	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
-
-// chunk is the number of elements passed to the library in one call. The library copies them into
-// messages at once, so a small reused buffer keeps peak memory at the size of the messages.
-const chunk = 1024
 
 var (
 	// errBuild means that a transaction could not be built and was not sent.
@@ -32,7 +26,11 @@ const deleted = -1
 
 // batch builds one transaction. Its methods collect their errors, which commit returns.
 type batch struct {
+	// conn is the library's connection, which does not reach the kernel: it hands its messages to
+	// record. The library has no other way to get them, and cannot encode elements fast enough.
 	conn    *nftables.Conn
+	socket  *socket
+	encoder encoder
 	table   *nftables.Table
 	have    map[string]kernelSet // existing sets, whose sizes the kernel cannot change
 	counted ruleset.Counters     // initial values of counters that the batch creates
@@ -41,9 +39,27 @@ type batch struct {
 	holds   map[string]int // upper bound of each set's elements after the batch, or deleted
 }
 
-func newBatch(conn *nftables.Conn, table *nftables.Table, have map[string]kernelSet) *batch {
-	return &batch{conn: conn, table: table, have: have, holds: map[string]int{}}
+func newBatch(s *socket, table *nftables.Table, have map[string]kernelSet) *batch {
+	s.sequence++
+	b := &batch{
+		socket: s, encoder: newEncoder(table.Name, s.sequence), table: table, have: have, holds: map[string]int{},
+	}
+	var err error
+	b.conn, err = nftables.New(nftables.AsLasting(), nftables.WithTestDial(b.record))
+	b.err(err)
+	return b
 }
+
+// record takes the messages of a Flush of the library, without those that begin and end it.
+func (b *batch) record(messages []netlink.Message) ([]netlink.Message, error) {
+	for _, m := range messages[min(1, len(messages)):max(0, len(messages)-1)] {
+		b.encoder.message(m)
+	}
+	return nil, io.EOF // there is no answer
+}
+
+// flush encodes the messages that the library has queued.
+func (b *batch) flush() { b.err(b.conn.Flush()) }
 
 func (b *batch) err(err error) {
 	if err != nil {
@@ -102,52 +118,24 @@ func (b *batch) rulesIn(cs []*nftables.Chain, rr []rule) {
 
 // fill replaces the elements of these sets.
 func (b *batch) fill(sets []setPlan) {
+	b.encoder.grow(sets)
 	for _, s := range sets {
-		set := b.sets[s.kernel]
-		b.conn.FlushSet(set)
-		b.elements(set, s)
+		b.conn.FlushSet(b.sets[s.kernel])
+		b.elements(s)
 		b.holds[s.kernel] = s.count
 	}
 }
 
 // add adds the elements of s to the existing elements of its set.
 func (b *batch) add(s setPlan) {
-	b.elements(b.sets[s.kernel], s)
+	b.elements(s)
 	b.holds[s.kernel] = int(b.have[s.kernel].count) + s.count
 }
 
-// elements adds the elements of s in ascending order: the kernel fills an interval set more than
-// twice as fast in that order.
-func (b *batch) elements(set *nftables.Set, s setPlan) {
-	elems := make([]nftables.SetElement, 0, chunk)
-	keys := make([]byte, 0, chunk*s.family.width/8)
-	flush := func() {
-		b.err(b.conn.SetAddElements(set, elems))
-		elems, keys = elems[:0], keys[:0]
-	}
-	key := func(a netip.Addr) []byte {
-		n := len(keys)
-		if s.family.width == 32 {
-			raw := a.As4()
-			keys = append(keys, raw[:]...)
-		} else {
-			raw := a.As16()
-			keys = append(keys, raw[:]...)
-		}
-		return keys[n:]
-	}
-	for p := range s.elements {
-		if len(elems) > chunk-2 { // both ends of an interval go into one call
-			flush()
-		}
-		elems = append(elems, nftables.SetElement{Key: key(p.Addr())})
-		// The end of an interval is the first address after it. An interval that reaches the top of
-		// the address space has no end.
-		if end := netipx.PrefixLastIP(p).Next(); s.interval && end.IsValid() {
-			elems = append(elems, nftables.SetElement{Key: key(end), IntervalEnd: true})
-		}
-	}
-	flush()
+// elements adds the elements of s to its set.
+func (b *batch) elements(s setPlan) {
+	b.flush()
+	b.encoder.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, s, s.elements)
 }
 
 // deleteOthers deletes the table's sets and maps that are not among sets. No rule may refer to them
@@ -189,32 +177,14 @@ func (b *batch) deleteForeign(l *layout) {
 }
 
 // commit sends the transaction, unless a part of it could not be built. The kernel takes all of it
-// or nothing. The library's queue is empty afterwards in every case. The error is errUnsure if the
-// kernel may have taken the transaction.
+// or nothing. The error is errUnsure if the kernel may have taken it.
 func (b *batch) commit() error {
+	b.flush()
 	if len(b.errs) > 0 {
-		// The library cannot drop its queue, but it sends nothing after an error. An anonymous set
-		// that is not constant is an error.
-		b.err(b.conn.AddSet(&nftables.Set{Table: b.table, Anonymous: true}, nil))
-		_ = b.conn.Flush() // it returns the first of the errors above
-		return fmt.Errorf("%w: %w", errBuild, errors.Join(b.errs[:len(b.errs)-1]...))
+		return fmt.Errorf("%w: %w", errBuild, errors.Join(b.errs...))
 	}
-	return outcome(b.conn.Flush())
-}
-
-// outcome classifies an error of the library's Flush: the kernel refused the transaction, the
-// transaction was not built (errBuild), or the kernel may have taken it (errUnsure). A refusal
-// carries the sequence number of the message that it answers.
-func outcome(err error) error {
-	var op *netlink.OpError
-	switch isOp := errors.As(err, &op); {
-	case err == nil:
+	if b.encoder.messages == 0 {
 		return nil
-	case isOp && (op.Sequence != 0 || op.Op == "send-messages"): // refused by the kernel, or not sent
-		return err
-	case isOp, errors.As(err, new(syscall.Errno)):
-		return fmt.Errorf("%w: %w", errUnsure, err)
-	default: // the library could not encode a message, and sent none
-		return fmt.Errorf("%w: %w", errBuild, err)
 	}
+	return b.socket.transact(b.encoder.transaction(), b.encoder.sequence)
 }

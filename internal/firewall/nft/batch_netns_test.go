@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"slices"
 	"strings"
@@ -92,27 +93,53 @@ func TestOnlyErrors(t *testing.T) {
 	})
 }
 
-// TestOutcome distinguishes transactions that the kernel refused, that were not sent, and that the
-// kernel may have taken.
-func TestOutcome(t *testing.T) {
+// TestAnswer distinguishes transactions that the kernel took, that it refused, and that it may have
+// taken. Only an acknowledgement proves that it took one.
+func TestAnswer(t *testing.T) {
 	t.Parallel()
+	const sequence = 7
+	reply := func(sequence uint32, code int32) []byte {
+		b := binary.NativeEndian.AppendUint32(nil, 36)
+		b = binary.NativeEndian.AppendUint16(b, unix.NLMSG_ERROR)
+		b = append(b, 0, 0)
+		b = binary.NativeEndian.AppendUint32(b, sequence)
+		b = append(b, 0, 0, 0, 0)
+		b = binary.NativeEndian.AppendUint32(b, uint32(code))
+		return append(b, make([]byte, unix.SizeofNlMsghdr)...)
+	}
+	taken, refused := reply(sequence, 0), reply(sequence, -int32(unix.EEXIST))
 	tests := []struct {
-		name   string
-		err    error
-		unsure bool
+		name      string
+		datagrams [][]byte
+		lost      error
+		want      error
 	}{
-		{"OK the kernel refuses a message", &netlink.OpError{Op: "receive", Err: unix.EEXIST, Sequence: 7}, false},
-		{"OK too large to be sent", &netlink.OpError{Op: "send-messages", Err: unix.EMSGSIZE}, false},
-		{"bad answers that were dropped", &netlink.OpError{Op: "receive", Err: unix.ENOBUFS}, true},
-		{"bad socket that cannot be polled", unix.EBADF, true},
-		{"OK not encoded", errors.New("attribute is too long"), false},
+		{"OK acknowledged", [][]byte{taken}, nil, nil},
+		{"bad refused", [][]byte{refused}, nil, unix.EEXIST},
+		{"bad refused in part", [][]byte{taken, refused}, nil, unix.EEXIST},
+		{"bad refused in part, in one datagram", [][]byte{slices.Concat(taken, refused)}, nil, unix.EEXIST},
+		{"bad no answer", nil, nil, errUnsure},
+		{"bad answers dropped", nil, unix.ENOBUFS, unix.ENOBUFS},
+		{"bad refused and answers dropped", [][]byte{refused}, unix.ENOBUFS, unix.EEXIST},
+		{"bad answer to another transaction", [][]byte{reply(sequence-1, 0)}, nil, errUnsure},
+		{"OK refusal of another transaction", [][]byte{reply(sequence-1, -1), taken}, nil, nil},
+		{"bad cut short", [][]byte{taken[:35]}, nil, errUnsure},
+		{"bad length of a message", [][]byte{append([]byte{8, 0, 0, 0}, taken[4:]...)}, nil, errUnsure},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			err := outcome(tt.err)
-			if !errors.Is(err, tt.err) || errors.Is(err, errUnsure) != tt.unsure || tt.unsure && tableAtFault(err) {
-				t.Errorf("got %v", err)
+			a := answer{lost: tt.lost}
+			for _, d := range tt.datagrams {
+				a.read(d, sequence)
+			}
+			err := a.outcome()
+			if !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			refused := errors.Is(tt.want, unix.EEXIST)
+			if errors.Is(err, errUnsure) == refused && tt.want != nil || tableAtFault(err) != refused {
+				t.Errorf("%v: unsure %t, table at fault %t", err, errors.Is(err, errUnsure), tableAtFault(err))
 			}
 		})
 	}

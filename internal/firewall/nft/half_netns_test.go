@@ -4,8 +4,6 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -24,16 +22,15 @@ func TestPartialApply(t *testing.T) {
 	h.Do(func() {
 		var err error
 		// The kernel takes no batch of 20,000 elements from a socket with so small a buffer.
-		smallBuffer := func(c *netlink.Conn) error {
-			return errors.Join(c.SetWriteBuffer(64<<10), c.SetOption(netlink.CapAcknowledge, true))
+		if h.table.conn, err = dial(); err != nil {
+			t.Fatal(err)
 		}
-		h.table.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(smallBuffer))
-		if err != nil {
+		if err := h.table.conn.conn.SetWriteBuffer(64 << 10); err != nil {
 			t.Fatal(err)
 		}
 	})
 	small := h.table.conn
-	t.Cleanup(func() { _ = small.CloseLasting() })
+	t.Cleanup(func() { _ = small.close() })
 	_, err := h.tryApply(addresses(20_000, "203.0.113.9"), list())
 	if !errors.Is(err, unix.EMSGSIZE) || errors.Is(err, ruleset.ErrMismatch) {
 		t.Errorf("unchanged table: got %v, want %v alone", err, unix.EMSGSIZE)

@@ -26,7 +26,7 @@ func (t *Table) shield(block, allow []setPlan) (end func()) {
 	if len(block) == 0 || t.flags&nftables.TableFlagOwner == 0 {
 		return func() {}
 	}
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(sockOptions))
+	conn, err := dial()
 	if err != nil {
 		return func() {}
 	}
@@ -40,9 +40,10 @@ func (t *Table) shield(block, allow []setPlan) (end func()) {
 	up := b.commit()
 	return func() {
 		if up == nil || errors.Is(up, errUnsure) {
-			conn.DelTable(table)
-			_ = conn.Flush() // if this fails, the kernel deletes the table with the socket
+			b := newBatch(conn, table, nil)
+			b.conn.DelTable(table)
+			_ = b.commit() // if this fails, the kernel deletes the table with the socket
 		}
-		_ = conn.CloseLasting()
+		_ = conn.close()
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/lock"
@@ -17,11 +16,6 @@ import (
 )
 
 const (
-	// writeBuffer is the send buffer of the socket, in bytes. A batch is one message to the kernel
-	// and must fit: 500,000 IPv4 intervals take 20 MB. An unused buffer takes no memory.
-	writeBuffer = 64 << 20
-	// readBuffer is the receive buffer for the acknowledgements of a batch, in bytes.
-	readBuffer = 4 << 20
 	// ownerTimeout is the time that Open waits until the table has no owner. The kernel ends the
 	// ownership when the last copy of the owner's socket is closed. A killed agent takes a moment
 	// to exit, and a process between fork and exec has copies of its parent's sockets.
@@ -65,9 +59,8 @@ type Table struct {
 	uncounted    atomic.Bool            // the kernel did not return the element count of a set
 
 	mu      sync.Mutex
-	conn    *nftables.Conn // lasting; the kernel ends the ownership when it is closed
+	conn    *socket        // the kernel ends the ownership when it is closed
 	query   *nftables.Conn // lasting, for queries
-	port    uint32         // netlink port of conn
 	active  active
 	applied applied
 	drift   drift
@@ -124,7 +117,7 @@ func unowned() (*nftables.Table, error) {
 
 // connect opens the connections and probes which table flags the kernel accepts.
 func (t *Table) connect() (err error) {
-	if t.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(sockOptions)); err != nil {
+	if t.conn, err = dial(); err != nil {
 		return fmt.Errorf("open netlink socket: %w", diagnose(err))
 	}
 	if t.query, err = nftables.New(nftables.AsLasting()); err != nil {
@@ -132,9 +125,6 @@ func (t *Table) connect() (err error) {
 	}
 	if t.flags, err = probe(t.conn, t.keep); err != nil {
 		return fmt.Errorf("probe nf_tables: %w", err)
-	}
-	if t.port, err = t.conn.GetPortID(); err != nil {
-		return fmt.Errorf("get the netlink port: %w", err)
 	}
 	return nil
 }
@@ -154,23 +144,10 @@ func (t *Table) adopt() error {
 	return nil
 }
 
-// sockOptions configures the lasting socket. Acknowledgements are capped because the kernel
-// otherwise returns every failing message in full, and the receive buffer overflows before the
-// error that matters.
-func sockOptions(c *netlink.Conn) error {
-	if err := c.SetWriteBuffer(writeBuffer); err != nil {
-		return err
-	}
-	if err := c.SetReadBuffer(readBuffer); err != nil {
-		return err
-	}
-	return c.SetOption(netlink.CapAcknowledge, true)
-}
-
 // probe sends the rules that the agent needs, on a scratch table that the same transaction deletes:
 // first with the wanted table flags, then without flags. It returns the flags that the kernel
 // accepts.
-func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
+func probe(conn *socket, keep bool) (nftables.TableFlags, error) {
 	wanted := nftables.TableFlagOwner
 	if keep {
 		wanted |= nftables.TableFlagPersist
@@ -185,7 +162,7 @@ func probe(conn *nftables.Conn, keep bool) (nftables.TableFlags, error) {
 		b.begin(sets)
 		block, allow := sets[:len(sets)-2], sets[len(sets)-2:]
 		b.rules(rules(block, allow, ruleset.Ruleset{LogGroup: 1, LogRate: 1}))
-		conn.DelTable(scratch)
+		b.conn.DelTable(scratch)
 		if err = b.commit(); err == nil {
 			return flags, nil
 		}
@@ -284,7 +261,7 @@ func (t *Table) explain(err error) error {
 	}
 	if errors.Is(err, unix.EPERM) {
 		found, ferr := findTable()
-		if ferr == nil && found != nil && found.Owner != 0 && found.Owner != t.port {
+		if ferr == nil && found != nil && found.Owner != 0 && found.Owner != t.conn.port() {
 			return fmt.Errorf("%w: %w", ErrOwned, err)
 		}
 	}
@@ -356,10 +333,11 @@ func (t *Table) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
-	for _, c := range []*nftables.Conn{t.conn, t.query} {
-		if c != nil {
-			errs = append(errs, c.CloseLasting())
-		}
+	if t.conn != nil {
+		errs = append(errs, t.conn.close())
+	}
+	if t.query != nil {
+		errs = append(errs, t.query.CloseLasting())
 	}
 	return errors.Join(append(errs, t.lock.Close())...)
 }
