@@ -106,6 +106,17 @@ func TestCovering(t *testing.T) {
 	}
 }
 
+// TestCoveringAllocatesNothing: each dropped packet of a new source is looked up.
+func TestCoveringAllocatesNothing(t *testing.T) { // not parallel: it measures allocations
+	b := blocklist.New(prefixes("5.0.0.0/24", "5.0.1.1/32", "2001:db8::/64", "2001:db8:1::/64"))
+	for _, a := range []netip.Addr{netip.MustParseAddr("5.0.0.9"), netip.MustParseAddr("2001:db8::9")} {
+		covered := false
+		if n := testing.AllocsPerRun(100, func() { _, covered = b.Covering(a) }); n != 0 || !covered {
+			t.Errorf("%v: %v allocations, covered is %t", a, n, covered)
+		}
+	}
+}
+
 func TestWithout(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

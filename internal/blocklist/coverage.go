@@ -25,7 +25,7 @@ func (b Blocklist) Coverage() (v4, v6 float64) {
 // addresses, and those represented by 6to4 addresses.
 func (b Blocklist) Size() (addresses, networks float64) {
 	var nat, six float64
-	for _, p := range b.v6 {
+	for p := range b.V6() {
 		v4, embeds := Embedded(p)
 		toFour := sixToFourPrefix().Overlaps(p)
 		switch {
@@ -41,11 +41,11 @@ func (b Blocklist) Size() (addresses, networks float64) {
 	return max(size(b.v4, 32), nat, six), networks
 }
 
-// size returns the number of networks of the given length that the prefixes contain.
-func size(ps []netip.Prefix, length int) float64 {
+// size returns the number of networks of the given length that the entries contain.
+func size[E entry[E]](es []E, length int) float64 {
 	var n float64
-	for _, p := range ps {
-		n += parts(p, length)
+	for _, e := range es {
+		n += math.Exp2(float64(length - e.bits()))
 	}
 	return n
 }

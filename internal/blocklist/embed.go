@@ -94,7 +94,7 @@ func publicNAT64(p netip.Prefix, special Blocklist) []netip.Prefix {
 	}
 	var public []netip.Prefix
 	in := netip.PrefixFrom(p.Addr(), 96).Masked()
-	for part := range (Blocklist{v4: []netip.Prefix{v4}}).Without(special).V4() {
+	for part := range New([]netip.Prefix{v4}).Without(special).V4() {
 		public = append(public, embed(in, part))
 	}
 	return public

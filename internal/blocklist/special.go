@@ -87,15 +87,11 @@ func Special() Blocklist {
 
 // newExact is like New for prefixes that are canonical, except that it keeps ::ffff:0:0/96 as IPv6.
 func newExact(ps []netip.Prefix) Blocklist {
-	var b Blocklist
+	var b Builder
 	for _, p := range ps {
-		if p.Addr().Is4() {
-			b.v4 = append(b.v4, p)
-		} else {
-			b.v6 = append(b.v6, p)
-		}
+		b.addCanonical(p)
 	}
-	return Blocklist{v4: union(b.v4, nil), v6: union(b.v6, nil)}
+	return b.List()
 }
 
 // Private returns the private and link-local networks of both families.

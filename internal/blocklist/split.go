@@ -14,9 +14,7 @@ type split struct {
 // splitOf returns the split of b, whose prefixes may be parts of the candidate entries.
 func (b Blocklist) splitOf(candidates ...[]netip.Prefix) split {
 	var s split
-	all := slices.Concat(candidates...)
-	slices.SortFunc(all, compare)
-	for _, entry := range disjoint(all) {
+	for entry := range newExact(slices.Concat(candidates...)).All() {
 		surplus := -1
 		for range b.Within(entry) {
 			surplus++
@@ -40,5 +38,6 @@ func (b Blocklist) Whole() Blocklist {
 	if len(b.split.entries) == 0 {
 		return b
 	}
-	return New(slices.Concat(b.v4, b.v6, b.split.entries))
+	whole := newExact(b.split.entries)
+	return Blocklist{v4: union(b.v4, whole.v4), v6: union(b.v6, whole.v6)}
 }

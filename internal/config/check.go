@@ -6,7 +6,6 @@ import (
 	"iter"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -39,7 +38,7 @@ func setWhitelist(l *loader, value string) string {
 	}
 	// The entries together may be everything, as 0.0.0.0/1 and 128.0.0.0/1 are. Special-purpose
 	// space does not count: it is never blocked.
-	public, _ := blocklist.New(slices.Clone(l.cfg.Whitelist)).Blockable()
+	public, _ := blocklist.New(l.cfg.Whitelist).Blockable()
 	v4, v6 := public.Coverage()
 	if len(bad) == 0 && max(v4, v6) > maxWhitelist {
 		family, share := "public IPv4", v4
