@@ -32,11 +32,14 @@ func addAddress(t *testing.T, addr string) {
 	}
 }
 
-// allowlisted reports whether the kernel lets the address through.
+// allowlisted reports whether the kernel has the list without the address.
 func allowlisted(t *testing.T, addr string) bool {
 	t.Helper()
-	return exec.CommandContext(t.Context(), "nft", "get", "element", "inet", "sikkerguard", "whitelist4", "{", addr,
-		"}").Run() == nil
+	blocked := func(addr string) bool {
+		return exec.CommandContext(t.Context(), "nft", "get", "element", "inet", "sikkerguard", "blocklist4_32", "{",
+			addr, "}").Run() == nil
+	}
+	return blocked("198.51.100.1") && !blocked(addr)
 }
 
 // surveyed waits until the newest survey contains the address.

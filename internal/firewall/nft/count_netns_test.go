@@ -233,7 +233,7 @@ func TestVerifyWithoutCounts(t *testing.T) {
 	bothKernels(t, Options{}, func(h *host, counted bool) {
 		t := h.tb
 		h.table.flags = 0 // as on a kernel without owner: others may change the table
-		block, allow := addresses(5000, "62.0.0.0/7"), list("192.0.2.1", "192.0.2.3")
+		block, allow := addresses(5000, "62.0.0.0/7"), list("62.0.2.1", "62.0.2.3")
 		for _, tt := range []struct {
 			name, nft string
 			sampled   bool
@@ -241,10 +241,10 @@ func TestVerifyWithoutCounts(t *testing.T) {
 			{"bad set flushed", "flush set inet sikkerguard blocklist4_32", true},
 			{"bad first element gone", "delete element inet sikkerguard blocklist4_32 { 11.0.0.0 }", true},
 			{"bad last element gone", "delete element inet sikkerguard blocklist4_32 { 11.0.19.135 }", true},
-			{"bad interval gone", "delete element inet sikkerguard whitelist4 { 192.0.2.3 }", true},
+			{"bad interval gone", "delete element inet sikkerguard whitelist4 { 62.0.2.3 }", true},
 			{"bad element gone", "delete element inet sikkerguard blocklist4_32 { 11.0.0.77 }", false},
 			{"bad extra element", "add element inet sikkerguard blocklist4_32 { 9.9.9.9 }", false},
-			{"bad extra interval", "add element inet sikkerguard whitelist4 { 192.0.2.9 }", false},
+			{"bad extra interval", "add element inet sikkerguard whitelist4 { 62.0.2.9 }", false},
 			{"bad extra network", "add element inet sikkerguard blocklist4_any { 9.0.0.0/8 }", false},
 		} {
 			h.apply(block, allow)
@@ -272,11 +272,11 @@ func TestSamplesAreSpread(t *testing.T) {
 	h.table.flags = 0 // as on a kernel without owner: others may change the table
 	allow := make([]netip.Prefix, 0, 20)
 	for i := range byte(20) {
-		allow = append(allow, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, 2 * i}), 32))
+		allow = append(allow, netip.PrefixFrom(netip.AddrFrom4([4]byte{62, 0, 2, 2 * i}), 32))
 	}
 	gone := func(set string, ps []netip.Prefix) {
 		t.Helper()
-		h.apply(addresses(100), blocklist.New(allow))
+		h.apply(addresses(100, "62.0.0.0/7"), blocklist.New(allow))
 		var elements []string
 		for _, p := range ps {
 			elements = append(elements, p.Addr().String())

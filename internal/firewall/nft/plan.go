@@ -64,6 +64,24 @@ func planBlock(list blocklist.Blocklist) []setPlan {
 	return append(planFamily(fams[0], list.V4()), planFamily(fams[1], list.V6())...)
 }
 
+// effective returns the entries of allow that overlap a listed entry. The caller normally cuts the
+// allowlist out of the blocklist, and there are none: blocked packets then skip the lookup of the
+// allowlist, which is an interval lookup and takes a third of the time of a blocked packet.
+func effective(block, allow blocklist.Blocklist) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for p := range allow.All() {
+		_, overlaps := block.Covering(p.Addr())
+		for range block.Within(p) {
+			overlaps = true
+			break
+		}
+		if overlaps {
+			ps = append(ps, p)
+		}
+	}
+	return blocklist.New(ps)
+}
+
 // planAllow puts a list into one interval set per family. The list is short and is looked up only
 // for blocked packets.
 func planAllow(list blocklist.Blocklist) []setPlan {

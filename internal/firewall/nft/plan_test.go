@@ -90,6 +90,29 @@ func TestPlanAllow(t *testing.T) {
 	}
 }
 
+func TestEffective(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name               string
+		block, allow, want blocklist.Blocklist
+	}{
+		{"OK apart", list("5.0.0.1", "6.0.0.0/24", "2001:db8::/64"), list("10.0.0.0/8", "5.0.0.2", "6.0.1.0/24", "::1"), list()},
+		{"OK equal", list("5.0.0.1", "2001:db8::1"), list("5.0.0.1", "2001:db8::1"), list("5.0.0.1", "2001:db8::1")},
+		{"OK inside", list("5.0.0.0/24"), list("5.0.0.7", "5.0.1.7"), list("5.0.0.7")},
+		{"OK around", list("5.0.0.7", "5.0.0.9"), list("5.0.0.0/24", "6.0.0.0/8"), list("5.0.0.0/24")},
+		{"OK last address", list("255.255.255.255"), list("255.255.255.0/24"), list("255.255.255.0/24")},
+		{"OK nothing listed", list(), list("10.0.0.0/8"), list()},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got := effective(tt.block, tt.allow); !got.Equal(tt.want) {
+				t.Errorf("got %v, want %v", got.Prefixes(), tt.want.Prefixes())
+			}
+		})
+	}
+}
+
 // FuzzPlan checks that the sets together hold exactly the list's addresses, and that each set is
 // sorted, disjoint and of the prefix length that its rule looks up.
 func FuzzPlan(f *testing.F) {

@@ -234,7 +234,7 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 // applyOnce writes the sets and rules of rs, and verifies them.
 func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	start := time.Now()
-	block, allow := planBlock(rs.Block), planAllow(rs.Allow)
+	block, allow := planBlock(rs.Block), planAllow(effective(rs.Block, rs.Allow))
 	t.active.changed = false
 	if err := t.write(block, allow, rs); err != nil {
 		err = fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))

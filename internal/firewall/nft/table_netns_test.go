@@ -76,7 +76,12 @@ func TestGolden(t *testing.T) {
 			"mixed",
 			list("185.16.39.79", "45.9.20.0/24", "5.6.0.0/16", "62.0.0.0/7", "2001:db8:f::79",
 				"2001:db8:9:1::/64", "2001:db8:a::/48", "2001:dba::/32", "2001:db8:0:b000::/52"),
-			list("10.0.0.0/8", "192.0.2.1", "::1", "fc00::/7"),
+			list("10.0.0.0/8", "192.0.2.1", "::1", "fc00::/7"), // no entry overlaps the blocklist
+		},
+		{
+			"allowed",
+			list("185.16.39.79", "45.9.20.0/24", "2001:db8:9:1::/64"),
+			list("10.0.0.0/8", "45.9.20.7", "45.9.20.128/26", "2001:db8:9::/48"),
 		},
 		{"addresses", list("185.16.39.79", "203.0.113.9"), list()},
 		{"nothing", list(), list()},
@@ -105,7 +110,7 @@ func TestGolden(t *testing.T) {
 			}
 			// Each rule is the nft text beside it in rules.go.
 			rs := ruleset.Ruleset{LogGroup: 100, LogRate: 10_000}
-			for _, r := range rules(planBlock(tt.block), planAllow(tt.allow), rs) {
+			for _, r := range rules(planBlock(tt.block), planAllow(effective(tt.block, tt.allow)), rs) {
 				if !strings.Contains(got, r.text) {
 					t.Errorf("nft does not print the rule %q", r.text)
 				}
