@@ -4,9 +4,23 @@ import "net/netip"
 
 // IPv6 networks whose addresses represent IPv4 addresses. On a host with IPv6 only, every IPv4 host
 // has an address in one of the two NAT64 networks.
-func nat64Prefix() netip.Prefix      { return netip.MustParsePrefix("64:ff9b::/96") }   // RFC 6052
-func localNAT64Prefix() netip.Prefix { return netip.MustParsePrefix("64:ff9b:1::/48") } // RFC 8215
-func sixToFourPrefix() netip.Prefix  { return netip.MustParsePrefix("2002::/16") }      // RFC 3056
+
+// nat64Prefix returns 64:ff9b::/96 (RFC 6052).
+func nat64Prefix() netip.Prefix { return leading(96, 0, 0x64, 0xff, 0x9b) }
+
+// localNAT64Prefix returns 64:ff9b:1::/48 (RFC 8215).
+func localNAT64Prefix() netip.Prefix { return leading(48, 0, 0x64, 0xff, 0x9b, 0, 1) }
+
+// sixToFourPrefix returns 2002::/16 (RFC 3056).
+func sixToFourPrefix() netip.Prefix { return leading(16, 0x20, 0x02) }
+
+// leading returns the IPv6 prefix of so many bits that begins with these bytes. Each entry of a
+// list is compared with such prefixes, so they are not parsed from text.
+func leading(bits int, bytes ...byte) netip.Prefix {
+	var a [16]byte
+	copy(a[:], bytes)
+	return netip.PrefixFrom(netip.AddrFrom16(a), bits)
+}
 
 // nat64 returns the NAT64 network that represents the IPv4 network p.
 func nat64(p netip.Prefix) netip.Prefix { return embed(nat64Prefix(), p) }
@@ -29,7 +43,7 @@ func Embedded(p netip.Prefix) (netip.Prefix, bool) {
 	if !p.Addr().Is6() {
 		return netip.Prefix{}, false
 	}
-	for _, in := range []netip.Prefix{nat64Prefix(), sixToFourPrefix()} {
+	for _, in := range [...]netip.Prefix{nat64Prefix(), sixToFourPrefix()} {
 		if in.Overlaps(p) {
 			return extract(p, in.Bits()), true
 		}

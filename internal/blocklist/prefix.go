@@ -3,7 +3,6 @@ package blocklist
 import (
 	"errors"
 	"net/netip"
-	"strings"
 )
 
 // Errors of Parse. Their texts follow the parsed text, as in `"x" is neither …`.
@@ -14,27 +13,10 @@ var (
 
 // Parse parses an address, or a network in CIDR notation, into a canonical prefix. An address
 // becomes the prefix that contains it alone. The error is ErrZone or ErrNoPrefix.
-func Parse(s string) (netip.Prefix, error) {
-	if strings.Contains(s, "%") {
-		return netip.Prefix{}, ErrZone
-	}
-	var p netip.Prefix
-	if strings.Contains(s, "/") {
-		network, err := netip.ParsePrefix(s)
-		if err != nil {
-			return netip.Prefix{}, ErrNoPrefix
-		}
-		p = network
-	} else {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return netip.Prefix{}, ErrNoPrefix
-		}
-		p = Single(a)
-	}
-	p, _ = Canonical(p) // a parsed prefix is valid
-	return p, nil
-}
+func Parse(s string) (netip.Prefix, error) { return parse(s) }
+
+// ParseBytes is Parse for bytes. It allocates nothing, and keeps no reference to them.
+func ParseBytes(b []byte) (netip.Prefix, error) { return parse(b) }
 
 // CanonicalAddr returns a without its zone, and an IPv4-mapped IPv6 address as IPv4.
 func CanonicalAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }

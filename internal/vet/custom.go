@@ -21,11 +21,11 @@ func Custom(r io.Reader) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, err
 	}
-	v, ps, err := read(r, parseNarrow)
+	v, b, err := read(r, parseNarrow)
 	if err != nil {
 		return Verdict{}, err
 	}
-	v.setList(ps)
+	v.setList(b)
 	if refusal := v.guardCustom(); refusal != nil {
 		return Verdict{Lines: v.Lines, Malformed: v.Malformed, Bad: v.Bad}, refusal
 	}
@@ -56,9 +56,9 @@ func (v *Verdict) guardCustom() *RefusalError {
 var errWide = fmt.Errorf("is wider than the widest network that may be blocked, /%d for IPv4 and /%d for IPv6",
 	minBits4, minBits6)
 
-// parseNarrow is blocklist.Parse with an error for wide prefixes.
-func parseNarrow(s string) (netip.Prefix, error) {
-	p, err := blocklist.Parse(s)
+// parseNarrow is blocklist.ParseBytes with an error for wide prefixes.
+func parseNarrow(text []byte) (netip.Prefix, error) {
+	p, err := blocklist.ParseBytes(text)
 	if err == nil && isWide(p) {
 		err = errWide
 	}

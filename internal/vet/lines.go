@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 )
 
 const (
@@ -31,12 +30,11 @@ func (e *LineError) Unwrap() error { return e.Err }
 
 var errTooLong = fmt.Errorf("is longer than %d bytes", maxLine)
 
-// eachLine calls line for every line of r that is neither blank nor only a comment, with its prefix
-// as parse returns it, or with the LineError. It stops when line returns an error. It returns that
-// error or a read error, and reports whether there were comments.
-func eachLine(
-	r io.Reader, parse func(string) (netip.Prefix, error), line func(p netip.Prefix, bad *LineError) error,
-) (commented bool, err error) {
+// eachLine calls line for every line of r that is neither blank nor only a comment, with its number,
+// its text and the error of a line that is too long. The text is valid until line returns. eachLine
+// stops when line returns an error. It returns that error or a read error, and reports whether there
+// were comments.
+func eachLine(r io.Reader, line func(n int, text []byte, err error) error) (commented bool, err error) {
 	br := bufio.NewReaderSize(r, maxLine)
 	for n := 1; ; n++ {
 		text, long, err := nextLine(br)
@@ -55,15 +53,11 @@ func eachLine(
 		if len(text) == 0 {
 			continue
 		}
-		p, perr := parse(string(text))
+		var tooLong error
 		if long && !comment {
-			perr = errTooLong
+			tooLong = errTooLong
 		}
-		var bad *LineError
-		if perr != nil {
-			bad = &LineError{Line: n, Text: string(text[:min(len(text), maxShown)]), Err: perr}
-		}
-		if err := line(p, bad); err != nil {
+		if err := line(n, text, tooLong); err != nil {
 			return commented, err
 		}
 	}

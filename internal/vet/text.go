@@ -86,6 +86,7 @@ type utf16Reader struct {
 	rest  []byte // UTF-8 that was not returned yet
 	next  rune   // unit that was read but not decoded, if ahead
 	ahead bool
+	pair  [2]byte // the last unit; a local variable would be allocated for each
 }
 
 func (u *utf16Reader) Read(p []byte) (int, error) {
@@ -127,10 +128,17 @@ func (u *utf16Reader) unit() (rune, error) {
 		u.ahead = false
 		return u.next, nil
 	}
-	var b [2]byte
-	n, err := io.ReadFull(u.r, b[:])
-	if n == 1 {
-		return utf8.RuneError, nil
+	first, err := u.r.ReadByte()
+	if err != nil {
+		return 0, err
 	}
-	return rune(u.order.Uint16(b[:])), err
+	second, err := u.r.ReadByte()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			return utf8.RuneError, nil
+		}
+		return 0, err
+	}
+	u.pair = [2]byte{first, second}
+	return rune(u.order.Uint16(u.pair[:])), nil
 }

@@ -10,7 +10,7 @@ import (
 
 const (
 	// MaxEntries is the most lines with an address that a list may have. The largest tier of
-	// SikkerAPI has 350,000. With MaxEntries lines, vetting takes about 100 MB and the kernel some
+	// SikkerAPI has 350,000. With MaxEntries lines, vetting takes about 50 MB and the kernel some
 	// 200 MB, which a small server can still afford.
 	MaxEntries = 1_000_000
 	// maxMalformedPercent is the share of lines that may be malformed. Above it the body is not a
@@ -132,7 +132,7 @@ const maxMalformed = 100
 // enforced. Comments and blank lines are skipped. The error is a *RefusalError if a guard refuses
 // the list, or a read error.
 func Vet(r io.Reader, o Options) (Verdict, error) {
-	v, ps, err := read(r, blocklist.Parse)
+	v, b, err := read(r, blocklist.ParseBytes)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -140,7 +140,7 @@ func Vet(r io.Reader, o Options) (Verdict, error) {
 		return Verdict{}, refuse(GuardMalformed, "this is not a list (%s; an error page?); the first: %v",
 			notAddresses(v.Bad, v.Lines), v.Malformed[0])
 	}
-	v.setList(ps)
+	v.setList(b)
 	refusal := v.guard(o)
 	if refusal == nil {
 		return v, nil
@@ -245,36 +245,44 @@ func isWide(p netip.Prefix) bool {
 	return addresses > 1<<(32-minBits4) || networks > 1<<(64-minBits6)
 }
 
-// read parses every line of r.
-func read(r io.Reader, parse func(string) (netip.Prefix, error)) (Verdict, []netip.Prefix, error) {
+// read parses every line of r. It allocates nothing for a line, except for the first malformed ones.
+func read(r io.Reader, parse func([]byte) (netip.Prefix, error)) (Verdict, *blocklist.Builder, error) {
 	var (
-		v  Verdict
-		ps []netip.Prefix
+		v   Verdict
+		b   blocklist.Builder
+		err error
 	)
-	var err error
-	v.commented, err = eachLine(r, parse, func(p netip.Prefix, bad *LineError) error {
+	v.commented, err = eachLine(r, func(n int, text []byte, bad error) error {
 		v.Lines++
-		switch {
-		case bad == nil:
-			ps = append(ps, p)
-		case len(v.Malformed) < maxMalformed:
-			v.Malformed = append(v.Malformed, bad)
-			fallthrough
-		default:
-			v.Bad++
+		p, err := parse(text)
+		if bad == nil {
+			bad = err
 		}
-		if len(ps) > MaxEntries {
+		if bad != nil {
+			v.addMalformed(n, text, bad)
+			return nil
+		}
+		if b.Add(p); b.Len() > MaxEntries {
 			return refuse(GuardEntries, "it has more than %d entries", MaxEntries)
 		}
 		return nil
 	})
-	return v, ps, err
+	return v, &b, err
 }
 
-// setList sets the list to ps without special-purpose space, and the counts.
-func (v *Verdict) setList(ps []netip.Prefix) {
-	n := len(ps)
-	list := blocklist.New(ps)
+// addMalformed counts a malformed line, and stores it if it is among the first.
+func (v *Verdict) addMalformed(n int, text []byte, err error) {
+	v.Bad++
+	if len(v.Malformed) < maxMalformed {
+		bad := &LineError{Line: n, Text: string(text[:min(len(text), maxShown)]), Err: err}
+		v.Malformed = append(v.Malformed, bad)
+	}
+}
+
+// setList sets the list to the entries of b without special-purpose space, and the counts.
+func (v *Verdict) setList(b *blocklist.Builder) {
+	n := b.Len()
+	list := b.List()
 	v.Repeated, v.listed = n-list.Len(), list.Len()
 	v.List, v.Special = list.Blockable()
 	for p := range list.All() {

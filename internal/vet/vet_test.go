@@ -338,6 +338,51 @@ func TestVetTooManyEntries(t *testing.T) {
 }
 
 // TestVetReadError checks that a truncated list is an error and not a shorter list.
+// TestDecodingAllocatesNothing checks that a longer list takes no more allocations, except for the
+// chunks of 8,192 entries that hold it.
+func TestDecodingAllocatesNothing(t *testing.T) { // not parallel: it measures allocations
+	const short, long = 2_000, 40_000
+	forms := map[string]func(n int) string{
+		"addresses": addresses,
+		"IPv6 and comments": func(n int) string {
+			var b strings.Builder
+			for i := range n {
+				fmt.Fprintf(&b, "2a00:%x::%x # host %d\r\n", i>>8, 1+i&0xff, i)
+			}
+			return b.String()
+		},
+		"networks": func(n int) string {
+			var b strings.Builder
+			for i := range n {
+				fmt.Fprintf(&b, "62.%d.%d.%d/29\n", i>>13, i>>5&0xff, i&31<<3)
+			}
+			return b.String()
+		},
+	}
+	for name, form := range forms {
+		for reader, read := range map[string]func(io.Reader) (vet.Verdict, error){
+			"Vet":    func(r io.Reader) (vet.Verdict, error) { return vet.Vet(r, vet.Options{}) },
+			"Custom": vet.Custom,
+		} {
+			count := func(text string, lines int) float64 {
+				return testing.AllocsPerRun(3, func() {
+					if v, err := read(strings.NewReader(text)); err != nil || v.Lines != lines {
+						t.Fatalf("%d lines, %v", v.Lines, err)
+					}
+				})
+			}
+			few, many := count(form(short), short), count(form(long), long)
+			if many > few+long/8192*4 {
+				t.Errorf("%s, %s: %v allocations for %d lines and %v for %d", reader, name, few, short, many, long)
+			}
+		}
+		utf16 := "\xff\xfe" + strings.Join(strings.Split(form(short), ""), "\x00") + "\x00"
+		if n := testing.AllocsPerRun(3, func() { _, _ = vet.Custom(strings.NewReader(utf16)) }); n > 300 {
+			t.Errorf("%s: %v allocations for %d lines of UTF-16", name, n, short)
+		}
+	}
+}
+
 func TestVetReadError(t *testing.T) {
 	t.Parallel()
 	want := errors.New("cut short")
