@@ -7,11 +7,12 @@ import (
 
 // key is a Key without pointers, so that a table of them costs the garbage collector nothing.
 type key struct {
-	source [16]byte // IPv4: the first four bytes
-	port   uint16
-	proto  Protocol
-	kind   Kind
-	v6     bool
+	source    [16]byte // IPv4: the first four bytes
+	port      uint16
+	countedBy uint16
+	proto     Protocol
+	kind      Kind
+	v6        bool
 }
 
 // Key converts k. An IPv4-mapped source of an IPv6 packet stays an IPv6 address.
@@ -23,14 +24,15 @@ func (k key) Key() Key {
 	return Key{Source: source, Port: k.port, Protocol: k.proto, Kind: k.kind}
 }
 
+// ClientPorts is the first port that Linux gives to clients (net.ipv4.ip_local_port_range).
+const ClientPorts = 32768
+
 const (
 	header4Len = 20 // RFC 791, without options
 	header6Len = 40 // RFC 8200
 	portsLen   = 4  // source port and destination port
 	flagsAt    = 13 // offset of the flags in a TCP header, RFC 9293
 	chunkAt    = 12 // offset of the type of the first chunk in an SCTP packet, RFC 9260
-	// clientPorts is the first port that Linux gives to clients (net.ipv4.ip_local_port_range).
-	clientPorts = 32768
 	// anyPorts is the first port that needs no privilege. Resolvers send from any of these.
 	anyPorts = 1024
 	// maxExtensions is the number of IPv6 extension headers that are read. RFC 8200 allows each
@@ -133,19 +135,24 @@ func (k *key) read(header []byte) {
 	k.kind = Other
 	if k.proto == ICMP || k.proto == ICMPv6 {
 		if len(header) > 0 {
-			k.kind = icmpKind(k.proto, header[0])
+			k.kind = ICMPKind(k.proto, header[0])
+		}
+		if len(header) > 1 {
+			k.countedBy = binary.BigEndian.Uint16(header)
 		}
 		return
 	}
-	if !k.proto.hasPorts() || len(header) < portsLen {
+	if !k.proto.HasPorts() || len(header) < portsLen {
 		return
 	}
 	from, to := binary.BigEndian.Uint16(header), binary.BigEndian.Uint16(header[2:])
-	k.port = to
-	answers := from < clientPorts && to >= clientPorts || from < anyPorts && to >= anyPorts
+	k.port, k.countedBy = to, to
+	answers := from < ClientPorts && to >= ClientPorts || from < anyPorts && to >= anyPorts
 	switch {
 	case k.proto == TCP && len(header) > flagsAt:
-		k.kind = tcpKind(header[flagsAt], answers)
+		if k.kind = tcpKind(header[flagsAt], answers); k.kind != Attempt {
+			k.countedBy = from
+		}
 	case k.proto == SCTP && len(header) > chunkAt:
 		k.kind = sctpKind(header[chunkAt])
 	case k.proto == TCP, k.proto == SCTP: // cut off
@@ -186,9 +193,9 @@ func sctpKind(chunk byte) Kind {
 	}
 }
 
-// icmpKind returns the kind of an ICMP message (RFC 792, 950) or ICMPv6 message (RFC 4443) from its
+// ICMPKind returns the kind of an ICMP message (RFC 792, 950) or ICMPv6 message (RFC 4443) from its
 // type.
-func icmpKind(p Protocol, typ byte) Kind {
+func ICMPKind(p Protocol, typ byte) Kind {
 	switch {
 	case p == ICMP && (typ == 8 || typ == 13 || typ == 15 || typ == 17), p == ICMPv6 && typ == 128:
 		return Attempt // requests

@@ -59,6 +59,32 @@ func join(parts ...[]byte) []byte {
 // pad extends a header to 8 bytes.
 func pad(b []byte) []byte { return append(b, make([]byte, 8-len(b))...) }
 
+// TestCountedBy checks the part of a packet by which rules that count by port distinguish it.
+func TestCountedBy(t *testing.T) {
+	t.Parallel()
+	answer := join([]byte{0x01, 0xbb, 0x9c, 0x40}, []byte{0, 0, 0, 0, 0, 0, 0, 0, 0x50, syn | ack}) // from 443 to 40000
+	for name, tt := range map[string]struct {
+		packet []byte
+		want   uint16
+	}{
+		"SYN":                        {packet4(TCP, 0, 0, segment(23, syn)...), 23},
+		"SYN with ACK":               {packet4(TCP, 0, 0, answer...), 443},
+		"a later segment":            {packet4(TCP, 0, 0, segment(23, ack)...), 4000},
+		"UDP":                        {packet6(UDP, ports(53)...), 53},
+		"a reply by UDP":             {packet4(UDP, 0, 0, 0, 53, 0x9c, 0x40), 40000},
+		"SCTP INIT ACK":              {packet4(SCTP, 0, 0, join(ports(36412), make([]byte, 8), []byte{2})...), 36412},
+		"echo request":               {packet4(ICMP, 0, 0, 8, 0, 1, 2), 8 << 8},
+		"ICMPv6 echo reply":          {packet6(ICMPv6, 129, 0), 129 << 8},
+		"a later fragment":           {packet4(UDP, 0x2001, 0, ports(53)...), 0},
+		"a protocol without ports":   {packet4(GRE, 0, 0, ports(53)...), 0},
+		"a transport header cut off": {packet4(ICMP, 0, 0, 8), 0},
+	} {
+		if k, ok := decode(tt.packet); !ok || k.countedBy != tt.want {
+			t.Errorf("%s: got %d, %v; want %d", name, k.countedBy, ok, tt.want)
+		}
+	}
+}
+
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	mapped := packet6(UDP, ports(53)...)
@@ -335,7 +361,7 @@ func FuzzDecode(f *testing.F) {
 		if want, _ := netip.AddrFromSlice(field); got.Source != want || !got.Source.IsValid() {
 			t.Fatalf("source: got %v, want %v", got.Source, want)
 		}
-		if got.Port != 0 && !got.Protocol.hasPorts() {
+		if got.Port != 0 && !got.Protocol.HasPorts() {
 			t.Fatalf("%v has port %d", got.Protocol, got.Port)
 		}
 		for n := range b {

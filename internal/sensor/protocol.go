@@ -51,7 +51,7 @@ func (p Protocol) String() string {
 	}
 }
 
-// hasPorts reports whether the header begins with a source port and a destination port.
-func (p Protocol) hasPorts() bool {
+// HasPorts reports whether the header begins with a source port and a destination port.
+func (p Protocol) HasPorts() bool {
 	return p == TCP || p == UDP || p == DCCP || p == SCTP || p == UDPLite
 }

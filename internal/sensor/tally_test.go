@@ -18,7 +18,9 @@ import (
 )
 
 // cmpWindow compares windows including unexported fields.
-var cmpWindow = cmp.Options{cmpAddr, cmp.AllowUnexported(Window{}), cmpopts.IgnoreFields(Hit{}, "First", "Last")}
+var cmpWindow = cmp.Options{
+	cmpAddr, cmp.AllowUnexported(Window{}), cmpopts.IgnoreFields(Hit{}, "First", "Last", "CountedBy"),
+}
 
 // counts compares windows without their hits.
 var counts = cmp.Options{cmpWindow, cmpopts.IgnoreFields(Window{}, "Hits")}
@@ -347,13 +349,13 @@ func TestWindowWith(t *testing.T) {
 		t.Errorf("empty with a: %+v", got)
 	}
 	many := Window{}
-	for i := range defaultMaxHits {
+	for i := range maxKeys {
 		many.Hits = append(many.Hits, Hit{
-			Key:     Key{Source: netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}), Port: 22, Protocol: TCP},
+			Key:     Key{Source: netip.AddrFrom4([4]byte{5, byte(i >> 16), byte(i >> 8), byte(i)}), Port: 22, Protocol: TCP},
 			Packets: 2,
 		})
 	}
-	if got := many.With(a); len(got.Hits) != defaultMaxHits || got.Overflow != 6 || got.Exact() {
+	if got := many.With(a); len(got.Hits) != maxKeys || got.Overflow != 6 || got.Exact() {
 		t.Errorf("full: %d hits, overflow %d", len(got.Hits), got.Overflow)
 	}
 }

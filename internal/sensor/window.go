@@ -2,7 +2,6 @@ package sensor
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -45,15 +44,39 @@ func (k Kind) String() string {
 	}
 }
 
-// Hit is the packets of one key.
+// Hit is the packets of one key. Packets of an event have exact times; those of a reading of the
+// kernel's counters came at some time between the reading and the one before.
 type Hit struct {
 	Key
-	Packets     uint64
-	First, Last time.Time // arrival of the first and the last event, up to 100 ms after the packet
+	// CountedBy is the part of the packet by which rules that count by port distinguish it: the
+	// destination port; for TCP without a SYN that begins a connection, the source port; for ICMP
+	// and ICMPv6 the type and the code in one number. It is 0 if the part is missing. The hits of
+	// Sensor.Take can differ in it alone. In sums of windows it has no meaning.
+	CountedBy uint16
+	Packets   uint64
+	// First and Last are the times of the first and the last packet. Those of an event are its
+	// arrival, up to 100 ms after the packet.
+	First, Last time.Time
+	// The first packet may have come up to FirstWithin after First, and the last one up to
+	// LastWithin before Last.
+	FirstWithin, LastWithin time.Duration
 }
+
+// FirstBy returns the time by which the first packet had come for certain.
+func (h Hit) FirstBy() time.Time { return h.First.Add(h.FirstWithin) }
+
+// LastFrom returns the time before which the last packet did not come for certain.
+func (h Hit) LastFrom() time.Time { return h.Last.Add(-h.LastWithin) }
 
 // with returns h with the packets of o, which has the same key.
 func (h Hit) with(o Hit) Hit {
+	by, from := h.FirstBy(), h.LastFrom()
+	if o.FirstBy().Before(by) {
+		by = o.FirstBy()
+	}
+	if o.LastFrom().After(from) {
+		from = o.LastFrom()
+	}
 	h.Packets += o.Packets
 	if o.First.Before(h.First) {
 		h.First = o.First
@@ -61,16 +84,17 @@ func (h Hit) with(o Hit) Hit {
 	if o.Last.After(h.Last) {
 		h.Last = o.Last
 	}
+	h.FirstWithin, h.LastWithin = by.Sub(h.First), h.Last.Sub(from)
 	return h
 }
 
 // Window is the hits and counts between two calls of Take, in packets.
 type Window struct {
-	Hits     []Hit  // most packets first, then by address, port, protocol and kind
+	Hits     []Hit  // most packets first, then by address, port, protocol, kind and CountedBy
 	Events   uint64 // received through NFLOG: those in Hits, Unparsed and Overflow
 	Lost     uint64 // numbered by the kernel and never delivered, as far as the gap showed within the window
 	Unparsed uint64 // received, but the IP header could not be read
-	Overflow uint64 // received, but the window had no room for another key
+	Overflow uint64 // of packets in no hit, because the window had no room for another key
 
 	unsure bool // an unknown number of events was missed
 }
@@ -80,36 +104,12 @@ func (w Window) Exact() bool {
 	return w.Lost == 0 && w.Unparsed == 0 && w.Overflow == 0 && !w.unsure
 }
 
-// With returns the sum of both windows. It has at most as many keys as one window of the default
-// size, or as w if that has more; the packets of all other keys are in Overflow.
+// With returns the sum of both windows, as a Sums adds them.
 func (w Window) With(o Window) Window {
-	if len(w.Hits) == 0 {
-		w.Hits = slices.Clone(o.Hits)
-	} else if len(o.Hits) > 0 {
-		sums := make(map[Key]Hit, len(w.Hits)+len(o.Hits))
-		for _, h := range w.Hits {
-			sums[h.Key] = h
-		}
-		for _, h := range o.Hits {
-			sum, known := sums[h.Key]
-			switch {
-			case known:
-				sums[h.Key] = sum.with(h)
-			case len(sums) >= defaultMaxHits:
-				w.Overflow += h.Packets
-			default:
-				sums[h.Key] = h
-			}
-		}
-		w.Hits = slices.AppendSeq(make([]Hit, 0, len(sums)), maps.Values(sums))
-		slices.SortFunc(w.Hits, compareHits)
-	}
-	w.Events += o.Events
-	w.Lost += o.Lost
-	w.Unparsed += o.Unparsed
-	w.Overflow += o.Overflow
-	w.unsure = w.unsure || o.unsure
-	return w
+	var s Sums
+	s.Add(w)
+	s.Add(o)
+	return s.Take()
 }
 
 // Totals are the counts since the Sensor was made, in packets. They continue when it is opened
@@ -122,7 +122,7 @@ type Totals struct {
 	Overruns uint64 // number of times that the receive buffer was full, not packets
 }
 
-// compareHits orders the hits of a Window. No two have the same key, so the order is unique.
+// compareHits orders the hits of a Window. No two are equal in all of these, so the order is unique.
 func compareHits(a, b Hit) int {
 	return cmp.Or(
 		cmp.Compare(b.Packets, a.Packets),
@@ -130,6 +130,7 @@ func compareHits(a, b Hit) int {
 		cmp.Compare(a.Port, b.Port),
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.Kind, b.Kind),
+		cmp.Compare(a.CountedBy, b.CountedBy),
 	)
 }
 
@@ -149,7 +150,8 @@ func hits(table map[key]sum, now time.Time, since time.Duration) []Hit {
 	hs := make([]Hit, 0, len(table))
 	for k, n := range table {
 		hs = append(hs, Hit{
-			Key: k.Key(), Packets: n.packets, First: now.Add(n.first - since), Last: now.Add(n.last - since),
+			Key: k.Key(), CountedBy: k.countedBy, Packets: n.packets,
+			First: now.Add(n.first - since), Last: now.Add(n.last - since),
 		})
 	}
 	slices.SortFunc(hs, compareHits)
