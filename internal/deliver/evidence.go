@@ -57,7 +57,7 @@ type evidence struct {
 // proof is the state of a source that needs one.
 type proof struct {
 	packets     uint64
-	first, last time.Time
+	first, last time.Time   // the first packet came by first, the last one not before last
 	held        []store.Hit // in the history, and in no report yet
 }
 
@@ -160,16 +160,17 @@ func (e *evidence) takeLate() (late sensor.Window) {
 	return late
 }
 
-// count adds h to the proof of its source.
+// count adds h to the proof of its source. Of packets whose times are not exact, only the time that
+// is certainly between them counts.
 func (e *evidence) count(h sensor.Hit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.find(h.Source, h.Last)
-	if p.packets == 0 || h.First.Before(p.first) {
-		p.first = h.First
+	if first := h.FirstBy(); p.packets == 0 || first.Before(p.first) {
+		p.first = first
 	}
-	if h.Last.After(p.last) {
-		p.last = h.Last
+	if last := h.LastFrom(); last.After(p.last) {
+		p.last = last
 	}
 	p.packets += h.Packets
 }

@@ -316,3 +316,40 @@ func TestHitsThatWaitedAreReported(t *testing.T) {
 		t.Errorf("%d packets are queued, %v; want 4", n, err)
 	}
 }
+
+// TestOnlyCertainTimeProves checks that packets whose times are bounds prove a source only by the
+// time that is certainly between them.
+func TestOnlyCertainTimeProves(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	at := func(s float64) time.Time { return began.Add(time.Duration(s * float64(time.Second))) }
+	k := sensor.Key{Source: netip.MustParseAddr("198.51.100.7"), Port: 22, Protocol: sensor.TCP, Kind: sensor.Attempt}
+	event := func(s float64) sensor.Hit { return sensor.Hit{Key: k, Packets: 1, First: at(s), Last: at(s)} }
+	counted := func(n uint64, from, to float64) sensor.Hit {
+		within := at(to).Sub(at(from))
+		return sensor.Hit{Key: k, Packets: n, First: at(from), Last: at(to), FirstWithin: within, LastWithin: within}
+	}
+	for name, tt := range map[string]struct {
+		hits []sensor.Hit
+		want bool
+	}{
+		"bad many in one reading":                     {[]sensor.Hit{counted(100, 0, 5)}, false},
+		"bad many after an event, in one reading":     {[]sensor.Hit{event(1), counted(100, 1, 5)}, false},
+		"bad many in two readings in a row":           {[]sensor.Hit{counted(100, 0, 5), counted(100, 5, 9)}, false},
+		"bad two, far apart":                          {[]sensor.Hit{event(0), counted(1, 5, 6)}, false},
+		"OK an event and a reading that begins later": {[]sensor.Hit{event(0), counted(2, 5, 6)}, true},
+		"OK readings with time in between": {
+			[]sensor.Hit{counted(2, 0, 1), counted(2, 1, 2), counted(1, 3, 4)}, true,
+		},
+	} {
+		r := witness(t)
+		r.SetListed(blocks("198.51.100.0/24"))
+		var w sensor.Window
+		for _, h := range tt.hits {
+			w = r.evidence.add([]sensor.Hit{h}, h.Last)
+		}
+		if _, ok := r.evidence.proven(k.Source); ok != tt.want || len(w.Hits) != 1 {
+			t.Errorf("%s: proven %v, want %v", name, ok, tt.want)
+		}
+	}
+}

@@ -47,8 +47,7 @@ func TestUnrecorded(t *testing.T) {
 	t.Parallel()
 	var r waiting
 	at := time.Now()
-	r.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 1}}}, at)
-	r.hits.Overflow = 7
+	r.add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 1}}, Overflow: 7}, at)
 	want := func(when string) {
 		if got := r.unrecorded(); got != 7 {
 			t.Errorf("%s: got %d, want 7", when, got)

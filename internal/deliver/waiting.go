@@ -12,7 +12,7 @@ import (
 // report queue. Its methods may be called by any goroutine.
 type waiting struct {
 	mu      sync.Mutex
-	hits    sensor.Window
+	hits    sensor.Sums
 	since   time.Time       // the first of the hits was seen after it
 	taken   time.Time       // when the last of the hits were added
 	gone    uint64          // packets without room
@@ -25,14 +25,14 @@ type waiting struct {
 func (s *waiting) add(w sensor.Window, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.hits.Hits) == 0 {
+	if s.hits.Len() == 0 {
 		s.since = s.taken
 		if s.since.IsZero() { // the first call
 			s.since = now
 		}
 	}
 	s.taken = now
-	s.hits = s.hits.With(w)
+	s.hits.Add(w)
 }
 
 // take removes the hits and returns them with the time span in which they were seen. The caller
@@ -40,7 +40,7 @@ func (s *waiting) add(w sensor.Window, now time.Time) {
 func (s *waiting) take() (w sensor.Window, from, to time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w, s.hits = s.hits, sensor.Window{}
+	w = s.hits.Take()
 	s.gone += w.Overflow // of hits without room only the number is known
 	w.Overflow = 0
 	return w, s.since, s.taken
@@ -50,7 +50,10 @@ func (s *waiting) take() (w sensor.Window, from, to time.Time) {
 func (s *waiting) putBack(w sensor.Window, from time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hits, s.since = w.With(s.hits), from
+	later := s.hits.Take()
+	s.hits.Add(w) // first: if there is no room for all, the older ones stay
+	s.hits.Add(later)
+	s.since = from
 }
 
 // busy records that a use of the database begins, or has ended.
@@ -83,7 +86,7 @@ func (s *waiting) noticeHang(now time.Time) (hangs, changed bool) {
 func (s *waiting) unrecorded() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.gone + s.hits.Overflow
+	return s.gone + s.hits.Overflow()
 }
 
 // setQueue replaces the state of the report queue.
