@@ -82,6 +82,7 @@ type busy struct {
 func (*busy) Disarm() error                                { return nil }
 func (*busy) Info() ruleset.Info                           { return ruleset.Info{} }
 func (*busy) Counters() (ruleset.Counters, error)          { return ruleset.Counters{}, nil }
+func (*busy) Hits() (ruleset.Hits, error)                  { return ruleset.Hits{}, nil }
 func (*busy) Admit(context.Context, ruleset.Ruleset) error { return nil }
 
 func (b *busy) Remove() error {

@@ -43,8 +43,10 @@ func (a *Agent) newDelivery(api advisedAPI) *delivery {
 		Board: a.board, Log: a.log,
 	})
 	d.observer = observe.New(observe.Options{
-		Sensor: d.sensor, Counter: a.enforcer.Ledger(), Sinks: []observe.Sink{d.recorder, a.enforcer},
-		PortName: a.cfg.Ports.Name, LogRate: a.cfg.LogRate, Fields: a.cfg.LogFormat == config.LogJSON, Log: a.log,
+		Sensor: d.sensor, Counter: a.enforcer.Ledger(), Keys: a.enforcer,
+		Sinks:    []observe.Sink{d.recorder, a.enforcer},
+		PortName: a.cfg.Ports.Name, LogRate: a.cfg.LogRate, Fields: a.cfg.LogFormat == config.LogJSON,
+		Unread: func(err error) { a.board.SetCondition(status.CondCounts, err) }, Log: a.log,
 	})
 	if a.cfg.ReportEnabled {
 		d.courier = deliver.NewCourier(deliver.CourierOptions{

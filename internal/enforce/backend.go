@@ -117,6 +117,15 @@ func (e *Enforcer) WatchRules(ctx context.Context) error { return e.backend.fw.W
 // Ledger returns the sums of dropped packets.
 func (e *Enforcer) Ledger() *counters.Ledger { return e.backend.ledger }
 
+// Hits returns the packets that the kernel counted by source, protocol and port since the previous
+// call. After Remove it returns the last ones.
+func (e *Enforcer) Hits() (ruleset.Hits, error) {
+	if e.backend.fw == nil {
+		return ruleset.Hits{}, errNotOpen
+	}
+	return e.backend.fw.Hits()
+}
+
 // Fill adds the firewall, the sums of dropped packets and the quota for pulls to s.
 func (e *Enforcer) Fill(s *status.Status) {
 	s.Quota.Pulls = status.QuotaOf(e.remotes[0].quota(), time.Now())

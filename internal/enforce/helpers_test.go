@@ -115,7 +115,8 @@ func runLine(ctx context.Context, e *Enforcer) error {
 		return err
 	}
 	o := observe.New(observe.Options{
-		Sensor: s, Counter: e.backend.ledger, Sinks: []observe.Sink{e}, LogRate: e.o.LogRate, Log: e.o.Log,
+		Sensor: s, Counter: e.backend.ledger, Keys: e, Sinks: []observe.Sink{e}, LogRate: e.o.LogRate,
+		Unread: func(error) {}, Log: e.o.Log,
 		PortName: func(port uint16) (string, bool) { return "dns", port == 53 },
 	})
 	sensing, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -22,20 +22,23 @@ const (
 	// eventDelay is the time that the event of a dropped packet may take to arrive. The kernel
 	// holds events back for up to 100 ms, to send many in one message.
 	eventDelay = 250 * time.Millisecond
-	// maxLines is the number of log lines a window may take. One further line sums the rest.
-	maxLines = 50
 )
 
-// Sensor is the source of hits.
+// Sensor is the source of events.
 type Sensor interface {
-	Take() sensor.Window   // returns the hits since the previous call
-	Totals() sensor.Totals // counts events since the start
+	Take() sensor.Window // returns the events since the previous call
 }
 
 // Counter reads the kernel's counters of dropped packets since the start of this process.
 type Counter interface {
 	Read() (ruleset.Counters, error)
 	ReadSoon() ruleset.Counters // does not wait for a kernel that hangs
+}
+
+// Keys reads the packets that the kernel counted by source, protocol and port since the previous
+// call. An error loses nothing.
+type Keys interface {
+	Hits() (ruleset.Hits, error)
 }
 
 // Sink takes the hits of each second.
@@ -47,22 +50,26 @@ type Sink interface {
 type Options struct {
 	Sensor   Sensor
 	Counter  Counter
+	Keys     Keys
 	Sinks    []Sink
 	PortName func(port uint16) (name string, ok bool) // names the service of a port
 	LogRate  uint32                                   // events a second that the log rule lets through
 	Fields   bool                                     // hits are also logged as fields, for programs
+	Unread   func(error)                              // gets the error if Keys cannot be read, else nil
 	Log      *zap.Logger
 }
 
 // Observer logs the blocked connections. Fill may be called by any goroutine; Run and Finish are
 // for one each, in this order.
 type Observer struct {
-	o     Options
-	tally tally
+	o       Options
+	account account
+	reader  reader
+	named   named
 
-	window       sensor.Window
-	unattributed uint64 // packets dropped without an event, so far
-	inexact      bool   // the last window was not exact
+	window  sensor.Sums
+	inexact bool // the last window was not exact
+	full    bool // in the last window a set of keys was full
 
 	dropped uint64 // packets at the last collection
 	growth  uint64 // of dropped, between the two last collections
@@ -70,7 +77,11 @@ type Observer struct {
 }
 
 // New returns an Observer.
-func New(o Options) *Observer { return &Observer{o: o} }
+func New(o Options) *Observer {
+	ob := &Observer{o: o}
+	ob.reader = reader{keys: o.Keys, unread: o.Unread, account: &ob.account}
+	return ob
+}
 
 // Run logs the blocked connections of each window until ctx ends. Then it returns nil; Finish logs
 // the last window.
@@ -83,85 +94,124 @@ func (o *Observer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-windows.C:
-			o.Finish()
+			o.finish(false)
 		case <-collections.C:
-			o.collect()
+			o.collect(false)
 		}
 	}
 }
 
-// Fill adds the events, the packets without an event and the hits by service to s.
+// Fill adds the events, the packets that are not attributed and the hits by service to s, as of the
+// last collection. The packets dropped since then are among those not attributed in s.Events.
 func (o *Observer) Fill(s *status.Status) {
-	totals := o.o.Sensor.Totals() // read before the counter, which has then counted every packet of an event
-	s.Events = events(totals, o.o.Counter.ReadSoon().Packets())
-	s.Hits, s.Unattributed = o.tally.read()
+	s.Events, s.Hits, s.Unattributed = o.account.read()
+	s.Events.Dropped = o.o.Counter.ReadSoon().Packets() // read last: it has counted every packet of the sums
+	if known := s.Events.Seen + s.Events.Lost; s.Events.Dropped > known {
+		s.Events.Unattributed = s.Events.Dropped - known
+	}
 }
 
-// collect hands the hits since the previous call to the sinks, and adds them to the window.
-func (o *Observer) collect() {
-	w, now := o.o.Sensor.Take(), time.Now()
+// collect hands the hits since the previous call to the sinks, and adds them to the window. If must
+// is set, it reads the kernel's counts by key even if that takes more than its share of the time.
+// It returns false if packets that were dropped before are left for a later call.
+func (o *Observer) collect(must bool) bool {
+	now := time.Now()
+	events := o.o.Sensor.Take()
+	w, whole := o.reader.read(events, o.moved(), must, now)
+	if o.reader.byKey {
+		_, _ = o.o.Counter.Read() // if the rules are lost now, no packet of a key is missing in the sums of the counter
+	}
+	o.pass(w)
+	return whole
+}
+
+// moved reports whether packets were dropped since the previous call, and updates peak.
+func (o *Observer) moved() bool {
+	n, err := o.o.Counter.Read()
+	if err != nil {
+		return true
+	}
+	growth := n.Packets() - o.dropped
+	o.peak = max(o.peak, o.growth+growth)
+	o.dropped, o.growth = n.Packets(), growth
+	return growth > 0
+}
+
+// pass hands the hits of w to the sinks, and adds them to the window and to the hits by service.
+func (o *Observer) pass(w sensor.Window) {
+	now := time.Now()
 	for _, s := range o.o.Sinks {
 		s.Add(w, now)
 	}
-	o.tally.add(w.Hits, o.o.PortName)
-	o.window = o.window.With(w)
-	if n, err := o.o.Counter.Read(); err == nil {
-		growth := n.Packets() - o.dropped
-		o.peak = max(o.peak, o.growth+growth)
-		o.dropped, o.growth = n.Packets(), growth
-	}
+	before := o.window.Overflow()
+	o.window.Add(w)
+	o.account.addHits(w.Hits, o.window.Overflow()-before, o.o.PortName)
 }
 
-// Finish ends the window and logs it: one line a hit, most packets first, at most maxLines, and one
-// line for the rest. A count that may be too low has a plus sign.
-func (o *Observer) Finish() {
-	missed := o.missed()
-	o.collect()
-	w := o.window
-	o.window, o.peak = sensor.Window{}, 0
-	exact := w.Exact() && !missed
+// Finish ends the last window and logs it. No packet is dropped any more.
+func (o *Observer) Finish() { o.finish(true) }
+
+// finish ends the window and logs it: one line a hit, at most maxLines, and one line for the rest. A
+// count that may be too low has a plus sign.
+func (o *Observer) finish(last bool) {
+	exact := o.exact()
+	if last {
+		o.pass(o.reader.joiner.flush())
+	}
+	w, full := o.window.Take(), o.reader.takeFull()
+	exact = exact && w.Exact()
 	if !exact && !o.inexact {
+		_, _, missing := o.account.read()
 		o.o.Log.Warn("More packets are dropped than can be counted by source: counts marked + may be too low",
-			zap.Uint64("lost", o.o.Sensor.Totals().Lost), zap.Uint64("beyondLogRate", o.unattributed),
-			zap.Uint64("beyondTable", w.Overflow))
+			zap.Uint64("lost", w.Lost), zap.Uint64("unattributed", missing), zap.Uint64("beyondTable", w.Overflow))
 	}
-	o.inexact = !exact
+	if full && !o.full {
+		o.o.Log.Warn("More sources and ports are dropped than the kernel counts apart: " +
+			"some packets are counted by source alone")
+	}
+	o.peak, o.inexact, o.full = 0, !exact, full
+	o.logHits(w.Hits, exact)
+}
+
+// logHits logs the lines of a window.
+func (o *Observer) logHits(hits []sensor.Hit, exact bool) {
 	var rest uint64
-	for i, h := range w.Hits {
-		if i >= maxLines {
-			rest += h.Packets
-			continue
-		}
-		o.o.Log.Info(o.line(h, exact), o.fields(h, exact)...)
+	for _, h := range hits {
+		rest += h.Packets
 	}
-	if n := len(w.Hits) - maxLines; n > 0 {
+	lines := o.named.pick(hits, time.Now())
+	for _, h := range lines {
+		o.o.Log.Info(o.line(h, exact), o.fields(h, exact)...)
+		rest -= h.Packets
+	}
+	if n := len(hits) - len(lines); n > 0 {
 		o.o.Log.Info(fmt.Sprintf("BLOCKED %d more sources and ports %s", n, times(rest, exact)))
 	}
 }
 
-// missed reports whether packets may have been dropped without an NFLOG event since the previous
-// call: beyond the limit of the log rule, or while no listener was there. The counter is read
-// before the events, so that a packet whose event is under way does not count as missing. If
-// the limit may have suppressed events, packets that came meanwhile could hide as many; they are
-// left out.
-func (o *Observer) missed() bool {
+// exact collects the last hits of the window and reports whether each packet dropped in it is in its
+// hits.
+//
+// The counter is read before the events and counts, so that a packet on its way does not count as
+// missing. If packets can be missing (the kernel counts by key and a set is full, or it does not and
+// drops more than the limit of the log rule lets through), packets that came meanwhile could hide as
+// many; the counter must then not exceed the sums afterwards either.
+func (o *Observer) exact() bool {
 	before, err := o.o.Counter.Read()
-	if err != nil {
-		return true // an unknown count is not exact
-	}
 	time.Sleep(eventDelay) // also when the agent is stopping: the last window counts
-	t := o.o.Sensor.Totals()
-	sent := t.Events + t.Lost
-	if before.Packets() > sent+o.unattributed {
-		o.unattributed = before.Packets() - sent
-		o.tally.setUnattributed(o.unattributed)
-		return true
-	}
-	if o.peak <= uint64(o.o.LogRate) { // the bucket of the limit is as large, and refilled as fast
+	whole := o.collect(true)
+	if err != nil || !whole || o.account.miss(before.Packets()) {
 		return false
 	}
+	doubtful := o.peak > uint64(o.o.LogRate) // the bucket of the limit is as large, and refilled as fast
+	if o.reader.byKey {
+		doubtful = o.reader.full
+	}
+	if !doubtful {
+		return true
+	}
 	after, err := o.o.Counter.Read()
-	return err != nil || after.Packets() > sent+o.unattributed
+	return err == nil && !o.account.exceeds(after.Packets())
 }
 
 // line returns the log line of a hit: BLOCKED 185.16.39.79:23 (telnet) proto=TCP x47. A reply to
@@ -208,14 +258,4 @@ func times(packets uint64, exact bool) string {
 		return fmt.Sprintf("x%d", packets)
 	}
 	return fmt.Sprintf("x%d+", packets)
-}
-
-// events returns figures that add up: every packet that was dropped without an event is
-// unattributed.
-func events(t sensor.Totals, dropped uint64) status.Events {
-	e := status.Events{Dropped: dropped, Seen: t.Events, Lost: t.Lost, Unparsed: t.Unparsed, Overflow: t.Overflow}
-	if sent := t.Events + t.Lost; dropped > sent {
-		e.Unattributed = dropped - sent
-	}
-	return e
 }

@@ -72,8 +72,8 @@ func (c *climbing) ReadSoon() ruleset.Counters {
 // idle is a Sensor without events.
 type idle struct{}
 
-func (idle) Take() sensor.Window   { return sensor.Window{} }
-func (idle) Totals() sensor.Totals { return sensor.Totals{} }
+func (idle) Take() sensor.Window         { return sensor.Window{} }
+func (idle) Hits() (ruleset.Hits, error) { return ruleset.Hits{}, nil }
 
 // TestFloodAffectsOneWindow checks that the window of a flood beyond the limit of the log rule is
 // not exact. In the next window a packet whose event is under way does not count as suppressed.
@@ -82,14 +82,17 @@ func TestFloodAffectsOneWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const logRate = 1000
 		c := &climbing{}
-		o := New(Options{Sensor: idle{}, Counter: c, PortName: portName, LogRate: logRate, Log: zap.NewNop()})
+		o := New(Options{
+			Sensor: idle{}, Counter: c, Keys: idle{}, PortName: portName, LogRate: logRate,
+			Unread: func(error) {}, Log: zap.NewNop(),
+		})
 		c.n.Packets4 += 2 * logRate
-		o.collect()
+		o.collect(false)
 		o.Finish()
 		if !o.inexact {
 			t.Error("the window of the flood is exact")
 		}
-		o.unattributed = c.ReadSoon().Packets() + 1 // every packet up to the next reading was logged as missing
+		o.account.miss(c.ReadSoon().Packets() + 1) // every packet up to the next reading was logged as missing
 		o.Finish()
 		if o.inexact {
 			t.Error("the next window is not exact")
@@ -97,17 +100,17 @@ func TestFloodAffectsOneWindow(t *testing.T) {
 	})
 }
 
-// TestTally checks that hits are summed by the names of ports, and that all other ports are one
-// service.
-func TestTally(t *testing.T) {
+// TestHitsByService checks that hits are summed by the names of ports, and that all other ports are
+// one service.
+func TestHitsByService(t *testing.T) {
 	t.Parallel()
-	var s tally
+	var a account
 	hit := func(port uint16, n uint64) sensor.Hit { return sensor.Hit{Key: sensor.Key{Port: port}, Packets: n} }
-	s.add([]sensor.Hit{hit(22, 5), hit(2222, 1), hit(4444, 2)}, portName)
-	before, _ := s.read()
+	a.addHits([]sensor.Hit{hit(22, 5), hit(2222, 1), hit(4444, 2)}, 0, portName)
+	_, before, _ := a.read()
 	reply := sensor.Hit{Key: sensor.Key{Port: 22, Kind: sensor.Answer}, Packets: 7} // from port 22 of its source
-	s.add([]sensor.Hit{hit(0, 3), hit(23, 1), reply}, portName)
-	after, _ := s.read()
+	a.addHits([]sensor.Hit{hit(0, 3), hit(23, 1), reply}, 0, portName)
+	_, after, _ := a.read()
 	if diff := cmp.Diff(map[string]uint64{"ssh": 6, "other": 2}, before); diff != "" {
 		t.Errorf("first (-want +got):\n%s", diff)
 	}
@@ -132,7 +135,7 @@ func (s *steady) Take() sensor.Window {
 	return sensor.Window{Hits: []sensor.Hit{{Key: k, Packets: n}}, Events: n}
 }
 
-func (s *steady) Totals() sensor.Totals           { return sensor.Totals{Events: s.packets()} }
+func (s *steady) Hits() (ruleset.Hits, error)     { return ruleset.Hits{}, nil }
 func (s *steady) Read() (ruleset.Counters, error) { return s.ReadSoon(), nil }
 func (s *steady) ReadSoon() ruleset.Counters      { return ruleset.Counters{Packets4: s.packets()} }
 
@@ -157,8 +160,8 @@ func TestRun(t *testing.T) {
 		core, logs := zapobserver.New(zap.InfoLevel)
 		source, taker := &steady{began: time.Now()}, &sink{}
 		o := New(Options{
-			Sensor: source, Counter: source, Sinks: []Sink{taker}, PortName: portName,
-			LogRate: 1000, Fields: true, Log: zap.New(core),
+			Sensor: source, Counter: source, Keys: source, Sinks: []Sink{taker}, PortName: portName,
+			LogRate: 1000, Fields: true, Unread: func(error) {}, Log: zap.New(core),
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 34500*time.Millisecond)
 		defer cancel()

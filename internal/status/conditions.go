@@ -51,6 +51,7 @@ const (
 	CondStateDir      Code = "state-dir"
 	CondHealth        Code = "health-port"
 	CondSensor        Code = "nflog"
+	CondCounts        Code = "counts-unread"
 	CondControl       Code = "control-socket"
 	CondDatabase      Code = "database"
 	CondDatabaseHangs Code = "database-hangs"

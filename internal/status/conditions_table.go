@@ -129,6 +129,14 @@ func rows() []row {
 				"another and restart the agent. The agent retries by itself.",
 		},
 		{
+			code: CondCounts, severity: SeverityDegraded,
+			message: "The kernel's counts of dropped packets by source cannot be read; they are logged and reported " +
+				"when they can be",
+			ended: "The kernel's counts of dropped packets by source are read again",
+			remedy: "The detail has the kernel's answer. If other programs change the firewall all the time, stop " +
+				"them. The agent retries by itself.",
+		},
+		{
 			code: CondControl, severity: SeverityDegraded, hiddenBy: CondStateDir,
 			message: "`sikkerguard pull` does not reach this agent; blocking does not depend on it",
 			ended:   "`sikkerguard pull` reaches this agent",

@@ -8,7 +8,7 @@ type Drops struct {
 	Undecided  uint64            `json:"undecided"`  // datagrams seen and not reported, because they may be replies
 	Hits       map[string]uint64 `json:"hits"`       // packets seen, by service: its name in SIKKER_PORT_MAP, or other
 
-	Unattributed uint64 `json:"-"` // packets without an event, except those on their way; never decreases
+	Unattributed uint64 `json:"-"` // packets not attributed to a source, except those on their way; never decreases
 }
 
 // Dropped sums the packets dropped since the database was created. The kernel is asked for each
@@ -24,13 +24,15 @@ type Dropped struct {
 // Events counts the packets dropped since this process began. Dropped is the sum of Seen, Lost and
 // Unattributed.
 type Events struct {
-	Dropped      uint64 `json:"dropped"`
-	Seen         uint64 `json:"seen"`         // received by NFLOG
-	Lost         uint64 `json:"lost"`         // sent by the kernel and not received
-	Unattributed uint64 `json:"unattributed"` // beyond the log rate, or on their way
+	Dropped uint64 `json:"dropped"`
+	Seen    uint64 `json:"seen"` // counted by source in the kernel, or received by NFLOG if the kernel cannot
+	Lost    uint64 `json:"lost"` // sent to NFLOG, not received, and not counted by source
+	// with no source: beyond the sources that the kernel counts, or beyond the log rate if it cannot;
+	// or on their way: the kernel's counts are read every second, in a flood every few seconds
+	Unattributed uint64 `json:"unattributed"`
 
 	Unparsed uint64 `json:"unparsed"` // of those seen, with unreadable headers
-	Overflow uint64 `json:"overflow"` // of those seen, from more sources in one window than are kept
+	Overflow uint64 `json:"overflow"` // of those seen, from more sources and ports at a time than are kept
 }
 
 // dropMetrics returns the metrics of dropped packets. A dry run has none.
@@ -67,20 +69,23 @@ func dropMetrics() []metric {
 		},
 		{
 			"events_seen_total", counter, "",
-			"Dropped packets whose NFLOG event the agent received, since it started.",
+			"Dropped packets attributed to a source since the agent started: counted by source in the kernel or, if " +
+				"it cannot, received by NFLOG.",
 			`rate(sikkerguard_events_seen_total[5m])`,
 			events(func(s *Status) uint64 { return s.Events.Seen }),
 		},
 		{
 			"events_lost_total", counter, "",
-			"Dropped packets whose NFLOG event the kernel sent and the agent did not receive, since it started.",
+			"Dropped packets whose NFLOG event the kernel sent and the agent did not receive, and whose source the " +
+				"kernel does not count, since it started.",
 			`increase(sikkerguard_events_lost_total[5m]) > 0`,
 			events(func(s *Status) uint64 { return s.Events.Lost }),
 		},
 		{
 			"events_unattributed_total", counter, "",
-			"Dropped packets without an NFLOG event, mostly because they came faster than SIKKER_LOG_RATE; up " +
-				"to ten seconds late.",
+			"Dropped packets not attributed to a source, because there were more sources than the kernel counts; if " +
+				"it cannot count by source, mostly because they came faster than SIKKER_LOG_RATE. Up to ten seconds " +
+				"late.",
 			`increase(sikkerguard_events_unattributed_total[5m]) > 0`,
 			events(func(s *Status) uint64 { return s.Unattributed }),
 		},
@@ -91,7 +96,7 @@ func dropMetrics() []metric {
 		},
 		{
 			"events_overflow_total", counter, "",
-			"Of the packets seen, those from more sources at a time than the agent keeps.",
+			"Of the packets seen, those from more sources and ports at a time than the agent keeps.",
 			`increase(sikkerguard_events_overflow_total[1h]) > 0`,
 			events(func(s *Status) uint64 { return s.Events.Overflow }),
 		},
