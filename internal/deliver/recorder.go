@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,8 +23,8 @@ const (
 	// after recordShare times as long, so that recording takes at most a tenth of a core.
 	recordEvery, recordShare = time.Second, 10
 	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them
-	// within storeTimeout.
-	recordMost = 500
+	// within storeTimeout, and many enough for the sync of a commit to cost little of each.
+	recordMost = 2000
 	// pruneEvery is the time between two deletions of old hits.
 	pruneEvery = time.Hour
 	// storeTimeout bounds one use of the database, and openTimeout its opening, which reads all of
@@ -195,6 +196,8 @@ func (r *Recorder) record(running bool) {
 	if len(w.Hits) == 0 && counters == nil && !r.failing {
 		return
 	}
+	// In this order, each transaction changes other pages of the database than the one before.
+	slices.SortStableFunc(w.Hits, func(a, b sensor.Hit) int { return a.Source.Compare(b.Source) })
 	for first := true; first || len(w.Hits) > 0; first = false {
 		n := min(recordMost, len(w.Hits))
 		rows, held := r.rows(w.Hits[:n])

@@ -49,20 +49,16 @@ func (s *Store) Counters(ctx context.Context) (Counters, error) {
 
 // setCounters stores c.
 func setCounters(ctx context.Context, tx *sql.Tx, c Counters) error {
-	put, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO totals VALUES (?, ?)")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = put.Close() }() // an error shows in the transaction
+	put := newRowWriter(tx, "INSERT OR REPLACE INTO totals (name, n)", 2, "")
 	for name, n := range c.fields() {
-		if _, err := put.ExecContext(ctx, name, int64(*n)); err != nil {
+		if err := put.add(ctx, name, int64(*n)); err != nil {
 			return err
 		}
 	}
 	for name, flag := range c.flags() {
-		if _, err := put.ExecContext(ctx, name, *flag); err != nil {
+		if err := put.add(ctx, name, *flag); err != nil {
 			return err
 		}
 	}
-	return nil
+	return put.flush(ctx)
 }

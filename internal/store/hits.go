@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -31,7 +32,7 @@ type Record struct {
 // Add records the hits and counters of r and, if r.Report is set, puts the hits into the report
 // queue. It does so in one transaction: all or nothing.
 func (s *Store) Add(ctx context.Context, r Record) error {
-	err := s.transact(ctx, func(tx *sql.Tx) error {
+	err := s.transactWith(ctx, func(tx *sql.Tx, db *database) error {
 		if r.Counters != nil {
 			if err := setCounters(ctx, tx, *r.Counters); err != nil {
 				return err
@@ -40,13 +41,15 @@ func (s *Store) Add(ctx context.Context, r Record) error {
 		if len(r.Hits) == 0 {
 			return nil
 		}
-		if err := s.addHits(ctx, tx, hour(r.To), r.Hits); err != nil || !r.Report {
+		hits := bySource(r.Hits)
+		if err := s.addHits(ctx, tx, hour(r.To), hits, &db.rows); err != nil || !r.Report {
 			return err
 		}
-		if err := enqueue(ctx, tx, fold(r.Hits, r.From, r.To)); err != nil {
+		rows := queueable(hits, r.From, r.To)
+		if err := enqueue(ctx, tx, rows); err != nil {
 			return err
 		}
-		return limitQueue(ctx, tx, s.maxQueue)
+		return limitQueue(ctx, tx, &db.rows, len(rows), s.maxQueue)
 	})
 	if err != nil {
 		return fmt.Errorf("record hits: %w", err)
@@ -54,50 +57,78 @@ func (s *Store) Add(ctx context.Context, r Record) error {
 	return nil
 }
 
+// rowCounts are upper limits of numbers of rows, so that they are not counted for each record. The
+// zero value knows nothing.
+type rowCounts struct {
+	hour   int64 // of the history
+	hourly int   // rows of the hour, or more
+	exact  bool  // hourly is the number of rows
+	queued int   // rows of the queue, or more; 0 if unknown
+}
+
+// countHour counts the rows of an hour.
+func (r *rowCounts) countHour(ctx context.Context, tx *sql.Tx, hour int64) error {
+	r.hour, r.exact = hour, true
+	return tx.QueryRowContext(context.WithoutCancel(ctx), "SELECT count(*) FROM hits WHERE hour = ?", hour).Scan(&r.hourly)
+}
+
 // addHits adds hits to those of an hour. If the hour is full, the packets of sources and ports
 // without a row are only counted, in the total "unkept".
-func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, hits []Hit) error {
-	var n int
-	if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM hits WHERE hour = ?", hour).Scan(&n); err != nil {
-		return err
+func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit, known *rowCounts) error {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(h Hit) bool { return h.Held }) // their hour has them already
+	if known.hour != hour || known.hourly+len(rows) > s.maxHourly && !known.exact {
+		if err := known.countHour(ctx, tx, hour); err != nil {
+			return err
+		}
 	}
-	update, err := tx.PrepareContext(ctx,
+	if known.hourly+len(rows) > s.maxHourly {
+		return s.addToFull(ctx, tx, hour, rows, known)
+	}
+	known.hourly, known.exact = known.hourly+len(rows), false
+	put := newRowWriter(tx, "INSERT INTO hits (hour, source, protocol, port, packets)", 5,
+		"ON CONFLICT DO UPDATE SET packets = packets + excluded.packets")
+	for _, h := range rows {
+		if err := put.add(ctx, hour, h.Source.AsSlice(), h.Protocol, h.Port, h.Packets); err != nil {
+			return err
+		}
+	}
+	return put.flush(ctx)
+}
+
+// addToFull is addHits for an hour that may have no room for all rows.
+func (s *Store) addToFull(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit, known *rowCounts) error {
+	uncancelled := context.WithoutCancel(ctx) // the driver starts a goroutine for each statement that can be cancelled
+	update, err := tx.PrepareContext(uncancelled,
 		"UPDATE hits SET packets = packets + ? WHERE hour = ? AND source = ? AND protocol = ? AND port = ?")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = update.Close() }() // an error shows in the transaction
-	insert, err := tx.PrepareContext(ctx,
+	insert, err := tx.PrepareContext(uncancelled,
 		"INSERT INTO hits (packets, hour, source, protocol, port) VALUES (?, ?, ?, ?, ?)")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = insert.Close() }() // an error shows in the transaction
 	unkept := 0
-	uncancelled := context.WithoutCancel(ctx) // the driver starts a goroutine for each statement that can be cancelled
-	for _, h := range hits {
+	for _, h := range rows {
 		if err := ctx.Err(); err != nil {
 			return err
-		}
-		if h.Held {
-			continue // its hour has it already
 		}
 		values := []any{h.Packets, hour, h.Source.AsSlice(), h.Protocol, h.Port}
 		res, err := update.ExecContext(uncancelled, values...)
 		if err != nil {
 			return err
 		}
-		switch known, err := res.RowsAffected(); {
+		switch updated, err := res.RowsAffected(); {
 		case err != nil:
 			return err
-		case known > 0:
-		case n >= s.maxHourly:
+		case updated > 0:
+		case known.hourly >= s.maxHourly:
 			unkept += int(h.Packets)
 		default:
 			if _, err := insert.ExecContext(uncancelled, values...); err != nil {
 				return err
 			}
-			n++
+			known.hourly++
 		}
 	}
 	return count(ctx, tx, "unkept", unkept)

@@ -13,7 +13,7 @@ import (
 )
 
 // TestFullQueue checks that a full queue merges the oldest rows of a source and then drops the
-// smallest rows.
+// smallest rows, until a twentieth of it is free.
 func TestFullQueue(t *testing.T) {
 	t.Parallel()
 	s := New(Options{Dir: t.TempDir()})
@@ -39,9 +39,9 @@ func TestFullQueue(t *testing.T) {
 		}
 	}
 	add(noon, 20, 5, 2, "ssh", "http")        // 40 rows
-	add(noon.Add(time.Hour), 70, 6, 1, "ssh") // 110: ten pairs of the first call are merged
+	add(noon.Add(time.Hour), 70, 6, 1, "ssh") // 110: fifteen pairs of the first call are merged
 	totals, err := s.Totals(t.Context())
-	if err != nil || totals.Merged != 10 || totals.Dropped != 0 {
+	if err != nil || totals.Merged != 15 || totals.Dropped != 0 {
 		t.Errorf("totals after merging: %+v, %v", totals, err)
 	}
 	add(noon.Add(2*time.Hour), 50, 7, 9, "ssh")
@@ -117,6 +117,33 @@ func TestHits(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("an hour after that", map[int64]uint64{h + 1: 2}, 4)
+}
+
+// TestFailedRecordLeavesNoCount checks that the rows of a record that was rolled back take no room of
+// their hour.
+func TestFailedRecordLeavesNoCount(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = s.Close() })
+	s.maxHourly = 3
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	var hits []Hit
+	for i := range 4 {
+		hits = append(hits, Hit{Source: netip.AddrFrom4([4]byte{5, 0, 0, byte(i)}), Protocol: 6, Port: 22, Packets: 1})
+	}
+	failure := errors.New("the disk is full")
+	err := s.transactWith(t.Context(), func(tx *sql.Tx, db *database) error {
+		return errors.Join(s.addHits(t.Context(), tx, hour(noon), hits, &db.rows), failure)
+	})
+	if !errors.Is(err, failure) {
+		t.Fatal(err)
+	}
+	if err := s.Add(t.Context(), Record{From: noon, To: noon, Hits: hits[:3]}); err != nil {
+		t.Fatal(err)
+	}
+	if totals, err := s.Totals(t.Context()); err != nil || totals.Unkept != 0 {
+		t.Errorf("%d packets not kept, %v; want 0: the hour has room for three rows", totals.Unkept, err)
+	}
 }
 
 // TestPruneClockAhead checks that a clock that is years ahead deletes nothing at its first reading,

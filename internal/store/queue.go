@@ -13,20 +13,19 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/report/reportrow"
 )
 
+// queueSlack is the part of its limit by which a queue that is too long is shortened further.
+const queueSlack = 20
+
 // The values of queue.flight.
 const (
 	waiting  = 0
 	inFlight = 1
 )
 
-// fold sums the hits that are not silent by source and service, in the order of hits.
-func fold(hits []Hit, from, to time.Time) []reportrow.Row {
-	type key struct {
-		source  netip.Addr
-		service string
-	}
-	index := make(map[key]int, len(hits))
-	var rows []reportrow.Row
+// queueable returns the report rows of the hits that are not silent, one each.
+func queueable(hits []Hit, from, to time.Time) []reportrow.Row {
+	rows := make([]reportrow.Row, 0, len(hits))
+	ports := make([]uint16, 0, len(hits))
 	for _, h := range hits {
 		if h.Silent {
 			continue
@@ -36,64 +35,57 @@ func fold(hits []Hit, from, to time.Time) []reportrow.Row {
 			row.First, row.Last = h.First, h.Last
 		}
 		if h.Port != 0 {
-			row.Ports = []uint16{h.Port}
+			ports = append(ports, h.Port)
+			row.Ports = ports[len(ports)-1:]
 		}
-		k := key{h.Source, h.Service}
-		if i, ok := index[k]; ok {
-			rows[i] = rows[i].Merge(row)
-			continue
-		}
-		index[k] = len(rows)
 		rows = append(rows, row)
 	}
 	return rows
 }
 
 // enqueue adds rows to those that wait. If a row of the same source and service waits, the two are
-// merged.
+// merged: packets are added, the time is widened, and new ports are appended up to MaxPorts.
 func enqueue(ctx context.Context, tx *sql.Tx, rows []reportrow.Row) error {
-	find, err := tx.PrepareContext(ctx,
-		"SELECT source, service, packets, ports, first, last FROM queue "+
-			"WHERE flight = ? AND source = ? AND service = ?")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = find.Close() }() // an error shows in the transaction
-	put, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?)")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = put.Close() }()        // an error shows in the transaction
-	uncancelled := context.WithoutCancel(ctx) // the driver starts a goroutine for each statement that can be cancelled
+	put := newRowWriter(tx, "INSERT INTO queue (flight, source, service, packets, ports, first, last)", 7,
+		fmt.Sprintf(`ON CONFLICT DO UPDATE SET packets = packets + excluded.packets,
+			first = min(first, excluded.first), last = max(last, excluded.last),
+			ports = CASE
+				WHEN excluded.ports = '' OR instr(',' || ports || ',', ',' || excluded.ports || ',') THEN ports
+				WHEN ports = '' THEN excluded.ports
+				WHEN length(ports) - length(replace(ports, ',', '')) + 1 >= %d THEN ports
+				ELSE ports || ',' || excluded.ports END`, reportrow.MaxPorts))
 	for _, r := range rows {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		old, err := scanRow(find.QueryRowContext(uncancelled, waiting, r.Source.AsSlice(), r.Service))
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-		case err != nil:
-			return err
-		default:
-			r = old.Merge(r)
-		}
-		_, err = put.ExecContext(uncancelled,
-			waiting, r.Source.AsSlice(), r.Service, r.Packets, formatPorts(r.Ports), r.First.UnixMilli(),
-			r.Last.UnixMilli())
-		if err != nil {
-			return err
+		packets, ports := r.Packets, r.Ports
+		for first := true; first || len(ports) > 0; first = false { // the statement takes one port a row
+			port := ""
+			if len(ports) > 0 {
+				port, ports = strconv.Itoa(int(ports[0])), ports[1:]
+			}
+			err := put.add(ctx, waiting, r.Source.AsSlice(), r.Service, packets, port, r.First.UnixMilli(), r.Last.UnixMilli())
+			if err != nil {
+				return err
+			}
+			packets = 0
 		}
 	}
-	return nil
+	return put.flush(ctx)
 }
 
-// limitQueue keeps the queue within most rows. It merges the oldest rows by their source. If that
-// is not enough, it drops those with the fewest packets.
-func limitQueue(ctx context.Context, tx *sql.Tx, most int) error {
+// limitQueue keeps the queue within most rows after added rows were put into it. A queue that is
+// too long loses queueSlack of its rows more, so that a full one is not sorted for each record. First
+// limitQueue merges the oldest rows by their source. If that is not enough, it drops those with the
+// fewest packets.
+func limitQueue(ctx context.Context, tx *sql.Tx, known *rowCounts, added, most int) error {
+	if known.queued > 0 && known.queued+added <= most {
+		known.queued += added
+		return nil
+	}
 	n, err := length(ctx, tx)
-	if err != nil || n <= most {
+	if known.queued = n; err != nil || n <= most {
 		return err
 	}
+	most -= most / queueSlack
+	known.queued = most
 	old, err := selectRows(ctx, tx, `SELECT source, service, packets, ports, first, last FROM queue
 		WHERE flight = 0 AND source IN
 			(SELECT source FROM queue WHERE flight = 0 GROUP BY source HAVING count(*) > 1)
@@ -129,7 +121,7 @@ func limitQueue(ctx context.Context, tx *sql.Tx, most int) error {
 }
 
 func length(ctx context.Context, tx *sql.Tx) (n int, err error) {
-	err = tx.QueryRowContext(ctx, "SELECT count(*) FROM queue").Scan(&n)
+	err = tx.QueryRowContext(context.WithoutCancel(ctx), "SELECT count(*) FROM queue").Scan(&n)
 	return n, err
 }
 
@@ -296,14 +288,6 @@ func scanRow(from interface{ Scan(dest ...any) error }) (reportrow.Row, error) {
 	r.Source, r.Ports = addr, parsePorts(ports)
 	r.First, r.Last = time.UnixMilli(first).UTC(), time.UnixMilli(last).UTC()
 	return r, nil
-}
-
-func formatPorts(ports []uint16) string {
-	texts := make([]string, len(ports))
-	for i, p := range ports {
-		texts[i] = strconv.Itoa(int(p))
-	}
-	return strings.Join(texts, ",")
 }
 
 func parsePorts(text string) []uint16 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"modernc.org/sqlite"
@@ -78,8 +79,16 @@ type Store struct {
 	maxHourly int // limit of hit rows per hour
 
 	mu   sync.Mutex
-	db   *sql.DB     // nil if not open
+	db   *database   // nil if not open
 	file os.FileInfo // file of db
+}
+
+// database is an open database. It has one connection, so its transactions exclude each other.
+type database struct {
+	*sql.DB
+
+	rows   rowCounts   // for the transaction under way
+	failed atomic.Bool // a transaction failed, so rows may count some that are not there
 }
 
 // New returns a Store. It opens nothing.
@@ -98,7 +107,7 @@ func (s *Store) Open(ctx context.Context) error {
 }
 
 // handle returns the open database.
-func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
+func (s *Store) handle(ctx context.Context) (*database, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.o.Guard(); err != nil {
@@ -126,8 +135,8 @@ func (s *Store) handle(ctx context.Context) (*sql.DB, error) {
 	if s.file, err = os.Stat(s.path()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
 	}
-	s.db = db
-	return db, nil
+	s.db = &database{DB: db}
+	return s.db, nil
 }
 
 func (s *Store) path() string { return filepath.Join(s.o.Dir, fileName) }
@@ -162,7 +171,7 @@ func (s *Store) Close() error {
 
 // checkDamage returns err, the error of a use of db. If it shows damage, checkDamage sets the
 // database aside.
-func (s *Store) checkDamage(db *sql.DB, err error) error {
+func (s *Store) checkDamage(db *database, err error) error {
 	if !isDamage(err) {
 		return err
 	}
@@ -261,19 +270,41 @@ func migrate(ctx context.Context, tx *sql.Tx) error {
 
 // transact runs f in a transaction.
 func (s *Store) transact(ctx context.Context, f func(*sql.Tx) error) error {
+	return s.transactWith(ctx, func(tx *sql.Tx, _ *database) error { return f(tx) })
+}
+
+// transactWith runs f in a transaction of the open database.
+func (s *Store) transactWith(ctx context.Context, f func(*sql.Tx, *database) error) error {
 	db, err := s.handle(ctx)
 	if err != nil {
 		return err
 	}
-	return s.checkDamage(db, transact(ctx, db, f))
+	err = transact(ctx, db.DB, func(tx *sql.Tx) error {
+		if db.failed.Swap(false) {
+			db.rows = rowCounts{}
+		}
+		return f(tx, db)
+	})
+	if err != nil {
+		db.failed.Store(true)
+	}
+	return s.checkDamage(db, err)
 }
 
+// transact runs f in a transaction, unless ctx ends before the commit. The statements that begin and
+// commit it cannot be interrupted: the driver starts a goroutine for each one that can.
 func transact(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) error {
-	tx, err := db.BeginTx(ctx, nil)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
 		return err
 	}
-	if err := f(tx); err != nil {
+	if err = f(tx); err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
 	return tx.Commit()
@@ -294,7 +325,7 @@ func (s *Store) Totals(ctx context.Context) (Totals, error) {
 // totals reads the totals named by the keys of into.
 func (s *Store) totals(ctx context.Context, into map[string]*uint64) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, "SELECT name, n FROM totals")
+		rows, err := tx.QueryContext(context.WithoutCancel(ctx), "SELECT name, n FROM totals")
 		if err != nil {
 			return err
 		}
@@ -320,7 +351,7 @@ func count(ctx context.Context, tx *sql.Tx, name string, n int) error {
 	if n == 0 {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, "INSERT INTO totals VALUES (?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+	_, err := tx.ExecContext(context.WithoutCancel(ctx), "INSERT INTO totals VALUES (?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
 		name, n)
 	return err
 }

@@ -1,13 +1,14 @@
 package store_test
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/metrics"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,70 @@ func TestQueue(t *testing.T) {
 	}
 	if n, err := s.Queued(t.Context()); n != 0 || err != nil {
 		t.Errorf("queued after forgetting: %d, %v", n, err)
+	}
+}
+
+// TestPortsOfARow checks that the ports of a row are in the order in which they came, each once, and
+// at most MaxPorts.
+func TestPortsOfARow(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	want := []uint16{2222, 22, 2}
+	add(t, s, noon, hit("203.0.113.9", 2222, "ssh", 1), hit("203.0.113.9", 22, "ssh", 1))
+	add(t, s, noon, hit("203.0.113.9", 22, "ssh", 1), hit("203.0.113.9", 0, "ssh", 1), hit("203.0.113.9", 2, "ssh", 1))
+	for port := range uint16(50) {
+		add(t, s, noon, hit("203.0.113.9", 1000+port, "ssh", 1))
+		if len(want) < reportrow.MaxPorts {
+			want = append(want, 1000+port)
+		}
+	}
+	got, err := s.Batch(t.Context(), 10)
+	if err != nil || len(got) != 1 || got[0].Packets != 55 {
+		t.Fatalf("batch %+v, %v; want one row of 55 packets", got, err)
+	}
+	if diff := cmp.Diff(want, got[0].Ports); diff != "" {
+		t.Errorf("ports (-want +got):\n%s", diff)
+	}
+	if err := s.Done(t.Context(), 0, 0, got); err != nil { // again: with all of its ports
+		t.Fatal(err)
+	}
+	again, err := s.Batch(t.Context(), 10)
+	if diff := cmp.Diff(got, again, opts()...); err != nil || diff != "" {
+		t.Errorf("returned (-want +got):\n%s%v", diff, err)
+	}
+}
+
+// TestAddIsCheap checks that a record of many hits takes few statements: no goroutine for each, and
+// a few allocations a hit.
+func TestAddIsCheap(t *testing.T) {
+	s := open(t, t.TempDir())
+	const n = 1000
+	hits := make([]store.Hit, n)
+	for i := range hits {
+		hits[i] = hit(netip.AddrFrom4([4]byte{5, 0, byte(i >> 8), byte(i)}).String(), 22, "ssh", 1)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	created := func() uint64 {
+		sample := []metrics.Sample{{Name: "/sched/goroutines-created:goroutines"}}
+		metrics.Read(sample)
+		return sample[0].Value.Uint64()
+	}
+	const runs = 5
+	before := created()
+	allocations := testing.AllocsPerRun(runs, func() {
+		err := s.Add(ctx, store.Record{
+			From: noon, To: noon, Hits: hits, Report: true, Counters: &store.Counters{Packets4: n},
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if most := 15.0 * n; allocations > most {
+		t.Errorf("a record of %d hits took %.0f allocations, want at most %.0f", n, allocations, most)
+	}
+	if goroutines := created() - before; goroutines > n/10 {
+		t.Errorf("%d records of %d hits began %d goroutines, want a few a record", runs+1, n, goroutines)
 	}
 }
 
@@ -333,32 +398,6 @@ func TestFullDisk(t *testing.T) {
 	if err != nil || len(top) != 1 || top[0].Packets != 10 {
 		t.Errorf("after it was full: %+v, %v", top, err)
 	}
-}
-
-// BenchmarkAdd adds two million hits of 50,000 sources to the store in windows of 5,000. It reports
-// the highest resident memory of the process in MiB.
-func BenchmarkAdd(b *testing.B) {
-	for range b.N {
-		s := open(b, b.TempDir())
-		rng := rand.New(rand.NewPCG(1, 1))
-		hits := make([]store.Hit, 5000)
-		for w := range 400 { // as many as fit into an hour and more
-			for i := range hits {
-				n := rng.IntN(50_000)
-				hits[i] = store.Hit{
-					Source: netip.AddrFrom4([4]byte{5, 0, byte(n >> 8), byte(n)}), Protocol: 6, Port: 22,
-					Service: "ssh", Packets: 1,
-				}
-			}
-			add(b, s, noon.Add(time.Duration(w)*10*time.Second), hits...)
-		}
-	}
-	var ru unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportMetric(float64(ru.Maxrss)/1024, "peak-MiB")
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2_000_000, "ns/hit")
 }
 
 // TestCounters checks that the stored counters survive a restart.

@@ -5,7 +5,6 @@ package reportrow
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -24,21 +23,3 @@ type Row struct {
 
 // MorePorts reports whether the source may have used ports that are not in r.Ports.
 func (r Row) MorePorts() bool { return len(r.Ports) == MaxPorts }
-
-// Merge returns r and another row of the same source as one row, with the service of r. It may
-// append to r.Ports in place, so r must not be used afterwards.
-func (r Row) Merge(o Row) Row {
-	r.Packets += o.Packets
-	for _, p := range o.Ports {
-		if !r.MorePorts() && !slices.Contains(r.Ports, p) {
-			r.Ports = append(r.Ports, p)
-		}
-	}
-	if o.First.Before(r.First) {
-		r.First = o.First
-	}
-	if o.Last.After(r.Last) {
-		r.Last = o.Last
-	}
-	return r
-}
