@@ -107,7 +107,7 @@ func parse6[T string | []byte](s T) (a [16]byte, ok bool) {
 				return a, false
 			}
 			copy(a[n:], v4[:])
-			at, n = len(s), n+4
+			n += 4
 			break
 		}
 		if end == at {
