@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -32,28 +33,63 @@ func Admit(ctx context.Context, rs ruleset.Ruleset) error {
 	return f.admit(ctx, rs.Allow)
 }
 
-// admit adds allow to the existing whitelists. A rule that looks up a whitelist prevents its
-// destruction.
+// admit adds allow to the whitelists of the existing rules, and makes the rules look them up.
 func (f *Firewall) admit(ctx context.Context, allow blocklist.Blocklist) error {
 	have, err := f.listSets(ctx)
 	if err != nil {
 		return err
 	}
-	var text []byte
+	var errs []error
 	for _, fam := range []family{ipv4(), ipv6()} {
-		set := fam.whitelist()
-		if info, ok := have[set]; !ok || !info.isOurs(set) {
-			continue
-		}
-		for _, p := range newSetSpec(set, fam, prefixesOf(fam, allow)).elements {
-			text = fmt.Appendf(text, "add %s %v -exist\n", set, p)
+		if have[fam.blocklist()].isOurs(fam.blocklist()) {
+			errs = append(errs, f.admitFamily(ctx, have, newSetSpec(fam.whitelist(), fam, allow)))
 		}
 	}
-	if len(text) == 0 {
+	return errors.Join(errs...)
+}
+
+// admitFamily is admit for one family.
+func (f *Firewall) admitFamily(ctx context.Context, have map[string]setInfo, allow setSpec) error {
+	if allow.count == 0 {
 		return nil
 	}
-	if err := f.restore(ctx, askTime, text); err != nil {
+	text := ""
+	switch info, ok := have[allow.name]; {
+	case !ok:
+		text = empty(allow.name, allow.family)
+	case !info.isOurs(allow.name):
+		return nil // no rule of ours looks up another program's set
+	}
+	for p := range allow.elements() {
+		text += fmt.Sprintf("add %s %v -exist\n", allow.name, p)
+	}
+	if err := f.restore(ctx, askTime, script(text)); err != nil {
 		return fmt.Errorf("add to the whitelists: %w", err)
 	}
-	return nil
+	all, err := f.workingPrograms(allow.family)
+	found := false
+	for _, t := range all {
+		ours, gerr := f.guard(ctx, t)
+		if gerr != nil {
+			return gerr
+		}
+		found = found || ours
+	}
+	if found {
+		return nil
+	}
+	return err // of programs whose table may have the rules
+}
+
+// guard makes the rules of a chain that blocks look up the whitelist first. It reports whether the
+// table has such a chain.
+func (f *Firewall) guard(ctx context.Context, t tables) (bool, error) {
+	st, err := f.readState(ctx, t)
+	if err != nil || !st.chain || st.jumps == 0 || t.looksUpWhitelist(st.rules) {
+		return st.chain, err
+	}
+	if err := f.change(ctx, t, "-I "+chain+" "+t.admission()); err != nil {
+		return true, fmt.Errorf("let the whitelist through the %s rules: %w", t.name, err)
+	}
+	return true, nil
 }

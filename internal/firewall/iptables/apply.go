@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -15,6 +16,7 @@ import (
 
 // plan is a ruleset as sets and rules of iptables.
 type plan struct {
+	ruleset      ruleset.Ruleset
 	block, allow []setSpec          // one for each enforced family
 	rules        map[uint8][]string // by family, as iptables-save prints them
 	entries      [2]int             // of the blocklist, by family
@@ -22,31 +24,22 @@ type plan struct {
 
 // translate returns rs as the sets and rules of the enforced families.
 func (f *Firewall) translate(rs ruleset.Ruleset) *plan {
-	p := &plan{rules: map[uint8][]string{}}
+	p := &plan{ruleset: rs, rules: map[uint8][]string{}}
 	for i, t := range f.families {
-		p.block = append(p.block, newSetSpec(t.blocklist(), t.family, prefixesOf(t.family, rs.Block)))
-		p.allow = append(p.allow, newSetSpec(t.whitelist(), t.family, prefixesOf(t.family, rs.Allow)))
+		p.block = append(p.block, newSetSpec(t.blocklist(), t.family, rs.Block))
+		p.allow = append(p.allow, newSetSpec(t.whitelist(), t.family, rs.Allow))
 		p.rules[t.proto] = rules(t.family, rs)
-		p.entries[i] = entries(t.family, rs.Block)
+		p.entries[i] = t.entries(rs.Block)
 	}
 	return p
 }
 
-// prefixesOf returns the prefixes of a family.
-func prefixesOf(fam family, l blocklist.Blocklist) []netip.Prefix {
-	seq := l.V6()
-	if fam.width == ipv4().width {
-		seq = l.V4()
-	}
-	return slices.AppendSeq(make([]netip.Prefix, 0, entries(fam, l)), seq)
-}
+// sets returns all sets of the plan.
+func (p *plan) sets() []setSpec { return slices.Concat(p.block, p.allow) }
 
-// entries returns the number of entries of a family.
-func entries(fam family, l blocklist.Blocklist) int {
-	if fam.width == ipv4().width {
-		return l.Len4()
-	}
-	return l.Len6()
+// looksUpWhitelist reports whether rules look up the whitelist.
+func (f family) looksUpWhitelist(rules []string) bool {
+	return slices.ContainsFunc(rules, func(r string) bool { return strings.Contains(r, " "+f.whitelist()+" ") })
 }
 
 // Apply makes the host enforce rs and asks the kernel whether it does. After an error, the ruleset
@@ -61,77 +54,154 @@ func (f *Firewall) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evide
 	start := time.Now()
 	f.changes++
 	p := f.translate(rs)
-	if err := f.write(ctx, p); err != nil {
+	d := f.compare(ctx, p)
+	if err := f.replace(ctx, p, d); err != nil {
+		f.unsure = f.unsure || errors.Is(err, ruleset.ErrMismatch)
 		return ruleset.Evidence{}, fmt.Errorf("apply the list with ipset and iptables: %w", err)
 	}
-	f.applied = p
-	f.contents.reset()
-	e, err := f.verify(context.WithoutCancel(ctx))
+	f.applied, f.unsure = p, false
+	if !d.only(p) {
+		f.contents.reset()
+	}
+	ctx = context.WithoutCancel(ctx)
+	e, err := f.verify(ctx, d)
+	if errors.Is(err, ruleset.ErrMismatch) && !d.empty() {
+		// Another program changed elements that were to change. ipset reports no error then.
+		if werr := f.write(ctx, p, nil); werr != nil {
+			err = errors.Join(err, werr)
+		} else {
+			e, err = f.verify(ctx, nil)
+		}
+	}
 	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {
 		err = fmt.Errorf("%w, or could not be asked: %w", ruleset.ErrMismatch, err)
 	}
 	e.Took = time.Since(start)
+	f.unsure = err != nil
 	if err == nil {
-		f.removeOtherKinds(context.WithoutCancel(ctx))
+		f.removeOtherKinds(ctx)
 	}
 	return e, err
 }
 
+// replace replaces the active ruleset by the plan. If ipset stops in the middle of the changes of
+// d, the sets hold a part of them. Whole sets are then filled and swapped in. If that fails, too,
+// the changes are undone.
+func (f *Firewall) replace(ctx context.Context, p *plan, d differences) error {
+	if f.destroyTemporary(ctx); d.nothing(p) {
+		return nil
+	}
+	err := f.write(ctx, p, d)
+	if !errors.Is(err, errHalfway) {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	f.unsure = true
+	ferr := f.write(ctx, p, nil)
+	if ferr == nil {
+		return nil
+	}
+	return errors.Join(err, ferr, f.undo(ctx, d))
+}
+
 // write applies the plan in this order:
 //
-//   - It fills sets that no rule looks up. If the kernel refuses one, nothing has changed.
+//   - It fills sets that no rule looks up, for each set that is not in d. If the kernel refuses
+//     one, nothing has changed.
 //   - It makes missing sets, empty, and writes rules that are not right. With the old sets, they
 //     enforce the old ruleset.
-//   - It swaps the sets.
-func (f *Firewall) write(ctx context.Context, p *plan) (err error) {
-	have, err := f.listSets(ctx)
-	if err != nil {
-		return err
-	}
-	var temporary []string
-	for _, t := range f.families {
-		if err := f.moveAside(ctx, have, t.family, t.whitelist(), t.blocklist()); err != nil {
+//   - It changes the elements of the sets in d and swaps the others.
+func (f *Firewall) write(ctx context.Context, p *plan, d differences) (err error) {
+	var steps [][2]string
+	if !d.only(p) {
+		var names map[string]string
+		if names, err = f.prepare(ctx); err != nil {
 			return err
 		}
-		temporary = append(temporary, t.temporarySets()...)
-	}
-	derr := f.destroy(ctx, spares(temporary...)...) // left by an agent that was killed here
-	if have, err = f.listSets(ctx); err != nil {
-		return err
-	}
-	names, err := freeNames(have, temporary)
-	if err != nil {
-		return errors.Join(err, derr)
-	}
-	defer func() {
-		// If this fails, the next Apply or Remove repeats it. The active sets do not change.
-		derr := f.destroy(context.WithoutCancel(ctx), slices.Sorted(maps.Values(names))...)
-		if err != nil {
-			err = errors.Join(err, derr)
+		defer func() {
+			// If this fails, the next Apply or Remove repeats it. The active sets do not change.
+			derr := f.destroy(context.WithoutCancel(ctx), slices.Sorted(maps.Values(names))...)
+			if f.leftover = derr != nil; err != nil {
+				err = errors.Join(err, derr)
+			}
+		}()
+		if steps, err = f.fillSets(ctx, p, d, names); err != nil {
+			return err
 		}
-	}()
-	steps, err := f.fillSets(ctx, p, names)
-	if err != nil {
-		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	undo, err := f.ensureRules(ctx, p)
+	guarded, undo := false, func() error { return nil }
+	if d == nil {
+		guarded, undo, err = f.ensureRules(ctx, p, true)
+	}
 	if err == nil {
-		err = f.swapAll(ctx, steps)
+		err = f.changeElements(ctx, d)
+	}
+	if err == nil {
+		if err = f.swapAll(ctx, steps); err != nil && len(d) > 0 {
+			err = errors.Join(err, f.undo(ctx, d))
+		}
 	}
 	if err != nil {
 		return errors.Join(err, undo())
 	}
+	if guarded {
+		if _, _, err := f.ensureRules(ctx, p, false); err != nil {
+			return fmt.Errorf("%w: remove the whitelist from the rules: %w", ruleset.ErrMismatch, err)
+		}
+	}
 	return nil
 }
 
-// fillSets fills the temporary sets with these names and returns the pairs to swap, in order. No
-// source that is on the old and the new whitelist is blocked in between: if a whitelist loses
-// entries, it first holds the union of both.
-func (f *Firewall) fillSets(ctx context.Context, p *plan, names map[string]string) (steps [][2]string, err error) {
+// prepare destroys temporary sets that are left and returns unused names for new ones. It renames
+// sets of other programs that have names of ours.
+func (f *Firewall) prepare(ctx context.Context) (names map[string]string, err error) {
+	have, err := f.listSets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range f.families {
+		if err := f.moveAside(ctx, have, t.family, t.whitelist(), t.blocklist()); err != nil {
+			return nil, err
+		}
+	}
+	temporary := f.temporarySets()
+	derr := f.destroy(ctx, spares(temporary...)...) // left by an agent that was killed here
+	if have, err = f.listSets(ctx); err != nil {
+		return nil, err
+	}
+	if names, err = freeNames(have, temporary); err != nil {
+		return nil, errors.Join(err, derr)
+	}
+	return names, nil
+}
+
+// temporarySets returns the names of the temporary sets of the enforced families.
+func (f *Firewall) temporarySets() []string {
+	var names []string
+	for _, t := range f.families {
+		names = append(names, t.temporarySets()...)
+	}
+	return names
+}
+
+// destroyTemporary destroys temporary sets if an earlier Apply could not. They do no harm, so a
+// failure is no error of the rules that are active.
+func (f *Firewall) destroyTemporary(ctx context.Context) {
+	if f.leftover {
+		f.leftover = f.destroy(ctx, spares(f.temporarySets()...)...) != nil
+	}
+}
+
+// fillSets fills the temporary sets with these names, for the sets that are not in d, and returns
+// the pairs to swap, in order. No source that is on the old and the new whitelist is blocked in
+// between: if a whitelist loses entries, it first holds the union of both.
+func (f *Firewall) fillSets(
+	ctx context.Context, p *plan, d differences, names map[string]string,
+) (steps [][2]string, err error) {
 	have, err := f.listSets(ctx)
 	if err != nil {
 		return nil, err
@@ -140,10 +210,16 @@ func (f *Firewall) fillSets(ctx context.Context, p *plan, names map[string]strin
 	var first, then, last [][2]string
 	for i := range f.families {
 		block, allow := p.block[i], p.allow[i]
-		nextBlock, nextAllow := names[nextName(block.name)], names[nextName(allow.name)]
-		specs = append(specs, block.named(nextBlock), allow.named(nextAllow))
-		then = append(then, [2]string{block.name, nextBlock})
-		swap := [2]string{allow.name, nextAllow}
+		if _, ok := d[block.name]; !ok {
+			next := names[nextName(block.name)]
+			specs, then = append(specs, block.named(next)), append(then, [2]string{block.name, next})
+		}
+		if _, ok := d[allow.name]; ok {
+			continue
+		}
+		next := names[nextName(allow.name)]
+		specs = append(specs, allow.named(next))
+		swap := [2]string{allow.name, next}
 		lost, err := f.leaving(ctx, have, allow)
 		if err != nil {
 			return nil, err
@@ -152,12 +228,11 @@ func (f *Firewall) fillSets(ctx context.Context, p *plan, names map[string]strin
 			first = append(first, swap)
 			continue
 		}
-		union := allow.named(names[unionName(allow.name)])
-		union.elements = slices.Concat(allow.elements, lost)
-		specs = append(specs, union)
-		first, last = append(first, [2]string{allow.name, union.name}), append(last, swap)
+		both := names[unionName(allow.name)]
+		specs = append(specs, newSetSpec(both, allow.family, allow.list.Union(blocklist.New(lost))))
+		first, last = append(first, [2]string{allow.name, both}), append(last, swap)
 	}
-	if err := f.restore(ctx, fillTime, script(specs...)); err != nil {
+	if err := f.restore(ctx, fillTime, fillScript(specs...)); err != nil {
 		return nil, fmt.Errorf("fill sets: %w", err)
 	}
 	return slices.Concat(first, then, last), nil
@@ -172,18 +247,20 @@ func (f *Firewall) leaving(ctx context.Context, have map[string]setInfo, allow s
 	if err != nil {
 		return nil, err
 	}
+	next := slices.Collect(allow.elements())
 	return slices.DeleteFunc(old, func(p netip.Prefix) bool {
 		// An IPv4-mapped element, which only another program adds to an IPv6 set, reads as IPv4.
-		return p.Addr().BitLen() != allow.family.width || slices.Contains(allow.elements, p)
+		return p.Addr().BitLen() != allow.family.width || slices.Contains(next, p)
 	}), nil
 }
 
-// ensureRules makes missing sets and writes rules that are not right. undo removes both again in
-// the families that had no chain.
-func (f *Firewall) ensureRules(ctx context.Context, p *plan) (undo func() error, err error) {
+// ensureRules makes missing sets and writes rules that are not right. With before, the sets are
+// those of the old ruleset: rules that look up the whitelist still do, and guarded reports that the
+// plan's do not. undo removes both again in the families that had no chain.
+func (f *Firewall) ensureRules(ctx context.Context, p *plan, before bool) (guarded bool, undo func() error, err error) {
 	have, err := f.listSets(ctx)
 	if err != nil {
-		return func() error { return nil }, err
+		return false, func() error { return nil }, err
 	}
 	var fresh []tables
 	undo = func() error {
@@ -196,28 +273,32 @@ func (f *Firewall) ensureRules(ctx context.Context, p *plan) (undo func() error,
 	for i, t := range f.families {
 		st, err := f.readState(ctx, t)
 		if err != nil && !errors.Is(err, ErrUnprintable) { // the cause may be another program's rule in our chain
-			return undo, err
+			return guarded, undo, err
 		}
 		if !st.chain {
 			fresh = append(fresh, t)
 		}
 		if err := f.createMissing(ctx, t, have, p.block[i], p.allow[i]); err != nil {
-			return undo, err
+			return guarded, undo, err
 		}
-		printed := f.asPrinted(t, p)
+		want := p.rules[t.proto]
+		if before && t.looksUpWhitelist(st.rules) && !t.looksUpWhitelist(want) {
+			want, guarded = t.guarded(want), true
+		}
+		printed := f.asPrinted(t, want)
 		if st.matches(printed) {
 			continue
 		}
-		if err := f.writeRules(ctx, t, p.rules[t.proto], printed); err != nil {
-			return undo, err
+		if err := f.writeRules(ctx, t, want, printed); err != nil {
+			return guarded, undo, err
 		}
 	}
-	return undo, nil
+	return guarded, undo, nil
 }
 
 // createMissing makes the missing sets, and the mark if the next change makes table raw.
 func (f *Firewall) createMissing(ctx context.Context, t tables, have map[string]setInfo, specs ...setSpec) error {
-	var text []byte
+	var lines []string
 	loaded, err := t.loaded()
 	if err != nil {
 		return err
@@ -227,17 +308,17 @@ func (f *Firewall) createMissing(ctx context.Context, t tables, have map[string]
 		f.madeTable[t.proto] = f.madeTable[t.proto] || mark.isOurs(t.markSet()) || !loaded
 	}
 	if f.madeTable[t.proto] && !taken {
-		text = append(text, newSetSpec(t.markSet(), t.family, nil).create()...)
+		lines = append(lines, empty(t.markSet(), t.family))
 	}
 	for _, spec := range specs {
 		if _, ok := have[spec.name]; !ok {
-			text = append(text, newSetSpec(spec.name, t.family, nil).create()...)
+			lines = append(lines, empty(spec.name, t.family))
 		}
 	}
-	if len(text) == 0 {
+	if len(lines) == 0 {
 		return nil
 	}
-	if err := f.restore(ctx, askTime, text); err != nil {
+	if err := f.restore(ctx, askTime, script(strings.Join(lines, ""))); err != nil {
 		return fmt.Errorf("make sets: %w", err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"net/netip"
 	"time"
 
@@ -44,7 +45,7 @@ func (c *contents) check(ctx context.Context, f *Firewall, specs []setSpec) erro
 			return fmt.Errorf("read set %s: %w", spec.name, err)
 		}
 		have.end()
-		if have.digest != digestOf(c.seed, spec.elements) {
+		if have.digest != digestOf(c.seed, spec.elements()) {
 			c.exchanged = mismatch("set %s holds other elements than were put into it", spec.name)
 			return nil
 		}
@@ -64,8 +65,8 @@ func (d *digest) add(seed maphash.Seed, p netip.Prefix) {
 	d.sum += maphash.Comparable(seed, p)
 }
 
-func digestOf(seed maphash.Seed, ps []netip.Prefix) (d digest) {
-	for _, p := range ps {
+func digestOf(seed maphash.Seed, ps iter.Seq[netip.Prefix]) (d digest) {
+	for p := range ps {
 		d.add(seed, p)
 	}
 	return d

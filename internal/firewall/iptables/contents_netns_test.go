@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -80,7 +81,9 @@ func TestWatchReportsExchangedElements(t *testing.T) {
 func TestDigestIgnoresOrderAlone(t *testing.T) {
 	t.Parallel()
 	seed := maphash.MakeSeed()
-	want := digestOf(seed, []netip.Prefix{netip.MustParsePrefix("1.2.3.4/32"), netip.MustParsePrefix("5.6.7.0/24")})
+	want := digestOf(seed, slices.Values([]netip.Prefix{
+		netip.MustParsePrefix("1.2.3.4/32"), netip.MustParsePrefix("5.6.7.0/24"),
+	}))
 	for text, same := range map[string]bool{
 		"create s hash:net family inet\nadd s 5.6.7.0/24\nadd s 1.2.3.4\n": true,
 		"add s 1.2.3.4\nadd s 5.6.7.0/24":                                  true,

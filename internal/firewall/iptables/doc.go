@@ -3,8 +3,10 @@
 // 6 for IPv6), the chain SIKKERGUARD of table raw, and the jump to that chain from PREROUTING. It
 // changes nothing else of the host's firewall.
 //
-// Apply fills sets that no rule looks up and swaps them with the active ones. The kernel swaps two
-// sets between two packets. The rules stay in place unless another program changed them.
+// Apply adds and deletes the elements that changed, the additions first. It fills a set that no rule
+// looks up and swaps it with the active one for the first list, a repair, and a change that is large
+// or would not be safe. The kernel swaps two sets between two packets. The rules stay in place
+// unless another program changed them.
 //
 // The package looks for the programs in fixed directories. It runs them with fixed arguments, a
 // deadline and an environment of its own. Their input consists of parsed numbers and of the names

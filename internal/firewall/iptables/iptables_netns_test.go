@@ -290,6 +290,39 @@ func TestWhitelistMoves(t *testing.T) {
 	})
 }
 
+// TestWhitelistIsLookedUpOnlyIfListed prints the rules of lists that overlap with their whitelist
+// and of lists that do not. The changes between them drop no source that the lists let through.
+func TestWhitelistIsLookedUpOnlyIfListed(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			f := startKind(t, h, kind)
+			plain := "-N SIKKERGUARD\n" +
+				"-A SIKKERGUARD -m set ! --match-set sikkerguard-blocklist src -j RETURN\n" +
+				"-A SIKKERGUARD -m limit --limit 10000/sec --limit-burst 10000 -j NFLOG --nflog-group 100 --nflog-size 128\n" +
+				"-A SIKKERGUARD -j DROP\n"
+			guarded := strings.Replace(plain, "RETURN\n", "RETURN\n"+
+				"-A SIKKERGUARD -m set --match-set sikkerguard-whitelist src -j RETURN\n", 1)
+			apply := func(want string, block, allow []string) {
+				t.Helper()
+				mustApply(t, h, f, desired(list(block...), list(allow...)))
+				if diff := cmp.Diff(want, h.Run("iptables-"+kind, "-t", "raw", "-S", chain)); diff != "" {
+					t.Errorf("%q without %q (-want +got):\n%s", block, allow, diff)
+				}
+			}
+			apply(plain, []string{"203.0.113.0/24"}, []string{"192.0.2.50/32"})
+			h.Under(nettest.Addrs("203.0.113.9"), nettest.Addrs("192.0.2.50"), func() {
+				for range 4 {
+					apply(guarded, []string{"203.0.113.0/24", "192.0.2.0/24"}, []string{"192.0.2.50/32"})
+					apply(plain, []string{"203.0.113.0/24", "192.0.3.0/24"}, []string{"192.0.2.50/32"})
+				}
+			})
+		})
+	}
+}
+
 // TestWatch removes rules by hand. Watch reports each removal, but neither our own changes nor
 // changes of other rules.
 func TestWatch(t *testing.T) {

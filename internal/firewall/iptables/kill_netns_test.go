@@ -20,12 +20,16 @@ import (
 // directory.
 const killEnv = "SIKKERGUARD_TEST_KILL_STEP"
 
+// Values of killEnv: the agent does everything, or it is killed while it changes elements.
+const killAnywhere, killHalfway = "1", "halfway"
+
 // killAllEnv makes TestKill try every step.
 const killAllEnv = "SIKKERGUARD_TEST_KILL_ALL"
 
 // TestKilled is the agent that TestKill kills. By itself it does nothing.
 func TestKilled(t *testing.T) {
-	if os.Getenv(killEnv) != "1" {
+	step := os.Getenv(killEnv)
+	if step == "" {
 		t.Skip("not started to be killed")
 	}
 	dir, err := os.Getwd()
@@ -36,9 +40,20 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if step == killHalfway {
+		for _, rs := range fourChanges() {
+			if _, err := f.Apply(t.Context(), rs); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Fatal("not killed")
+	}
 	rs := desired(list("203.0.113.9/32", "2001:db8:f::1/128"), list("10.0.0.0/8", "192.0.2.7/32"))
-	for _, rate := range []uint32{10_000, 7_000} { // other rules
+	for i, rate := range []uint32{10_000, 7_000, 7_000} { // other rules, and other elements
 		rs.LogRate = rate
+		if i == 2 {
+			rs.Block = rs.Block.Union(list("203.0.113.10/32"))
+		}
 		if _, err := f.Apply(t.Context(), rs); err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +115,7 @@ func TestKill(t *testing.T) {
 				}
 				dir := suicide(t, kind, n)
 				cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestKilled$")
-				cmd.Env, cmd.Dir = append(os.Environ(), killEnv+"=1"), dir
+				cmd.Env, cmd.Dir = append(os.Environ(), killEnv+"="+killAnywhere), dir
 				var out strings.Builder
 				cmd.Stdout, cmd.Stderr = &out, &out
 				if err := h.Start(cmd); err != nil {

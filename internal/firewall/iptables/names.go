@@ -2,9 +2,13 @@ package iptables
 
 import (
 	"fmt"
+	"iter"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 const (
@@ -35,6 +39,22 @@ func ipv6() family {
 		name: "IPv6", mark: "6", ipset: "inet6", proto: unix.NFPROTO_IPV6, width: 128,
 		tablesFile: "/proc/thread-self/net/ip6_tables_names",
 	}
+}
+
+// prefixes yields the prefixes of the family in a list, in ascending order.
+func (f family) prefixes(l blocklist.Blocklist) iter.Seq[netip.Prefix] {
+	if f.width == ipv4().width {
+		return l.V4()
+	}
+	return l.V6()
+}
+
+// entries returns the number of entries of the family in a list.
+func (f family) entries(l blocklist.Blocklist) int {
+	if f.width == ipv4().width {
+		return l.Len4()
+	}
+	return l.Len6()
 }
 
 func (f family) blocklist() string { return "sikkerguard-blocklist" + f.mark }

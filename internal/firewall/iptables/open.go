@@ -43,6 +43,8 @@ type Firewall struct {
 	mu        sync.Mutex // held during a change of the host
 	applied   *plan      // nil before the first Apply and after Remove
 	printings map[uint8]printing
+	unsure    bool     // the sets may hold other elements than those of applied, with the same counts
+	leftover  bool     // temporary sets could not be destroyed
 	contents  contents // digests of the sets
 	changes   int      // number of changes by this Firewall
 	// madeTable has the families whose table raw the agent made. Another program may destroy the
@@ -228,14 +230,14 @@ func (f *Firewall) probe(ctx context.Context, t tables) error {
 	if err := f.removeProbe(ctx, t); err != nil { // of an agent that was killed here
 		return err
 	}
-	text := newSetSpec(t.probeSet(), t.family, nil).create()
+	text := empty(t.probeSet(), t.family)
 	if fresh && !marked && !t.legacy {
-		text = newSetSpec(t.markSet(), t.family, nil).create() + text
+		text = empty(t.markSet(), t.family) + text
 	}
-	err = f.restore(ctx, askTime, []byte(text))
+	err = f.restore(ctx, askTime, script(text))
 	if err == nil {
 		lines := []string{":" + probeChain + " - [0:0]"}
-		for _, r := range t.rulesOn(t.probeSet(), t.probeSet(), ruleset.Ruleset{LogGroup: 1, LogRate: f.rate}) {
+		for _, r := range t.rulesOn(t.probeSet(), ruleset.Ruleset{LogGroup: 1, LogRate: f.rate}) {
 			lines = append(lines, "-A "+probeChain+" "+r)
 		}
 		err = f.change(ctx, t, lines...)

@@ -25,16 +25,29 @@ const (
 )
 
 // rules returns the rules of chain SIKKERGUARD as iptables-save prints them. An unlisted packet
-// leaves after one lookup. Only packets of listed sources take the other rules.
+// leaves after one lookup. Only packets of listed sources take the other rules. The whitelist costs
+// each of them a lookup for each of its prefix lengths, so it is looked up only if a listed source
+// is on it.
 func rules(fam family, rs ruleset.Ruleset) []string {
-	return fam.rulesOn(fam.blocklist(), fam.whitelist(), rs)
+	want := fam.rulesOn(fam.blocklist(), rs)
+	for range rs.Block.Overlapping(rs.Allow) {
+		return fam.guarded(want)
+	}
+	return want
 }
 
-// rulesOn returns the rules for these sets.
-func (f family) rulesOn(block, allow string, rs ruleset.Ruleset) []string {
+// guarded returns the rules with a lookup of the whitelist.
+func (f family) guarded(rules []string) []string {
+	return slices.Insert(slices.Clone(rules), 1, f.admission())
+}
+
+// admission returns the rule that lets the sources of the whitelist through.
+func (f family) admission() string { return "-m set --match-set " + f.whitelist() + " src -j RETURN" }
+
+// rulesOn returns the rules for this set.
+func (f family) rulesOn(block string, rs ruleset.Ruleset) []string {
 	return []string{
 		"-m set ! --match-set " + block + " src -j RETURN",
-		"-m set --match-set " + allow + " src -j RETURN",
 		fmt.Sprintf("-m %s -j NFLOG --nflog-group %d --nflog-size %d",
 			limit("sikker"+f.mark, max(rs.LogRate, 1)), rs.LogGroup, snapLen),
 		drop,
@@ -166,7 +179,7 @@ func (f *Firewall) readState(ctx context.Context, t tables) (state, error) {
 // change applies the lines to table raw, all of them or none.
 func (f *Firewall) change(ctx context.Context, t tables, lines ...string) error {
 	text := "*raw\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
-	_, _, err := f.run.run(ctx, askTime, []byte(text), t.restore, "--noflush", "--counters", "--wait", lockWait)
+	_, _, err := f.run.run(ctx, askTime, script(text), t.restore, "--noflush", "--counters", "--wait", lockWait)
 	return err
 }
 
@@ -260,12 +273,12 @@ func (st state) edit(want, printed []string, from counter) (lines []string, rebu
 // printing is the printed form of written rules. Versions of iptables differ.
 type printing struct{ want, got []string }
 
-// asPrinted returns the printed form of the plan's rules, if it is known, and otherwise the rules.
-func (f *Firewall) asPrinted(t tables, p *plan) []string {
-	if known, ok := f.printings[t.proto]; ok && slices.Equal(known.want, p.rules[t.proto]) {
+// asPrinted returns the printed form of the rules want, if it is known, and otherwise want.
+func (f *Firewall) asPrinted(t tables, want []string) []string {
+	if known, ok := f.printings[t.proto]; ok && slices.Equal(known.want, want) {
 		return known.got
 	}
-	return p.rules[t.proto]
+	return want
 }
 
 // removeChains removes our chains and the jumps to them from the table, and reports whether there

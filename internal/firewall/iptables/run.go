@@ -57,7 +57,7 @@ func (r runner) find(name string) string {
 // run runs a program and returns its standard output and standard error. The arguments are
 // constants, or names that this package chose.
 func (r runner) run(
-	ctx context.Context, limit time.Duration, stdin []byte, program string, args ...string,
+	ctx context.Context, limit time.Duration, stdin io.Reader, program string, args ...string,
 ) (stdout, stderr string, err error) {
 	out := outputBuffer{max: maxOutput}
 	stderr, err = r.stream(ctx, limit, stdin, &out, program, args...)
@@ -78,7 +78,7 @@ var errTooMuch = fmt.Errorf("it printed more than %d bytes", maxOutput)
 
 // stream is run for a program with a long standard output, which goes to out.
 func (r runner) stream(
-	ctx context.Context, limit time.Duration, stdin []byte, out io.Writer, program string, args ...string,
+	ctx context.Context, limit time.Duration, stdin io.Reader, out io.Writer, program string, args ...string,
 ) (stderr string, err error) {
 	// The kernel kills the program when the thread that started it ends, as when the agent is
 	// killed.
@@ -90,7 +90,7 @@ func (r runner) stream(
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = []string{"PATH=" + path, "LC_ALL=C"}
 	cmd.Dir = "/"
-	cmd.Stdin = bytes.NewReader(stdin)
+	cmd.Stdin = stdin
 	cmd.Stdout, cmd.Stderr = out, &errOut
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = waitDelay

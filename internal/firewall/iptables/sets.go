@@ -1,10 +1,10 @@
 package iptables
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -26,29 +26,46 @@ const (
 	busyTime = 5 * time.Second
 	// busyWait is the wait between two tries.
 	busyWait = 20 * time.Millisecond
-	// samples is the number of elements of a set to look up. They are spread evenly, and the first
-	// and the last are among them.
-	samples = 16
 )
 
 // setSpec is the desired state of a set.
 type setSpec struct {
-	name     string
-	family   family
-	elements []netip.Prefix // canonical, ascending, disjoint
+	name   string
+	family family
+	list   blocklist.Blocklist // its entries of the family are the elements
+	count  int                 // of elements
+	room   int                 // number of elements that the set is made for
 }
 
-// newSetSpec returns the set of the prefixes of a family. ipset accepts no /0, so the set holds its
-// two halves.
-func newSetSpec(set string, fam family, ps []netip.Prefix) setSpec {
-	if len(ps) == 1 && ps[0].Bits() == 0 {
-		low := netip.PrefixFrom(ps[0].Addr(), 1)
-		high := ps[0].Addr().AsSlice()
-		high[0] = 0x80
-		addr, _ := netip.AddrFromSlice(high) // it has the length of an address
-		ps = []netip.Prefix{low, netip.PrefixFrom(addr, 1)}
+// newSetSpec returns the set of the entries of a family.
+func newSetSpec(set string, fam family, l blocklist.Blocklist) setSpec {
+	s := setSpec{name: set, family: fam, list: l}
+	for range s.elements() {
+		s.count++
 	}
-	return setSpec{name: set, family: fam, elements: ps}
+	s.room = s.count
+	return s
+}
+
+// elements yields the elements, in ascending order. ipset accepts no /0, so its two halves are
+// elements.
+func (s setSpec) elements() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for p := range s.family.prefixes(s.list) {
+			if p.Bits() > 0 {
+				if !yield(p) {
+					return
+				}
+				continue
+			}
+			high := p.Addr().AsSlice()
+			high[0] = 0x80
+			addr, _ := netip.AddrFromSlice(high) // it has the length of an address
+			if !yield(netip.PrefixFrom(p.Addr(), 1)) || !yield(netip.PrefixFrom(addr, 1)) {
+				return
+			}
+		}
+	}
 }
 
 // named returns the same set with another name.
@@ -60,33 +77,21 @@ func (s setSpec) named(set string) setSpec {
 // create returns the line that makes the set, with a size at which it need not grow. A bucket takes
 // several elements.
 func (s setSpec) create() string {
-	n := len(s.elements)
 	buckets := minSize
-	if n > 2*minSize {
-		buckets = 1 << bits.Len(uint(n/2-1))
+	if s.room > 2*minSize {
+		buckets = 1 << bits.Len(uint(s.room/2-1))
 	}
-	return fmt.Sprintf("create %s %s family %s hashsize %d maxelem %d\n",
-		s.name, setKind, s.family.ipset, buckets, max(n, minElements))
+	return fmt.Sprintf("create %s %s family %s hashsize %d maxelem %d",
+		s.name, setKind, s.family.ipset, buckets, s.most())
 }
 
-// script returns the input of `ipset restore` that makes and fills the sets: one line for each set
-// and each element, with a constant name and a number.
-func script(specs ...setSpec) []byte {
-	size := 0
-	for _, spec := range specs {
-		size += 200 + len(spec.elements)*(len("add ")+len(spec.name)+len(" 255.255.255.255/32\n"))
-	}
-	text := bytes.NewBuffer(make([]byte, 0, size))
-	for _, spec := range specs {
-		text.WriteString(spec.create())
-		line := []byte("add " + spec.name + " ")
-		head := len(line)
-		for _, p := range spec.elements {
-			line = append(p.AppendTo(line[:head]), '\n')
-			text.Write(line)
-		}
-	}
-	return text.Bytes()
+// most returns the largest number of elements that the set takes. It is larger than room, because a
+// set that changes by its elements gets the new ones before it loses old ones.
+func (s setSpec) most() int { return max(2*s.room, minElements) }
+
+// empty returns the line that makes an empty set.
+func empty(set string, fam family) string {
+	return newSetSpec(set, fam, blocklist.Blocklist{}).create() + "\n"
 }
 
 // setInfo describes a set without its elements.
@@ -184,12 +189,6 @@ func parseSets(out string) map[string]setInfo {
 	return sets
 }
 
-// restore runs `ipset restore` with the input text.
-func (f *Firewall) restore(ctx context.Context, limit time.Duration, text []byte) error {
-	_, _, err := f.run.run(ctx, limit, text, f.ipset, "restore")
-	return err
-}
-
 // elementsOf returns the elements of a set from the kernel. It is for small sets.
 func (f *Firewall) elementsOf(ctx context.Context, set string) ([]netip.Prefix, error) {
 	out, _, err := f.run.run(ctx, askTime, nil, f.ipset, "save", set)
@@ -230,7 +229,7 @@ func (f *Firewall) destroy(ctx context.Context, names ...string) error {
 	}
 	// One run is enough as a rule. If it fails, each set is destroyed and retried alone.
 	text := "destroy " + strings.Join(names, "\ndestroy ") + "\n"
-	if err := f.restore(ctx, askTime, []byte(text)); err == nil || ctx.Err() != nil {
+	if err := f.restore(ctx, askTime, script(text)); err == nil || ctx.Err() != nil {
 		return err
 	}
 	if have, err = f.listSets(ctx); err != nil {
@@ -255,36 +254,4 @@ func (f *Firewall) retry(ctx context.Context, end time.Time, args ...string) err
 		}
 		time.Sleep(busyWait)
 	}
-}
-
-// sample looks up some elements of each set in one run of ipset, and returns their number.
-func (f *Firewall) sample(ctx context.Context, specs []setSpec) (int, error) {
-	var text strings.Builder
-	want := map[string]int{}
-	for _, spec := range specs {
-		step := max(1, (len(spec.elements)-1)/(samples-1))
-		for i, p := range spec.elements {
-			if i%step == 0 || i == len(spec.elements)-1 {
-				fmt.Fprintf(&text, "test %s %v\n", spec.name, p)
-				want[spec.name]++
-			}
-		}
-	}
-	if text.Len() == 0 {
-		return 0, nil
-	}
-	// ipset answers on standard error and continues after a negative answer.
-	stdout, stderr, err := f.run.run(ctx, askTime, []byte(text.String()+"quit\n"), f.ipset, "-")
-	if err != nil {
-		return 0, fmt.Errorf("look up elements: %w", err)
-	}
-	n := 0
-	for _, spec := range specs {
-		found := strings.Count(stdout+stderr, " is in set "+spec.name+".\n")
-		if found != want[spec.name] {
-			return n, mismatch("set %s has %d of %d sampled elements", spec.name, found, want[spec.name])
-		}
-		n += found
-	}
-	return n, nil
 }

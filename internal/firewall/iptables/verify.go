@@ -28,14 +28,14 @@ func (f *Firewall) Verify() (ruleset.Evidence, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	start := time.Now()
-	e, err := f.verify(context.Background())
+	e, err := f.verify(context.Background(), nil)
 	e.Took = time.Since(start)
 	return e, err
 }
 
-// verify checks the rules, counts the elements of each set, and looks some of them up. It changes
-// nothing.
-func (f *Firewall) verify(ctx context.Context) (ruleset.Evidence, error) {
+// verify checks the rules, counts the elements of each set, and looks some of them up, and some of
+// the changes d. It changes nothing.
+func (f *Firewall) verify(ctx context.Context, d differences) (ruleset.Evidence, error) {
 	if f.applied == nil {
 		return ruleset.Evidence{}, mismatch("nothing was applied")
 	}
@@ -44,11 +44,11 @@ func (f *Firewall) verify(ctx context.Context) (ruleset.Evidence, error) {
 	if err != nil {
 		return e, err
 	}
-	if e.Sampled, err = f.sample(ctx, slices.Concat(f.applied.block, f.applied.allow)); err != nil {
+	if e.Sampled, err = f.sample(ctx, f.applied.sets(), d); err != nil {
 		return e, err
 	}
 	for _, spec := range f.applied.block {
-		e.Elements += len(spec.elements)
+		e.Elements += spec.count
 	}
 	return e, nil
 }
@@ -62,7 +62,7 @@ func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 		if err != nil && !errors.Is(err, ErrUnprintable) {
 			return false, err
 		}
-		switch want := f.asPrinted(t, f.applied); {
+		switch want := f.asPrinted(t, f.applied.rules[t.proto]); {
 		case !st.chain:
 			return false, mismatch("%s chain %s is missing", t.name, chain)
 		case !st.first || st.jumps != 1:
@@ -78,8 +78,9 @@ func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	f.aside.update(have)
 	counted = true
-	for _, spec := range slices.Concat(f.applied.block, f.applied.allow) {
+	for _, spec := range f.applied.sets() {
 		info, ok := have[spec.name]
 		switch {
 		case !ok:
@@ -87,8 +88,8 @@ func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 		case !info.isOurs(spec.name):
 			return false, mismatch("set %s is of type %s and family %s: another program made it",
 				spec.name, info.kind, info.family)
-		case info.counted && info.entries != len(spec.elements):
-			return false, mismatch("set %s has %d elements, not %d", spec.name, info.entries, len(spec.elements))
+		case info.counted && info.entries != spec.count:
+			return false, mismatch("set %s has %d elements, not %d", spec.name, info.entries, spec.count)
 		}
 		counted = counted && info.counted
 	}
@@ -134,7 +135,7 @@ func (f *Firewall) poll(ctx context.Context) (int, error) {
 	}
 	_, err := f.check(ctx)
 	if err == nil {
-		err = f.contents.check(ctx, f, slices.Concat(f.applied.block, f.applied.allow))
+		err = f.contents.check(ctx, f, f.applied.sets())
 	}
 	if err == nil {
 		err = f.contents.exchanged
