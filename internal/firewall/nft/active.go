@@ -13,7 +13,16 @@ type active struct {
 	changed  bool                // the current Apply has changed the rules or the sets
 	sets     []setPlan           // sets that the rules look up
 	list     blocklist.Blocklist // list in those sets; empty if a dead agent filled them
+	rules    []rule              // rules of the last change
 	held     map[string]int      // upper bound of elements by kernel set name; absent: unknown
+	// exact means that sets and rules are all that the kernel has, element by element, so that the
+	// next change can be a difference. It is false during a change, after one that failed, after a
+	// verification that failed, and while a dead agent's rules are active.
+	exact   bool
+	rebuilt bool // the current Apply has replaced the rules
+	// altered holds the elements that the current Apply has deleted from and added to live sets, by
+	// name of the set.
+	altered map[string]delta
 }
 
 // looksUp reports whether the rules look up the kernel's set of s.
@@ -21,10 +30,41 @@ func (a *active) looksUp(s setPlan) bool {
 	return slices.ContainsFunc(a.sets, func(l setPlan) bool { return l.kernel == s.kernel })
 }
 
-// record records that the kernel has the rules for list, and that they look up these sets.
-func (a *active) record(sets []setPlan, list blocklist.Blocklist) {
-	a.enforced, a.changed = true, true
-	a.sets, a.list = sets, list
+// record records that the kernel has rules for list, and that they look up these sets.
+func (a *active) record(sets []setPlan, list blocklist.Blocklist, rules []rule) {
+	a.enforced, a.exact = true, true
+	a.sets, a.list, a.rules = sets, list, rules
+}
+
+// looksAlike reports whether the kernel's rules are rules, and look up these sets.
+func (a *active) looksAlike(sets []setPlan, rules []rule) bool {
+	return slices.EqualFunc(a.sets, sets, func(x, y setPlan) bool { return x.kernel == y.kernel }) &&
+		slices.EqualFunc(a.rules, rules, func(x, y rule) bool { return x.chain == y.chain && x.text == y.text })
+}
+
+// withOld returns the next sets, and after them the live sets that are not among them.
+func (a *active) withOld(block, allow []setPlan) (allBlock, allAllow []setPlan) {
+	next := slices.Concat(allow, block)
+	for _, l := range a.sets {
+		switch {
+		case slices.ContainsFunc(next, func(s setPlan) bool { return s.kernel == l.kernel }):
+		case l.accepts == nil:
+			allow = append(allow, l)
+		default:
+			block = append(block, l)
+		}
+	}
+	return block, allow
+}
+
+// alter records a difference that the kernel has taken.
+func (a *active) alter(name string, d delta) {
+	if a.altered == nil {
+		a.altered = map[string]delta{}
+	}
+	all := a.altered[name]
+	all.gone, all.added = append(all.gone, d.gone...), append(all.added, d.added...)
+	a.altered[name] = all
 }
 
 // hold records the upper bounds of the elements of sets after a batch, or that they are unknown.

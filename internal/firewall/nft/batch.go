@@ -118,24 +118,31 @@ func (b *batch) rulesIn(cs []*nftables.Chain, rr []rule) {
 
 // fill replaces the elements of these sets.
 func (b *batch) fill(sets []setPlan) {
+	b.flush()
 	b.encoder.grow(sets)
 	for _, s := range sets {
-		b.conn.FlushSet(b.sets[s.kernel])
-		b.elements(s)
+		if _, ok := b.have[s.kernel]; ok {
+			b.encoder.flushSet(s)
+		}
+		b.encoder.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, s, s.elements)
 		b.holds[s.kernel] = s.count
 	}
 }
 
 // add adds the elements of s to the existing elements of its set.
 func (b *batch) add(s setPlan) {
-	b.elements(s)
+	b.flush()
+	b.encoder.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, s, s.elements)
 	b.holds[s.kernel] = int(b.have[s.kernel].count) + s.count
 }
 
-// elements adds the elements of s to its set.
-func (b *batch) elements(s setPlan) {
+// alter deletes and adds elements of the set s. The deleted ones make room for the others. The
+// kernel refuses the transaction if an element to delete is missing or an element to add exists.
+func (b *batch) alter(s setPlan, d delta) {
 	b.flush()
-	b.encoder.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, s, s.elements)
+	b.encoder.elements(unix.NFT_MSG_DELSETELEM, 0, s, slices.Values(d.gone))
+	b.encoder.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create|netlink.Excl, s, slices.Values(d.added))
+	b.holds[s.kernel] = int(b.have[s.kernel].count) + len(d.added)
 }
 
 // deleteOthers deletes the table's sets and maps that are not among sets. No rule may refer to them
@@ -176,15 +183,20 @@ func (b *batch) deleteForeign(l *layout) {
 	}
 }
 
+// empty reports whether the batch has neither messages nor errors.
+func (b *batch) empty() bool {
+	b.flush()
+	return b.encoder.messages+len(b.errs) == 0
+}
+
 // commit sends the transaction, unless a part of it could not be built. The kernel takes all of it
 // or nothing. The error is errUnsure if the kernel may have taken it.
 func (b *batch) commit() error {
-	b.flush()
+	if b.empty() {
+		return nil
+	}
 	if len(b.errs) > 0 {
 		return fmt.Errorf("%w: %w", errBuild, errors.Join(b.errs...))
-	}
-	if b.encoder.messages == 0 {
-		return nil
 	}
 	return b.socket.transact(b.encoder.transaction(), b.encoder.sequence)
 }

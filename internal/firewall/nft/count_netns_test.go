@@ -111,7 +111,7 @@ func TestNearlyFullAfterKill(t *testing.T) {
 		others := addresses(size2-251, "203.0.113.9").Prefixes()
 		before := blocklist.New(slices.Concat(others, networks(250, 24)))
 		h.apply(before, list())
-		after := planBlock(blocklist.New(slices.Concat(others, networks(250, 32))))
+		after := blocklist.New(slices.Concat(others, networks(250, 32)))
 		for _, killed := range []bool{false, true} {
 			h.Do(func() {
 				l, err := h.table.layout()
@@ -119,12 +119,10 @@ func TestNearlyFullAfterKill(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				h.table.active.boundCounts(l)
-				moved := map[string][]netip.Prefix{
-					after[0].name: movers(h.table.active.list, h.table.active.sets, after[0]),
-				}
-				rs := ruleset.Ruleset{LogGroup: 100, LogRate: 10}
-				if err := h.table.bridge(l.sets, map[string]bool{}, after, nil, moved, rs); err != nil {
+				rs := ruleset.Ruleset{Block: after, LogGroup: 100, LogRate: 10}
+				s := h.table.step(l, planBlock(after), nil, rs)
+				s.filled, h.table.active.exact = map[string]bool{}, false
+				if err := h.table.bridge(s); err != nil {
 					t.Error(err)
 				}
 			})

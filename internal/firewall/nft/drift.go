@@ -42,12 +42,13 @@ func (d *drift) foreign() (uint32, error) {
 	return gen - d.sent, err
 }
 
-// track runs fill, which fills all sets, and records whether another program made a transaction
-// meanwhile.
-func (d *drift) track(fill func() error) error {
-	d.settled = false
+// track runs change, which makes the sets hold a list, and records whether another program made a
+// transaction meanwhile. It passes to change whether the sets hold the list before.
+func (d *drift) track(change func(settled bool) error) error {
 	before, berr := d.foreign()
-	if err := fill(); err != nil {
+	settled := berr == nil && d.settled && before == d.others
+	d.settled = false
+	if err := change(settled); err != nil {
 		return err
 	}
 	after, aerr := d.foreign()
@@ -88,7 +89,9 @@ func (t *Table) refill() (pending bool, err error) {
 
 // apply is Apply for a caller that holds the lock.
 func (t *Table) apply(rs ruleset.Ruleset) (e ruleset.Evidence, err error) {
-	err = t.drift.track(func() error {
+	err = t.drift.track(func(settled bool) error {
+		owned := t.flags&nftables.TableFlagOwner != 0
+		t.active.exact = t.active.exact && (owned || settled)
 		e, err = t.applyOnce(rs)
 		return err
 	})

@@ -137,6 +137,12 @@ func (e *encoder) elements(kind uint16, flags netlink.HeaderFlags, s setPlan, el
 	finish()
 }
 
+// flushSet adds a message that deletes all elements of s.
+func (e *encoder) flushSet(s setPlan) {
+	e.setMessage(unix.NFT_MSG_DELSETELEM, 0, s)
+	e.end()
+}
+
 // setMessage begins a message about the elements of s. Without a list of elements it concerns all.
 func (e *encoder) setMessage(kind uint16, flags netlink.HeaderFlags, s setPlan) {
 	e.begin(unix.NFNL_SUBSYS_NFTABLES<<8|kind, netlink.Request|flags)

@@ -208,31 +208,3 @@ func expand(p netip.Prefix, w int, yield func(netip.Prefix) bool) bool {
 	}
 	return true
 }
-
-// movers returns the elements of next whose addresses are in a live set that is looked up later.
-// live holds the live sets in lookup order, and active is their list. If one transaction changed
-// both sets, a packet on its way through the rules could look into the earlier set before the
-// change and into the later set after it, and match neither. If next is not live, there are no
-// movers: it is filled before rules look it up.
-func movers(active blocklist.Blocklist, live []setPlan, next setPlan) []netip.Prefix {
-	at := slices.IndexFunc(live, func(s setPlan) bool { return s.kernel == next.name })
-	if at < 0 || next.interval { // the interval set is the last set of its family
-		return nil
-	}
-	later := slices.DeleteFunc(slices.Clone(live[at+1:]), func(s setPlan) bool {
-		return s.family.name != next.family.name || s.accepts == nil
-	})
-	if len(later) == 0 {
-		return nil
-	}
-	var moved []netip.Prefix
-	for e := range next.elements {
-		for p := range active.Within(e) {
-			if slices.ContainsFunc(later, func(s setPlan) bool { return s.accepts(p.Bits()) }) {
-				moved = append(moved, e)
-				break
-			}
-		}
-	}
-	return moved
-}

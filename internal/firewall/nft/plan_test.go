@@ -172,7 +172,14 @@ func TestMovers(t *testing.T) {
 		want         string // set: elements
 	}{
 		{"OK nothing moves", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.1", "5.0.0.2", "6.0.0.0/24"), ""},
-		{"OK moves to a later set", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.0/24"), ""},
+		{
+			"OK moves to a later set", list("5.0.0.1", "6.0.0.0/24"), list("5.0.0.0/24"),
+			"blocklist4_24: 5.0.0.0/24;",
+		},
+		{
+			"OK moves to the interval set",
+			list("5.0.0.1", "62.0.0.0/7"), list("5.0.0.2", "4.0.0.0/7"), "blocklist4_any: 4.0.0.0/7;",
+		},
 		{
 			"OK network shrinks to one address",
 			list("5.0.0.0/24", "9.9.9.9"), list("5.0.0.1", "9.9.9.9"),
@@ -201,7 +208,7 @@ func TestMovers(t *testing.T) {
 			live := append(planAllow(list("10.0.0.0/8")), planBlock(tt.active)...)
 			var got string
 			for _, s := range planBlock(tt.next) {
-				if moved := movers(tt.active, live, s); len(moved) > 0 {
+				if moved := movers(tt.active, live, s, s.elements); len(moved) > 0 {
 					got += s.name + ":"
 					for _, p := range moved {
 						got += " " + p.String()

@@ -23,8 +23,14 @@ const (
 // creates, and ends the ownership when it is closed. It is not safe for concurrent use.
 type socket struct {
 	conn     *netlink.Conn
-	raw      syscall.RawConn
+	wire     wire
 	sequence uint32 // sequence number of the last transaction
+}
+
+// wire sends and receives on a socket. Tests count transactions with it and lose answers.
+type wire interface {
+	send(tx []byte) error
+	receive(buf []byte) (n int, err error) // one datagram, or EAGAIN if there is none
 }
 
 func dial() (*socket, error) {
@@ -33,7 +39,9 @@ func dial() (*socket, error) {
 		return nil, err
 	}
 	s := &socket{conn: conn}
-	if s.raw, err = conn.SyscallConn(); err == nil {
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		s.wire = descriptor{raw}
 		err = s.configure()
 	}
 	if err != nil {
@@ -63,14 +71,14 @@ func (s *socket) port() uint32 { return s.conn.PID() }
 // the kernel's refusal, if any. The error is errUnsure if the kernel may have taken the
 // transaction. The last message of the transaction must request an acknowledgement.
 func (s *socket) transact(tx []byte, sequence uint32) error {
-	if err := s.send(tx); err != nil {
+	if err := s.wire.send(tx); err != nil {
 		return os.NewSyscallError("sendmsg", err)
 	}
 	// The kernel has processed the transaction and queued its answers when send returns.
 	var a answer
 	buf := make([]byte, os.Getpagesize())
 	for {
-		n, err := s.receive(buf)
+		n, err := s.wire.receive(buf)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return a.outcome()
@@ -85,18 +93,20 @@ func (s *socket) transact(tx []byte, sequence uint32) error {
 	}
 }
 
-func (s *socket) send(tx []byte) (err error) {
+// descriptor is the wire of an open socket.
+type descriptor struct{ raw syscall.RawConn }
+
+func (d descriptor) send(tx []byte) (err error) {
 	to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
-	werr := s.raw.Write(func(fd uintptr) bool {
+	werr := d.raw.Write(func(fd uintptr) bool {
 		err = unix.Sendto(int(fd), tx, 0, to)
 		return !errors.Is(err, unix.EAGAIN)
 	})
 	return errors.Join(werr, err)
 }
 
-// receive reads one datagram, and returns EAGAIN if there is none.
-func (s *socket) receive(buf []byte) (n int, err error) {
-	rerr := s.raw.Control(func(fd uintptr) {
+func (d descriptor) receive(buf []byte) (n int, err error) {
+	rerr := d.raw.Control(func(fd uintptr) {
 		for {
 			if n, _, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT); !errors.Is(err, unix.EINTR) {
 				return

@@ -235,7 +235,7 @@ func (t *Table) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence
 func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 	start := time.Now()
 	block, allow := planBlock(rs.Block), planAllow(effective(rs.Block, rs.Allow))
-	t.active.changed = false
+	t.active.changed, t.active.rebuilt, t.active.altered = false, false, nil
 	if err := t.write(block, allow, rs); err != nil {
 		err = fmt.Errorf("write table inet %s: %w", tableName, t.explain(err))
 		if t.active.changed || errors.Is(err, errUnsure) {
@@ -244,11 +244,19 @@ func (t *Table) applyOnce(rs ruleset.Ruleset) (ruleset.Evidence, error) {
 		return ruleset.Evidence{}, err
 	}
 	t.foreignGap.Store(nil)
-	t.applied = applied{ruleset: rs, block: block, allow: allow}
+	known := t.applied.rules
+	if t.active.rebuilt {
+		known = nil
+	}
+	t.applied = applied{ruleset: rs, block: block, allow: allow, rules: known}
 	e, err := t.verify()
+	if err == nil {
+		err = t.verifyAltered(&e)
+	}
 	if err != nil && !errors.Is(err, ruleset.ErrMismatch) {
 		err = fmt.Errorf("%w, or could not be asked: %w", ruleset.ErrMismatch, err)
 	}
+	t.active.exact, t.active.altered = t.active.exact && err == nil, nil
 	e.Took = time.Since(start)
 	return e, err
 }
@@ -287,7 +295,7 @@ func (t *Table) Verify() (ruleset.Evidence, error) {
 func (t *Table) Disarm() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.active.enforced = false // Watch reports no loss from now on
+	t.active.enforced, t.active.exact = false, false // Watch reports no loss from now on
 	if t.untouched() {
 		return nil
 	}

@@ -3,7 +3,6 @@ package nft
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"syscall"
 
@@ -16,7 +15,11 @@ import (
 // write changes the table to the wanted sets and rules. If another program changed the table in a
 // way that change does not handle, write replaces it by a new table, in one transaction.
 func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
+	exact := t.active.exact
 	err := t.change(block, allow, rs)
+	if err != nil && exact && tableAtFault(err) {
+		err = t.change(block, allow, rs) // a whole fill, because the elements are not the expected ones
+	}
 	if err == nil || !tableAtFault(err) {
 		return err
 	}
@@ -49,19 +52,22 @@ func tableAtFault(err error) bool {
 const passes = 2
 
 // change changes the table so that a source on both the old and the new list is dropped throughout.
-// Flushing and filling a set in one transaction has no gap. Three changes would have one and get
-// transactions of their own first:
+// If the kernel's state is exactly known, change sends the differences of the sets, and the rules
+// only if they differ. Otherwise it flushes and fills every set, and replaces the rules.
+//
+// Changing a set in one transaction has no gap. Three changes would have one and get transactions
+// of their own first:
 //
 //   - A set that the rules will look up for the first time is filled before a rule does, because a
 //     rule and the elements of a new set do not become visible in the same instant.
-//   - Elements that move to a set that is looked up earlier are added there first, and the rules
-//     look up both old and new sets, because a packet on its way through the rules may see one set
-//     before the change and another one after it.
-//   - A set that has become too small, or that the kernel cannot fill without a gap, is replaced in
-//     the same way by one with another name, and then by one with its regular name.
+//   - Elements that move to another set are added there first, and the rules look up both old and
+//     new sets, because a packet on its way through the rules may see one set before the change and
+//     another one after it.
+//   - A set that has become too small, or that the kernel cannot change without a gap, is replaced
+//     in the same way by one with another name, and then by one with its regular name.
 func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
-	filled := map[string]bool{} // sets that this change has filled, by their names in the kernel
-	for range passes {
+	filled := map[string]bool{}
+	for pass := range passes {
 		l, err := t.layout()
 		if err != nil {
 			return err
@@ -73,50 +79,94 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 		if !exists {
 			l = &layout{}
 		}
-		t.active.boundCounts(l)
-		have := l.sets
-		moved := make(map[string][]netip.Prefix, len(block))
-		for _, s := range block {
-			moved[s.name] = movers(t.active.list, t.active.sets, s)
-		}
-		renamed := false
-		name := func(sets []setPlan) []setPlan {
-			named := slices.Clone(sets)
-			for i, s := range named {
-				named[i].kernel = t.freeName(s, have, filled, len(moved[s.name]))
-				renamed = renamed || named[i].kernel != s.name
-			}
-			return named
-		}
-		nextBlock, nextAllow := name(block), name(allow)
+		t.active.exact = t.active.exact && (pass > 0 || t.confirms(l))
+		s := t.step(l, block, allow, rs)
+		s.filled = filled
+		t.active.exact = false
 		if t.active.enforced && exists {
-			if err := t.bridge(have, filled, nextBlock, nextAllow, moved, rs); err != nil {
+			if err := t.bridge(s); err != nil {
 				return err
 			}
 		}
-		if err := t.swap(l, nextBlock, nextAllow, filled, rs); err != nil {
+		if err := t.swap(s); err != nil {
 			return err
 		}
-		if !renamed {
+		if !s.renamed {
 			return nil
 		}
 	}
 	return fmt.Errorf("sets of the table still have temporary names after %d passes", passes)
 }
 
-// freeName returns the name of s in the next batch: its regular name, unless the set of that name
-// cannot be used. It cannot if it is too small for the elements of s, or for its own elements plus
-// the moved ones, or if it must not be filled while rules look it up. A set that this change has
+// step is one round of a change.
+type step struct {
+	layout       *layout
+	ruleset      ruleset.Ruleset
+	block, allow []setPlan        // with their names in this round
+	renamed      bool             // one of those names is temporary
+	exact        bool             // the elements of the live sets are known
+	first, rest  map[string]delta // differences of live sets, by name; first: moved elements
+	filled       map[string]bool  // sets that this change has filled, by their names in the kernel
+}
+
+// step plans the next round of a change from the kernel's state l.
+func (t *Table) step(l *layout, block, allow []setPlan, rs ruleset.Ruleset) *step {
+	t.active.boundCounts(l)
+	s := &step{
+		layout: l, ruleset: rs, exact: t.active.exact, first: map[string]delta{}, rest: map[string]delta{},
+	}
+	next := slices.Concat(allow, block)
+	var ds map[string]delta
+	if s.exact {
+		ds = t.active.deltas(next, rs.Block)
+	}
+	for _, p := range next {
+		d, added := ds[p.name], p.elements
+		if s.exact {
+			added = slices.Values(d.added)
+		}
+		s.first[p.name], s.rest[p.name] = d.split(movers(t.active.list, t.active.sets, p, added))
+	}
+	name := func(sets []setPlan) []setPlan {
+		named := slices.Clone(sets)
+		for i, p := range named {
+			named[i].kernel = t.freeName(p, s)
+			s.renamed = s.renamed || named[i].kernel != p.name
+		}
+		return named
+	}
+	s.block, s.allow = name(block), name(allow)
+	return s
+}
+
+// confirms reports whether l has the chains of the agent, and the live sets with the counts of the
+// last verification.
+func (t *Table) confirms(l *layout) bool {
+	if t.applied.counts == nil || l.verifyChains() != nil {
+		return false
+	}
+	return !slices.ContainsFunc(t.active.sets, func(s setPlan) bool {
+		k, ok := l.sets[s.kernel]
+		n, counted := t.applied.counts[s.kernel]
+		return !ok || !k.like(s) || counted && k.count != n
+	})
+}
+
+// freeName returns the name of p in the next batch: its regular name, unless the set of that name
+// cannot be used. It cannot if it is too small for the elements of p, or for its own elements plus
+// the moved ones, or if it must not be changed while rules look it up. A set that this change has
 // filled keeps its name.
-func (t *Table) freeName(s setPlan, have map[string]kernelSet, filled map[string]bool, moved int) string {
-	for name := s.name; ; name += grownSuffix {
-		k, ok := have[name]
+func (t *Table) freeName(p setPlan, s *step) string {
+	moved := len(s.first[p.name].added)
+	for name := p.name; ; name += grownSuffix {
+		k, ok := s.layout.sets[name]
+		steady := t.steady && (s.exact || moved == 0) || s.exact && moved == 0 && s.rest[p.name].empty()
 		switch {
 		case !ok:
 			return name
-		case s.interval && (t.steady || !t.active.enforced || filled[name]):
+		case p.interval && (steady || !t.active.enforced || s.filled[name]):
 			return name
-		case !s.interval && int(k.size) >= max(s.count, int(k.count)+moved):
+		case !p.interval && int(k.size) >= max(p.count, int(k.count)+moved):
 			return name
 		}
 	}
@@ -124,72 +174,95 @@ func (t *Table) freeName(s setPlan, have map[string]kernelSet, filled map[string
 
 // bridge prepares the live rules for the next batch: it fills new sets, adds moved elements, and
 // makes the rules look up both old and new sets. A source that is dropped before stays dropped.
-// Most changes need no bridge. The names of the sets that bridge fills are added to filled.
-func (t *Table) bridge(have map[string]kernelSet, filled map[string]bool, block, allow []setPlan,
-	moved map[string][]netip.Prefix, rs ruleset.Ruleset,
-) error {
-	var fresh, added []setPlan
-	for _, s := range slices.Concat(allow, block) {
-		switch extra := moved[s.name]; {
-		case !t.active.looksUp(s):
-			fresh = append(fresh, s)
-		case len(extra) > 0:
-			s.elements, s.count = slices.Values(extra), len(extra)
-			added = append(added, s)
+// Most changes need no bridge. The names of the sets that bridge fills are added to s.filled.
+func (t *Table) bridge(s *step) error {
+	var fresh, moving []setPlan
+	for _, p := range slices.Concat(s.allow, s.block) {
+		switch {
+		case !t.active.looksUp(p):
+			fresh = append(fresh, p)
+		case !s.first[p.name].empty():
+			moving = append(moving, p)
 		}
 	}
 	if len(fresh) > 0 {
-		b := newBatch(t.conn, t.table(), have)
+		b := newBatch(t.conn, t.table(), s.layout.sets)
 		b.begin(fresh)
 		b.fill(fresh)
 		if err := t.send(b); err != nil {
 			return err
 		}
-		for _, s := range fresh {
-			filled[s.kernel] = true
+		for _, p := range fresh {
+			s.filled[p.kernel] = true
 		}
 	}
-	if len(fresh)+len(added) == 0 {
+	if len(fresh)+len(moving) == 0 {
 		return nil
 	}
-	next := slices.Concat(allow, block)
-	for _, l := range t.active.sets {
-		if slices.ContainsFunc(next, func(s setPlan) bool { return s.kernel == l.kernel }) {
-			continue
-		}
-		if l.accepts == nil {
-			allow = append(allow, l)
-		} else {
-			block = append(block, l)
-		}
+	b := newBatch(t.conn, t.table(), s.layout.sets)
+	if !s.exact || len(fresh) > 0 {
+		block, allow := t.active.withOld(s.block, s.allow)
+		b.begin(slices.Concat(allow, block))
+		b.rules(rules(block, allow, s.ruleset))
 	}
-	b := newBatch(t.conn, t.table(), have)
-	b.begin(slices.Concat(allow, block))
-	b.rules(rules(block, allow, rs))
-	for _, s := range added {
-		b.add(s)
+	for _, p := range moving {
+		t.alter(b, p, s.first[p.name], s.exact)
 	}
 	err := t.send(b)
 	t.active.changed = t.active.changed || err == nil
 	return err
 }
 
-// swap sends the one idempotent batch. It creates everything that is absent, flushes chains and
-// sets, and adds rules and elements. It deletes the sets that no rule looks up any more and every
-// foreign part of l. The sets named in filled already hold their elements.
-func (t *Table) swap(l *layout, block, allow []setPlan, filled map[string]bool, rs ruleset.Ruleset) error {
-	all := slices.Concat(allow, block)
-	b := newBatch(t.conn, t.table(), l.sets)
-	b.begin(all)
-	b.flushForeign(l)
-	b.rules(rules(block, allow, rs))
-	b.fill(slices.DeleteFunc(slices.Clone(all), func(s setPlan) bool { return filled[s.kernel] }))
-	b.deleteOthers(all)
-	b.deleteForeign(l)
+// alter adds the difference d of the live set p to b. If the set's elements are not exactly known,
+// d only adds elements, which the set may have.
+func (t *Table) alter(b *batch, p setPlan, d delta, exact bool) {
+	if !exact {
+		p.elements, p.count = slices.Values(d.added), len(d.added)
+		b.add(p)
+		return
+	}
+	b.alter(p, d)
+	t.active.alter(p.name, d)
+}
+
+// swap sends the batch that completes the change. It changes or fills the sets that no earlier
+// batch has filled. If the sets or rules differ from those in the kernel, or are not exactly known,
+// the batch is idempotent: it creates everything that is absent, flushes chains, and adds rules. It
+// then deletes the sets that no rule looks up any more, and every foreign part.
+func (t *Table) swap(s *step) error {
+	all := slices.Concat(s.allow, s.block)
+	rr := rules(s.block, s.allow, s.ruleset)
+	rebuild := !s.exact || !t.active.looksAlike(all, rr)
+	b := newBatch(t.conn, t.table(), s.layout.sets)
+	if rebuild {
+		b.begin(all)
+		b.flushForeign(s.layout)
+		b.rules(rr)
+	}
+	var fills []setPlan
+	for _, p := range all {
+		switch d := s.rest[p.name]; {
+		case s.filled[p.kernel]:
+		case !s.exact || d.fill || !t.active.looksUp(p):
+			fills = append(fills, p)
+		case !d.empty():
+			t.alter(b, p, d, s.exact)
+			b.holds[p.kernel] = p.count
+		}
+	}
+	if len(fills) > 0 {
+		b.fill(fills)
+	}
+	if rebuild {
+		b.deleteOthers(all)
+		b.deleteForeign(s.layout)
+	}
 	if err := t.send(b); err != nil {
 		return err
 	}
-	t.active.record(all, rs.Block)
+	t.active.changed = true
+	t.active.rebuilt = t.active.rebuilt || rebuild
+	t.active.record(all, s.ruleset.Block, rr)
 	return nil
 }
 
@@ -217,14 +290,22 @@ func (t *Table) replace(l *layout, block, allow []setPlan, rs ruleset.Ruleset) e
 	if err := t.send(b); err != nil {
 		return err
 	}
-	t.active.record(all, rs.Block)
+	rr := rules(block, allow, rs)
+	t.active.record(all, rs.Block, rr)
+	t.active.changed, t.active.rebuilt = true, true
 	b = newBatch(t.conn, t.table(), nil)
-	b.rules(rules(block, allow, rs))
-	return t.send(b)
+	b.rules(rr)
+	err = t.send(b)
+	t.active.exact = err == nil // otherwise the rules contain the allowlist
+	return err
 }
 
-// send commits a batch and records the new element counts of its sets.
+// send commits a batch and records the new element counts of its sets. An empty batch is no
+// transaction.
 func (t *Table) send(b *batch) error {
+	if b.empty() {
+		return nil
+	}
 	err := b.commit()
 	if err != nil && !errors.Is(err, errUnsure) {
 		return err
