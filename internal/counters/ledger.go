@@ -137,23 +137,39 @@ func (l *Ledger) Total() (sum ruleset.Counters, exact, ok bool) {
 	return plus(l.base, l.since), !l.inexact, l.loaded
 }
 
-// Unsaved reads the kernel's counters as ReadSoon does and returns the sums for the database, or nil if those are
-// saved or the sums of earlier runs are unknown. running records that this process may drop more
-// packets. If the kernel does not answer, the sums are those of the last reading.
+// Changed reports whether the last reading left something to do with the database: sums to save, or
+// those of earlier runs to load. It asks neither the kernel nor the database.
+func (l *Ledger) Changed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.loaded {
+		return l.begun
+	}
+	return l.sums(true) != l.saved
+}
+
+// Unsaved reads the kernel's counters as ReadSoon does and returns the sums for the database, or nil
+// if those are saved or the sums of earlier runs are unknown. running records that this process may
+// drop more packets. If the kernel does not answer, the sums are those of the last reading.
 func (l *Ledger) Unsaved(running bool) *store.Counters {
 	_ = l.ReadSoon()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	sum := plus(l.base, l.since)
-	c := store.Counters{
-		Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6,
-		Raw:     [4]uint64{l.raw.Packets4, l.raw.Bytes4, l.raw.Packets6, l.raw.Bytes6},
-		Running: running, Inexact: l.inexact,
-	}
+	c := l.sums(running)
 	if !l.loaded || c == l.saved {
 		return nil
 	}
 	return &c
+}
+
+// sums returns the sums for the database. The caller holds mu.
+func (l *Ledger) sums(running bool) store.Counters {
+	sum := plus(l.base, l.since)
+	return store.Counters{
+		Packets4: sum.Packets4, Bytes4: sum.Bytes4, Packets6: sum.Packets6, Bytes6: sum.Bytes6,
+		Raw:     [4]uint64{l.raw.Packets4, l.raw.Bytes4, l.raw.Packets6, l.raw.Bytes6},
+		Running: running, Inexact: l.inexact,
+	}
 }
 
 // Saved records that the database has c, a result of Unsaved. A nil c is ignored.

@@ -31,6 +31,7 @@ func (a *allowlist) Allows(source netip.Addr) bool { return a.Contains(source) }
 type noSums struct{}
 
 func (noSums) Load(context.Context) error   { return nil }
+func (noSums) Changed() bool                { return false }
 func (noSums) Unsaved(bool) *store.Counters { return nil }
 func (noSums) Saved(*store.Counters)        {}
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,10 +18,11 @@ import (
 )
 
 const (
-	// recordEvery is the time between two recordings. A kill loses at most the hits of that time,
-	// and datagrams that wait for a reading of the tracked connections (lateFor).
-	// In an attack by tens of thousands of sources a recording takes long. The next then begins
-	// after recordShare times as long, so that recording takes at most a tenth of a core.
+	// recordEvery is the time between two calls of Add, each of which has its hits recorded. A kill
+	// loses at most the hits of that time, and datagrams that wait for a reading of the tracked
+	// connections (lateFor). In an attack by tens of thousands of sources a recording takes long. The
+	// next then begins after recordShare times as long, so that recording takes at most a tenth of a
+	// core.
 	recordEvery, recordShare = time.Second, 10
 	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them
 	// within storeTimeout, and many enough for the sync of a commit to cost little of each.
@@ -50,6 +52,7 @@ type Database interface {
 // Ledger holds the sums of dropped packets that the database keeps.
 type Ledger interface {
 	Load(ctx context.Context) error
+	Changed() bool // there may be sums to load or to save
 	Unsaved(running bool) *store.Counters
 	Saved(c *store.Counters)
 }
@@ -78,24 +81,31 @@ type Recorder struct {
 	evidence evidence
 	waiting  waiting
 	saveC    chan chan<- struct{} // asks Run to save the counters now; each value gets an answer
+	workC    chan struct{}        // capacity 1: there is something to record
 
-	failing    bool   // the last use of the database failed; for Run alone
-	unrecorded uint64 // packets without room in memory that were logged; for Run alone
+	failing    atomic.Bool // the last use of the database failed
+	unrecorded uint64      // packets without room in memory that were logged; for Run alone
 }
 
 // NewRecorder returns a Recorder. Nothing is opened yet.
 func NewRecorder(o RecorderOptions) *Recorder {
 	return &Recorder{
-		o: o, saveC: make(chan chan<- struct{}),
+		o: o, saveC: make(chan chan<- struct{}), workC: make(chan struct{}, 1),
 		evidence: evidence{outbound: outbound{Outbound: o.Outbound, portName: o.PortName}},
 	}
 }
 
-// Add takes the hits of the last second. The caller calls it each second, also without hits: it
-// notices a database that hangs.
+// Add takes the hits of the last second and has them recorded. The caller calls it each second, also
+// without hits: it notices a database that hangs, and has a database that failed tried again.
 func (r *Recorder) Add(w sensor.Window, now time.Time) {
-	r.waiting.add(r.evidence.add(w.Hits, now), now)
+	hits := r.waiting.add(r.evidence.add(w.Hits, now), now)
 	r.noticeHang(now)
+	if hits > 0 || r.failing.Load() || r.o.Ledger.Changed() {
+		select {
+		case r.workC <- struct{}{}:
+		default: // the recording that is due takes these hits too
+		}
+	}
 }
 
 // SetListed replaces the API's list that is active. Only its entries are evidence. The list before
@@ -132,9 +142,10 @@ func (r *Recorder) save() {
 // Run records the hits until ctx ends, then the rest of them, and returns nil.
 func (r *Recorder) Run(ctx context.Context) error {
 	r.open()
-	record, pruning := time.NewTimer(recordEvery), time.NewTicker(pruneEvery)
-	defer record.Stop()
+	pruning, rest := time.NewTicker(pruneEvery), time.NewTimer(recordEvery)
 	defer pruning.Stop()
+	defer rest.Stop()
+	workC := r.workC // nil while Run rests from a recording
 	for {
 		select {
 		case <-ctx.Done():
@@ -150,10 +161,15 @@ func (r *Recorder) Run(ctx context.Context) error {
 			doneC <- struct{}{}
 		case <-pruning.C:
 			r.use(ctx, openTimeout, r.prune)
-		case <-record.C:
+		case <-rest.C:
+			workC = r.workC
+		case <-workC:
 			start := time.Now()
 			r.record(true)
-			record.Reset(max(recordEvery, recordShare*time.Since(start)))
+			if took := recordShare * time.Since(start); took > recordEvery {
+				workC = nil
+				rest.Reset(took)
+			}
 		}
 	}
 }
@@ -193,7 +209,7 @@ func (r *Recorder) record(running bool) {
 	r.use(context.Background(), storeTimeout, r.load)
 	counters := r.o.Ledger.Unsaved(running)
 	w, from, to := r.waiting.take()
-	if len(w.Hits) == 0 && counters == nil && !r.failing {
+	if len(w.Hits) == 0 && counters == nil && !r.failing.Load() {
 		return
 	}
 	// In this order, each transaction changes other pages of the database than the one before.
@@ -305,13 +321,13 @@ func (r *Recorder) readQueue(ctx context.Context) {
 // setFailing logs that the database has stopped working, or works again.
 func (r *Recorder) setFailing(err error) {
 	switch {
-	case err != nil && !r.failing && !statedir.IsUnusable(err):
+	case err != nil && !r.failing.Load() && !statedir.IsUnusable(err):
 		r.o.Log.Warn("Blocked connections are not recorded now; they wait in memory until the database works again",
 			zap.Error(err))
-	case err == nil && r.failing:
+	case err == nil && r.failing.Load():
 		r.o.Log.Info("Blocked connections are recorded again")
 	}
-	r.failing = err != nil
+	r.failing.Store(err != nil)
 	r.o.Board.SetCondition(status.CondDatabase, err)
 }
 
@@ -331,7 +347,7 @@ func (r *Recorder) noticeHang(now time.Time) {
 
 // prune deletes old hits.
 func (r *Recorder) prune(ctx context.Context) {
-	if err := r.o.Database.Prune(ctx, time.Now()); err != nil && ctx.Err() == nil && !r.failing {
+	if err := r.o.Database.Prune(ctx, time.Now()); err != nil && ctx.Err() == nil && !r.failing.Load() {
 		r.o.Log.Warn("Old records are not deleted", zap.Error(err))
 	}
 }

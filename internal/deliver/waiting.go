@@ -21,8 +21,9 @@ type waiting struct {
 	reports *status.Reports // at the last reading; nil if that failed
 }
 
-// add adds hits, and in w.Overflow packets that found no room.
-func (s *waiting) add(w sensor.Window, now time.Time) {
+// add adds hits, and in w.Overflow packets that found no room. It returns the number of hits that
+// wait.
+func (s *waiting) add(w sensor.Window, now time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.hits.Len() == 0 {
@@ -33,6 +34,7 @@ func (s *waiting) add(w sensor.Window, now time.Time) {
 	}
 	s.taken = now
 	s.hits.Add(w)
+	return s.hits.Len()
 }
 
 // take removes the hits and returns them with the time span in which they were seen. The caller
