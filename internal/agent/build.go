@@ -15,6 +15,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/memory"
 	"github.com/sikkerapi/sikkerguard/internal/server"
 	"github.com/sikkerapi/sikkerguard/internal/statedir"
 	"github.com/sikkerapi/sikkerguard/internal/status"
@@ -91,7 +92,8 @@ func (a *Agent) newEnforcer(api advisedAPI) *enforce.Enforcer {
 				a.delivery.recorder.SetListed(entries)
 			}
 		},
-		Board: a.board, Clock: clock.System(), Log: a.log,
+		Memory: memory.New(),
+		Board:  a.board, Clock: clock.System(), Log: a.log,
 	})
 }
 

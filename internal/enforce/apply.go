@@ -163,7 +163,9 @@ func (e *Enforcer) prove(ctx context.Context, t trial, broken host.Checks, o *tr
 
 // applyRules has the kernel enforce d. It publishes the evidence and the time that the kernel took.
 func (e *Enforcer) applyRules(ctx context.Context, d desired) (ruleset.Evidence, error) {
+	end := e.o.Memory.Begin()
 	ev, err := e.backend.fw.Apply(ctx, e.ruleset(d))
+	end()
 	if ev.Took > 0 { // the kernel was asked
 		e.o.Board.ObserveApply(ev.Took)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/feed"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/memory"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
@@ -87,6 +88,7 @@ type Options struct {
 	Leftovers func() ([]string, error)                       // names the rules of other runs
 	Counters  func(context.Context) (store.Counters, error)  // reads the sums of earlier runs
 	Listed    func(feed string, entries blocklist.Blocklist) // receives each list that is applied; nil for none
+	Memory    *memory.Reclaimer                              // returns the memory of starts and refreshes; nil for none
 
 	Board *status.Board
 	Clock clock.Clock
@@ -113,7 +115,7 @@ func New(o Options) *Enforcer {
 		},
 		func(ctx context.Context) host.Whitelist { return e.o.Host.Names(ctx) })
 	if o.Own != nil {
-		e.own.reader = newOwnReader(o.Own.File.Open)
+		e.own.reader = newOwnReader(o.Own.File.Open, o.Memory)
 	}
 	e.backend.ledger = e.newLedger()
 	return e
@@ -197,6 +199,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 
 // start activates the saved lists and begins the first pulls.
 func (e *Enforcer) start(ctx context.Context) {
+	defer e.o.Memory.Begin()()
 	l := &e.loop
 	l.turnC, l.begun = make(chan turn), true
 	for _, r := range e.remotes {

@@ -218,7 +218,7 @@ func TestSavedListsOfTwoFeeds(t *testing.T) {
 	e, _, _, _ := twoFeeds(t, "203.0.113.1\n", "198.51.100.1\n")
 	for _, r := range e.remotes {
 		v := turn{remote: r}
-		v.verdict, v.err = fetch(t.Context(), r.feed, r.vetOptions())
+		v.verdict, v.err = fetch(t.Context(), r.feed, r.vetOptions(), nil)
 		e.refresh(t.Context(), v)
 	}
 	settle(e)

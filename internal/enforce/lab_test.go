@@ -119,7 +119,7 @@ func (l *lab) pull(accept bool) Outcome {
 	l.t.Helper()
 	doneC := make(chan Outcome, 1)
 	t := turn{remote: l.a.sikker(), order: order{accept: accept, askers: []chan<- Outcome{doneC}}}
-	t.verdict, t.err = fetch(l.t.Context(), l.a.sikker().feed, l.a.sikker().vetOptions())
+	t.verdict, t.err = fetch(l.t.Context(), l.a.sikker().feed, l.a.sikker().vetOptions(), nil)
 	l.wait = l.a.refresh(l.t.Context(), t)
 	return <-doneC
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/memory"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
@@ -37,7 +38,8 @@ type ownReading struct {
 // limited time, because the file may be on a disk or network that hangs. A nil *ownReader is valid;
 // it stands for a host without such a file.
 type ownReader struct {
-	open func() (*feed.OpenFile, error)
+	open   func() (*feed.OpenFile, error)
+	memory *memory.Reclaimer
 
 	askC  chan struct{} // capacity 1: a reading is due
 	newsC chan struct{} // capacity 1: there is a newer reading
@@ -56,8 +58,8 @@ type settling struct {
 	began time.Time      // when the file was first found incomplete
 }
 
-func newOwnReader(open func() (*feed.OpenFile, error)) *ownReader {
-	return &ownReader{open: open, askC: make(chan struct{}, 1), newsC: make(chan struct{}, 1)}
+func newOwnReader(open func() (*feed.OpenFile, error), m *memory.Reclaimer) *ownReader {
+	return &ownReader{open: open, memory: m, askC: make(chan struct{}, 1), newsC: make(chan struct{}, 1)}
 }
 
 // Run reads the file whenever ask is called, until ctx ends. Then it returns nil, also while the
@@ -120,6 +122,7 @@ func (r *ownReader) read() (t ownAttempt) {
 	if t.file, t.err = r.open(); t.err != nil {
 		return t
 	}
+	defer r.memory.Begin()()
 	t.verdict, t.err = vet.Custom(t.file)
 	t.whole = t.file.Whole()
 	if err := t.file.Close(); t.err == nil {

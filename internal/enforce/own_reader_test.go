@@ -18,7 +18,7 @@ func readerOf(t *testing.T, text string) (r *ownReader, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "list.txt")
 	rewrite(t, path, text)
-	r = newOwnReader(feed.NewFile(path).Open)
+	r = newOwnReader(feed.NewFile(path).Open, nil)
 	runReader(t, r)
 	return r, path
 }
@@ -119,7 +119,7 @@ func TestOwnReaderRereadsAChangedFile(t *testing.T) {
 				rewrite(t, path, text)
 			}
 			return file, err
-		})
+		}, nil)
 		runReader(t, r)
 		r.ask()
 		expect(t, r, "while it is written", "nothing")
@@ -143,7 +143,7 @@ func TestOwnReaderReportsAHangingFileSystem(t *testing.T) {
 		r := newOwnReader(func() (*feed.OpenFile, error) {
 			<-answerC
 			return open()
-		})
+		}, nil)
 		runReader(t, r)
 		doneC := r.ask()
 		began := time.Now()
@@ -159,7 +159,7 @@ func TestOwnReaderReportsAHangingFileSystem(t *testing.T) {
 			<-t.Context().Done()
 			return nil,
 				errors.New("too late")
-		})
+		}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		endC := make(chan error, 1)
 		go func() { endC <- stuck.Run(ctx) }()

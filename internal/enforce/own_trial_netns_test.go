@@ -24,7 +24,7 @@ func newOwnTrial(t *testing.T) ownTrial {
 	a, _, _ := bench(t)
 	file := feed.NewFile("/list.txt")
 	a.o.Own = &Own{File: file, Saved: feed.NewSaved(a.o.StateDir, "custom", file), Path: "/list.txt"}
-	a.own.reader = newOwnReader(nil)
+	a.own.reader = newOwnReader(nil, nil)
 	s := ownTrial{a, t}
 	s.surveys.publish(newestWith(listOf("192.0.2.2/32")))
 	if err := s.pull("198.51.100.1/32"); err != nil {

@@ -15,7 +15,7 @@ import (
 func (e *Enforcer) turnOf(t *testing.T, r *remote, accept bool) time.Duration {
 	t.Helper()
 	tn := turn{remote: r, order: order{accept: accept}}
-	tn.verdict, tn.err = fetch(t.Context(), r.feed, r.vetOptions())
+	tn.verdict, tn.err = fetch(t.Context(), r.feed, r.vetOptions(), nil)
 	return e.refresh(t.Context(), tn)
 }
 

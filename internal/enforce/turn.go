@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/memory"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
@@ -84,7 +85,7 @@ func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
 		surveyedC := e.surveys.ask() // the survey that the list is judged by is not older than the pull
 		t := turn{remote: r, order: o, before: e.surveys.first(ctx)}
 		if err := panics.Contain(func() error {
-			t.verdict, t.err = fetch(ctx, r.feed, vo)
+			t.verdict, t.err = fetch(ctx, r.feed, vo, e.o.Memory)
 			return nil
 		}); err != nil {
 			t.err = err
@@ -186,11 +187,12 @@ func (e uselessError) Unwrap() error { return e.error }
 
 // fetch fetches the list of a feed and vets it. If the list was downloaded and is not usable, or is
 // refused, the error is a uselessError.
-func fetch(ctx context.Context, f fetcher, o vet.Options) (vet.Verdict, error) {
+func fetch(ctx context.Context, f fetcher, o vet.Options, m *memory.Reclaimer) (vet.Verdict, error) {
 	body, err := f.Fetch(ctx)
 	if err != nil {
 		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
 	}
+	defer m.Begin()()
 	v, err := vetted(body, o)
 	if err = errors.Join(err, body.Close()); isForeign(err) {
 		return vet.Verdict{}, fmt.Errorf("pull blacklist: %w", err)
