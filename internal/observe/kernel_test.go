@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
@@ -160,7 +161,7 @@ func newTestObserver(tb testing.TB, k *toyKernel) (*Observer, *zapobserver.Obser
 	b := &book{}
 	return New(Options{
 		Sensor: k, Counter: k, Keys: k, Sinks: []Sink{b}, PortName: portName, LogRate: 1000, Fields: true,
-		Unread: func(error) {}, Log: zap.New(core),
+		Unread: func(error) {}, Log: zap.New(core), Ticker: clock.NewTimeTicker,
 	}), logs, b
 }
 

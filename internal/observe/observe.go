@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/status"
@@ -57,6 +58,9 @@ type Options struct {
 	Fields   bool                                     // hits are also logged as fields, for programs
 	Unread   func(error)                              // gets the error if Keys cannot be read, else nil
 	Log      *zap.Logger
+
+	// Ticker returns the ticker of Run. If nil, it is clock.NewTicker.
+	Ticker func(ctx context.Context, every time.Duration) clock.Ticker
 }
 
 // Observer logs the blocked connections. Fill may be called by any goroutine; Run and Finish are
@@ -71,14 +75,18 @@ type Observer struct {
 	inexact bool // the last window was not exact
 	full    bool // in the last window a set of keys was full
 
-	dropped uint64 // packets at the last collection
-	growth  uint64 // of dropped, between the two last collections
-	peak    uint64 // the largest growth over two collections in this window
+	dropped uint64    // packets at the last collection
+	settled time.Time // every packet of dropped has sent its event by then
+	growth  uint64    // of dropped, between the two last collections
+	peak    uint64    // the largest growth over two collections in this window
 }
 
 // New returns an Observer.
 func New(o Options) *Observer {
 	ob := &Observer{o: o}
+	if o.Ticker == nil {
+		ob.o.Ticker = clock.NewTicker
+	}
 	ob.reader = reader{keys: o.Keys, unread: o.Unread, account: &ob.account}
 	return ob
 }
@@ -86,19 +94,17 @@ func New(o Options) *Observer {
 // Run logs the blocked connections of each window until ctx ends. Then it returns nil; Finish logs
 // the last window.
 func (o *Observer) Run(ctx context.Context) error {
-	windows, collections := time.NewTicker(windowLength), time.NewTicker(collectEvery)
-	defer windows.Stop()
-	defer collections.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-windows.C:
+	ticker := o.o.Ticker(ctx, collectEvery)
+	defer ticker.Stop()
+	for began := time.Now(); ticker.Wait(); {
+		if now := time.Now(); now.Sub(began) > windowLength-collectEvery/2 { // the nearest tick
+			began = now
 			o.finish(false)
-		case <-collections.C:
+		} else {
 			o.collect(false)
 		}
 	}
+	return nil
 }
 
 // Fill adds the events, the packets that are not attributed and the hits by service to s, as of the
@@ -117,8 +123,9 @@ func (o *Observer) Fill(s *status.Status) {
 func (o *Observer) collect(must bool) bool {
 	now := time.Now()
 	events := o.o.Sensor.Take()
-	w, whole := o.reader.read(events, o.moved(), must, now)
-	if o.reader.byKey {
+	moved := o.moved()
+	w, whole := o.reader.read(events, moved, must, now)
+	if o.reader.byKey && (moved || len(w.Hits) > 0) {
 		_, _ = o.o.Counter.Read() // if the rules are lost now, no packet of a key is missing in the sums of the counter
 	}
 	o.pass(w)
@@ -134,6 +141,9 @@ func (o *Observer) moved() bool {
 	growth := n.Packets() - o.dropped
 	o.peak = max(o.peak, o.growth+growth)
 	o.dropped, o.growth = n.Packets(), growth
+	if growth > 0 {
+		o.settled = time.Now().Add(eventDelay)
+	}
 	return growth > 0
 }
 
@@ -198,7 +208,9 @@ func (o *Observer) logHits(hits []sensor.Hit, exact bool) {
 // many; the counter must then not exceed the sums afterwards either.
 func (o *Observer) exact() bool {
 	before, err := o.o.Counter.Read()
-	time.Sleep(eventDelay) // also when the agent is stopping: the last window counts
+	if err != nil || before.Packets() != o.dropped || time.Now().Before(o.settled) {
+		time.Sleep(eventDelay) // also when the agent is stopping: the last window counts
+	}
 	whole := o.collect(true)
 	if err != nil || !whole || o.account.miss(before.Packets()) {
 		return false

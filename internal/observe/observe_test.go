@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 	"github.com/sikkerapi/sikkerguard/internal/status"
@@ -161,7 +162,7 @@ func TestRun(t *testing.T) {
 		source, taker := &steady{began: time.Now()}, &sink{}
 		o := New(Options{
 			Sensor: source, Counter: source, Keys: source, Sinks: []Sink{taker}, PortName: portName,
-			LogRate: 1000, Fields: true, Unread: func(error) {}, Log: zap.New(core),
+			LogRate: 1000, Fields: true, Unread: func(error) {}, Log: zap.New(core), Ticker: clock.NewTimeTicker,
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 34500*time.Millisecond)
 		defer cancel()
