@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -92,6 +93,23 @@ func (s *Sender) Flood(src, dst netip.AddrPort, n int) {
 	s.repeat(n, dst.Addr(), ip, tcp)
 }
 
+// FloodFrom sends n TCP connection requests as fast as possible, from each of the sources in turn.
+func (s *Sender) FloodFrom(sources []netip.Addr, dst netip.AddrPort, n int) {
+	s.tb.Helper()
+	frames := make([][]byte, len(sources))
+	for i, src := range sources {
+		tcp := syn(netip.AddrPortFrom(src, 4000), dst)
+		ip := ipLayer(src, dst.Addr(), layers.IPProtocolTCP)
+		s.check(tcp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+		frames[i] = slices.Clone(s.frame(dst.Addr(), ip, tcp))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range n {
+		s.put(frames[i%len(frames)])
+	}
+}
+
 // Ping sends one ICMP or ICMPv6 echo request.
 func (s *Sender) Ping(src, dst netip.Addr) {
 	s.tb.Helper()
@@ -126,28 +144,39 @@ func (s *Sender) send(dst netip.Addr, ls ...gopacket.SerializableLayer) {
 
 func (s *Sender) repeat(n int, dst netip.Addr, ls ...gopacket.SerializableLayer) {
 	s.tb.Helper()
+	frame := s.frame(dst, ls...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range n {
+		s.put(frame)
+	}
+}
+
+// frame returns an Ethernet frame with these layers.
+func (s *Sender) frame(dst netip.Addr, ls ...gopacket.SerializableLayer) []byte {
+	s.tb.Helper()
 	eth := &layers.Ethernet{SrcMAC: s.src, DstMAC: s.dst, EthernetType: layers.EthernetTypeIPv4}
 	if dst.Is6() {
 		eth.EthernetType = layers.EthernetTypeIPv6
 	}
 	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, s.opts, append([]gopacket.SerializableLayer{eth}, ls...)...); err != nil {
-		s.tb.Errorf("build packet: %v", err)
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for n > 0 {
-		err := unix.Sendto(s.fd, buf.Bytes(), 0, &s.sa)
+	s.check(gopacket.SerializeLayers(buf, s.opts, append([]gopacket.SerializableLayer{eth}, ls...)...))
+	return buf.Bytes()
+}
+
+// put sends a frame. The caller holds mu.
+func (s *Sender) put(frame []byte) {
+	s.tb.Helper()
+	for {
+		err := unix.Sendto(s.fd, frame, 0, &s.sa)
 		if err == unix.ENOBUFS || err == unix.EINTR {
 			time.Sleep(time.Millisecond) // the device's queue is full
 			continue
 		}
 		if err != nil {
 			s.tb.Errorf("send packet: %v", err)
-			return
 		}
-		n--
+		return
 	}
 }
 

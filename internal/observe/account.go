@@ -31,10 +31,11 @@ func (a *account) addEvents(w sensor.Window) {
 	a.events.Unparsed += w.Unparsed
 }
 
-// addCounts counts the packets that the kernel counted by key.
-func (a *account) addCounts(counts []ruleset.HitCount) {
+// addCounts counts the packets that the kernel counted by key, and others that their events tell of.
+func (a *account) addCounts(counts []ruleset.HitCount, alone uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.events.Seen += alone
 	for _, c := range counts {
 		a.events.Seen += c.Packets
 	}

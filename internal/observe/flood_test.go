@@ -110,7 +110,7 @@ func TestSumsAreExactWhateverHappens(t *testing.T) {
 			k.size = 40 + r.IntN(200)
 			o, _, b := newTestObserver(t, k)
 			run(t, o, 35*time.Second, func(int) {
-				k.limit, k.silent = r.IntN(20), r.IntN(10) == 0
+				k.limit, k.alone, k.silent = r.IntN(20), r.IntN(300), r.IntN(10) == 0
 				k.delay = time.Duration(r.IntN(1500)) * time.Millisecond
 				k.takes = time.Duration(r.IntN(300)) * time.Millisecond
 				if k.err = nil; r.IntN(20) == 0 {

@@ -13,7 +13,8 @@ const maxEvents = 1 << 16
 
 // joiner makes hits of the kernel's counts by key and of the NFLOG events. The kernel logs the first
 // packet of a key alone, so the event says of which kind a key is and when it began, and the counts
-// say how many packets it has. An event is never added to the counts: its packet is among them.
+// say how many packets it has. The event is not added to the counts: its packet is among them. Only
+// packets that found no room in any set are counted by their events, which the kernel marks.
 //
 // If the kernel does not count by key, it logs each packet, and the events are the hits.
 type joiner struct {
@@ -57,10 +58,12 @@ func (j *joiner) alone() sensor.Window {
 	return w.With(sensor.Window{})
 }
 
-// join returns the hits of counts, which the kernel counted from one reading to the next. A count
-// whose key needs an event that has not arrived is held until the next call.
+// join returns the hits of counts, which the kernel counted from one reading to the next, and of the
+// packets that found no room. A count whose key needs an event that has not arrived is held until
+// the next call.
 func (j *joiner) join(counts []ruleset.HitCount, from, to time.Time) sensor.Window {
-	m := matching{events: j.byKey(), labels: &j.labels}
+	m := matching{labels: &j.labels}
+	m.events, m.out = j.byKey()
 	j.events, j.beyond, j.received = nil, 0, sensor.Window{}
 	j.labels.expire(to)
 	for k, e := range m.events {
@@ -104,11 +107,15 @@ func (j *joiner) flush() sensor.Window {
 	return m.hits()
 }
 
-// byKey returns the events by the key under which the kernel counts their packets. Of several events
-// of one key the earliest decides.
-func (j *joiner) byKey() map[ruleset.HitKey]sensor.Hit {
-	events := make(map[ruleset.HitKey]sensor.Hit, len(j.events))
+// byKey returns the events by the key under which the kernel counts their packets, and those of
+// packets without a key. Of several events of one key the earliest decides.
+func (j *joiner) byKey() (events map[ruleset.HitKey]sensor.Hit, alone []sensor.Hit) {
+	events = make(map[ruleset.HitKey]sensor.Hit, len(j.events))
 	for _, e := range j.events {
+		if e.Alone {
+			alone = append(alone, e)
+			continue
+		}
 		k := keyOf(e)
 		if other, ok := events[k]; ok {
 			if e.First.After(other.First) {
@@ -119,7 +126,17 @@ func (j *joiner) byKey() map[ruleset.HitKey]sensor.Hit {
 		}
 		events[k] = e
 	}
-	return events
+	return events, alone
+}
+
+// withoutKey returns the packets of the events that wait and are not in a key.
+func (j *joiner) withoutKey() (packets uint64) {
+	for _, e := range j.events {
+		if e.Alone {
+			packets += e.Packets
+		}
+	}
+	return packets
 }
 
 // keyOf returns the key under which the kernel counts the packets of an event, unless a set is full.

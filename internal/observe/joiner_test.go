@@ -176,6 +176,27 @@ func TestTimesAreOfEventsOrReadings(t *testing.T) {
 	}
 }
 
+// TestPacketsWithoutAKeyAreCountedByTheirEvents checks that events of packets that no key has are
+// added to the counts.
+func TestPacketsWithoutAKeyAreCountedByTheirEvents(t *testing.T) {
+	t.Parallel()
+	syn := knock(source(1), 22)
+	alone := event(syn, at(0.5))
+	alone.Packets, alone.Alone = 3, true
+	var j joiner
+	j.add(sensor.Window{Hits: []sensor.Hit{alone, event(syn, at(0.6))}, Events: 4})
+	if n := j.withoutKey(); n != 3 {
+		t.Errorf("%d packets without a key", n)
+	}
+	w := j.join([]ruleset.HitCount{count(syn, ruleset.Knock, 5)}, at(0), at(1))
+	if diff := cmp.Diff(map[sensor.Key]uint64{syn.Key: 8}, sums(w), cmpHits); diff != "" || j.waits() {
+		t.Errorf("hits (-want +got):\n%s", diff)
+	}
+	if h := w.Hits[0]; !h.First.Equal(at(0.5)) || h.FirstWithin != 0 {
+		t.Errorf("from %v within %v", h.First, h.FirstWithin)
+	}
+}
+
 // TestEventsAloneAreHits checks that the events and their losses are kept for a kernel that does not
 // count by key.
 func TestEventsAloneAreHits(t *testing.T) {

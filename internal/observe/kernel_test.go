@@ -19,6 +19,7 @@ type toyKernel struct {
 	plain  bool          // it does not count by key
 	limit  int           // new keys with ports that it lets through to be logged, then none
 	size   int           // keys of each class
+	alone  int           // packets without a key that it lets through to be logged, then none
 	delay  time.Duration // of an event
 	silent bool          // its events are lost
 	takes  time.Duration // for a reading of the keys
@@ -61,7 +62,11 @@ func (k *toyKernel) drop(h sensor.Hit, n int) {
 		default:
 			key.Class, key.Port = ruleset.Portless, 0
 			if !k.known[key] && !k.room(key) {
-				continue // not attributed
+				if h.Alone = true; k.alone > 0 {
+					k.alone--
+					k.log(h)
+				}
+				continue
 			}
 		}
 		if !k.known[key] {
@@ -89,7 +94,11 @@ func (k *toyKernel) forget() {
 
 func (k *toyKernel) log(h sensor.Hit) {
 	if !k.silent {
-		h.Packets, h.First = 1, time.Now().Add(k.delay)
+		delay := k.delay
+		if h.Alone { // an event that is a count is in time, as observe.eventDelay expects
+			delay = min(delay, eventDelay-50*time.Millisecond)
+		}
+		h.Packets, h.First = 1, time.Now().Add(delay)
 		h.Last = h.First
 		k.events = append(k.events, h)
 	}

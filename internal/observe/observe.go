@@ -168,7 +168,7 @@ func (o *Observer) finish(last bool) {
 	if last {
 		o.pass(o.reader.joiner.flush())
 	}
-	w, full := o.window.Take(), o.reader.takeFull()
+	w, full := o.window.Take(), o.reader.endWindow()
 	exact = exact && w.Exact()
 	if !exact && !o.inexact {
 		_, _, missing := o.account.read()
@@ -203,9 +203,9 @@ func (o *Observer) logHits(hits []sensor.Hit, exact bool) {
 // hits.
 //
 // The counter is read before the events and counts, so that a packet on its way does not count as
-// missing. If packets can be missing (the kernel counts by key and a set is full, or it does not and
-// drops more than the limit of the log rule lets through), packets that came meanwhile could hide as
-// many; the counter must then not exceed the sums afterwards either.
+// missing. If packets can be missing (of a kernel that counts by key see doubtful; another drops more
+// than the limit of the log rule lets through), packets that came meanwhile could hide as many; the
+// counter must then not exceed the sums afterwards either.
 func (o *Observer) exact() bool {
 	before, err := o.o.Counter.Read()
 	if err != nil || before.Packets() != o.dropped || time.Now().Before(o.settled) {
@@ -217,7 +217,7 @@ func (o *Observer) exact() bool {
 	}
 	doubtful := o.peak > uint64(o.o.LogRate) // the bucket of the limit is as large, and refilled as fast
 	if o.reader.byKey {
-		doubtful = o.reader.full
+		doubtful = o.reader.doubtful(o.o.LogRate)
 	}
 	if !doubtful {
 		return true

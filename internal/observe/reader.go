@@ -17,13 +17,20 @@ type reader struct {
 	byKey  bool      // the kernel counts by key, by the last reading
 	behind bool      // packets were dropped that no reading has
 	upTo   time.Time // every packet that came before it is in a reading
-	full   bool      // a set of keys was full, since takeFull
+
+	// Since endWindow:
+	full  bool   // a set of keys was full
+	lossy bool   // events were lost
+	peak  uint64 // the most packets without a key between three readings in a row
+
+	alone uint64 // packets without a key between the last two readings
 }
 
 // read returns the hits since the previous call. events are those since then, and moved is false if
 // no packet was dropped; both were read after now. If must is not set, a reading of many keys may be
 // left to a later call. whole is false if it was, or if it failed.
 func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w sensor.Window, whole bool) {
+	r.note(events)
 	r.joiner.add(events)
 	r.behind = r.behind || moved || r.joiner.waits()
 	if !r.behind {
@@ -46,7 +53,7 @@ func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w 
 	if h.Supported {
 		r.pace.took(begin, end)
 		r.full = r.full || h.Full
-		r.account.addCounts(h.Counts)
+		r.account.addCounts(h.Counts, r.joiner.withoutKey())
 		w = r.joiner.join(h.Counts, r.upTo, end)
 	} else {
 		w = r.joiner.alone()
@@ -56,9 +63,26 @@ func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w 
 	return w, true
 }
 
-// takeFull reports whether a set of keys was full since the previous call.
-func (r *reader) takeFull() bool {
-	full := r.full
-	r.full = false
+// note looks for packets without a key and for losses among the events.
+func (r *reader) note(events sensor.Window) {
+	var alone uint64
+	for _, e := range events.Hits {
+		if e.Alone {
+			alone += e.Packets
+		}
+	}
+	r.peak = max(r.peak, r.alone+alone)
+	r.alone = alone
+	r.lossy = r.lossy || !events.Exact()
+}
+
+// doubtful reports whether packets of this window can be missing though the counter does not show it
+// yet. Packets without a key are logged up to logRate a second, and as many at once.
+func (r *reader) doubtful(logRate uint32) bool { return r.full || r.lossy || r.peak >= uint64(logRate) }
+
+// endWindow reports whether a set of keys was full in the window, and begins the next.
+func (r *reader) endWindow() (full bool) {
+	full = r.full
+	r.full, r.lossy, r.peak = false, false, 0
 	return full
 }

@@ -20,14 +20,15 @@ func TestInexactWindow(t *testing.T) {
 		exact        bool
 		unattributed uint64
 	}{
-		"OK each packet is counted by key": {func(*toyKernel) {}, true, 0},
-		"OK each packet has an event":      {func(k *toyKernel) { k.plain = true }, true, 0},
-		"OK the event of a key is lost":    {func(k *toyKernel) { k.silent = true }, true, 0},
-		"bad packets without an event":     {func(k *toyKernel) { k.plain, k.silent = true, true }, false, 6},
-		"bad packets in no key":            {func(k *toyKernel) { k.size = 1 }, false, 2},
-		"bad the keys cannot be read":      {func(k *toyKernel) { k.err = errors.New("EPERM") }, false, 0},
-		"bad the counters cannot be read":  {func(k *toyKernel) { k.countersErr = errors.New("EPERM") }, false, 0},
-		"bad some events are lost":         {func(k *toyKernel) { k.plain, k.lost = true, 1 }, false, 0},
+		"OK each packet is counted by key":   {func(*toyKernel) {}, true, 0},
+		"OK each packet has an event":        {func(k *toyKernel) { k.plain = true }, true, 0},
+		"OK the event of a key is lost":      {func(k *toyKernel) { k.silent = true }, true, 0},
+		"OK the events of packets in no key": {func(k *toyKernel) { k.size, k.alone = 1, 10 }, true, 0},
+		"bad packets without an event":       {func(k *toyKernel) { k.plain, k.silent = true, true }, false, 6},
+		"bad packets in no key":              {func(k *toyKernel) { k.size = 1 }, false, 2},
+		"bad the keys cannot be read":        {func(k *toyKernel) { k.err = errors.New("EPERM") }, false, 0},
+		"bad the counters cannot be read":    {func(k *toyKernel) { k.countersErr = errors.New("EPERM") }, false, 0},
+		"bad some events are lost":           {func(k *toyKernel) { k.plain, k.lost = true, 1 }, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

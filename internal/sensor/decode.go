@@ -13,6 +13,7 @@ type key struct {
 	proto     Protocol
 	kind      Kind
 	v6        bool
+	alone     bool
 }
 
 // Key converts k. An IPv4-mapped source of an IPv6 packet stays an IPv6 address.

@@ -96,7 +96,7 @@ func (l *listener) expire() {
 
 // event counts one logged packet. The goroutine of the library calls it.
 func (l *listener) event(a nflog.Attribute) int {
-	l.tally.add(a.Seq, a.Payload)
+	l.tally.add(a.Seq, a.Payload, a.Prefix != nil && *a.Prefix != "")
 	return 0
 }
 

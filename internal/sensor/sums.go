@@ -35,7 +35,7 @@ func (s *Sums) Add(w Window) {
 		s.hits = make(map[Key]Hit, len(w.Hits))
 	}
 	for _, h := range w.Hits {
-		h.CountedBy = 0
+		h.CountedBy, h.Alone = 0, false
 		if !s.count(h) {
 			c.Overflow += h.Packets
 		}

@@ -51,14 +51,15 @@ func (t *tally) overrun() {
 }
 
 // add counts one event. A nil payload is an event without a packet. A nil seq is an event without a
-// number, from before the numbering was set up. The payload is not kept.
-func (t *tally) add(seq *uint32, payload *[]byte) {
+// number, from before the numbering was set up. The payload is not kept. For alone see Hit.
+func (t *tally) add(seq *uint32, payload *[]byte, alone bool) {
 	var (
 		k  key
 		ok bool
 	)
 	if payload != nil {
 		k, ok = decode(*payload)
+		k.alone = alone
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

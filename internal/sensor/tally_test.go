@@ -30,7 +30,7 @@ func TestTallySums(t *testing.T) {
 	y := newTally(100)
 	add := func(n int, packet []byte) {
 		for range n {
-			y.add(nil, &packet)
+			y.add(nil, &packet, false)
 		}
 	}
 	add(1, packet4(UDP, 0, 0, ports(53)...))
@@ -40,7 +40,7 @@ func TestTallySums(t *testing.T) {
 	add(2, packet4(TCP, 0, 0, segment(23, syn)...))
 	add(3, packet4(ICMP, 0, 0))
 	add(4, []byte{0x45})
-	y.add(nil, nil)
+	y.add(nil, nil, false)
 	want := Window{
 		Hits: []Hit{
 			{Key: Key{source4, 0, ICMP, Other}, Packets: 3},
@@ -101,7 +101,7 @@ func TestTallySequence(t *testing.T) {
 			y.next = tt.next
 			packet := packet4(ICMP, 0, 0)
 			for _, seq := range tt.seqs {
-				y.add(&seq, &packet)
+				y.add(&seq, &packet, false)
 			}
 			want := Window{Events: uint64(len(tt.seqs)), Lost: tt.lost, unsure: tt.unsure}
 			got := y.take()
@@ -121,18 +121,18 @@ func TestTallyOverrun(t *testing.T) {
 	y := newTally(1)
 	y.start()
 	packet := packet4(ICMP, 0, 0)
-	y.add(new(uint32(0)), &packet)
+	y.add(new(uint32(0)), &packet, false)
 	y.overrun()
 	first := y.take()
 	if diff := cmp.Diff(Window{Events: 1, unsure: true}, first, counts); diff != "" || first.Exact() {
 		t.Errorf("window of the overrun: exact %v (-want +got):\n%s", first.Exact(), diff)
 	}
-	y.add(new(uint32(8)), &packet)
+	y.add(new(uint32(8)), &packet, false)
 	second := y.take()
 	if diff := cmp.Diff(Window{Events: 1, Lost: 7}, second, counts); diff != "" || second.Exact() {
 		t.Errorf("window of the gap: exact %v (-want +got):\n%s", second.Exact(), diff)
 	}
-	y.add(new(uint32(9)), &packet)
+	y.add(new(uint32(9)), &packet, false)
 	if third := y.take(); !third.Exact() {
 		t.Errorf("window after: %+v is not exact", third)
 	}
@@ -153,7 +153,7 @@ func TestTallyDeaf(t *testing.T) {
 		if i == 2 {
 			y.start()
 			packet := packet4(ICMP, 0, 0)
-			y.add(new(uint32(0)), &packet)
+			y.add(new(uint32(0)), &packet, false)
 		}
 		if w := y.take(); w.Exact() != want || w.Lost != 0 {
 			t.Errorf("window %d: exact %v, lost %d, want %v and 0", i, w.Exact(), w.Lost, want)
@@ -169,16 +169,16 @@ func TestTallyOfANewSocket(t *testing.T) {
 	packet := packet4(ICMP, 0, 0)
 	y.start()
 	for seq := range uint32(5) {
-		y.add(&seq, &packet)
+		y.add(&seq, &packet, false)
 	}
 	y.stop()
 	y.start()
 	y.take() // includes the time without a socket
-	y.add(new(uint32(2)), &packet)
+	y.add(new(uint32(2)), &packet, false)
 	if w := y.take(); w.Lost != 2 || w.Exact() {
 		t.Errorf("lost %d, exact %v; want 2 and false", w.Lost, w.Exact())
 	}
-	y.add(new(uint32(3)), &packet)
+	y.add(new(uint32(3)), &packet, false)
 	if w := y.take(); w.Lost != 0 || !w.Exact() {
 		t.Errorf("then lost %d, exact %v; want 0 and true", w.Lost, w.Exact())
 	}
@@ -189,7 +189,7 @@ func TestTallyOverflow(t *testing.T) {
 	y := newTally(2)
 	for _, p := range []uint16{1, 2, 3, 1, 3, 2, 2} {
 		packet := packet4(TCP, 0, 0, segment(p, syn)...)
-		y.add(nil, &packet)
+		y.add(nil, &packet, false)
 	}
 	want := Window{
 		Hits: []Hit{
@@ -202,7 +202,7 @@ func TestTallyOverflow(t *testing.T) {
 		t.Errorf("full window: exact %v (-want +got):\n%s", got.Exact(), diff)
 	}
 	packet := packet4(TCP, 0, 0, segment(3, syn)...)
-	y.add(nil, &packet)
+	y.add(nil, &packet, false)
 	want = Window{Hits: []Hit{{Key: Key{source4, 3, TCP, Attempt}, Packets: 1}}, Events: 1}
 	got = y.take()
 	if diff := cmp.Diff(want, got, cmpWindow); diff != "" || !got.Exact() {
@@ -220,7 +220,7 @@ func TestTallyConserves(t *testing.T) {
 		wg.Go(func() {
 			for n := range packets {
 				packet := packet4(TCP, 0, 0, ports(uint16(i*8+n%8+1))...)
-				y.add(nil, &packet)
+				y.add(nil, &packet, false)
 			}
 		})
 	}
@@ -277,11 +277,11 @@ func TestAddAllocatesNothing(t *testing.T) { // not parallel: AllocsPerRun count
 	y := newTally(64)
 	packets := manyPackets(128) // half of them find no room
 	for i := range packets {
-		y.add(nil, &packets[i])
+		y.add(nil, &packets[i], false)
 	}
 	var seq uint32
 	if n := testing.AllocsPerRun(1000, func() {
-		y.add(&seq, &packets[seq%128])
+		y.add(&seq, &packets[seq%128], false)
 		seq++
 	}); n != 0 {
 		t.Errorf("got %v allocations a packet, want 0", n)
@@ -319,7 +319,7 @@ func BenchmarkAdd(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				y.add(&seq, &packets[int(seq)%n])
+				y.add(&seq, &packets[int(seq)%n], false)
 				if seq++; seq%100_000 == 0 {
 					take()
 				}
@@ -371,9 +371,9 @@ func TestTallyTimes(t *testing.T) {
 		var all, reverse Window
 		for range 3 {
 			time.Sleep(time.Minute)
-			y.add(nil, &packet)
+			y.add(nil, &packet, false)
 			time.Sleep(time.Second)
-			y.add(nil, &packet)
+			y.add(nil, &packet, false)
 			w := y.take()
 			if h := w.Hits[0]; h.Last.Sub(h.First) != time.Second || h.Last.After(time.Now()) {
 				t.Errorf("one window: from %v to %v", h.First.Sub(begin), h.Last.Sub(begin))

@@ -51,9 +51,12 @@ type Hit struct {
 	// CountedBy is the part of the packet by which rules that count by port distinguish it: the
 	// destination port; for TCP without a SYN that begins a connection, the source port; for ICMP
 	// and ICMPv6 the type and the code in one number. It is 0 if the part is missing. The hits of
-	// Sensor.Take can differ in it alone. In sums of windows it has no meaning.
+	// Sensor.Take can differ in it and in Alone only. In sums of windows neither has a meaning.
 	CountedBy uint16
-	Packets   uint64
+	// Alone means that the rule which logged the packets has a prefix: no element of a set has
+	// counted them, so the events alone tell of them.
+	Alone   bool
+	Packets uint64
 	// First and Last are the times of the first and the last packet. Those of an event are its
 	// arrival, up to 100 ms after the packet.
 	First, Last time.Time
@@ -131,7 +134,20 @@ func compareHits(a, b Hit) int {
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.Kind, b.Kind),
 		cmp.Compare(a.CountedBy, b.CountedBy),
+		compareBools(a.Alone, b.Alone),
 	)
+}
+
+// compareBools orders false before true.
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
 }
 
 // sum is the number of packets of a key, and the times of the first and the last since the tally
@@ -150,7 +166,7 @@ func hits(table map[key]sum, now time.Time, since time.Duration) []Hit {
 	hs := make([]Hit, 0, len(table))
 	for k, n := range table {
 		hs = append(hs, Hit{
-			Key: k.Key(), CountedBy: k.countedBy, Packets: n.packets,
+			Key: k.Key(), CountedBy: k.countedBy, Alone: k.alone, Packets: n.packets,
 			First: now.Add(n.first - since), Last: now.Add(n.last - since),
 		})
 	}
