@@ -45,7 +45,8 @@ type evidence struct {
 	outbound outbound
 
 	mu         sync.Mutex
-	lists      [2]blocklist.Blocklist // of the API: the active one, and the one before it
+	list       blocklist.Blocklist // the API's list that is active
+	gone       blocklist.Blocklist // the entries of the list before it that list lacks
 	young, old map[netip.Addr]*proof
 	turned     time.Time // when young was begun
 	held       int       // hits, of all proofs together
@@ -68,8 +69,8 @@ func (p *proof) complete() bool { return p.packets >= provenBy && p.last.Sub(p.f
 func (e *evidence) setListed(list blocklist.Blocklist) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !list.Equal(e.lists[0]) {
-		e.lists = [2]blocklist.Blocklist{list, e.lists[0]}
+	if !list.Equal(e.list) {
+		e.list, e.gone = list, e.list.Except(list)
 	}
 }
 
@@ -78,12 +79,10 @@ func (e *evidence) setListed(list blocklist.Blocklist) {
 func (e *evidence) entry(source netip.Addr) (netip.Prefix, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, list := range e.lists {
-		if p, ok := list.Covering(source); ok {
-			return p, true
-		}
+	if p, ok := e.list.Covering(source); ok {
+		return p, true
 	}
-	return netip.Prefix{}, false
+	return e.gone.Covering(source)
 }
 
 // judge returns the verdict on a hit by itself.

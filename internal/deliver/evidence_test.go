@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -209,6 +210,25 @@ func TestTrackedConnections(t *testing.T) {
 	known = nil
 	if n, _ := observed(r, now, source, sensor.UDP, 53, time.Minute, 2*time.Minute, 3*time.Minute); n != 0 {
 		t.Errorf("%d packets of answers are reported", n)
+	}
+}
+
+// TestPreviousListIsHeldAsADifference checks that no second list is held after a refresh.
+func TestPreviousListIsHeldAsADifference(t *testing.T) {
+	t.Parallel()
+	var e evidence
+	e.setListed(blocks("203.0.113.1/32", "203.0.113.2/32", "198.51.100.0/24"))
+	e.setListed(blocks("203.0.113.1/32", "203.0.113.3/32", "198.51.100.0/25"))
+	if got := fmt.Sprint(e.gone.Prefixes()); got != "[198.51.100.0/24 203.0.113.2/32]" {
+		t.Errorf("held of the previous list: %s", got)
+	}
+	for source, want := range map[string]string{
+		"203.0.113.1": "203.0.113.1/32", "203.0.113.2": "203.0.113.2/32", "198.51.100.1": "198.51.100.0/25",
+		"198.51.100.200": "198.51.100.0/24", "203.0.113.4": "invalid Prefix",
+	} {
+		if p, ok := e.entry(netip.MustParseAddr(source)); p.String() != want || ok != p.IsValid() {
+			t.Errorf("%s: got %v, %t, want %s", source, p, ok, want)
+		}
 	}
 }
 

@@ -3,10 +3,12 @@ package enforce
 import (
 	"context"
 	"io"
+	"reflect"
 	"runtime/metrics"
 	"strings"
 	"testing"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/memory"
@@ -66,5 +68,35 @@ func TestRefreshHoldsMemorySmall(t *testing.T) { // not parallel: the GC percent
 	if _, err := e.applyRules(t.Context(), desired{block: v.List}); err != nil || backend.during >= before ||
 		gcPercent() != before {
 		t.Errorf("apply (%v): GC percentage %d, then %d, then %d", err, before, backend.during, gcPercent())
+	}
+}
+
+// storage returns the address of the IPv4 entries of a list.
+func storage(list blocklist.Blocklist) uintptr {
+	return reflect.ValueOf(list).FieldByName("v4").Pointer()
+}
+
+// TestEqualListIsHeldOnce checks that a list that a pull or a reading returns again replaces no
+// copy in memory, also if an allowed address is cut out of it.
+func TestEqualListIsHeldOnce(t *testing.T) {
+	t.Parallel()
+	for name, allow := range map[string]string{"OK whole": "192.0.2.1/32", "OK cut": "203.0.113.2/32"} {
+		l := newLab(t, "203.0.113.0/24\n198.51.100.1\n")
+		e := l.a
+		e.surveys.publish(newestWith(listOf(allow)))
+		l.want(false, true, "Blocking 2 IPs")
+		list, block := storage(e.sikker().list.entries), storage(e.active.rules.block)
+		l.want(false, true, "Blocking 2 IPs")
+		if storage(e.sikker().list.entries) != list || storage(e.active.rules.block) != block ||
+			storage(e.wanted().block) != block || (list == block) != (name == "OK whole") {
+			t.Errorf("%s: an equal list is held again", name)
+		}
+	}
+	r := newOwnReader(nil, nil)
+	r.publish(ownReading{verdict: vet.Verdict{List: listOf("203.0.113.1/32")}})
+	first := storage(r.newest().verdict.List)
+	r.publish(ownReading{verdict: vet.Verdict{List: listOf("203.0.113.1/32")}})
+	if storage(r.newest().verdict.List) != first {
+		t.Error("an equal list of the operator is held again")
 	}
 }

@@ -95,6 +95,9 @@ func (e *Enforcer) judge(t turn) {
 
 // accept makes a list the fresh one of r.
 func (e *Enforcer) accept(r *remote, a accepted) {
+	if a.entries.Equal(r.list.entries) {
+		a.entries = r.list.entries // one copy in memory
+	}
 	r.fresh, r.failure = &a, nil
 	e.clearRefused(r)
 }

@@ -82,7 +82,11 @@ func (e *Enforcer) lists() blocklist.Lists {
 func (e *Enforcer) wanted() desired {
 	allow := e.allowed()
 	e.own.clearIfChanged(allow)
-	return desired{block: e.lists().Merge().Without(allow), allow: allow}
+	want := desired{block: e.lists().Merge().Without(allow), allow: allow}
+	if active := e.active.rules; active != nil && want.block.Equal(active.block) {
+		want.block = active.block // one copy in memory
+	}
+	return want
 }
 
 // covered returns an error if every entry of the lists is allowlisted, so that nothing is blocked.
