@@ -35,6 +35,10 @@ type Check struct {
 	// Relayed reports that the probe asked a resolver on or near this host, which asks others. If
 	// such a check fails, those others are not reached.
 	Relayed bool
+
+	// Tunnelled reports that the probe failed, and that its packets leave through a tunnel. Its
+	// answers then come inside other packets, of another source, protocol and port.
+	Tunnelled bool
 }
 
 // Checks are the results of the probes of one time.
@@ -87,16 +91,29 @@ func (h *Host) Probe(ctx context.Context, names ...string) Checks {
 	for i, p := range probes {
 		wg.Go(func() {
 			err := panics.Contain(func() error { return p.run(ctx) }) // decodes answers from the network
-			checks[i] = Check{Name: p.name, Err: err, Relayed: p.relayed}
+			tunnelled := err != nil && slices.ContainsFunc(p.targets, isTunnelled)
+			checks[i] = Check{Name: p.name, Err: err, Relayed: p.relayed, Tunnelled: tunnelled}
 		})
 	}
 	wg.Wait()
 	return checks
 }
 
+// CheckNames returns the names of the checks that Probe makes of the newest finds.
+func (h *Host) CheckNames() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var names []string
+	for _, p := range h.probes() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
 type probe struct {
 	name    string
 	relayed bool
+	targets []netip.Addr // known addresses of the dependency
 	run     func(context.Context) error
 }
 
@@ -108,8 +125,8 @@ func (h *Host) probes() []probe {
 			continue // its link is not stored, and no list can contain it
 		}
 		ps = append(ps, probe{
-			name: "gateway " + a.String(),
-			run:  func(ctx context.Context) error { return reachGateway(ctx, a) },
+			name: "gateway " + a.String(), targets: []netip.Addr{a},
+			run: func(ctx context.Context) error { return reachGateway(ctx, a) },
 		})
 	}
 	name := ""
@@ -119,14 +136,15 @@ func (h *Host) probes() []probe {
 	for _, a := range h.finds.last[kindResolver] {
 		relays := h.relays(a)
 		ps = append(ps, probe{
-			name: "resolver " + a.String(), relayed: relays,
+			name: "resolver " + a.String(), relayed: relays, targets: []netip.Addr{a},
 			run: func(ctx context.Context) error { return query(ctx, a, uncached(name), relays) },
 		})
 	}
 	if host, port := h.target(); host != "" {
 		ps = append(ps, probe{
-			name: "API " + net.JoinHostPort(host, port),
-			run:  func(ctx context.Context) error { return h.connect(ctx, host, port) },
+			name:    "API " + net.JoinHostPort(host, port),
+			targets: slices.Concat(h.finds.last[kindAPI], h.finds.last[kindProxy]),
+			run:     func(ctx context.Context) error { return h.connect(ctx, host, port) },
 		})
 	}
 	return ps

@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -55,6 +56,33 @@ func (l link) carries() bool {
 	return slices.Contains([]string{"", "bond", "team", "vlan", "veth", "macvlan", "ipvlan"}, l.kind)
 }
 
+// isTunnelled reports whether packets to an address leave through a device that encapsulates them.
+// It queries the network namespace of the calling goroutine's thread.
+func isTunnelled(a netip.Addr) bool {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	if err != nil {
+		return false
+	}
+	for _, r := range routes {
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err == nil && !toLink(l).carries() && !toLink(l).switches() {
+			return true
+		}
+	}
+	return false
+}
+
+// toLink returns a device of the library.
+func toLink(l netlink.Link) link {
+	a := l.Attrs()
+	kind := l.Type()
+	if kind == "device" || kind == "generic" {
+		kind = ""
+	}
+	up := a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOOPBACK == 0
+	return link{a.Name, kind, a.Index, a.MasterIndex, up, a.NetNsID >= 0}
+}
+
 // switches reports whether l is a bridge, which joins its ports to one network.
 func (l link) switches() bool { return l.kind == "bridge" || l.kind == "openvswitch" }
 
@@ -99,13 +127,7 @@ func readLinks() []link {
 		list, err := h.LinkList()
 		var links []link
 		for _, l := range list {
-			a := l.Attrs()
-			kind := l.Type()
-			if kind == "device" || kind == "generic" {
-				kind = ""
-			}
-			up := a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOOPBACK == 0
-			links = append(links, link{a.Name, kind, a.Index, a.MasterIndex, up, a.NetNsID >= 0})
+			links = append(links, toLink(l))
 		}
 		return links, err
 	}, func(l link) string { return fmt.Sprint(l) })
