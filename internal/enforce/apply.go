@@ -34,9 +34,15 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 		return e.trials.rejected.again()
 	}
 	adopted := e.active.adopted
-	var before host.Checks
+	var (
+		before host.Checks
+		late   []string
+	)
 	if !harmless {
-		before = e.o.Host.Probe(ctx)
+		before, late = e.checkBefore(ctx)
+	}
+	if len(late) > 0 {
+		e.trials.late.begin()
 	}
 	ev, err := e.applyRules(ctx, d)
 	switch {
@@ -64,6 +70,9 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 		e.trials.rejected = rejected // they still cut the host off
 	}
 	e.logBlocking(same)
+	if len(late) > 0 {
+		e.watchLate(ctx, late)
+	}
 	e.o.Log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
 	return nil
@@ -188,6 +197,7 @@ func (e *Enforcer) ruleset(d desired) ruleset.Ruleset {
 // setActive records d as the active rules, publishes that, and ends every repair and retry.
 func (e *Enforcer) setActive(d desired) {
 	e.active.rules, e.active.adopted, e.trials.rejected, e.attempts.stale = &d, false, nil, nil
+	e.trials.baseline.reset()
 	lists := e.lists()
 	e.active.lists.Store(&lists)
 	e.repair.cancel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -45,6 +46,7 @@ type Host interface {
 	Local() host.Whitelist                                  // surveys the kernel and the files
 	Names(ctx context.Context) host.Whitelist               // resolves names, and returns the whole survey
 	Probe(ctx context.Context, names ...string) host.Checks // makes the named checks, or all
+	CheckNames() []string                                   // names the checks that Probe makes
 	AnsweredFrom(port uint16) bool                          // reports whether the host depends on replies from a port
 	Surroundings() (contained, bridged error)
 	Watch(ctx context.Context, changed func()) error
@@ -86,6 +88,7 @@ type Options struct {
 	StateDir  *feed.Dir
 	Open      func() (firewall.Backend, error)               // opens the firewall; not called in a dry run
 	Leftovers func() ([]string, error)                       // names the rules of other runs
+	RestC     <-chan struct{}                                // closed when the rest of the agent has started; nil for none
 	Counters  func(context.Context) (store.Counters, error)  // reads the sums of earlier runs
 	Listed    func(feed string, entries blocklist.Blocklist) // receives each list that is applied; nil for none
 	Memory    *memory.Reclaimer                              // returns the memory of starts and refreshes; nil for none
@@ -97,6 +100,11 @@ type Options struct {
 
 // New returns an Enforcer. Nothing is opened yet.
 func New(o Options) *Enforcer {
+	if o.RestC == nil {
+		c := make(chan struct{})
+		close(c)
+		o.RestC = c
+	}
 	e := &Enforcer{
 		o:        o,
 		backend:  backend{leftovers: leftovers{names: o.Leftovers}, lostC: make(chan error, 1)},
@@ -126,8 +134,11 @@ type loop struct {
 	pullC  chan order     // requests for a pull of every feed
 	lostC  chan lostFiles // capacity 1: saved files to write again
 	readyC chan struct{}  // capacity 1: the lists of the start are active
+	startC chan struct{}  // closed then
 	pulseC chan struct{}  // unbuffered: a receive shows that Run is alive
 	turnC  chan turn      // the end of each turn
+
+	started sync.Once // of startC
 
 	begun   bool  // Run was called before
 	pulls   bool  // the first pulls have begun or are scheduled
@@ -138,8 +149,14 @@ type loop struct {
 func newLoop() loop {
 	return loop{
 		pullC: make(chan order), lostC: make(chan lostFiles, 1), readyC: make(chan struct{}, 1),
-		pulseC: make(chan struct{}),
+		startC: make(chan struct{}), pulseC: make(chan struct{}),
 	}
+}
+
+// ready tells others that the lists of the start are active.
+func (l *loop) ready() {
+	offer(l.readyC, struct{}{})
+	l.started.Do(func() { close(l.startC) })
 }
 
 // Run activates the saved lists and then pulls, at once and at every interval, sooner after a
@@ -153,6 +170,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	} else {
 		e.start(ctx)
 	}
+	restC := e.o.RestC
 	for {
 		soonest := e.soonest()
 		select {
@@ -190,6 +208,13 @@ func (e *Enforcer) Run(ctx context.Context) error {
 		case <-e.own.rejected.due():
 			e.own.clearRejection()
 			e.reconcile(ctx, "Trying the custom blacklist again")
+		case <-restC:
+			restC = nil
+			if e.hasList() {
+				e.logRunning()
+			}
+		case failing := <-e.trials.late.failedC:
+			e.testLate(ctx, failing)
 		case <-e.trials.repliedC:
 			e.testUpstreams(ctx)
 		case <-l.pulseC: // Run is alive
@@ -207,7 +232,7 @@ func (e *Enforcer) start(ctx context.Context) {
 	}
 	saved := e.readSaved()
 	e.restore(ctx, saved)
-	offer(l.readyC, struct{}{})
+	l.ready()
 	for i, r := range e.remotes {
 		e.restoreRefused(r, saved.refused[i])
 	}
@@ -222,7 +247,6 @@ func (e *Enforcer) start(ctx context.Context) {
 		e.o.Log.Info("The first pull waits: most of the quota is spent, and the saved list is active",
 			zap.Duration("in", first.Round(time.Second)))
 		e.setNextPull(r, first)
-		e.logRunning()
 	}
 }
 
@@ -235,7 +259,7 @@ var errFault = errors.New("a fault of SikkerGuard itself ended this pull: see th
 // cause.
 func (e *Enforcer) resume(ctx context.Context) {
 	l := &e.loop
-	offer(l.readyC, struct{}{})
+	l.ready()
 	if t := l.current; t != nil {
 		l.current = nil
 		t.remote.failure = errFault
@@ -316,6 +340,9 @@ func (r *remote) tickC() <-chan time.Time {
 
 // ReadyC returns a channel of capacity 1. It has a value once the rules of the start are active.
 func (e *Enforcer) ReadyC() <-chan struct{} { return e.loop.readyC }
+
+// StartedC returns a channel that is closed once the rules of the start are active, or there are none.
+func (e *Enforcer) StartedC() <-chan struct{} { return e.loop.startC }
 
 // offer sends v to a channel of capacity 1 that a loop receives from. If a value is waiting
 // already, v is dropped.

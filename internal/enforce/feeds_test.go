@@ -70,6 +70,8 @@ type dependent struct {
 func (dependent) Local() host.Whitelist                { return host.Whitelist{} }
 func (dependent) Names(context.Context) host.Whitelist { return host.Whitelist{} }
 
+func (dependent) CheckNames() []string { return []string{"gateway"} }
+
 func (h dependent) Probe(_ context.Context, names ...string) host.Checks {
 	if len(names) > 0 && !slices.Contains(names, "gateway") {
 		return nil
@@ -257,7 +259,7 @@ func TestSurveysOfAPull(t *testing.T) {
 				e.surveys.next, e.loop.turnC = nextC, make(chan turn, 1)
 				a.set("203.0.113.1\n", tt.err, waitC)
 				e.begin(t.Context(), e.remotes[0], order{})
-				time.Sleep(2 * firstSurveyMost)
+				time.Sleep(2 * firstNamesMost)
 				<-e.surveys.askC // of the beginning
 				close(waitC)
 				synctest.Wait()

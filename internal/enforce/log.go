@@ -15,7 +15,8 @@ import (
 // examplesMost is the largest number of examples that one log line has.
 const examplesMost = 10
 
-// logRunning logs once that the first turn has ended, whatever its result.
+// logRunning logs once that the start has ended: a saved list is active and the rest of the agent has
+// started, or the first turn has ended, whatever its result.
 func (e *Enforcer) logRunning() {
 	if e.loop.running {
 		return

@@ -25,8 +25,9 @@ func (k *names) due(n host.Names) bool {
 	return len(n.Addrs) > 0 && (!n.Equal(k.saved) || n.At.Sub(k.saved.At).Abs() >= namesRefreshed)
 }
 
-// restoreNames allowlists the saved addresses until names resolve.
-func (e *Enforcer) restoreNames(read func() ([]byte, error)) {
+// restoreNames allowlists the saved addresses until names resolve. It reports whether there are any,
+// which the next survey contains.
+func (e *Enforcer) restoreNames(read func() ([]byte, error)) bool {
 	text, err := read()
 	var n host.Names
 	if err == nil {
@@ -40,7 +41,9 @@ func (e *Enforcer) restoreNames(read func() ([]byte, error)) {
 	default:
 		e.names.saved = n
 		e.o.Host.Recall(n, e.o.Clock.Now().Wall)
+		return true
 	}
+	return false
 }
 
 // saveNames has the resolved addresses written to the disk if that is due.

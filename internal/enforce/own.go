@@ -148,13 +148,11 @@ func (e *Enforcer) reportOwn(err error, changed bool) {
 	}
 }
 
-// awaitOwn waits for a reading of the operator's file, but not longer than ownWaitMost.
-func (e *Enforcer) awaitOwn(ctx context.Context, readC <-chan struct{}) {
-	timer := time.NewTimer(ownWaitMost)
-	defer timer.Stop()
+// awaitOwn waits for a reading of the operator's file, but not longer than until mostC has a value.
+func awaitOwn(ctx context.Context, readC <-chan struct{}, mostC <-chan time.Time) {
 	select {
 	case <-ctx.Done():
 	case <-readC:
-	case <-timer.C:
+	case <-mostC:
 	}
 }

@@ -140,7 +140,7 @@ func TestDamagedOwnFileKeepsThePreviousList(t *testing.T) {
 
 			// The next run has it also, before it reads the file.
 			next := s.next(state)
-			next.a.restoreOwn(next.a.o.Own.Saved.Load)
+			next.a.restoreOwn(next.a.readSaved().own)
 			if next.entries() != list || !next.a.o.Board.Latest().CustomList.Since.Equal(since) {
 				t.Errorf("after a restart: %q, %+v", next.entries(), next.a.o.Board.Latest().CustomList)
 			}
@@ -183,7 +183,7 @@ func TestOwnListMayBeEmptied(t *testing.T) {
 	}
 	s.write("")
 	next := s.next(state)
-	next.a.restoreOwn(next.a.o.Own.Saved.Load)
+	next.a.restoreOwn(next.a.readSaved().own)
 	if said := next.lines(); said != nil || next.a.o.Board.Latest().CustomList == nil {
 		t.Errorf("an empty copy is not taken: %q", said)
 	}

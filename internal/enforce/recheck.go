@@ -86,8 +86,7 @@ func (e *Enforcer) testActive(ctx context.Context) {
 	if len(broken) == 0 || len(candidates) == 0 {
 		return
 	}
-	e.o.Log.Warn("Checks of this host fail and replies to it are dropped; letting their sources through for a moment",
-		zap.Int("sources", len(candidates)), zap.Stringer("notReached", broken))
+	e.logOpening(candidates, broken)
 	defer e.setCondition(status.CondOpen, nil)
 	let, exempted, err := e.exemptNeeded(ctx, d, broken, candidates)
 	switch {

@@ -99,6 +99,7 @@ func (s *repliers) on(list blocklist.Blocklist, now time.Time) []netip.Addr {
 // called by any goroutine.
 func (e *Enforcer) Add(w sensor.Window, now time.Time) {
 	e.trials.repliers.add(w.Hits, now)
+	e.trials.late.add(w.Hits, e.o.Host.AnsweredFrom)
 	needed := func(h sensor.Hit) bool { return h.Kind == sensor.Answer && e.o.Host.AnsweredFrom(h.Port) }
 	if slices.ContainsFunc(w.Hits, needed) {
 		e.surveys.repliesDropped()

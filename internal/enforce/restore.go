@@ -9,45 +9,117 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
-
-// firstSurveyMost is how long a start waits for the first survey before it activates the saved
-// lists: a host without network must not wait for its protection.
-const firstSurveyMost = time.Second
 
 // errNotPulled is the failure of a feed until its first pull has ended.
 var errNotPulled = errors.New("the first pull since the start has not ended yet")
 
 // savedReads has the readings of the saved files. They run at the same time, so that a disk that
-// hangs delays a start only once.
+// hangs delays a start only once. The lists are also parsed meanwhile.
 type savedReads struct {
 	names   func() ([]byte, error)
-	own     func() (feed.Copy, error) // nil without an operator's file
-	lists   []func() (feed.Copy, error)
+	own     func() (savedList, error) // nil without an operator's file
+	lists   []func() (savedList, error)
 	refused []func() (feed.Refused, error)
 }
+
+// savedList is a saved list and its entries.
+type savedList struct {
+	feed.Copy
+
+	entries blocklist.Blocklist
+}
+
+// errOtherList means that the saved list is from another API or score.
+var errOtherList = errors.New("the saved list is from another API or score")
+
+// savedListError is the error of a saved list that was read and cannot be used.
+type savedListError struct{ error }
+
+func (e savedListError) Unwrap() error { return e.error }
 
 // readSaved begins the readings of all saved files.
 func (e *Enforcer) readSaved() savedReads {
 	s := savedReads{names: readDisk("reading of the addresses of names", e.o.StateDir.Names)}
-	if own := e.o.Own; own != nil {
-		s.own = readDisk("reading of the saved custom blacklist", own.Saved.Load)
-	}
 	for _, r := range e.remotes {
-		s.lists = append(s.lists, readDisk("reading of the saved list", r.saved.Load))
+		load := readDisk("reading of the saved list", r.saved.Load)
+		s.lists = append(s.lists, inBackground(func() (savedList, error) { return r.parseSaved(load()) }))
 		s.refused = append(s.refused, readDisk("reading of the refused list", r.saved.Refused))
+	}
+	if own := e.o.Own; own != nil {
+		load := readDisk("reading of the saved custom blacklist", own.Saved.Load)
+		s.own = inBackground(func() (savedList, error) { return own.parseSaved(load()) })
 	}
 	return s
 }
 
+// inBackground calls f in a goroutine. The function that it returns waits for the results of f. A
+// panic of f is an error.
+func inBackground[T any](f func() (T, error)) (wait func() (T, error)) {
+	var (
+		v     T
+		err   error
+		doneC = make(chan struct{})
+	)
+	go func() {
+		defer close(doneC)
+		err = panics.Contain(func() (err error) {
+			v, err = f()
+			return err
+		})
+	}()
+	return func() (T, error) {
+		<-doneC
+		return v, err
+	}
+}
+
+// parseSaved returns the entries of the saved list of r.
+func (r *remote) parseSaved(c feed.Copy, err error) (savedList, error) {
+	if err != nil {
+		return savedList{}, err
+	}
+	if id := r.feed.Identity(); c.Request != id.Request && c.Source != id.Source {
+		return savedList{}, errOtherList
+	}
+	// The guards accepted this list once. Only a body that is not a list is refused now.
+	v, err := vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
+	if err != nil {
+		return savedList{}, savedListError{err}
+	}
+	c.Body = nil // it is not needed any more
+	return savedList{c, v.List}, nil
+}
+
+// parseSaved returns the entries of the operator's list of the last run. If the file is another
+// one, the error is feed.ErrNoCopy.
+func (o *Own) parseSaved(c feed.Copy, err error) (savedList, error) {
+	switch {
+	case err != nil:
+		return savedList{}, err
+	case c.Request != o.File.Identity().Request:
+		return savedList{}, feed.ErrNoCopy
+	}
+	v, err := vet.Custom(bytes.NewReader(c.Body))
+	if err != nil && c.Entries > 0 {
+		return savedList{}, savedListError{err}
+	}
+	c.Body = nil // it is not needed any more
+	return savedList{c, v.List}, nil
+}
+
 // restore activates the saved lists and the operator's file before the network is tried: a reboot
-// without the API loses nothing.
+// without the API loses nothing. It waits for the state directory, and for the first survey of the
+// kernel and the files. It does not wait for names to resolve, for probes or for a pull.
 func (e *Enforcer) restore(ctx context.Context, saved savedReads) {
-	readC := e.own.reader.ask()
-	e.restoreNames(saved.names)
+	readC, mostC := e.own.reader.ask(), time.After(ownWaitMost)
+	e.beginBaseline(ctx)
+	recalled := e.restoreNames(saved.names)
 	if e.o.Own != nil {
 		e.restoreOwn(saved.own)
 	}
@@ -59,13 +131,15 @@ func (e *Enforcer) restore(ctx context.Context, saved savedReads) {
 			r.failure = errNotPulled
 		}
 	}
-	if !restored && e.o.Own == nil {
+	if !restored && e.o.Own == nil || !e.surveys.awaitFirst(ctx) {
 		return
 	}
-	if !e.surveys.await(ctx, e.surveys.ask(), firstSurveyMost) {
+	if recalled {
+		e.surveys.surveyKnown(ctx)
+	}
+	if awaitOwn(ctx, readC, mostC); ctx.Err() != nil {
 		return
 	}
-	e.awaitOwn(ctx, readC)
 	e.updateOwn()
 	switch {
 	case restored && !e.o.DryRun:
@@ -80,56 +154,56 @@ func (e *Enforcer) restore(ctx context.Context, saved savedReads) {
 }
 
 // restoreList makes the saved list of r a fresh one, and reports whether there is one.
-func (e *Enforcer) restoreList(r *remote, read func() (feed.Copy, error)) bool {
+func (e *Enforcer) restoreList(r *remote, read func() (savedList, error)) bool {
 	c, err := read()
-	id := r.feed.Identity()
 	var damaged *feed.DamagedError
 	switch {
+	case err == nil:
 	case errors.Is(err, feed.ErrNoCopy):
 		return false
 	case errors.As(err, &damaged):
 		e.o.Log.Warn("The saved list is damaged and was set aside", zap.Error(err), zap.String("aside", damaged.Aside))
 		return false
-	case err != nil:
-		e.logDiskFailure("The saved list cannot be read", err)
-		return false
-	case c.Request != id.Request && c.Source != id.Source:
+	case errors.Is(err, errOtherList):
 		e.o.Log.Info("The saved list is from another API or score and is not used")
 		return false
-	}
-	// The guards accepted this list once. Only a body that is not a list is refused now.
-	v, err := vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
-	if err != nil {
+	case isSavedListError(err):
 		e.o.Log.Warn("The saved list is not used", zap.Error(err))
 		return false
+	default:
+		e.logDiskFailure("The saved list cannot be read", err)
+		return false
 	}
-	if c.Request == id.Request {
-		r.baseline = v.List.Len()
+	if c.Request == r.feed.Identity().Request {
+		r.baseline = c.entries.Len()
 	} else { // it protected the same host; the lists of the new key may have other sizes
 		e.o.Log.Info("The saved list was pulled with another key; " +
 			"the first list of this key replaces it, whatever its size")
 	}
-	r.fresh = &accepted{entries: v.List, at: clock.Moment{Wall: c.Fetched}, saved: true}
+	r.fresh = &accepted{entries: c.entries, at: clock.Moment{Wall: c.Fetched}, saved: true}
 	return true
 }
 
+func isSavedListError(err error) bool {
+	_, ok := errors.AsType[savedListError](err)
+	return ok
+}
+
 // restoreOwn loads the operator's list of the last run. The file itself is read meanwhile.
-func (e *Enforcer) restoreOwn(read func() (feed.Copy, error)) {
+func (e *Enforcer) restoreOwn(read func() (savedList, error)) {
 	c, err := read()
 	switch {
-	case errors.Is(err, feed.ErrNoCopy), err == nil && c.Request != e.o.Own.File.Identity().Request:
+	case errors.Is(err, feed.ErrNoCopy):
+		return
+	case isSavedListError(err):
+		e.o.Log.Warn("The saved custom blacklist is left out", zap.Error(err))
 		return
 	case err != nil:
 		e.logDiskFailure("The saved custom blacklist cannot be read", err)
 		return
 	}
-	v, err := vet.Custom(bytes.NewReader(c.Body))
-	if err != nil && c.Entries > 0 {
-		e.o.Log.Warn("The saved custom blacklist is left out", zap.Error(err))
-		return
-	}
 	o := &e.own
-	o.list, o.since, o.saved = v.List, clock.Moment{Wall: c.Fetched}, &v.List
+	o.list, o.since, o.saved = c.entries, clock.Moment{Wall: c.Fetched}, &c.entries
 	e.publishOwn()
 }
 

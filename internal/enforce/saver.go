@@ -250,19 +250,11 @@ func (e *Enforcer) rewriteLost(lost lostFiles) {
 // readDisk begins read, which reads the state directory. The function that it returns waits for the
 // results of read; they are an error if read takes longer than readMost.
 func readDisk[T any](what string, read func() (T, error)) (wait func() (T, error)) {
-	var (
-		v     T
-		err   error
-		doneC = make(chan struct{})
-	)
-	go func() {
-		defer close(doneC)
-		if v, err = bounded.Call(readMost, read); errors.Is(err, bounded.ErrHangs) {
+	return inBackground(func() (T, error) {
+		v, err := bounded.Call(readMost, read)
+		if errors.Is(err, bounded.ErrHangs) {
 			err = fmt.Errorf("the %s takes longer than %v: look at the disk of SIKKER_STATE_DIR", what, readMost)
 		}
-	}()
-	return func() (T, error) {
-		<-doneC
 		return v, err
-	}
+	})
 }

@@ -222,7 +222,7 @@ func TestHangingDiskDelaysAStartOnce(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		doneC := make(chan error, 1)
 		go func() { doneC <- e.Run(ctx) }()
-		time.Sleep(readMost + 2*firstSurveyMost)
+		time.Sleep(readMost + ownWaitMost)
 		synctest.Wait()
 		if a.fetches() != 1 || b.fetches() != 1 {
 			t.Errorf("the feeds were pulled %d and %d times", a.fetches(), b.fetches())

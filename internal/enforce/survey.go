@@ -23,6 +23,9 @@ const (
 	// to gapMost, so that a router with the routes of the whole Internet does not spend its time
 	// listing them.
 	surveyGap, gapMost = time.Second, 10 * time.Second
+	// firstNamesMost is how long a pull that fails waits for the first attempt to resolve names, so that
+	// their addresses do not look like a change of the network afterwards.
+	firstNamesMost = time.Second
 	// surveyMost is how long a pull waits for a survey that began with it. A lookup of a name fails
 	// after ten seconds.
 	surveyMost = 15 * time.Second
@@ -69,11 +72,14 @@ type surveyor struct {
 	replies laterSurvey // after replies were dropped
 }
 
+// newSurveyor returns a surveyor. Its Run begins with a survey.
 func newSurveyor(local, names func(context.Context) host.Whitelist) *surveyor {
-	return &surveyor{
+	s := &surveyor{
 		local: local, names: names, next: make(chan struct{}), firstC: make(chan struct{}), namedC: make(chan struct{}),
 		askC: make(chan struct{}, 1), nameC: make(chan struct{}, 1), newsC: make(chan struct{}, 1),
 	}
+	s.changed()
+	return s
 }
 
 // Run makes a survey when one is requested, and at every surveyEvery, until ctx ends. Then it
@@ -207,13 +213,13 @@ func (s *surveyor) newest() (survey, bool) {
 	return *s.last, true
 }
 
-// first waits until there is a survey, and at most firstSurveyMost longer until names were
+// first waits until there is a survey, and at most firstNamesMost longer until names were
 // resolved. It returns the newest host, or the zero Whitelist if ctx ends before the first survey.
 func (s *surveyor) first(ctx context.Context) host.Whitelist {
 	select {
 	case <-ctx.Done():
 	case <-s.firstC:
-		timer := time.NewTimer(firstSurveyMost)
+		timer := time.NewTimer(firstNamesMost)
 		defer timer.Stop()
 		select {
 		case <-ctx.Done():
@@ -262,11 +268,16 @@ func (s *surveyor) await(ctx context.Context, doneC <-chan struct{}, most time.D
 		return true
 	case <-timer.C:
 	}
+	return s.awaitFirst(ctx)
+}
+
+// awaitFirst waits for the first part of the first survey. It reports whether ctx is alive.
+func (s *surveyor) awaitFirst(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
 		return false
 	case <-s.firstC:
-		return true
+		return ctx.Err() == nil
 	}
 }
 
@@ -290,11 +301,18 @@ func (e *Enforcer) SurveyNow() { e.surveys.ask() }
 // milliseconds.
 const rebaseMost = 3 * time.Second
 
-// surveyLocal makes the first part of a survey at once, concurrently with Run.
-func (s *surveyor) surveyLocal(ctx context.Context) {
-	before, _ := s.newest()
+// surveyKnown makes the first part of a survey at once, concurrently with Run. It contains the
+// addresses of names that are already known.
+func (s *surveyor) surveyKnown(ctx context.Context) survey {
 	v := newSurvey(s.local(ctx))
 	s.publish(v)
+	return v
+}
+
+// surveyLocal makes the first part of a survey at once. If that finds a change, Run resolves names.
+func (s *surveyor) surveyLocal(ctx context.Context) {
+	before, _ := s.newest()
+	v := s.surveyKnown(ctx)
 	if !before.allow.Equal(v.allow) || v.white.Gained(before.white) {
 		offer(s.nameC, struct{}{}) // the next survey of Run may find no change
 	}

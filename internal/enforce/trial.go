@@ -30,13 +30,18 @@ type trials struct {
 	rejected *rejection // rules that cut this host off; nil for none
 	tested   time.Time  // when the active list was last tested
 	recheck  recheck    // of checks that failed without a proven cause
+	baseline baseline   // the checks before the first rules
+	late     lateChecks // those that did not work before the first rules
 	exempt   exemptions
 	repliers repliers
 	repliedC chan struct{} // capacity 1: replies were dropped that this host may need
 }
 
 func newTrials() trials {
-	return trials{recheck: recheck{wait: clock.NewRetry(recheckFirst, retryMost)}, repliedC: make(chan struct{}, 1)}
+	return trials{
+		recheck: recheck{wait: clock.NewRetry(recheckFirst, retryMost)}, repliedC: make(chan struct{}, 1),
+		late: lateChecks{failedC: make(chan host.Checks, 1)},
+	}
 }
 
 // trial tests whether rules cause this host to reach less than before. with activates the rules;

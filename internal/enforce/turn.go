@@ -71,7 +71,7 @@ func (e *Enforcer) beginAll(ctx context.Context, o order) {
 
 // begin begins a turn of r. If one is under way, the new turn follows it.
 func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
-	readC := e.own.reader.ask() // a pull that hangs does not delay the operator's list
+	readC, mostC := e.own.reader.ask(), time.After(ownWaitMost) // a pull that hangs does not delay the operator's list
 	if r.busy {
 		if q := r.queued; q != nil {
 			o.accept, o.askers = o.accept || q.accept, append(q.askers, o.askers...)
@@ -80,21 +80,26 @@ func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
 		return
 	}
 	r.busy = true
+	if e.active.rules == nil {
+		e.beginBaseline(ctx)
+	}
 	vo := r.vetOptions()
 	go func() { // it ends when Run receives the turn, at the latest in stop
 		surveyedC := e.surveys.ask() // the survey that the list is judged by is not older than the pull
-		t := turn{remote: r, order: o, before: e.surveys.first(ctx)}
+		first := inBackground(func() (host.Whitelist, error) { return e.surveys.first(ctx), nil })
+		t := turn{remote: r, order: o}
 		if err := panics.Contain(func() error {
 			t.verdict, t.err = fetch(ctx, r.feed, vo, e.o.Memory)
 			return nil
 		}); err != nil {
 			t.err = err
 		}
+		t.before, _ = first()
 		if unreached(t.err) {
 			e.surveys.ask() // the API may have another address
 		}
 		e.surveys.await(ctx, surveyedC, surveyMost)
-		e.awaitOwn(ctx, readC)
+		awaitOwn(ctx, readC, mostC)
 		e.loop.turnC <- t
 	}()
 }
