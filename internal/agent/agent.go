@@ -45,7 +45,8 @@ type Agent struct {
 	server     *server.Server
 	control    *control.Server
 	enforcer   *enforce.Enforcer
-	delivery   *delivery // nil in a dry run
+	delivery   *delivery     // nil in a dry run
+	restC      chan struct{} // closed when the database is open, or cannot be opened
 	supervisor *supervisor
 	health     *part // of server
 	commands   *part // of control
@@ -78,7 +79,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if d := a.delivery; d != nil {
 		listening.start(late, run, d.listener)
-		recording.start(late, run, task("recorder", d.recorder.Run))
+		recording.start(late, run, task("recorder", d.record(a.enforcer.StartedC())))
 		tasks.start(ctx, run, task("log of blocked connections", d.observer.Run))
 		if d.courier != nil {
 			reporting.start(ctx, run, task("reports", d.courier.Run))

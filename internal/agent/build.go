@@ -45,6 +45,10 @@ func New(cfg config.Config, o Options) (*Agent, error) {
 		Panicked: func(part string, err error) { a.supervisor.logPanic(part, err) },
 	})
 	a.supervisor = &supervisor{board: a.board, log: a.log}
+	a.restC = make(chan struct{})
+	if cfg.DryRun {
+		close(a.restC) // there is no database
+	}
 	a.enforcer = a.newEnforcer(advisedAPI{client})
 	if !cfg.DryRun {
 		a.delivery = a.newDelivery(advisedAPI{client})
@@ -83,7 +87,7 @@ func (a *Agent) newEnforcer(api advisedAPI) *enforce.Enforcer {
 				Backend: string(a.cfg.Backend), Keep: a.cfg.OnCrash == config.OnCrashKeep, LogRate: a.cfg.LogRate,
 			})
 		},
-		Leftovers: firewall.InForce,
+		Leftovers: firewall.InForce, RestC: a.restC,
 		Counters: func(ctx context.Context) (store.Counters, error) {
 			return a.delivery.store.Counters(ctx)
 		},

@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"context"
+	"sync"
+	"time"
+
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/clock"
@@ -13,6 +17,9 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/status"
 	"github.com/sikkerapi/sikkerguard/internal/store"
 )
+
+// recordAfter is the longest time that the recorder waits for the rules of the start.
+const recordAfter = 10 * time.Second
 
 // delivery has the parts that take dropped packets to the log, the database and the API. A nil
 // delivery, as in a dry run, has none of them.
@@ -40,7 +47,7 @@ func (a *Agent) newDelivery(api advisedAPI) *delivery {
 		Outbound: deliver.Outbound{
 			Sockets: host.UDPSockets, LocalPorts: host.LocalPorts, Tracks: host.Tracks, Peers: host.UDPPeers,
 		},
-		Board: a.board, Log: a.log,
+		Opened: sync.OnceFunc(func() { close(a.restC) }), Board: a.board, Log: a.log,
 	})
 	d.observer = observe.New(observe.Options{
 		Sensor: d.sensor, Counter: a.enforcer.Ledger(), Keys: a.enforcer,
@@ -55,6 +62,22 @@ func (a *Agent) newDelivery(api advisedAPI) *delivery {
 		})
 	}
 	return d
+}
+
+// record runs the recorder once startedC is closed, or after recordAfter. The database is opened and
+// checked only then, because the saved lists need the processor and the disk first. Hits wait in
+// memory.
+func (d *delivery) record(startedC <-chan struct{}) func(context.Context) error {
+	return func(ctx context.Context) error {
+		timer := time.NewTimer(recordAfter)
+		defer timer.Stop()
+		select {
+		case <-startedC:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return d.recorder.Run(ctx)
+	}
 }
 
 // fill adds the figures of the parts. The events are read before the sums, and the sums before the

@@ -70,6 +70,7 @@ type RecorderOptions struct {
 	Reports   bool                                     // hits are also queued as report rows
 	PortName  func(port uint16) (name string, ok bool) // names the service of a port
 	Outbound  Outbound
+	Opened    func() // called when the database is open, or cannot be opened; may be nil
 	Board     *status.Board
 	Log       *zap.Logger
 }
@@ -142,6 +143,9 @@ func (r *Recorder) save() {
 // Run records the hits until ctx ends, then the rest of them, and returns nil.
 func (r *Recorder) Run(ctx context.Context) error {
 	r.open()
+	if r.o.Opened != nil {
+		r.o.Opened()
+	}
 	pruning, rest := time.NewTicker(pruneEvery), time.NewTimer(recordEvery)
 	defer pruning.Stop()
 	defer rest.Stop()

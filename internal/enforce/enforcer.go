@@ -88,7 +88,7 @@ type Options struct {
 	StateDir  *feed.Dir
 	Open      func() (firewall.Backend, error)               // opens the firewall; not called in a dry run
 	Leftovers func() ([]string, error)                       // names the rules of other runs
-	RestC     <-chan struct{}                                // closed when the rest of the agent has started; nil for none
+	RestC     <-chan struct{}                                // closed once the rest of the agent runs; nil for none
 	Counters  func(context.Context) (store.Counters, error)  // reads the sums of earlier runs
 	Listed    func(feed string, entries blocklist.Blocklist) // receives each list that is applied; nil for none
 	Memory    *memory.Reclaimer                              // returns the memory of starts and refreshes; nil for none
@@ -153,7 +153,7 @@ func newLoop() loop {
 	}
 }
 
-// ready tells others that the lists of the start are active.
+// ready makes ReadyC and StartedC ready.
 func (l *loop) ready() {
 	offer(l.readyC, struct{}{})
 	l.started.Do(func() { close(l.startC) })
