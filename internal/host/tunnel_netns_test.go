@@ -1,7 +1,10 @@
 package host
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -16,6 +19,9 @@ func TestTunnelledChecks(t *testing.T) {
 		t.Parallel()
 		neighbourhood(t).Rerun(t)
 		return
+	}
+	if _, err := os.Stat("/dev/net/tun"); errors.Is(err, fs.ErrNotExist) {
+		t.Skip("the module tun is not loaded")
 	}
 	tunnel := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN}
 	if err := netlink.LinkAdd(tunnel); err != nil {
