@@ -14,8 +14,8 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/vet"
 )
 
-// ownWaitMost is how long a start or a pull waits for the operator's file. If reading takes longer,
-// the file is applied later, by itself.
+// ownWaitMost is how long a start or a pull waits for the operator's file, counted from the first
+// request for a reading. If reading takes longer, the file is applied later, by itself.
 const ownWaitMost = time.Second
 
 // ownList is the operator's list.

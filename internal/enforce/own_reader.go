@@ -47,6 +47,7 @@ type ownReader struct {
 	mu      sync.Mutex      // guards the fields below
 	last    *ownReading     // the newest; nil before the first
 	waiting []chan struct{} // closed when a reading is published
+	since   time.Time       // when the first of waiting was added
 
 	settling settling // used by Run alone
 }
@@ -195,10 +196,25 @@ func (r *ownReader) ask() <-chan struct{} {
 		return doneC
 	}
 	r.mu.Lock()
+	if len(r.waiting) == 0 {
+		r.since = time.Now()
+	}
 	r.waiting = append(r.waiting, doneC)
 	r.mu.Unlock()
 	offer(r.askC, struct{}{})
 	return doneC
+}
+
+// patience returns a channel that has a value once ownWaitMost has passed since the first of the
+// requests that wait for a reading. A file that hangs delays a start and its first pull together that
+// long.
+func (r *ownReader) patience() <-chan time.Time {
+	if r == nil {
+		return nil // nothing is waited for
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.After(ownWaitMost - time.Since(r.since))
 }
 
 // news returns a channel that has a value when there is a newer reading.

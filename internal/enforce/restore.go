@@ -117,7 +117,8 @@ func (o *Own) parseSaved(c feed.Copy, err error) (savedList, error) {
 // without the API loses nothing. It waits for the state directory, and for the first survey of the
 // kernel and the files. It does not wait for names to resolve, for probes or for a pull.
 func (e *Enforcer) restore(ctx context.Context, saved savedReads) {
-	readC, mostC := e.own.reader.ask(), time.After(ownWaitMost)
+	readC := e.own.reader.ask()
+	mostC := e.own.reader.patience()
 	e.beginBaseline(ctx)
 	recalled := e.restoreNames(saved.names)
 	if e.o.Own != nil {

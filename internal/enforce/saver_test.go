@@ -206,8 +206,9 @@ func TestHangingDiskDelaysNothing(t *testing.T) {
 	})
 }
 
-// TestHangingDiskDelaysAStartOnce: a start reads its files at the same time. If the disk hangs, the
-// first pulls begin after readMost, however many files there are.
+// TestHangingDiskDelaysAStartOnce: a start reads its files at the same time. If the disk of all of
+// them hangs, and the custom blacklist, DNS and the gateway hang also, the first pulled list is active
+// after readMost.
 func TestHangingDiskDelaysAStartOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -216,21 +217,31 @@ func TestHangingDiskDelaysAStartOnce(t *testing.T) {
 		dir := feed.NewDir(t.TempDir(), func() error { <-resumedC; return nil })
 		file := feed.NewFile(filepath.Join(t.TempDir(), "list.txt"))
 		e.o.StateDir, e.o.Own = dir, &Own{File: file, Saved: feed.NewSaved(dir, "custom", file)}
+		e.own.reader = newOwnReader(func() (*feed.OpenFile, error) { <-resumedC; return file.Open() }, nil)
+		e.o.Host = &slowHost{silent: true, names: time.Hour, k: &counting{}}
 		for _, r := range e.remotes {
 			r.saved = feed.NewSaved(dir, r.feed.Name(), r.feed)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		doneC := make(chan error, 1)
+		doneC := make(chan error, 2)
 		go func() { doneC <- e.Run(ctx) }()
-		time.Sleep(readMost + ownWaitMost)
+		go func() { doneC <- e.ReadOwn(ctx) }()
+		time.Sleep(readMost + baselineGrace)
 		synctest.Wait()
 		if a.fetches() != 1 || b.fetches() != 1 {
 			t.Errorf("the feeds were pulled %d and %d times", a.fetches(), b.fetches())
 		}
+		if !k.drops("203.0.113.1") && !k.drops("198.51.100.1") {
+			t.Error("no list is active")
+		}
+		time.Sleep(time.Second) // checks before the second list, while the first is active
+		synctest.Wait()
 		wantDropped(t, k, true, "203.0.113.1", "198.51.100.1")
 		cancel()
-		if err := <-doneC; err != nil {
-			t.Error(err)
+		for range 2 {
+			if err := <-doneC; err != nil {
+				t.Error(err)
+			}
 		}
 		close(resumedC)
 		settle(e)

@@ -32,7 +32,7 @@ type Outcome struct {
 type turn struct {
 	remote  *remote
 	order   order
-	before  host.Whitelist // the host when the turn began
+	before  host.Whitelist // the host when the turn began, if it did not reach the API
 	verdict vet.Verdict
 	err     error // of the pull
 }
@@ -71,7 +71,8 @@ func (e *Enforcer) beginAll(ctx context.Context, o order) {
 
 // begin begins a turn of r. If one is under way, the new turn follows it.
 func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
-	readC, mostC := e.own.reader.ask(), time.After(ownWaitMost) // a pull that hangs does not delay the operator's list
+	readC := e.own.reader.ask() // a pull that hangs does not delay the operator's list
+	mostC := e.own.reader.patience()
 	if r.busy {
 		if q := r.queued; q != nil {
 			o.accept, o.askers = o.accept || q.accept, append(q.askers, o.askers...)
@@ -94,8 +95,8 @@ func (e *Enforcer) begin(ctx context.Context, r *remote, o order) {
 		}); err != nil {
 			t.err = err
 		}
-		t.before, _ = first()
 		if unreached(t.err) {
+			t.before, _ = first()
 			e.surveys.ask() // the API may have another address
 		}
 		e.surveys.await(ctx, surveyedC, surveyMost)
