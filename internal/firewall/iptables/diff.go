@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -82,7 +83,7 @@ func (p *plan) differences(next *plan) differences {
 		old, next []setSpec
 		allow     bool
 	}{{p.block, next.block, false}, {p.allow, next.allow, true}} {
-		gone, added := lists.old[0].list.Changes(lists.next[0].list)
+		gone, added, _ := lists.old[0].list.Changes(lists.next[0].list, math.MaxInt)
 		for i, old := range lists.old {
 			next := &lists.next[i]
 			c := setChange{added: old.family.only(added), gone: old.family.only(gone)}

@@ -112,18 +112,17 @@ type step struct {
 // step plans the next round of a change from the kernel's state l.
 func (t *Table) step(l *layout, block, allow []setPlan, rs ruleset.Ruleset) *step {
 	t.active.boundCounts(l)
-	s := &step{
-		layout: l, ruleset: rs, exact: t.active.exact, first: map[string]delta{}, rest: map[string]delta{},
-	}
+	s := &step{layout: l, ruleset: rs, first: map[string]delta{}, rest: map[string]delta{}}
 	next := slices.Concat(allow, block)
 	var ds map[string]delta
-	if s.exact {
-		ds = t.active.deltas(next, rs.Block)
+	if t.active.exact {
+		ds, s.exact = t.active.deltas(next, rs.Block)
 	}
 	for _, p := range next {
-		d, added := ds[p.name], p.elements
-		if s.exact {
-			added = slices.Values(d.added)
+		d := ds[p.name]
+		added := slices.Values(d.added)
+		if !s.exact && p.accepts != nil {
+			added = p.elementsOf(rs.Block.Overlapping(t.active.list))
 		}
 		s.first[p.name], s.rest[p.name] = d.split(movers(t.active.list, t.active.sets, p, added))
 	}
@@ -243,7 +242,7 @@ func (t *Table) swap(s *step) error {
 	for _, p := range all {
 		switch d := s.rest[p.name]; {
 		case s.filled[p.kernel]:
-		case !s.exact || d.fill || !t.active.looksUp(p):
+		case !s.exact || !t.active.looksUp(p):
 			fills = append(fills, p)
 		case !d.empty():
 			t.alter(b, p, d, s.exact)
