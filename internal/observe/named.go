@@ -23,8 +23,9 @@ type named struct {
 	turned     time.Time // when young was begun
 }
 
-// pick returns the hits that get a log line: one of each new source first, then one of each known
-// source, then the others, at most maxLines. Within each of these the order is that of hits.
+// pick returns the hits that get a log line, at most maxLines. If there is a line for each, those of
+// new sources come before those of known ones. Otherwise it returns one of each new source first,
+// then one of each known source, then the others. Within each of these the order is that of hits.
 func (n *named) pick(hits []sensor.Hit, now time.Time) []sensor.Hit {
 	if now.Sub(n.turned) > namedFor || len(n.young) >= maxNamed {
 		n.old, n.young, n.turned = n.young, map[netip.Addr]bool{}, now
@@ -33,7 +34,7 @@ func (n *named) pick(hits []sensor.Hit, now time.Time) []sensor.Hit {
 	sources := map[netip.Addr]bool{}
 	for _, h := range hits {
 		switch {
-		case sources[h.Source]:
+		case sources[h.Source] && len(hits) > maxLines:
 			more = appendLine(more, h)
 		case n.young[h.Source] || n.old[h.Source]:
 			known = appendLine(known, h)
