@@ -37,6 +37,8 @@ type batch struct {
 	errs    []error
 	sets    map[string]*nftables.Set
 	holds   map[string]int // upper bound of each set's elements after the batch, or deleted
+	hitSets bool           // the batch creates those of the hit sets that are absent
+	renews  bool           // the batch replaces the table
 }
 
 func newBatch(s *socket, table *nftables.Table, have map[string]kernelSet) *batch {
@@ -104,6 +106,10 @@ func (b *batch) rules(rr []rule) { b.rulesIn(chains(b.table), rr) }
 // rulesIn replaces the rules of the chains cs by rr.
 func (b *batch) rulesIn(cs []*nftables.Chain, rr []rule) {
 	byName := map[string]*nftables.Chain{}
+	if sets := hitSetsIn(rr); len(sets) > 0 {
+		cs = append(cs, newChains(b.table)...)
+		b.addHitSets(sets)
+	}
 	for _, c := range cs {
 		b.conn.AddChain(c)
 		byName[c.Name] = c
@@ -113,6 +119,18 @@ func (b *batch) rulesIn(cs []*nftables.Chain, rr []rule) {
 	}
 	for _, r := range rr {
 		b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: byName[r.chain], Exprs: r.exprs})
+	}
+}
+
+// addHitSets creates these sets if they are absent. It leaves existing ones and their keys unchanged.
+func (b *batch) addHitSets(sets []hitSet) {
+	b.hitSets = true
+	for _, s := range sets {
+		set := s.set(b.table)
+		if k, ok := b.have[set.Name]; ok {
+			set.Size = k.size
+		}
+		b.err(b.conn.AddSet(set, nil))
 	}
 }
 
@@ -154,7 +172,7 @@ func (b *batch) deleteOthers(sets []setPlan) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.have)) {
 		// The kernel deletes an anonymous set with the rule that contains it.
-		if !wanted[name] && b.have[name].flags&unix.NFT_SET_ANONYMOUS == 0 {
+		if !wanted[name] && !isHitSet(name) && b.have[name].flags&unix.NFT_SET_ANONYMOUS == 0 {
 			b.conn.DelSet(&nftables.Set{Table: b.table, Name: name})
 			b.holds[name] = deleted
 		}

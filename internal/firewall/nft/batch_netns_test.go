@@ -46,7 +46,7 @@ func TestBuildError(t *testing.T) {
 				block := planBlock(list("5.6.7.8"))
 				b := newBatch(h.table.conn, h.table.table(), nil)
 				b.begin(block)
-				b.rules(rules(block, nil, ruleset.Ruleset{LogGroup: 100, LogRate: 1}))
+				b.rules(rules(block, nil, ruleset.Ruleset{LogGroup: 100, LogRate: 1}, false))
 				b.fill(block)
 				tt.spoil(b)
 				return b

@@ -160,6 +160,9 @@ func (h *host) elements() map[string][]string {
 			h.tb.Fatal(err)
 		}
 		for name := range sets {
+			if isHitSet(name) {
+				continue // its keys are those of packets, also of neighbour discovery
+			}
 			table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
 			elements, err := c.GetSetElements(&nftables.Set{Table: table, Name: name})
 			if err != nil {

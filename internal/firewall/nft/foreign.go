@@ -21,7 +21,7 @@ func (l *layout) foreignParts() []string {
 		own[s.name] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.sets)) {
-		if !own[plainName(name)] && l.sets[name].flags&unix.NFT_SET_ANONYMOUS == 0 {
+		if !own[plainName(name)] && !isHitSet(name) && l.sets[name].flags&unix.NFT_SET_ANONYMOUS == 0 {
 			all = append(all, "set "+name)
 		}
 	}

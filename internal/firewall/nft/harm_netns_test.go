@@ -165,6 +165,27 @@ func harms() []harm {
 			script: set("blocklist4_32", "map TABLE blocklist4_32 { type ipv4_addr : verdict; size 4096; }"),
 		},
 		{
+			name: "hit set of another type", replace: true, broken: true,
+			script: "flush chain TABLE blocked4; flush chain TABLE new4; delete set TABLE hits4; " +
+				"add set TABLE hits4 { type ipv4_addr; flags dynamic; size 10; counter; }",
+		},
+		{
+			name: "hit set without counters", replace: true, broken: true,
+			script: "flush chain TABLE blocked4; flush chain TABLE new4; delete set TABLE hits4; " +
+				"add set TABLE hits4 { type ipv4_addr . inet_proto . inet_service; flags dynamic; size 10; }",
+		},
+		{
+			name: "hit set deleted", broken: true,
+			script: "flush chain TABLE blocked4; flush chain TABLE new4; delete set TABLE hits4",
+		},
+		{name: "hit sets flushed", script: "flush set TABLE hits4; flush set TABLE others4; flush set TABLE noisy4"},
+		{name: "chain of new keys flushed", script: "flush chain TABLE new4"},
+		{
+			name: "chain of new keys on a hook", replace: true, broken: true,
+			script: "flush chain TABLE blocked4; flush chain TABLE new4; add rule TABLE blocked4 drop; " +
+				"delete chain TABLE new4; add chain TABLE new4 { type filter hook input priority 0; }",
+		},
+		{
 			name: "set with the temporary name", replace: true,
 			script: "add set TABLE blocklist4_32_grown { type ipv6_addr; size 8; }",
 		},
@@ -192,6 +213,7 @@ func harms() []harm {
 		{
 			name: "quota named like the counter", broken: true,
 			script: "flush chain TABLE blocked4; " +
+				"flush chain TABLE new4; " +
 				"delete counter TABLE blocked4; " +
 				"add quota TABLE blocked4 { over 1 mbytes; }; " +
 				"add rule TABLE blocked4 drop",
@@ -225,6 +247,7 @@ func harms() []harm {
 			name: "layout of a later version", broken: true, replace: true, partial: true,
 			script: "flush table TABLE; " +
 				"delete chain TABLE prerouting; " +
+				"flush chain TABLE new4; " +
 				"delete chain TABLE blocked4; " +
 				"delete chain TABLE blocked6; " +
 				"delete set TABLE blocklist4_32; " +

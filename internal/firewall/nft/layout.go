@@ -48,7 +48,8 @@ type kernelChain struct {
 // kernelSet is a set or map as the kernel describes it, without its elements.
 type kernelSet struct {
 	flags, keyType, keyLen uint32
-	special                bool   // has a timeout, data, expressions or a policy that sets of the agent lack
+	special                bool   // has a timeout, data or a policy that sets of the agent lack
+	exprs                  bool   // each element has expressions, as a counter
 	size                   uint32 // 0: none
 	count                  uint32 // elements, or an upper bound if not counted (see boundCounts)
 	counted                bool   // the kernel returned the count
@@ -95,7 +96,7 @@ func (l *layout) incompatible(flags nftables.TableFlags) string {
 	if !adoptable(l.flags, flags) {
 		return "it has other flags"
 	}
-	for _, c := range chains(nil) {
+	for _, c := range append(chains(nil), newChains(nil)...) {
 		switch k, ok := l.chains[c.Name]; {
 		case ok && !k.like(c):
 			return fmt.Sprintf("chain %s has another type", c.Name)
@@ -108,6 +109,11 @@ func (l *layout) incompatible(flags nftables.TableFlags) string {
 			if plainName(name) == s.name && !k.like(s) {
 				return fmt.Sprintf("set %s has another type", name)
 			}
+		}
+	}
+	for _, s := range allHitSets() {
+		if k, ok := l.sets[s.name]; ok && !s.like(k) {
+			return fmt.Sprintf("set %s has another type", s.name)
 		}
 	}
 	return ""
@@ -134,7 +140,7 @@ func (l *layout) deletableChains() []string {
 // foreignChains returns the chains that the agent does not make, in the order of their names.
 func (l *layout) foreignChains() []string {
 	own := map[string]bool{}
-	for _, c := range chains(nil) {
+	for _, c := range append(chains(nil), newChains(nil)...) {
 		own[c.Name] = true
 	}
 	names := slices.Sorted(maps.Keys(l.chains))
@@ -160,7 +166,7 @@ func (k kernelSet) like(s setPlan) bool {
 	if s.interval {
 		flags = unix.NFT_SET_INTERVAL
 	}
-	return k.flags == flags && !k.special && (!s.interval || k.size == 0) &&
+	return k.flags == flags && !k.special && !k.exprs && (!s.interval || k.size == 0) &&
 		k.keyType == want.KeyType.GetNFTMagic() && k.keyLen == want.KeyType.Bytes
 }
 
@@ -236,9 +242,10 @@ func decodeSet(ad *netlink.AttributeDecoder, countAttr uint16) (table, name stri
 			s.keyLen = ad.Uint32()
 		case unix.NFTA_SET_POLICY:
 			s.special = s.special || ad.Uint32() != unix.NFT_SET_POL_PERFORMANCE
-		case unix.NFTA_SET_TIMEOUT, unix.NFTA_SET_GC_INTERVAL, unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_OBJ_TYPE,
-			nftaSetExpr, nftaSetExpressions:
+		case unix.NFTA_SET_TIMEOUT, unix.NFTA_SET_GC_INTERVAL, unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_OBJ_TYPE:
 			s.special = true
+		case nftaSetExpr, nftaSetExpressions:
+			s.exprs = true
 		case countAttr:
 			s.count, s.counted = ad.Uint32(), true
 		case unix.NFTA_SET_DESC:

@@ -28,3 +28,13 @@ func steadyIntervals(release string) bool {
 	}
 	return major > 6 || major == 6 && minor >= 17
 }
+
+// countsOnLookup reports whether a kernel of this release runs the counter of an element when a rule
+// looks it up, as it does since Linux 5.7. An earlier kernel accepts the rules and counts nothing.
+func countsOnLookup(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 7
+}

@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"fmt"
 	"net"
 	"slices"
 
@@ -56,19 +55,30 @@ func chains(t *nftables.Table) []*nftables.Chain {
 	return cs
 }
 
-// rules returns the rules that look up these sets, in their order in the chains.
-func rules(block, allow []setPlan, rs ruleset.Ruleset) []rule {
-	return rulesBy(block, allow, rs, func(s setPlan) []rule { return []rule{returnRule(s)} })
+// newChains returns the chains for packets of new keys, one per family. They exist if the kernel
+// counts by key.
+func newChains(t *nftables.Table) []*nftables.Chain {
+	var cs []*nftables.Chain
+	for _, f := range families() {
+		cs = append(cs, &nftables.Chain{Name: newPrefix + f.name, Table: t})
+	}
+	return cs
+}
+
+// rules returns the rules that look up these sets, in their order in the chains. counting is
+// whether they count the dropped packets by key.
+func rules(block, allow []setPlan, rs ruleset.Ruleset, counting bool) []rule {
+	return rulesBy(block, allow, rs, counting, func(s setPlan) []rule { return []rule{returnRule(s)} })
 }
 
 // expandedRules returns the same rules without a lookup of allow: each of its elements has a rule
 // instead. Rules take effect when the kernel commits the transaction, while the elements of an
 // interval set become visible later.
-func expandedRules(block, allow []setPlan, rs ruleset.Ruleset) []rule {
-	return rulesBy(block, allow, rs, returnRules)
+func expandedRules(block, allow []setPlan, rs ruleset.Ruleset, counting bool) []rule {
+	return rulesBy(block, allow, rs, counting, returnRules)
 }
 
-func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, returns func(setPlan) []rule) []rule {
+func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, counting bool, returns func(setPlan) []rule) []rule {
 	var rr []rule
 	for _, s := range block {
 		rr = append(rr, lookupRule(s))
@@ -79,7 +89,11 @@ func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, returns func(setPlan) [
 				rr = append(rr, returns(s)...)
 			}
 		}
-		rr = append(rr, logRule(f, rs), dropRule(f))
+		if counting {
+			rr = append(rr, countingRules(f, rs)...)
+		} else {
+			rr = append(rr, logRule(f, rs), dropRule(f))
+		}
 	}
 	return rr
 }
@@ -134,39 +148,18 @@ func returnRules(s setPlan) []rule {
 	return rr
 }
 
-// logRule returns the rule that copies dropped packets to the sensor. Its limit comes first,
-// because a limit after log limits nothing. The rule is separate from the drop rule, because a
-// limit in that rule would limit the drop.
+// logRule returns the rule that copies dropped packets to the sensor, where the kernel does not count
+// by key. Its limit comes first, because a limit after log limits nothing. The rule is separate from
+// the drop rule, because a limit in that rule would limit the drop.
 func logRule(f family, rs ruleset.Ruleset) rule {
-	return rule{
-		// limit rate 10000/second burst 10000 packets log group 100 snaplen 128
-		chain: dropPrefix + f.name,
-		text: fmt.Sprintf("limit rate %d/second burst %d packets log group %d snaplen %d",
-			rs.LogRate, rs.LogRate, rs.LogGroup, snapLen),
-		exprs: []expr.Any{
-			&expr.Limit{
-				Type: expr.LimitTypePkts, Rate: uint64(rs.LogRate), Unit: expr.LimitTimeSecond, Burst: rs.LogRate,
-			},
-			&expr.Log{
-				Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN,
-				Group: rs.LogGroup, Snaplen: snapLen,
-			},
-		},
-	}
+	// limit rate 10000/second burst 10000 packets log group 100 snaplen 128
+	return newRule(dropPrefix+f.name, limited(rs), logged(rs))
 }
 
-// dropRule returns the rule that counts and drops. The counter is a named object, so it keeps its
-// value at every refresh.
+// dropRule returns the rule that counts and drops.
 func dropRule(f family) rule {
-	return rule{
-		// counter name "blocked4" drop
-		chain: dropPrefix + f.name,
-		text:  fmt.Sprintf("counter name %q drop", dropPrefix+f.name),
-		exprs: []expr.Any{
-			&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: dropPrefix + f.name},
-			&expr.Verdict{Kind: expr.VerdictDrop},
-		},
-	}
+	// counter name "blocked4" drop
+	return newRule(dropPrefix+f.name, counted(f))
 }
 
 // maskSource returns the expression that masks the address in register 1.

@@ -35,7 +35,7 @@ func (t *Table) shield(block, allow []setPlan) (end func()) {
 	cs[0].Priority = new(*cs[0].Priority + 1)
 	b := newBatch(conn, table, nil)
 	b.begin(block)
-	b.rulesIn(cs, slices.DeleteFunc(expandedRules(block, allow, ruleset.Ruleset{}), rule.logs))
+	b.rulesIn(cs, slices.DeleteFunc(expandedRules(block, allow, ruleset.Ruleset{}, false), rule.logs))
 	b.fill(block)
 	up := b.commit()
 	return func() {

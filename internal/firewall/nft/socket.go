@@ -71,12 +71,27 @@ func (s *socket) port() uint32 { return s.conn.PID() }
 // the kernel's refusal, if any. The error is errUnsure if the kernel may have taken the
 // transaction. The last message of the transaction must request an acknowledgement.
 func (s *socket) transact(tx []byte, sequence uint32) error {
+	return s.exchange(tx, sequence, make([]byte, os.Getpagesize()), nil)
+}
+
+// transactEcho is transact for a transaction whose messages request an echo. It passes the messages
+// that the kernel sends back to visit.
+func (s *socket) transactEcho(
+	tx []byte, sequence uint32, visit func(kind, flags uint16, data []byte) error,
+) error {
+	return s.exchange(tx, sequence, make([]byte, dumpBuffer), visit)
+}
+
+// exchange sends a transaction and reads the answers. visit is nil if only refusals and
+// acknowledgements matter.
+func (s *socket) exchange(
+	tx []byte, sequence uint32, buf []byte, visit func(kind, flags uint16, data []byte) error,
+) error {
 	if err := s.wire.send(tx); err != nil {
 		return os.NewSyscallError("sendmsg", err)
 	}
 	// The kernel has processed the transaction and queued its answers when send returns.
 	var a answer
-	buf := make([]byte, os.Getpagesize())
 	for {
 		n, err := s.wire.receive(buf)
 		switch {
@@ -84,6 +99,9 @@ func (s *socket) transact(tx []byte, sequence uint32) error {
 			return a.outcome()
 		case err == nil:
 			a.read(buf[:n], sequence)
+			if visit != nil {
+				a.lost = errors.Join(a.lost, eachMessage(buf[:n], anySequence, visit))
+			}
 		case errors.Is(err, unix.ENOBUFS): // the kernel dropped answers
 			a.lost = err
 		default:

@@ -57,6 +57,9 @@ type Table struct {
 	foreignTable bool                   // the table existed at the start, and no agent made it
 	foreignGap   atomic.Pointer[string] // text of the gap about foreign parts; nil once they are deleted
 	uncounted    atomic.Bool            // the kernel did not return the element count of a set
+	counting     bool                   // the kernel counts dropped packets by key, see countingRules
+	hits         hitCounts
+	spare        bool // the table has the spare set, see makeSpare; guarded by mu
 
 	mu      sync.Mutex
 	conn    *socket        // the kernel ends the ownership when it is closed
@@ -126,6 +129,7 @@ func (t *Table) connect() (err error) {
 	if t.flags, err = probe(t.conn, t.keep); err != nil {
 		return fmt.Errorf("probe nf_tables: %w", err)
 	}
+	t.counting = countsOnLookup(release()) && probeCounting(t.conn)
 	return nil
 }
 
@@ -140,6 +144,9 @@ func (t *Table) adopt() error {
 		if _, ok := have[s.name]; ok {
 			t.active.sets = append(t.active.sets, s)
 		}
+	}
+	if t.counting {
+		return t.hits.adopt(have)
 	}
 	return nil
 }
@@ -161,7 +168,7 @@ func probe(conn *socket, keep bool) (nftables.TableFlags, error) {
 		sets := probeSets()
 		b.begin(sets)
 		block, allow := sets[:len(sets)-2], sets[len(sets)-2:]
-		b.rules(rules(block, allow, ruleset.Ruleset{LogGroup: 1, LogRate: 1}))
+		b.rules(rules(block, allow, ruleset.Ruleset{LogGroup: 1, LogRate: 1}, false))
 		b.conn.DelTable(scratch)
 		if err = b.commit(); err == nil {
 			return flags, nil
@@ -171,6 +178,16 @@ func probe(conn *socket, keep bool) (nftables.TableFlags, error) {
 		}
 	}
 	return 0, diagnose(err)
+}
+
+// probeCounting reports whether the kernel accepts the rules that count by key, on a scratch table.
+func probeCounting(conn *socket) bool {
+	scratch := &nftables.Table{Name: probeName, Family: nftables.TableFamilyINet}
+	b := newBatch(conn, scratch, nil)
+	b.begin(nil)
+	b.rules(rules(nil, nil, ruleset.Ruleset{LogGroup: 1, LogRate: 1}, true))
+	b.conn.DelTable(scratch)
+	return b.commit() == nil
 }
 
 // probeSets returns one set of each type that a list may need, the allow sets last.
@@ -211,6 +228,10 @@ func (t *Table) Info() ruleset.Info {
 	if t.uncounted.Load() {
 		i.Detours = append(i.Detours, "this kernel returns no element counts (Linux 6.16): "+
 			"a list is verified by samples and by its rules")
+	}
+	if !t.counting {
+		i.Detours = append(i.Detours, "this kernel does not count dropped packets by source (Linux 5.7): "+
+			"counts by source come from the logged packets and are exact up to the log rate")
 	}
 	if !t.steady {
 		i.Detours = append(i.Detours, "interval sets of this kernel miss elements while they are filled "+
@@ -328,12 +349,15 @@ func (t *Table) remove() error {
 	if found == nil {
 		return nil
 	}
-	b := newBatch(t.conn, found, nil)
-	b.conn.DelTable(found)
-	if err := b.commit(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("delete table inet %s: %w", tableName, classify(err))
-	}
-	return nil
+	t.spare = false
+	return t.hits.renew(func() error {
+		b := newBatch(t.conn, found, nil)
+		b.conn.DelTable(found)
+		if err := b.commit(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("delete table inet %s: %w", tableName, classify(err))
+		}
+		return nil
+	})
 }
 
 // Close closes the connections, which ends the ownership of the table, and releases the lock.
@@ -347,5 +371,6 @@ func (t *Table) Close() error {
 	if t.query != nil {
 		errs = append(errs, t.query.CloseLasting())
 	}
+	t.hits.close()
 	return errors.Join(append(errs, t.lock.Close())...)
 }

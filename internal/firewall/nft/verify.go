@@ -69,12 +69,17 @@ func (t *Table) verify() (e ruleset.Evidence, err error) {
 		}
 		e.Sampled += n
 	}
+	if t.counting {
+		if err := l.verifyHitSets(); err != nil {
+			return e, err
+		}
+	}
 	for _, s := range t.applied.block {
 		e.Elements += s.count
 	}
 	t.applied.counts = map[string]uint32{}
 	for name, k := range l.sets {
-		if k.counted {
+		if k.counted && !isHitSet(name) {
 			t.applied.counts[name] = k.count
 		}
 	}
@@ -209,6 +214,19 @@ func (l *layout) verifyChains() error {
 	return nil
 }
 
+// verifyHitSets checks the types of the hit sets. Their keys change with the packets.
+func (l *layout) verifyHitSets() error {
+	for _, s := range allHitSets() {
+		switch k, ok := l.sets[s.name]; {
+		case !ok:
+			return fmt.Errorf("%w: set %s is missing", ruleset.ErrMismatch, s.name)
+		case !s.like(k):
+			return fmt.Errorf("%w: set %s has another type", ruleset.ErrMismatch, s.name)
+		}
+	}
+	return nil
+}
+
 // verifyRules checks the number of rules in each chain. The first call after a transaction
 // remembers the rules; later they must be equal.
 func (t *Table) verifyRules() error {
@@ -217,10 +235,10 @@ func (t *Table) verifyRules() error {
 		return err
 	}
 	want := map[string]int{}
-	for _, r := range rules(t.applied.block, t.applied.allow, ruleset.Ruleset{}) {
+	for _, r := range rules(t.applied.block, t.applied.allow, ruleset.Ruleset{}, t.counting) {
 		want[r.chain]++
 	}
-	for _, c := range chains(nil) {
+	for _, c := range append(chains(nil), newChains(nil)...) {
 		if n := len(have[c.Name]); n != want[c.Name] {
 			return fmt.Errorf("%w: chain %s has %d rules, not %d", ruleset.ErrMismatch,
 				c.Name, n, want[c.Name])

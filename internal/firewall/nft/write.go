@@ -141,7 +141,7 @@ func (t *Table) step(l *layout, block, allow []setPlan, rs ruleset.Ruleset) *ste
 // confirms reports whether l has the chains of the agent, and the live sets with the counts of the
 // last verification.
 func (t *Table) confirms(l *layout) bool {
-	if t.applied.counts == nil || l.verifyChains() != nil {
+	if t.applied.counts == nil || l.verifyChains() != nil || t.counting && l.verifyHitSets() != nil {
 		return false
 	}
 	return !slices.ContainsFunc(t.active.sets, func(s setPlan) bool {
@@ -202,7 +202,7 @@ func (t *Table) bridge(s *step) error {
 	if !s.exact || len(fresh) > 0 {
 		block, allow := t.active.withOld(s.block, s.allow)
 		b.begin(slices.Concat(allow, block))
-		b.rules(rules(block, allow, s.ruleset))
+		b.rules(rules(block, allow, s.ruleset, t.counting))
 	}
 	for _, p := range moving {
 		t.alter(b, p, s.first[p.name], s.exact)
@@ -230,7 +230,7 @@ func (t *Table) alter(b *batch, p setPlan, d delta, exact bool) {
 // then deletes the sets that no rule looks up any more, and every foreign part.
 func (t *Table) swap(s *step) error {
 	all := slices.Concat(s.allow, s.block)
-	rr := rules(s.block, s.allow, s.ruleset)
+	rr := rules(s.block, s.allow, s.ruleset, t.counting)
 	rebuild := !s.exact || !t.active.looksAlike(all, rr)
 	b := newBatch(t.conn, t.table(), s.layout.sets)
 	if rebuild {
@@ -271,32 +271,38 @@ func (t *Table) swap(s *step) error {
 // allowlist element by element; a second transaction puts the regular rules in their place. The
 // counters keep their values.
 func (t *Table) replace(l *layout, block, allow []setPlan, rs ruleset.Ruleset) error {
+	defer t.shield(block, allow)()
+	t.spare = false
+	if err := t.hits.renew(func() error { return t.exchange(l, block, allow, rs) }); err != nil {
+		return err
+	}
+	rr := rules(block, allow, rs, t.counting)
+	t.active.record(slices.Concat(allow, block), rs.Block, rr)
+	t.active.changed, t.active.rebuilt = true, true
+	b := newBatch(t.conn, t.table(), nil)
+	b.rules(rr)
+	err := t.send(b)
+	t.active.exact = err == nil // otherwise the rules contain the allowlist
+	return err
+}
+
+// exchange is the first transaction of replace.
+func (t *Table) exchange(l *layout, block, allow []setPlan, rs ruleset.Ruleset) error {
 	counted, err := t.Counters()
 	if err != nil {
 		return err
 	}
-	defer t.shield(block, allow)()
 	all := slices.Concat(allow, block)
 	b := newBatch(t.conn, t.table(), nil)
-	b.counted = counted
+	b.counted, b.renews = counted, true
 	b.conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyINet})
 	for name := range l.sets {
 		b.holds[name] = deleted
 	}
 	b.begin(all)
-	b.rules(expandedRules(block, allow, rs))
+	b.rules(expandedRules(block, allow, rs, t.counting))
 	b.fill(all)
-	if err := t.send(b); err != nil {
-		return err
-	}
-	rr := rules(block, allow, rs)
-	t.active.record(all, rs.Block, rr)
-	t.active.changed, t.active.rebuilt = true, true
-	b = newBatch(t.conn, t.table(), nil)
-	b.rules(rr)
-	err = t.send(b)
-	t.active.exact = err == nil // otherwise the rules contain the allowlist
-	return err
+	return t.send(b)
 }
 
 // send commits a batch and records the new element counts of its sets. An empty batch is no
@@ -305,7 +311,7 @@ func (t *Table) send(b *batch) error {
 	if b.empty() {
 		return nil
 	}
-	err := b.commit()
+	err := t.hits.around(b, b.commit)
 	if err != nil && !errors.Is(err, errUnsure) {
 		return err
 	}

@@ -1,0 +1,127 @@
+package nft
+
+import (
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
+)
+
+const (
+	// pruneInterval is the time between two deletions of idle keys, and the time after which a key
+	// is idle.
+	pruneInterval = 10 * time.Minute
+	// crowdedInterval is pruneInterval for a set that is more than half full.
+	crowdedInterval = 10 * time.Second
+	// pruneChunk is the number of keys in one transaction. The kernel sends each back, and the
+	// answers must fit the receive buffer.
+	pruneChunk = 1 << 12
+)
+
+// prune deletes the keys of sources that have stopped, so that the sets do not fill with them. The
+// kernel sends each deleted key back with the last value of its counter, so that no packet is lost.
+// It does nothing during an Apply: the next call of Hits prunes.
+func (t *Table) prune(now time.Time) {
+	if !t.mu.TryLock() {
+		return
+	}
+	defer t.mu.Unlock()
+	if !t.active.enforced {
+		return
+	}
+	t.hits.mu.Lock()
+	defer t.hits.mu.Unlock()
+	pruned := false
+	for _, s := range allHitSets() {
+		idle := t.hits.idle(s, now)
+		for len(idle) > 0 {
+			n := min(len(idle), pruneChunk)
+			if err := t.deleteKeys(s, idle[:n]); err != nil {
+				return // another program deleted one of them; the next reading drops it
+			}
+			idle, pruned = idle[n:], true
+		}
+	}
+	if pruned {
+		t.hits.pruned = now
+		t.forgetNoisy()
+	}
+}
+
+// idle returns the keys of a set to delete. A crowded set keeps its keys for a shorter time.
+func (c *hitCounts) idle(s hitSet, now time.Time) []ruleset.HitKey {
+	keys, after := c.keys[s.name], pruneInterval
+	if 2*len(keys) > int(c.size(s)) {
+		after = crowdedInterval
+	}
+	if now.Sub(c.pruned) < after {
+		return nil
+	}
+	var idle []ruleset.HitKey
+	for k, last := range keys {
+		if now.Unix()-last.moved >= int64(after/time.Second) {
+			idle = append(idle, k)
+		}
+	}
+	return idle
+}
+
+// deleteKeys deletes keys of a set and counts the packets that came since the last reading.
+func (t *Table) deleteKeys(s hitSet, idle []ruleset.HitKey) error {
+	t.conn.sequence++
+	e := newEncoder(tableName, t.conn.sequence)
+	e.deleteKeys(s, idle)
+	keys := t.hits.keys[s.name]
+	err := t.conn.transactEcho(e.transaction(), e.sequence, func(kind, _ uint16, data []byte) error {
+		if kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELSETELEM {
+			return nil
+		}
+		return decodeCounts(data, func(raw []byte, packets uint64) {
+			if k, err := s.decode(raw); err == nil {
+				t.hits.count(keys, k, packets, time.Time{})
+			}
+		})
+	})
+	if err != nil {
+		return err
+	}
+	t.drift.sent++
+	for _, k := range idle {
+		delete(keys, k)
+	}
+	return nil
+}
+
+// forgetNoisy ends the limits for noisy sources: their set has no room for others otherwise. A
+// source that is still noisy is added again.
+func (t *Table) forgetNoisy() {
+	t.conn.sequence++
+	e := newEncoder(tableName, t.conn.sequence)
+	for _, f := range families() {
+		e.flushSet(setPlan{kernel: f.hitSets().noisy.name})
+	}
+	if t.conn.transact(e.transaction(), e.sequence) == nil {
+		t.drift.sent++
+	}
+}
+
+// deleteKeys adds messages that delete keys of a set and request an echo.
+func (e *encoder) deleteKeys(s hitSet, keys []ruleset.HitKey) {
+	const header = unix.SizeofNlAttr
+	one := 3*header + s.keyLen()
+	for len(keys) > 0 {
+		n := min(len(keys), maxList/one)
+		e.setMessage(unix.NFT_MSG_DELSETELEM, netlink.Echo, setPlan{kernel: s.name})
+		e.attribute(unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED, n*one)
+		for _, k := range keys[:n] {
+			e.attribute(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, one-header)
+			e.attribute(unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, header+s.keyLen())
+			e.attribute(unix.NFTA_DATA_VALUE, s.keyLen())
+			e.buf = s.encode(e.buf, k)
+		}
+		e.end()
+		keys = keys[n:]
+	}
+}
