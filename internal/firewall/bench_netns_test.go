@@ -48,6 +48,7 @@ func BenchmarkApply(b *testing.B) {
 // benchmarkApply applies the lists in turn, and returns the duration of one Apply. The first Apply
 // is not measured.
 func benchmarkApply(b *testing.B, k kind, lists []blocklist.Blocklist) time.Duration {
+	b.Helper()
 	ns := nettest.New(b)
 	var fw Backend
 	var err error

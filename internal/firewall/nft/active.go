@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
@@ -94,8 +95,9 @@ func (a *active) boundCounts(l *layout) {
 // applied is the last ruleset that was applied, with the kernel's answers to its verification.
 type applied struct {
 	ruleset ruleset.Ruleset
-	block   []setPlan           // sets of ruleset.Block
-	allow   []setPlan           // sets of ruleset.Allow
-	rules   map[string][]string // rules by chain; nil before the first verification
-	counts  map[string]uint32   // kernel's counts by set; nil before the first verification
+	block   []setPlan                 // sets of ruleset.Block
+	allow   []setPlan                 // sets of ruleset.Allow
+	rules   map[string][]string       // rules by chain; nil before the first verification
+	counts  map[string]uint32         // kernel's counts by set; nil before the first verification
+	samples map[string][]netip.Prefix // elements to look up, by set; nil before the first verification
 }

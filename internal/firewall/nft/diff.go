@@ -52,15 +52,19 @@ func (s setPlan) distributesLike(o setPlan) bool {
 	return true
 }
 
+// elementLength returns the prefix length of the elements, or anyLength for an interval set.
+func (s setPlan) elementLength() int {
+	if s.interval {
+		return anyLength
+	}
+	return s.bits
+}
+
 // elementsOf yields the elements that the set has for those of the entries that it accepts.
 func (s setPlan) elementsOf(entries iter.Seq[netip.Prefix]) iter.Seq[netip.Prefix] {
-	width := s.bits
-	if s.interval {
-		width = anyLength
-	}
 	return func(yield func(netip.Prefix) bool) {
 		for p := range entries {
-			if p.Addr().BitLen() == s.family.width && s.accepts(p.Bits()) && !expand(p, width, yield) {
+			if p.Addr().BitLen() == s.family.width && s.accepts(p.Bits()) && !expand(p, s.elementLength(), yield) {
 				return
 			}
 		}

@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// samples is the number of elements that are looked up in each set: evenly spread, with the
-	// first and the last.
-	samples = 16
 	// members and absences are the most added and deleted elements that are looked up in each set
 	// after a difference. Absences take a request each, of some 20 microseconds.
 	members, absences = 256, 32
@@ -46,8 +43,13 @@ func (t *Table) verify() (e ruleset.Evidence, err error) {
 	if err := t.verifyRules(); err != nil {
 		return e, err
 	}
-	for _, s := range slices.Concat(t.applied.block, t.applied.allow) {
+	sets := slices.Concat(t.applied.block, t.applied.allow)
+	if t.applied.samples == nil {
+		t.applied.samples = samplesOf(sets, list)
+	}
+	for _, s := range sets {
 		k, ok := l.sets[s.name]
+		probes := t.applied.samples[s.name]
 		switch {
 		case !ok:
 			return e, fmt.Errorf("%w: set %s is missing", ruleset.ErrMismatch, s.name)
@@ -55,7 +57,7 @@ func (t *Table) verify() (e ruleset.Evidence, err error) {
 			return e, fmt.Errorf("%w: set %s has another type", ruleset.ErrMismatch, s.name)
 		}
 		before, known := t.applied.counts[s.name]
-		if k.counted && (!s.plausible(int(k.count)) || known && before != k.count) {
+		if k.counted && (!s.plausible(int(k.count), probes[len(probes)-1]) || known && before != k.count) {
 			return e, fmt.Errorf("%w: set %s has %d elements, not %d", ruleset.ErrMismatch,
 				s.name, k.count, s.count)
 		}
@@ -63,11 +65,10 @@ func (t *Table) verify() (e ruleset.Evidence, err error) {
 		if !k.counted {
 			t.uncounted.Store(true)
 		}
-		n, err := t.sample(s)
-		if err != nil {
+		if err := t.find(s, slices.Values(probes)); err != nil {
 			return e, err
 		}
-		e.Sampled += n
+		e.Sampled += len(probes)
 	}
 	if t.counting {
 		if err := l.verifyHitSets(); err != nil {
@@ -86,39 +87,27 @@ func (t *Table) verify() (e ruleset.Evidence, err error) {
 	return e, nil
 }
 
-// plausible reports whether the kernel may return count for a set with the elements of s. For a
-// hash set the count is the number of elements. For an interval set it is the number of interval
-// ends, or half of it, depending on the kernel. An interval that reaches the top of the address
-// space has one end.
-func (s setPlan) plausible(count int) bool {
+// plausible reports whether the kernel may return count for a set with the elements of s, of which
+// last is the last. For a hash set the count is the number of elements. For an interval set it is
+// the number of interval ends, or half of it, depending on the kernel. An interval that reaches the
+// top of the address space has one end.
+func (s setPlan) plausible(count int, last netip.Prefix) bool {
 	if !s.interval {
 		return count == s.count
 	}
 	ends := 2 * s.count
-	for p := range s.elements {
-		if !netipx.PrefixLastIP(p).Next().IsValid() {
-			ends--
-		}
+	if !netipx.PrefixLastIP(last).Next().IsValid() {
+		ends--
 	}
 	return count == ends || count == ends/2 || count == (ends+1)/2
 }
 
-// sample looks up some elements of a set in one request, and returns how many.
-func (t *Table) sample(s setPlan) (int, error) {
-	step := max(1, (s.count-1)/(samples-1))
-	var probes []nftables.SetElement
-	i := 0
-	for p := range s.elements {
-		if i%step == 0 || i == s.count-1 {
-			probes = append(probes, nftables.SetElement{Key: p.Addr().AsSlice()})
-		}
-		i++
-	}
-	return len(probes), t.find(s, probes)
-}
-
 // find looks up elements of a set, which must have all of them.
-func (t *Table) find(s setPlan, probes []nftables.SetElement) error {
+func (t *Table) find(s setPlan, elements iter.Seq[netip.Prefix]) error {
+	var probes []nftables.SetElement
+	for p := range elements {
+		probes = append(probes, nftables.SetElement{Key: p.Addr().AsSlice()})
+	}
 	for some := range slices.Chunk(probes, lookups) {
 		found, err := t.query.FindSetElements(s.set(t.table()), some)
 		if errors.Is(err, unix.ENOENT) {
@@ -141,14 +130,10 @@ func (t *Table) find(s setPlan, probes []nftables.SetElement) error {
 func (t *Table) verifyAltered(e *ruleset.Evidence) error {
 	for _, s := range slices.Concat(t.applied.block, t.applied.allow) {
 		d := t.active.altered[s.name]
-		var probes []nftables.SetElement
-		for p := range spread(d.added, members) {
-			probes = append(probes, nftables.SetElement{Key: p.Addr().AsSlice()})
-		}
-		if err := t.find(s, probes); err != nil {
+		if err := t.find(s, spread(d.added, members)); err != nil {
 			return err
 		}
-		e.Sampled += len(probes)
+		e.Sampled += min(members, len(d.added))
 		for p := range spread(d.gone, absences) {
 			if err := t.verifyAbsent(s, p.Addr()); err != nil {
 				return err

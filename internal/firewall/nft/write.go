@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"syscall"
 
@@ -18,9 +19,15 @@ func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
 	exact := t.active.exact
 	err := t.change(block, allow, rs)
 	if err != nil && exact && tableAtFault(err) {
-		err = t.change(block, allow, rs) // a whole fill, because the elements are not the expected ones
+		exact = false // the elements are not the expected ones, so that sets are filled
+		err = t.change(block, allow, rs)
 	}
-	if err == nil || !tableAtFault(err) {
+	switch {
+	case err == nil:
+		return nil
+	case !tableAtFault(err):
+		// A refusal, as for lack of memory, leaves the elements as they were.
+		t.active.exact = exact && !t.active.changed && !errors.Is(err, errUnsure)
 		return err
 	}
 	l, lerr := t.layout()
@@ -118,11 +125,15 @@ func (t *Table) step(l *layout, block, allow []setPlan, rs ruleset.Ruleset) *ste
 	if t.active.exact {
 		ds, s.exact = t.active.deltas(next, rs.Block)
 	}
+	var overlapping []netip.Prefix // entries that the active list may have in other sets
+	if !s.exact {
+		overlapping = slices.Collect(rs.Block.Overlapping(t.active.list))
+	}
 	for _, p := range next {
 		d := ds[p.name]
 		added := slices.Values(d.added)
 		if !s.exact && p.accepts != nil {
-			added = p.elementsOf(rs.Block.Overlapping(t.active.list))
+			added = p.elementsOf(slices.Values(overlapping))
 		}
 		s.first[p.name], s.rest[p.name] = d.split(movers(t.active.list, t.active.sets, p, added))
 	}
