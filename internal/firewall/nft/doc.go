@@ -1,8 +1,8 @@
 // Package nft owns the table inet sikkerguard. It writes the table, verifies its contents against
 // the kernel, and deletes it.
 //
-// The whole ruleset goes into one transaction, built the same way at the start, at a refresh and at
-// a repair. The kernel takes the transaction whole or not at all. No other table is changed; while
+// The whole ruleset, or its difference to the active one if that is exactly known, goes into one
+// transaction. The kernel takes the transaction whole or not at all. No other table is changed; while
 // a new table replaces an old one, there may be a second table of this package (see shield). The
 // caller decides which sources are blocked.
 //
