@@ -148,7 +148,7 @@ func TestKernelFailureNeedsNoPull(t *testing.T) {
 		}
 		l.wantConditions()
 		settle(l.a)
-		if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 5 {
+		if c, err := l.a.sikker().saved.Load(nil); err != nil || c.Entries != 5 {
 			t.Errorf("%s: saved: %d entries, %v", name, c.Entries, err)
 		}
 		if l.a.attempts.retry.DueC() != nil {

@@ -25,9 +25,9 @@ func TestEmptiedStateDir(t *testing.T) {
 	written := func() {
 		t.Helper()
 		settle(l.a)
-		list, err := l.a.sikker().saved.Load()
-		own, errOwn := l.a.o.Own.Saved.Load()
-		aside, errAside := l.a.sikker().saved.Refused()
+		list, err := l.a.sikker().saved.Load(nil)
+		own, errOwn := l.a.o.Own.Saved.Load(nil)
+		aside, errAside := l.a.sikker().saved.Refused(nil)
 		if err := errors.Join(err, errOwn, errAside); err != nil || list.Entries != 40 || own.Entries != 1 ||
 			aside.Entries != 1 {
 			t.Errorf("on the disk: %d, %d and %d entries, %v", list.Entries, own.Entries, aside.Entries, err)

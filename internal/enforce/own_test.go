@@ -232,7 +232,7 @@ func TestOwnListIsSavedLater(t *testing.T) {
 	s := newOwnScene(t, path, state)
 	s.read()
 	settle(s.a)
-	if _, err := s.a.o.Own.Saved.Load(); err == nil {
+	if _, err := s.a.o.Own.Saved.Load(nil); err == nil {
 		t.Fatal("it was saved in a file")
 	}
 	if err := os.Remove(state); err != nil {
@@ -240,7 +240,7 @@ func TestOwnListIsSavedLater(t *testing.T) {
 	}
 	s.a.own.saver.retryWrite()
 	settle(s.a)
-	if c, err := s.a.o.Own.Saved.Load(); err != nil || c.Entries != 1 {
+	if c, err := s.a.o.Own.Saved.Load(nil); err != nil || c.Entries != 1 {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }

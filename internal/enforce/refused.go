@@ -1,7 +1,6 @@
 package enforce
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -74,14 +73,10 @@ func (e *Enforcer) clearRefused(from *remote) {
 }
 
 // restoreRefused loads the list that the last run set aside.
-func (e *Enforcer) restoreRefused(from *remote, read func() (feed.Refused, error)) {
+func (e *Enforcer) restoreRefused(from *remote, read func() (refusedList, error)) {
 	c, err := read()
 	if errors.Is(err, feed.ErrNoCopy) {
 		return
-	}
-	var v vet.Verdict
-	if err == nil {
-		v, err = vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
 	}
 	if err != nil {
 		e.logDiskFailure("The list that the last run refused cannot be read; "+
@@ -89,8 +84,8 @@ func (e *Enforcer) restoreRefused(from *remote, read func() (feed.Refused, error
 		return
 	}
 	refusal := &vet.RefusalError{
-		Guard: vet.Guard(c.Guard), Entries: v.List.Len(), Reason: c.Reason,
-		List: v.List, Aside: asideName(v.List, c.Fetched),
+		Guard: vet.Guard(c.Guard), Entries: c.entries.Len(), Reason: c.Reason,
+		List: c.entries, Aside: asideName(c.entries, c.Fetched),
 	}
 	from.refused = refused{
 		err: refusal, aside: refusal, at: clock.Moment{Wall: c.Fetched}, shrunk: c.Shrunk, grown: c.Grown,

@@ -1,9 +1,10 @@
 package enforce
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"time"
 
@@ -25,12 +26,19 @@ type savedReads struct {
 	names   func() ([]byte, error)
 	own     func() (savedList, error) // nil without an operator's file
 	lists   []func() (savedList, error)
-	refused []func() (feed.Refused, error)
+	refused []func() (refusedList, error)
 }
 
 // savedList is a saved list and its entries.
 type savedList struct {
 	feed.Copy
+
+	entries blocklist.Blocklist
+}
+
+// refusedList is the list that the last run set aside, and its entries.
+type refusedList struct {
+	feed.Refused
 
 	entries blocklist.Blocklist
 }
@@ -47,13 +55,11 @@ func (e savedListError) Unwrap() error { return e.error }
 func (e *Enforcer) readSaved() savedReads {
 	s := savedReads{names: readDisk("reading of the addresses of names", e.o.StateDir.Names)}
 	for _, r := range e.remotes {
-		load := readDisk("reading of the saved list", r.saved.Load)
-		s.lists = append(s.lists, inBackground(func() (savedList, error) { return r.parseSaved(load()) }))
-		s.refused = append(s.refused, readDisk("reading of the refused list", r.saved.Refused))
+		s.lists = append(s.lists, readDisk("reading of the saved list", r.loadSaved))
+		s.refused = append(s.refused, readDisk("reading of the refused list", r.loadRefused))
 	}
 	if own := e.o.Own; own != nil {
-		load := readDisk("reading of the saved custom blacklist", own.Saved.Load)
-		s.own = inBackground(func() (savedList, error) { return own.parseSaved(load()) })
+		s.own = readDisk("reading of the saved custom blacklist", own.loadSaved)
 	}
 	return s
 }
@@ -79,38 +85,69 @@ func inBackground[T any](f func() (T, error)) (wait func() (T, error)) {
 	}
 }
 
-// parseSaved returns the entries of the saved list of r.
-func (r *remote) parseSaved(c feed.Copy, err error) (savedList, error) {
-	if err != nil {
+// loadSaved reads the saved list of r.
+func (r *remote) loadSaved() (savedList, error) {
+	var (
+		entries blocklist.Blocklist
+		unused  error
+	)
+	c, err := r.saved.Load(func(c feed.Copy, body io.Reader) {
+		if id := r.feed.Identity(); c.Request != id.Request && c.Source != id.Source {
+			unused = errOtherList
+			return
+		}
+		// The guards accepted this list once. Only a body that is not a list is refused now.
+		v, err := vetted(body, vet.Options{Overrule: true})
+		if err != nil {
+			unused = savedListError{err}
+		}
+		entries = v.List
+	})
+	if err = cmp.Or(err, unused); err != nil { // err may be the reason for unused
 		return savedList{}, err
 	}
-	if id := r.feed.Identity(); c.Request != id.Request && c.Source != id.Source {
-		return savedList{}, errOtherList
-	}
-	// The guards accepted this list once. Only a body that is not a list is refused now.
-	v, err := vetted(bytes.NewReader(c.Body), vet.Options{Overrule: true})
-	if err != nil {
-		return savedList{}, savedListError{err}
-	}
-	c.Body = nil // it is not needed any more
-	return savedList{c, v.List}, nil
+	return savedList{c, entries}, nil
 }
 
-// parseSaved returns the entries of the operator's list of the last run. If the file is another
-// one, the error is feed.ErrNoCopy.
-func (o *Own) parseSaved(c feed.Copy, err error) (savedList, error) {
-	switch {
-	case err != nil:
+// loadRefused reads the list of r that the last run set aside.
+func (r *remote) loadRefused() (refusedList, error) {
+	var (
+		entries blocklist.Blocklist
+		unused  error
+	)
+	c, err := r.saved.Refused(func(_ feed.Copy, body io.Reader) {
+		var v vet.Verdict
+		v, unused = vetted(body, vet.Options{Overrule: true})
+		entries = v.List
+	})
+	if err = cmp.Or(err, unused); err != nil {
+		return refusedList{}, err
+	}
+	return refusedList{c, entries}, nil
+}
+
+// loadSaved reads the operator's list of the last run. If the file is another one, the error is
+// feed.ErrNoCopy.
+func (o *Own) loadSaved() (savedList, error) {
+	var (
+		entries blocklist.Blocklist
+		unused  error
+	)
+	c, err := o.Saved.Load(func(c feed.Copy, body io.Reader) {
+		if c.Request != o.File.Identity().Request {
+			unused = feed.ErrNoCopy
+			return
+		}
+		v, err := vet.Custom(body)
+		if err != nil && c.Entries > 0 {
+			unused = savedListError{err}
+		}
+		entries = v.List
+	})
+	if err = cmp.Or(err, unused); err != nil {
 		return savedList{}, err
-	case c.Request != o.File.Identity().Request:
-		return savedList{}, feed.ErrNoCopy
 	}
-	v, err := vet.Custom(bytes.NewReader(c.Body))
-	if err != nil && c.Entries > 0 {
-		return savedList{}, savedListError{err}
-	}
-	c.Body = nil // it is not needed any more
-	return savedList{c, v.List}, nil
+	return savedList{c, entries}, nil
 }
 
 // restore activates the saved lists and the operator's file before the network is tried: a reboot

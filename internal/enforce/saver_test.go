@@ -279,7 +279,7 @@ func TestListIsSavedWhenTheDiskHasSpace(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	l.wantConditions()
-	if c, err := l.a.sikker().saved.Load(); err != nil || c.Entries != 4 {
+	if c, err := l.a.sikker().saved.Load(nil); err != nil || c.Entries != 4 {
 		t.Errorf("saved: %d entries, %v", c.Entries, err)
 	}
 }

@@ -88,25 +88,51 @@ func (d *Dir) remove(name string) error {
 	})
 }
 
-// read reads a regular file of at most limit bytes. If it has more, the error is tooLong; if there
-// is none, it is ErrNoCopy.
+// read returns the content of a regular file of at most limit bytes. Its errors are those of stream.
 func (d *Dir) read(name string, limit int64, tooLong error) ([]byte, error) {
-	if err := d.guard(); err != nil {
-		return nil, err
-	}
-	file, err := untrusted.OpenNoLink(filepath.Join(d.path, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNoCopy
-	}
+	var raw []byte
+	err := d.stream(name, limit, tooLong, func(r io.Reader) { raw, _ = io.ReadAll(r) }) // stream returns the error
 	if err != nil {
 		return nil, err
 	}
-	raw, err := io.ReadAll(untrusted.NewReader(file, limit, tooLong))
-	if err = errors.Join(err, file.Close()); err != nil {
-		return nil, err
+	return raw, nil
+}
+
+// stream calls use with the content of a regular file of at most limit bytes. The error is that of
+// opening the file, or of use's reading. If the file has more bytes, it is tooLong; if there is no
+// file, it is ErrNoCopy.
+func (d *Dir) stream(name string, limit int64, tooLong error, use func(io.Reader)) error {
+	if err := d.guard(); err != nil {
+		return err
+	}
+	file, err := untrusted.OpenNoLink(filepath.Join(d.path, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNoCopy
+	}
+	if err != nil {
+		return err
+	}
+	r := reading{r: untrusted.NewReader(file, limit, tooLong)}
+	use(&r)
+	if err := errors.Join(r.err, file.Close()); err != nil {
+		return err
 	}
 	_ = d.copies.change(d.path, name, func() error { return nil })
-	return raw, nil
+	return nil
+}
+
+// reading stores the error of a reader, which the parser that reads from it may not return.
+type reading struct {
+	r   io.Reader
+	err error // nil at the end of the file
+}
+
+func (r *reading) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
 }
 
 // lost reports whether another program removed, replaced or changed a file since this process wrote

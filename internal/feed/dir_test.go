@@ -70,12 +70,12 @@ func TestLost(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(path, "custom.txt"), []byte("damaged\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := custom.Load(); err == nil {
+	if _, err := custom.Load(nil); err == nil {
 		t.Fatal("damaged: no error")
 	}
 	want("set aside as damaged")
 	again := savedOf(path, feed.SikkerOptions{URL: "https://a.example"}) // another run
-	if _, err := again.Load(); err != nil {
+	if _, err := again.Load(nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(filepath.Join(path, "blacklist.txt")); err != nil {

@@ -81,21 +81,21 @@ func TestSavedFile(t *testing.T) {
 	dir := feed.NewDir(t.TempDir(), nil)
 	mine := feed.NewFile("/a")
 	s := feed.NewSaved(dir, "custom", mine)
-	if _, err := s.Load(); !errors.Is(err, feed.ErrNoCopy) {
+	if _, err := s.Load(nil); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("before: %v", err)
 	}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	if err := s.Save(list("203.0.113.9/32", "2001:db8::/32"), at); err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.Load()
-	if err != nil || string(c.Body) != "203.0.113.9\n2001:db8::/32\n" || c.Entries != 2 || !c.Fetched.Equal(at) {
+	c, body, err := load(s)
+	if err != nil || body != "203.0.113.9\n2001:db8::/32\n" || c.Entries != 2 || !c.Fetched.Equal(at) {
 		t.Errorf("got %+v, %v", c, err)
 	}
 	if c.Identity != mine.Identity() || c.Request == feed.NewFile("/b").Identity().Request {
 		t.Errorf("identity: %+v", c.Identity)
 	}
-	if _, err := feed.NewSaved(dir, "blacklist", mine).Load(); !errors.Is(err, feed.ErrNoCopy) {
+	if _, err := feed.NewSaved(dir, "blacklist", mine).Load(nil); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("the API's: %v", err)
 	}
 }
@@ -112,8 +112,8 @@ func TestSavedFileOfAnEarlyVersion(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "custom.txt"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := feed.NewSaved(feed.NewDir(dir, nil), "custom", file).Load()
-	if err != nil || c.Request != file.Identity().Request || string(c.Body) != "203.0.113.9\n" {
+	c, body, err := load(feed.NewSaved(feed.NewDir(dir, nil), "custom", file))
+	if err != nil || c.Request != file.Identity().Request || body != "203.0.113.9\n" {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }

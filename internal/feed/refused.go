@@ -34,10 +34,10 @@ func (s *Saved) SaveRefused(list blocklist.Blocklist, fetched time.Time, r Refus
 	return nil
 }
 
-// Refused reads the refused list. The error is ErrNoCopy if there is none of the same request, a
-// *DamagedError, or an error of reading.
-func (s *Saved) Refused() (Refused, error) {
-	c, extra, err := s.read(s.refusedName())
+// Refused reads the refused list, and calls use unless that is nil. The error is ErrNoCopy if there
+// is none of the same request, a *DamagedError, or an error of reading.
+func (s *Saved) Refused(use Use) (Refused, error) {
+	c, extra, err := s.read(s.refusedName(), use)
 	if err != nil {
 		return Refused{}, err
 	}

@@ -23,7 +23,7 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
 	refused, at := list("203.0.113.9/32", "198.51.100.0/24"), time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
 	f := saved(t, dir)
-	if _, err := f.Refused(); !errors.Is(err, feed.ErrNoCopy) {
+	if _, err := f.Refused(nil); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("before: got %v, want %v", err, feed.ErrNoCopy)
 	}
 	if err := f.DropRefused(); err != nil {
@@ -33,27 +33,27 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 		Guard: "growth", Reason: "it holds \"\u00e9\n# sha256: 00\"", Grown: 2,
 		Copy: feed.Copy{
 			Fetched: at, Identity: identity(), Entries: 2,
-			Body: []byte("198.51.100.0/24\n203.0.113.9\n"),
 		},
 	}
 	if err := f.SaveRefused(refused, at, want); err != nil {
 		t.Fatal(err)
 	}
-	got, err := saved(t, dir).Refused()
-	if err != nil {
-		t.Fatal(err)
+	var body string
+	got, err := saved(t, dir).Refused(keep(&body))
+	if err != nil || body != "198.51.100.0/24\n203.0.113.9\n" {
+		t.Fatalf("body %q, %v", body, err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("refused list (-want +got):\n%s", diff)
 	}
 	other := savedOf(dir, feed.SikkerOptions{URL: "https://a.example", Key: "sk_test_feed", ScoreMin: 51})
-	if _, err := other.Refused(); !errors.Is(err, feed.ErrNoCopy) {
+	if _, err := other.Refused(nil); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("of another request: got %v, want %v", err, feed.ErrNoCopy)
 	}
 	if err := f.DropRefused(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Refused(); !errors.Is(err, feed.ErrNoCopy) {
+	if _, err := f.Refused(nil); !errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("dropped: got %v, want %v", err, feed.ErrNoCopy)
 	}
 
@@ -74,7 +74,7 @@ func TestRefusedListSurvivesARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		var damaged *feed.DamagedError
-		if _, err := f.Refused(); !errors.As(err, &damaged) {
+		if _, err := f.Refused(nil); !errors.As(err, &damaged) {
 			t.Errorf("a damaged one: got %v, want a *DamagedError", err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestLargestOfTheLastDays(t *testing.T) {
 	}
 	f = saved(t, dir)
 	check(0)
-	if _, err := f.Load(); err != nil {
+	if _, err := f.Load(nil); err != nil {
 		t.Fatal(err)
 	}
 	check(5000)
@@ -114,7 +114,7 @@ func TestLargestOfTheLastDays(t *testing.T) {
 	check(10)
 
 	other := savedOf(dir, feed.SikkerOptions{URL: "https://a.example", Key: "sk_test_other", ScoreMin: 50})
-	if _, err := other.Load(); err != nil || other.Largest() != 0 {
+	if _, err := other.Load(nil); err != nil || other.Largest() != 0 {
 		t.Errorf("another request measures against %d: %v", other.Largest(), err)
 	}
 }
@@ -149,7 +149,7 @@ func TestQuotaSurvivesARestart(t *testing.T) {
 		}
 		api = feed.NewSikker(feed.SikkerOptions{API: lister{quota}})
 		f = feed.NewSaved(feed.NewDir(dir, nil), "blacklist", api)
-		if _, err := f.Load(); err != nil {
+		if _, err := f.Load(nil); err != nil {
 			t.Fatal(err)
 		}
 		want := sikkerapi.Quota{}

@@ -30,7 +30,6 @@ type Copy struct {
 	Identity           // of the feed; Source is empty in a copy of an early version
 	Fetched  time.Time // when it was fetched, UTC
 	Entries  int       // addresses and networks
-	Body     []byte    // an address or network per line; its checksum was verified
 }
 
 // ErrNoCopy reports that no list was saved yet.
@@ -121,11 +120,16 @@ func writeList(w io.Writer, list blocklist.Blocklist) error {
 	return bw.Flush()
 }
 
-// Load reads the saved list. The error is ErrNoCopy, a *DamagedError, or an error of reading. If
-// the copy is of the same request, s and its feed take the largest list of the last days and the
-// quota from it.
-func (s *Saved) Load() (Copy, error) {
-	c, extra, err := s.read(s.fileName())
+// Use reads the body of a saved list, an address or network per line. The copy is that of its
+// headers. The body is not held in memory, so its checksum is verified after it was read: if the
+// method that calls Use returns an error, the body was damaged and must not be enforced.
+type Use func(c Copy, body io.Reader)
+
+// Load reads the saved list, and calls use unless that is nil. The error is ErrNoCopy, a
+// *DamagedError, or an error of reading. If the copy is of the same request, s and its feed take the
+// largest list of the last days and the quota from it.
+func (s *Saved) Load(use Use) (Copy, error) {
+	c, extra, err := s.read(s.fileName(), use)
 	// every other time is accepted: the clock may have been wrong then, or be wrong now
 	if err == nil && c.Fetched.IsZero() {
 		err = s.setAside(s.fileName(), errors.New("it does not say when it was pulled"))
@@ -140,17 +144,20 @@ func (s *Saved) Load() (Copy, error) {
 }
 
 // read reads a saved list, and the headers that not every copy has. A damaged one is renamed.
-func (s *Saved) read(name string) (Copy, map[string]string, error) {
-	raw, err := s.dir.read(name, maxFile, ErrFileTooLarge)
+func (s *Saved) read(name string, use Use) (Copy, map[string]string, error) {
+	var (
+		c       Copy
+		extra   map[string]string
+		damaged error
+	)
+	err := s.dir.stream(name, maxFile, ErrFileTooLarge, func(r io.Reader) { c, extra, damaged = parseCopy(r, use) })
 	switch {
 	case errors.Is(err, ErrNoCopy):
 		return Copy{}, nil, ErrNoCopy
 	case err != nil:
 		return Copy{}, nil, fmt.Errorf("read saved list: %w", err)
-	}
-	c, extra, err := parseCopy(raw)
-	if err != nil {
-		return Copy{}, nil, s.setAside(name, err)
+	case damaged != nil:
+		return Copy{}, nil, s.setAside(name, damaged)
 	}
 	return c, extra, nil
 }
@@ -165,26 +172,40 @@ func (s *Saved) setAside(name string, why error) *DamagedError {
 	return damaged
 }
 
-// parseCopy parses a saved list and verifies the checksum of its body. The map has the headers
-// without a field in Copy.
-func parseCopy(raw []byte) (Copy, map[string]string, error) {
-	var (
-		c     Copy
-		sum   string
-		err   error
-		extra = map[string]string{}
-	)
-	first, rest, _ := bytes.Cut(raw, []byte("\n"))
-	if string(first) != copyVersion {
-		return c, nil, errors.New("it does not begin with the line of a list copy")
+// parseCopy parses a saved list, calls use with its body, and verifies the checksum of the body. The
+// map has the headers without a field in Copy.
+func parseCopy(r io.Reader, use Use) (Copy, map[string]string, error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	if line, _ := nextLine(br); line != copyVersion {
+		return Copy{}, nil, errors.New("it does not begin with the line of a list copy")
 	}
+	_, _ = br.Discard(len(copyVersion) + 1)
+	c, sum, extra, err := parseHeaders(br)
+	if err != nil {
+		return c, nil, fmt.Errorf("its header is wrong: %w", err)
+	}
+	got := sha256.New()
+	body := io.TeeReader(br, got)
+	if use != nil {
+		use(c, body)
+	}
+	_, err = io.Copy(io.Discard, body) // of the rest; stream returns the error
+	if err == nil && hex.EncodeToString(got.Sum(nil)) != sum {
+		err = errors.New("its content does not match its checksum")
+	}
+	return c, extra, err
+}
+
+// parseHeaders reads the header lines from br, and returns them with the checksum.
+func parseHeaders(br *bufio.Reader) (c Copy, sum string, extra map[string]string, err error) {
+	extra = map[string]string{}
 	for range maxHeader {
-		line, after, ok := bytes.Cut(rest, []byte("\n"))
-		name, value, isHeader := strings.Cut(strings.TrimPrefix(string(line), "# "), ": ")
+		line, ok := nextLine(br)
+		name, value, isHeader := strings.Cut(strings.TrimPrefix(line, "# "), ": ")
 		if !ok || !isHeader || line[0] != '#' {
 			break
 		}
-		rest = after
+		_, _ = br.Discard(len(line) + 1)
 		switch name {
 		case "pulled":
 			c.Fetched, err = time.Parse(time.RFC3339, value)
@@ -204,12 +225,16 @@ func parseCopy(raw []byte) (Copy, map[string]string, error) {
 			extra[name] = value
 		}
 		if err != nil {
-			return c, nil, fmt.Errorf("its header is wrong: %w", err)
+			return c, "", nil, err
 		}
 	}
-	if got := sha256.Sum256(rest); hex.EncodeToString(got[:]) != sum {
-		return c, nil, errors.New("its content does not match its checksum")
-	}
-	c.Body = rest
-	return c, extra, nil
+	return c, sum, extra, nil
+}
+
+// nextLine returns the next line of br without its newline, and leaves it in br. It returns false if
+// there is none, or if the buffer of br is too small for it.
+func nextLine(br *bufio.Reader) (string, bool) {
+	next, _ := br.Peek(br.Size())
+	line, _, ok := bytes.Cut(next, []byte("\n"))
+	return string(line), ok
 }

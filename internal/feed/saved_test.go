@@ -1,11 +1,14 @@
 package feed_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +43,20 @@ func list(ss ...string) blocklist.Blocklist {
 	return blocklist.New(ps)
 }
 
+// load reads a saved list and its body.
+func load(s *feed.Saved) (c feed.Copy, body string, err error) {
+	c, err = s.Load(keep(&body))
+	return c, body, err
+}
+
+// keep returns a Use that stores the body.
+func keep(body *string) feed.Use {
+	return func(_ feed.Copy, r io.Reader) {
+		raw, _ := io.ReadAll(r) // the caller gets the error
+		*body = string(raw)
+	}
+}
+
 // TestSavedIsNoPipe checks that a copy that is a named pipe, whose reader would wait for ever for a
 // writer, is an error at once.
 func TestSavedIsNoPipe(t *testing.T) {
@@ -51,7 +68,7 @@ func TestSavedIsNoPipe(t *testing.T) {
 	}
 	errC := make(chan error, 1)
 	go func() {
-		_, err := saved(t, dir).Load()
+		_, err := saved(t, dir).Load(nil)
 		errC <- err
 	}()
 	select {
@@ -71,7 +88,7 @@ func TestSave(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "state")
 	f := saved(t, dir)
-	if _, err := f.Load(); !errors.Is(err, feed.ErrNoCopy) {
+	if _, err := f.Load(nil); !errors.Is(err, feed.ErrNoCopy) {
 		t.Fatalf("before: got %v, want %v", err, feed.ErrNoCopy)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -87,18 +104,16 @@ func TestSave(t *testing.T) {
 		if err := f.Save(l, pulled); err != nil {
 			t.Fatal(err)
 		}
-		got, err := saved(t, dir).Load()
+		got, body, err := load(saved(t, dir))
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := feed.Copy{
-			Fetched: pulled, Identity: identity(), Entries: l.Len(), Body: []byte{},
-		}
+		want, text := feed.Copy{Fetched: pulled, Identity: identity(), Entries: l.Len()}, ""
 		for p := range l.All() {
-			want.Body = append(want.Body, strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")+"\n"...)
+			text += strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128") + "\n"
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("copy (-want +got):\n%s", diff)
+		if diff := cmp.Diff(want, got); diff != "" || body != text {
+			t.Errorf("copy (-want +got):\n%s\nbody %q, want %q", diff, body, text)
 		}
 	}
 	info, err := os.Stat(filepath.Join(dir, "blacklist.txt"))
@@ -139,7 +154,7 @@ func TestSavedDamaged(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := saved(t, dir).Load()
+		_, err := saved(t, dir).Load(nil)
 		var damaged *feed.DamagedError
 		if !errors.As(err, &damaged) {
 			t.Errorf("%s: got %v, want a *DamagedError", name, err)
@@ -148,7 +163,7 @@ func TestSavedDamaged(t *testing.T) {
 		if raw, err := os.ReadFile(damaged.Aside); err != nil || !bytes.Equal(raw, bad) {
 			t.Errorf("%s: not set aside: %v", name, err)
 		}
-		if _, err := saved(t, dir).Load(); !errors.Is(err, feed.ErrNoCopy) {
+		if _, err := saved(t, dir).Load(nil); !errors.Is(err, feed.ErrNoCopy) {
 			t.Errorf("%s: the second time: %v", name, err)
 		}
 	}
@@ -164,12 +179,73 @@ func TestSavedWhateverTheClock(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			c, err := saved(t, dir).Load()
-			if err != nil || !c.Fetched.Equal(pulled.Truncate(time.Second)) || string(c.Body) != "203.0.113.9\n" {
+			c, body, err := load(saved(t, dir))
+			if err != nil || !c.Fetched.Equal(pulled.Truncate(time.Second)) || body != "203.0.113.9\n" {
 				t.Errorf("pulled at %s: got %+v, %v", pulled, c, err)
 			}
 		}
 	}
+}
+
+// TestSavedBodyIsVerifiedWhole checks that the checksum is that of the whole body, also if the
+// parser stops early.
+func TestSavedBodyIsVerifiedWhole(t *testing.T) {
+	t.Parallel()
+	some := func(_ feed.Copy, body io.Reader) { _, _ = io.ReadFull(body, make([]byte, 3)) }
+	for _, use := range []feed.Use{nil, some} {
+		dir := t.TempDir()
+		if err := saved(t, dir).Save(repeated(100_000), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := saved(t, dir).Load(use); err != nil {
+			t.Errorf("whole: %v", err)
+		}
+		if err := os.Truncate(filepath.Join(dir, "blacklist.txt"), 1_000_000); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := saved(t, dir).Load(use); !errors.As(err, new(*feed.DamagedError)) {
+			t.Errorf("cut: got %v, want a *DamagedError", err)
+		}
+	}
+}
+
+// TestSavedIsStreamed checks that neither writing nor reading a saved list holds its text.
+func TestSavedIsStreamed(t *testing.T) { // not parallel: it measures allocations
+	s, l := saved(t, t.TempDir()), repeated(200_000) // of 2.6 MB
+	lines := 0
+	count := func(_ feed.Copy, body io.Reader) {
+		for scanner := bufio.NewScanner(body); scanner.Scan(); lines++ {
+		}
+	}
+	for name, f := range map[string]func() error{
+		"save": func() error { return s.Save(l, time.Now()) },
+		"load": func() error { _, err := s.Load(count); return err },
+	} {
+		if name == "load" {
+			if err := s.Save(l, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := f()
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; err != nil || n > 1<<20 {
+			t.Errorf("%s: %d bytes were allocated, %v", name, n, err)
+		}
+	}
+	if lines != 200_000 {
+		t.Errorf("%d lines were read", lines)
+	}
+}
+
+// repeated returns a list of n addresses.
+func repeated(n int) blocklist.Blocklist {
+	var b blocklist.Builder
+	for i := range n {
+		b.Add(netip.PrefixFrom(netip.AddrFrom4([4]byte{203, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
+	}
+	return b.List()
 }
 
 func TestSaveErrors(t *testing.T) {
@@ -185,7 +261,7 @@ func TestSaveErrors(t *testing.T) {
 	if err := os.Symlink("/dev/zero", filepath.Join(dir, "blacklist.txt")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := saved(t, dir).Load(); err == nil || errors.Is(err, feed.ErrNoCopy) {
+	if _, err := saved(t, dir).Load(nil); err == nil || errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("read a device: %v", err)
 	}
 }
@@ -240,8 +316,8 @@ func TestSavedEntriesAreWhole(t *testing.T) {
 	if err := f.Save(list("198.51.100.0/24").Without(list("198.51.100.9/32")), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := f.Load(); err != nil || string(c.Body) != "198.51.100.0/24\n" {
-		t.Errorf("got %q, %v", c.Body, err)
+	if _, body, err := load(f); err != nil || body != "198.51.100.0/24\n" {
+		t.Errorf("got %q, %v", body, err)
 	}
 }
 
@@ -255,7 +331,7 @@ func TestSavedIsNoLink(t *testing.T) {
 	if err := os.Symlink(filepath.Join(other, "blacklist.txt"), filepath.Join(dir, "blacklist.txt")); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := saved(t, dir).Load(); err == nil || errors.Is(err, feed.ErrNoCopy) {
+	if c, err := saved(t, dir).Load(nil); err == nil || errors.Is(err, feed.ErrNoCopy) {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }
