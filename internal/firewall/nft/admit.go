@@ -25,7 +25,7 @@ func (t *Table) Admit(_ context.Context, rs ruleset.Ruleset) error {
 	if t.applied.rules != nil {
 		return nil
 	}
-	fresh, err := admit(t.conn, rs.Allow)
+	fresh, err := admit(t.conn, t.reads, rs.Allow)
 	if t.active.enforced {
 		t.active.sets = append(t.active.sets, fresh...)
 	}
@@ -34,10 +34,10 @@ func (t *Table) Admit(_ context.Context, rs ruleset.Ruleset) error {
 
 // Admit is Table.Admit for a host whose agent uses another backend.
 func Admit(rs ruleset.Ruleset) error {
-	c, err := dial()
+	reads, err := openReader()
 	if err == nil {
-		defer func() { _ = c.close() }() // nothing is lost: the kernel has answered
-		_, err = admit(c, rs.Allow)
+		defer func() { _ = reads.Close() }() // nothing was written
+		err = admitAlone(reads, rs.Allow)
 	}
 	if errors.Is(diagnose(err), ErrUnsupported) {
 		return nil // without nf_tables there is no table
@@ -45,18 +45,29 @@ func Admit(rs ruleset.Ruleset) error {
 	return err
 }
 
+// admitAlone is admit with a socket of its own.
+func admitAlone(reads *reader, allow blocklist.Blocklist) error {
+	c, err := dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.close() }() // nothing is lost: the kernel has answered
+	_, err = admit(c, reads, allow)
+	return err
+}
+
 // admit adds allow to the allowlist sets of the table in one transaction, in each family that the
 // table has a drop chain for. It returns the sets that it created.
-func admit(conn *socket, allow blocklist.Blocklist) (fresh []setPlan, err error) {
-	found, err := findTable()
+func admit(conn *socket, reads *reader, allow blocklist.Blocklist) (fresh []setPlan, err error) {
+	found, err := reads.findTable()
 	if err != nil || found == nil {
 		return nil, err
 	}
-	have, err := kernelSets(nftaSetCount)
+	have, err := reads.kernelSets(nftaSetCount)
 	if err != nil {
 		return nil, err
 	}
-	existing, err := kernelChains()
+	existing, err := reads.kernelChains()
 	if err != nil {
 		return nil, err
 	}

@@ -70,20 +70,25 @@ func (t *tap) receive(buf []byte) (int, error) {
 	return n, err
 }
 
-// generation returns the number that each transaction in the namespace increments.
-func (h *host) generation() (n uint32) {
+// reader returns a reader of the namespace.
+func (h *host) reader() (r *reader) {
 	h.tb.Helper()
-	h.Do(func() {
-		c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-		if err != nil {
-			h.tb.Error(err)
-			return
-		}
-		if n, err = generation(c); err != nil {
-			h.tb.Error(err)
-		}
-		_ = c.Close()
-	})
+	var err error
+	h.Do(func() { r, err = openReader() })
+	if err != nil {
+		h.tb.Fatal(err)
+	}
+	h.tb.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+// generation returns the number that each transaction in the namespace increments.
+func (h *host) generation() uint32 {
+	h.tb.Helper()
+	n, err := h.table.reads.generation()
+	if err != nil {
+		h.tb.Error(err)
+	}
 	return n
 }
 
@@ -153,7 +158,7 @@ func (h *host) elements() map[string][]string {
 	h.tb.Helper()
 	all := map[string][]string{}
 	h.Do(func() {
-		sets, err := kernelSets(nftaSetCount)
+		sets, err := h.table.reads.kernelSets(nftaSetCount)
 		if err != nil {
 			h.tb.Fatal(err)
 		}
@@ -178,7 +183,7 @@ func (h *host) elements() map[string][]string {
 			}
 			slices.Sort(all[name])
 		}
-		rules, err := kernelRules()
+		rules, err := h.table.reads.kernelRules()
 		if err != nil {
 			h.tb.Fatal(err)
 		}

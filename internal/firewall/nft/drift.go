@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -32,26 +30,21 @@ type drift struct {
 
 // foreign returns the generation minus this agent's transactions: each transaction of another
 // program changes it, and none of this agent does.
-func (d *drift) foreign() (uint32, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return 0, fmt.Errorf("open netlink socket: %w", err)
-	}
-	defer func() { _ = c.Close() }() // nothing was written
-	gen, err := generation(c)
+func (d *drift) foreign(r *reader) (uint32, error) {
+	gen, err := r.generation()
 	return gen - d.sent, err
 }
 
 // track runs change, which makes the sets hold a list, and records whether another program made a
 // transaction meanwhile. It passes to change whether the sets hold the list before.
-func (d *drift) track(change func(settled bool) error) error {
-	before, berr := d.foreign()
+func (d *drift) track(r *reader, change func(settled bool) error) error {
+	before, berr := d.foreign(r)
 	settled := berr == nil && d.settled && before == d.others
 	d.settled = false
 	if err := change(settled); err != nil {
 		return err
 	}
-	after, aerr := d.foreign()
+	after, aerr := d.foreign(r)
 	d.settled, d.others = berr == nil && aerr == nil && before == after, after
 	return nil
 }
@@ -61,7 +54,7 @@ func (t *Table) drifted() bool {
 	if t.flags&nftables.TableFlagOwner != 0 {
 		return false
 	}
-	now, err := t.drift.foreign()
+	now, err := t.drift.foreign(t.reads)
 	return err != nil || !t.drift.settled || now != t.drift.others
 }
 
@@ -89,7 +82,7 @@ func (t *Table) refill() (pending bool, err error) {
 
 // apply is Apply for a caller that holds the lock.
 func (t *Table) apply(rs ruleset.Ruleset) (e ruleset.Evidence, err error) {
-	err = t.drift.track(func(settled bool) error {
+	err = t.drift.track(t.reads, func(settled bool) error {
 		owned := t.flags&nftables.TableFlagOwner != 0
 		t.active.exact = t.active.exact && (owned || settled)
 		e, err = t.applyOnce(rs)

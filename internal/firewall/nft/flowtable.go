@@ -13,7 +13,12 @@ import (
 // the kernel has no nf_tables, that this process is not permitted, or that ten dumps in a row were
 // interrupted by other changes.
 func Flowtables() ([]string, error) {
-	replies, err := dumpFamily(unix.NFPROTO_UNSPEC, unix.NFT_MSG_GETFLOWTABLE, nil)
+	reads, err := openReader()
+	if err != nil {
+		return nil, fmt.Errorf("list flowtables: %w", err)
+	}
+	defer func() { _ = reads.Close() }() // nothing was written
+	replies, err := reads.dumpFamily(unix.NFPROTO_UNSPEC, unix.NFT_MSG_GETFLOWTABLE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list flowtables: %w", err)
 	}

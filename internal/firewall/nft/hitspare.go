@@ -38,7 +38,7 @@ func (t *Table) makeSpare() {
 		return
 	}
 	t.spare = true
-	have, err := kernelSets(t.countAttr)
+	have, err := t.reads.kernelSets(t.countAttr)
 	if _, ok := have[spareName]; ok || err != nil {
 		return
 	}

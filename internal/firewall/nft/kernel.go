@@ -14,20 +14,40 @@ import (
 )
 
 // findTable returns the kernel's table inet sikkerguard, or nil if there is none.
-func findTable() (*nftables.Table, error) {
-	c, err := nftables.New()
+func (r *reader) findTable() (*nftables.Table, error) {
+	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: unix.NFTA_TABLE_NAME, Data: append([]byte(tableName), 0)},
+	})
 	if err != nil {
 		return nil, err
 	}
-	t, err := c.ListTableOfFamily(tableName, nftables.TableFamilyINet)
+	answers, err := r.ask(unix.NFT_MSG_GETTABLE, 0, unix.NFPROTO_INET, attributes)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
+	}
+	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+	if err == nil {
+		err = decodeAll(answers, func(ad *netlink.AttributeDecoder) {
+			for ad.Next() {
+				switch ad.Type() {
+				case unix.NFTA_TABLE_FLAGS:
+					t.Flags = nftables.TableFlags(ad.Uint32())
+				case unix.NFTA_TABLE_USE:
+					t.Use = ad.Uint32()
+				case nftaTableOwner:
+					t.Owner = ad.Uint32()
+				}
+			}
+		})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look for table inet %s: %w", tableName, err)
 	}
 	return t, nil
 }
+
+// nftaTableOwner is NFTA_TABLE_OWNER, the netlink port of the owner of a table (Linux 5.12).
+const nftaTableOwner = 7
 
 // nftaTable is the attribute of the table's name: NFTA_RULE_TABLE, NFTA_CHAIN_TABLE,
 // NFTA_SET_TABLE, NFTA_OBJ_TABLE and NFTA_FLOWTABLE_TABLE.
@@ -39,12 +59,12 @@ const dumpTries = 10
 
 // dump requests every object of one type in the table, and passes the attributes of each answer to
 // decode. If there is no table, decode is not called.
-func dump(message uint16, decode func(*netlink.AttributeDecoder)) error {
+func (r *reader) dump(message uint16, decode func(*netlink.AttributeDecoder)) error {
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: nftaTable, Data: append([]byte(tableName), 0)}})
 	if err != nil {
 		return err
 	}
-	replies, err := dumpFamily(unix.NFPROTO_INET, message, attrs)
+	replies, err := r.dumpFamily(unix.NFPROTO_INET, message, attrs)
 	if err != nil {
 		return err
 	}
@@ -53,23 +73,9 @@ func dump(message uint16, decode func(*netlink.AttributeDecoder)) error {
 
 // dumpFamily requests every object of one type and family that has the encoded attributes attrs,
 // and returns the answers. If the kernel has no such table, there are none.
-func dumpFamily(family byte, message uint16, attrs []byte) ([]netlink.Message, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
-	}
-	defer func() { _ = c.Close() }() // nothing was written
-
-	request := netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		// struct nfgenmsg (linux/netfilter/nfnetlink.h): family, version, resource.
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	}
+func (r *reader) dumpFamily(family byte, message uint16, attrs []byte) ([]netlink.Message, error) {
 	for range dumpTries {
-		replies, err := c.Execute(request)
+		replies, err := r.ask(message, netlink.Dump, family, attrs)
 		if errors.Is(err, unix.ENOENT) {
 			return nil, nil
 		}
@@ -105,9 +111,9 @@ func decodeAll(replies []netlink.Message, decode func(*netlink.AttributeDecoder)
 
 // kernelRules returns the rules of each chain of the table, by chain name, each as the kernel
 // encodes its expressions.
-func kernelRules() (map[string][]string, error) {
+func (r *reader) kernelRules() (map[string][]string, error) {
 	rules := map[string][]string{}
-	err := dump(unix.NFT_MSG_GETRULE, func(ad *netlink.AttributeDecoder) {
+	err := r.dump(unix.NFT_MSG_GETRULE, func(ad *netlink.AttributeDecoder) {
 		var chain, exprs, table string
 		for ad.Next() {
 			switch ad.Type() {
@@ -131,20 +137,12 @@ func kernelRules() (map[string][]string, error) {
 
 // Counters returns the packets and bytes of the named counters in the kernel. It is safe to call
 // during Apply.
-func (t *Table) Counters() (ruleset.Counters, error) {
-	var n ruleset.Counters
-	objs, err := kernelObjects()
-	if err != nil {
-		return n, fmt.Errorf("read counters: %w", err)
-	}
-	for _, o := range objs {
-		switch {
-		case o.kind != nftables.ObjTypeCounter:
-		case o.name == dropPrefix+"4":
-			n.Packets4, n.Bytes4 = o.packets, o.bytes
-		case o.name == dropPrefix+"6":
-			n.Packets6, n.Bytes6 = o.packets, o.bytes
-		}
+func (t *Table) Counters() (n ruleset.Counters, err error) {
+	var err4, err6 error
+	n.Packets4, n.Bytes4, err4 = t.reads.counter(dropPrefix + "4")
+	n.Packets6, n.Bytes6, err6 = t.reads.counter(dropPrefix + "6")
+	if err = errors.Join(err4, err6); err != nil {
+		return ruleset.Counters{}, err
 	}
 	return n, nil
 }

@@ -64,18 +64,18 @@ type kernelObject struct {
 
 // layout reads the table, and returns nil if there is none.
 func (t *Table) layout() (*layout, error) {
-	found, err := findTable()
+	found, err := t.reads.findTable()
 	if err != nil || found == nil {
 		return nil, err
 	}
 	l := &layout{flags: found.Flags}
-	if l.chains, err = kernelChains(); err != nil {
+	if l.chains, err = t.reads.kernelChains(); err != nil {
 		return nil, err
 	}
-	if l.sets, err = kernelSets(t.countAttr); err != nil {
+	if l.sets, err = t.reads.kernelSets(t.countAttr); err != nil {
 		return nil, err
 	}
-	objs, err := kernelObjects()
+	objs, err := t.reads.kernelObjects()
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (t *Table) layout() (*layout, error) {
 			l.objs = append(l.objs, o)
 		}
 	}
-	l.flows, err = kernelFlowtables()
+	l.flows, err = t.reads.kernelFlowtables()
 	return l, err
 }
 
@@ -171,9 +171,9 @@ func (k kernelSet) like(s setPlan) bool {
 }
 
 // kernelChains returns the chains of the table, by name.
-func kernelChains() (map[string]kernelChain, error) {
+func (r *reader) kernelChains() (map[string]kernelChain, error) {
 	all := map[string]kernelChain{}
-	err := dump(unix.NFT_MSG_GETCHAIN, func(ad *netlink.AttributeDecoder) {
+	err := r.dump(unix.NFT_MSG_GETCHAIN, func(ad *netlink.AttributeDecoder) {
 		var table, name string
 		var k kernelChain
 		for ad.Next() {
@@ -212,9 +212,9 @@ func kernelChains() (map[string]kernelChain, error) {
 
 // kernelSets returns the sets and maps of the table, by name, without their elements. countAttr is
 // the attribute that holds the number of elements.
-func kernelSets(countAttr uint16) (map[string]kernelSet, error) {
+func (r *reader) kernelSets(countAttr uint16) (map[string]kernelSet, error) {
 	sets := map[string]kernelSet{}
-	err := dump(unix.NFT_MSG_GETSET, func(ad *netlink.AttributeDecoder) {
+	err := r.dump(unix.NFT_MSG_GETSET, func(ad *netlink.AttributeDecoder) {
 		table, name, s := decodeSet(ad, countAttr)
 		if table == tableName {
 			sets[name] = s
@@ -260,33 +260,10 @@ func decodeSet(ad *netlink.AttributeDecoder, countAttr uint16) (table, name stri
 }
 
 // kernelObjects returns the named objects of the table.
-func kernelObjects() ([]kernelObject, error) {
+func (r *reader) kernelObjects() ([]kernelObject, error) {
 	var objs []kernelObject
-	err := dump(unix.NFT_MSG_GETOBJ, func(ad *netlink.AttributeDecoder) {
-		var table string
-		var o kernelObject
-		for ad.Next() {
-			switch ad.Type() {
-			case nftaTable:
-				table = ad.String()
-			case nftaObjName:
-				o.name = ad.String()
-			case unix.NFTA_OBJ_TYPE: // the kernel sends it before the data
-				o.kind = nftables.ObjType(ad.Uint32())
-			case unix.NFTA_OBJ_DATA:
-				if o.kind == nftables.ObjTypeCounter {
-					nested(ad, func(ad *netlink.AttributeDecoder) {
-						switch ad.Type() {
-						case unix.NFTA_COUNTER_PACKETS:
-							o.packets = ad.Uint64()
-						case unix.NFTA_COUNTER_BYTES:
-							o.bytes = ad.Uint64()
-						}
-					})
-				}
-			}
-		}
-		if table == tableName {
+	err := r.dump(unix.NFT_MSG_GETOBJ, func(ad *netlink.AttributeDecoder) {
+		if table, o := decodeObject(ad); table == tableName {
 			objs = append(objs, o)
 		}
 	})
@@ -296,10 +273,36 @@ func kernelObjects() ([]kernelObject, error) {
 	return objs, nil
 }
 
+// decodeObject returns a named object, and its table.
+func decodeObject(ad *netlink.AttributeDecoder) (table string, o kernelObject) {
+	for ad.Next() {
+		switch ad.Type() {
+		case nftaTable:
+			table = ad.String()
+		case nftaObjName:
+			o.name = ad.String()
+		case unix.NFTA_OBJ_TYPE: // the kernel sends it before the data
+			o.kind = nftables.ObjType(ad.Uint32())
+		case unix.NFTA_OBJ_DATA:
+			if o.kind == nftables.ObjTypeCounter {
+				nested(ad, func(ad *netlink.AttributeDecoder) {
+					switch ad.Type() {
+					case unix.NFTA_COUNTER_PACKETS:
+						o.packets = ad.Uint64()
+					case unix.NFTA_COUNTER_BYTES:
+						o.bytes = ad.Uint64()
+					}
+				})
+			}
+		}
+	}
+	return table, o
+}
+
 // kernelFlowtables returns the names of the table's flowtables.
-func kernelFlowtables() ([]string, error) {
+func (r *reader) kernelFlowtables() ([]string, error) {
 	var names []string
-	err := dump(unix.NFT_MSG_GETFLOWTABLE, func(ad *netlink.AttributeDecoder) {
+	err := r.dump(unix.NFT_MSG_GETFLOWTABLE, func(ad *netlink.AttributeDecoder) {
 		if table, name := tableAndName(ad); table == tableName {
 			names = append(names, name)
 		}

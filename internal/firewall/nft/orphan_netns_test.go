@@ -22,10 +22,10 @@ func (h *host) orphan() {
 	if err := h.table.Close(); err != nil {
 		h.tb.Fatal(err)
 	}
+	reads := h.reader()
+	h.table.reads = reads // the test still looks at the table
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		var found *nftables.Table
-		var err error
-		h.Do(func() { found, err = findTable() })
+		found, err := reads.findTable()
 		if err == nil && found != nil && found.Owner == 0 {
 			return
 		}
@@ -45,8 +45,9 @@ func (h *host) harm(hm harm) {
 		}
 		return
 	}
+	reads := h.reader()
 	h.Do(func() {
-		found, err := findTable()
+		found, err := reads.findTable()
 		if err == nil {
 			found.Flags |= nftables.TableFlagDormant
 			c, _ := nftables.New()

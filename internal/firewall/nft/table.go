@@ -64,6 +64,7 @@ type Table struct {
 	mu      sync.Mutex
 	conn    *socket        // the kernel ends the ownership when it is closed
 	query   *nftables.Conn // lasting, for queries
+	reads   *reader        // has a lock of its own
 	active  active
 	applied applied
 	drift   drift
@@ -82,7 +83,10 @@ func Open(o Options) (*Table, error) {
 	if t.lock, err = lock.Claim(lockName, ErrOwned); err != nil {
 		return nil, err
 	}
-	found, err := unowned()
+	if t.reads, err = openReader(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open netlink socket: %w", diagnose(err)), t.Close())
+	}
+	found, err := t.unowned()
 	if err == nil {
 		err = t.connect()
 	}
@@ -104,9 +108,9 @@ func Open(o Options) (*Table, error) {
 
 // unowned returns the kernel's table, or nil if there is none. It returns ErrOwned if the table
 // still has an owner after ownerTimeout.
-func unowned() (*nftables.Table, error) {
+func (t *Table) unowned() (*nftables.Table, error) {
 	for start := time.Now(); ; time.Sleep(ownerPollInterval) {
-		found, err := findTable()
+		found, err := t.reads.findTable()
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("query nf_tables: %w", diagnose(err))
@@ -136,7 +140,7 @@ func (t *Table) connect() (err error) {
 // adopt records the sets that the rules of a dead agent look up. It does not read their elements,
 // which takes minutes.
 func (t *Table) adopt() error {
-	have, err := kernelSets(t.countAttr)
+	have, err := t.reads.kernelSets(t.countAttr)
 	if err != nil {
 		return err
 	}
@@ -289,7 +293,7 @@ func (t *Table) explain(err error) error {
 		return err
 	}
 	if errors.Is(err, unix.EPERM) {
-		found, ferr := findTable()
+		found, ferr := t.reads.findTable()
 		if ferr == nil && found != nil && found.Owner != 0 && found.Owner != t.conn.port() {
 			return fmt.Errorf("%w: %w", ErrOwned, err)
 		}
@@ -341,7 +345,7 @@ func (t *Table) Remove() error {
 
 // remove deletes the table if it exists.
 func (t *Table) remove() error {
-	found, err := findTable()
+	found, err := t.reads.findTable()
 	if err != nil {
 		return err
 	}
@@ -367,6 +371,9 @@ func (t *Table) Close() error {
 	var errs []error
 	if t.conn != nil {
 		errs = append(errs, t.conn.close())
+	}
+	if t.reads != nil {
+		errs = append(errs, t.reads.Close())
 	}
 	if t.query != nil {
 		errs = append(errs, t.query.CloseLasting())

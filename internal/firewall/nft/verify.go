@@ -215,7 +215,7 @@ func (l *layout) verifyHitSets() error {
 // verifyRules checks the number of rules in each chain. The first call after a transaction
 // remembers the rules; later they must be equal.
 func (t *Table) verifyRules() error {
-	have, err := kernelRules()
+	have, err := t.reads.kernelRules()
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
@@ -109,5 +111,16 @@ func TestWatch(t *testing.T) {
 	cancel()
 	if err := <-doneC; err != nil {
 		t.Errorf("watch: %v", err)
+	}
+}
+
+// TestWatchEvery checks that a table which no other program can change is read seldom, and any other
+// one twice within the second in which the docs promise that a change is noticed.
+func TestWatchEvery(t *testing.T) {
+	t.Parallel()
+	owned := (&Table{flags: nftables.TableFlagOwner | nftables.TableFlagPersist}).watchEvery()
+	open := (&Table{flags: nftables.TableFlagPersist}).watchEvery()
+	if owned < time.Second || open > time.Second/2 {
+		t.Errorf("a table with an owner is read every %v, one without every %v", owned, open)
 	}
 }
