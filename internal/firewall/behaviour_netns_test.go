@@ -272,7 +272,7 @@ func TestRepair(t *testing.T) {
 			{h.rules, "-t", "raw", "-F", "PREROUTING"},
 			{h.rules, "-t", "raw", "-I", "PREROUTING", "-j", "ACCEPT"},
 			{h.rules, "-t", "raw", "-I", "SIKKERGUARD", "2", "-j", "ACCEPT"},
-			{strings.Replace(h.rules, "ip", "ip6", 1), "-t", "raw", "-D", "SIKKERGUARD", "-j", "DROP"},
+			{strings.Replace(h.rules, "ip", "ip6", 1), "-t", "raw", "-D", "SIKKERGUARD-DROP", "-j", "DROP"},
 			{"ipset", "flush", "sikkerguard-blocklist"},
 			{"ipset", "add", "sikkerguard-whitelist6", "2001:db8:f::1"},
 		} {

@@ -158,6 +158,8 @@ func (h *host) snapshot() string {
 		fmt.Fprintf(&b, "$ %s\n%s", strings.Join(c, " "), h.Run(c[0], c[1:]...))
 	}
 	text := regexp.MustCompile(`(?m)^# (Generated|Completed).*\n`).ReplaceAllString(b.String(), "")
+	// A program writes this to standard error, at any place of a long output.
+	text = regexp.MustCompile(`# Warning: iptables-legacy tables present, .*\n`).ReplaceAllString(text, "")
 	text = regexp.MustCompile(`\[\d+:\d+\]`).ReplaceAllString(text, "[-]")
 	return regexp.MustCompile(`counter packets \d+ bytes \d+`).ReplaceAllString(text, "counter")
 }
@@ -165,9 +167,9 @@ func (h *host) snapshot() string {
 // others returns the parts of a snapshot that do not belong to the agent.
 func others(snapshot string) string {
 	text := regexp.MustCompile(`(?ms)^table inet sikkerguard .*?^}\n`).ReplaceAllString(snapshot, "")
-	text = regexp.MustCompile(`(?ms)^\tchain SIKKERGUARD \{.*?^\t}\n`).ReplaceAllString(text, "")
+	text = regexp.MustCompile(`(?ms)^\tchain SIKKERGUARD(-[A-Z]+)? \{.*?^\t}\n`).ReplaceAllString(text, "")
 	own := regexp.MustCompile(`(?m)^(|# Warning: table .*|.*-j SIKKERGUARD|.*jump SIKKERGUARD|` +
-		`.*:SIKKERGUARD .*|.*-A SIKKERGUARD .*|\S+ sikkerguard-\S+ .*)\n`)
+		`.*:SIKKERGUARD(-[A-Z]+)? .*|.*-A SIKKERGUARD(-[A-Z]+)? .*|\S+ sikkerguard-\S+ .*)\n`)
 	return own.ReplaceAllString(text, "")
 }
 

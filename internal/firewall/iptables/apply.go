@@ -28,7 +28,7 @@ func (f *Firewall) translate(rs ruleset.Ruleset) *plan {
 	for i, t := range f.families {
 		p.block = append(p.block, newSetSpec(t.blocklist(), t.family, rs.Block))
 		p.allow = append(p.allow, newSetSpec(t.whitelist(), t.family, rs.Allow))
-		p.rules[t.proto] = rules(t.family, rs)
+		p.rules[t.proto] = rules(t.family, rs, f.counting)
 		p.entries[i] = t.entries(rs.Block)
 	}
 	return p
@@ -164,7 +164,7 @@ func (f *Firewall) prepare(ctx context.Context) (names map[string]string, err er
 		return nil, err
 	}
 	for _, t := range f.families {
-		if err := f.moveAside(ctx, have, t.family, t.whitelist(), t.blocklist()); err != nil {
+		if err := f.moveAside(ctx, have, t.family, t.lookedUpSets()...); err != nil {
 			return nil, err
 		}
 	}
@@ -262,6 +262,9 @@ func (f *Firewall) ensureRules(ctx context.Context, p *plan, before bool) (guard
 	if err != nil {
 		return false, func() error { return nil }, err
 	}
+	if err := f.adoptHits(ctx); err != nil {
+		return false, func() error { return nil }, err
+	}
 	var fresh []tables
 	undo = func() error {
 		var errs []error
@@ -313,6 +316,13 @@ func (f *Firewall) createMissing(ctx context.Context, t tables, have map[string]
 	for _, spec := range specs {
 		if _, ok := have[spec.name]; !ok {
 			lines = append(lines, empty(spec.name, t.family))
+		}
+	}
+	if f.counting {
+		for _, s := range t.hitSets() {
+			if _, ok := have[s.name]; !ok {
+				lines = append(lines, s.create())
+			}
 		}
 	}
 	if len(lines) == 0 {

@@ -3,6 +3,7 @@ package iptables
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
@@ -22,6 +23,9 @@ type tally struct {
 	before    counter // drops before the kernel's counter began
 	reading   counter // last reading of the kernel's counter
 	replacing bool    // rules are being replaced; kernel counters are ambiguous until that is done
+	// base is the total when packets were first counted by key, and keyed is their number since.
+	base  uint64
+	keyed atomic.Uint64
 }
 
 // add adds a reading and returns the total. A nil reading means that the rules are missing. The
@@ -38,11 +42,23 @@ func (c *tally) add(dropped *counter) counter {
 	return c.total
 }
 
+// raise raises the total to the packets that were counted by key. It is lower if another program
+// removed the rules after their counter was read.
+func (c *tally) raise() counter {
+	if least := c.base + c.keyed.Load(); c.total.packets < least {
+		c.before.packets += least - c.total.packets
+		c.total.packets = least
+	}
+	return c.total
+}
+
 // reset sets the tally to zero after the removal of the rules.
 func (c *tally) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total, c.before, c.reading = counter{}, counter{}, counter{}
+	c.base = 0
+	c.keyed.Store(0)
 }
 
 // readStateCounted reads the table and adds its counter to the tally.
@@ -70,7 +86,8 @@ func (f *Firewall) dropped(ctx context.Context, t tables) (counter, error) {
 	if err != nil {
 		return counter{}, err
 	}
-	return c.add(st.dropped), nil
+	c.add(st.dropped)
+	return c.raise(), nil
 }
 
 // Counters returns the drops since the rules were first written. The count continues when rules are
@@ -90,7 +107,3 @@ func (f *Firewall) Counters() (ruleset.Counters, error) {
 	}
 	return n, nil
 }
-
-// Hits returns no counts: neither xt_set nor xt_hashlimit counts by source, protocol and port in a
-// form that can be read back.
-func (*Firewall) Hits() (ruleset.Hits, error) { return ruleset.Hits{}, nil }

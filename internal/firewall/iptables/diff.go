@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
 
@@ -83,7 +82,14 @@ func (p *plan) differences(next *plan) differences {
 		old, next []setSpec
 		allow     bool
 	}{{p.block, next.block, false}, {p.allow, next.allow, true}} {
-		gone, added, _ := lists.old[0].list.Changes(lists.next[0].list, math.MaxInt)
+		most := 0
+		for _, s := range lists.next {
+			most += s.few()
+		}
+		gone, added, ok := lists.old[0].list.Changes(lists.next[0].list, most)
+		if !ok {
+			continue
+		}
 		for i, old := range lists.old {
 			next := &lists.next[i]
 			c := setChange{added: old.family.only(added), gone: old.family.only(gone)}
@@ -113,11 +119,14 @@ func (f family) only(ps []netip.Prefix) []netip.Prefix {
 // fits reports whether the set can take the change, and whether that is quicker than to fill it.
 func (s setSpec) fits(next setSpec, c setChange) bool {
 	whole := func(p netip.Prefix) bool { return p.Bits() == 0 } // it is two elements
-	return len(c.added)+len(c.gone) <= max(alwaysFew, next.count/2) &&
+	return len(c.added)+len(c.gone) <= next.few() &&
 		s.count+len(c.added) <= s.most() &&
 		(s.room <= minElements || next.count >= s.room/tooRoomy) &&
 		!slices.ContainsFunc(c.added, whole) && !slices.ContainsFunc(c.gone, whole)
 }
+
+// few returns the largest number of changes that are quicker than filling the set.
+func (s setSpec) few() int { return max(alwaysFew, s.count/2) }
 
 // lacksWidth reports whether the set has no more elements of the width of one of gone. When the
 // last one is deleted, the kernel moves up the later widths in its list, and a lookup at that

@@ -31,7 +31,7 @@ type asideGap struct{ atomic.Pointer[string] }
 // update sets the gap to the list of the renamed sets.
 func (g *asideGap) update(have map[string]setInfo) {
 	var renamed []string
-	for _, name := range lookedUpSets() {
+	for _, name := range bothLookedUp() {
 		if aside := renamedSet(have, name); aside != "" {
 			renamed = append(renamed, name+" to "+aside)
 		}
@@ -73,7 +73,7 @@ func (f *Firewall) moveBack(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, name := range lookedUpSets() {
+	for _, name := range bothLookedUp() {
 		aside := renamedSet(have, name)
 		if aside == "" {
 			continue

@@ -71,8 +71,8 @@ func TestNames(t *testing.T) {
 				t.Errorf("set %s: %d characters, owner %v", name, len(name), o.name)
 			}
 			for info, want := range map[setInfo]bool{
-				{kind: "hash:net", family: fam.ipset}: true, {kind: "hash:ip", family: fam.ipset}: false,
-				{kind: "hash:net", family: "inet9"}: false, {}: false,
+				{kind: fam.kindOf(name), family: fam.ipset}: true, {kind: "hash:mac", family: fam.ipset}: false,
+				{kind: fam.kindOf(name), family: "inet9"}: false, {}: false,
 			} {
 				if info.isOurs(name) != want {
 					t.Errorf("set %s, %+v: own %v", name, info, !want)
@@ -108,10 +108,10 @@ func TestLimit(t *testing.T) {
 
 func TestParseState(t *testing.T) {
 	t.Parallel()
-	rr := rules(ipv4(), ruleset.Ruleset{LogGroup: 100, LogRate: 10_000})
+	rr := rules(ipv4(), ruleset.Ruleset{LogGroup: 100, LogRate: 10_000}, true)
 	ours := ""
 	for i, r := range rr {
-		ours += fmt.Sprintf("[%d:7] -A %s %s\n", i, chain, r)
+		ours += fmt.Sprintf("[%d:7] %s\n", i, r)
 	}
 	head := "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:SIKKERGUARD - [0:0]\n"
 	jumps := "[9:9] " + jump + "\n"
@@ -128,7 +128,7 @@ func TestParseState(t *testing.T) {
 			"bad jump with a condition", head + strings.Replace(jumps, "PREROUTING", "PREROUTING -i eth0", 1) + ours,
 			false, true,
 		},
-		{"bad rule missing", head + jumps + strings.Replace(ours, rr[1], "-j ACCEPT", 1), false, false},
+		{"bad rule missing", head + jumps + strings.Replace(ours, rr[1], "-A "+chain+" -j ACCEPT", 1), false, false},
 		{"bad policy", strings.Replace(head, "PREROUTING ACCEPT", "PREROUTING DROP", 1) + jumps + ours, true, true},
 		{"bad nothing", "", false, false},
 	}
@@ -138,8 +138,36 @@ func TestParseState(t *testing.T) {
 			t.Errorf("%s: got right %v, foreign %v", tt.name, st.matches(rr), st.foreign)
 		}
 	}
-	if st := parseState(head + jumps + ours); st.dropped == nil || *st.dropped != (counter{2, 7}) {
+	if st := parseState(head + jumps + ours); st.dropped == nil || *st.dropped != (counter{uint64(len(rr) - 1), 7}) {
 		t.Errorf("dropped: got %v", st.dropped)
+	}
+}
+
+// TestEditKeepsTheCounter edits rules in the ways of a refresh and of an earlier version, which
+// dropped in another chain. The counter of the drop rule stays, or continues.
+func TestEditKeepsTheCounter(t *testing.T) {
+	t.Parallel()
+	head := "*raw\n:PREROUTING ACCEPT [0:0]\n:SIKKERGUARD - [0:0]\n:SIKKERGUARD-DROP - [0:0]\n[9:9] " + jump + "\n"
+	const dropped = "[5:50] " + dropRule
+	want := rules(ipv4(), ruleset.Ruleset{LogGroup: 100, LogRate: 10_000}, true)
+	for name, tt := range map[string]struct {
+		rules   string
+		rebuilt bool
+	}{
+		"other rules":        {"[1:1] -A SIKKERGUARD -j ACCEPT\n" + dropped, false},
+		"no rules":           {"", true},
+		"two drop rules":     {dropped + "\n" + dropped, true},
+		"an earlier version": {"[5:50] -A SIKKERGUARD -j DROP", true},
+		"a rule before it":   {"[1:1] -A SIKKERGUARD-DROP -j ACCEPT\n" + dropped, true},
+	} {
+		st := parseState(head + tt.rules + "\nCOMMIT\n")
+		lines, rebuilt := st.edit(want, want, counter{5, 50})
+		if flushed := slices.Contains(lines, ":SIKKERGUARD-DROP - [0:0]"); rebuilt != tt.rebuilt || flushed != tt.rebuilt {
+			t.Errorf("%s: rebuilt %v, flushed %v, want %v", name, rebuilt, flushed, tt.rebuilt)
+		}
+		if slices.Contains(lines, dropped) != tt.rebuilt || slices.Contains(lines, "[0:0] "+dropRule) {
+			t.Errorf("%s: %q", name, lines)
+		}
 	}
 }
 

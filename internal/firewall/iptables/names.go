@@ -11,11 +11,18 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
+// Our chains of table raw.
 const (
-	chain      = "SIKKERGUARD"       // in table raw
+	chain      = "SIKKERGUARD"       // decides which packets are dropped
+	newChain   = "SIKKERGUARD-NEW"   // makes the key of a packet that has none
+	logChain   = "SIKKERGUARD-LOG"   // logs and drops
+	dropChain  = "SIKKERGUARD-DROP"  // counts and drops
 	probeChain = "SIKKERGUARD-PROBE" // for the probe of the kernel; no rule jumps to it
 	jump       = "-A PREROUTING -j " + chain
 )
+
+// ownChains returns the names of the chains that block, in the order of rules.
+func ownChains() []string { return []string{chain, newChain, logChain, dropChain} }
 
 // family is one of the two address families. Each has its own sets, rules and programs.
 type family struct {
@@ -61,10 +68,17 @@ func (f family) blocklist() string { return "sikkerguard-blocklist" + f.mark }
 func (f family) whitelist() string { return "sikkerguard-whitelist" + f.mark }
 func (f family) probeSet() string  { return "sikkerguard-probe" + f.mark }
 
-// lookedUpSets returns the names of the sets of both families that the rules look up.
-func lookedUpSets() []string {
-	return []string{ipv4().whitelist(), ipv4().blocklist(), ipv6().whitelist(), ipv6().blocklist()}
+// lookedUpSets returns the names of the sets that the rules look up.
+func (f family) lookedUpSets() []string {
+	names := []string{f.whitelist(), f.blocklist()}
+	for _, s := range f.hitSets() {
+		names = append(names, s.name)
+	}
+	return names
 }
+
+// bothLookedUp returns the names of the sets of both families that the rules look up.
+func bothLookedUp() []string { return append(ipv4().lookedUpSets(), ipv6().lookedUpSets()...) }
 
 // markSet returns the name of an empty set. It exists if nf_tables had no table raw before the
 // agent came, so that the removal of the rules also removes the table.
@@ -103,7 +117,21 @@ func (f family) temporarySets() []string {
 // allSets returns the names of all sets that may be ours, in the order of removal: first the sets
 // that no rule looks up, last the mark of a table.
 func (f family) allSets() []string {
-	return append(spares(f.temporarySets()...), f.probeSet(), f.whitelist(), f.blocklist(), f.markSet())
+	names := append(spares(f.temporarySets()...), f.probeSet(), f.whitelist(), f.blocklist())
+	for _, s := range f.hitSets() {
+		names = append(names, s.probe().name, s.last().name, s.name)
+	}
+	return append(names, f.markSet())
+}
+
+// kindOf returns the type of our set of this name.
+func (f family) kindOf(name string) string {
+	for _, s := range f.hitSets() {
+		if name == s.name || name == s.last().name || name == s.probe().name {
+			return s.kind
+		}
+	}
+	return setKind
 }
 
 // familyOf returns the family of a set by its name. It is false for a name that is not ours.

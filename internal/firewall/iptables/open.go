@@ -40,6 +40,9 @@ type Firewall struct {
 	lock     *lock.Lock       // nil in Left
 	tallies  map[uint8]*tally // by family
 
+	counting bool      // the rules count dropped packets by key
+	hits     hitCounts // of those rules
+
 	mu        sync.Mutex // held during a change of the host
 	applied   *plan      // nil before the first Apply and after Remove
 	printings map[uint8]printing
@@ -65,7 +68,7 @@ func open(o Options, dirs []string) (*Firewall, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.rate = o.LogRate
+	f.rate, f.counting = o.LogRate, true
 	v4, err := f.choose(ipv4(), o.Legacy)
 	if err != nil {
 		return nil, err
@@ -211,15 +214,34 @@ func (f *Firewall) installed(fam family) iter.Seq2[tables, error] {
 	}
 }
 
-// probe checks whether the kernel supports the set and the rules, and leaves nothing behind. It
-// marks a table raw that it makes. So if the agent is killed here, the next agent or cleanup
-// deletes the table.
+// probe checks whether the kernel supports the sets and the rules, and leaves nothing behind. If the
+// kernel cannot count by key, that is a gap.
 func (f *Firewall) probe(ctx context.Context, t tables) error {
+	err := f.tryRules(ctx, t)
+	if !f.counting || !errors.Is(err, ErrIncomplete) {
+		return err
+	}
+	f.counting = false
+	perr := f.tryRules(ctx, t)
+	if perr == nil {
+		f.info.Gaps = append(f.info.Gaps, ruleset.Gap("a flood hides other sources from the log and the history: "+
+			"this kernel cannot count dropped packets by source (modprobe -a ip_set_hash_ip ip_set_hash_ipport)", err))
+	}
+	return perr
+}
+
+// tryRules puts the rules into a chain that no packet reaches. It marks a table raw that it makes.
+// So if the agent is killed here, the next agent or cleanup deletes the table.
+func (f *Firewall) tryRules(ctx context.Context, t tables) error {
 	have, err := f.listSets(ctx)
 	if err != nil {
 		return err
 	}
-	if err := checkForeign(have, t.family, t.probeSet(), t.markSet()); err != nil {
+	names := []string{t.probeSet(), t.markSet()}
+	for _, s := range t.hitSets() {
+		names = append(names, s.probe().name)
+	}
+	if err := checkForeign(have, t.family, names...); err != nil {
 		return err
 	}
 	_, marked := have[t.markSet()]
@@ -234,13 +256,15 @@ func (f *Firewall) probe(ctx context.Context, t tables) error {
 	if fresh && !marked && !t.legacy {
 		text = empty(t.markSet(), t.family) + text
 	}
+	if f.counting {
+		for _, s := range t.hitSets() {
+			text += s.probe().create()
+		}
+	}
 	err = f.restore(ctx, askTime, script(text))
 	if err == nil {
-		lines := []string{":" + probeChain + " - [0:0]"}
-		for _, r := range t.rulesOn(t.probeSet(), ruleset.Ruleset{LogGroup: 1, LogRate: f.rate}) {
-			lines = append(lines, "-A "+probeChain+" "+r)
-		}
-		err = f.change(ctx, t, lines...)
+		want := rules(t.family, ruleset.Ruleset{LogGroup: 1, LogRate: f.rate}, f.counting)
+		err = f.change(ctx, t, append([]string{":" + probeChain + " - [0:0]"}, t.probeRules(want)...)...)
 	}
 	if err != nil {
 		err = fmt.Errorf("probe %s: %w", t.program(), f.diagnose(err))
@@ -279,12 +303,16 @@ func (f *Firewall) removeProbe(ctx context.Context, t tables) error {
 	if err != nil {
 		return err
 	}
-	if st.probe {
+	if slices.Contains(st.chains, probeChain) {
 		if err := f.change(ctx, t, "-F "+probeChain, "-X "+probeChain); err != nil {
 			return fmt.Errorf("remove %s chain %s: %w", t.name, probeChain, err)
 		}
 	}
-	return f.destroy(ctx, t.probeSet())
+	names := []string{t.probeSet()}
+	for _, s := range t.hitSets() {
+		names = append(names, s.probe().name)
+	}
+	return f.destroy(ctx, names...)
 }
 
 // diagnose returns the meaning of an error of the probe, with the modules that the rules need. An
@@ -310,7 +338,10 @@ func (f *Firewall) Info() ruleset.Info {
 }
 
 // Close releases the lock. Sets and rules that were not removed stay.
-func (f *Firewall) Close() error { return f.lock.Close() }
+func (f *Firewall) Close() error {
+	f.hits.close()
+	return f.lock.Close()
+}
 
 // lockName is the lock of this backend.
 const lockName = "sikkerguard-iptables"

@@ -26,20 +26,27 @@ func tablePrinted(out string) bool {
 }
 
 // readUnprintable returns the state of a table that iptables cannot print. If it cannot print our
-// chain either, the error is ErrUnprintable, and the state lacks the rules of the chain.
+// chains either, the error is ErrUnprintable, and the state lacks their rules.
 func (f *Firewall) readUnprintable(ctx context.Context, t tables) (state, error) {
 	st, err := readNFTOutline(t.proto)
-	if err != nil || !st.chain {
+	if err != nil {
 		return st, err
 	}
-	out, _, err := f.run.run(ctx, askTime, nil, t.list, "--table", "raw", "--verbose", "--list-rules", chain)
-	if err != nil {
-		if refused(err) {
-			err = fmt.Errorf("%w: %w", ErrUnprintable, err)
+	var listed strings.Builder
+	for _, c := range st.chains {
+		if c == probeChain {
+			continue
 		}
-		return st, fmt.Errorf("read %s chain %s: %w", t.name, chain, err)
+		out, _, err := f.run.run(ctx, askTime, nil, t.list, "--table", "raw", "--verbose", "--list-rules", c)
+		if err != nil {
+			if refused(err) {
+				err = fmt.Errorf("%w: %w", ErrUnprintable, err)
+			}
+			return st, fmt.Errorf("read %s chain %s: %w", t.name, c, err)
+		}
+		listed.WriteString(asSaved(out))
 	}
-	own := parseState(asSaved(out))
+	own := parseState(listed.String())
 	st.rules, st.dropped = own.rules, own.dropped
 	return st, nil
 }
@@ -76,13 +83,16 @@ func readNFTOutline(proto uint8) (state, error) {
 		return st, fmt.Errorf("ask for table raw: %w", err)
 	}
 	defer func() { _ = c.Close() }() // it was only read
-	if st.chain, err = hasNFTChain(c, proto, chain); err == nil {
-		st.probe, err = hasNFTChain(c, proto, probeChain)
+	for _, name := range append(ownChains(), probeChain) {
+		found, err := hasNFTChain(c, proto, name)
+		if err != nil {
+			return st, fmt.Errorf("ask for table raw: %w", err)
+		}
+		if found {
+			st.declare(name + " -")
+		}
 	}
-	if err == nil {
-		st.jumps, st.first, err = countNFTJumps(c, proto)
-	}
-	if err != nil {
+	if st.jumps, st.first, err = countNFTJumps(c, proto); err != nil {
 		return st, fmt.Errorf("ask for table raw: %w", err)
 	}
 	return st, nil

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"errors"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,12 +20,12 @@ func TestRateChanges(t *testing.T) {
 			h := nettest.NewHost(t)
 			f := startKind(t, h, kind)
 			for _, rate := range []uint32{3, 7_000} { // the match limit has neither rate
-				rs := desired(list("203.0.113.9/32"), list())
+				rs := desired(list("203.0.113.0/24"), list())
 				rs.LogRate = rate
 				mustApply(t, h, f, rs)
 			}
-			for range 100 {
-				h.Send(nettest.Addrs("203.0.113.9")[0], "knock")
+			for i := range 100 { // the first packet of each source is copied
+				h.Send(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), "knock")
 			}
 			h.Settle()
 			out := h.Run("iptables-"+kind+"-save", "--counters", "--table", "raw")

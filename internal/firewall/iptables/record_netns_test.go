@@ -62,12 +62,12 @@ func (r recorder) take() (runs []string, input string) {
 	return strings.Split(strings.TrimSuffix(read("changes"), "\n"), "\n"), read("inputs")
 }
 
-// elementsIn returns the elements of our sets in the kernel, sorted, one on each line.
+// elementsIn returns the elements of the sets of lists in the kernel, sorted, one on each line.
 func elementsIn(t *testing.T, h *nettest.Host) string {
 	t.Helper()
 	var lines []string
 	for line := range strings.Lines(h.Run("ipset", "save")) {
-		if strings.HasPrefix(line, "add ") {
+		if strings.HasPrefix(line, "add sikkerguard-blocklist") || strings.HasPrefix(line, "add sikkerguard-whitelist") {
 			lines = append(lines, strings.TrimSpace(line))
 		}
 	}

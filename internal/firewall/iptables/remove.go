@@ -54,6 +54,7 @@ func (f *Firewall) Remove() error {
 	defer f.mu.Unlock()
 	f.applied = nil
 	f.changes++
+	f.forgetHits()
 	_, err := f.remove(context.Background())
 	return err
 }

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// drop is the last rule. Its counter counts the drops.
-	drop = "-j DROP"
+	// dropTarget is the target of the rule whose counter counts the drops.
+	dropTarget = "-j DROP"
+	dropRule   = "-A " + dropChain + " " + dropTarget
 	// snapLen is how many bytes of a packet are copied. They hold its headers.
 	snapLen = 128
 	// limitMost is the highest rate of the match limit, in packets per second. It counts in units
@@ -24,12 +25,16 @@ const (
 	burstMost = 10_000
 )
 
-// rules returns the rules of chain SIKKERGUARD as iptables-save prints them. An unlisted packet
-// leaves after one lookup. Only packets of listed sources take the other rules. The whitelist costs
-// each of them a lookup for each of its prefix lengths, so it is looked up only if a listed source
-// is on it.
-func rules(fam family, rs ruleset.Ruleset) []string {
-	want := fam.rulesOn(fam.blocklist(), rs)
+// rules returns the rules of our chains as iptables-save prints them. An unlisted packet leaves
+// after one lookup. Only packets of listed sources take the other rules. The whitelist costs each of
+// them a lookup for each of its prefix lengths, so it is looked up only if a listed source is on it.
+func rules(fam family, rs ruleset.Ruleset, counting bool) []string {
+	want := []string{"-A " + chain + " -m set ! --match-set " + fam.blocklist() + " src -j RETURN"}
+	if counting {
+		want = append(want, fam.countingRules(rs)...)
+	} else {
+		want = append(want, fam.plainRules(rs)...)
+	}
 	for range rs.Block.Overlapping(rs.Allow) {
 		return fam.guarded(want)
 	}
@@ -38,21 +43,14 @@ func rules(fam family, rs ruleset.Ruleset) []string {
 
 // guarded returns the rules with a lookup of the whitelist.
 func (f family) guarded(rules []string) []string {
-	return slices.Insert(slices.Clone(rules), 1, f.admission())
+	return slices.Insert(slices.Clone(rules), 1, "-A "+chain+" "+f.admission())
 }
 
 // admission returns the rule that lets the sources of the whitelist through.
-func (f family) admission() string { return "-m set --match-set " + f.whitelist() + " src -j RETURN" }
+func (f family) admission() string { return lookUp(f.whitelist(), "src") + " -j RETURN" }
 
-// rulesOn returns the rules for this set.
-func (f family) rulesOn(block string, rs ruleset.Ruleset) []string {
-	return []string{
-		"-m set ! --match-set " + block + " src -j RETURN",
-		fmt.Sprintf("-m %s -j NFLOG --nflog-group %d --nflog-size %d",
-			limit("sikker"+f.mark, max(rs.LogRate, 1)), rs.LogGroup, snapLen),
-		drop,
-	}
-}
+// limit returns the match that lets the log rate through.
+func (f family) limit(rs ruleset.Ruleset) string { return limit("sikker"+f.mark, max(rs.LogRate, 1)) }
 
 // limit returns the match that lets rate packets per second through. The match limit rounds up to
 // whole units of its clock. hashlimit without a mode, which counts all packets together, is exact
@@ -68,71 +66,6 @@ func limit(name string, rate uint32) string {
 	}
 	return fmt.Sprintf("hashlimit --hashlimit-upto %d/sec --hashlimit-burst %d --hashlimit-name %s-%d",
 		rate, burst, name, rate)
-}
-
-// state is the kernel's table raw of one family.
-type state struct {
-	chain   bool     // our chain exists
-	rules   []string // of our chain, without its name
-	jumps   int      // from PREROUTING to our chain, without a condition
-	first   bool     // the first rule of PREROUTING is such a jump
-	dropped *counter // counter of our drop rule; nil if there is none
-	probe   bool     // a chain of a probe is left
-	foreign bool     // the table holds something of another program
-}
-
-// matches reports whether the kernel has the rules want and applies them first.
-func (st state) matches(want []string) bool {
-	return st.chain && st.first && st.jumps == 1 && slices.Equal(st.rules, want)
-}
-
-// parseState parses the output of iptables-save --counters for table raw.
-func parseState(out string) state {
-	var st state
-	before := 0 // rules of PREROUTING so far
-	for line := range strings.Lines(out) {
-		line = strings.TrimSuffix(line, "\n")
-		if name, ok := strings.CutPrefix(line, ":"); ok {
-			st.declare(name)
-			continue
-		}
-		counted, rule, ok := strings.Cut(line, "] ")
-		if !ok || !strings.HasPrefix(counted, "[") || !strings.HasPrefix(rule, "-A ") {
-			continue
-		}
-		switch own, isOwn := strings.CutPrefix(rule, "-A "+chain+" "); {
-		case isOwn:
-			st.rules = append(st.rules, own)
-			var c counter
-			if _, err := fmt.Sscanf(counted, "[%d:%d", &c.packets, &c.bytes); own == drop && err == nil {
-				st.dropped = &c
-			}
-		case rule == jump:
-			st.jumps++
-			st.first = st.first || before == 0
-		case strings.HasPrefix(rule, "-A "+probeChain+" "):
-		default:
-			st.foreign = true
-		}
-		if strings.HasPrefix(rule, "-A PREROUTING ") {
-			before++
-		}
-	}
-	return st
-}
-
-// declare adds a line with a chain and its policy: "PREROUTING ACCEPT [0:0]".
-func (st *state) declare(text string) {
-	words := strings.Fields(text)
-	switch {
-	case len(words) < 2:
-	case words[0] == chain:
-		st.chain = true
-	case words[0] == probeChain:
-		st.probe = true
-	case words[1] != "ACCEPT": // the policy of another program's chain is "-"
-		st.foreign = true
-	}
 }
 
 // tables are the programs that read and write the rules of one family.
@@ -230,46 +163,6 @@ func (f *Firewall) writeRules(ctx context.Context, t tables, want, printed []str
 	return nil
 }
 
-// target returns the target of a rule.
-func target(rule string) string {
-	_, t, _ := strings.Cut(rule, "-j ")
-	name, _, _ := strings.Cut(t, " ")
-	return name
-}
-
-// edit returns the lines that turn the table into want. It keeps the drop rule if there is one, so
-// that its count misses no packet. Otherwise it rebuilds all rules, and the counter begins at from.
-func (st state) edit(want, printed []string, from counter) (lines []string, rebuilt bool) {
-	at := slices.Index(st.rules, drop)
-	switch rebuilt = at < 0 || slices.Contains(st.rules[at+1:], drop); {
-	case rebuilt:
-		lines = append(lines, ":"+chain+" - [0:0]") // makes the chain, or empties it
-		for i, r := range want {
-			var c counter
-			if i == len(want)-1 {
-				c = from
-			}
-			lines = append(lines, fmt.Sprintf("[%d:%d] -A %s %s", c.packets, c.bytes, chain, r))
-		}
-	case !slices.Equal(st.rules, printed):
-		for i := range slices.Backward(st.rules) {
-			if i != at {
-				lines = append(lines, fmt.Sprintf("-D %s %d", chain, i+1))
-			}
-		}
-		for _, r := range slices.Backward(want[:len(want)-1]) {
-			lines = append(lines, "-I "+chain+" "+r)
-		}
-	}
-	if !st.first || st.jumps != 1 {
-		for range st.jumps {
-			lines = append(lines, "-D PREROUTING -j "+chain)
-		}
-		lines = append(lines, "-I PREROUTING 1 -j "+chain)
-	}
-	return lines, rebuilt
-}
-
 // printing is the printed form of written rules. Versions of iptables differ.
 type printing struct{ want, got []string }
 
@@ -282,7 +175,7 @@ func (f *Firewall) asPrinted(t tables, want []string) []string {
 }
 
 // removeChains removes our chains and the jumps to them from the table, and reports whether there
-// was a chain.
+// was a chain that blocks.
 func (f *Firewall) removeChains(ctx context.Context, t tables) (bool, error) {
 	st, err := f.outline(ctx, t)
 	if err != nil {
@@ -292,11 +185,8 @@ func (f *Firewall) removeChains(ctx context.Context, t tables) (bool, error) {
 	for range st.jumps {
 		empty = append(empty, "-D PREROUTING -j "+chain)
 	}
-	if st.chain {
-		empty, gone = append(empty, "-F "+chain), append(gone, "-X "+chain)
-	}
-	if st.probe {
-		empty, gone = append(empty, "-F "+probeChain), append(gone, "-X "+probeChain)
+	for _, c := range st.chains {
+		empty, gone = append(empty, "-F "+c), append(gone, "-X "+c)
 	}
 	if len(empty) == 0 {
 		return false, nil
@@ -305,17 +195,20 @@ func (f *Firewall) removeChains(ctx context.Context, t tables) (bool, error) {
 	if err == nil {
 		return st.chain, nil
 	}
-	// Another program's rule may jump to the chain. The chain then stays, empty. The obstacle may
-	// also be gone by now.
+	// Another program's rule may jump to a chain. The chain then stays, empty. The obstacle may also
+	// be gone by now.
 	if eerr := f.change(ctx, t, empty...); eerr != nil {
 		return true, fmt.Errorf("remove %s rules: %w", t.name, err)
 	}
-	if len(gone) > 0 {
-		err = f.change(ctx, t, gone...)
+	var errs []error
+	for i, c := range st.chains {
+		if err := f.change(ctx, t, gone[i]); err != nil {
+			errs = append(errs, fmt.Errorf("remove %s chain %s, which is empty now (another rule may refer to it): %w",
+				t.name, c, err))
+		}
 	}
-	if err == nil {
+	if len(errs) == 0 {
 		return st.chain, nil
 	}
-	return true, fmt.Errorf("remove %s chain %s, which is empty now (another rule may refer to it): %w",
-		t.name, chain, err)
+	return true, errors.Join(errs...)
 }

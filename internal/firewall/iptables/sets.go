@@ -110,7 +110,7 @@ func (i setInfo) isOurs(name string) bool {
 	if i.used && slices.Contains(spares(fam.temporarySets()...), name) {
 		return false
 	}
-	return ok && i.kind == setKind && i.family == fam.ipset
+	return ok && i.kind == fam.kindOf(name) && i.family == fam.ipset
 }
 
 // freeName returns name or the first of its spares that no set has. It is false if there is none.
@@ -144,7 +144,7 @@ func checkForeign(have map[string]setInfo, fam family, names ...string) error {
 		if info, ok := have[name]; ok && !info.isOurs(name) {
 			return fmt.Errorf("%w: set %s is of type %s and family %q, not %s and %s; "+
 				"rename it (ipset rename %s another-name) or, if nothing needs it, destroy it (ipset destroy %s)",
-				ErrForeign, name, info.kind, info.family, setKind, fam.ipset, name, name)
+				ErrForeign, name, info.kind, info.family, fam.kindOf(name), fam.ipset, name, name)
 		}
 	}
 	return nil

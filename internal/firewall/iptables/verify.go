@@ -79,6 +79,13 @@ func (f *Firewall) check(ctx context.Context) (counted bool, err error) {
 		return false, err
 	}
 	f.aside.update(have)
+	for _, t := range f.families {
+		for _, s := range t.hitSets() {
+			if f.counting && !have[s.name].isOurs(s.name) {
+				return false, mismatch("set %s is missing", s.name)
+			}
+		}
+	}
 	counted = true
 	for _, spec := range f.applied.sets() {
 		info, ok := have[spec.name]
