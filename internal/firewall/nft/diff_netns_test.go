@@ -322,11 +322,15 @@ func TestMoveOrder(t *testing.T) {
 		t.Skip("this kernel gets a new interval set (Linux 6.17)")
 	}
 	h.apply(list("63.1.2.3", "64.0.0.0/7", "62.0.0.0/9", "203.0.113.9", "203.0.113.10"), list())
+	tap := h.tap()
 	all := h.transactions(func() { h.apply(list("62.0.0.0/7", "64.0.0.0/7", "203.0.113.9", "203.0.113.10"), list()) })
 	added := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_any\x00", "\x3e\x00\x00\x00")
 	removed := first(all, unix.NFT_MSG_DELSETELEM, "blocklist4_32\x00", "\x3f\x01\x02\x03")
 	if added < 0 || removed <= added {
 		t.Errorf("the network is added in transaction %d and its address deleted in %d", added, removed)
+	}
+	if tap.transactions != 2 || tap.flushes > 0 {
+		t.Errorf("%d transactions, %d sets flushed", tap.transactions, tap.flushes)
 	}
 }
 
