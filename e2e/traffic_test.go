@@ -4,15 +4,20 @@ package e2e
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	_ "github.com/sikkerapi/sikkerguard/internal/store" // registers the driver of the database
 )
 
 // through sends a datagram from each source and returns the sources whose datagram arrived.
@@ -153,6 +158,58 @@ func cmdBlast(ts *testscript.TestScript, _ bool, args []string) {
 	w.atRate(ts, n, rate, func(slice int) {
 		w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), uint16(port)), slice)
 	})
+}
+
+// siege SOURCE PORT N RATE NETWORK M EACH: sends N connection requests from SOURCE, RATE per second
+// or as many as possible. Meanwhile each of M addresses of NETWORK sends EACH requests to port 23.
+func cmdSiege(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	src, quiet := netip.MustParseAddr(args[0]), netip.MustParsePrefix(args[4]).Addr()
+	var numbers []int
+	for _, arg := range slices.Concat(args[1:4], args[5:7]) {
+		n, err := strconv.Atoi(arg)
+		ts.Check(err)
+		numbers = append(numbers, n)
+	}
+	port, n, rate, sources, each := uint16(numbers[0]), numbers[1], numbers[2], numbers[3], numbers[4]
+	sent, rounds := 0, 0
+	w.atRate(ts, n, rate, func(slice int) {
+		w.sender.Flood(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(serverAddr(src), port), slice)
+		for sent += slice; rounds*n < sent*each; rounds++ {
+			from := quiet
+			for range sources {
+				w.sender.SYN(netip.AddrPortFrom(from, 4000), netip.AddrPortFrom(serverAddr(from), 23))
+				from = from.Next()
+			}
+		}
+	})
+}
+
+// history NETWORK SOURCES PACKETS: the database of the agent, which has ended, has hits of so many
+// sources of the network, with so many packets in all. All of them have the same number.
+func cmdHistory(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sql.Open("sqlite", ts.MkAbs("state/sikkerguard.db"))
+	ts.Check(err)
+	defer func() { _ = db.Close() }()
+	rows, err := db.QueryContext(context.Background(), "SELECT source, sum(packets) FROM hits GROUP BY source")
+	ts.Check(err)
+	defer func() { _ = rows.Close() }()
+	network, counts, sources, sum := netip.MustParsePrefix(args[0]), map[uint64]bool{}, 0, uint64(0)
+	for rows.Next() {
+		var raw []byte
+		var packets uint64
+		ts.Check(rows.Scan(&raw, &packets))
+		if src, _ := netip.AddrFromSlice(raw); network.Contains(src) {
+			sources++
+			sum += packets
+			counts[packets] = true
+		}
+	}
+	ts.Check(rows.Err())
+	if want := strings.Join(args[1:], " "); fmt.Sprint(sources, sum) != want || len(counts) != 1 {
+		ts.Fatalf("the history has %d sources of %v with %d packets, want %s; packets of a source: %v",
+			sources, network, sum, want, slices.Collect(maps.Keys(counts)))
+	}
 }
 
 // swarm NETWORK N RATE: sends one connection request to port 22 from each of N sources of the
