@@ -113,16 +113,30 @@ func (e *evidence) judge(h sensor.Hit) verdict {
 // add takes the hits of the last second and counts those that help to prove their source. It
 // returns the hits to record. Some of the datagrams among them wait for a later call.
 func (e *evidence) add(hits []sensor.Hit, now time.Time) sensor.Window {
-	w := e.takeLate().With(sensor.Window{Hits: hits})
+	w := sensor.Window{Hits: hits}
+	if late := e.takeLate(); len(late.Hits) > 0 {
+		w = late.With(w)
+	}
 	e.outbound.update(w.Hits, now)
 	e.outbound.check(w.Hits, now)
-	w.Hits = slices.DeleteFunc(w.Hits, func(h sensor.Hit) bool { return e.wait(h, now) })
+	w.Hits = e.ready(w.Hits, now)
 	for _, h := range w.Hits {
 		if e.judge(h) == dubious {
 			e.count(h)
 		}
 	}
 	return w
+}
+
+// ready returns the hits that do not wait. It leaves the slice as it is, which others read.
+func (e *evidence) ready(hits []sensor.Hit, now time.Time) []sensor.Hit {
+	for i, h := range hits {
+		if e.wait(h, now) {
+			rest := slices.DeleteFunc(slices.Clone(hits[i+1:]), func(h sensor.Hit) bool { return e.wait(h, now) })
+			return slices.Concat(hits[:i], rest)
+		}
+	}
+	return hits
 }
 
 // wait reports whether h waits for the next reading of the tracked connections.

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -50,20 +51,21 @@ func (j *joiner) waits() bool {
 	return len(j.events) > 0 || len(j.held) > 0 || !j.received.Exact()
 }
 
-// alone returns the events as hits, for a kernel that does not count by key.
+// alone returns the events as hits, for a kernel that does not count by key. A key can occur twice.
 func (j *joiner) alone() sensor.Window {
 	w := j.received
 	w.Hits, w.Overflow = j.events, w.Overflow+j.beyond
 	j.events, j.beyond, j.received = nil, 0, sensor.Window{}
-	return w.With(sensor.Window{})
+	return w
 }
 
 // join returns the hits of counts, which the kernel counted from one reading to the next, and of the
-// packets that found no room. A count whose key needs an event that has not arrived is held until
-// the next call.
+// packets that found no room; a key can occur twice. A count whose key needs an event that has not
+// arrived is held until the next call.
 func (j *joiner) join(counts []ruleset.HitCount, from, to time.Time) sensor.Window {
 	m := matching{labels: &j.labels}
 	m.events, m.out = j.byKey()
+	m.out = slices.Grow(m.out, len(j.held)+len(counts)+len(m.events))
 	j.events, j.beyond, j.received = nil, 0, sensor.Window{}
 	j.labels.expire(to)
 	for k, e := range m.events {
@@ -94,7 +96,7 @@ func (j *joiner) join(counts []ruleset.HitCount, from, to time.Time) sensor.Wind
 			j.held = append(j.held, c)
 		}
 	}
-	return m.hits()
+	return sensor.Window{Hits: m.out}
 }
 
 // flush returns the hits of the counts that are held, without their events.
@@ -104,7 +106,7 @@ func (j *joiner) flush() sensor.Window {
 		m.guess(c)
 	}
 	j.held = nil
-	return m.hits()
+	return sensor.Window{Hits: m.out}
 }
 
 // byKey returns the events by the key under which the kernel counts their packets, and those of
@@ -240,11 +242,4 @@ func (m *matching) matchPortless(c counted) bool {
 		m.emit(rest, c)
 	}
 	return known
-}
-
-// hits returns the hits, each key once.
-func (m *matching) hits() sensor.Window {
-	var s sensor.Sums
-	s.Add(sensor.Window{Hits: m.out})
-	return s.Take()
 }

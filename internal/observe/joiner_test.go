@@ -168,8 +168,9 @@ func TestTimesAreOfEventsOrReadings(t *testing.T) {
 		"first packet of a key, and later ones": {again, at(3.5), at(3.5), at(3.5), at(4)},
 		"an event after the reading":            {delayed, at(5), at(5), at(5), at(5)},
 	} {
-		h := tt.w.Hits[0]
-		if len(tt.w.Hits) != 1 || !h.First.Equal(tt.first) || !h.FirstBy().Equal(tt.by) ||
+		w := tt.w.With(sensor.Window{})
+		h := w.Hits[0]
+		if len(w.Hits) != 1 || !h.First.Equal(tt.first) || !h.FirstBy().Equal(tt.by) ||
 			!h.LastFrom().Equal(tt.from) || !h.Last.Equal(tt.last) {
 			t.Errorf("%s: first from %v by %v, last from %v by %v", name, h.First, h.FirstBy(), h.LastFrom(), h.Last)
 		}
@@ -204,7 +205,7 @@ func TestEventsAloneAreHits(t *testing.T) {
 	var j joiner
 	j.add(sensor.Window{Hits: []sensor.Hit{event(knock(source(1), 22), at(0))}, Events: 1})
 	j.add(sensor.Window{Hits: []sensor.Hit{event(knock(source(1), 22), at(1))}, Events: 1, Lost: 3})
-	w := j.alone()
+	w := j.alone().With(sensor.Window{})
 	if w.Events != 2 || w.Lost != 3 || len(w.Hits) != 1 || w.Hits[0].Packets != 2 || w.Exact() || j.waits() {
 		t.Errorf("got %+v", w)
 	}

@@ -42,7 +42,7 @@ type Keys interface {
 	Hits() (ruleset.Hits, error)
 }
 
-// Sink takes the hits of each second.
+// Sink takes the hits of each second. A key can occur more than once. A Sink does not change them.
 type Sink interface {
 	Add(w sensor.Window, now time.Time)
 }
@@ -129,6 +129,9 @@ func (o *Observer) collect(must bool) bool {
 		_, _ = o.o.Counter.Read() // if the rules are lost now, no packet of a key is missing in the sums of the counter
 	}
 	o.pass(w)
+	if o.reader.asked {
+		o.reader.pace.took(now, time.Now())
+	}
 	return whole
 }
 

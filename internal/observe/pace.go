@@ -2,8 +2,8 @@ package observe
 
 import "time"
 
-// keysShare bounds the time for readings of the kernel's counts by key: one that took long is
-// followed by a pause. A reading of 65,000 keys takes some 0.2 s.
+// keysShare bounds the time for readings of the kernel's counts by key and for the hits that come of
+// them: one that took long is followed by a pause. The kernel takes some 0.2 s for 65,000 keys.
 const keysShare = 10
 
 // pace spaces readings so that they take at most a keysShare-th of the time. A reading that cannot

@@ -17,6 +17,7 @@ type reader struct {
 	byKey  bool      // the kernel counts by key, by the last reading
 	behind bool      // packets were dropped that no reading has
 	upTo   time.Time // every packet that came before it is in a reading
+	asked  bool      // the last call of read asked for the keys
 
 	// Since endWindow:
 	full  bool   // a set of keys was full
@@ -32,7 +33,7 @@ type reader struct {
 func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w sensor.Window, whole bool) {
 	r.note(events)
 	r.joiner.add(events)
-	r.behind = r.behind || moved || r.joiner.waits()
+	r.asked, r.behind = false, r.behind || moved || r.joiner.waits()
 	if !r.behind {
 		r.upTo = now
 		return sensor.Window{}, true
@@ -41,6 +42,7 @@ func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w 
 	if r.byKey && !must && !r.pace.due(begin) {
 		return sensor.Window{}, false
 	}
+	r.asked = true
 	h, err := r.keys.Hits()
 	end := time.Now()
 	if err == nil || must { // one failure alone, which other programs cause, costs a second
@@ -51,7 +53,6 @@ func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w 
 	}
 	r.byKey, r.behind = h.Supported, false
 	if h.Supported {
-		r.pace.took(begin, end)
 		r.full = r.full || h.Full
 		r.account.addCounts(h.Counts, r.joiner.withoutKey())
 		w = r.joiner.join(h.Counts, r.upTo, end)
