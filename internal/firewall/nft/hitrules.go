@@ -42,6 +42,8 @@ func countingRules(f family, rs ruleset.Ruleset) []rule {
 	add(drop, limited(rs), jump(added))
 	// The limit refused the packet, or the sets are full.
 	add(drop, f.key(s.others), addTo(s.others, ""), counted(f))
+	// There is no key for the packet: its event counts it, up to the log rate.
+	add(drop, limited(rs), loggedAlone(rs), counted(f))
 	add(drop, counted(f))
 
 	// The kernel takes the first bytes of a later fragment for ports.
@@ -53,7 +55,6 @@ func countingRules(f family, rs ruleset.Ruleset) []rule {
 	}
 	add(added, f.key(s.others), in(s.others, ""), counted(f))
 	add(added, f.key(s.others), addTo(s.others, ""), logged(rs), counted(f))
-	add(added, logged(rs))
 	return rr
 }
 
@@ -279,6 +280,20 @@ func logged(rs ruleset.Ruleset) part {
 		text: fmt.Sprintf("log group %d snaplen %d", rs.LogGroup, snapLen),
 		exprs: []expr.Any{&expr.Log{
 			Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: rs.LogGroup, Snaplen: snapLen,
+		}},
+	}
+}
+
+// alonePrefix marks the events of packets without a key. The sensor counts them.
+const alonePrefix = "no key"
+
+// loggedAlone returns the part that copies a packet without a key to the sensor.
+func loggedAlone(rs ruleset.Ruleset) part {
+	return part{
+		text: fmt.Sprintf("log prefix %q group %d snaplen %d", alonePrefix, rs.LogGroup, snapLen),
+		exprs: []expr.Any{&expr.Log{
+			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX,
+			Group: rs.LogGroup, Snaplen: snapLen, Data: []byte(alonePrefix),
 		}},
 	}
 }
