@@ -315,3 +315,33 @@ func TestSumsAreExactOverChanges(t *testing.T) {
 	})
 	l.check("after 20 changes", l.end())
 }
+
+// TestFullSets sends a packet from each of more sources than the kernel's sets hold. What it counts
+// by source and what it does not are together the packets dropped, and the log says so.
+func TestFullSets(t *testing.T) {
+	t.Parallel()
+	l := newLine(t, "45.8.0.0/14")
+	sources := make([]netip.Addr, 200_000)
+	for i := range sources {
+		sources[i] = netip.AddrFrom4([4]byte{45, 8 + byte(i>>16), byte(i >> 8), byte(i)})
+	}
+	l.during(func() { l.flood(sources, 22, len(sources)) })
+	s, arrived := l.end(), l.arrived()
+	var sum uint64
+	for _, n := range l.history() {
+		sum += n
+	}
+	e := s.Events
+	if e.Dropped != arrived || e.Seen+e.Unattributed != arrived || e.Unattributed != s.Unattributed || e.Unattributed == 0 {
+		t.Errorf("%d packets arrived: %+v, %d not attributed", arrived, e, s.Unattributed)
+	}
+	if sum+s.Unrecorded+s.Reports.Unkept != e.Seen {
+		t.Errorf("%d packets are in the history, %d not recorded, %d not kept; %d were seen",
+			sum, s.Unrecorded, s.Reports.Unkept, e.Seen)
+	}
+	for _, text := range []string{"than can be counted by source", "than the kernel counts apart"} {
+		if l.logs.FilterMessageSnippet(text).Len() == 0 {
+			t.Errorf("the log does not say %q", text)
+		}
+	}
+}
