@@ -219,12 +219,15 @@ func (m *matching) guess(c counted) {
 }
 
 // regroup finds the events whose packets the kernel counts by source and protocol alone: those of
-// protocols without ports, and those that found a set full.
+// protocols without ports, and those that found a set full. With iptables it counts those by source
+// alone, under protocol 0.
 func (m *matching) regroup() {
 	m.portless = map[ruleset.HitKey][]sensor.Hit{}
 	for k, e := range m.events {
-		k.Port, k.Class = 0, ruleset.Portless
-		m.portless[k] = append(m.portless[k], e)
+		for _, protocol := range []uint8{k.Protocol, 0} {
+			by := ruleset.HitKey{Source: k.Source, Protocol: protocol, Class: ruleset.Portless}
+			m.portless[by] = append(m.portless[by], e)
+		}
 	}
 }
 

@@ -81,6 +81,11 @@ func TestKeysHaveTheKindOfTheirFirstPacket(t *testing.T) {
 		"OK a full set": {
 			new(syn), count(syn, ruleset.Portless, 3), packets{syn.Key: 1, key(sensor.TCP, sensor.Other, 0): 2},
 		},
+		"OK a source alone": {
+			new(syn),
+			ruleset.HitCount{HitKey: ruleset.HitKey{Source: src, Class: ruleset.Portless}, Packets: 3},
+			packets{syn.Key: 1, key(0, sensor.Other, 0): 2},
+		},
 		"bad two events of a key with one packet": {new(twice(syn)), count(syn, ruleset.Knock, 1), packets{syn.Key: 1}},
 		"bad an event without a count": {
 			new(syn), count(knock(source(2), 22), ruleset.Knock, 1), packets{knock(source(2), 22).Key: 1},

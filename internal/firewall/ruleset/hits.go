@@ -22,7 +22,7 @@ const (
 // port can be in two keys: those of Portless were counted while a set was full.
 type HitKey struct {
 	Source   netip.Addr
-	Protocol uint8  // IP protocol number
+	Protocol uint8  // IP protocol number; 0 if it is not known, in Portless alone
 	Port     uint16 // 0 if Class is Portless
 	Class    HitClass
 }
