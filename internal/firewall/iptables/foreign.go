@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // asideEnd ends the new name of another program's set that had a name of ours. With it a name of
@@ -86,9 +87,9 @@ func (f *Firewall) moveBack(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// rename renames a set, in have too.
+// rename renames a set, in have too. While another program lists the set, the kernel refuses.
 func (f *Firewall) rename(ctx context.Context, have map[string]setInfo, from, to string) error {
-	if _, _, err := f.run.run(ctx, askTime, nil, f.ipset, "rename", from, to); err != nil {
+	if err := f.retry(ctx, time.Now().Add(busyTime), "rename", from, to); err != nil {
 		return err
 	}
 	have[to] = have[from]

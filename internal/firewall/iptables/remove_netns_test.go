@@ -159,6 +159,29 @@ func TestForeignSet(t *testing.T) {
 	}
 }
 
+// TestBusySetIsRenamed has another program list its set, which has a name of ours, while the agent
+// renames it. The agent renames it a moment later, and gives the name back when it stops.
+func TestBusySetIsRenamed(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	r := record(t, "legacy", `case "$*" in rename*)
+	echo >> $0.renames
+	[ $(($(wc -l < $0.renames) % 3)) -eq 0 ] || { echo "Set cannot be renamed: it is in use" >&2; exit 1; } ;;
+esac`)
+	f := startIn(t, h, Options{Legacy: true}, []string{r.dir})
+	h.Run("ipset", "create", "sikkerguard-blocklist", "hash:ip")
+	mustApply(t, h, f, bothFamilies())
+	h.Check("renamed", nettest.Addrs("203.0.113.9"), nettest.Addrs("203.0.113.8"))
+	h.Do(func() {
+		if err := f.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	if sets := h.Run("ipset", "list", "-n"); sets != "sikkerguard-blocklist\n" {
+		t.Errorf("after the stop:\n%s", sets)
+	}
+}
+
 // TestForeignSetUnderALastingName has another program make sets with the lasting names of ours. The
 // agent opens, blocks and repairs. It renames the sets, reports a gap, and gives them their names
 // back when it stops. If a rule of another program looks up a set, the set cannot be renamed, and
