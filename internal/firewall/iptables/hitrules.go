@@ -49,7 +49,9 @@ func (f family) countingRules(rs ruleset.Ruleset) []string {
 		"-A " + newChain + " " + notSYN + " " + peek(replies, reply) + log,
 		"-A " + newChain + " " + lookUp(others, from) + drop,
 		"-A " + newChain + " " + addTo(others, from),
-		"-A " + newChain + log,
+		"-A " + newChain + " " + peek(others, from) + log,
+		"-A " + newChain + " " + nflogAlone(rs),
+		"-A " + newChain + drop,
 		"-A " + logChain + " " + nflog(rs),
 		"-A " + logChain + drop,
 		"-A " + dropChain + " " + dropTarget,
@@ -69,6 +71,11 @@ func (f family) plainRules(rs ruleset.Ruleset) []string {
 // nflog returns the target that copies the packet to the sensor.
 func nflog(rs ruleset.Ruleset) string {
 	return fmt.Sprintf("-j NFLOG --nflog-group %d --nflog-size %d", rs.LogGroup, snapLen)
+}
+
+// nflogAlone is nflog for a packet that no set counts. The sensor knows it by its prefix.
+func nflogAlone(rs ruleset.Ruleset) string {
+	return strings.Replace(nflog(rs), "NFLOG", "NFLOG --nflog-prefix uncounted", 1)
 }
 
 // probeRules returns the rules in the chain of the probe, with the sets of the probe.

@@ -4,9 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -294,57 +291,6 @@ func TestHitsOfKilledAgent(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
-	}
-}
-
-// TestFullSet fills a set of keys. New packets that find no room are counted by source, Full is set,
-// and the set is swapped with an empty one.
-func TestFullSet(t *testing.T) {
-	t.Parallel()
-	h := nettest.NewHost(t)
-	f := startKind(t, h, "legacy")
-	mustApply(t, h, f, desired(list("203.0.113.0/24"), list()))
-	file := filepath.Join(t.TempDir(), "keys")
-	var b strings.Builder
-	for port := range hitSetSize {
-		fmt.Fprintf(&b, "add sikkerguard-hits 203.0.113.200,udp:%d packets 0\n", port)
-	}
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h.Run("ipset", "restore", "-file", file)
-	const sources = 64 // the kernel divides the room of a set, so some find room
-	knock := func() (portless int, full bool) {
-		t.Helper()
-		for i := range sources {
-			h.Send(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), "knock")
-		}
-		h.Settle()
-		got := hits(t, h, f)
-		for a, n := range bySource(got.Counts) {
-			if n != 1 {
-				t.Errorf("%v: %d packets", a, n)
-			}
-		}
-		for _, c := range got.Counts {
-			if c.Class == ruleset.Portless {
-				portless++
-			}
-		}
-		if total(got.Counts) != sources {
-			t.Errorf("counted %+v", got.Counts)
-		}
-		return portless, got.Full
-	}
-	if portless, full := knock(); portless == 0 || !full {
-		t.Errorf("with a full set: %d without ports, full %v", portless, full)
-	}
-	if portless, _ := knock(); portless != 0 {
-		t.Errorf("with a new set: %d without ports", portless)
-	}
-	hits(t, h, f)
-	if sets := h.Run("ipset", "list", "-n"); strings.Contains(sets, "-last") {
-		t.Errorf("a set that was swapped is left:\n%s", sets)
 	}
 }
 
