@@ -68,6 +68,7 @@ func TestStartWithoutDNSAllowsTheAPI(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		doneC := make(chan error)
 		go func() { doneC <- l.a.surveys.Run(ctx) }()
+		<-l.a.surveys.firstC // it does not have the saved addresses
 		l.a.restoreAll(ctx)
 		if got := l.kernel.listOf("203.0.113.50"); got != tt.blocks || !l.kernel.listOf("203.0.113.51") {
 			t.Errorf("%s: the API is blocked: %v, want %v; active: %v", name, got, tt.blocks,
