@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/host"
+	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
 
@@ -47,9 +48,13 @@ func (b *baseline) begin(names func() []string, check func(name string) host.Che
 	b.begun, b.began, b.endC = true, time.Now(), endC
 	go func() { // it ends with names and the time limit of a check
 		defer close(endC)
+		var all []string
+		_ = panics.Contain(func() error { all = names(); return nil }) // then there is no result
 		var checks sync.WaitGroup
-		for _, name := range names() {
-			checks.Go(func() { b.end(run, name, check(name)) })
+		for _, name := range all {
+			checks.Go(func() {
+				_ = panics.Contain(func() error { b.end(run, name, check(name)); return nil })
+			})
 		}
 		checks.Wait()
 	}()

@@ -232,6 +232,7 @@ func (e *Enforcer) start(ctx context.Context) {
 	}
 	saved := e.readSaved()
 	e.restore(ctx, saved)
+	e.publishFailures()
 	l.ready()
 	for i, r := range e.remotes {
 		e.restoreRefused(r, saved.refused[i])

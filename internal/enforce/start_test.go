@@ -73,7 +73,7 @@ func (h *slowHost) Probe(ctx context.Context, names ...string) host.Checks {
 	case <-time.After(takes):
 	case <-ctx.Done():
 	}
-	if h.silent || h.k.drops(h.needs) {
+	if h.silent || h.needs != "" && h.k.drops(h.needs) {
 		c.Err, c.Tunnelled = errors.New("no answer"), h.tunnel
 	}
 	h.mu.Lock()
@@ -287,6 +287,47 @@ func TestFirstPullIsJudged(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// TestNoListIsACondition: until the first pull of a host without a saved list has ended, a condition
+// says so. Then there is a list, or the condition of a failed refresh.
+func TestNoListIsACondition(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		saved  []string
+		err    error
+		before []status.Code
+		after  []status.Code
+	}{
+		"OK pulled":       {nil, nil, []status.Code{status.CondNoList}, nil},
+		"OK saved":        {[]string{"203.0.113.1"}, nil, nil, nil},
+		"bad not reached": {nil, errors.New("503"), []status.Code{status.CondNoList}, []status.Code{status.CondRefresh}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e, _, _, pullC := starting(t, &slowHost{}, tt.saved...)
+				e.remotes[0].feed.(*textFeed).set("203.0.113.1\n", tt.err, pullC)
+				stop := line(t, e)
+				<-e.StartedC()
+				expect := func(when string, want []status.Code) {
+					t.Helper()
+					var got []status.Code
+					for _, c := range e.o.Board.Latest().Conditions {
+						got = append(got, c.Code)
+					}
+					if !slices.Equal(got, want) {
+						t.Errorf("%s: %v, want %v", when, got, want)
+					}
+				}
+				expect("before the pull has ended", tt.before)
+				close(pullC)
+				time.Sleep(2 * surveyGap)
+				expect("afterwards", tt.after)
+				stop()
+			})
+		})
+	}
 }
 
 // TestLateChecksKnowAnswers checks which dropped packets may be answers to a check, or carry one

@@ -82,8 +82,14 @@ func (e *Enforcer) publish() {
 // own.
 func (e *Enforcer) publishFailures() {
 	rolledBack, kernel := splitRollbacks(e.attempts.err)
+	noList := e.eachRemote(func(r *remote) error {
+		if errors.Is(r.failure, errNotPulled) {
+			return errNotPulled
+		}
+		return nil
+	})
 	pull := e.eachRemote(func(r *remote) error {
-		if _, ok := errors.AsType[*vet.RefusalError](r.failure); ok {
+		if _, ok := errors.AsType[*vet.RefusalError](r.failure); ok || errors.Is(r.failure, errNotPulled) {
 			return nil
 		}
 		return r.failure
@@ -101,6 +107,7 @@ func (e *Enforcer) publishFailures() {
 		rolledBack = own.err
 	}
 	e.setCondition(status.CondRefresh, pull)
+	e.setCondition(status.CondNoList, noList)
 	e.setCondition(status.CondRefused, refused)
 	e.setCondition(status.CondRolledBack, rolledBack)
 	e.setCondition(status.CondKernel, kernel)

@@ -24,6 +24,7 @@ const (
 	CondRules      Code = "rules-changed"
 	CondMissing    Code = "rules-missing"
 	CondRefresh    Code = "refresh-failed"
+	CondNoList     Code = "no-list"
 	CondRefused    Code = "list-refused"
 	CondRolledBack Code = "list-rolled-back"
 	CondKernel     Code = "kernel-refuses"

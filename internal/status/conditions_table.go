@@ -38,6 +38,11 @@ func rows() []row {
 			remedy:  "The detail has the reason. The agent retries by itself; `sikkerguard pull` retries at once.",
 		},
 		{
+			code: CondNoList, severity: SeverityDegraded, hiddenBy: CondRefresh, quiet: true,
+			message: "No list was pulled yet, and there is no saved list to use",
+			remedy:  "Wait for the first pull. If it fails, the condition `refresh-failed` follows, with the reason.",
+		},
+		{
 			code: CondRefused, severity: SeverityDegraded, quiet: true,
 			message: "A guard refused the list of the API",
 			remedy: "The detail has the reason. If it names `sikkerguard pull --accept` and the list is right, run " +
