@@ -315,22 +315,28 @@ func TestChurnUnderTraffic(t *testing.T) {
 
 // TestMoveOrder checks the order in which the kernel receives an address that moves to a set that is
 // looked up later. The kernel publishes the changes of an interval set after those of a hash set.
+// The network that has the address from then on also covers another interval, which must be deleted
+// in the same transaction.
 func TestMoveOrder(t *testing.T) {
 	t.Parallel()
-	h := newHost(t, Options{})
-	if !h.table.steady {
-		t.Skip("this kernel gets a new interval set (Linux 6.17)")
-	}
-	h.apply(list("63.1.2.3", "64.0.0.0/7", "62.0.0.0/9", "203.0.113.9", "203.0.113.10"), list())
-	tap := h.tap()
-	all := h.transactions(func() { h.apply(list("62.0.0.0/7", "64.0.0.0/7", "203.0.113.9", "203.0.113.10"), list()) })
-	added := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_any\x00", "\x3e\x00\x00\x00")
-	removed := first(all, unix.NFT_MSG_DELSETELEM, "blocklist4_32\x00", "\x3f\x01\x02\x03")
-	if added < 0 || removed <= added {
-		t.Errorf("the network is added in transaction %d and its address deleted in %d", added, removed)
-	}
-	if tap.transactions != 2 || tap.flushes > 0 {
-		t.Errorf("%d transactions, %d sets flushed", tap.transactions, tap.flushes)
+	for _, old := range []blocklist.Blocklist{list("60.0.0.0/7", "62.1.2.3"), list("62.0.0.0/7", "60.1.2.3")} {
+		h := newHost(t, Options{})
+		if !h.table.steady {
+			t.Skip("this kernel gets a new interval set (Linux 6.17)")
+		}
+		others := list("64.0.0.0/7", "203.0.113.9", "203.0.113.10")
+		h.apply(old.Union(others), list())
+		tap := h.tap()
+		all := h.transactions(func() { h.apply(list("60.0.0.0/6").Union(others), list()) })
+		added := first(all, unix.NFT_MSG_NEWSETELEM, "blocklist4_any\x00", "\x3c\x00\x00\x00")
+		removed := first(all, unix.NFT_MSG_DELSETELEM, "blocklist4_32\x00", "\x01\x02\x03")
+		if added < 0 || removed <= added {
+			t.Errorf("the network is added in transaction %d and its address deleted in %d", added, removed)
+		}
+		if tap.transactions != 2 || tap.flushes > 0 {
+			t.Errorf("%d transactions, %d sets flushed", tap.transactions, tap.flushes)
+		}
+		h.Check("moved", nettest.Addrs("60.1.2.3", "62.1.2.3", "63.255.255.255"), nettest.Addrs("59.255.255.255"))
 	}
 }
 
