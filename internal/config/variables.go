@@ -113,8 +113,8 @@ func special() []variable {
 		},
 		{
 			name: "SIKKER_LOG_RATE", def: "10000", example: "1000",
-			text: "Limit of packets per address family that are copied for the log. Packets beyond it are " +
-				"dropped without a log entry.",
+			text: "Limit of packets per address family that are copied for the log: the first from each source to " +
+				"each port. Beyond it the kernel counts by source alone.",
 			rule: number(1, 1_000_000, "packets a second", func(c *Config) *uint32 { return &c.LogRate }),
 		},
 		{

@@ -127,8 +127,8 @@ func rows() []row {
 		},
 		{
 			code: CondSensor, severity: SeverityDegraded,
-			message: "Blocked connections are not seen, so they are neither logged nor reported; blocking does not " +
-				"depend on it",
+			message: "Blocked connections are not seen as they come: only those that the kernel counts by source are " +
+				"logged, and no datagrams are reported; blocking does not depend on it",
 			ended: "Blocked connections are seen",
 			remedy: "If another program listens on the NFLOG group, stop that program, or set SIKKER_NFLOG_GROUP to " +
 				"another and restart the agent. The agent retries by itself.",
