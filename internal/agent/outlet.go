@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/status"
 )
@@ -11,6 +10,8 @@ import (
 type Outlet interface {
 	// Stalled returns why lines do not reach their reader; nil while they do.
 	Stalled() error
+	// ChangedC returns a channel that has a value when the result of Stalled has changed.
+	ChangedC() <-chan struct{}
 	// Dropped returns the number of lines dropped so far.
 	Dropped() uint64
 }
@@ -18,17 +19,12 @@ type Outlet interface {
 // watchOutlet makes the condition of the log hold while its lines do not get through, until ctx
 // ends.
 func (a *Agent) watchOutlet(ctx context.Context) error {
-	every := time.NewTicker(time.Second)
-	defer every.Stop()
-	for held := false; ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-every.C:
-			if err := a.o.Outlet.Stalled(); err != nil || held {
-				held = err != nil
-				a.board.SetCondition(status.CondLog, err)
-			}
+		case <-a.o.Outlet.ChangedC():
+			a.board.SetCondition(status.CondLog, a.o.Outlet.Stalled())
 		}
 	}
 }

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 )
 
 const (
@@ -39,7 +41,7 @@ const (
 	maxAnswer      = 64 << 10
 	headerTimeout  = 2 * time.Second // less than the timeout of a health check
 	maxHeaderBytes = 8 << 10
-	watchEvery     = time.Second // interval between checks of the socket's file
+	watchEvery     = 5 * time.Second // interval between checks of the socket's file
 )
 
 // Outcome is the result of a request.
@@ -148,19 +150,15 @@ func (s *Server) Run(ctx context.Context) error {
 // program.
 func (s *Server) watch(ctx context.Context) error {
 	path := filepath.Join(s.o.Dir, socketName)
-	every := time.NewTicker(watchEvery)
+	every := clock.NewTicker(ctx, watchEvery)
 	defer every.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-every.C:
-			if now, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, s.file) {
-				s.listener.SetUnlinkOnClose(false)
-				return errGone
-			}
+	for every.Wait() {
+		if now, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, s.file) {
+			s.listener.SetUnlinkOnClose(false)
+			return errGone
 		}
 	}
+	return nil
 }
 
 // handler returns the handler of all requests. A client that has gone loses only the answer.

@@ -30,6 +30,9 @@ type Writer struct {
 	notice func(lost uint64) []byte
 	wakeC  chan struct{} // capacity 1: holds a value when run has work
 
+	changedC chan struct{} // capacity 1: holds a value when the result of Stalled has changed
+	slow     *time.Timer   // runs during a write, for stalledAfter
+
 	mu      sync.Mutex
 	waiting []line
 	size    int       // bytes of the waiting lines, with overhead
@@ -37,6 +40,7 @@ type Writer struct {
 	dropped uint64    // lines dropped since New
 	since   time.Time // start of the current write, or of the first failed one; zero: no write is pending
 	failure error     // error of the last line; nil if it was written
+	told    string    // text of the error of Stalled at the last value of changedC; "" for nil
 }
 
 // line is a waiting line.
@@ -48,7 +52,14 @@ type line struct {
 // New returns a Writer to out. notice returns a line that states the number of dropped lines; nil
 // means no notice.
 func New(out io.Writer, notice func(lost uint64) []byte) *Writer {
-	return &Writer{out: out, notice: notice, wakeC: make(chan struct{}, 1)}
+	w := &Writer{out: out, notice: notice, wakeC: make(chan struct{}, 1), changedC: make(chan struct{}, 1)}
+	w.slow = time.AfterFunc(stalledAfter, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.tell()
+	})
+	w.slow.Stop()
+	return w
 }
 
 // Write stores one or several complete lines. It never waits and never fails.
@@ -62,6 +73,7 @@ func (w *Writer) Write(text []byte) (int, error) {
 		w.size += len(text) + overhead
 		w.lost = 0
 	}
+	w.tell()
 	w.mu.Unlock()
 	w.wake()
 	return len(text), nil
@@ -89,6 +101,11 @@ func (w *Writer) Dropped() uint64 {
 func (w *Writer) Stalled() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.stalled()
+}
+
+// stalled is Stalled. The caller holds mu.
+func (w *Writer) stalled() error {
 	switch {
 	case w.failure != nil:
 		return fmt.Errorf("write log: %w", w.failure)
@@ -96,6 +113,25 @@ func (w *Writer) Stalled() error {
 		return errors.New("write log: its reader does not read, or too slowly")
 	default:
 		return nil
+	}
+}
+
+// ChangedC returns a channel of capacity 1, which has a value when the result of Stalled has changed.
+func (w *Writer) ChangedC() <-chan struct{} { return w.changedC }
+
+// tell puts a value into changedC if the result of Stalled has changed. The caller holds mu.
+func (w *Writer) tell() {
+	text := ""
+	if err := w.stalled(); err != nil {
+		text = err.Error()
+	}
+	if text == w.told {
+		return
+	}
+	w.told = text
+	select {
+	case w.changedC <- struct{}{}:
+	default:
 	}
 }
 
@@ -147,6 +183,7 @@ func (w *Writer) take() (line, bool) {
 	if len(w.waiting) == 0 {
 		l := line{lost: w.lost}
 		w.lost = 0
+		w.tell()
 		return l, l.lost > 0
 	}
 	l := w.waiting[0]
@@ -187,6 +224,7 @@ func (w *Writer) begin() {
 	defer w.mu.Unlock()
 	if w.since.IsZero() {
 		w.since = time.Now()
+		w.slow.Reset(stalledAfter)
 	}
 }
 
@@ -196,7 +234,9 @@ func (w *Writer) end(err error, lost bool) {
 	defer w.mu.Unlock()
 	if w.failure = err; err == nil {
 		w.since = time.Time{}
+		w.slow.Stop()
 	}
+	w.tell()
 	if lost {
 		w.dropped++
 	}

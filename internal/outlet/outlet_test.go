@@ -198,3 +198,49 @@ func TestFlushIsBounded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestChangedC checks that the beginning and the end of each trouble are told, once, and that lines
+// which get through tell nothing.
+func TestChangedC(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &reader{}
+		w := outlet.New(r, notice)
+		flush := w.Start()
+		step := func(name string, stalled bool, change func()) {
+			t.Helper()
+			change()
+			write(t, w, "line\n")
+			time.Sleep(11 * time.Second)
+			synctest.Wait()
+			select {
+			case <-w.ChangedC():
+				if (w.Stalled() != nil) != stalled {
+					t.Errorf("%s: told, with %v", name, w.Stalled())
+				}
+			default:
+				t.Errorf("%s: not told", name)
+			}
+			write(t, w, "line\n")
+			time.Sleep(11 * time.Second)
+			synctest.Wait()
+			if len(w.ChangedC()) != 0 {
+				t.Errorf("%s: told twice", name)
+			}
+		}
+		write(t, w, "line\n")
+		time.Sleep(time.Minute)
+		if len(w.ChangedC()) != 0 {
+			t.Error("told of a line that got through")
+		}
+		step("the reader refuses", true, func() { r.set(func() { r.err = errors.New("no space left on device") }) })
+		step("it takes lines again", false, func() { r.set(func() { r.err = nil }) })
+		waitC := make(chan struct{})
+		step("the reader waits", true, func() { r.set(func() { r.waitC = waitC }) })
+		step("it reads again", false, func() {
+			r.set(func() { r.waitC = nil })
+			close(waitC)
+		})
+		flush(time.Second)
+	})
+}
