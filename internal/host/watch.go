@@ -18,9 +18,6 @@ const (
 	// watchBuffer is the socket's receive buffer, in bytes. The kernel charges some 1,000 bytes per
 	// message.
 	watchBuffer = 4 << 20
-	// filesInterval is the time between two readings of the resolver files. Reading both takes 30
-	// µs.
-	filesInterval = 250 * time.Millisecond
 )
 
 // Watch calls changed once it has subscribed, because the kernel reports no earlier change. After
@@ -129,30 +126,5 @@ func defaultsOnly() []unix.SockFilter {
 		{Code: equal, K: unix.AF_UNSPEC, Jf: 1},
 		{Code: ret, K: 1 << 16},
 		{Code: ret, K: 0},
-	}
-}
-
-// WatchFiles calls changed every filesInterval while the resolver files differ from the last
-// reading by Local. It returns nil when ctx ends. A difference counts if two readings in a row
-// agree. Polling also finds a file that is replaced, mounted over, or reached through a changed
-// symbolic link, and cannot lose an event.
-func (h *Host) WatchFiles(ctx context.Context, changed func()) error {
-	t := time.NewTicker(filesInterval)
-	defer t.Stop()
-	var before *conf // nil before the first reading
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		r := h.files.read()
-		h.mu.Lock()
-		same := h.conf == nil || r.equal(*h.conf)
-		h.mu.Unlock()
-		if !same && before != nil && r.equal(*before) { // a file may be incomplete while it is written
-			changed()
-		}
-		before = &r
 	}
 }

@@ -336,11 +336,13 @@ func TestWatchFiles(t *testing.T) {
 func TestHalfWrittenFile(t *testing.T) {
 	t.Parallel()
 	dir := root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})
+	newsC := make(chan struct{}, 1)
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, "etc/resolv.conf"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		offer(newsC)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		h := testHost(Options{Root: dir}, kernel{})
@@ -348,11 +350,12 @@ func TestHalfWrittenFile(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		changes := 0
-		go func() { _ = h.WatchFiles(ctx, func() { changes++ }) }()
-		time.Sleep(filesInterval / 2) // between two readings
+		newsC = make(chan struct{}, 1) // of this bubble
+		go h.compareFiles(ctx, newsC, func() { changes++ })
+		time.Sleep(filesInterval * 3 / 2)
 		for range 3 {
 			write("")
-			time.Sleep(filesInterval)
+			time.Sleep(filesInterval / 2)
 			write("nameserver 192.0.2.1\n")
 			time.Sleep(filesInterval)
 		}
@@ -360,8 +363,10 @@ func TestHalfWrittenFile(t *testing.T) {
 		if changes != 0 {
 			t.Errorf("%d changes are reported for a file with its original content", changes)
 		}
-		write("")
-		time.Sleep(2 * filesInterval)
+		for range 9 { // more news do not make two readings of them
+			write("")
+			time.Sleep(filesInterval / 8)
+		}
 		synctest.Wait()
 		if changes != 1 {
 			t.Errorf("%d changes are reported for a file that stays empty, want 1", changes)
