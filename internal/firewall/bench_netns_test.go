@@ -69,5 +69,6 @@ func benchmarkApply(b *testing.B, k kind, lists []blocklist.Blocklist) time.Dura
 	for i := range b.N {
 		apply(lists[i%2])
 	}
+	b.StopTimer()
 	return b.Elapsed() / time.Duration(b.N)
 }

@@ -147,6 +147,11 @@ func (e *encoder) flushSet(s setPlan) {
 func (e *encoder) setMessage(kind uint16, flags netlink.HeaderFlags, s setPlan) {
 	e.begin(unix.NFNL_SUBSYS_NFTABLES<<8|kind, netlink.Request|flags)
 	e.buf = append(e.buf, unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0)
+	e.setOf(s)
+}
+
+// setOf adds the attributes that name the set s.
+func (e *encoder) setOf(s setPlan) {
 	e.text(unix.NFTA_SET_ELEM_LIST_TABLE, e.table)
 	e.text(unix.NFTA_SET_ELEM_LIST_SET, s.kernel)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -145,4 +146,23 @@ func (t *Table) Counters() (n ruleset.Counters, err error) {
 		return ruleset.Counters{}, err
 	}
 	return n, nil
+}
+
+// has reports whether the set s has an element for the address a, in some ten microseconds. In an
+// interval set that is the interval that contains a.
+func (r *reader) has(s setPlan, a netip.Addr) (bool, error) {
+	e := encoder{table: tableName}
+	e.setOf(s)
+	list := len(e.buf)
+	e.attribute(unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED, 0)
+	e.element(a, false)
+	binary.NativeEndian.PutUint16(e.buf[list:], uint16(len(e.buf)-list))
+	answers, err := r.ask(unix.NFT_MSG_GETSETELEM, 0, unix.NFPROTO_INET, e.buf)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look up an element of set %s: %w", s.name, err)
+	}
+	return len(answers) > 0, nil
 }

@@ -62,9 +62,8 @@ type Table struct {
 	spare        bool // the table has the spare set, see makeSpare; guarded by mu
 
 	mu      sync.Mutex
-	conn    *socket        // the kernel ends the ownership when it is closed
-	query   *nftables.Conn // lasting, for queries
-	reads   *reader        // has a lock of its own
+	conn    *socket // the kernel ends the ownership when it is closed
+	reads   *reader // has a lock of its own
 	active  active
 	applied applied
 	drift   drift
@@ -125,9 +124,6 @@ func (t *Table) unowned() (*nftables.Table, error) {
 // connect opens the connections and probes which table flags the kernel accepts.
 func (t *Table) connect() (err error) {
 	if t.conn, err = dial(); err != nil {
-		return fmt.Errorf("open netlink socket: %w", diagnose(err))
-	}
-	if t.query, err = nftables.New(nftables.AsLasting()); err != nil {
 		return fmt.Errorf("open netlink socket: %w", diagnose(err))
 	}
 	if t.flags, err = probe(t.conn, t.keep); err != nil {
@@ -374,9 +370,6 @@ func (t *Table) Close() error {
 	}
 	if t.reads != nil {
 		errs = append(errs, t.reads.Close())
-	}
-	if t.query != nil {
-		errs = append(errs, t.query.CloseLasting())
 	}
 	t.hits.close()
 	return errors.Join(append(errs, t.lock.Close())...)

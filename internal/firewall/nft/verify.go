@@ -9,18 +9,14 @@ import (
 
 	"github.com/google/nftables"
 	"go4.org/netipx"
-	"golang.org/x/sys/unix"
 
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
 const (
 	// members and absences are the most added and deleted elements that are looked up in each set
-	// after a difference. Absences take a request each, of some 20 microseconds.
+	// after a difference.
 	members, absences = 256, 32
-	// lookups is the most elements in one request. The kernel answers with a message for each, and
-	// the receive buffer holds some 48.
-	lookups = 32
 )
 
 // verify asks the kernel for the element count of each set, for some of the elements, and for the
@@ -104,22 +100,12 @@ func (s setPlan) plausible(count int, last netip.Prefix) bool {
 
 // find looks up elements of a set, which must have all of them.
 func (t *Table) find(s setPlan, elements iter.Seq[netip.Prefix]) error {
-	var probes []nftables.SetElement
 	for p := range elements {
-		probes = append(probes, nftables.SetElement{Key: p.Addr().AsSlice()})
-	}
-	for some := range slices.Chunk(probes, lookups) {
-		found, err := t.query.FindSetElements(s.set(t.table()), some)
-		if errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("%w: set %s lacks one of %d sampled elements", ruleset.ErrMismatch,
-				s.name, len(some))
-		}
-		if err != nil {
-			return fmt.Errorf("look up elements of set %s: %w", s.name, err)
-		}
-		if len(found) != len(some) {
-			return fmt.Errorf("%w: set %s has %d of %d sampled elements", ruleset.ErrMismatch,
-				s.name, len(found), len(some))
+		switch ok, err := t.reads.has(s, p.Addr()); {
+		case err != nil:
+			return err
+		case !ok:
+			return fmt.Errorf("%w: set %s lacks a sampled element", ruleset.ErrMismatch, s.name)
 		}
 	}
 	return nil
@@ -164,13 +150,10 @@ func (t *Table) verifyAbsent(s setPlan, a netip.Addr) error {
 	if s.interval && list.Contains(a) {
 		return nil
 	}
-	found, err := t.query.FindSetElements(s.set(t.table()), []nftables.SetElement{{Key: a.AsSlice()}})
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return nil
+	switch ok, err := t.reads.has(s, a); {
 	case err != nil:
-		return fmt.Errorf("look up a deleted element of set %s: %w", s.name, err)
-	case len(found) > 0:
+		return err
+	case ok:
 		return fmt.Errorf("%w: set %s has a deleted element", ruleset.ErrMismatch, s.name)
 	}
 	return nil
