@@ -17,14 +17,16 @@ import (
 )
 
 // run runs o until stop, and calls each every 100 ms meanwhile.
-func run(t *testing.T, o *Observer, stop time.Duration, each func(n int)) {
+func run(t *testing.T, o *Observer, k *toyKernel, stop time.Duration, each func(n int)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), stop)
 	defer cancel()
 	doneC := make(chan error, 1)
 	go func() { doneC <- o.Run(ctx) }()
 	for n := range int(stop / (100 * time.Millisecond)) {
+		k.mu.Lock()
 		each(n)
+		k.mu.Unlock()
 		time.Sleep(100*time.Millisecond - time.Nanosecond) // never at the moment of a tick
 		synctest.Wait()
 	}
@@ -42,7 +44,7 @@ func TestQuietSourcesBesideAFlood(t *testing.T) {
 		k := newToyKernel()
 		o, logs, b := newTestObserver(t, k)
 		noisy := source(1 << 20)
-		run(t, o, 20*time.Second, func(n int) {
+		run(t, o, k, 20*time.Second, func(n int) {
 			k.limit = 100 // 1,000 a second
 			k.drop(knock(noisy, 22), 20_000)
 			for i := range 300 {
@@ -79,7 +81,7 @@ func TestFloodOfManySources(t *testing.T) {
 		k := newToyKernel()
 		o, _, b := newTestObserver(t, k)
 		const sources = 50_000
-		run(t, o, 6*time.Second, func(n int) {
+		run(t, o, k, 6*time.Second, func(n int) {
 			k.limit = 1_000
 			for i := range 20_000 {
 				k.drop(knock(source((20_000*n+i)%sources), 22), 1)
@@ -109,7 +111,7 @@ func TestSumsAreExactWhateverHappens(t *testing.T) {
 			k := newToyKernel()
 			k.size = 40 + r.IntN(200)
 			o, _, b := newTestObserver(t, k)
-			run(t, o, 35*time.Second, func(int) {
+			run(t, o, k, 35*time.Second, func(int) {
 				k.limit, k.alone, k.silent = r.IntN(20), r.IntN(300), r.IntN(10) == 0
 				k.delay = time.Duration(r.IntN(1500)) * time.Millisecond
 				k.takes = time.Duration(r.IntN(300)) * time.Millisecond
@@ -156,7 +158,7 @@ func TestNothingCame(t *testing.T) {
 		k := newToyKernel()
 		o, logs, b := newTestObserver(t, k)
 		k.drop(knock(source(1), 22), 3)
-		run(t, o, time.Minute, func(int) {})
+		run(t, o, k, time.Minute, func(int) {})
 		if k.reads != 1 || b.packets != 3 || logs.Len() != 1 {
 			t.Errorf("%d readings of the keys, %d packets, %d lines; want 1, 3 and 1", k.reads, b.packets, logs.Len())
 		}
@@ -174,7 +176,7 @@ func TestIdleTimeIsNotPartOfAHit(t *testing.T) {
 		k := newToyKernel()
 		o, _, b := newTestObserver(t, k)
 		began := time.Now()
-		run(t, o, time.Minute, func(n int) {
+		run(t, o, k, time.Minute, func(n int) {
 			if n == 0 || n == 305 {
 				k.drop(knock(source(1), 22), 1)
 			}
@@ -197,7 +199,7 @@ func TestReadingsTakeATenthOfTheTime(t *testing.T) {
 		k.takes = 240 * time.Millisecond
 		o, logs, _ := newTestObserver(t, k)
 		const total = 5 * time.Minute
-		run(t, o, total, func(int) { k.drop(knock(source(1), 22), 1) })
+		run(t, o, k, total, func(int) { k.drop(knock(source(1), 22), 1) })
 		if most := int(total/(keysShare*k.takes)) + 2; k.reads > most || k.reads < most/2 {
 			t.Errorf("%d readings of %v in %v, want at most %d", k.reads, k.takes, total, most)
 		}

@@ -2,6 +2,7 @@ package observe
 
 import (
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 // toyKernel drops packets and counts them by key, or logs each of them. It is the Sensor, the
 // Counter and the Keys of an Observer.
 type toyKernel struct {
+	mu sync.Mutex // held by its methods except drop and forget, and by run; guards all fields
+
 	plain  bool          // it does not count by key
 	limit  int           // new keys with ports that it lets through to be logged, then none
 	size   int           // keys of each class
@@ -105,6 +108,8 @@ func (k *toyKernel) log(h sensor.Hit) {
 }
 
 func (k *toyKernel) Take() (w sensor.Window) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	var later []sensor.Hit
 	for _, e := range k.events {
 		if e.First.After(time.Now()) {
@@ -122,14 +127,29 @@ func (k *toyKernel) Take() (w sensor.Window) {
 	return w
 }
 
-func (k *toyKernel) Read() (ruleset.Counters, error) { return k.ReadSoon(), k.countersErr }
-func (k *toyKernel) ReadSoon() ruleset.Counters      { return ruleset.Counters{Packets4: k.dropped} }
+func (k *toyKernel) Read() (ruleset.Counters, error) {
+	n := k.ReadSoon()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return n, k.countersErr
+}
+
+func (k *toyKernel) ReadSoon() ruleset.Counters {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return ruleset.Counters{Packets4: k.dropped}
+}
 
 func (k *toyKernel) Hits() (ruleset.Hits, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if k.plain {
 		return ruleset.Hits{}, nil
 	}
-	time.Sleep(k.takes)
+	takes := k.takes
+	k.mu.Unlock()
+	time.Sleep(takes)
+	k.mu.Lock()
 	k.reads++
 	if k.err != nil {
 		return ruleset.Hits{}, k.err

@@ -18,13 +18,19 @@ type restful struct {
 }
 
 func (r *restful) Read() (ruleset.Counters, error) {
+	n, err := r.toyKernel.Read()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.reads++
-	return r.toyKernel.Read()
+	return n, err
 }
 
 func (r *restful) Hits() (ruleset.Hits, error) {
+	h, err := r.toyKernel.Hits()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.dumps++
-	return r.toyKernel.Hits()
+	return h, err
 }
 
 // waits is a Ticker that counts its waits, and those that begin later than their tick.
@@ -65,15 +71,20 @@ func TestRest(t *testing.T) {
 			synctest.Wait()
 		}
 		pass(5500 * time.Millisecond)
-		k.drop(knock(source(1), 22), 1) // the first packet of its key
+		change := func(f func()) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			f()
+		}
+		change(func() { k.drop(knock(source(1), 22), 1) }) // the first packet of its key
 		pass(15 * time.Second)
-		k.reads, k.dumps, w.n, w.later = 0, 0, 0, 0
+		change(func() { k.reads, k.dumps, w.n, w.later = 0, 0, 0, 0 })
 		pass(60 * time.Second)
 		if w.n != 60 || w.later != 0 || k.reads != 66 || k.dumps != 0 {
 			t.Errorf("a minute at rest took %d wake-ups, %d of them with a pause, %d readings of the counter and %d of the keys; "+
 				"want 60, 0, 66 and 0", w.n, w.later, k.reads, k.dumps)
 		}
-		k.drop(knock(source(1), 22), 2) // no event
+		change(func() { k.drop(knock(source(1), 22), 2) }) // no event
 		pass(time.Second)
 		if k.dumps != 1 || b.packets != 3 {
 			t.Errorf("%d packets were taken in %d readings of the keys a second later, want 3 in 1", b.packets, k.dumps)
