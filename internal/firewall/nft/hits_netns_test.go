@@ -149,7 +149,8 @@ func TestHitKeys(t *testing.T) {
 		four(ip4("203.0.113.1", unix.IPPROTO_TCP, 0, segment(4000, 22, 0x02)...))
 		four(ip4("203.0.113.1", unix.IPPROTO_TCP, 0, segment(443, 50000, 0x12)...))
 		four(ip4("203.0.113.1", unix.IPPROTO_TCP, 0, segment(443, 50001, 0x10)...)) // the same key
-		four(ip4("203.0.113.1", unix.IPPROTO_TCP, 0, segment(4000, 22, 0x03)...))
+		four(ip4("203.0.113.1", unix.IPPROTO_TCP, 0, segment(4000, 23, 0x03)...))
+		four(ip4("203.0.113.1", unix.IPPROTO_TCP, 0, segment(4001, 22, 0x10)...)) // after the request
 		four(ip4("203.0.113.2", unix.IPPROTO_UDP, 0, ports(4000, 53, 4)...))
 		four(ip4("203.0.113.3", unix.IPPROTO_SCTP, 0, ports(4000, 36412, 12)...))
 		four(ip4("203.0.113.3", unix.IPPROTO_DCCP, 0, ports(4000, 5001, 12)...))
@@ -176,7 +177,7 @@ func TestHitKeys(t *testing.T) {
 	want := []string{
 		"2001:db8:f::1 6 knock 22 x2", "2001:db8:f::1 6 reply 443 x2", "2001:db8:f::2 17 knock 53 x2",
 		"2001:db8:f::3 58 portless 0 x2", "2001:db8:f::4 17 portless 0 x2", "2001:db8:f::5 59 portless 0 x2",
-		"203.0.113.1 6 knock 22 x2", "203.0.113.1 6 reply 4000 x2", "203.0.113.1 6 reply 443 x4",
+		"203.0.113.1 6 knock 22 x4", "203.0.113.1 6 reply 4000 x2", "203.0.113.1 6 reply 443 x4",
 		"203.0.113.2 17 knock 53 x2",
 		"203.0.113.3 132 knock 36412 x2", "203.0.113.3 136 knock 5004 x2", "203.0.113.3 33 knock 5001 x2",
 		"203.0.113.4 1 portless 0 x2", "203.0.113.5 47 portless 0 x2",
