@@ -49,7 +49,7 @@ func (a *active) withOld(block, allow []setPlan) (allBlock, allAllow []setPlan) 
 	for _, l := range a.sets {
 		switch {
 		case slices.ContainsFunc(next, func(s setPlan) bool { return s.kernel == l.kernel }):
-		case l.accepts == nil:
+		case l.accepts == nil && !l.gate:
 			allow = append(allow, l)
 		default:
 			block = append(block, l)

@@ -41,7 +41,7 @@ func (a *active) deltas(next []setPlan, list blocklist.Blocklist) (ds map[string
 // distributesLike reports whether the elements of both sets come from the entries of a blocklist,
 // and from entries of the same prefix lengths.
 func (s setPlan) distributesLike(o setPlan) bool {
-	if s.accepts == nil || o.accepts == nil {
+	if s.accepts == nil || o.accepts == nil { // as those of a gate do not
 		return false
 	}
 	for length := range s.family.width + 1 {

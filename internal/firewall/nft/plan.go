@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"math/bits"
@@ -45,7 +46,9 @@ type setPlan struct {
 	interval bool
 	count    int
 	elements iter.Seq[netip.Prefix] // ascending
-	accepts  func(length int) bool  // whether entries of a prefix length go here; nil in an allow set
+	accepts  func(length int) bool  // whether entries of a prefix length go here; nil in an allow set and a gate
+	gate     bool                   // a gate, see planGate
+	gated    bool                   // an interval set that has a gate
 }
 
 // size returns the fixed size of a hash set, in elements: a power of two, at least twice the count,
@@ -112,6 +115,7 @@ func allSets() []setPlan {
 		for _, w := range append(slices.Clone(f.hash), anyLength) {
 			all = append(all, blockSet(f, w))
 		}
+		all = append(all, gateSet(f))
 	}
 	return all
 }
@@ -162,9 +166,73 @@ func planFamily(f family, entries iter.Seq[netip.Prefix]) []setPlan {
 				}
 			}
 		}
+		if s.interval {
+			if g, ok := planGate(s); ok {
+				s.gated = true
+				plans = append(plans, g)
+			}
+		}
 		plans = append(plans, s)
 	}
 	return plans
+}
+
+const (
+	// minGated is the smallest interval set that has a gate. A lookup in a smaller one costs as much
+	// as the lookup in the gate.
+	minGated = 64
+	// maxGate is the most elements of a gate. All /16 of IPv4 fit.
+	maxGate = 1 << 16
+)
+
+// gateBits returns the prefix length of the elements of the family's gate.
+func (f family) gateBits() int {
+	if f.width == 32 {
+		return 16
+	}
+	return 32
+}
+
+// gateSet returns the empty gate of a family.
+func gateSet(f family) setPlan {
+	name := "gate" + f.name
+	return setPlan{name: name, kernel: name, family: f, bits: f.gateBits(), gate: true}
+}
+
+// planGate returns the gate of an interval set: a hash set with the wide networks that hold its
+// entries. The lookup in an interval set takes some 800 ns at 50,000 entries, and the gate saves it
+// for packets from other networks, which are nearly all that pass. There is no gate if the set is
+// small, or if its entries are so wide that the gate would be large.
+func planGate(s setPlan) (g setPlan, ok bool) {
+	g = gateSet(s.family)
+	g.elements = func(yield func(netip.Prefix) bool) {
+		next := uint64(0) // the first network after the last one
+		for p := range s.elements {
+			raw := p.Addr().AsSlice()
+			network := uint64(binary.BigEndian.Uint32(raw)) >> (32 - g.bits)
+			for end := network + 1<<max(0, g.bits-p.Bits()); network < end; network++ {
+				if network < next {
+					continue
+				}
+				next = network + 1
+				clear(raw)
+				binary.BigEndian.PutUint32(raw, uint32(network<<(32-g.bits)))
+				a, _ := netip.AddrFromSlice(raw)
+				if !yield(netip.PrefixFrom(a, g.bits)) {
+					return
+				}
+			}
+		}
+	}
+	if s.count < minGated {
+		return g, false
+	}
+	for range g.elements {
+		if g.count++; g.count > maxGate {
+			return g, false
+		}
+	}
+	return g, true
 }
 
 // target returns the prefix length of the elements that n entries of the given length expand into,

@@ -60,7 +60,7 @@ func TestPlanBlock(t *testing.T) {
 		{"OK IPv6 /120 is 256 addresses", list("2001:db8::/120"), "blocklist6_128:256:4096"},
 		{"OK IPv6 /119 and /50 are whole", list("2001:db8::/119", "2001:db9::/50"), "blocklist6_any:2:0"},
 		{"OK 512 /25 are addresses", repeat(512, 25), "blocklist4_32:65536:131072"},
-		{"OK 513 /25 would be too many addresses", repeat(513, 25), "blocklist4_any:513:0"},
+		{"OK 513 /25 would be too many addresses", repeat(513, 25), "gate4:2:4096 blocklist4_any:513:0"},
 		{"OK no limit on /24", repeat(70_000, 24), "blocklist4_24:70000:262144"},
 		{"OK size at least twice the elements", repeat(4096, 32), "blocklist4_32:4096:8192"},
 		{"OK size rounded up to a power of two", repeat(4097, 32), "blocklist4_32:4097:16384"},
@@ -77,6 +77,63 @@ func TestPlanBlock(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPlanGate checks that a gate holds every network that has an entry of the interval set, and no
+// other.
+func TestPlanGate(t *testing.T) {
+	t.Parallel()
+	some := repeat(600, 25).Prefixes() // 11.0.0.0 to 11.1.43.255
+	tests := []struct {
+		name string
+		list blocklist.Blocklist
+		want string // elements; "" for no gate
+	}{
+		{"OK few entries", list("62.0.0.0/7"), ""},
+		{"OK many entries of a network", blocklist.New(some), "11.0.0.0/16 11.1.0.0/16"},
+		{
+			"OK wide entries",
+			blocklist.New(append(list("12.0.0.0/7", "254.0.0.0/7").Prefixes(), some...)),
+			"11.0.0.0/16 11.1.0.0/16 12.0.0.0/16 … 255.255.0.0/16",
+		},
+		{"OK IPv6", repeat6(100, 50), "2001:db8::/32"},
+		{"OK IPv6, too wide", blocklist.New(append(list("4000::/3").Prefixes(), repeat6(100, 50).Prefixes()...)), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var got []string
+			count := 0
+			for _, s := range planBlock(tt.list) {
+				if s.gate {
+					count = s.count
+					for p := range s.elements {
+						got = append(got, p.String())
+					}
+				}
+			}
+			if count != len(got) {
+				t.Errorf("planned %d elements, got %d", count, len(got))
+			}
+			if len(got) > 5 {
+				got = append(append(got[:3:3], "…"), got[len(got)-1])
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+				t.Errorf("elements (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// repeat6 returns n prefixes of one length from 2001:db8::.
+func repeat6(n, length int) blocklist.Blocklist {
+	var ps []netip.Prefix
+	for i := range n {
+		raw := netip.MustParseAddr("2001:db8::").As16()
+		raw[4], raw[5] = byte(i>>8), byte(i)
+		ps = append(ps, netip.PrefixFrom(netip.AddrFrom16(raw), length))
+	}
+	return blocklist.New(ps)
 }
 
 func TestPlanAllow(t *testing.T) {
@@ -137,7 +194,9 @@ func FuzzPlan(f *testing.F) {
 			var last netip.Prefix
 			for p := range s.elements {
 				n++
-				got.AddPrefix(p)
+				if !s.gate {
+					got.AddPrefix(p)
+				}
 				if !s.interval && p.Bits() != s.bits {
 					t.Fatalf("%s holds %v", s.name, p)
 				}
@@ -151,6 +210,9 @@ func FuzzPlan(f *testing.F) {
 			}
 			if !s.interval && uint64(s.size()) < 2*uint64(n) {
 				t.Fatalf("%s: size %d for %d elements", s.name, s.size(), n)
+			}
+			if s.gate {
+				continue // TestPlanGate checks it
 			}
 			if !s.interval && n > l.Len()+maxExpanded*(s.family.width+1) {
 				t.Fatalf("%s: %d elements of %d entries", s.name, n, l.Len())

@@ -81,7 +81,7 @@ func expandedRules(block, allow []setPlan, rs ruleset.Ruleset, counting bool) []
 func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, counting bool, returns func(setPlan) []rule) []rule {
 	var rr []rule
 	for _, s := range block {
-		rr = append(rr, lookupRule(s))
+		rr = append(rr, lookupRules(s, block)...)
 	}
 	for _, f := range families() {
 		for _, s := range allow {
@@ -98,24 +98,41 @@ func rulesBy(block, allow []setPlan, rs ruleset.Ruleset, counting bool, returns 
 	return rr
 }
 
-// lookupRule returns the rule that sends a source in s to the drop chain of its family.
-func lookupRule(s setPlan) rule {
-	text := s.family.saddrText()
-	exprs := s.family.loadSource()
-	if !s.interval && s.bits < s.family.width {
-		// Reduce the address to its network, in the register that the lookup reads.
-		mask := net.CIDRMask(s.bits, s.family.width)
-		text += " & " + net.IP(mask).String()
-		exprs = append(exprs, maskSource(mask))
+// lookupRules returns the rules that send a source in s to the drop chain of its family: one, or for
+// a gated set one for each gate among block. Only during a change are there two gates.
+func lookupRules(s setPlan, block []setPlan) []rule {
+	if s.gate {
+		return nil
 	}
-	return rule{
+	to := jump(dropPrefix + s.family.name)
+	var rr []rule
+	for _, g := range block {
+		if s.gated && g.gate && g.family.name == s.family.name {
+			// ip saddr & 255.255.0.0 @gate4 ip saddr @blocklist4_any jump blocked4
+			rr = append(rr, newRule(baseChain, sourceIn(g), sourceIn(s), to))
+		}
+	}
+	if len(rr) == 0 {
 		// ip saddr & 255.255.255.0 @blocklist4_24 jump blocked4
-		chain: baseChain,
-		text:  text + " @" + s.kernel + " jump " + dropPrefix + s.family.name,
-		exprs: append(exprs,
-			&expr.Lookup{SourceRegister: 1, SetName: s.kernel},
-			&expr.Verdict{Kind: expr.VerdictJump, Chain: dropPrefix + s.family.name}),
+		rr = append(rr, newRule(baseChain, sourceIn(s), to))
 	}
+	return rr
+}
+
+// sourceIn returns the part that looks up the source, reduced to the prefix length of the elements.
+func sourceIn(s setPlan) part {
+	p := part{
+		text:  s.family.saddrText(),
+		exprs: append([]expr.Any{familyMatch{family: s.family}}, s.family.loadSource()[2:]...),
+	}
+	if !s.interval && s.bits < s.family.width {
+		mask := net.CIDRMask(s.bits, s.family.width)
+		p.text += " & " + net.IP(mask).String()
+		p.exprs = append(p.exprs, maskSource(mask))
+	}
+	p.text += " @" + s.kernel
+	p.exprs = append(p.exprs, &expr.Lookup{SourceRegister: 1, SetName: s.kernel})
+	return p
 }
 
 // returnRule returns the rule that lets an allowlisted source pass as if it were not listed.

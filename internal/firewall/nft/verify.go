@@ -72,6 +72,9 @@ func (t *Table) verify() (e ruleset.Evidence, err error) {
 		}
 	}
 	for _, s := range t.applied.block {
+		if s.gate { // it repeats elements of the interval set
+			continue
+		}
 		e.Elements += s.count
 	}
 	t.applied.counts = map[string]uint32{}
