@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -168,6 +169,27 @@ func TestEditKeepsTheCounter(t *testing.T) {
 		if slices.Contains(lines, dropped) != tt.rebuilt || slices.Contains(lines, "[0:0] "+dropRule) {
 			t.Errorf("%s: %q", name, lines)
 		}
+	}
+}
+
+// TestParseAnswers parses answers of ipset, in any order and of each form of an element.
+func TestParseAnswers(t *testing.T) {
+	t.Parallel()
+	got := parseAnswers("ipset> ipset> Warning: 1.2.3.0/24 is in set s.\nWarning: 0.0.0.0/1 is in set s.\n" +
+		"9.9.9.9 is NOT in set s.\nWarning: 2001:db8::/32 is in set s6.\n2001:db9::1 is NOT in set s6.\n" +
+		" is in set s.\nwhat is in set s.\n\n")
+	want := map[lookup]bool{}
+	for _, l := range []lookup{
+		{"s", netip.MustParsePrefix("1.2.3.0/24"), true},
+		{"s", netip.MustParsePrefix("0.0.0.0/1"), true},
+		{"s", netip.MustParsePrefix("9.9.9.9/32"), false},
+		{"s6", netip.MustParsePrefix("2001:db8::/32"), true},
+		{"s6", netip.MustParsePrefix("2001:db9::1/128"), false},
+	} {
+		want[l] = true
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

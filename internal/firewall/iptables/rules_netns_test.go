@@ -68,3 +68,38 @@ func TestHostCannotCount(t *testing.T) {
 		t.Errorf("counted %+v", n)
 	}
 }
+
+// TestAdmitToRulesWithoutWhitelist admits a source to the rules of a killed agent, which look up no
+// whitelist. The next list has its own rules again.
+func TestAdmitToRulesWithoutWhitelist(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"legacy", "nft"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := nettest.NewHost(t)
+			f := startKind(t, h, kind)
+			rs := desired(list("203.0.113.0/24", "2001:db8:f::/64"), list("10.0.0.0/8"))
+			mustApply(t, h, f, rs)
+			if err := f.Close(); err != nil { // as if it was killed
+				t.Fatal(err)
+			}
+			f = startKind(t, h, kind)
+			for range 2 {
+				h.Do(func() {
+					if err := f.Admit(t.Context(), desired(list(), list("203.0.113.9/32", "2001:db8:f::1/128"))); err != nil {
+						t.Error(err)
+					}
+				})
+				h.Check("admitted", nettest.Addrs("203.0.113.8", "2001:db8:f::2"), nettest.Addrs("203.0.113.9", "2001:db8:f::1"))
+			}
+			if rules := h.Run("iptables-"+kind+"-save", "-t", "raw"); strings.Count(rules, "sikkerguard-whitelist") != 1 {
+				t.Errorf("rules:\n%s", rules)
+			}
+			mustApply(t, h, f, rs)
+			h.Check("applied", nettest.Addrs("203.0.113.9", "2001:db8:f::1"), nil)
+			if rules := h.Run("iptables-"+kind+"-save", "-t", "raw"); strings.Contains(rules, "sikkerguard-whitelist") {
+				t.Errorf("rules:\n%s", rules)
+			}
+		})
+	}
+}

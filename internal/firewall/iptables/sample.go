@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 )
 
 const (
@@ -15,17 +17,11 @@ const (
 	changedSamples = 256
 )
 
-// lookups are questions to the kernel about single elements of sets.
-type lookups struct {
-	lines   []string
-	present map[string]int // number of elements that must be in a set, by its name
-	absent  map[string]int // number of elements that must not
-}
-
-// ask adds the question whether an element is in a set.
-func (l *lookups) ask(set string, p netip.Prefix, expected map[string]int) {
-	l.lines = append(l.lines, fmt.Sprintf("test %s %v\n", set, p))
-	expected[set]++
+// lookup is the question to the kernel whether an element is in a set, and the right answer.
+type lookup struct {
+	set     string
+	element netip.Prefix
+	in      bool
 }
 
 // spread returns at most n of the elements, evenly spread.
@@ -41,46 +37,70 @@ func spread(ps []netip.Prefix, n int) []netip.Prefix {
 // sample looks up some elements of each set, and some of the elements that d added and deleted, in
 // one run of ipset. It returns the number of elements found.
 func (f *Firewall) sample(ctx context.Context, specs []setSpec, d differences) (int, error) {
-	l := lookups{present: map[string]int{}, absent: map[string]int{}}
+	var lookups []lookup
 	for _, spec := range specs {
 		step, i := max(1, (spec.count-1)/(samples-1)), 0
 		for p := range spec.elements() {
 			if i%step == 0 || i == spec.count-1 {
-				l.ask(spec.name, p, l.present)
+				lookups = append(lookups, lookup{spec.name, p, true})
 			}
 			i++
 		}
 		c := d[spec.name]
 		for _, p := range spread(c.added, changedSamples) {
-			l.ask(spec.name, p, l.present)
+			lookups = append(lookups, lookup{spec.name, p, true})
 		}
 		for _, p := range spread(c.gone, changedSamples) {
 			// An address is also in the set if a network there contains it.
 			if _, within := spec.list.Covering(p.Addr()); !within || p.Bits() < spec.family.width {
-				l.ask(spec.name, p, l.absent)
+				lookups = append(lookups, lookup{spec.name, p, false})
 			}
 		}
 	}
-	if len(l.lines) == 0 {
+	if len(lookups) == 0 {
 		return 0, nil
 	}
+	var text strings.Builder
+	for _, l := range lookups {
+		fmt.Fprintf(&text, "test %s %v\n", l.set, l.element)
+	}
 	// ipset answers on standard error and continues after a negative answer.
-	stdout, stderr, err := f.run.run(ctx, askTime, script(strings.Join(l.lines, "")+"quit\n"), f.ipset, "-")
+	stdout, stderr, err := f.run.run(ctx, askTime, script(text.String()+"quit\n"), f.ipset, "-")
 	if err != nil {
 		return 0, fmt.Errorf("look up elements: %w", err)
 	}
-	n := 0
-	for _, spec := range specs {
-		found := strings.Count(stdout+stderr, " is in set "+spec.name+".\n")
-		if found != l.present[spec.name] {
-			return n, mismatch("set %s has %d of %d sampled elements", spec.name, found, l.present[spec.name])
+	answers, found := parseAnswers(stdout+"\n"+stderr), 0
+	for _, l := range lookups {
+		in, ok := answers[lookup{l.set, l.element, true}], answers[lookup{l.set, l.element, l.in}]
+		switch {
+		case !ok && in:
+			return found, mismatch("set %s has an element that was deleted: %v", l.set, l.element)
+		case !ok && l.in:
+			return found, mismatch("set %s lacks a sampled element: %v", l.set, l.element)
+		case !ok:
+			return found, mismatch("set %s: ipset did not answer whether %v is an element", l.set, l.element)
+		case l.in:
+			found++
 		}
-		missing := strings.Count(stdout+stderr, " is NOT in set "+spec.name+".\n")
-		if missing != l.absent[spec.name] {
-			return n, mismatch("set %s lacks %d of %d sampled elements that were deleted",
-				spec.name, missing, l.absent[spec.name])
-		}
-		n += found
 	}
-	return n, nil
+	return found, nil
+}
+
+// parseAnswers returns the answers in the output of ipset: "Warning: 1.2.3.0/24 is in set x.".
+func parseAnswers(out string) map[lookup]bool {
+	answers := map[lookup]bool{}
+	for line := range strings.Lines(out) {
+		head, set, in := strings.Cut(strings.TrimSpace(line), " is in set ")
+		if !in {
+			head, set, _ = strings.Cut(strings.TrimSpace(line), " is NOT in set ")
+		}
+		words := strings.Fields(head)
+		if set == "" || len(words) == 0 {
+			continue
+		}
+		if p, err := blocklist.Parse(words[len(words)-1]); err == nil {
+			answers[lookup{strings.TrimSuffix(set, "."), p, in}] = true
+		}
+	}
+	return answers
 }
