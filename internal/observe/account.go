@@ -31,7 +31,7 @@ func (a *account) addEvents(w sensor.Window) {
 	a.events.Unparsed += w.Unparsed
 }
 
-// addCounts counts the packets that the kernel counted by key, and others that their events tell of.
+// addCounts counts the packets that the kernel counted by key, and those that only events show.
 func (a *account) addCounts(counts []ruleset.HitCount, alone uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

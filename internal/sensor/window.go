@@ -54,7 +54,7 @@ type Hit struct {
 	// Sensor.Take can differ in it and in Alone only. In sums of windows neither has a meaning.
 	CountedBy uint16
 	// Alone means that the rule which logged the packets has a prefix: no element of a set has
-	// counted them, so the events alone tell of them.
+	// counted them; their number is that of the events.
 	Alone   bool
 	Packets uint64
 	// First and Last are the times of the first and the last packet. Those of an event are its
