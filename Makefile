@@ -18,7 +18,7 @@ endif
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/sikkerguard, a static binary
@@ -38,6 +38,7 @@ test: ## Run every test with the race detector (as root also those on the kernel
 	$(GO) test -race -count=1 -timeout 30m -tags e2e -parallel 6 ./...
 	$(GO) test -count=1 -run TwoMillion ./internal/store
 	$(GO) test -C deploy/tools -count=1 ./...
+	$(GO) test -C e2e/bench -count=1 ./...
 
 .PHONY: check
 check: $(LINT) ## The quick loop: vet, lint of your changes, unit tests without the kernel
@@ -70,6 +71,7 @@ image: ## Build the image, sikkerguard:VERSION
 lint: $(LINT) ## Check style, the package map, formatting and go.mod
 	$(LINT) run ./...
 	cd deploy/tools && ../../$(LINT) run ./...
+	cd e2e/bench && ../../$(LINT) run ./...
 	$(LINT) fmt --diff ./...
 	$(GO) mod tidy -diff
 	$(GO) mod verify
@@ -88,9 +90,16 @@ fuzz: ## Fuzz every target for FUZZTIME (10s)
 	done
 
 .PHONY: bench
-bench: ## Run the benchmarks (as root also those on the kernel)
-	@e2e/install-deps nft ip iptables ipset
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+bench: ## Measure speed and memory beside those of the peers, and write docs/performance.md (root, an hour, a quiet machine)
+	@e2e/install-deps nft iptables ipset sqlite3 crowdsec crowdsec-firewall-bouncer
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -C e2e/bench -o ../../bin/bench .
+	@bin/bench $(BENCHFLAGS)
+
+.PHONY: bench-quick
+bench-quick: ## The same with fewer lists and rounds, into bin/bench-quick (root, some minutes)
+	@mkdir -p bin/bench-quick
+	@$(MAKE) --no-print-directory bench BENCHFLAGS='-plan quick -out bin/bench-quick'
 
 .PHONY: docs
 docs: ## Write the generated pages and golden files
