@@ -15,6 +15,9 @@ const (
 	// maxHourly is the limit of hit rows per hour. maxHits is the limit of hit rows in total, some
 	// 200 MB. Without them, a listed network that probes every port could fill the disk.
 	maxHourly, maxHits = 100_000, 3_000_000
+	// hourSlack is the part of maxHourly by which a full hour is shortened further, so that it is not
+	// merged for each record.
+	hourSlack = 20
 	// If Prune is called between confirmAfter and confirmWithin after its previous call, the two
 	// readings of the clock confirm each other. pruneHours is the number of hours with hits that
 	// one call deletes because of their age.
@@ -63,21 +66,31 @@ type rowCounts struct {
 	hour   int64 // of the history
 	hourly int   // rows of the hour, or more
 	exact  bool  // hourly is the number of rows
+	merged int   // rows that the last merge of ports left in the hour
 	queued int   // rows of the queue, or more; 0 if unknown
 }
 
 // countHour counts the rows of an hour.
 func (r *rowCounts) countHour(ctx context.Context, tx *sql.Tx, hour int64) error {
+	if r.hour != hour {
+		r.merged = 0
+	}
 	r.hour, r.exact = hour, true
 	return tx.QueryRowContext(context.WithoutCancel(ctx), "SELECT count(*) FROM hits WHERE hour = ?", hour).Scan(&r.hourly)
 }
 
-// addHits adds hits to those of an hour. If the hour is full, the packets of sources and ports
-// without a row are only counted, in the total "unkept".
+// addHits adds hits to those of an hour. If the hour is full, the ports of the sources with the most
+// ports are merged. If that makes no room, the packets of sources without a row are only counted, in
+// the total "unkept".
 func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit, known *rowCounts) error {
 	rows = slices.DeleteFunc(slices.Clone(rows), func(h Hit) bool { return h.Held }) // their hour has them already
 	if known.hour != hour || known.hourly+len(rows) > s.maxHourly && !known.exact {
 		if err := known.countHour(ctx, tx, hour); err != nil {
+			return err
+		}
+	}
+	if known.hourly+len(rows) > s.maxHourly {
+		if err := s.makeRoom(ctx, tx, hour, len(rows), known); err != nil {
 			return err
 		}
 	}
@@ -95,11 +108,55 @@ func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit,
 	return put.flush(ctx)
 }
 
-// addToFull is addHits for an hour that may have no room for all rows.
+// makeRoom merges ports in an hour until added rows fit, and some more. Sources with many ports come
+// first, so that a port scan neither hides new sources nor costs the ports of quiet ones. It does
+// nothing if few rows were added since it was last called.
+func (s *Store) makeRoom(ctx context.Context, tx *sql.Tx, hour int64, added int, known *rowCounts) error {
+	slack := s.maxHourly / hourSlack
+	if known.merged > 0 && known.hourly-known.merged < slack {
+		return nil
+	}
+	for _, most := range []int{256, 16, 1} {
+		if known.hourly+added <= s.maxHourly-slack {
+			break
+		}
+		if err := mergePorts(ctx, tx, hour, most); err != nil {
+			return err
+		}
+		if err := known.countHour(ctx, tx, hour); err != nil {
+			return err
+		}
+	}
+	known.merged = known.hourly
+	return nil
+}
+
+// mergePorts merges the rows of each source and protocol that has more than most rows in an hour. The
+// row that is left has port 0.
+func mergePorts(ctx context.Context, tx *sql.Tx, hour int64, most int) error {
+	const which = " FROM hits WHERE hour = ?1 AND port <> 0 AND (source, protocol) IN " +
+		"(SELECT source, protocol FROM hits WHERE hour = ?1 GROUP BY source, protocol HAVING count(*) > ?2)"
+	_, err := tx.ExecContext(ctx, "INSERT INTO hits (hour, source, protocol, port, packets) "+
+		"SELECT hour, source, protocol, 0, sum(packets)"+which+" GROUP BY source, protocol "+
+		"ON CONFLICT DO UPDATE SET packets = packets + excluded.packets", hour, most)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "DELETE"+which, hour, most)
+	return err
+}
+
+// addToFull is addHits for an hour that may have no room for all rows. If there is none for another
+// port of a source, its first row of the protocol gets the packets, and port 0.
 func (s *Store) addToFull(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit, known *rowCounts) error {
 	uncancelled := context.WithoutCancel(ctx) // the driver starts a goroutine for each statement that can be cancelled
-	update, err := tx.PrepareContext(uncancelled,
-		"UPDATE hits SET packets = packets + ? WHERE hour = ? AND source = ? AND protocol = ? AND port = ?")
+	const where = " WHERE hour = ?2 AND source = ?3 AND protocol = ?4 AND port = "
+	update, err := tx.PrepareContext(uncancelled, "UPDATE hits SET packets = packets + ?1"+where+"?5")
+	if err != nil {
+		return err
+	}
+	merge, err := tx.PrepareContext(uncancelled, "UPDATE hits SET packets = packets + ?1, port = 0"+where+
+		"(SELECT min(port) FROM hits WHERE hour = ?2 AND source = ?3 AND protocol = ?4)")
 	if err != nil {
 		return err
 	}
@@ -108,21 +165,30 @@ func (s *Store) addToFull(ctx context.Context, tx *sql.Tx, hour int64, rows []Hi
 	if err != nil {
 		return err
 	}
+	change := func(row *sql.Stmt, values ...any) (found bool, err error) {
+		res, err := row.ExecContext(uncancelled, values...)
+		if err != nil {
+			return false, err
+		}
+		n, err := res.RowsAffected()
+		return n > 0, err
+	}
 	unkept := 0
 	for _, h := range rows {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		values := []any{h.Packets, hour, h.Source.AsSlice(), h.Protocol, h.Port}
-		res, err := update.ExecContext(uncancelled, values...)
-		if err != nil {
-			return err
+		found, err := change(update, values...)
+		full := known.hourly >= s.maxHourly
+		if err == nil && !found && full {
+			found, err = change(merge, values[:4]...)
 		}
-		switch updated, err := res.RowsAffected(); {
+		switch {
 		case err != nil:
 			return err
-		case updated > 0:
-		case known.hourly >= s.maxHourly:
+		case found:
+		case full:
 			unkept += int(h.Packets)
 		default:
 			if _, err := insert.ExecContext(uncancelled, values...); err != nil {

@@ -62,8 +62,8 @@ func TestHits(t *testing.T) {
 	t.Cleanup(func() { _ = s.Close() })
 	s.maxHourly = 3
 	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	hit := func(port uint16) Hit {
-		return Hit{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: port, Packets: 2}
+	hit := func(n byte) Hit {
+		return Hit{Source: netip.AddrFrom4([4]byte{203, 0, 113, n}), Protocol: 6, Port: 22, Packets: 2}
 	}
 	check := func(name string, want map[int64]uint64, unkept uint64) {
 		t.Helper()
@@ -117,6 +117,66 @@ func TestHits(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("an hour after that", map[int64]uint64{h + 1: 2}, 4)
+}
+
+// TestPortScanLeavesRoomInItsHour checks that a source with thousands of ports makes no other source
+// unkept, that it costs no port of a quiet source, and that each packet stays in the history. It checks
+// the same for sources with a few ports each, whose ports are then merged, and that an hour with too
+// many sources counts the packets of those without a row.
+func TestPortScanLeavesRoomInItsHour(t *testing.T) {
+	t.Parallel()
+	s := New(Options{Dir: t.TempDir()})
+	t.Cleanup(func() { _ = s.Close() })
+	s.maxHourly = 1000
+	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	added := uint64(0)
+	add := func(n int, hit func(i int) Hit) {
+		t.Helper()
+		hits := make([]Hit, n)
+		for i := range hits {
+			hits[i] = hit(i)
+			added += hits[i].Packets
+		}
+		if err := s.Add(t.Context(), Record{From: noon, To: noon, Hits: hits}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	addr := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{5, 0, byte(n >> 8), byte(n)}) }
+	check := func(name string, sources, ported int, unkept uint64) {
+		t.Helper()
+		var gotSources, gotPorted, rows int
+		var packets uint64
+		err := s.transact(t.Context(), func(tx *sql.Tx) error {
+			return tx.QueryRowContext(t.Context(), "SELECT count(DISTINCT source), "+
+				"count(DISTINCT CASE WHEN port = 22 THEN source END), count(*), sum(packets) FROM hits",
+			).Scan(&gotSources, &gotPorted, &rows, &packets)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		totals, err := s.Totals(t.Context())
+		if err != nil || totals.Unkept != unkept || packets+unkept != added {
+			t.Errorf("%s: %d packets and %d not kept, %v; want %d of %d", name, packets, totals.Unkept, err, unkept, added)
+		}
+		if gotSources != sources || gotPorted != ported || rows > s.maxHourly {
+			t.Errorf("%s: %d sources, %d with their port, in %d rows; want %d and %d",
+				name, gotSources, gotPorted, rows, sources, ported)
+		}
+	}
+	quiet := func(i int) Hit { return Hit{Source: addr(1 + i), Protocol: 6, Port: 22, Packets: 1} }
+	add(100, quiet)
+	for n := range 50 {
+		add(100, func(i int) Hit { return Hit{Source: addr(0), Protocol: 6, Port: uint16(1000 + 100*n + i), Packets: 3} })
+	}
+	add(200, quiet)
+	check("beside a port scan", 201, 200, 0)
+	for n := range 3 {
+		add(400, func(i int) Hit { return Hit{Source: addr(1000 + i), Protocol: 6, Port: uint16(80 + n), Packets: 1} })
+	}
+	check("beside sources with three ports", 601, 200, 0)
+	add(800, func(i int) Hit { return Hit{Source: addr(5000 + i), Protocol: 6, Port: 22, Packets: 1} })
+	add(1, func(int) Hit { return Hit{Source: addr(0), Protocol: 6, Port: 7, Packets: 5} })
+	check("too many sources", 1000, 599, 401)
 }
 
 // TestFailedRecordLeavesNoCount checks that the rows of a record that was rolled back take no room of
