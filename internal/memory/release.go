@@ -3,6 +3,7 @@ package memory
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -23,9 +24,7 @@ func release() {
 // mapping is a range of addresses.
 type mapping struct{ start, end uintptr }
 
-// programMappings returns the mappings of the program's file without a changed page: its code and
-// its constants. A changed page exists in memory alone. One is made by a relocation, as in a
-// program that was built with -buildmode=pie, or by a debugger.
+// programMappings returns the mappings of the program's file that can be read from it again.
 func programMappings() []mapping {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -36,26 +35,43 @@ func programMappings() []mapping {
 		return nil
 	}
 	defer file.Close() //nolint:errcheck // it was only read
-	var (
-		all     []mapping
-		current *mapping // nil for one that may not be released
-	)
-	for lines := bufio.NewScanner(file); lines.Scan(); {
+	return unchanged(file, program)
+}
+
+// unchanged returns those of the mappings in smaps that are of the program's file and have no changed
+// page: its code and its constants. A changed page is in memory or swapped out, and in no file. One is
+// made by a relocation, as in a program that was built with -buildmode=pie, or by a debugger.
+func unchanged(smaps io.Reader, program string) []mapping {
+	var all []mapping
+	pages := map[string]int{} // kB of the current mapping
+	current := mapping{}      // empty for one that may not be released
+	end := func() {
+		anonymous, told := pages["Anonymous"]
+		if current.end > 0 && told && anonymous == 0 && pages["Swap"] == 0 {
+			all = append(all, current)
+		}
+		current = mapping{}
+		clear(pages)
+	}
+	for lines := bufio.NewScanner(smaps); lines.Scan(); {
 		line := lines.Text()
 		var (
 			m           mapping
 			permissions string
-			anonymous   int
+			kB          int
 		)
 		if n, _ := fmt.Sscanf(line, "%x-%x %s", &m.start, &m.end, &permissions); n == 3 {
-			current = nil
-			if strings.HasSuffix(line, " "+program) && !strings.Contains(permissions, "w") {
-				current = &m
+			if end(); strings.HasSuffix(line, " "+program) && !strings.Contains(permissions, "w") {
+				current = m
 			}
-		} else if n, _ := fmt.Sscanf(line, "Anonymous: %d kB", &anonymous); n == 1 && anonymous == 0 && current != nil {
-			all = append(all, *current)
+			continue
+		}
+		name, value, _ := strings.Cut(line, ":")
+		if n, _ := fmt.Sscanf(value, "%d kB", &kB); n == 1 {
+			pages[name] = kB
 		}
 	}
+	end()
 	return all
 }
 

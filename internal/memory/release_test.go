@@ -3,6 +3,7 @@ package memory
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -74,5 +75,39 @@ func TestProgramMappings(t *testing.T) { // not parallel: another test may chang
 		if line, _, _ = strings.Cut(line, "\n"); !ok || line[:4] != "r-xp" && line[:4] != "r--p" {
 			t.Errorf("mapping %x-%x: %q", m.start, m.end, line)
 		}
+	}
+}
+
+// TestChangedPagesStay checks that a mapping with a page that is in no file is not released: the
+// kernel would forget the page, also if it is swapped out.
+func TestChangedPagesStay(t *testing.T) {
+	t.Parallel()
+	const smaps = `00400000-00500000 r-xp 00000000 08:01 7 /usr/bin/agent
+Rss:                 512 kB
+Anonymous:             0 kB
+Swap:                  0 kB
+SwapPss:               0 kB
+VmFlags: rd ex mr mw me sd
+00500000-00600000 r--p 00100000 08:01 7 /usr/bin/agent
+Anonymous:             4 kB
+Swap:                  0 kB
+00600000-00700000 r--p 00200000 08:01 7 /usr/bin/agent
+Anonymous:             0 kB
+Swap:                  4 kB
+00700000-00800000 rw-p 00300000 08:01 7 /usr/bin/agent
+Anonymous:             0 kB
+Swap:                  0 kB
+00800000-00900000 r--p 00000000 08:01 8 /usr/lib/another
+Anonymous:             0 kB
+Swap:                  0 kB
+00900000-00a00000 r--p 00400000 08:01 7 /usr/bin/agent
+Anonymous:             0 kB
+Swap:                  0 kB
+00a00000-00b00000 r--p 00500000 08:01 7 /usr/bin/agent
+Rss:                   0 kB
+`
+	want := []mapping{{0x400000, 0x500000}, {0x900000, 0xa00000}}
+	if got := unchanged(strings.NewReader(smaps), "/usr/bin/agent"); !slices.Equal(got, want) {
+		t.Errorf("got %x, want %x", got, want)
 	}
 }
