@@ -33,17 +33,26 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 	if !harmless && e.trials.rejected.of(d) {
 		return e.trials.rejected.again()
 	}
+	if harmless {
+		return e.activate(ctx, d, nil, harmless)
+	}
+	before, late := e.checkBefore(ctx)
+	if len(late) == 0 {
+		return e.activate(ctx, d, before, harmless)
+	}
+	e.trials.late.begin()
+	if err := e.activate(ctx, d, before, harmless); err != nil {
+		e.trials.late.end()
+		return err
+	}
+	e.watchLate(ctx, late)
+	return nil
+}
+
+// activate activates d and tests it by the checks that worked before. Rules that are harmless block
+// no more than the active ones.
+func (e *Enforcer) activate(ctx context.Context, d desired, before host.Checks, harmless bool) error {
 	adopted := e.active.adopted
-	var (
-		before host.Checks
-		late   []string
-	)
-	if !harmless {
-		before, late = e.checkBefore(ctx)
-	}
-	if len(late) > 0 {
-		e.trials.late.begin()
-	}
 	ev, err := e.applyRules(ctx, d)
 	switch {
 	case errors.Is(err, firewall.ErrMismatch):
@@ -70,9 +79,6 @@ func (e *Enforcer) apply(ctx context.Context, d desired) error {
 		e.trials.rejected = rejected // they still cut the host off
 	}
 	e.logBlocking(same)
-	if len(late) > 0 {
-		e.watchLate(ctx, late)
-	}
 	e.o.Log.Debug("Verified in the kernel", zap.Int("elements", ev.Elements), zap.Bool("counted", ev.Counted),
 		zap.Int("sampled", ev.Sampled), zap.Duration("took", ev.Took))
 	return nil

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
+	"github.com/sikkerapi/sikkerguard/internal/clock"
 	"github.com/sikkerapi/sikkerguard/internal/host"
 	"github.com/sikkerapi/sikkerguard/internal/panics"
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
@@ -24,22 +25,29 @@ type lateChecks struct {
 
 	mu      sync.Mutex
 	open    bool
-	answers []netip.Addr // sources of dropped packets that may be answers
-	carried []netip.Addr // sources of dropped datagrams, which may be those of a tunnel
+	sources [lateKinds][]netip.Addr // of dropped packets, in the order of their arrival
 }
+
+// The kinds of dropped packets that may be answers to a check.
+const (
+	lateAnswers = iota // answers from a port that this host needs, and packets in packets
+	lateOthers         // other answers: a resolver may ask by HTTPS, and a tunnel may be a TCP connection
+	lateCarried        // datagrams, which may be those of a tunnel
+	lateKinds
+)
 
 // begin begins to store the sources of dropped packets. It is called before the rules are applied.
 func (l *lateChecks) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open, l.answers, l.carried = true, nil, nil
+	l.open, l.sources = true, [lateKinds][]netip.Addr{}
 }
 
 // end stops that.
 func (l *lateChecks) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open, l.answers, l.carried = false, nil, nil
+	l.open, l.sources = false, [lateKinds][]netip.Addr{}
 }
 
 // add stores the sources of dropped packets that may be answers to a check, or the packets of a
@@ -51,46 +59,70 @@ func (l *lateChecks) add(hits []sensor.Hit, needed func(port uint16) bool) {
 	if !l.open {
 		return
 	}
-	store := func(to *[]netip.Addr, source netip.Addr) {
-		if len(*to) < maxCandidates && !slices.Contains(*to, source) {
+	store := func(kind int, source netip.Addr) {
+		if to := &l.sources[kind]; len(*to) < maxCandidates && !slices.Contains(*to, source) {
 			*to = append(*to, source)
 		}
 	}
 	for _, h := range hits {
 		switch {
-		case h.Kind == sensor.Answer && needed(h.Port), encapsulates(h.Protocol):
-			store(&l.answers, h.Source)
-		case h.Protocol == sensor.UDP:
-			store(&l.carried, h.Source)
+		case h.Kind == sensor.Answer && needed(h.Port), encapsulates(h.Key):
+			store(lateAnswers, h.Source)
+			continue
+		case h.Kind == sensor.Answer:
+			store(lateOthers, h.Source)
+		}
+		if h.Protocol == sensor.UDP {
+			store(lateCarried, h.Source)
 		}
 	}
 }
 
-// encapsulates reports whether the packets of a protocol contain packets.
-func encapsulates(p sensor.Protocol) bool {
+// encapsulates reports whether the packets of a key contain packets. IPsec behind an address
+// translation has no device of its own, so that no route shows it.
+func encapsulates(k sensor.Key) bool {
 	const ipInIP, ipv6InIP = 4, 41 // IANA numbers
-	return slices.Contains([]sensor.Protocol{ipInIP, ipv6InIP, sensor.GRE, sensor.ESP, sensor.AH}, p)
+	const espInUDP = 4500          // RFC 3948
+	return k.Protocol == sensor.UDP && k.Port == espInUDP ||
+		slices.Contains([]sensor.Protocol{ipInIP, ipv6InIP, sensor.GRE, sensor.ESP, sensor.AH}, k.Protocol)
 }
 
-// candidates returns the stored sources on the list whose packets may be answers to the checks.
+// candidates returns the stored sources on the list whose packets may be answers to the checks, at
+// most maxCandidates. It takes them in turn from each kind, so that a flood of one kind leaves room
+// for the others.
 func (l *lateChecks) candidates(checks host.Checks, list blocklist.Blocklist) []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(checks) == 0 {
 		return nil
 	}
-	sources := slices.Clone(l.answers)
-	if slices.ContainsFunc(checks, func(c host.Check) bool { return c.Tunnelled }) {
-		sources = append(sources, l.carried...)
+	kinds := [][]netip.Addr{l.sources[lateAnswers]}
+	if slices.ContainsFunc(checks, func(c host.Check) bool { return c.Relayed || c.Tunnelled }) {
+		kinds = append(kinds, l.sources[lateOthers])
 	}
-	slices.SortFunc(sources, netip.Addr.Compare)
-	sources = slices.DeleteFunc(slices.Compact(sources), func(a netip.Addr) bool { return !list.Contains(a) })
-	return sources[:min(len(sources), maxCandidates)]
+	if slices.ContainsFunc(checks, func(c host.Check) bool { return c.Tunnelled }) {
+		kinds = append(kinds, l.sources[lateCarried])
+	}
+	var found []netip.Addr
+	for i := range maxCandidates {
+		for _, sources := range kinds {
+			if i < len(sources) && len(found) < maxCandidates &&
+				list.Contains(sources[i]) && !slices.Contains(found, sources[i]) {
+				found = append(found, sources[i])
+			}
+		}
+	}
+	slices.SortFunc(found, netip.Addr.Compare)
+	return found
 }
+
+// lateEvidence is the least time from the rules to the judgement of late checks. An event reaches Add
+// within about a second, and a check may fail sooner.
+const lateEvidence = 2500 * time.Millisecond
 
 // watchLate makes the named checks while Run continues. Those that fail twice are sent to failedC.
 func (e *Enforcer) watchLate(ctx context.Context, names []string) {
-	l := &e.trials.late
+	l, began := &e.trials.late, time.Now()
 	go func() { // it ends when the checks have failed at the latest
 		var failing host.Checks
 		_ = panics.Contain(func() error { // a check that panics is an error of that check
@@ -98,7 +130,7 @@ func (e *Enforcer) watchLate(ctx context.Context, names []string) {
 			failing = t.stillFailing(ctx, failedNames(e.o.Host.Probe(ctx, names...), names))
 			return nil
 		})
-		if len(failing) == 0 || ctx.Err() != nil {
+		if len(failing) == 0 || !clock.Sleep(ctx, lateEvidence-time.Since(began)) {
 			l.end()
 			return
 		}

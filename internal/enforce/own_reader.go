@@ -97,7 +97,9 @@ type ownAttempt struct {
 // process.
 func (r *ownReader) try(ctx context.Context) (ownAttempt, bool) {
 	doneC := make(chan ownAttempt, 1)
+	end := r.memory.Begin()
 	go func() {
+		defer end()
 		var t ownAttempt
 		if err := panics.Contain(func() error { t = r.read(); return nil }); err != nil {
 			t = ownAttempt{ownReading: ownReading{err: err}}
@@ -113,6 +115,7 @@ func (r *ownReader) try(ctx context.Context) (ownAttempt, bool) {
 		case t := <-doneC:
 			return t, true
 		case <-timer.C:
+			end() // a reading that hangs needs no memory
 			r.publish(ownReading{err: errOwnHangs})
 		}
 	}
@@ -123,7 +126,6 @@ func (r *ownReader) read() (t ownAttempt) {
 	if t.file, t.err = r.open(); t.err != nil {
 		return t
 	}
-	defer r.memory.Begin()()
 	t.verdict, t.err = vet.Custom(t.file)
 	t.whole = t.file.Whole()
 	if err := t.file.Close(); t.err == nil {

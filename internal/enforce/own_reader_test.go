@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/feed"
+	"github.com/sikkerapi/sikkerguard/internal/memory"
 )
 
 // readerOf returns a reader of a file with that text. It runs until the test ends.
@@ -143,12 +144,17 @@ func TestOwnReaderReportsAHangingFileSystem(t *testing.T) {
 		r := newOwnReader(func() (*feed.OpenFile, error) {
 			<-answerC
 			return open()
-		}, nil)
+		}, memory.New())
+		percent := gcPercent()
 		runReader(t, r)
 		doneC := r.ask()
 		began := time.Now()
 		<-doneC
 		expect(t, r, "while it hangs", errOwnHangs.Error())
+		synctest.Wait()
+		if got := gcPercent(); got != percent {
+			t.Errorf("while it hangs, the GC percentage is %d, want %d", got, percent)
+		}
 		if took := time.Since(began); took != ownReadMost {
 			t.Errorf("it was reported after %v", took)
 		}

@@ -93,10 +93,14 @@ func (h *slowHost) probes() (begun, ended int) {
 type counting struct {
 	fragile
 
-	applied int // guarded by mu
+	applied int   // guarded by mu
+	refusal error // of every ruleset; nil for none
 }
 
 func (c *counting) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evidence, error) {
+	if c.refusal != nil {
+		return ruleset.Evidence{}, c.refusal
+	}
 	ev, err := c.fragile.Apply(ctx, rs)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -250,6 +254,45 @@ func TestLateCheckIsNotCutOff(t *testing.T) {
 	})
 }
 
+// TestLateCheckThatFailsAtOnce: a check fails within milliseconds, because a resolver nearby knows that
+// it does not reach its upstream. The event of a dropped packet takes longer.
+func TestLateCheckThatFailsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := &slowHost{needs: "203.0.113.1", takes: 2 * baselineGrace, tunnel: true}
+		e, k, _, pullC := starting(t, h, "203.0.113.1", "203.0.113.2")
+		stop := line(t, e)
+		<-e.StartedC()
+		time.Sleep(2 * time.Second)
+		e.Add(sensor.Window{Hits: []sensor.Hit{{Packets: 1, Key: sensor.Key{
+			Source: netip.MustParseAddr("203.0.113.1"), Port: 443, Protocol: sensor.TCP, Kind: sensor.Answer,
+		}}}}, time.Now())
+		time.Sleep(20 * time.Second)
+		wantDropped(t, &k.fragile, false, "203.0.113.1")
+		wantDropped(t, &k.fragile, true, "203.0.113.2")
+		close(pullC)
+		stop()
+	})
+}
+
+// TestLateChecksEndWithAFailedApply: rules that the kernel refuses have no late checks, so no sources
+// are stored for them.
+func TestLateChecksEndWithAFailedApply(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, k, _, _ := starting(t, &slowHost{silent: true}, "203.0.113.1")
+		e.surveys.publish(survey{})
+		k.refusal = errors.New("no memory")
+		e.restoreAll(t.Context())
+		l := &e.trials.late
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.open || e.active.rules != nil {
+			t.Errorf("stores sources: %v, rules are active: %v", l.open, e.active.rules != nil)
+		}
+	})
+}
+
 // TestFirstRulesAreJudgedByEarlyChecks: a check that has worked before the first rules and fails
 // with them has the list rolled back, as with every later list.
 func TestFirstRulesAreJudgedByEarlyChecks(t *testing.T) {
@@ -349,10 +392,12 @@ func TestLateChecksKnowAnswers(t *testing.T) {
 		hit("203.0.113.6", sensor.TCP, sensor.Answer, 80), // from a port that this host does not need
 		hit("203.0.113.2", sensor.TCP, sensor.Answer, 443),
 		hit("198.51.100.1", sensor.TCP, sensor.Answer, 443), // not on the list any more
+		hit("203.0.113.7", sensor.UDP, sensor.Other, 4500),  // IPsec
 	}
 	needed := func(port uint16) bool { return port == 443 }
 	list := listOf("203.0.113.0/24")
 	direct, tunnelled := host.Checks{{Name: "API"}}, host.Checks{{Name: "API"}, {Name: gateway, Tunnelled: true}}
+	throughResolver := host.Checks{{Name: "resolver 127.0.0.1", Relayed: true}}
 	var l lateChecks
 	expect := func(when string, checks host.Checks, want ...string) {
 		t.Helper()
@@ -368,8 +413,9 @@ func TestLateChecksKnowAnswers(t *testing.T) {
 	expect("before the first rules", tunnelled)
 	l.begin()
 	l.add(hits, needed)
-	expect("direct", direct, "203.0.113.2", "203.0.113.5")
-	expect("tunnelled", tunnelled, "203.0.113.2", "203.0.113.3", "203.0.113.5")
+	expect("direct", direct, "203.0.113.2", "203.0.113.5", "203.0.113.7")
+	expect("tunnelled", tunnelled, "203.0.113.2", "203.0.113.3", "203.0.113.5", "203.0.113.6", "203.0.113.7")
+	expect("through a resolver", throughResolver, "203.0.113.2", "203.0.113.5", "203.0.113.6", "203.0.113.7")
 	expect("without a check", nil)
 	for i := range 2 * maxCandidates {
 		addr := netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}).String()
@@ -377,8 +423,10 @@ func TestLateChecksKnowAnswers(t *testing.T) {
 			hit(addr, sensor.UDP, sensor.Attempt, 51820), hit(addr, sensor.TCP, sensor.Answer, 443),
 		}, needed)
 	}
-	if got := l.candidates(tunnelled, list); len(got) != maxCandidates {
-		t.Errorf("%d candidates of a flood, want %d", len(got), maxCandidates)
+	l.add([]sensor.Hit{hit("203.0.113.254", sensor.TCP, sensor.Answer, 1194)}, needed)
+	if got := l.candidates(tunnelled, list); len(got) != maxCandidates ||
+		!slices.Contains(got, netip.MustParseAddr("203.0.113.254")) {
+		t.Errorf("%d candidates of a flood, want %d with 203.0.113.254: %v", len(got), maxCandidates, got)
 	}
 	l.end()
 	expect("afterwards", tunnelled)
