@@ -38,7 +38,7 @@ func Full() Plan {
 	return Plan{
 		PacketSizes:  []int{5_000, 50_000, 500_000},
 		PacketShapes: []lists.Shape{lists.Mixed, lists.Addresses, lists.Odd},
-		PacketRounds: 11, PacketCount: 100_000,
+		PacketRounds: 11, PacketCount: 180_000,
 		Sizes: []int{5_000, 50_000, 500_000}, Rounds: 7, SlowRounds: 2,
 		Settle: 15 * time.Second, Rest: 30 * time.Second, RestRounds: 2,
 		Flood: 30 * time.Second, FloodRate: 200_000, Decisions: 50_000, StoreRounds: 3,
@@ -48,7 +48,7 @@ func Full() Plan {
 // Quick returns the plan of `make bench-quick`.
 func Quick() Plan {
 	p := Full()
-	p.PacketSizes, p.PacketRounds, p.PacketCount = []int{50_000}, 7, 50_000
+	p.PacketSizes, p.PacketRounds, p.PacketCount = []int{50_000}, 7, 90_000
 	p.Sizes, p.Rounds, p.SlowRounds = []int{5_000, 500_000}, 3, 1
 	p.Settle, p.Rest, p.RestRounds = 10*time.Second, 10*time.Second, 1
 	p.Flood, p.StoreRounds = 10*time.Second, 1

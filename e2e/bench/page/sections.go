@@ -48,8 +48,9 @@ network card does, from 1,000 sources in turn. No other host sends, so the proce
 packet, is that of the receiving host alone: making the packet, the way through the stack, and the verdict. The
 time of the kernel thread ksoftirqd of that processor is added; waiting and other processes do not count. The
 agent runs on the other processors. Packets are passed up one by one, as when they arrive one by one. In a flood
-they come in batches, and the kernel looks the route up once for a batch: the rows "batches of 64". The spread
-in the last column is that of SikkerGuard: half of the rounds are within it of the median.
+they come in batches, and the kernel looks the route up once for a batch: the rows "batches of 64". A round
+is the median of nine bursts. The spread in the last column is that of SikkerGuard: half of the rounds are
+within it of the median.
 
 **Lists.** Mixed lists are 85% addresses and 15% /24 (IPv6: /64). Odd widths are 98% /25 to /31 and 2% /20 to
 /23 (IPv6: /52 to /124, and /36 to /44). Entries are spread over networks as unevenly as those of the public
