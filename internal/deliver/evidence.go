@@ -119,13 +119,34 @@ func (e *evidence) add(hits []sensor.Hit, now time.Time) sensor.Window {
 	}
 	e.outbound.update(w.Hits, now)
 	e.outbound.check(w.Hits, now)
-	w.Hits = e.ready(w.Hits, now)
+	w.Hits = e.ready(e.withoutExpired(w.Hits, now), now)
 	for _, h := range w.Hits {
 		if e.judge(h) == dubious {
 			e.count(h)
 		}
 	}
 	return w
+}
+
+// withoutExpired returns hits, with datagrams that no reading of the tracked connections can decide as
+// hits of the kind Other. It leaves the slice as it is, which others read.
+func (e *evidence) withoutExpired(hits []sensor.Hit, now time.Time) []sensor.Hit {
+	shared := true
+	for i, h := range hits {
+		if !e.outbound.isExpired(h, now) {
+			continue
+		}
+		if shared {
+			hits, shared = slices.Clone(hits), false
+		}
+		hits[i].Kind = sensor.Other
+		if _, listed := e.entry(h.Source); listed {
+			e.mu.Lock()
+			e.undecided += h.Packets
+			e.mu.Unlock()
+		}
+	}
+	return hits
 }
 
 // ready returns the hits that do not wait. It leaves the slice as it is, which others read.

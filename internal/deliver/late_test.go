@@ -78,6 +78,51 @@ func TestLateDatagrams(t *testing.T) {
 	}
 }
 
+// TestExpiredDatagrams checks that datagrams of a reading that came late are not reported, because the
+// kernel may have forgotten that this host began, and that other hits of the reading are.
+func TestExpiredDatagrams(t *testing.T) {
+	t.Parallel()
+	source := netip.MustParseAddr("203.0.113.9")
+	for name, tt := range map[string]struct {
+		span                time.Duration
+		reported, undecided uint64
+	}{
+		"OK a reading every ten seconds":      {10 * time.Second, 9, 0},
+		"bad the kernel refused for a minute": {time.Minute, 1, 8},
+		"bad it refused a little too long":    {trackedFor + time.Second, 1, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := witness(t)
+			o := &r.evidence.outbound
+			o.Tracks = func() bool { return true }
+			o.Peers = func() (map[netip.Addr]bool, error) { return nil, nil } // it has forgotten
+			now := time.Now()
+			datagrams := sensor.Hit{
+				Key:     sensor.Key{Source: source, Port: 53, Protocol: sensor.UDP},
+				Packets: 4, First: now.Add(-tt.span), Last: now.Add(-time.Second),
+			}
+			knock := datagrams
+			knock.Protocol, knock.Port, knock.Packets = sensor.TCP, 22, 1
+			hits := []sensor.Hit{datagrams, knock, datagrams}
+			rows, _ := r.rows(r.evidence.add(hits, now).Hits)
+			var reported uint64
+			for _, row := range rows {
+				if !row.Silent {
+					reported += row.Packets
+				}
+			}
+			if undecided := r.evidence.undecidedPackets(); reported != tt.reported || undecided != tt.undecided || len(rows) != 3 {
+				t.Errorf("%d packets in %d rows are reported, %d undecided; want %d in 3 and %d",
+					reported, len(rows), undecided, tt.reported, tt.undecided)
+			}
+			if hits[0].Kind != sensor.Attempt {
+				t.Error("the hits of the other sinks have changed")
+			}
+		})
+	}
+}
+
 // TestLateAreBounded checks that datagrams beyond the bound of those that wait are in the history at
 // once, and are counted.
 func TestLateAreBounded(t *testing.T) {

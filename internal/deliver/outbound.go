@@ -22,6 +22,10 @@ const (
 	// lateFor is how long a datagram waits for the next reading of the tracked connections. The
 	// kernel tracks one for 30 s after its last datagram (nf_conntrack_udp_timeout).
 	lateFor = 5 * time.Second
+	// trackedFor is how long before a reading of the tracked connections a datagram may have come, for
+	// the kernel to track its connection certainly. The kernel's counts are read every ten seconds or
+	// more often, unless it refuses.
+	trackedFor = 15 * time.Second
 )
 
 // Outbound reads the UDP sockets and the tracked connections of this host.
@@ -176,6 +180,14 @@ func (o *outbound) isUndecided(h sensor.Hit, now time.Time) (undecided, soon boo
 		return false, false
 	}
 	return o.blind || o.unread(h.Last), !o.blind && o.tracked && now.Sub(h.First) <= lateFor
+}
+
+// isExpired reports whether h has datagrams to a service that may be replies because they came too
+// long before now: the kernel may have forgotten their connections.
+func (o *outbound) isExpired(h sensor.Hit, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.tracked && o.toService(h) && now.Sub(h.First) > trackedFor && !o.isReply(h.Port, h.Source, h.Last)
 }
 
 // isService reports whether a datagram of source to port, received at that time, cannot be a reply.
