@@ -286,7 +286,7 @@ func TestProtocolString(t *testing.T) {
 	want := map[Protocol]string{
 		ICMP: "ICMP", IGMP: "IGMP", TCP: "TCP", UDP: "UDP", DCCP: "DCCP", GRE: "GRE", ESP: "ESP", AH: "AH",
 		ICMPv6: "ICMPv6",
-		SCTP:   "SCTP", UDPLite: "UDP-Lite", 0: "proto-0", 89: "proto-89", 255: "proto-255",
+		SCTP:   "SCTP", UDPLite: "UDP-Lite", 0: "unknown", 89: "proto-89", 255: "proto-255",
 	}
 	for p, s := range want {
 		if got := p.String(); got != s {

@@ -21,9 +21,12 @@ const (
 	UDPLite Protocol = 136
 )
 
-// String returns the usual name of the protocol, or proto- and its number.
+// String returns the usual name of the protocol, or proto- and its number. A packet that iptables
+// counts by source alone has protocol 0.
 func (p Protocol) String() string {
 	switch p {
+	case 0:
+		return "unknown"
 	case ICMP:
 		return "ICMP"
 	case IGMP:
