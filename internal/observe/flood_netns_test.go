@@ -339,7 +339,7 @@ func TestFullSets(t *testing.T) {
 		t.Errorf("%d packets are in the history, %d not recorded, %d not kept; %d were seen",
 			sum, s.Unrecorded, s.Reports.Unkept, e.Seen)
 	}
-	for _, text := range []string{"than can be counted by source", "than the kernel counts apart"} {
+	for _, text := range []string{"was counted by source", "than the kernel counts apart"} {
 		if l.logs.FilterMessageSnippet(text).Len() == 0 {
 			t.Errorf("the log does not say %q", text)
 		}

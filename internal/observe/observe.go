@@ -175,7 +175,7 @@ func (o *Observer) finish(last bool) {
 	exact = exact && w.Exact()
 	if !exact && !o.inexact {
 		_, _, missing := o.account.read()
-		o.o.Log.Warn("More packets are dropped than can be counted by source: counts marked + may be too low",
+		o.o.Log.Warn("Not every dropped packet was counted by source: counts marked + may be too low",
 			zap.Uint64("lost", w.Lost), zap.Uint64("unattributed", missing), zap.Uint64("beyondTable", w.Overflow))
 	}
 	if full && !o.full {

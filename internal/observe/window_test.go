@@ -42,7 +42,7 @@ func TestInexactWindow(t *testing.T) {
 					}
 					o.finish(false)
 				}
-				warnings := logs.FilterLevelExact(zap.WarnLevel).FilterMessageSnippet("can be counted by source").Len()
+				warnings := logs.FilterLevelExact(zap.WarnLevel).FilterMessageSnippet("was counted by source").Len()
 				if want := map[bool]int{true: 0, false: 1}[tt.exact]; warnings != want {
 					t.Errorf("%d warnings, want %d", warnings, want)
 				}
