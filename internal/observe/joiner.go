@@ -54,7 +54,7 @@ func (j *joiner) waits() bool {
 // alone returns the events as hits, for a kernel that does not count by key. A key can occur twice.
 func (j *joiner) alone() sensor.Window {
 	w := j.received
-	w.Hits, w.Overflow = j.events, w.Overflow+j.beyond
+	w.Hits, w.Overflow = append(j.events, j.flush().Hits...), w.Overflow+j.beyond // held from when it did
 	j.events, j.beyond, j.received = nil, 0, sensor.Window{}
 	return w
 }

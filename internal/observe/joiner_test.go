@@ -222,6 +222,18 @@ func TestEventsAloneAreHits(t *testing.T) {
 	}
 }
 
+// TestHeldCountsOutliveTheCounting checks that counts which wait for an event become hits if the kernel
+// counts by key no longer.
+func TestHeldCountsOutliveTheCounting(t *testing.T) {
+	t.Parallel()
+	var j joiner
+	j.join([]ruleset.HitCount{count(datagram(source(1), 53), ruleset.Knock, 2)}, at(0), at(1))
+	j.add(sensor.Window{Hits: []sensor.Hit{event(knock(source(2), 22), at(2))}, Events: 1})
+	if w := j.alone(); len(w.Hits) != 2 || w.Hits[1].Packets != 2 || j.waits() {
+		t.Errorf("got %+v", w)
+	}
+}
+
 // TestLabelsAreBounded checks that labels that are used stay, and that idle ones are forgotten, for
 // lack of room or after a time.
 func TestLabelsAreBounded(t *testing.T) {

@@ -6,6 +6,10 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
 )
 
+// tidyEvery is the longest time between two readings of the keys. Each has idle keys deleted, also
+// after an attack that nothing follows. It is longer than a key of nft may be idle.
+const tidyEvery = 11 * time.Minute
+
 // reader makes hits of the events and of the kernel's counts by key, which it reads.
 type reader struct {
 	keys    Keys
@@ -16,6 +20,7 @@ type reader struct {
 	pace   pace
 	byKey  bool      // the kernel counts by key, by the last reading
 	behind bool      // packets were dropped that no reading has
+	tidyBy time.Time // when the keys are read though nothing was dropped
 	upTo   time.Time // every packet that came before it is in a reading
 	asked  bool      // the last call of read asked for the keys
 
@@ -33,7 +38,8 @@ type reader struct {
 func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w sensor.Window, whole bool) {
 	r.note(events)
 	r.joiner.add(events)
-	r.asked, r.behind = false, r.behind || moved || r.joiner.waits()
+	tidy := r.byKey && now.After(r.tidyBy)
+	r.asked, r.behind = false, r.behind || moved || tidy || r.joiner.waits()
 	if !r.behind {
 		r.upTo = now
 		return sensor.Window{}, true
@@ -51,7 +57,7 @@ func (r *reader) read(events sensor.Window, moved, must bool, now time.Time) (w 
 	if err != nil {
 		return sensor.Window{}, false
 	}
-	r.byKey, r.behind = h.Supported, false
+	r.byKey, r.behind, r.tidyBy = h.Supported, false, end.Add(tidyEvery)
 	if h.Supported {
 		r.full = r.full || h.Full
 		r.account.addCounts(h.Counts, r.joiner.withoutKey())

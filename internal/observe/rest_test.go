@@ -95,3 +95,26 @@ func TestRest(t *testing.T) {
 		}
 	})
 }
+
+// TestIdleKeysAreRead checks that the keys are read now and then though nothing is dropped, because
+// each reading has idle keys deleted, and that a kernel that does not count by key is left alone.
+func TestIdleKeysAreRead(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			k := newToyKernel()
+			k.plain = plain
+			dumps := &restful{toyKernel: k}
+			o, _, _ := newTestObserver(t, k)
+			o.o.Keys, o.reader.keys = dumps, dumps
+			run(t, o, k, time.Hour, func(n int) {
+				if n == 0 {
+					k.drop(knock(source(1), 22), 1)
+				}
+			})
+			if want := map[bool]int{false: 6, true: 1}[plain]; dumps.dumps != want {
+				t.Errorf("plain %v: %d readings in an hour, want %d", plain, dumps.dumps, want)
+			}
+		})
+	}
+}

@@ -17,6 +17,9 @@ const (
 	// empty one: most keys are then of sources that have stopped, and each reading returns all.
 	renewInterval = 10 * time.Minute
 	renewKeys     = 1000
+	// renewSmall is the same for any other set that has keys. The event of a key shows its kind. The
+	// observer forgets it half an hour after the last packet; the kernel must then log the next one.
+	renewSmall = 20 * time.Minute
 )
 
 // hitCounts turns the values of the kernel's counters by key into packets since the previous
@@ -37,7 +40,7 @@ type hitCounts struct {
 type hitValues struct {
 	packets map[ruleset.HitKey]uint64
 	spare   map[ruleset.HitKey]uint64 // of the reading before, to be used again; nil if there is none
-	renewed time.Time                 // when the set was empty, or was read first
+	renewed time.Time                 // when the set was last empty, or was read first
 }
 
 // Hits returns the dropped packets by source, protocol and port since the previous call. Counters
@@ -163,6 +166,9 @@ func (c *hitCounts) read(s hitSet, now time.Time) error {
 			c.pending = append(c.pending, ruleset.HitCount{HitKey: k, Packets: n})
 		}
 	}
+	if len(next.packets) == 0 {
+		next.renewed = now
+	}
 	c.full = c.full || len(next.packets) >= hitSetSize
 	c.sets[s.name] = next
 	return nil
@@ -170,7 +176,8 @@ func (c *hitCounts) read(s hitSet, now time.Time) error {
 
 // due reports whether the set is to be swapped with an empty one.
 func (v *hitValues) due(now time.Time) bool {
-	return len(v.packets) > hitSetSize/2 || len(v.packets) > renewKeys && now.Sub(v.renewed) >= renewInterval
+	n, age := len(v.packets), now.Sub(v.renewed)
+	return n > hitSetSize/2 || n > renewKeys && age >= renewInterval || n > 0 && age >= renewSmall
 }
 
 // renew destroys the sets that were swapped and read since, and swaps those that are due with empty
