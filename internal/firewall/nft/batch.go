@@ -163,19 +163,21 @@ func (b *batch) alter(s setPlan, d delta) {
 	b.holds[s.kernel] = int(b.have[s.kernel].count) + len(d.added)
 }
 
-// deleteOthers deletes the table's sets and maps that are not among sets. No rule may refer to them
-// any more.
-func (b *batch) deleteOthers(sets []setPlan) {
-	wanted := map[string]bool{}
-	for _, s := range sets {
-		wanted[s.kernel] = true
-	}
-	for _, name := range slices.Sorted(maps.Keys(b.have)) {
+// others returns the table's sets and maps that are neither among sets nor hit sets, in the order of
+// their names.
+func (b *batch) others(sets []setPlan) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(b.have)), func(name string) bool {
 		// The kernel deletes an anonymous set with the rule that contains it.
-		if !wanted[name] && !isHitSet(name) && b.have[name].flags&unix.NFT_SET_ANONYMOUS == 0 {
-			b.conn.DelSet(&nftables.Set{Table: b.table, Name: name})
-			b.holds[name] = deleted
-		}
+		return isHitSet(name) || b.have[name].flags&unix.NFT_SET_ANONYMOUS != 0 ||
+			slices.ContainsFunc(sets, func(s setPlan) bool { return s.kernel == name })
+	})
+}
+
+// deleteOthers deletes the sets and maps that others returns. No rule may refer to them any more.
+func (b *batch) deleteOthers(sets []setPlan) {
+	for _, name := range b.others(sets) {
+		b.conn.DelSet(&nftables.Set{Table: b.table, Name: name})
+		b.holds[name] = deleted
 	}
 }
 

@@ -218,3 +218,33 @@ func TestRefusedForMemory(t *testing.T) {
 	}
 	h.Check("applied", nettest.Addrs("203.0.113.11"), nettest.Addrs("203.0.113.9", "203.0.113.10"))
 }
+
+// TestRefusedHalfWay has the kernel refuse a change after it has filled a new set: the next Apply
+// deletes that set, and is still a difference.
+func TestRefusedHalfWay(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	h.apply(addresses(100, "203.0.113.9"), list())
+	tap := h.tap()
+	tap.before = func() {
+		if tap.transactions == 1 { // the first one fills the set
+			tap.refuse = unix.ENOMEM
+		}
+	}
+	if _, err := h.tryApply(addresses(100, "45.9.20.0/24"), list()); !errors.Is(err, unix.ENOMEM) {
+		t.Fatalf("got %v, want %v", err, unix.ENOMEM)
+	}
+	if left := h.elements(); len(left["blocklist4_24"]) != 1 {
+		t.Fatalf("the refused change left no set: %v", left)
+	}
+	tap.before, tap.refuse = func() {}, nil
+	tap.reset()
+	h.apply(addresses(100, "203.0.113.11"), list())
+	if left, ok := h.elements()["blocklist4_24"]; ok {
+		t.Errorf("the set is still there: %v", left)
+	}
+	if tap.flushes > 0 || tap.transactions != 1 {
+		t.Errorf("%d sets were flushed in %d transactions", tap.flushes, tap.transactions)
+	}
+	h.Check("applied", nettest.Addrs("203.0.113.11"), nettest.Addrs("203.0.113.9", "45.9.20.1"))
+}

@@ -242,8 +242,9 @@ func (t *Table) alter(b *batch, p setPlan, d delta, exact bool) {
 func (t *Table) swap(s *step) error {
 	all := slices.Concat(s.allow, s.block)
 	rr := rules(s.block, s.allow, s.ruleset, t.counting)
-	rebuild := !s.exact || !t.active.looksAlike(all, rr)
 	b := newBatch(t.conn, t.table(), s.layout.sets)
+	// A change that the kernel refused half-way leaves sets that no rule looks up.
+	rebuild := !s.exact || !t.active.looksAlike(all, rr) || len(b.others(all)) > 0
 	if rebuild {
 		b.begin(all)
 		b.flushForeign(s.layout)
