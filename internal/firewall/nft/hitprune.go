@@ -79,7 +79,7 @@ func (t *Table) deleteKeys(s hitSet, idle []ruleset.HitKey) error {
 			return nil
 		}
 		return decodeCounts(data, func(raw []byte, packets uint64) {
-			if k, err := s.decode(raw); err == nil {
+			if k, ok := s.decode(raw); ok {
 				t.hits.count(keys, k, packets, time.Time{})
 			}
 		})

@@ -79,7 +79,8 @@ func (c *hitCounts) read(now time.Time) error {
 	return nil
 }
 
-// readSet reads one set. The error is errNoSet if the kernel does not have it.
+// readSet reads one set. The error is errNoSet if the kernel does not have it. A set of another type,
+// which another program or another version of the agent made, has no keys: the next Apply replaces it.
 func (c *hitCounts) readSet(s hitSet, now time.Time) error {
 	if err := c.connect(); err != nil {
 		return err
@@ -90,21 +91,17 @@ func (c *hitCounts) readSet(s hitSet, now time.Time) error {
 		keys = map[ruleset.HitKey]hitKey{}
 		c.keys[s.name] = keys
 	}
-	var bad error
 	complete, err := c.socket.dumpElements(s.name, c.buf, func(raw []byte, packets uint64) {
-		n++
-		k, err := s.decode(raw)
-		if err != nil {
-			bad = err
-			return
+		if k, ok := s.decode(raw); ok {
+			n++
+			c.count(keys, k, packets, now)
 		}
-		c.count(keys, k, packets, now)
 	})
 	if errors.Is(err, errNoSet) {
 		clear(keys)
 		return err
 	}
-	if err := errors.Join(err, bad); err != nil {
+	if err != nil {
 		c.disconnect() // the rest of the answer is still queued
 		return err
 	}

@@ -430,6 +430,31 @@ func TestHitsAdopted(t *testing.T) {
 	}
 }
 
+// TestHitsOfAnotherType adopts a table whose sets of keys have another type, as of another version of
+// the agent: it has no keys that this one knows, and the first list replaces it.
+func TestHitsOfAnotherType(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{Keep: true})
+	needCounting(h)
+	h.apply(addresses(1), list())
+	h.orphan()
+	h.Run("nft", "flush chain inet sikkerguard blocked4; flush chain inet sikkerguard new4; "+
+		"delete set inet sikkerguard hits4; add set inet sikkerguard hits4 { type ipv4_addr; size 10; elements = { 11.0.0.1 } }")
+	h.open(Options{Keep: true})
+	c := h.tally()
+	c.read()
+	if len(c.keys) > 0 {
+		t.Errorf("the other set has keys: %v", c.lines())
+	}
+	h.apply(addresses(1), list())
+	h.Send(sources(1)[0], "knock")
+	h.Settle()
+	c.read()
+	if c.sum() != 1 || c.unattributed() != 0 {
+		t.Errorf("%d packets have a key, and %d do not; want 1 and 0", c.sum(), c.unattributed())
+	}
+}
+
 // TestHitsPruned deletes idle keys under a flood of others. No packet is lost, also those that came
 // after the last reading, and a key that comes back is counted from there.
 func TestHitsPruned(t *testing.T) {

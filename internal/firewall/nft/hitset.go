@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -98,18 +97,18 @@ func (s hitSet) keyLen() int {
 	return n
 }
 
-// decode returns the key that the kernel encodes as raw.
-func (s hitSet) decode(raw []byte) (ruleset.HitKey, error) {
+// decode returns the key that the kernel encodes as raw. ok is false if it is not a key of s.
+func (s hitSet) decode(raw []byte) (k ruleset.HitKey, ok bool) {
 	if len(raw) != s.keyLen() {
-		return ruleset.HitKey{}, fmt.Errorf("key of set %s has %d bytes, not %d", s.name, len(raw), s.keyLen())
+		return ruleset.HitKey{}, false
 	}
 	n := s.family.width / 8
 	source, _ := netip.AddrFromSlice(raw[:n]) // of 4 or 16 bytes
-	k := ruleset.HitKey{Source: source, Protocol: raw[n], Class: s.class}
+	k = ruleset.HitKey{Source: source, Protocol: raw[n], Class: s.class}
 	if s.port {
 		k.Port = uint16(raw[n+4])<<8 | uint16(raw[n+5])
 	}
-	return k, nil
+	return k, true
 }
 
 // encode is the reverse of decode. It appends to buf.
