@@ -12,8 +12,8 @@ import (
 
 const (
 	// hitSetSize is the size of the sets of keys and of sources: 50,000 sources that send to one
-	// port each fit. The kernel allocates 16 bytes for each when it makes the set, and some 150
-	// bytes for each that it holds.
+	// port each fit. The kernel allocates 16 bytes for each when it makes the set. For each that it
+	// holds it allocates some 120 bytes, and 16 bytes for each possible CPU.
 	hitSetSize = 1 << 16
 	// smallHitSetSize is the size of the sets whose overflow loses less: keys of replies are then
 	// counted by source, and the limit for noisy sources ends.

@@ -3,7 +3,10 @@ package nft
 import (
 	"iter"
 	"net/netip"
+	"os"
 	"runtime"
+	"strconv"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -21,7 +24,7 @@ const (
 	spareComment = "keeps memory for new keys"
 	// spareCounters is the number of keys that find room.
 	spareCounters = 1 << 16
-	// spareMemory limits the memory, which is a counter of 16 bytes for each key and CPU.
+	// spareMemory limits the memory, which is a counter of 16 bytes for each key and possible CPU.
 	spareMemory = 32 << 20
 	// spareStep is the distance of the elements that stay: two for each page of 256 counters.
 	spareStep = 1 << 7
@@ -42,7 +45,7 @@ func (t *Table) makeSpare() {
 	if _, ok := have[spareName]; ok || err != nil {
 		return
 	}
-	n := min(spareCounters, spareMemory/16/runtime.NumCPU())
+	n := spareSize(possibleCPUs())
 	all, rest := spareElements(n, false), spareElements(n, true)
 	b := newBatch(t.conn, t.table(), have)
 	b.err(b.conn.AddSet(&nftables.Set{
@@ -57,6 +60,28 @@ func (t *Table) makeSpare() {
 	b = newBatch(t.conn, t.table(), have)
 	b.encoder.elements(unix.NFT_MSG_DELSETELEM, 0, plan, rest)
 	_ = t.send(b) // then the set keeps all its elements, which is memory that keys do not find
+}
+
+// spareSize returns the number of elements of the spare set on a host with that many CPUs.
+func spareSize(cpus int) int { return min(spareCounters, spareMemory/16/cpus) }
+
+// possibleCPUs returns the number of CPUs that the kernel allocates per-CPU memory for. It can be many
+// times the number of CPUs that run, as in a virtual machine that can be given more.
+func possibleCPUs() int {
+	raw, err := os.ReadFile("/sys/devices/system/cpu/possible")
+	if err != nil {
+		return runtime.NumCPU()
+	}
+	return max(runtime.NumCPU(), cpusOf(string(raw)))
+}
+
+// cpusOf returns one more than the last number of a list of CPUs, as 0-3,8-11, or 0 if there is none.
+func cpusOf(list string) int {
+	last, err := strconv.Atoi(strings.TrimSpace(list[strings.LastIndexAny(list, "-,")+1:]))
+	if err != nil {
+		return 0
+	}
+	return last + 1
 }
 
 // spareElements yields n addresses from 0.0.0.0, or those of them that do not stay.
