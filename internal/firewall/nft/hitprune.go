@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -16,8 +17,8 @@ const (
 	// crowdedInterval is pruneInterval for a set that is more than half full.
 	crowdedInterval = 10 * time.Second
 	// pruneChunk is the number of keys in one transaction. The kernel sends each back, and the
-	// answers must fit the receive buffer.
-	pruneChunk = 1 << 12
+	// answers must fit the receive buffer, which in a user namespace holds some 1,400.
+	pruneChunk = 1 << 10
 )
 
 // prune deletes the keys of sources that have stopped, so that the sets do not fill with them. The
@@ -84,14 +85,16 @@ func (t *Table) deleteKeys(s hitSet, idle []ruleset.HitKey) error {
 			}
 		})
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errUnsure) {
 		return err
 	}
 	t.drift.sent++
-	for _, k := range idle {
-		delete(keys, k)
+	if err == nil {
+		for _, k := range idle {
+			delete(keys, k)
+		}
 	}
-	return nil
+	return err
 }
 
 // forgetNoisy ends the limits for noisy sources: their set has no room for others otherwise. A

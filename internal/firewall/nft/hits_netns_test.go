@@ -3,16 +3,16 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
-	"maps"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
@@ -194,11 +194,18 @@ func TestHitKeys(t *testing.T) {
 
 // sources returns n addresses from 11.0.0.0.
 func sources(n int) []netip.Addr {
-	var as []netip.Addr
-	for p := range repeat(n, 32).All() {
-		as = append(as, p.Addr())
+	return slices.Collect(addrs(repeat(n, 32)))
+}
+
+// addrs yields the addresses of a list's entries.
+func addrs(b blocklist.Blocklist) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for p := range b.All() {
+			if !yield(p.Addr()) {
+				return
+			}
+		}
 	}
-	return as
 }
 
 // TestHitFlood floods the host from 1, 1,000 and 50,000 sources. Each source has exactly the packets
@@ -327,220 +334,11 @@ func TestHitsFull(t *testing.T) {
 }
 
 // TestHitsRepaired has another program change the sets under a flood. The sum of the keys is never
-// more than the counters, and what cannot be read is in no key. Afterwards each packet has its key.
-func TestHitsRepaired(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{})
-	needCounting(h)
-	h.table.flags = 0 // as on a kernel without owner: another program may change the table
-	from := sources(50)
-	h.apply(addresses(50), list())
-	c := h.tally()
-	for _, harm := range []string{
-		"flush set inet sikkerguard hits4",
-		"flush chain inet sikkerguard blocked4; flush chain inet sikkerguard new4; delete set inet sikkerguard hits4",
-		"flush chain inet sikkerguard blocked4; flush chain inet sikkerguard new4; delete set inet sikkerguard hits4; " +
-			"add set inet sikkerguard hits4 { type ipv4_addr; size 10; }",
-		"delete table inet sikkerguard",
-	} {
-		f := h.Flood(from)
-		f.Await(500)
-		c.read()
-		h.Run("nft", harm)
-		h.apply(addresses(50), list())
-		if strings.HasPrefix(harm, "delete table") { // the counters are gone, too
-			clear(c.keys)
-			h.Do(func() { _, _ = h.table.Hits() })
-		}
-		f.Await(500)
-		f.Stop()
-		h.Settle()
-		c.read()
-		before, lost := c.sum(), c.unattributed()
-		for range 10 {
-			for _, a := range from {
-				h.Send(a, "after")
-			}
-		}
-		h.Settle()
-		c.read()
-		if c.sum()-before != 500 || c.unattributed() != lost {
-			t.Errorf("after %q: %d of 500 packets have a key, %d more do not", harm, c.sum()-before, c.unattributed()-lost)
-		}
-	}
-}
-
 // TestHitsReplaced replaces the table under a flood, as at a change of its flags: what was dropped
-// before has its keys, and the sum is never more than the counters.
-func TestHitsReplaced(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{})
-	needCounting(h)
-	from := sources(50)
-	h.apply(addresses(50), list())
-	for _, a := range from {
-		h.Send(a, "before")
-	}
-	h.Settle()
-	h.table.flags ^= 1 << 1 // the owner flag: the table must be replaced
-	c := h.tally()
-	f := h.Flood(from)
-	f.Await(200)
-	h.apply(addresses(50), list())
-	f.Await(200)
-	sent := f.Stop()
-	h.Settle()
-	c.read()
-	c.read()
-	if c.sum() < uint64(50+200) || c.sum() > uint64(50+sent) {
-		t.Errorf("%d packets have a key, %d were sent", c.sum(), sent+50)
-	}
-	t.Logf("%d of %d packets have no key", c.unattributed(), sent+50)
-}
-
-// TestHitsAdopted kills the agent. The next one does not count again what the first has read.
-func TestHitsAdopted(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{Keep: true})
-	needCounting(h)
-	from := sources(20)
-	h.apply(addresses(20), list())
-	send := func() {
-		for _, a := range from {
-			h.Send(a, "knock")
-		}
-		h.Settle()
-	}
-	send()
-	c := h.tally()
-	c.read()
-	h.orphan()
-	send() // no agent reads these
-	h.open(Options{Keep: true})
-	send()
-	h.apply(addresses(20), list())
-	send()
-	next := h.tally()
-	next.read()
-	if c.sum() != 20 || next.sum() != 40 {
-		t.Errorf("the first agent read %d packets, the second %d; want 20 and 40", c.sum(), next.sum())
-	}
-	if n, _ := h.counters(); n.Packets() != 80 {
-		t.Errorf("the counters have %d packets, want 80", n.Packets())
-	}
-}
-
 // TestHitsOfAnotherType adopts a table whose sets of keys have another type, as of another version of
-// the agent: it has no keys that this one knows, and the first list replaces it.
-func TestHitsOfAnotherType(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{Keep: true})
-	needCounting(h)
-	h.apply(addresses(1), list())
-	h.orphan()
-	h.Run("nft", "flush chain inet sikkerguard blocked4; flush chain inet sikkerguard new4; "+
-		"delete set inet sikkerguard hits4; add set inet sikkerguard hits4 { type ipv4_addr; size 10; elements = { 11.0.0.1 } }")
-	h.open(Options{Keep: true})
-	c := h.tally()
-	c.read()
-	if len(c.keys) > 0 {
-		t.Errorf("the other set has keys: %v", c.lines())
-	}
-	h.apply(addresses(1), list())
-	h.Send(sources(1)[0], "knock")
-	h.Settle()
-	c.read()
-	if c.sum() != 1 || c.unattributed() != 0 {
-		t.Errorf("%d packets have a key, and %d do not; want 1 and 0", c.sum(), c.unattributed())
-	}
-}
-
 // TestHitsPruned deletes idle keys under a flood of others. No packet is lost, also those that came
-// after the last reading, and a key that comes back is counted from there.
-func TestHitsPruned(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{})
-	needCounting(h)
-	from := sources(9000)
-	h.apply(addresses(9000), list())
-	c := h.tally()
-	send := func(as []netip.Addr) {
-		for _, a := range as {
-			h.Send(a, "knock")
-		}
-		h.Settle()
-	}
-	send(from)
-	c.read()
-	held := func() int { return len(h.table.hits.keys["hits4"]) + len(h.table.hits.keys["others4"]) }
-	if held() != 9000 {
-		t.Fatalf("%d keys, want 9000", held())
-	}
-	send(from[:5]) // the agent has not read these
-	f := h.Flood(from[8990:])
-	f.Await(100)
-	c.read()
-	h.Do(func() { // as if the others had been idle
-		h.table.hits.mu.Lock()
-		for _, s := range []string{"hits4", "others4"} {
-			for k, last := range h.table.hits.keys[s] {
-				if !slices.Contains(from[8990:], k.Source) {
-					last.moved -= int64(pruneInterval / time.Second)
-					h.table.hits.keys[s][k] = last
-				}
-			}
-		}
-		h.table.hits.mu.Unlock()
-		h.table.prune(time.Now())
-	})
-	sent := f.Stop()
-	if out := h.Run("nft", "list", "set", "inet", tableName, "noisy4"); strings.Contains(out, "11.0.4.1 ") {
-		t.Errorf("the noisy sources were not forgotten:\n%.300s", out)
-	}
-	h.Settle()
-	c.read()
-	if held() != 10 {
-		t.Errorf("%d keys are left, want 10", held())
-	}
-	send(from[:100])
-	c.read()
-	if n := c.unattributed(); n != 0 || c.sum() != uint64(9000+5+sent+100) {
-		t.Errorf("%d packets in no key, %d in one; want 0 and %d", n, c.sum(), 9000+5+sent+100)
-	}
-}
-
 // TestPrunedPacketsCount sends packets between the reading and the deletion of their key: the kernel
-// returns the last value with the deletion.
-func TestPrunedPacketsCount(t *testing.T) {
-	t.Parallel()
-	h := newHost(t, Options{})
-	needCounting(h)
-	h.apply(list("203.0.113.9", "2001:db8:f::1"), list())
-	c := h.tally()
-	for _, a := range nettest.Addrs("203.0.113.9", "2001:db8:f::1") {
-		h.Send(a, "knock")
-	}
-	h.Settle()
-	c.read()
-	for range 7 {
-		for _, a := range nettest.Addrs("203.0.113.9", "2001:db8:f::1") {
-			h.Send(a, "knock")
-		}
-	}
-	h.Settle()
-	h.Do(func() { h.table.prune(time.Now().Add(pruneInterval + time.Second)) })
-	for name, keys := range h.table.hits.keys {
-		if len(keys) > 0 {
-			t.Errorf("set %s still has keys: %v", name, slices.Collect(maps.Keys(keys)))
-		}
-	}
-	c.read()
-	want := []string{"2001:db8:f::1 17 knock 9 x8", "203.0.113.9 17 knock 9 x8"}
-	if diff := cmp.Diff(want, c.lines()); diff != "" {
-		t.Errorf("keys (-want +got):\n%s", diff)
-	}
-}
-
+// TestPruneWithSmallBuffer deletes keys through a socket with the usual net.core.rmem_max, beyond which
 // TestHitsUnsupported checks a kernel that does not count by key: the rules are those before, and
 // Info says so.
 func TestHitsUnsupported(t *testing.T) {

@@ -1,0 +1,139 @@
+package nft
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/sikkerapi/sikkerguard/internal/nettest"
+)
+
+// after the last reading, and a key that comes back is counted from there.
+func TestHitsPruned(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	needCounting(h)
+	from := sources(9000)
+	h.apply(addresses(9000), list())
+	c := h.tally()
+	send := func(as []netip.Addr) {
+		for _, a := range as {
+			h.Send(a, "knock")
+		}
+		h.Settle()
+	}
+	send(from)
+	c.read()
+	held := func() int { return len(h.table.hits.keys["hits4"]) + len(h.table.hits.keys["others4"]) }
+	if held() != 9000 {
+		t.Fatalf("%d keys, want 9000", held())
+	}
+	send(from[:5]) // the agent has not read these
+	f := h.Flood(from[8990:])
+	f.Await(100)
+	c.read()
+	h.Do(func() { // as if the others had been idle
+		h.table.hits.mu.Lock()
+		for _, s := range []string{"hits4", "others4"} {
+			for k, last := range h.table.hits.keys[s] {
+				if !slices.Contains(from[8990:], k.Source) {
+					last.moved -= int64(pruneInterval / time.Second)
+					h.table.hits.keys[s][k] = last
+				}
+			}
+		}
+		h.table.hits.mu.Unlock()
+		h.table.prune(time.Now())
+	})
+	sent := f.Stop()
+	if out := h.Run("nft", "list", "set", "inet", tableName, "noisy4"); strings.Contains(out, "11.0.4.1 ") {
+		t.Errorf("the noisy sources were not forgotten:\n%.300s", out)
+	}
+	h.Settle()
+	c.read()
+	if held() != 10 {
+		t.Errorf("%d keys are left, want 10", held())
+	}
+	send(from[:100])
+	c.read()
+	if n := c.unattributed(); n != 0 || c.sum() != uint64(9000+5+sent+100) {
+		t.Errorf("%d packets in no key, %d in one; want 0 and %d", n, c.sum(), 9000+5+sent+100)
+	}
+}
+
+// returns the last value with the deletion.
+func TestPrunedPacketsCount(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	needCounting(h)
+	h.apply(list("203.0.113.9", "2001:db8:f::1"), list())
+	c := h.tally()
+	for _, a := range nettest.Addrs("203.0.113.9", "2001:db8:f::1") {
+		h.Send(a, "knock")
+	}
+	h.Settle()
+	c.read()
+	for range 7 {
+		for _, a := range nettest.Addrs("203.0.113.9", "2001:db8:f::1") {
+			h.Send(a, "knock")
+		}
+	}
+	h.Settle()
+	h.Do(func() { h.table.prune(time.Now().Add(pruneInterval + time.Second)) })
+	for name, keys := range h.table.hits.keys {
+		if len(keys) > 0 {
+			t.Errorf("set %s still has keys: %v", name, slices.Collect(maps.Keys(keys)))
+		}
+	}
+	c.read()
+	want := []string{"2001:db8:f::1 17 knock 9 x8", "203.0.113.9 17 knock 9 x8"}
+	if diff := cmp.Diff(want, c.lines()); diff != "" {
+		t.Errorf("keys (-want +got):\n%s", diff)
+	}
+}
+
+// an agent in a user namespace cannot go: the kernel's answers fit, so that no packet is lost.
+func TestPruneWithSmallBuffer(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	needCounting(h)
+	from := append(sources(2*pruneChunk), slices.Collect(addrs(repeat6(2*pruneChunk, 128)))...)
+	h.apply(addresses(2*pruneChunk).Union(repeat6(2*pruneChunk, 128)), list())
+	raw, err := h.table.conn.conn.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 212_992); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.tally()
+	for range 2 { // the agent has not read the second packet of a key when it deletes the key
+		for _, a := range from {
+			h.Send(a, "knock")
+		}
+		h.Settle()
+		if len(c.keys) == 0 {
+			c.read()
+		}
+	}
+	h.Do(func() { h.table.prune(time.Now().Add(2 * pruneInterval)) })
+	for name, keys := range h.table.hits.keys {
+		if len(keys) > 0 {
+			t.Errorf("set %s still has %d keys", name, len(keys))
+		}
+	}
+	c.read()
+	if n := c.unattributed(); n != 0 || c.sum() != uint64(2*len(from)) {
+		t.Errorf("%d packets in no key, %d in one; want 0 and %d", n, c.sum(), 2*len(from))
+	}
+}
