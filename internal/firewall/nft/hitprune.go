@@ -2,6 +2,7 @@ package nft
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -36,7 +37,7 @@ func (t *Table) prune(now time.Time) {
 	defer t.hits.mu.Unlock()
 	pruned := false
 	for _, s := range allHitSets() {
-		idle := t.hits.idle(s, now)
+		idle, before := t.hits.idle(s, now), len(t.hits.keys[s.name])
 		for len(idle) > 0 {
 			n := min(len(idle), pruneChunk)
 			if err := t.deleteKeys(s, idle[:n]); err != nil {
@@ -44,6 +45,7 @@ func (t *Table) prune(now time.Time) {
 			}
 			idle, pruned = idle[n:], true
 		}
+		t.hits.shrink(s, before)
 	}
 	if pruned {
 		t.hits.pruned = now
@@ -67,6 +69,14 @@ func (c *hitCounts) idle(s hitSet, now time.Time) []ruleset.HitKey {
 		}
 	}
 	return idle
+}
+
+// shrink frees the memory of keys that were deleted, which a map keeps. before is the number of keys
+// before that.
+func (c *hitCounts) shrink(s hitSet, before int) {
+	if keys := c.keys[s.name]; before-len(keys) >= pruneChunk { // fewer are not worth it
+		c.keys[s.name] = maps.Collect(maps.All(keys))
+	}
 }
 
 // deleteKeys deletes keys of a set and counts the packets that came since the last reading.
