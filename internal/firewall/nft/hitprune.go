@@ -64,7 +64,7 @@ func (c *hitCounts) idle(s hitSet, now time.Time) []ruleset.HitKey {
 	}
 	var idle []ruleset.HitKey
 	for k, last := range keys {
-		if now.Unix()-last.moved >= int64(after/time.Second) {
+		if c.seconds(now)-last.moved >= int64(after/time.Second) {
 			idle = append(idle, k)
 		}
 	}

@@ -24,6 +24,7 @@ type hitCounts struct {
 	socket  *socket // lasting: closing one can wait for the kernel; nil before the first reading
 	buf     []byte
 	keys    map[string]map[ruleset.HitKey]hitKey // by name of the set
+	began   time.Time                            // of the first reading
 	reading uint32                               // number of the reading in progress
 	pending []ruleset.HitCount                   // packets that no call of Hits has returned
 	sizes   map[string]uint32                    // sizes of sets that an earlier version made
@@ -34,7 +35,7 @@ type hitCounts struct {
 // hitKey is the last reading of a key.
 type hitKey struct {
 	packets uint64
-	moved   int64  // time of the last reading with new packets, in seconds of the clock
+	moved   int64  // seconds from the first reading to the last one with new packets
 	reading uint32 // last reading that had the key
 }
 
@@ -127,11 +128,15 @@ func (c *hitCounts) count(keys map[ruleset.HitKey]hitKey, k ruleset.HitKey, pack
 		c.pending = append(c.pending, ruleset.HitCount{HitKey: k, Packets: more})
 	}
 	if more > 0 || !known {
-		last.moved = now.Unix()
+		last.moved = c.seconds(now)
 	}
 	last.packets, last.reading = packets, c.reading
 	keys[k] = last
 }
+
+// seconds returns the time from the first reading to now. The wall clock, which can be set back, has
+// no part in it.
+func (c *hitCounts) seconds(now time.Time) int64 { return int64(now.Sub(c.began) / time.Second) }
 
 func (c *hitCounts) connect() error {
 	if c.socket != nil {
@@ -143,7 +148,7 @@ func (c *hitCounts) connect() error {
 	}
 	c.socket = s
 	if c.buf == nil {
-		c.buf, c.keys = make([]byte, dumpBuffer), map[string]map[ruleset.HitKey]hitKey{}
+		c.buf, c.keys, c.began = make([]byte, dumpBuffer), map[string]map[ruleset.HitKey]hitKey{}, time.Now()
 	}
 	return nil
 }
