@@ -53,6 +53,7 @@ func TestHitsReplaced(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, Options{})
 	needCounting(h)
+	needOwner(t)
 	from := sources(50)
 	h.apply(addresses(50), list())
 	for _, a := range from {

@@ -234,11 +234,14 @@ func in(s hitSet, protocol string) part {
 }
 
 // addTo returns the part that adds the loaded key with a counter, or runs the counter of the key
-// that is there. If the set is full, the rule ends.
+// that is there. If the set is full, the rule ends. The rule names the counter, because Linux 5.10
+// adds keys without the counter that the set requires.
 func addTo(s hitSet, protocol string) part {
 	return part{
-		text:  fmt.Sprintf("add @%s { %s }", s.name, s.keyText(protocol)),
-		exprs: []expr.Any{&expr.Dynset{SrcRegKey: 1, SetName: s.name, Operation: unix.NFT_DYNSET_OP_ADD}},
+		text: fmt.Sprintf("add @%s { %s }", s.name, s.keyText(protocol)),
+		exprs: []expr.Any{&expr.Dynset{
+			SrcRegKey: 1, SetName: s.name, Operation: unix.NFT_DYNSET_OP_ADD, Exprs: []expr.Any{&expr.Counter{}},
+		}},
 	}
 }
 
