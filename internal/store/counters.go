@@ -47,9 +47,14 @@ func (s *Store) Counters(ctx context.Context) (Counters, error) {
 	return c, nil
 }
 
+// insertTotals replaces totals.
+func insertTotals() rowInsert {
+	return rowInsert{head: "INSERT OR REPLACE INTO totals (name, n)", columns: 2}
+}
+
 // setCounters stores c.
-func setCounters(ctx context.Context, tx *sql.Tx, c Counters) error {
-	put := newRowWriter(tx, "INSERT OR REPLACE INTO totals (name, n)", 2, "")
+func setCounters(ctx context.Context, tx *sql.Tx, db *database, c Counters) error {
+	put := newRowWriter(tx, db, insertTotals())
 	for name, n := range c.fields() {
 		if err := put.add(ctx, name, int64(*n)); err != nil {
 			return err

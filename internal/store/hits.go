@@ -37,7 +37,7 @@ type Record struct {
 func (s *Store) Add(ctx context.Context, r Record) error {
 	err := s.transactWith(ctx, func(tx *sql.Tx, db *database) error {
 		if r.Counters != nil {
-			if err := setCounters(ctx, tx, *r.Counters); err != nil {
+			if err := setCounters(ctx, tx, db, *r.Counters); err != nil {
 				return err
 			}
 		}
@@ -45,14 +45,14 @@ func (s *Store) Add(ctx context.Context, r Record) error {
 			return nil
 		}
 		hits := bySource(r.Hits)
-		if err := s.addHits(ctx, tx, hour(r.To), hits, &db.rows); err != nil || !r.Report {
+		if err := s.addHits(ctx, tx, hour(r.To), hits, db); err != nil || !r.Report {
 			return err
 		}
 		rows := queueable(hits, r.From, r.To)
-		if err := enqueue(ctx, tx, rows); err != nil {
+		if err := enqueue(ctx, tx, db, rows); err != nil {
 			return err
 		}
-		return limitQueue(ctx, tx, &db.rows, len(rows), s.maxQueue)
+		return limitQueue(ctx, tx, db, len(rows), s.maxQueue)
 	})
 	if err != nil {
 		return fmt.Errorf("record hits: %w", err)
@@ -79,10 +79,19 @@ func (r *rowCounts) countHour(ctx context.Context, tx *sql.Tx, hour int64) error
 	return tx.QueryRowContext(context.WithoutCancel(ctx), "SELECT count(*) FROM hits WHERE hour = ?", hour).Scan(&r.hourly)
 }
 
+// insertHits adds rows of the history to those that it has.
+func insertHits() rowInsert {
+	return rowInsert{
+		head: "INSERT INTO hits (hour, source, protocol, port, packets)", columns: 5,
+		tail: "ON CONFLICT DO UPDATE SET packets = packets + excluded.packets",
+	}
+}
+
 // addHits adds hits to those of an hour. If the hour is full, the ports of the sources with the most
 // ports are merged. If that makes no room, the packets of sources without a row are only counted, in
 // the total "unkept".
-func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit, known *rowCounts) error {
+func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit, db *database) error {
+	known := &db.rows
 	rows = slices.DeleteFunc(slices.Clone(rows), func(h Hit) bool { return h.Held }) // their hour has them already
 	if known.hour != hour || known.hourly+len(rows) > s.maxHourly && !known.exact {
 		if err := known.countHour(ctx, tx, hour); err != nil {
@@ -98,8 +107,7 @@ func (s *Store) addHits(ctx context.Context, tx *sql.Tx, hour int64, rows []Hit,
 		return s.addToFull(ctx, tx, hour, rows, known)
 	}
 	known.hourly, known.exact = known.hourly+len(rows), false
-	put := newRowWriter(tx, "INSERT INTO hits (hour, source, protocol, port, packets)", 5,
-		"ON CONFLICT DO UPDATE SET packets = packets + excluded.packets")
+	put := newRowWriter(tx, db, insertHits())
 	for _, h := range rows {
 		if err := put.add(ctx, hour, h.Source.AsSlice(), h.Protocol, h.Port, h.Packets); err != nil {
 			return err

@@ -193,7 +193,7 @@ func TestFailedRecordLeavesNoCount(t *testing.T) {
 	}
 	failure := errors.New("the disk is full")
 	err := s.transactWith(t.Context(), func(tx *sql.Tx, db *database) error {
-		return errors.Join(s.addHits(t.Context(), tx, hour(noon), hits, &db.rows), failure)
+		return errors.Join(s.addHits(t.Context(), tx, hour(noon), hits, db), failure)
 	})
 	if !errors.Is(err, failure) {
 		t.Fatal(err)

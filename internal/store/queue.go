@@ -43,17 +43,25 @@ func queueable(hits []Hit, from, to time.Time) []reportrow.Row {
 	return rows
 }
 
-// enqueue adds rows to those that wait. If a row of the same source and service waits, the two are
-// merged: packets are added, the time is widened, and new ports are appended up to MaxPorts.
-func enqueue(ctx context.Context, tx *sql.Tx, rows []reportrow.Row) error {
-	put := newRowWriter(tx, "INSERT INTO queue (flight, source, service, packets, ports, first, last)", 7,
-		fmt.Sprintf(`ON CONFLICT DO UPDATE SET packets = packets + excluded.packets,
+// insertQueue adds rows to those that wait. If a row of the same source and service waits, the two are
+// merged: packets are added, the time is widened, and new ports are appended up to MaxPorts. A row has
+// one port, or "".
+func insertQueue() rowInsert {
+	return rowInsert{
+		head: "INSERT INTO queue (flight, source, service, packets, ports, first, last)", columns: 7,
+		tail: fmt.Sprintf(`ON CONFLICT DO UPDATE SET packets = packets + excluded.packets,
 			first = min(first, excluded.first), last = max(last, excluded.last),
 			ports = CASE
 				WHEN excluded.ports = '' OR instr(',' || ports || ',', ',' || excluded.ports || ',') THEN ports
 				WHEN ports = '' THEN excluded.ports
 				WHEN length(ports) - length(replace(ports, ',', '')) + 1 >= %d THEN ports
-				ELSE ports || ',' || excluded.ports END`, reportrow.MaxPorts))
+				ELSE ports || ',' || excluded.ports END`, reportrow.MaxPorts),
+	}
+}
+
+// enqueue adds rows to those that wait.
+func enqueue(ctx context.Context, tx *sql.Tx, db *database, rows []reportrow.Row) error {
+	put := newRowWriter(tx, db, insertQueue())
 	for _, r := range rows {
 		packets, ports := r.Packets, r.Ports
 		for first := true; first || len(ports) > 0; first = false { // the statement takes one port a row
@@ -75,7 +83,8 @@ func enqueue(ctx context.Context, tx *sql.Tx, rows []reportrow.Row) error {
 // too long loses queueSlack of its rows more, so that a full one is not sorted for each record. First
 // limitQueue merges the oldest rows by their source. If that is not enough, it drops those with the
 // fewest packets.
-func limitQueue(ctx context.Context, tx *sql.Tx, known *rowCounts, added, most int) error {
+func limitQueue(ctx context.Context, tx *sql.Tx, db *database, added, most int) error {
+	known := &db.rows
 	if known.queued > 0 && known.queued+added <= most {
 		known.queued += added
 		return nil
@@ -102,7 +111,7 @@ func limitQueue(ctx context.Context, tx *sql.Tx, known *rowCounts, added, most i
 		}
 		old[i].Service = ""
 	}
-	if err := enqueue(ctx, tx, old); err != nil {
+	if err := enqueue(ctx, tx, db, old); err != nil {
 		return err
 	}
 	left, err := length(ctx, tx)
@@ -164,9 +173,9 @@ func (s *Store) Batch(ctx context.Context, most int) (batch []reportrow.Row, err
 // Done ends the batch in flight. It deletes the rows in the transaction that records how many the
 // API accepted and rejected. The rows in again go back into the queue.
 func (s *Store) Done(ctx context.Context, accepted, rejected int, again []reportrow.Row) error {
-	err := s.transact(ctx, func(tx *sql.Tx) error {
+	err := s.transactWith(ctx, func(tx *sql.Tx, db *database) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1")
-		return errors.Join(err, enqueue(ctx, tx, again),
+		return errors.Join(err, enqueue(ctx, tx, db, again),
 			count(ctx, tx, "sent", accepted), count(ctx, tx, "rejected", rejected))
 	})
 	if err != nil {
@@ -177,7 +186,7 @@ func (s *Store) Done(ctx context.Context, accepted, rejected int, again []report
 
 // Return puts the batch in flight back into the queue: the API said that it took none of it.
 func (s *Store) Return(ctx context.Context) error {
-	err := s.transact(ctx, func(tx *sql.Tx) error {
+	err := s.transactWith(ctx, func(tx *sql.Tx, db *database) error {
 		rows, err := selectRows(ctx, tx,
 			"SELECT source, service, packets, ports, first, last FROM queue WHERE flight = 1")
 		if err != nil {
@@ -186,7 +195,7 @@ func (s *Store) Return(ctx context.Context) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM queue WHERE flight = 1"); err != nil {
 			return err
 		}
-		return enqueue(ctx, tx, rows)
+		return enqueue(ctx, tx, db, rows)
 	})
 	if err != nil {
 		return fmt.Errorf("return batch: %w", err)

@@ -87,6 +87,8 @@ type Store struct {
 type database struct {
 	*sql.DB
 
+	prepared map[string]*sql.Stmt // by text; see prepareRows
+
 	rows   rowCounts   // for the transaction under way
 	failed atomic.Bool // a transaction failed, so rows may count some that are not there
 }
@@ -135,7 +137,11 @@ func (s *Store) handle(ctx context.Context) (*database, error) {
 	if s.file, err = os.Stat(s.path()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
 	}
-	s.db = &database{DB: db}
+	prepared, err := prepareRows(ctx, db)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), db.Close())
+	}
+	s.db = &database{DB: db, prepared: prepared}
 	return s.db, nil
 }
 
