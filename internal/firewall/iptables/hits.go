@@ -20,6 +20,9 @@ const (
 	// renewSmall is the same for any other set that has keys. The event of a key shows its kind. The
 	// observer forgets it half an hour after the last packet; the kernel must then log the next one.
 	renewSmall = 20 * time.Minute
+	// relogAfter is the time from the start to the swap of the sets of a killed agent, which has the
+	// events of their keys. Something listens for those of the next packets by then.
+	relogAfter = 10 * time.Second
 )
 
 // hitCounts turns the values of the kernel's counters by key into packets since the previous
@@ -105,6 +108,9 @@ func (f *Firewall) adoptHits(ctx context.Context) error {
 		if err := f.hits.read(s, time.Now()); err != nil {
 			f.hits.sets = nil
 			return fmt.Errorf("read counts by source: %w", err)
+		}
+		if v := f.hits.sets[s.name]; v != nil && len(v.packets) > 0 {
+			v.renewed = time.Now().Add(relogAfter - renewSmall)
 		}
 	}
 	f.hits.pending, f.hits.full = nil, false

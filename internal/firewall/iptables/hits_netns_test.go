@@ -281,6 +281,9 @@ func TestHitsOfKilledAgent(t *testing.T) {
 		if got := hits(t, h, f); len(got.Counts) != 0 {
 			t.Errorf("agent %d counted %+v", i, got.Counts)
 		}
+		if v := f.hits.sets["sikkerguard-hits"]; v.due(time.Now()) || v.due(time.Now().Add(relogAfter)) != (i > 0) {
+			t.Errorf("agent %d: the set with %d keys was last empty at %v", i, len(v.packets), v.renewed)
+		}
 		for range 3 {
 			h.Send(src, "knock")
 		}

@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// TestHitsRepaired has another program change the sets under a flood. The sum of the keys is never
 // more than the counters, and what cannot be read is in no key. Afterwards each packet has its key.
 func TestHitsRepaired(t *testing.T) {
 	t.Parallel()
@@ -48,6 +49,7 @@ func TestHitsRepaired(t *testing.T) {
 	}
 }
 
+// TestHitsReplaced replaces the table under a flood, as at a change of its flags: what was dropped
 // before has its keys, and the sum is never more than the counters.
 func TestHitsReplaced(t *testing.T) {
 	t.Parallel()
@@ -108,6 +110,7 @@ func TestHitsAdopted(t *testing.T) {
 	}
 }
 
+// TestHitsOfAnotherType adopts a table whose sets of keys have another type, as of another version of
 // the agent: it has no keys that this one knows, and the first list replaces it.
 func TestHitsOfAnotherType(t *testing.T) {
 	t.Parallel()

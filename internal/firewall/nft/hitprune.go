@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -17,6 +18,9 @@ const (
 	pruneInterval = 10 * time.Minute
 	// crowdedInterval is pruneInterval for a set that is more than half full.
 	crowdedInterval = 10 * time.Second
+	// relogAfter is the time from the start to the deletion of the keys of a dead agent. Something
+	// listens for the events of their next packets by then.
+	relogAfter = 10 * time.Second
 	// pruneChunk is the number of keys in one transaction. The kernel sends each back, and the
 	// answers must fit the receive buffer, which in a user namespace holds some 1,400.
 	pruneChunk = 1 << 10
@@ -47,6 +51,9 @@ func (t *Table) prune(now time.Time) {
 		}
 		t.hits.shrink(s, before)
 	}
+	if t.hits.relogs(now) {
+		t.hits.relog = time.Time{}
+	}
 	if pruned {
 		t.hits.pruned = now
 		t.forgetNoisy()
@@ -56,6 +63,9 @@ func (t *Table) prune(now time.Time) {
 // idle returns the keys of a set to delete. A crowded set keeps its keys for a shorter time.
 func (c *hitCounts) idle(s hitSet, now time.Time) []ruleset.HitKey {
 	keys, after := c.keys[s.name], pruneInterval
+	if c.relogs(now) {
+		return slices.Collect(maps.Keys(keys))
+	}
 	if 2*len(keys) > int(c.size(s)) {
 		after = crowdedInterval
 	}
@@ -70,6 +80,9 @@ func (c *hitCounts) idle(s hitSet, now time.Time) []ruleset.HitKey {
 	}
 	return idle
 }
+
+// relogs reports whether the keys of a dead agent are to be deleted.
+func (c *hitCounts) relogs(now time.Time) bool { return !c.relog.IsZero() && !now.Before(c.relog) }
 
 // shrink frees the memory of keys that were deleted, which a map keeps. before is the number of keys
 // before that.

@@ -14,6 +14,7 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
+// TestHitsPruned deletes idle keys under a flood of others. No packet is lost, also those that came
 // after the last reading, and a key that comes back is counted from there.
 func TestHitsPruned(t *testing.T) {
 	t.Parallel()
@@ -67,6 +68,7 @@ func TestHitsPruned(t *testing.T) {
 	}
 }
 
+// TestPrunedPacketsCount sends packets between the reading and the deletion of their key: the kernel
 // returns the last value with the deletion.
 func TestPrunedPacketsCount(t *testing.T) {
 	t.Parallel()
@@ -98,6 +100,7 @@ func TestPrunedPacketsCount(t *testing.T) {
 	}
 }
 
+// TestPruneWithSmallBuffer deletes keys through a socket with the usual net.core.rmem_max, beyond which
 // an agent in a user namespace cannot go: the kernel's answers fit, so that no packet is lost.
 func TestPruneWithSmallBuffer(t *testing.T) {
 	t.Parallel()
@@ -135,5 +138,57 @@ func TestPruneWithSmallBuffer(t *testing.T) {
 	c.read()
 	if n := c.unattributed(); n != 0 || c.sum() != uint64(2*len(from)) {
 		t.Errorf("%d packets in no key, %d in one; want 0 and %d", n, c.sum(), 2*len(from))
+	}
+}
+
+// TestKeysOfADeadAgentAreLoggedAgain adopts keys whose first packets were logged to a killed agent.
+// They are deleted once, and each packet of the new agent's time has a key.
+func TestKeysOfADeadAgentAreLoggedAgain(t *testing.T) {
+	t.Parallel()
+	if !nettest.TakesTable(t, nettest.TableOwner|nettest.TablePersist) {
+		t.Skip("needs Linux 6.9")
+	}
+	h := newHost(t, Options{Keep: true})
+	needCounting(h)
+	from := nettest.Addrs("203.0.113.9", "2001:db8:f::1")
+	send := func(n int) {
+		for range n {
+			for _, a := range from {
+				h.Send(a, "knock")
+			}
+		}
+		h.Settle()
+	}
+	h.apply(list("203.0.113.9", "2001:db8:f::1"), list())
+	send(1)
+	if err := h.table.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.open(Options{Keep: true})
+	h.apply(list("203.0.113.9", "2001:db8:f::1"), list())
+	c := h.tally()
+	held := func() (n int) {
+		for _, keys := range h.table.hits.keys {
+			n += len(keys)
+		}
+		return n
+	}
+	send(3)
+	if c.read(); held() != 2 {
+		t.Errorf("%d keys are adopted, want 2", held())
+	}
+	send(2)
+	h.Do(func() { h.table.prune(time.Now().Add(relogAfter)) })
+	if n := held(); n != 0 {
+		t.Errorf("%d keys are left, want 0", n)
+	}
+	send(1)
+	c.read()
+	h.Do(func() { h.table.prune(time.Now().Add(2 * relogAfter)) })
+	if held() != 2 {
+		t.Errorf("%d keys are new, want 2, which stay", held())
+	}
+	if c.sum() != 12 || c.unattributed() != 2 {
+		t.Errorf("%d packets have a key, %d have none; want 12 and the 2 of the dead agent", c.sum(), c.unattributed())
 	}
 }

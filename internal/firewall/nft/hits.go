@@ -30,6 +30,7 @@ type hitCounts struct {
 	sizes   map[string]uint32                    // sizes of sets that an earlier version made
 	full    bool                                 // a set was full since the previous call of Hits
 	pruned  time.Time                            // last time that idle keys were deleted
+	relog   time.Time                            // when all keys are deleted once; zero: never
 }
 
 // hitKey is the last reading of a key.
@@ -167,13 +168,14 @@ func (c *hitCounts) close() {
 }
 
 // adopt takes the values of a dead agent's sets as the first ones. The packets that it had not read
-// stay without a key.
+// stay without a key. The kernel has logged the first packets of the keys to that agent, so the kind
+// of later ones is not known. After relogAfter the keys are deleted, and their next packets logged.
 func (c *hitCounts) adopt(have map[string]kernelSet) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.note(have)
 	err := c.read(time.Now())
-	c.pending, c.full = nil, false
+	c.pending, c.full, c.relog = nil, false, time.Now().Add(relogAfter)
 	return err
 }
 

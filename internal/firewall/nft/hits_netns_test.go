@@ -333,12 +333,6 @@ func TestHitsFull(t *testing.T) {
 	}
 }
 
-// TestHitsRepaired has another program change the sets under a flood. The sum of the keys is never
-// TestHitsReplaced replaces the table under a flood, as at a change of its flags: what was dropped
-// TestHitsOfAnotherType adopts a table whose sets of keys have another type, as of another version of
-// TestHitsPruned deletes idle keys under a flood of others. No packet is lost, also those that came
-// TestPrunedPacketsCount sends packets between the reading and the deletion of their key: the kernel
-// TestPruneWithSmallBuffer deletes keys through a socket with the usual net.core.rmem_max, beyond which
 // TestHitsUnsupported checks a kernel that does not count by key: the rules are those before, and
 // Info says so.
 func TestHitsUnsupported(t *testing.T) {
