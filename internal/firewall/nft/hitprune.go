@@ -56,8 +56,17 @@ func (t *Table) prune(now time.Time) {
 	}
 	if pruned {
 		t.hits.pruned = now
-		t.forgetNoisy()
 	}
+	if pruned || t.hits.crowdsNoisy(now) {
+		t.forgetNoisy()
+		t.hits.fresh, t.hits.forgot = 0, now
+	}
+}
+
+// crowdsNoisy reports whether a noisy set may be more than half full: it has each source that had a
+// new key since it was emptied.
+func (c *hitCounts) crowdsNoisy(now time.Time) bool {
+	return c.fresh > smallHitSetSize/2 && now.Sub(c.forgot) >= crowdedInterval
 }
 
 // idle returns the keys of a set to delete. A crowded set keeps its keys for a shorter time.

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 	"github.com/sikkerapi/sikkerguard/internal/nettest"
 )
 
@@ -190,5 +191,43 @@ func TestKeysOfADeadAgentAreLoggedAgain(t *testing.T) {
 	}
 	if c.sum() != 12 || c.unattributed() != 2 {
 		t.Errorf("%d packets have a key, %d have none; want 12 and the 2 of the dead agent", c.sum(), c.unattributed())
+	}
+}
+
+// TestNoisySetHasRoom has more quiet sources than the noisy set holds before one source scans: after
+// the next reading the scan is limited as always.
+func TestNoisySetHasRoom(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	needCounting(h)
+	const quiet = smallHitSetSize + 100
+	h.apply(addresses(quiet, "203.0.113.9"), list())
+	c := h.tally()
+	c.read() // makes the spare set
+	for _, a := range sources(quiet) {
+		h.Send(a, "knock")
+	}
+	h.Settle()
+	c.read()
+	h.table.active.exact = false // so that Apply replaces the rules, and the limit begins anew
+	h.apply(addresses(quiet, "203.0.113.9"), list())
+	const scanned = 12_000
+	for i := range scanned {
+		h.Sender.Raw(netip.MustParseAddr("192.0.2.1"),
+			ip4("203.0.113.9", unix.IPPROTO_UDP, 0, ports(4000, uint16(10_000+i), 4)...))
+	}
+	h.Settle()
+	c.read()
+	known := 0
+	for k := range c.keys {
+		if k.Source == netip.MustParseAddr("203.0.113.9") && k.Class == ruleset.Knock {
+			known++
+		}
+	}
+	if known > 5000 {
+		t.Errorf("the scan has %d keys with ports, want the share of one source", known)
+	}
+	if n := c.unattributed(); n != 0 {
+		t.Errorf("%d packets in no key", n)
 	}
 }

@@ -31,6 +31,8 @@ type hitCounts struct {
 	full    bool                                 // a set was full since the previous call of Hits
 	pruned  time.Time                            // last time that idle keys were deleted
 	relog   time.Time                            // when all keys are deleted once; zero: never
+	fresh   int                                  // keys that are new since the noisy sets were emptied
+	forgot  time.Time                            // last time that the noisy sets were emptied
 }
 
 // hitKey is the last reading of a key.
@@ -121,6 +123,9 @@ func (c *hitCounts) readSet(s hitSet, now time.Time) error {
 // count adds the difference between the value of a key and its last value to pending.
 func (c *hitCounts) count(keys map[ruleset.HitKey]hitKey, k ruleset.HitKey, packets uint64, now time.Time) {
 	last, known := keys[k]
+	if !known {
+		c.fresh++
+	}
 	more := packets - last.packets
 	if packets < last.packets {
 		more = packets
