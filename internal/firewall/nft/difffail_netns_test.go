@@ -80,10 +80,12 @@ func TestRefusedDifference(t *testing.T) {
 			if err := b.commit(); err != nil {
 				t.Fatal(err)
 			}
+			h.table.drift.sent++ // so that no other program seems to have done it
 		})
 		tap := h.tap()
 		h.apply(tt.next, list())
-		if tap.flushes == 0 || tap.transactions != 2 {
+		// A kernel before Linux 6.17 gets a new interval set, in more transactions.
+		if tap.flushes == 0 || tap.transactions < 2 || h.table.steady && tap.transactions > 2 {
 			t.Errorf("%s: %d transactions, %d sets flushed", tt.name, tap.transactions, tap.flushes)
 		}
 		if got := h.handle(); got != handle {
@@ -202,7 +204,20 @@ func TestAdoptedIsFilled(t *testing.T) {
 // the next Apply is a difference again. A whole fill would need much more memory.
 func TestRefusedForMemory(t *testing.T) {
 	t.Parallel()
-	h := newHost(t, Options{})
+	t.Run("owned", func(t *testing.T) {
+		t.Parallel()
+		refusedForMemory(t, newHost(t, Options{}))
+	})
+	t.Run("without owner", func(t *testing.T) { // as before Linux 5.12
+		t.Parallel()
+		h := newHost(t, Options{})
+		h.table.flags = 0
+		refusedForMemory(t, h)
+	})
+}
+
+func refusedForMemory(t *testing.T, h *host) {
+	t.Helper()
 	h.apply(addresses(100, "203.0.113.9"), list())
 	tap := h.tap()
 	tap.refuse = unix.ENOMEM

@@ -36,12 +36,14 @@ func (d *drift) foreign(r *reader) (uint32, error) {
 }
 
 // track runs change, which makes the sets hold a list, and records whether another program made a
-// transaction meanwhile. It passes to change whether the sets hold the list before.
-func (d *drift) track(r *reader, change func(settled bool) error) error {
+// transaction meanwhile. It passes to change whether the sets hold the list before. After an error,
+// kept is whether they still hold it.
+func (d *drift) track(r *reader, change func(settled bool) (kept bool, err error)) error {
 	before, berr := d.foreign(r)
 	settled := berr == nil && d.settled && before == d.others
 	d.settled = false
-	if err := change(settled); err != nil {
+	if kept, err := change(settled); err != nil {
+		d.settled = settled && kept
 		return err
 	}
 	after, aerr := d.foreign(r)
@@ -82,11 +84,11 @@ func (t *Table) refill() (pending bool, err error) {
 
 // apply is Apply for a caller that holds the lock.
 func (t *Table) apply(rs ruleset.Ruleset) (e ruleset.Evidence, err error) {
-	err = t.drift.track(t.reads, func(settled bool) error {
+	err = t.drift.track(t.reads, func(settled bool) (kept bool, err error) {
 		owned := t.flags&nftables.TableFlagOwner != 0
 		t.active.exact = t.active.exact && (owned || settled)
 		e, err = t.applyOnce(rs)
-		return err
+		return t.active.exact, err
 	})
 	return e, err
 }
