@@ -74,7 +74,7 @@ func (l *labels) expire(now time.Time) {
 // TCP from a service's port is taken for answers: the first packet may be a later one of a
 // connection, and answers to later connections have the same key. They must show, because a source
 // that this host needs may be on the list. A source, protocol and no port is of any kind if the
-// protocol has ports. So is a source without a protocol.
+// protocol has ports, or types as ICMP has. So is a source without a protocol.
 func shownBy(k ruleset.HitKey) (sensor.Key, bool) {
 	key := sensor.Key{Source: k.Source, Protocol: sensor.Protocol(k.Protocol)}
 	switch {
@@ -82,9 +82,9 @@ func shownBy(k ruleset.HitKey) (sensor.Key, bool) {
 		key.Port, key.Kind = k.Port, sensor.Attempt
 	case k.Class == ruleset.Reply && key.Protocol == sensor.TCP && k.Port < sensor.ClientPorts:
 		key.Port, key.Kind = k.Port, sensor.Answer
-	case k.Class == ruleset.Reply && (key.Protocol == sensor.ICMP || key.Protocol == sensor.ICMPv6):
+	case k.Class == ruleset.Reply && key.Protocol.IsICMP():
 		key.Kind = sensor.ICMPKind(key.Protocol, byte(k.Port>>8))
-	case k.Class == ruleset.Portless && (k.Protocol == 0 || key.Protocol.HasPorts()):
+	case k.Class == ruleset.Portless && (k.Protocol == 0 || key.Protocol.HasPorts() || key.Protocol.IsICMP()):
 		key.Kind = sensor.Other
 	default:
 		return sensor.Key{}, false

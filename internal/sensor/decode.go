@@ -134,7 +134,7 @@ const fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
 // missing, the kind is Other.
 func (k *key) read(header []byte) {
 	k.kind = Other
-	if k.proto == ICMP || k.proto == ICMPv6 {
+	if k.proto.IsICMP() {
 		if len(header) > 0 {
 			k.kind = ICMPKind(k.proto, header[0])
 		}

@@ -54,6 +54,9 @@ func (p Protocol) String() string {
 	}
 }
 
+// IsICMP reports whether the header begins with a type and a code of ICMP or ICMPv6.
+func (p Protocol) IsICMP() bool { return p == ICMP || p == ICMPv6 }
+
 // HasPorts reports whether the header begins with a source port and a destination port.
 func (p Protocol) HasPorts() bool {
 	return p == TCP || p == UDP || p == DCCP || p == SCTP || p == UDPLite

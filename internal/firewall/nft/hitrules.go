@@ -35,8 +35,9 @@ func countingRules(f family, rs ruleset.Ruleset) []rule {
 	// chain has added. A TCP segment that is no connection request counts as one if its source has
 	// requested a connection to the same port.
 	add(drop, f.key(s.hits), in(s.hits, "th"), counted(f))
+	// Requests and replies of ICMP differ in type and code, which have the place of a source port.
 	add(drop, f.syn(false), f.key(s.replies), in(s.replies, "tcp"), counted(f))
-	add(drop, f.protocol(f.icmp()), f.key(s.others), in(s.others, ""), counted(f))
+	add(drop, f.ported(f.icmp()), f.key(s.replies), in(s.replies, "th"), counted(f))
 	// A source with many new keys a second takes no part in the limit below. It is counted without
 	// ports, so that it neither fills the sets nor hides other sources from the log.
 	add(drop, f.key(s.noisy), addNoisy(s.noisy, rs), f.key(s.others), addTo(s.others, ""), counted(f))
@@ -51,6 +52,7 @@ func countingRules(f family, rs ruleset.Ruleset) []rule {
 	add(added, f.laterFragment(), part{text: "return", exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}})
 	add(added, f.syn(true), f.key(s.hits), addTo(s.hits, "tcp"), logged(rs), counted(f))
 	add(added, f.syn(false), f.key(s.replies), addTo(s.replies, "tcp"), logged(rs), counted(f))
+	add(added, f.ported(f.icmp()), f.key(s.replies), addTo(s.replies, "th"), logged(rs), counted(f))
 	for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP} {
 		add(added, f.ported(p), f.key(s.hits), addTo(s.hits, protocolName(p)), logged(rs), counted(f))
 	}

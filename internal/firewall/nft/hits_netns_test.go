@@ -156,6 +156,8 @@ func TestHitKeys(t *testing.T) {
 		four(ip4("203.0.113.3", unix.IPPROTO_DCCP, 0, ports(4000, 5001, 12)...))
 		four(ip4("203.0.113.3", unix.IPPROTO_UDPLITE, 0, ports(4000, 5004, 4)...))
 		four(ip4("203.0.113.4", unix.IPPROTO_ICMP, 0, 8, 0, 0, 0, 0, 1, 0, 1))
+		four(ip4("203.0.113.4", unix.IPPROTO_ICMP, 0, 0, 0, 0, 0, 0, 1, 0, 1)) // the reply to a ping of this host
+		four(ip4("203.0.113.4", unix.IPPROTO_ICMP, last, 99, 9, 0, 0, 0, 1, 0, 1))
 		four(ip4("203.0.113.5", unix.IPPROTO_GRE, 0, ports(7777, 8888, 4)...))
 		four(ip4("203.0.113.6", unix.IPPROTO_UDP, more, ports(4000, 53, 4)...)) // the first fragment has ports
 		four(ip4("203.0.113.6", unix.IPPROTO_UDP, last, eight...))
@@ -168,6 +170,7 @@ func TestHitKeys(t *testing.T) {
 		six(ip6("2001:db8:f::1", unix.IPPROTO_TCP, segment(443, 50000, 0x12)...))
 		six(ip6("2001:db8:f::2", 60, append([]byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0}, ports(4000, 53, 4)...)...))
 		six(ip6("2001:db8:f::3", unix.IPPROTO_ICMPV6, 128, 0, 0, 0, 0, 1, 0, 1))
+		six(ip6("2001:db8:f::3", unix.IPPROTO_ICMPV6, 129, 0, 0, 0, 0, 1, 0, 1))
 		six(ip6("2001:db8:f::4", 44, append([]byte{unix.IPPROTO_UDP, 0, 0, 80, 0, 0, 0, 1}, eight...)...))
 		six(ip6("2001:db8:f::5", 59))
 	}
@@ -176,11 +179,11 @@ func TestHitKeys(t *testing.T) {
 	c.read()
 	want := []string{
 		"2001:db8:f::1 6 knock 22 x2", "2001:db8:f::1 6 reply 443 x2", "2001:db8:f::2 17 knock 53 x2",
-		"2001:db8:f::3 58 portless 0 x2", "2001:db8:f::4 17 portless 0 x2", "2001:db8:f::5 59 portless 0 x2",
+		"2001:db8:f::3 58 reply 32768 x2", "2001:db8:f::3 58 reply 33024 x2", "2001:db8:f::4 17 portless 0 x2", "2001:db8:f::5 59 portless 0 x2",
 		"203.0.113.1 6 knock 22 x4", "203.0.113.1 6 reply 4000 x2", "203.0.113.1 6 reply 443 x4",
 		"203.0.113.2 17 knock 53 x2",
 		"203.0.113.3 132 knock 36412 x2", "203.0.113.3 136 knock 5004 x2", "203.0.113.3 33 knock 5001 x2",
-		"203.0.113.4 1 portless 0 x2", "203.0.113.5 47 portless 0 x2",
+		"203.0.113.4 1 portless 0 x2", "203.0.113.4 1 reply 0 x2", "203.0.113.4 1 reply 2048 x2", "203.0.113.5 47 portless 0 x2",
 		"203.0.113.6 17 knock 53 x2", "203.0.113.6 17 portless 0 x2", "203.0.113.7 6 portless 0 x2",
 		"203.0.113.8 17 portless 0 x2", "203.0.113.8 6 portless 0 x2", "203.0.113.9 6 portless 0 x2",
 	}

@@ -32,8 +32,8 @@ type hitSet struct {
 
 // hitSets holds the sets of one family.
 type hitSets struct {
-	// hits has source, protocol and destination port; replies has source, protocol and source port;
-	// others has source and protocol. noisy has sources with a limit each.
+	// hits has source, protocol and destination port; replies has source, protocol and source port,
+	// or type and code of ICMP; others has source and protocol. noisy has sources with a limit each.
 	hits, replies, others, noisy hitSet
 }
 

@@ -5,15 +5,16 @@ import "net/netip"
 // HitClass is the kind of packets that a HitKey stands for.
 type HitClass uint8
 
-// Classes of hits. Port is the destination port of a Knock and the source port of a Reply.
+// Classes of hits. Port is the destination port of a Knock and the source port of a Reply. That of an
+// ICMP message is its type and code, in one number.
 const (
 	// Knock is a packet to a port of this host or of a host behind it: a TCP segment that opens a
 	// connection (SYN without ACK), UDP, UDP-Lite, SCTP or DCCP.
 	Knock HitClass = iota + 1
 	// Reply is any other TCP segment: an answer to a connection of this host, or a part of a
-	// connection that was open before its source was listed.
+	// connection that was open before its source was listed. So is any ICMP message.
 	Reply
-	// Portless is a packet without ports (ICMP, fragments, other protocols), or a packet of a
+	// Portless is a packet without ports (fragments, other protocols), or a packet of a
 	// source that the kernel no longer counts by port because a set is full.
 	Portless
 )
