@@ -209,6 +209,21 @@ func TestReadingsTakeATenthOfTheTime(t *testing.T) {
 	})
 }
 
+// TestPauseIsBounded checks that readings at the end of each window that take long, as in an attack of
+// hours, delay the readings after it by a minute at most.
+func TestPauseIsBounded(t *testing.T) {
+	t.Parallel()
+	var p pace
+	now := at(0)
+	for range 360 {
+		now = now.Add(windowLength)
+		p.took(now.Add(-3*time.Second), now)
+	}
+	if p.due(now.Add(keysShare*3*time.Second-time.Nanosecond)) || !p.due(now.Add(longestPause)) {
+		t.Errorf("the next reading may begin %v after the last", p.next.Sub(now))
+	}
+}
+
 // TestUnreadKeysAreTold checks that keys that cannot be read at the end of a window are reported, and
 // that their packets are logged when they can be read again.
 func TestUnreadKeysAreTold(t *testing.T) {
