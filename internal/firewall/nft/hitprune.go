@@ -21,6 +21,10 @@ const (
 	// relogAfter is the time from the start to the deletion of the keys of a dead agent. Something
 	// listens for the events of their next packets by then.
 	relogAfter = 10 * time.Second
+	// relogInterval is the time between two deletions of the keys whose kind only their first packet
+	// shows: its event may have been lost, or it was of another kind than those after it. If there are
+	// more than relogMost in a set, they stay, because the log rate might refuse them.
+	relogInterval, relogMost = 20 * time.Minute, 1 << 12
 	// pruneChunk is the number of keys in one transaction. The kernel sends each back, and the
 	// answers must fit the receive buffer, which in a user namespace holds some 1,400.
 	pruneChunk = 1 << 10
@@ -52,7 +56,7 @@ func (t *Table) prune(now time.Time) {
 		t.hits.shrink(s, before)
 	}
 	if t.hits.relogs(now) {
-		t.hits.relog = time.Time{}
+		t.hits.relog, t.hits.foreign = now.Add(relogInterval), false
 	}
 	if pruned {
 		t.hits.pruned = now
@@ -73,7 +77,9 @@ func (c *hitCounts) crowdsNoisy(now time.Time) bool {
 func (c *hitCounts) idle(s hitSet, now time.Time) []ruleset.HitKey {
 	keys, after := c.keys[s.name], pruneInterval
 	if c.relogs(now) {
-		return slices.Collect(maps.Keys(keys))
+		if again := c.toRelog(keys); len(again) > 0 {
+			return again
+		}
 	}
 	if 2*len(keys) > int(c.size(s)) {
 		after = crowdedInterval
@@ -90,8 +96,25 @@ func (c *hitCounts) idle(s hitSet, now time.Time) []ruleset.HitKey {
 	return idle
 }
 
-// relogs reports whether the keys of a dead agent are to be deleted.
-func (c *hitCounts) relogs(now time.Time) bool { return !c.relog.IsZero() && !now.Before(c.relog) }
+// relogs reports whether keys are to be deleted to have their next packets logged.
+func (c *hitCounts) relogs(now time.Time) bool { return !now.Before(c.relog) }
+
+// toRelog returns the keys of a set that are deleted when relogs is true.
+func (c *hitCounts) toRelog(keys map[ruleset.HitKey]hitKey) []ruleset.HitKey {
+	if c.foreign {
+		return slices.Collect(maps.Keys(keys))
+	}
+	var again []ruleset.HitKey
+	for k := range keys {
+		if k.Class == ruleset.Knock && k.Protocol != unix.IPPROTO_TCP {
+			again = append(again, k)
+		}
+	}
+	if len(again) > relogMost {
+		return nil
+	}
+	return again
+}
 
 // shrink frees the memory of keys that were deleted, which a map keeps. before is the number of keys
 // before that.

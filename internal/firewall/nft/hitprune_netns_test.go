@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -229,5 +230,57 @@ func TestNoisySetHasRoom(t *testing.T) {
 	}
 	if n := c.unattributed(); n != 0 {
 		t.Errorf("%d packets in no key", n)
+	}
+}
+
+// TestKindsAreAskedAgain checks that keys whose first packet alone shows their kind are deleted now and
+// then also if they are in use, that others stay, and that no packet is lost.
+func TestKindsAreAskedAgain(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	needCounting(h)
+	h.apply(list("203.0.113.9"), list())
+	c := h.tally()
+	send := func() {
+		for _, packet := range [][]byte{
+			ip4("203.0.113.9", unix.IPPROTO_UDP, 0, ports(4000, 53, 4)...),
+			ip4("203.0.113.9", unix.IPPROTO_TCP, 0, segment(4000, 22, 0x02)...),
+			ip4("203.0.113.9", unix.IPPROTO_ICMP, 0, 8, 0, 0, 0, 0, 1, 0, 1),
+		} {
+			h.Sender.Raw(netip.MustParseAddr("192.0.2.1"), packet)
+		}
+		h.Settle()
+	}
+	held := func() (keys []string) {
+		for _, of := range h.table.hits.keys {
+			for k, last := range of {
+				last.moved += 2 * int64(relogInterval/time.Second) // it is in use
+				of[k] = last
+				keys = append(keys, fmt.Sprintf("%d %d", k.Protocol, k.Port))
+			}
+		}
+		slices.Sort(keys)
+		return keys
+	}
+	send()
+	c.read()
+	all := []string{"1 2048", "17 53", "6 22"}
+	for round, tt := range []struct {
+		after time.Duration
+		want  []string
+	}{{relogInterval - time.Minute, all}, {relogInterval + time.Minute, []string{"1 2048", "6 22"}}} {
+		if diff := cmp.Diff(all, held()); diff != "" {
+			t.Errorf("round %d, before (-want +got):\n%s", round, diff)
+		}
+		send()
+		h.Do(func() { h.table.prune(time.Now().Add(tt.after)) })
+		if diff := cmp.Diff(tt.want, held()); diff != "" {
+			t.Errorf("round %d (-want +got):\n%s", round, diff)
+		}
+		send()
+		c.read()
+	}
+	if c.sum() != 15 || c.unattributed() != 0 {
+		t.Errorf("%d packets have a key, %d have none; want 15 and 0", c.sum(), c.unattributed())
 	}
 }

@@ -30,7 +30,8 @@ type hitCounts struct {
 	sizes   map[string]uint32                    // sizes of sets that an earlier version made
 	full    bool                                 // a set was full since the previous call of Hits
 	pruned  time.Time                            // last time that idle keys were deleted
-	relog   time.Time                            // when all keys are deleted once; zero: never
+	relog   time.Time                            // when keys are deleted to have their next packets logged
+	foreign bool                                 // until relog there are keys of a dead agent
 	fresh   int                                  // keys that are new since the noisy sets were emptied
 	forgot  time.Time                            // last time that the noisy sets were emptied
 }
@@ -155,6 +156,7 @@ func (c *hitCounts) connect() error {
 	c.socket = s
 	if c.buf == nil {
 		c.buf, c.keys, c.began = make([]byte, dumpBuffer), map[string]map[ruleset.HitKey]hitKey{}, time.Now()
+		c.relog = c.began.Add(relogInterval)
 	}
 	return nil
 }
@@ -180,7 +182,8 @@ func (c *hitCounts) adopt(have map[string]kernelSet) error {
 	defer c.mu.Unlock()
 	c.note(have)
 	err := c.read(time.Now())
-	c.pending, c.full, c.relog = nil, false, time.Now().Add(relogAfter)
+	c.pending, c.full = nil, false
+	c.relog, c.foreign = time.Now().Add(relogAfter), true
 	return err
 }
 
