@@ -21,6 +21,9 @@ const (
 	// statInterval is the time between two checks for a change that the kernel does not report, such
 	// as a file system that is mounted over a file.
 	statInterval = 5 * time.Second
+	// eventPause is the time between two readings of events. A program that writes many files into
+	// the same directory would otherwise cost a reading for each.
+	eventPause = 50 * time.Millisecond
 )
 
 // fileEvents are the changes of a file that the kernel reports, by its directory or by itself.
@@ -126,6 +129,7 @@ func (w *fileWatch) readEvents() {
 		}
 		w.follow() // first, so that no change after the next reading is missed
 		offer(w.newsC)
+		time.Sleep(eventPause)
 	}
 }
 

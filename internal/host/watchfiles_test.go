@@ -62,3 +62,33 @@ func TestFileEvents(t *testing.T) {
 	w.close()
 	<-doneC
 }
+
+// TestManyEventsAreOneChange writes many files beside the resolver file. The number of reported
+// changes depends on the time that it takes, and not on their number.
+func TestManyEventsAreOneChange(t *testing.T) {
+	t.Parallel()
+	dir := root(t, map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n"})
+	w := openFileWatch(dir)
+	w.follow()
+	doneC := make(chan struct{})
+	go func() {
+		w.readEvents()
+		close(doneC)
+	}()
+	began, news := time.Now(), 0
+	for range 300 {
+		if err := os.WriteFile(filepath.Join(dir, "etc/another"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-w.newsC:
+			news++
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if most := 2 + int(time.Since(began)/eventPause); news == 0 || news > most {
+		t.Errorf("%d changes are reported in %v, want 1 to %d", news, time.Since(began), most)
+	}
+	w.close()
+	<-doneC
+}
