@@ -1,8 +1,10 @@
 package nft
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/sikkerapi/sikkerguard/internal/blocklist"
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
@@ -21,6 +23,9 @@ type active struct {
 	// verification that failed, and while a dead agent's rules are active.
 	exact   bool
 	rebuilt bool // the current Apply has replaced the rules
+	// unsure is the ruleset of the last change if the kernel's answer to it was lost: the kernel may
+	// have its rules and sets, or those before.
+	unsure *ruleset.Ruleset
 	// altered holds the elements that the current Apply has deleted from and added to live sets, by
 	// name of the set.
 	altered map[string]delta
@@ -33,8 +38,36 @@ func (a *active) looksUp(s setPlan) bool {
 
 // record records that the kernel has rules for list, and that they look up these sets.
 func (a *active) record(sets []setPlan, list blocklist.Blocklist, rules []rule) {
-	a.enforced, a.exact = true, true
+	a.enforced, a.exact, a.unsure = true, true, nil
 	a.sets, a.list, a.rules = sets, list, rules
+}
+
+// relook sets the live sets to those that the kernel's rules look up, after an answer was lost. next
+// are the sets of the change whose answer it was.
+func (a *active) relook(l *layout, rules map[string][]string, next []setPlan) {
+	known := slices.Concat(a.sets, next)
+	a.sets = nil
+	for _, name := range slices.Sorted(maps.Keys(l.sets)) {
+		looked := slices.ContainsFunc(rules[baseChain], namesSet(name))
+		for _, f := range families() {
+			looked = looked || slices.ContainsFunc(rules[dropPrefix+f.name], namesSet(name))
+		}
+		i := slices.IndexFunc(known, func(s setPlan) bool { return s.kernel == name })
+		if i < 0 {
+			i = slices.IndexFunc(known, func(s setPlan) bool { return s.name == plainName(name) })
+		}
+		if looked && i >= 0 {
+			s := known[i]
+			s.kernel = name
+			a.sets = append(a.sets, s)
+		}
+	}
+}
+
+// namesSet returns a function that reports whether an encoded rule names a set. No name of a set ends
+// with another one.
+func namesSet(name string) func(rule string) bool {
+	return func(rule string) bool { return strings.Contains(rule, name+"\x00") }
 }
 
 // looksAlike reports whether the kernel's rules are rules, and look up these sets.

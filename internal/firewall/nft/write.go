@@ -13,11 +13,34 @@ import (
 	"github.com/sikkerapi/sikkerguard/internal/firewall/ruleset"
 )
 
-// write changes the table to the wanted sets and rules. If another program changed the table in a
-// way that change does not handle, write replaces it by a new table, in one transaction.
+// write changes the table to the wanted sets and rules. If the kernel's answer to the last change was
+// lost, write makes that change again first: otherwise it would be unknown which sets hold a source
+// that is on that list, and the source could get through while they change. If that fails, write goes
+// on, so that a list that the kernel refuses does not keep back others.
 func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
+	if last := t.active.unsure; last != nil && !sameLists(*last, rs) {
+		_ = t.writeOne(planBlock(last.Block), planAllow(effective(last.Block, last.Allow)), *last)
+	}
+	return t.writeOne(block, allow, rs)
+}
+
+// sameLists reports whether both rulesets have the same lists.
+func sameLists(a, b ruleset.Ruleset) bool {
+	_, _, block := a.Block.Changes(b.Block, 0)
+	_, _, allow := a.Allow.Changes(b.Allow, 0)
+	return block && allow
+}
+
+// writeOne makes one change. If another program changed the table in a way that change does not
+// handle, writeOne replaces it by a new table, in one transaction.
+func (t *Table) writeOne(block, allow []setPlan, rs ruleset.Ruleset) (err error) {
+	defer func() {
+		if errors.Is(err, errUnsure) {
+			t.active.unsure = &rs
+		}
+	}()
 	exact := t.active.exact
-	err := t.change(block, allow, rs)
+	err = t.change(block, allow, rs)
 	if err != nil && exact && tableAtFault(err) {
 		exact = false // the elements are not the expected ones, so that sets are filled
 		err = t.change(block, allow, rs)
@@ -85,6 +108,13 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 		}
 		if !exists {
 			l = &layout{}
+		}
+		if t.active.unsure != nil {
+			rules, err := t.reads.kernelRules()
+			if err != nil {
+				return err
+			}
+			t.active.relook(l, rules, slices.Concat(allow, block))
 		}
 		t.active.exact = t.active.exact && (pass > 0 || t.confirms(l))
 		s := t.step(l, block, allow, rs)
