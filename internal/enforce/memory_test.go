@@ -100,3 +100,16 @@ func TestEqualListIsHeldOnce(t *testing.T) {
 		t.Error("an equal list of the operator is held again")
 	}
 }
+
+// TestPartsAndWholeAreCountedApart: the feed first lists a network that an allowed address cuts into
+// eight parts, which count once, and then the eight parts.
+func TestPartsAndWholeAreCountedApart(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, "203.0.113.0/24\n")
+	l.a.surveys.publish(newestWith(listOf("203.0.113.2/32")))
+	l.want(false, true, "Blocking 1 IPs")
+	l.list = "203.0.113.0/31\n203.0.113.3\n203.0.113.4/30\n203.0.113.8/29\n203.0.113.16/28\n" +
+		"203.0.113.32/27\n203.0.113.64/26\n203.0.113.128/25\n"
+	l.want(false, false, "growth guard")
+	l.want(true, true, "Blocking 8 IPs")
+}

@@ -83,7 +83,8 @@ func (e *Enforcer) wanted() desired {
 	allow := e.allowed()
 	e.own.clearIfChanged(allow)
 	want := desired{block: e.lists().Merge().Without(allow), allow: allow}
-	if active := e.active.rules; active != nil && want.block.Equal(active.block) {
+	active := e.active.rules
+	if active != nil && want.block.Equal(active.block) && want.block.Len() == active.block.Len() {
 		want.block = active.block // one copy in memory
 	}
 	return want
