@@ -19,7 +19,8 @@ type account struct {
 	mu       sync.Mutex
 	services map[string]uint64 // packets of hits, by service
 	events   status.Events     // Dropped and Unattributed are not used
-	missing  uint64            // packets that are neither seen nor lost
+	missing  uint64            // packets that were neither seen nor lost when a window ended; never decreases
+	owed     uint64            // of them those that are not seen since; at most too many
 }
 
 // addEvents counts the packets of a window of events whose packets the kernel does not count by key.
@@ -64,18 +65,34 @@ func (a *account) miss(dropped uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	known := a.events.Seen + a.events.Lost
-	if dropped <= known+a.missing {
+	if dropped <= known+a.owed {
 		return false
 	}
-	a.missing = dropped - known
+	a.owed = dropped - known
+	a.missing = max(a.missing, a.owed)
 	return true
+}
+
+// owes reports whether packets were missed so far.
+func (a *account) owes() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.owed > 0
+}
+
+// settle corrects the packets that were missed by those whose events came late. Otherwise as many that
+// are missed later would not show. No more than dropped were dropped when the sums were read last.
+func (a *account) settle(dropped uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.owed = min(a.owed, dropped-min(dropped, a.events.Seen+a.events.Lost))
 }
 
 // exceeds reports whether dropped is more than the sums and the packets that were missed so far.
 func (a *account) exceeds(dropped uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return dropped > a.events.Seen+a.events.Lost+a.missing
+	return dropped > a.events.Seen+a.events.Lost+a.owed
 }
 
 // read returns the sums, a copy of those by service, which is never nil, and the packets that were

@@ -209,6 +209,33 @@ func TestReadingsTakeATenthOfTheTime(t *testing.T) {
 	})
 }
 
+// TestLateEventsHideNothing checks that a packet that was missed until its late event came does not hide
+// another that is missed later.
+func TestLateEventsHideNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := newToyKernel()
+		k.size, k.alone = 0, 1
+		o, _, b := newTestObserver(t, k)
+		k.drop(knock(source(1), 22), 1)
+		k.events[0].First = time.Now().Add(time.Second)
+		for i, inexact := range []bool{true, false, true, false} {
+			if i == 2 {
+				k.drop(knock(source(2), 22), 1) // beyond the log rate
+			}
+			o.finish(false)
+			if o.inexact != (inexact || k.full) {
+				t.Errorf("window %d: inexact %t", i, o.inexact)
+			}
+			time.Sleep(windowLength)
+		}
+		var s status.Status
+		if o.Fill(&s); b.packets != 1 || s.Events.Unattributed != 1 || s.Unattributed != 1 {
+			t.Errorf("%d packets in hits, %+v, %d not attributed", b.packets, s.Events, s.Unattributed)
+		}
+	})
+}
+
 // TestPauseIsBounded checks that readings at the end of each window that take long, as in an attack of
 // hours, delay the readings after it by a minute at most.
 func TestPauseIsBounded(t *testing.T) {

@@ -218,6 +218,11 @@ func (o *Observer) exact() bool {
 	if err != nil || !whole || o.account.miss(before.Packets()) {
 		return false
 	}
+	if o.account.owes() {
+		if after, err := o.o.Counter.Read(); err == nil && after.Packets() == before.Packets() {
+			o.account.settle(after.Packets())
+		}
+	}
 	doubtful := o.peak > uint64(o.o.LogRate) // the bucket of the limit is as large, and refilled as fast
 	if o.reader.byKey {
 		doubtful = o.reader.doubtful(o.o.LogRate)
