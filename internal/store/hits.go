@@ -124,10 +124,21 @@ func (s *Store) makeRoom(ctx context.Context, tx *sql.Tx, hour int64, added int,
 	if known.merged > 0 && known.hourly-known.merged < slack {
 		return nil
 	}
-	for _, most := range []int{256, 16, 1} {
-		if known.hourly+added <= s.maxHourly-slack {
-			break
-		}
+	var many, some, all int // rows that a merge of sources with more than 256, 16 ports and 1 port saves
+	err := tx.QueryRowContext(ctx, "SELECT ifnull(sum(iif(n > 256, n - 1, 0)), 0), ifnull(sum(iif(n > 16, n - 1, 0)), 0), "+
+		"ifnull(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM hits WHERE hour = ? GROUP BY source, protocol)", hour).
+		Scan(&many, &some, &all)
+	if err != nil {
+		return err
+	}
+	most, excess := 1, known.hourly+added-(s.maxHourly-slack)
+	switch {
+	case many >= excess:
+		most = 256
+	case some >= excess:
+		most = 16
+	}
+	if all > 0 {
 		if err := mergePorts(ctx, tx, hour, most); err != nil {
 			return err
 		}
