@@ -297,7 +297,8 @@ func (r *Recorder) saveCounters() {
 	r.use(context.Background(), storeTimeout, func(ctx context.Context) {
 		r.load(ctx)
 		counters := r.o.Ledger.Unsaved(true)
-		if counters != nil && r.o.Database.Add(ctx, store.Record{Counters: counters}) == nil { // record reports a failure
+		// record reports a failure
+		if counters != nil && r.o.Database.Add(ctx, store.Record{Counters: counters}) == nil {
 			r.o.Ledger.Saved(counters)
 		}
 		r.readQueue(ctx)

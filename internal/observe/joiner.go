@@ -147,7 +147,9 @@ func keyOf(e sensor.Hit) ruleset.HitKey {
 		Source: e.Source, Protocol: uint8(e.Protocol), Port: e.CountedBy, Class: ruleset.Knock,
 	}
 	switch {
-	case e.CountedBy == 0 && (e.Protocol != sensor.ICMP || e.Kind != sensor.Answer): // an echo reply has type 0 and code 0
+	case e.Protocol == sensor.ICMP && e.Kind == sensor.Answer: // an echo reply has type 0 and code 0
+		k.Class = ruleset.Reply
+	case e.CountedBy == 0:
 		k.Class = ruleset.Portless
 	case e.Protocol == sensor.TCP && e.Kind != sensor.Attempt, e.Protocol.IsICMP():
 		k.Class = ruleset.Reply

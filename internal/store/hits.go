@@ -76,7 +76,8 @@ func (r *rowCounts) countHour(ctx context.Context, tx *sql.Tx, hour int64) error
 		r.merged = 0
 	}
 	r.hour, r.exact = hour, true
-	return tx.QueryRowContext(context.WithoutCancel(ctx), "SELECT count(*) FROM hits WHERE hour = ?", hour).Scan(&r.hourly)
+	row := tx.QueryRowContext(context.WithoutCancel(ctx), "SELECT count(*) FROM hits WHERE hour = ?", hour)
+	return row.Scan(&r.hourly)
 }
 
 // insertHits adds rows of the history to those that it has.
@@ -125,8 +126,8 @@ func (s *Store) makeRoom(ctx context.Context, tx *sql.Tx, hour int64, added int,
 		return nil
 	}
 	var many, some, all int // rows that a merge of sources with more than 256, 16 ports and 1 port saves
-	err := tx.QueryRowContext(ctx, "SELECT ifnull(sum(iif(n > 256, n - 1, 0)), 0), ifnull(sum(iif(n > 16, n - 1, 0)), 0), "+
-		"ifnull(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM hits WHERE hour = ? GROUP BY source, protocol)", hour).
+	err := tx.QueryRowContext(ctx, "SELECT ifnull(sum(iif(n > 256, n - 1, 0)), 0), "+
+		"ifnull(sum(iif(n > 16, n - 1, 0)), 0), ifnull(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM hits WHERE hour = ? GROUP BY source, protocol)", hour).
 		Scan(&many, &some, &all)
 	if err != nil {
 		return err

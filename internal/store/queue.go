@@ -69,8 +69,8 @@ func enqueue(ctx context.Context, tx *sql.Tx, db *database, rows []reportrow.Row
 			if len(ports) > 0 {
 				port, ports = strconv.Itoa(int(ports[0])), ports[1:]
 			}
-			err := put.add(ctx, waiting, r.Source.AsSlice(), r.Service, packets, port, r.First.UnixMilli(), r.Last.UnixMilli())
-			if err != nil {
+			source, from, to := r.Source.AsSlice(), r.First.UnixMilli(), r.Last.UnixMilli()
+			if err := put.add(ctx, waiting, source, r.Service, packets, port, from, to); err != nil {
 				return err
 			}
 			packets = 0

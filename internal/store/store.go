@@ -357,7 +357,7 @@ func count(ctx context.Context, tx *sql.Tx, name string, n int) error {
 	if n == 0 {
 		return nil
 	}
-	_, err := tx.ExecContext(context.WithoutCancel(ctx), "INSERT INTO totals VALUES (?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
-		name, n)
+	_, err := tx.ExecContext(context.WithoutCancel(ctx),
+		"INSERT INTO totals VALUES (?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", name, n)
 	return err
 }
