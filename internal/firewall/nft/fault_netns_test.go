@@ -18,8 +18,10 @@ import (
 // sets each time. No packet of a listed source gets through, and no packet of an unlisted one is lost.
 func TestFaultsUnderTraffic(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct{ owned, steady bool }{{true, true}, {false, true}, {true, false}} {
-		t.Run(fmt.Sprintf("owned=%t,steady=%t", tt.owned, tt.steady), func(t *testing.T) {
+	for _, tt := range []struct{ owned, steady, lost bool }{
+		{true, true, false}, {false, true, false}, {true, false, false}, {false, true, true},
+	} {
+		t.Run(fmt.Sprintf("owned=%t,steady=%t,lost=%t", tt.owned, tt.steady, tt.lost), func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, Options{})
 			if !tt.owned {
@@ -31,7 +33,7 @@ func TestFaultsUnderTraffic(t *testing.T) {
 				times = 40
 			}
 			const seed = 5
-			f := &faults{tap: h.tap(), rng: rand.New(rand.NewPCG(seed, seed)), at: -1}
+			f := &faults{tap: h.tap(), rng: rand.New(rand.NewPCG(seed, seed)), lost: tt.lost, at: -1}
 			f.tap.before = f.next
 			always := nettest.Addrs("45.9.20.7", "62.1.1.1", "2001:db8:0:b123::1")
 			never := nettest.Addrs("192.0.2.50", "9.9.9.9")
@@ -57,13 +59,19 @@ type faults struct {
 	tap     *tap
 	rng     *rand.Rand
 	entries []netip.Prefix
-	at      int // the transaction that fails
-	kind    int // how it fails
+	lost    bool // each fault is a lost answer; often two follow one another
+	at      int  // the transaction that fails
+	kind    int  // how it fails
 }
 
 // begin chooses the fault of the next refresh: the answer is lost, the kernel refuses the transaction
 // with one of two errors, or there is none.
-func (f *faults) begin() { f.at, f.kind = f.tap.transactions+f.rng.IntN(3), f.rng.IntN(5) }
+func (f *faults) begin() {
+	f.at, f.kind = f.tap.transactions+f.rng.IntN(3), f.rng.IntN(5)
+	for f.lost && (f.kind == 2 || f.kind == 3) {
+		f.kind = f.rng.IntN(5)
+	}
+}
 
 // next is called before each transaction.
 func (f *faults) next() {

@@ -133,7 +133,9 @@ func plain(text string) string {
 
 func (h *host) counters() (ruleset.Counters, error) {
 	h.tb.Helper()
-	return (&Table{reads: h.reader()}).Counters() // also after Close
+	r := h.reader() // counters works also after Close of the table
+	defer func() { _ = r.Close() }()
+	return (&Table{reads: r}).Counters()
 }
 
 // TestTopOfRange lists networks that reach the last address: their intervals have no end.

@@ -15,11 +15,15 @@ import (
 
 // write changes the table to the wanted sets and rules. If the kernel's answer to the last change was
 // lost, write makes that change again first: otherwise it would be unknown which sets hold a source
-// that is on that list, and the source could get through while they change. If that fails, write goes
-// on, so that a list that the kernel refuses does not keep back others.
+// that is on that list, and the source could get through while they change. If the answer is lost again,
+// write returns that error. If the kernel refuses the change, write goes on, so that a refused list
+// does not keep back others.
 func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
 	if last := t.active.unsure; last != nil && !sameLists(*last, rs) {
-		_ = t.writeOne(planBlock(last.Block), planAllow(effective(last.Block, last.Allow)), *last)
+		err := t.writeOne(planBlock(last.Block), planAllow(effective(last.Block, last.Allow)), *last)
+		if errors.Is(err, errUnsure) {
+			return err // the next write tries again
+		}
 	}
 	return t.writeOne(block, allow, rs)
 }
