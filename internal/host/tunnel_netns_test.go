@@ -17,11 +17,11 @@ import (
 func TestTunnelledChecks(t *testing.T) {
 	if !nettest.Inside() {
 		t.Parallel()
+		if _, err := os.Stat("/dev/net/tun"); errors.Is(err, fs.ErrNotExist) {
+			t.Skip("the module tun is not loaded")
+		}
 		neighbourhood(t).Rerun(t)
 		return
-	}
-	if _, err := os.Stat("/dev/net/tun"); errors.Is(err, fs.ErrNotExist) {
-		t.Skip("the module tun is not loaded")
 	}
 	tunnel := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN}
 	if err := netlink.LinkAdd(tunnel); err != nil {
