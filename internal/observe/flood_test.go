@@ -329,3 +329,30 @@ func TestNewSourcesAreNamedFirst(t *testing.T) {
 		}
 	})
 }
+
+// TestPortScanIsNamed checks that a window names a new source whose hits have one packet each beside
+// more new sources than it has lines, each of which has more packets to its one port.
+func TestPortScanIsNamed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := newToyKernel()
+		o, logs, _ := newTestObserver(t, k)
+		scanner := source(1 << 20)
+		for i := range 300 {
+			k.drop(knock(source(i), 22), 3)
+			k.drop(knock(scanner, uint16(1000+i)), 1)
+		}
+		o.finish(false)
+		lines := logs.FilterMessageSnippet("BLOCKED").All()
+		if src := lines[0].ContextMap()["source"]; src != scanner.String() || len(lines) != maxLines+1 {
+			t.Errorf("the first of %d lines is about %v, want the scan of %v", len(lines), src, scanner)
+		}
+		named := map[any]bool{}
+		for _, l := range lines[:maxLines] {
+			named[l.ContextMap()["source"]] = true
+		}
+		if len(named) != maxLines {
+			t.Errorf("%d lines name %d sources", maxLines, len(named))
+		}
+	})
+}

@@ -3,6 +3,7 @@ package observe
 import (
 	"net/netip"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/sikkerapi/sikkerguard/internal/sensor"
@@ -24,28 +25,33 @@ type named struct {
 }
 
 // pick returns the hits that get a log line, at most maxLines. If there is a line for each, those of
-// new sources come before those of known ones. Otherwise it returns one of each new source first,
-// then one of each known source, then the others. Within each of these the order is that of hits.
+// new sources come before those of known ones, in the order of hits. Otherwise it returns one of each
+// new source first, then one of each known source, then the others. The sources with the most packets
+// come first, so that a port scan, whose hits have one packet each, is named too.
 func (n *named) pick(hits []sensor.Hit, now time.Time) []sensor.Hit {
 	if now.Sub(n.turned) > namedFor || len(n.young) >= maxNamed {
 		n.old, n.young, n.turned = n.young, map[netip.Addr]bool{}, now
 	}
-	var fresh, known, more []sensor.Hit
-	sources := map[netip.Addr]bool{}
-	for _, h := range hits {
-		switch {
-		case sources[h.Source] && len(hits) > maxLines:
-			more = appendLine(more, h)
-		case n.young[h.Source] || n.old[h.Source]:
-			known = appendLine(known, h)
-		default:
-			fresh = appendLine(fresh, h)
-		}
-		if sources[h.Source] = true; len(fresh) == maxLines {
-			break
+	packets := map[netip.Addr]uint64{} // by source, until its first hit is ranked
+	if len(hits) > maxLines {
+		for _, h := range hits {
+			packets[h.Source] += h.Packets
 		}
 	}
-	lines := slices.Concat(fresh, known, more)
+	var fresh, known, more ranking
+	for _, h := range hits {
+		sum, first := packets[h.Source]
+		delete(packets, h.Source)
+		switch {
+		case !first && len(hits) > maxLines:
+			more.add(h, 0)
+		case n.young[h.Source] || n.old[h.Source]:
+			known.add(h, sum)
+		default:
+			fresh.add(h, sum)
+		}
+	}
+	lines := slices.Concat(fresh.hits, known.hits, more.hits)
 	lines = lines[:min(len(lines), maxLines)]
 	for _, h := range lines {
 		n.young[h.Source] = true
@@ -53,10 +59,19 @@ func (n *named) pick(hits []sensor.Hit, now time.Time) []sensor.Hit {
 	return lines
 }
 
-// appendLine appends h to hits, unless these are as many as a window has lines.
-func appendLine(hits []sensor.Hit, h sensor.Hit) []sensor.Hit {
-	if len(hits) == maxLines {
-		return hits
+// ranking has the hits with the highest ranks, at most maxLines, highest first. Hits of equal rank are
+// in the order in which they were added.
+type ranking struct {
+	hits  []sensor.Hit
+	ranks []uint64
+}
+
+// add adds h, unless maxLines hits have its rank or a higher one.
+func (r *ranking) add(h sensor.Hit, rank uint64) {
+	at := sort.Search(len(r.ranks), func(i int) bool { return r.ranks[i] < rank })
+	if at == maxLines {
+		return
 	}
-	return append(hits, h)
+	most := min(len(r.hits), maxLines-1)
+	r.hits, r.ranks = slices.Insert(r.hits[:most], at, h), slices.Insert(r.ranks[:most], at, rank)
 }
