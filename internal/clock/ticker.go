@@ -49,7 +49,7 @@ func NewTicker(ctx context.Context, every time.Duration) Ticker {
 
 // fdTicker is a Ticker of a timerfd.
 type fdTicker struct {
-	ctx  context.Context //nolint:containedctx // the context of NewTicker ends the waits
+	ctx  context.Context // its end ends the waits
 	file *os.File
 	conn syscall.RawConn
 	stop func() bool
@@ -79,7 +79,7 @@ func NewTimeTicker(ctx context.Context, every time.Duration) Ticker {
 }
 
 type timeTicker struct {
-	ctx    context.Context //nolint:containedctx // the context of NewTimeTicker ends the waits
+	ctx    context.Context // its end ends the waits
 	ticker *time.Ticker
 }
 
