@@ -127,7 +127,8 @@ func (s *Store) makeRoom(ctx context.Context, tx *sql.Tx, hour int64, added int,
 	}
 	var many, some, all int // rows that a merge of sources with more than 256, 16 ports and 1 port saves
 	err := tx.QueryRowContext(ctx, "SELECT ifnull(sum(iif(n > 256, n - 1, 0)), 0), "+
-		"ifnull(sum(iif(n > 16, n - 1, 0)), 0), ifnull(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM hits WHERE hour = ? GROUP BY source, protocol)", hour).
+		"ifnull(sum(iif(n > 16, n - 1, 0)), 0), ifnull(sum(n - 1), 0) "+
+		"FROM (SELECT count(*) AS n FROM hits WHERE hour = ? GROUP BY source, protocol)", hour).
 		Scan(&many, &some, &all)
 	if err != nil {
 		return err
