@@ -12,14 +12,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// newStore returns a Store that is closed when the test ends, and a time for its records. If o has no
+// directory, it has one of the test.
+func newStore(t *testing.T, o Options) (s *Store, noon time.Time) {
+	t.Helper()
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	s = New(o)
+	t.Cleanup(func() { _ = s.Close() })
+	return s, time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+}
+
 // TestFullQueue checks that a full queue merges the oldest rows of a source and then drops the
 // smallest rows, until a twentieth of it is free.
 func TestFullQueue(t *testing.T) {
 	t.Parallel()
-	s := New(Options{Dir: t.TempDir()})
-	t.Cleanup(func() { _ = s.Close() })
+	s, noon := newStore(t, Options{})
 	s.maxQueue = 100
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	add := func(at time.Time, n int, net, packets byte, services ...string) {
 		t.Helper()
 		var hits []Hit
@@ -58,10 +68,8 @@ func TestFullQueue(t *testing.T) {
 // hours are deleted.
 func TestHits(t *testing.T) {
 	t.Parallel()
-	s := New(Options{Dir: t.TempDir()})
-	t.Cleanup(func() { _ = s.Close() })
+	s, noon := newStore(t, Options{})
 	s.maxHourly = 3
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	hit := func(n byte) Hit {
 		return Hit{Source: netip.AddrFrom4([4]byte{203, 0, 113, n}), Protocol: 6, Port: 22, Packets: 2}
 	}
@@ -125,10 +133,8 @@ func TestHits(t *testing.T) {
 // many sources counts the packets of those without a row.
 func TestPortScanLeavesRoomInItsHour(t *testing.T) {
 	t.Parallel()
-	s := New(Options{Dir: t.TempDir()})
-	t.Cleanup(func() { _ = s.Close() })
+	s, noon := newStore(t, Options{})
 	s.maxHourly = 1000
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	added := uint64(0)
 	add := func(n int, hit func(i int) Hit) {
 		t.Helper()
@@ -183,10 +189,8 @@ func TestPortScanLeavesRoomInItsHour(t *testing.T) {
 // their hour.
 func TestFailedRecordLeavesNoCount(t *testing.T) {
 	t.Parallel()
-	s := New(Options{Dir: t.TempDir()})
-	t.Cleanup(func() { _ = s.Close() })
+	s, noon := newStore(t, Options{})
 	s.maxHourly = 3
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	var hits []Hit
 	for i := range 4 {
 		hits = append(hits, Hit{Source: netip.AddrFrom4([4]byte{5, 0, 0, byte(i)}), Protocol: 6, Port: 22, Packets: 1})
@@ -210,9 +214,7 @@ func TestFailedRecordLeavesNoCount(t *testing.T) {
 // and at most two hours of hits per hour until it is corrected.
 func TestPruneClockAhead(t *testing.T) {
 	t.Parallel()
-	s := New(Options{Dir: t.TempDir()})
-	t.Cleanup(func() { _ = s.Close() })
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	s, noon := newStore(t, Options{})
 	const hours = 40
 	for i := range hours {
 		at := noon.Add(time.Duration(i-hours) * time.Hour)
@@ -266,9 +268,7 @@ func TestPruneClockAhead(t *testing.T) {
 // corrected.
 func TestPruneAheadRows(t *testing.T) {
 	t.Parallel()
-	s := New(Options{Dir: t.TempDir()})
-	t.Cleanup(func() { _ = s.Close() })
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	s, noon := newStore(t, Options{})
 	h := Hit{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: 22, Packets: 1}
 	for _, at := range []time.Time{noon, noon.AddDate(10, 0, 0)} {
 		if err := s.Add(t.Context(), Record{From: at, To: at, Hits: []Hit{h}}); err != nil {
@@ -294,9 +294,7 @@ func TestPruneAheadRows(t *testing.T) {
 func TestDamagedWhileOpen(t *testing.T) {
 	t.Parallel()
 	var damaged *DamagedError
-	s := New(Options{Dir: t.TempDir(), Damaged: func(d *DamagedError) { damaged = d }})
-	t.Cleanup(func() { _ = s.Close() })
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	s, noon := newStore(t, Options{Damaged: func(d *DamagedError) { damaged = d }})
 	var hits []Hit
 	for i := range 5000 {
 		hits = append(hits, Hit{
@@ -331,13 +329,11 @@ func TestDamagedWhileOpen(t *testing.T) {
 func TestDamageIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	reports := 0
-	s := New(Options{Dir: t.TempDir(), Damaged: func(*DamagedError) { reports++ }})
-	t.Cleanup(func() { _ = s.Close() })
+	s, noon := newStore(t, Options{Damaged: func(*DamagedError) { reports++ }})
 	old, err := s.handle(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	hits := []Hit{{Source: netip.MustParseAddr("203.0.113.9"), Protocol: 6, Port: 22, Packets: 1}}
 	for range 2 {
 		if err := s.checkDamage(old, errCheck); !errors.Is(err, errCheck) {
@@ -357,9 +353,7 @@ func TestDamageIsReportedOnce(t *testing.T) {
 func TestRemovedWhileOpen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := New(Options{Dir: dir})
-	t.Cleanup(func() { _ = s.Close() })
-	noon := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	s, noon := newStore(t, Options{Dir: dir})
 	r := Record{
 		From: noon, To: noon, Report: true,
 		Hits: []Hit{{Source: netip.MustParseAddr("6.0.0.1"), Protocol: 6, Port: 22, Service: "ssh", Packets: 1}},
