@@ -112,7 +112,8 @@ func TestExpiredDatagrams(t *testing.T) {
 					reported += row.Packets
 				}
 			}
-			if undecided := r.evidence.undecidedPackets(); reported != tt.reported || undecided != tt.undecided || len(rows) != 3 {
+			undecided := r.evidence.undecidedPackets()
+			if reported != tt.reported || undecided != tt.undecided || len(rows) != 3 {
 				t.Errorf("%d packets in %d rows are reported, %d undecided; want %d in 3 and %d",
 					reported, len(rows), undecided, tt.reported, tt.undecided)
 			}

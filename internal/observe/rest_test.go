@@ -81,8 +81,8 @@ func TestRest(t *testing.T) {
 		change(func() { k.reads, k.dumps, w.n, w.later = 0, 0, 0, 0 })
 		pass(60 * time.Second)
 		if w.n != 60 || w.later != 0 || k.reads != 66 || k.dumps != 0 {
-			t.Errorf("a minute at rest took %d wake-ups, %d of them with a pause, %d readings of the counter and %d of the keys; "+
-				"want 60, 0, 66 and 0", w.n, w.later, k.reads, k.dumps)
+			t.Errorf("a minute at rest took %d wake-ups, %d of them with a pause, %d readings of the counter "+
+				"and %d of the keys; want 60, 0, 66 and 0", w.n, w.later, k.reads, k.dumps)
 		}
 		change(func() { k.drop(knock(source(1), 22), 2) }) // no event
 		pass(time.Second)
