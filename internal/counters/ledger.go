@@ -103,8 +103,8 @@ func (l *Ledger) Load(ctx context.Context) error {
 	return nil
 }
 
-// load continues from c. If the run before was killed, its last second was not saved. The kernel's
-// counters still contain that second if its rules are still there.
+// load continues from c. If the run before was killed, the packets since its last recording were not
+// saved. The kernel's counters still contain them if its rules are still there.
 func (l *Ledger) load(c store.Counters) {
 	raw := ruleset.Counters{Packets4: c.Raw[0], Bytes4: c.Raw[1], Packets6: c.Raw[2], Bytes6: c.Raw[3]}
 	before := ruleset.Counters{Packets4: c.Packets4, Bytes4: c.Bytes4, Packets6: c.Packets6, Bytes6: c.Bytes6}

@@ -22,8 +22,8 @@ const (
 	// loses at most the hits of that time, and datagrams that wait for a reading of the tracked
 	// connections (lateFor). In an attack by tens of thousands of sources a recording takes long. The
 	// next then begins after recordShare times as long, so that recording takes at most a tenth of a
-	// core.
-	recordEvery, recordShare = time.Second, 10
+	// core, but after longestRest at most: a slow disk does not make memory run out of room for hits.
+	recordEvery, recordShare, longestRest = time.Second, 10, time.Minute
 	// recordMost is the number of hits in one transaction: few enough for a slow disk to take them
 	// within storeTimeout, and many enough for the sync of a commit to cost little of each.
 	recordMost = 2000
@@ -170,9 +170,9 @@ func (r *Recorder) Run(ctx context.Context) error {
 		case <-workC:
 			start := time.Now()
 			r.record(true)
-			if took := recordShare * time.Since(start); took > recordEvery {
+			if pause := min(recordShare*time.Since(start), longestRest); pause > recordEvery {
 				workC = nil
-				rest.Reset(took)
+				rest.Reset(pause)
 			}
 		}
 	}

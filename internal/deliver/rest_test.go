@@ -19,8 +19,9 @@ import (
 type counted struct {
 	mu      sync.Mutex
 	uses    []string
-	changed bool  // there are sums to save
-	failure error // of Add
+	changed bool          // there are sums to save
+	failure error         // of Add
+	takes   time.Duration // of Add
 }
 
 func (c *counted) use(name string) {
@@ -59,6 +60,7 @@ func (c *counted) Totals(context.Context) (store.Totals, error) {
 
 func (c *counted) Add(_ context.Context, r store.Record) error {
 	c.use("add")
+	time.Sleep(c.takes)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r.Counters != nil && c.failure == nil {
@@ -130,4 +132,39 @@ func TestNothingIsRecordedAtRest(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestRestIsBounded checks that a recording that takes long is followed by a rest, of a tenfold of its
+// time or a minute, whichever is less.
+func TestRestIsBounded(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ takes, every time.Duration }{
+		"OK a large recording": {2 * time.Second, 22 * time.Second},
+		"bad a slow disk":      {9 * time.Second, 9*time.Second + longestRest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				db := &counted{takes: tt.takes}
+				r, _, _ := newRecorder(t, db)
+				r.o.Ledger = db
+				ctx, cancel := context.WithCancel(t.Context())
+				doneC := make(chan error, 1)
+				go func() { doneC <- r.Run(ctx) }()
+				const recordings = 10
+				for range int((recordings-1)*tt.every/time.Second) + 5 {
+					r.Add(sensor.Window{Hits: []sensor.Hit{{Key: key(sensor.Attempt), Packets: 1}}}, time.Now())
+					time.Sleep(time.Second)
+				}
+				got := len(slices.DeleteFunc(db.take(nil), func(use string) bool { return use != "add" }))
+				if got != recordings {
+					t.Errorf("%d recordings, want %d, one in %v", got, recordings, tt.every)
+				}
+				cancel()
+				if err := <-doneC; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }

@@ -18,7 +18,7 @@ type Dropped struct {
 	Bytes4   uint64 `json:"bytesIpv4"`
 	Packets6 uint64 `json:"packetsIpv6"`
 	Bytes6   uint64 `json:"bytesIpv6"`
-	Exact    bool   `json:"exact"` // false if the last second of a killed run is missing, or the database was lost
+	Exact    bool   `json:"exact"` // false if the last packets of a killed run are missing, or the database was lost
 }
 
 // Events counts the packets dropped since this process began. Dropped is the sum of Seen, Lost and
