@@ -26,6 +26,9 @@ type active struct {
 	// unsure is the ruleset of the last change if the kernel's answer to it was lost: the kernel may
 	// have its rules and sets, or those before.
 	unsure *ruleset.Ruleset
+	// mixed means that the kernel refused to repeat the change of unsure: the live sets may hold list or
+	// another one, so that elements which move to another set are not known.
+	mixed bool
 	// altered holds the elements that the current Apply has deleted from and added to live sets, by
 	// name of the set.
 	altered map[string]delta
@@ -38,7 +41,7 @@ func (a *active) looksUp(s setPlan) bool {
 
 // record records that the kernel has rules for list, and that they look up these sets.
 func (a *active) record(sets []setPlan, list blocklist.Blocklist, rules []rule) {
-	a.enforced, a.exact, a.unsure = true, true, nil
+	a.enforced, a.exact, a.unsure, a.mixed = true, true, nil, false
 	a.sets, a.list, a.rules = sets, list, rules
 }
 

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -176,6 +177,64 @@ func TestFillAfterFailure(t *testing.T) {
 				t.Error("the next change is not a difference")
 			}
 		})
+	}
+}
+
+// TestRefusedAfterLostAnswer loses the answer to a change that the kernel has taken, and has the
+// kernel refuse to repeat it. The next list moves a source that only the lost list had to another set:
+// before the source leaves the old set, the rules look up both.
+func TestRefusedAfterLostAnswer(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	all := list("203.0.113.9", "51.1.0.0/24") // both sets are live throughout
+	h.apply(all, list())
+	tap := h.tap()
+	tap.lose = true
+	if _, err := h.tryApply(all.Union(list("45.9.20.0/24")), list()); !errors.Is(err, errUnsure) {
+		t.Fatalf("got %v, want %v", err, errUnsure)
+	}
+	tap.lose = false
+	tap.reset()
+	both := false
+	tap.before = func() {
+		tap.refuse = nil
+		if tap.transactions == 0 { // the change whose answer was lost
+			tap.refuse = unix.ENOMEM
+		}
+		rules, err := h.table.reads.kernelRules()
+		if err != nil {
+			t.Fatal(err)
+		}
+		elements := h.elements()
+		looksUp := func(element string) bool {
+			for name, es := range elements {
+				if slices.Contains(es, element) && slices.ContainsFunc(rules[baseChain], namesSet(name)) {
+					return true
+				}
+			}
+			return false
+		}
+		wide, narrow := looksUp("45.9.20.0 end=false"), looksUp("45.9.20.7 end=false")
+		both = both || wide && narrow
+		if !wide && !both {
+			t.Error("the source left the old set before it was in the new one")
+		}
+	}
+	h.apply(all.Union(list("45.9.20.7")), list())
+	if !both {
+		t.Error("the rules never looked up the old and the new set of the source")
+	}
+	h.Check("moved", nettest.Addrs("203.0.113.9", "51.1.0.1", "45.9.20.7"), nettest.Addrs("45.9.20.1"))
+	for name := range h.elements() {
+		if name != plainName(name) {
+			t.Errorf("the table still has the set %s", name)
+		}
+	}
+	tap.before = func() {}
+	tap.reset()
+	h.apply(all, list())
+	if tap.flushes > 0 {
+		t.Error("the next change is not a difference")
 	}
 }
 

@@ -16,14 +16,15 @@ import (
 // write changes the table to the wanted sets and rules. If the kernel's answer to the last change was
 // lost, write makes that change again first: otherwise it would be unknown which sets hold a source
 // that is on that list, and the source could get through while they change. If the answer is lost again,
-// write returns that error. If the kernel refuses the change, write goes on, so that a refused list
-// does not keep back others.
+// write returns that error. If the kernel refuses the change, write goes on with sets of other names,
+// so that a refused list does not keep back others.
 func (t *Table) write(block, allow []setPlan, rs ruleset.Ruleset) error {
 	if last := t.active.unsure; last != nil && !sameLists(*last, rs) {
 		err := t.writeOne(planBlock(last.Block), planAllow(effective(last.Block, last.Allow)), *last)
 		if errors.Is(err, errUnsure) {
 			return err // the next write tries again
 		}
+		t.active.mixed = err != nil
 	}
 	return t.writeOne(block, allow, rs)
 }
@@ -199,7 +200,7 @@ func (t *Table) confirms(l *layout) bool {
 // freeName returns the name of p in the next batch: its regular name, unless the set of that name
 // cannot be used. It cannot if it is too small for the elements of p, or for its own elements plus
 // the moved ones, or if it must not be changed while rules look it up. A set that this change has
-// filled keeps its name.
+// filled keeps its name. While it is unknown which list the live sets hold, none of them is changed.
 func (t *Table) freeName(p setPlan, s *step) string {
 	moved := len(s.first[p.name].added)
 	for name := p.name; ; name += grownSuffix {
@@ -208,6 +209,7 @@ func (t *Table) freeName(p setPlan, s *step) string {
 		switch {
 		case !ok:
 			return name
+		case t.active.mixed && t.active.looksUp(setPlan{kernel: name}):
 		case p.interval && (steady || !t.active.enforced || s.filled[name]):
 			return name
 		case !p.interval && int(k.size) >= max(p.count, int(k.count)+moved):
