@@ -367,3 +367,25 @@ func TestHitsUnsupported(t *testing.T) {
 		t.Errorf("detours: %q", detours)
 	}
 }
+
+// TestCountingRefused has the kernel refuse the rules that count by key: only some errors mean that it
+// is too old for them, and for the others Info tells the operator to try again.
+func TestCountingRefused(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	tap, counting := h.tap(), h.table.counting
+	for refusal, tooOld := range map[error]bool{
+		unix.EINVAL: true, unix.EOPNOTSUPP: true, unix.ENOENT: true, unix.ENOMEM: false, unix.ENOBUFS: false,
+	} {
+		tap.refuse = refusal
+		h.table.countRefusal, h.table.counting = probeCounting(h.table.conn), false
+		detours := strings.Join(h.table.Info().Detours, "|")
+		if again := strings.Contains(detours, "restart the agent"); again == tooOld {
+			t.Errorf("%v: detours %q", refusal, detours)
+		}
+	}
+	tap.refuse = nil
+	if err := probeCounting(h.table.conn); counting && err != nil {
+		t.Errorf("not refused: %v", err)
+	}
+}

@@ -58,6 +58,7 @@ type Table struct {
 	foreignGap   atomic.Pointer[string] // text of the gap about foreign parts; nil once they are deleted
 	uncounted    atomic.Bool            // the kernel did not return the element count of a set
 	counting     bool                   // the kernel counts dropped packets by key, see countingRules
+	countRefusal error                  // see probeCounting; nil if counting, or if the kernel is too old
 	hits         hitCounts
 	spare        bool // the table has the spare set, see makeSpare; guarded by mu
 
@@ -129,7 +130,10 @@ func (t *Table) connect() (err error) {
 	if t.flags, err = probe(t.conn, t.keep); err != nil {
 		return fmt.Errorf("probe nf_tables: %w", err)
 	}
-	t.counting = countsOnLookup(release()) && probeCounting(t.conn)
+	if countsOnLookup(release()) {
+		t.countRefusal = probeCounting(t.conn)
+		t.counting = t.countRefusal == nil
+	}
 	return nil
 }
 
@@ -180,14 +184,26 @@ func probe(conn *socket, keep bool) (nftables.TableFlags, error) {
 	return 0, diagnose(err)
 }
 
-// probeCounting reports whether the kernel accepts the rules that count by key, on a scratch table.
-func probeCounting(conn *socket) bool {
+// probeCounting sends the rules that count by key, on a scratch table, and returns the kernel's
+// refusal. The rules block without them, so that a refusal is no reason to block nothing.
+func probeCounting(conn *socket) error {
 	scratch := &nftables.Table{Name: probeName, Family: nftables.TableFamilyINet}
 	b := newBatch(conn, scratch, nil)
 	b.begin(nil)
 	b.rules(rules(nil, nil, ruleset.Ruleset{LogGroup: 1, LogRate: 1}, true))
 	b.conn.DelTable(scratch)
-	return b.commit() == nil
+	return diagnose(b.commit())
+}
+
+// countDetour returns the sentence of Info about a kernel that does not count by key.
+func (t *Table) countDetour() string {
+	const instead = "counts by source come from the logged packets and are exact up to the log rate"
+	err := t.countRefusal
+	if err == nil || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrIncomplete) {
+		return "this kernel does not count dropped packets by source (Linux 5.7): " + instead
+	}
+	return ruleset.Gap("the kernel refused to count dropped packets by source when the agent started, so that "+
+		instead+" (restart the agent to try again)", err)
 }
 
 // probeSets returns one set of each type that a list may need, the allow sets last.
@@ -230,8 +246,7 @@ func (t *Table) Info() ruleset.Info {
 			"a list is verified by samples and by its rules")
 	}
 	if !t.counting {
-		i.Detours = append(i.Detours, "this kernel does not count dropped packets by source (Linux 5.7): "+
-			"counts by source come from the logged packets and are exact up to the log rate")
+		i.Detours = append(i.Detours, t.countDetour())
 	}
 	if !t.steady {
 		i.Detours = append(i.Detours, "interval sets of this kernel miss elements while they are filled "+
