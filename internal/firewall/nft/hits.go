@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ import (
 type hitCounts struct {
 	mu      sync.Mutex
 	socket  *socket // lasting: closing one can wait for the kernel; nil before the first reading
+	closed  bool    // no other socket is opened
 	buf     []byte
 	keys    map[string]map[ruleset.HitKey]hitKey // by name of the set
 	began   time.Time                            // of the first reading
@@ -146,7 +148,10 @@ func (c *hitCounts) count(keys map[ruleset.HitKey]hitKey, k ruleset.HitKey, pack
 func (c *hitCounts) seconds(now time.Time) int64 { return int64(now.Sub(c.began) / time.Second) }
 
 func (c *hitCounts) connect() error {
-	if c.socket != nil {
+	switch {
+	case c.closed:
+		return os.ErrClosed
+	case c.socket != nil:
 		return nil
 	}
 	s, err := dial()
@@ -172,6 +177,7 @@ func (c *hitCounts) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.disconnect()
+	c.closed = true
 }
 
 // adopt takes the values of a dead agent's sets as the first ones. The packets that it had not read

@@ -2,9 +2,11 @@ package nft
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -366,6 +368,25 @@ func TestHitsUnsupported(t *testing.T) {
 	if !strings.Contains(detours, "does not count dropped packets by source") {
 		t.Errorf("detours: %q", detours)
 	}
+}
+
+// TestHitsAfterClose checks that a late reading opens no socket that would stay open.
+func TestHitsAfterClose(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, Options{})
+	needCounting(h)
+	h.apply(list("203.0.113.9"), list())
+	h.Do(func() {
+		if _, err := h.table.Hits(); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.table.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.table.Hits(); !errors.Is(err, os.ErrClosed) || h.table.hits.socket != nil {
+			t.Errorf("got %v, want %v and no socket", err, os.ErrClosed)
+		}
+	})
 }
 
 // TestCountingRefused has the kernel refuse the rules that count by key: only some errors mean that it
