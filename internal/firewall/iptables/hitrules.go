@@ -75,7 +75,7 @@ func nflog(rs ruleset.Ruleset) string {
 
 // nflogAlone is nflog for a packet that no set counts. The sensor knows it by its prefix.
 func nflogAlone(rs ruleset.Ruleset) string {
-	return strings.Replace(nflog(rs), "NFLOG", "NFLOG --nflog-prefix uncounted", 1)
+	return strings.Replace(nflog(rs), "NFLOG", "NFLOG --nflog-prefix "+ruleset.UncountedPrefix, 1)
 }
 
 // probeRules returns the rules in the chain of the probe, with the sets of the probe.

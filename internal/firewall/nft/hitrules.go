@@ -287,16 +287,14 @@ func logged(rs ruleset.Ruleset) part {
 	}
 }
 
-// alonePrefix marks the events of packets without a key. The sensor counts them.
-const alonePrefix = "no key"
-
-// loggedAlone returns the part that copies a packet without a key to the sensor.
+// loggedAlone returns the part that copies a packet without a key to the sensor. The prefix tells the
+// sensor that the event counts the packet.
 func loggedAlone(rs ruleset.Ruleset) part {
 	return part{
-		text: fmt.Sprintf("log prefix %q group %d snaplen %d", alonePrefix, rs.LogGroup, snapLen),
+		text: fmt.Sprintf("log prefix %q group %d snaplen %d", ruleset.UncountedPrefix, rs.LogGroup, snapLen),
 		exprs: []expr.Any{&expr.Log{
 			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX,
-			Group: rs.LogGroup, Snaplen: snapLen, Data: []byte(alonePrefix),
+			Group: rs.LogGroup, Snaplen: snapLen, Data: []byte(ruleset.UncountedPrefix),
 		}},
 	}
 }

@@ -19,6 +19,9 @@ const (
 	Portless
 )
 
+// UncountedPrefix is the log prefix of packets that are in no HitKey: their events count them.
+const UncountedPrefix = "uncounted"
+
 // HitKey identifies packets that the kernel counts together. The packets of a source, protocol and
 // port can be in two keys: those of Portless were counted while a set was full.
 type HitKey struct {
