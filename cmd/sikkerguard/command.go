@@ -150,10 +150,11 @@ func pull(ctx context.Context, environ []string, out io.Writer, accept bool) err
 
 func cleanupCommand(out io.Writer) *cobra.Command {
 	return &cobra.Command{
-		Use:   "cleanup",
-		Short: "Remove the rules that a killed agent left in the kernel (SIKKER_ON_CRASH=keep, iptables, Linux before 5.12)",
-		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return cleanup(out) },
+		Use: "cleanup",
+		Short: "Remove the rules that a killed agent left in the kernel " +
+			"(SIKKER_ON_CRASH=keep, iptables, Linux before 5.12)",
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return cleanup(out) },
 	}
 }
 

@@ -61,7 +61,8 @@ func (t *fdTicker) Wait() bool {
 	err := t.conn.Read(func(fd uintptr) bool {
 		// A raw system call does not wake the monitor thread of Go's runtime. It never blocks here.
 		_, _, errno := syscall.RawSyscall(unix.SYS_READ, fd,
-			uintptr(unsafe.Pointer(&expirations)), unsafe.Sizeof(expirations)) //nolint:gosec // the call keeps the pointer
+			uintptr(unsafe.Pointer(&expirations)), //nolint:gosec // the call keeps the pointer
+			unsafe.Sizeof(expirations))
 		return errno != unix.EAGAIN
 	})
 	return err == nil && t.ctx.Err() == nil

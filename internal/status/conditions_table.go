@@ -75,8 +75,8 @@ func rows() []row {
 		{
 			code: CondWhitelist, severity: SeverityDegraded, quiet: true,
 			message: "The active rules lack the newest allowlist or custom blacklist",
-			remedy: "The agent retries by itself. The detail has the reason: the answer of the kernel, or a rollback with " +
-				"its remedy.",
+			remedy: "The agent retries by itself. The detail has the reason: the answer of the kernel, or a rollback " +
+				"with its remedy.",
 		},
 		{
 			code: CondCovered, severity: SeverityDegraded,
