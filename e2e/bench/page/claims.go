@@ -18,9 +18,9 @@ var marked = regexp.MustCompile(`(?s)<!-- bench ([a-z-]+) -->(.*?)<!-- /bench --
 // claims returns the text of each claim about speed that pages make, by its name. Claims are of the
 // largest list that was measured.
 func claims() map[string]func(*result.Result) (string, bool) {
-	share := func(m result.Measure) func(*result.Result) (string, bool) {
+	share := func(m result.Measure, who result.Contestant) func(*result.Result) (string, bool) {
 		return func(r *result.Result) (string, bool) {
-			v, ok := r.Ratio(largest(r, m, "mixed"), result.Agent, result.IPSet)
+			v, ok := r.Ratio(largest(r, m, "mixed"), who, result.IPSet)
 			return number(math.Round(100*v)) + "%", ok
 		}
 	}
@@ -33,12 +33,15 @@ func claims() map[string]func(*result.Result) (string, bool) {
 			return fmt.Sprintf("%s s for another list of %s entries, and %s s if 1%% of them changed",
 				number(whole/1000), thousands(strconv.Itoa(of.Entries)), number(changed/1000)), ok && ok2
 		},
+		"refresh-kernel":  func(r *result.Result) (string, bool) { return onePercent(r, result.Agent) },
+		"iptables-kernel": func(r *result.Result) (string, bool) { return onePercent(r, result.AgentIPT) },
 		"iptables-refresh": func(r *result.Result) (string, bool) {
 			v, ok := r.Ratio(largest(r, result.Whole, "mixed"), result.AgentIPT, result.Agent)
 			return number(v) + " times as long", ok
 		},
-		"blocked": share(result.Blocked),
-		"passing": share(result.Passing),
+		"blocked":          share(result.Blocked, result.Agent),
+		"passing":          share(result.Passing, result.Agent),
+		"iptables-blocked": share(result.Blocked, result.AgentIPT),
 		"machine": func(r *result.Result) (string, bool) {
 			return fmt.Sprintf("measured on %s with %d cores", r.Machine.CPU, r.Machine.Cores), r.Machine.Cores > 0
 		},
@@ -65,6 +68,14 @@ func largest(r *result.Result, m result.Measure, shape string) result.Case {
 		}
 	}
 	return most
+}
+
+// onePercent returns the time that the kernel takes for a list with 1% other entries, with the size
+// of the list.
+func onePercent(r *result.Result, who result.Contestant) (string, bool) {
+	of := largest(r, result.ChangedApply, "mixed")
+	v, ok := r.Median(of, who)
+	return fmt.Sprintf("%s ms if 1%% of %s entries changed", number(v), thousands(strconv.Itoa(of.Entries))), ok
 }
 
 // extra returns the time that the agent's rules add to a passing packet, with the size of the list.
@@ -102,6 +113,7 @@ func Claim(text string, r *result.Result) (string, error) {
 // speed finds figures of speed in a text: a time too short for anything else, a comparison, and the
 // time that something takes.
 var speed = regexp.MustCompile(`(?i)\d[\d.,–]*\s?(ns|µs)\b` +
+	`|\b(took|take|in)\b[^.|]{0,30} \d[\d.,–]*\s?ms\b` +
 	`|(times|%) (as|so) (long|fast|slow|quick)|(times|%) (faster|slower|quicker)` +
 	`|(load|fill|apply|refresh|take|start)s?\b[^.|]{0,30} (in|under|less than) ` +
 	`(a|half a|a few|\d[\d.,]*) ?(milli)?(seconds?|ms|s)\b`)

@@ -97,7 +97,7 @@ func example() *result.Result {
 		c := result.Case{Family: 4, Shape: "mixed", Entries: n}
 		for m, v := range map[result.Measure][2]float64{
 			result.Blocked: {500, 1000}, result.Passing: {950, 1000}, result.Whole: {600, 1200},
-			result.Changed: {40, 20},
+			result.Changed: {40, 20}, result.ChangedApply: {30, 20},
 		} {
 			c.Measure = m
 			r.Add(c, result.Agent, v[0], v[0], v[0])
@@ -125,6 +125,15 @@ func TestClaim(t *testing.T) {
 			"OK text over two lines", "<!-- bench refresh -->a\nb<!-- /bench -->",
 			"<!-- bench refresh -->0.60 s for another list of 500,000 entries, and 0.04 s if 1% of them changed<!-- /bench -->",
 		},
+		{
+			"OK in the kernel", "<!-- bench refresh-kernel -->x<!-- /bench -->, <!-- bench iptables-kernel -->y<!-- /bench -->",
+			"<!-- bench refresh-kernel -->30 ms if 1% of 500,000 entries changed<!-- /bench -->, " +
+				"<!-- bench iptables-kernel -->150 ms if 1% of 500,000 entries changed<!-- /bench -->",
+		},
+		{
+			"OK iptables backend", "<!-- bench iptables-blocked -->x<!-- /bench -->",
+			"<!-- bench iptables-blocked -->250%<!-- /bench -->",
+		},
 		{"OK figures are missing", "<!-- bench start -->1 s<!-- /bench -->", "<!-- bench start -->1 s<!-- /bench -->"},
 		{"OK machine", "<!-- bench machine --><!-- /bench -->", "<!-- bench machine -->measured on Test CPU with 2 cores<!-- /bench -->"},
 		{"OK none", "text", "text"},
@@ -146,6 +155,9 @@ func TestUnmarked(t *testing.T) {
 		"A refresh takes about five times as long.\n":            1,
 		"500,000 entries load in under a second.\n":              1,
 		"It blocks 40% faster.\n":                                1,
+		"5,000 of 500,000 in 30 ms, a hundredth.\n":              1,
+		"Exchanging 5,000 took the kernel 16 ms.\n":              1,
+		"If a reading takes 100 ms, the next waits.\n":           0,
 		"A <!-- bench blocked -->60 ns<!-- /bench --> packet.\n": 0,
 		"Hits are recorded every second.\n":                      0,
 		"The API answers in dns and ns records.\n":               0,
