@@ -57,6 +57,7 @@ func (f *Firewall) Hits() (ruleset.Hits, error) {
 	defer f.hits.mu.Unlock()
 	now := time.Now()
 	if err := f.readHits(now); err != nil {
+		f.hits.join()
 		return ruleset.Hits{}, fmt.Errorf("read counts by source: %w", err)
 	}
 	f.renew(context.Background(), now)
@@ -178,6 +179,20 @@ func (c *hitCounts) read(s hitSet, now time.Time) error {
 	c.full = c.full || len(next.packets) >= hitSetSize
 	c.sets[s.name] = next
 	return nil
+}
+
+// join adds up the pending packets of equal keys. While one set cannot be read, each call of Hits
+// adds to those of the others. A set keeps its keys meanwhile, so pending does not grow without end.
+// The caller holds mu.
+func (c *hitCounts) join() {
+	sums := map[ruleset.HitKey]uint64{}
+	for _, p := range c.pending {
+		sums[p.HitKey] += p.Packets
+	}
+	c.pending = c.pending[:0]
+	for k, n := range sums {
+		c.pending = append(c.pending, ruleset.HitCount{HitKey: k, Packets: n})
+	}
 }
 
 // due reports whether the set is to be swapped with an empty one.

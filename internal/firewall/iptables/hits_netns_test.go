@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -315,6 +317,34 @@ func TestHitsAfterRemoval(t *testing.T) {
 		if got := hits(t, h, f); total(got.Counts) != want {
 			t.Errorf("counted %+v, want %d", got.Counts, want)
 		}
+	}
+}
+
+// TestUnreadableSet cannot read one of the sets. Meanwhile the packets in the others are stored, one
+// sum for each key, and the first reading that succeeds returns them.
+func TestUnreadableSet(t *testing.T) {
+	t.Parallel()
+	h := nettest.NewHost(t)
+	f := startKind(t, h, "legacy")
+	mustApply(t, h, f, bothFamilies())
+	families, noName := f.families, strings.Repeat("x", 40) // the kernel refuses so long a name
+	f.families = append(slices.Clone(families), tables{family: family{mark: noName}})
+	const times = 5
+	for range times {
+		h.Send(nettest.Addrs("203.0.113.9")[0], "knock")
+		h.Settle()
+		h.Do(func() {
+			if got, err := f.Hits(); err == nil {
+				t.Errorf("hits: %+v without an error", got)
+			}
+		})
+		if len(f.hits.pending) != 1 {
+			t.Errorf("stored %+v", f.hits.pending)
+		}
+	}
+	f.families = families
+	if got := hits(t, h, f); len(got.Counts) != 1 || total(got.Counts) != times {
+		t.Errorf("counted %+v, want %d packets", got.Counts, times)
 	}
 }
 
