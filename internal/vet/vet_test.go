@@ -337,7 +337,6 @@ func TestVetTooManyEntries(t *testing.T) {
 	}
 }
 
-// TestVetReadError checks that a truncated list is an error and not a shorter list.
 // TestDecodingAllocatesNothing checks that a longer list takes no more allocations, except for the
 // chunks of 8,192 entries that hold it.
 func TestDecodingAllocatesNothing(t *testing.T) { // not parallel: it measures allocations
@@ -383,6 +382,7 @@ func TestDecodingAllocatesNothing(t *testing.T) { // not parallel: it measures a
 	}
 }
 
+// TestVetReadError checks that a truncated list is an error and not a shorter list.
 func TestVetReadError(t *testing.T) {
 	t.Parallel()
 	want := errors.New("cut short")
