@@ -111,7 +111,7 @@ func (d *digester) line(line []byte) {
 	if !ok {
 		return
 	}
-	p, err := blocklist.Parse(string(bytes.TrimRight(element, " ")))
+	p, err := blocklist.ParseBytes(bytes.TrimRight(element, " "))
 	if err != nil {
 		d.odd++
 		return

@@ -104,12 +104,8 @@ func target(rule string) string {
 // edit returns the lines that turn the table into want. It keeps the drop rule if there is one, so
 // that its count misses no packet. Otherwise it makes one, and the counter begins at from.
 func (st state) edit(want, printed []string, from counter) (lines []string, rebuilt bool) {
-	drops := slices.Collect(func(yield func(string) bool) {
-		for _, r := range st.rules {
-			if (chainOf(r) == dropChain || strings.HasSuffix(r, " "+dropTarget)) && !yield(r) {
-				return
-			}
-		}
+	drops := slices.DeleteFunc(slices.Clone(st.rules), func(r string) bool {
+		return chainOf(r) != dropChain && !strings.HasSuffix(r, " "+dropTarget)
 	})
 	rebuilt = !slices.Equal(drops, []string{dropRule})
 	if rebuilt || !slices.Equal(st.rules, printed) {
