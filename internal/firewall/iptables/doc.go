@@ -1,7 +1,8 @@
 // Package iptables enforces the blocklist on hosts without nf_tables, with the programs ipset and
-// iptables. It owns the sets sikkerguard-blocklist and sikkerguard-whitelist of each family (with a
-// 6 for IPv6), the chain SIKKERGUARD of table raw, and the jump to that chain from PREROUTING. It
-// changes nothing else of the host's firewall.
+// iptables. It owns the sets of each family whose names begin with sikkerguard- (blocklist and
+// whitelist, and hits, replies and others for the counts by source; with a 6 for IPv6), the chains
+// SIKKERGUARD and SIKKERGUARD-* of table raw, and the jump from PREROUTING to the first. It changes
+// nothing else of the host's firewall.
 //
 // Apply adds and deletes the elements that changed, the additions first. It fills a set that no rule
 // looks up and swaps it with the active one for the first list, a repair, and a change that is large

@@ -68,6 +68,15 @@ func (f family) blocklist() string { return "sikkerguard-blocklist" + f.mark }
 func (f family) whitelist() string { return "sikkerguard-whitelist" + f.mark }
 func (f family) probeSet() string  { return "sikkerguard-probe" + f.mark }
 
+// probeSets returns the names of the sets that the rules of the probe look up.
+func (f family) probeSets() []string {
+	names := []string{f.probeSet()}
+	for _, s := range f.hitSets() {
+		names = append(names, s.probe().name)
+	}
+	return names
+}
+
 // lookedUpSets returns the names of the sets that the rules look up.
 func (f family) lookedUpSets() []string {
 	names := []string{f.whitelist(), f.blocklist()}
@@ -117,10 +126,11 @@ func (f family) temporarySets() []string {
 // allSets returns the names of all sets that may be ours, in the order of removal: first the sets
 // that no rule looks up, last the mark of a table.
 func (f family) allSets() []string {
-	names := append(spares(f.temporarySets()...), f.probeSet(), f.whitelist(), f.blocklist())
+	names := append(spares(f.temporarySets()...), f.probeSets()...)
 	for _, s := range f.hitSets() {
-		names = append(names, s.probe().name, s.last().name, s.name)
+		names = append(names, s.last().name)
 	}
+	names = append(names, f.lookedUpSets()...)
 	return append(names, f.markSet())
 }
 

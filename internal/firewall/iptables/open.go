@@ -29,8 +29,8 @@ type Options struct {
 }
 
 // Firewall is the sets and rules of this host. Any goroutine may call its methods. The methods that
-// change the host wait for each other, and Verify waits for them. Counters, Present and Info do not
-// wait.
+// change the host wait for each other, and Verify waits for them. Hits, Counters, Present and Info
+// do not wait.
 type Firewall struct {
 	run      runner
 	ipset    string   // path of the program
@@ -59,7 +59,7 @@ type Firewall struct {
 }
 
 // Open finds the programs and probes the kernel for the features that the rules need. The probe is
-// in a set and a chain that no packet reaches, and Open removes both. The rules of a dead agent
+// in sets and a chain that no packet reaches, and Open removes both. The rules of a dead agent
 // stay active until Apply takes them over. The errors are those of the package comment.
 func Open(o Options) (*Firewall, error) { return open(o, strings.Split(path, ":")) }
 
@@ -237,11 +237,7 @@ func (f *Firewall) tryRules(ctx context.Context, t tables) error {
 	if err != nil {
 		return err
 	}
-	names := []string{t.probeSet(), t.markSet()}
-	for _, s := range t.hitSets() {
-		names = append(names, s.probe().name)
-	}
-	if err := checkForeign(have, t.family, names...); err != nil {
+	if err := checkForeign(have, t.family, append(t.probeSets(), t.markSet())...); err != nil {
 		return err
 	}
 	_, marked := have[t.markSet()]
@@ -297,7 +293,7 @@ func (f *Firewall) tableIsNew(ctx context.Context, t tables, marked bool) (bool,
 	return !st.chain, err
 }
 
-// removeProbe removes the set and the chain of probe.
+// removeProbe removes the sets and the chain of probe.
 func (f *Firewall) removeProbe(ctx context.Context, t tables) error {
 	st, err := f.outline(ctx, t)
 	if err != nil {
@@ -308,11 +304,7 @@ func (f *Firewall) removeProbe(ctx context.Context, t tables) error {
 			return fmt.Errorf("remove %s chain %s: %w", t.name, probeChain, err)
 		}
 	}
-	names := []string{t.probeSet()}
-	for _, s := range t.hitSets() {
-		names = append(names, s.probe().name)
-	}
-	return f.destroy(ctx, names...)
+	return f.destroy(ctx, t.probeSets()...)
 }
 
 // diagnose returns the meaning of an error of the probe, with the modules that the rules need. An
