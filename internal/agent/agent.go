@@ -79,7 +79,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if d := a.delivery; d != nil {
 		listening.start(late, run, d.listener)
-		recording.start(late, run, task("recorder", d.record(a.enforcer.StartedC())))
+		recording.start(late, run, task("recorder", d.record(a.enforcer.ReadyC())))
 		tasks.start(ctx, run, task("log of blocked connections", d.observer.Run))
 		if d.courier != nil {
 			reporting.start(ctx, run, task("reports", d.courier.Run))

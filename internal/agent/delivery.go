@@ -64,15 +64,15 @@ func (a *Agent) newDelivery(api advisedAPI) *delivery {
 	return d
 }
 
-// record runs the recorder once startedC is closed, or after recordAfter. The database is opened and
+// record runs the recorder once readyC is closed, or after recordAfter. The database is opened and
 // checked only then, because the saved lists need the processor and the disk first. Hits wait in
 // memory.
-func (d *delivery) record(startedC <-chan struct{}) func(context.Context) error {
+func (d *delivery) record(readyC <-chan struct{}) func(context.Context) error {
 	return func(ctx context.Context) error {
 		timer := time.NewTimer(recordAfter)
 		defer timer.Stop()
 		select {
-		case <-startedC:
+		case <-readyC:
 		case <-timer.C:
 		case <-ctx.Done():
 		}

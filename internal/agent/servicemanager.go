@@ -25,7 +25,7 @@ type notifier struct {
 	board   *status.Board
 	log     *zap.Logger
 
-	readyC <-chan struct{} // has a value once the agent is ready
+	readyC <-chan struct{} // closed once the agent is ready
 	pulseC chan<- struct{} // the enforcement loop receives from it while it is alive
 	stopC  <-chan struct{} // closed when the agent begins to stop
 
@@ -45,6 +45,7 @@ func (n *notifier) Run(ctx context.Context) error {
 	}
 	var (
 		stopC  = n.stopC
+		readyC = n.readyC
 		pulseC chan<- struct{}  // nil while no ping is due
 		ready  string           // the message of readiness, until it gets through
 		retryC <-chan time.Time // nil unless ready waits
@@ -58,7 +59,8 @@ func (n *notifier) Run(ctx context.Context) error {
 		case <-stopC:
 			stopC, ready = nil, ""
 			state = "STOPPING=1\nSTATUS=Stopping\n"
-		case <-n.readyC:
+		case <-readyC:
+			readyC = nil
 			ready = "READY=1\n"
 		case <-retryC:
 		case <-pingC:

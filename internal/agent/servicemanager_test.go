@@ -121,8 +121,8 @@ func TestReadyIsSentUntilItGetsThrough(t *testing.T) {
 			}
 			return nil
 		})
-		readyC := make(chan struct{}, 1)
-		readyC <- struct{}{}
+		readyC := make(chan struct{})
+		close(readyC)
 		n.readyC = readyC
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { _ = n.Run(ctx) }()

@@ -133,12 +133,11 @@ func New(o Options) *Enforcer {
 type loop struct {
 	pullC  chan order     // requests for a pull of every feed
 	lostC  chan lostFiles // capacity 1: saved files to write again
-	readyC chan struct{}  // capacity 1: the lists of the start are active
-	startC chan struct{}  // closed then
+	readyC chan struct{}  // closed once the lists of the start are active
 	pulseC chan struct{}  // unbuffered: a receive shows that Run is alive
 	turnC  chan turn      // the end of each turn
 
-	started sync.Once // of startC
+	isReady sync.Once // closes readyC
 
 	begun   bool  // Run was called before
 	pulls   bool  // the first pulls have begun or are scheduled
@@ -148,16 +147,13 @@ type loop struct {
 
 func newLoop() loop {
 	return loop{
-		pullC: make(chan order), lostC: make(chan lostFiles, 1), readyC: make(chan struct{}, 1),
-		startC: make(chan struct{}), pulseC: make(chan struct{}),
+		pullC: make(chan order), lostC: make(chan lostFiles, 1), readyC: make(chan struct{}),
+		pulseC: make(chan struct{}),
 	}
 }
 
-// ready makes ReadyC and StartedC ready.
-func (l *loop) ready() {
-	offer(l.readyC, struct{}{})
-	l.started.Do(func() { close(l.startC) })
-}
+// ready closes ReadyC.
+func (l *loop) ready() { l.isReady.Do(func() { close(l.readyC) }) }
 
 // Run activates the saved lists and then pulls, at once and at every interval, sooner after a
 // failure or when asked, until ctx ends. Then it returns nil. Meanwhile it follows the host and
@@ -339,11 +335,8 @@ func (r *remote) tickC() <-chan time.Time {
 	return r.next.TickC()
 }
 
-// ReadyC returns a channel of capacity 1. It has a value once the rules of the start are active.
+// ReadyC returns a channel that is closed once the rules of the start are active, or there are none.
 func (e *Enforcer) ReadyC() <-chan struct{} { return e.loop.readyC }
-
-// StartedC returns a channel that is closed once the rules of the start are active, or there are none.
-func (e *Enforcer) StartedC() <-chan struct{} { return e.loop.startC }
 
 // offer sends v to a channel of capacity 1 that a loop receives from. If a value is waiting
 // already, v is dropped.

@@ -169,7 +169,7 @@ func TestFirstRulesWaitForNoProbe(t *testing.T) {
 		e, k, logs, pullC := starting(t, h, "203.0.113.1")
 		began := time.Now()
 		stop := line(t, e)
-		<-e.StartedC()
+		<-e.ReadyC()
 		synctest.Wait()
 		if begun, ended := h.probes(); begun == 0 || ended != 0 || !k.drops("203.0.113.1") || time.Since(began) > baselineGrace {
 			t.Errorf("after %v: %d checks have begun, %d have returned, blocked: %v",
@@ -201,7 +201,7 @@ func TestSilentGatewayCostsNoTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, k, _, pullC := starting(t, &slowHost{silent: true}, "203.0.113.1", "203.0.113.2")
 		stop := line(t, e)
-		<-e.StartedC()
+		<-e.ReadyC()
 		for range 10 {
 			for _, k := range []sensor.Key{
 				{Port: 22, Protocol: sensor.TCP, Kind: sensor.Attempt},
@@ -229,7 +229,7 @@ func TestLateCheckIsNotCutOff(t *testing.T) {
 		h := &slowHost{needs: "203.0.113.1", takes: 2 * baselineGrace, tunnel: true}
 		e, k, _, pullC := starting(t, h, "203.0.113.1", "203.0.113.2", "203.0.113.3")
 		stop := line(t, e)
-		<-e.StartedC()
+		<-e.ReadyC()
 		synctest.Wait()
 		wantDropped(t, &k.fragile, true, "203.0.113.1")
 		for range 20 { // datagrams of a tunnel, and others
@@ -262,7 +262,7 @@ func TestLateCheckThatFailsAtOnce(t *testing.T) {
 		h := &slowHost{needs: "203.0.113.1", takes: 2 * baselineGrace, tunnel: true}
 		e, k, _, pullC := starting(t, h, "203.0.113.1", "203.0.113.2")
 		stop := line(t, e)
-		<-e.StartedC()
+		<-e.ReadyC()
 		time.Sleep(2 * time.Second)
 		e.Add(sensor.Window{Hits: []sensor.Hit{{Packets: 1, Key: sensor.Key{
 			Source: netip.MustParseAddr("203.0.113.1"), Port: 443, Protocol: sensor.TCP, Kind: sensor.Answer,
@@ -352,7 +352,7 @@ func TestNoListIsACondition(t *testing.T) {
 				e, _, _, pullC := starting(t, &slowHost{}, tt.saved...)
 				e.remotes[0].feed.(*textFeed).set("203.0.113.1\n", tt.err, pullC)
 				stop := line(t, e)
-				<-e.StartedC()
+				<-e.ReadyC()
 				expect := func(when string, want []status.Code) {
 					t.Helper()
 					var got []status.Code
