@@ -44,7 +44,6 @@ func (e *Enforcer) adoptLeftovers() {
 	e.active.adopted = true
 	e.backend.gate.use()
 	e.setCondition(status.CondLeft, left)
-	e.o.Log.Info("Rules of a killed agent are active until a list replaces them")
 	e.admit(context.Background(), blocklist.New(e.o.Allow))
 }
 

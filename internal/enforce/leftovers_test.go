@@ -91,6 +91,9 @@ func TestLeftoverRulesTakeAllowlist(t *testing.T) {
 		names := []string{"table inet sikkerguard"}
 		a.backend.leftovers.names = func() ([]string, error) { return names, nil }
 		a.adoptLeftovers()
+		if n := logs.Len(); n != 1 {
+			t.Errorf("at the start %d lines are logged: %v", n, logs.All())
+		}
 		if !k.allow.Equal(listOf("203.0.113.7/32")) {
 			t.Errorf("at the start the rules let through %v", k.allow.Prefixes())
 		}
