@@ -3,8 +3,6 @@ package iptables
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -64,15 +62,11 @@ func TestFullSet(t *testing.T) {
 	h := nettest.NewHost(t)
 	f := startKind(t, h, "legacy")
 	mustApply(t, h, f, desired(list("203.0.113.0/24"), list()))
-	file := filepath.Join(t.TempDir(), "keys")
 	var b strings.Builder
 	for port := range hitSetSize {
 		fmt.Fprintf(&b, "add sikkerguard-hits 203.0.113.200,udp:%d packets 0\n", port)
 	}
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h.Run("ipset", "restore", "-file", file)
+	restoreSets(t, h, b.String())
 	const sources = 64 // the kernel divides the room of a set, so some find room
 	knock := func() (portless int, full bool) {
 		t.Helper()
@@ -115,7 +109,6 @@ func TestNoRoomAnywhere(t *testing.T) {
 	h := nettest.NewHost(t)
 	f := startKind(t, h, "legacy")
 	mustApply(t, h, f, desired(list("203.0.113.0/24"), list()))
-	file := filepath.Join(t.TempDir(), "keys")
 	var b strings.Builder
 	for i := range hitSetSize {
 		fmt.Fprintf(&b, "add sikkerguard-hits 10.0.0.1,udp:%d\n", i)
@@ -123,10 +116,7 @@ func TestNoRoomAnywhere(t *testing.T) {
 	for i := range hitSetSize {
 		fmt.Fprintf(&b, "add sikkerguard-others 10.1.%d.%d\n", i>>8, i&0xff)
 	}
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h.Run("ipset", "restore", "-file", file)
+	restoreSets(t, h, b.String())
 	const sources = 128
 	for i := range sources {
 		h.Send(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), "knock")

@@ -82,11 +82,17 @@ func filled(t *testing.T, f *Firewall, h *nettest.Host, rs ruleset.Ruleset) stri
 	if _, err := fillScript(f.translate(rs).sets()...).WriteTo(&script); err != nil {
 		t.Fatal(err)
 	}
+	h.Run("ipset", "destroy")
+	restoreSets(t, h, script.String())
+	return elementsIn(t, h)
+}
+
+// restoreSets runs `ipset restore` with the script.
+func restoreSets(t *testing.T, h *nettest.Host, script string) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "script")
-	if err := os.WriteFile(file, []byte(script.String()), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.Run("ipset", "destroy")
 	h.Run("ipset", "restore", "-file", file)
-	return elementsIn(t, h)
 }
