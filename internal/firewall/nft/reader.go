@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -102,34 +103,25 @@ func (r *reader) ask(
 // reports whether no more follow: those to a dump end with a message of their own, other requests
 // have one answer. Answers to an earlier request that failed half-way are left out.
 func decodeAnswers(raw []byte, sequence uint32, dump bool) (answers []netlink.Message, done bool, err error) {
-	for len(raw) >= unix.SizeofNlMsghdr {
-		length := int(binary.NativeEndian.Uint32(raw))
-		if length < unix.SizeofNlMsghdr || length > len(raw) {
-			return nil, false, errors.New("answer is incomplete")
+	err = eachMessage(raw, sequence, func(kind, flags uint16, data []byte) error {
+		switch {
+		case done:
+			return nil
+		case kind == unix.NLMSG_ERROR, kind == unix.NLMSG_DONE:
+			done = true
+			return errnoOf(data)
 		}
-		var m netlink.Message
-		// The buffer is used again for the next datagram.
-		if err := m.UnmarshalBinary(append([]byte(nil), raw[:length]...)); err != nil {
-			return nil, false, fmt.Errorf("decode answer: %w", err)
-		}
-		raw = raw[min(len(raw), (length+3)&^3):] // NLMSG_ALIGN
-		if m.Header.Sequence != sequence {
-			continue
-		}
-		if m.Header.Type == netlink.Error || m.Header.Type == netlink.Done {
-			if len(m.Data) >= 4 {
-				if code := int32(binary.NativeEndian.Uint32(m.Data)); code < 0 {
-					return nil, true, unix.Errno(-code)
-				}
-			}
-			return answers, true, nil
-		}
-		answers = append(answers, m)
-		if !dump {
-			return answers, true, nil
-		}
+		answers = append(answers, netlink.Message{
+			Header: netlink.Header{Flags: netlink.HeaderFlags(flags)},
+			Data:   bytes.Clone(data), // the buffer is used again for the next datagram
+		})
+		done = !dump
+		return nil
+	})
+	if err != nil {
+		return nil, done, err
 	}
-	return answers, false, nil
+	return answers, done, nil
 }
 
 // generation returns the number of the kernel's ruleset, which each transaction changes.

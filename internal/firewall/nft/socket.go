@@ -144,28 +144,21 @@ type answer struct {
 // read adds the acknowledgements and refusals of the transaction with the given sequence number in
 // one datagram.
 func (a *answer) read(datagram []byte, sequence uint32) {
-	for len(datagram) >= unix.SizeofNlMsghdr {
-		size := int(binary.NativeEndian.Uint32(datagram))
-		if size < unix.SizeofNlMsghdr || size > len(datagram) {
-			return
-		}
-		m := datagram[:size]
-		datagram = datagram[min(align(size), len(datagram)):]
+	// A datagram that was cut short has no acknowledgement.
+	_ = eachMessage(datagram, sequence, func(kind, _ uint16, data []byte) error {
 		// struct nlmsgerr: an error number, and the header of the message that it answers.
-		const errorSize = unix.SizeofNlMsghdr + unix.SizeofNlMsgerr
-		if binary.NativeEndian.Uint16(m[4:]) != unix.NLMSG_ERROR || size < errorSize ||
-			binary.NativeEndian.Uint32(m[8:]) != sequence {
-			continue
+		if kind != unix.NLMSG_ERROR || len(data) < unix.SizeofNlMsgerr {
+			return nil
 		}
-		code := int32(binary.NativeEndian.Uint32(m[unix.SizeofNlMsghdr:]))
-		kind := binary.NativeEndian.Uint16(m[unix.SizeofNlMsghdr+4+4:])
-		switch {
-		case code == 0:
+		switch err := errnoOf(data); {
+		case err == nil:
 			a.acknowledged = true
 		case a.refused == nil:
-			a.refused = fmt.Errorf("refused nf_tables message %d: %w", kind&0xff, syscall.Errno(-code))
+			refused := binary.NativeEndian.Uint16(data[4+4:])
+			a.refused = fmt.Errorf("refused nf_tables message %d: %w", refused&0xff, err)
 		}
-	}
+		return nil
+	})
 }
 
 // outcome returns the refusal, or errUnsure if the transaction was neither refused nor
