@@ -85,7 +85,7 @@ func (f *Firewall) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Evide
 }
 
 // replace replaces the active ruleset by the plan. If ipset stops in the middle of the changes of
-// d, the sets hold a part of them. Whole sets are then filled and swapped in. If that fails, too,
+// d, the sets hold a part of them. Whole sets are then filled and swapped in. If that also fails,
 // the changes are undone.
 func (f *Firewall) replace(ctx context.Context, p *plan, d differences) error {
 	if f.destroyTemporary(ctx); d.nothing(p) {

@@ -166,8 +166,8 @@ func (d differences) changeScript() writerTo {
 		for _, c := range slices.Concat(allow, block) {
 			if len(c.added)+len(c.gone) > 0 {
 				// The set exists. After this line ipset sends many elements in one message, and
-				// otherwise each alone. It also takes an element that is to be added and is there,
-				// or is to be deleted and is not, as done.
+				// otherwise each alone. It also accepts an added element that is there, and a
+				// deleted one that is not.
 				_, _ = w.WriteString(c.spec.create() + " -exist\n")
 			}
 		}

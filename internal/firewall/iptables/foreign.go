@@ -87,7 +87,7 @@ func (f *Firewall) moveBack(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// rename renames a set, in have too. While another program lists the set, the kernel refuses.
+// rename renames a set, also in have. While another program lists the set, the kernel refuses.
 func (f *Firewall) rename(ctx context.Context, have map[string]setInfo, from, to string) error {
 	if err := f.retry(ctx, time.Now().Add(busyTime), "rename", from, to); err != nil {
 		return err

@@ -195,7 +195,7 @@ func (c *hitCounts) join() {
 	}
 }
 
-// due reports whether the set is to be swapped with an empty one.
+// due reports whether it is time to swap the set with an empty one.
 func (v *hitValues) due(now time.Time) bool {
 	n, age := len(v.packets), now.Sub(v.renewed)
 	return n > hitSetSize/2 || n > renewKeys && age >= renewInterval || n > 0 && age >= renewSmall
