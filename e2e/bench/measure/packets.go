@@ -97,15 +97,18 @@ func (b *Bench) packetRound(r runner, c result.Case) error {
 			continue
 		}
 		c.Measure = m
-		for variant, batch := range map[string]int{"": lab.Single, InBatches: lab.Batches} {
-			if variant != "" && (c.Family != 4 || c.Shape != string(lists.Mixed)) {
+		for _, way := range []struct {
+			variant string
+			batch   int
+		}{{"", lab.Single}, {InBatches, lab.Batches}} {
+			if way.variant != "" && (c.Family != 4 || c.Shape != string(lists.Mixed)) {
 				continue // it says the same of the other lists
 			}
-			cost, err := flow.Cost(b.Plan.PacketCount, batch)
+			cost, err := flow.Cost(b.Plan.PacketCount, way.batch)
 			if err != nil {
 				return err
 			}
-			c.Variant = variant
+			c.Variant = way.variant
 			b.add(c, r.who, cost)
 		}
 	}
