@@ -182,8 +182,8 @@ func (c *hitCounts) read(s hitSet, now time.Time) error {
 }
 
 // join adds up the pending packets of equal keys. While one set cannot be read, each call of Hits
-// adds to those of the others. A set keeps its keys meanwhile, so pending does not grow without end.
-// The caller holds mu.
+// adds to those of the others. A set keeps its keys meanwhile, so pending does not grow without
+// end. The caller holds mu.
 func (c *hitCounts) join() {
 	sums := map[ruleset.HitKey]uint64{}
 	for _, p := range c.pending {
