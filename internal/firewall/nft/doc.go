@@ -1,5 +1,6 @@
 // Package nft owns the table inet sikkerguard. It writes the table, verifies its contents against
-// the kernel, and deletes it.
+// the kernel, and deletes it. If the kernel can, its rules count the dropped packets by source,
+// protocol and port, and Hits reads these counts.
 //
 // The whole ruleset, or its difference to the active one if that is exactly known, goes into one
 // transaction. The kernel takes the transaction whole or not at all. No other table is changed; while

@@ -112,7 +112,7 @@ func (t *Table) change(block, allow []setPlan, rs ruleset.Ruleset) error {
 			return t.replace(l, block, allow, rs)
 		}
 		if !exists {
-			l = &layout{}
+			l, t.spare = &layout{}, false
 		}
 		if t.active.unsure != nil {
 			rules, err := t.reads.kernelRules()

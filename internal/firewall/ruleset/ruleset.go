@@ -1,6 +1,6 @@
 // Package ruleset defines the values that the agent, the firewall package and the backends share:
-// the ruleset to enforce, and the evidence that the kernel enforces it. It does no I/O and returns
-// no errors.
+// the ruleset to enforce, the evidence that the kernel enforces it, and counts of dropped packets. It
+// does no I/O and returns no errors.
 package ruleset
 
 import (
